@@ -1,0 +1,112 @@
+"""Reading a config: TOML plus `key=value` overrides into one typed record, with all problems at once."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from lorasmith.core.errors import ConfigError, LorasmithError, Problem, did_you_mean
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The table of a TOML or JSON file. Raises LorasmithError with the line of a syntax error."""
+    if not path.is_file():
+        raise LorasmithError(f"{path}: no such file")
+    text = path.read_text(encoding="utf-8-sig")
+    try:
+        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except ValueError as error:
+        raise LorasmithError(f"{path}: not valid {path.suffix[1:].upper() or 'TOML'}: {error}") from None
+
+
+def override(table: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """A copy of `table` with dotted `key=value` assignments applied; values are read as TOML, else as plain text."""
+    result = json.loads(json.dumps(table, default=str))
+    for assignment in assignments:
+        key, sign, text = assignment.partition("=")
+        if not sign:
+            raise LorasmithError(f'"{assignment}" is not an override; write key=value, for example adapter.rank=8')
+        *parents, last = key.strip().split(".")
+        node: Any = result
+        for parent in parents:
+            node = node[int(parent)] if isinstance(node, list) else node.setdefault(parent, {})
+            if isinstance(node, str):
+                raise LorasmithError(f'override "{assignment}": "{parent}" holds a plain value, not a table')
+        value = _toml_value(text.strip())
+        if isinstance(node, list):
+            node[int(last)] = value
+        else:
+            node[last] = value
+    return result
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def validate(model: type[M], table: dict[str, Any], source: str = "") -> M:
+    """`table` as `model`; raises ConfigError with every problem."""
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        raise ConfigError(problems_of(error, model), source) from None
+
+
+def problems_of(error: ValidationError, model: type[BaseModel], prefix: tuple[Any, ...] = ()) -> list[Problem]:
+    """pydantic's errors in our words, with those inside components unfolded."""
+    problems: list[Problem] = []
+    for item in error.errors(include_url=False):
+        place = (*prefix, *item["loc"])
+        context = item.get("ctx", {})
+        if item["type"] == "component_fields":
+            problems += problems_of(context["inner"], context["of"], place)
+            continue
+        problems.append(_problem(item, ".".join(str(p) for p in place), context, model))
+    return problems
+
+
+def _problem(item: Any, where: str, context: dict[str, Any], model: type[BaseModel]) -> Problem:
+    kind, value = item["type"], item.get("input")
+    if kind == "extra_forbidden":
+        fields = _fields_at(model, item["loc"][:-1])
+        hint = did_you_mean(str(item["loc"][-1]), fields)
+        return Problem(where, "unknown key", ", ".join(sorted(fields)), hint)
+    if kind == "missing":
+        return Problem(where, "missing; it has no default", "", "add it")
+    if kind == "component_kind":
+        return Problem(where, item["msg"], context["choices"], context["hint"])
+    message = item["msg"].removeprefix("Value error, ")
+    return Problem(where, f"found {value!r}" if len(repr(value)) < 120 else "found a value of the wrong form", message)
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    """Names of the fields of the (nested) model at `loc`, as far as annotations tell."""
+    current: Any = model
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        field = getattr(current, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        current = _model_in(field.annotation) or current
+    return list(getattr(current, "model_fields", {}))
+
+
+def _model_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _model_in(argument)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,83 @@
+"""Randomness by position, not by history.
+
+Every draw comes from a generator seeded by what it is for and where it stands: (seed, purpose, step, index of the
+sample in the global batch). Ranks, micro-steps, worker counts, previews and resumes therefore cannot move it, and a
+checkpoint needs no random state. (The idea of seeding by position: EDM2, arXiv 2312.02696.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def derive(seed: int, purpose: str, *position: int | str) -> int:
+    """A 63-bit seed for one purpose at one position; the same on every machine."""
+    text = "/".join([str(seed), purpose, *(str(p) for p in position)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def torch_generator(seed: int, purpose: str, *position: int | str) -> torch.Generator:
+    """A CPU generator for one purpose at one position."""
+    return torch.Generator("cpu").manual_seed(derive(seed, purpose, *position))
+
+
+def python_random(seed: int, purpose: str, *position: int | str) -> random.Random:
+    """A `random.Random` for one purpose at one position (captions, crops, orders)."""
+    return random.Random(derive(seed, purpose, *position))
+
+
+Draw = Callable[[torch.Generator], Tensor]
+
+
+class StepRng:
+    """The draws of one micro-batch of one step: one independent stream per sample and purpose.
+
+    `samples` are the indices of the micro-batch's samples in the global batch of the step. Draws are made on the CPU,
+    so that they are the same on every device, and then moved to `device`.
+
+    With `freeze()` the tensors of the first use stay in place and `refill(step)` writes the draws of another step into
+    them: a captured CUDA graph then reads fresh numbers from fixed addresses.
+    """
+
+    def __init__(self, seed: int, step: int, samples: list[int], device: torch.device | str = "cpu") -> None:
+        self.seed, self.step, self.samples, self.device = seed, step, samples, torch.device(device)
+        self._frozen: dict[str, tuple[Draw, Tensor]] | None = None
+
+    def normal(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
+        """(B, *shape) float32, standard normal."""
+        return self._draw(purpose, lambda g: torch.randn(shape, generator=g))
+
+    def uniform(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
+        """(B, *shape) float32 in [0, 1)."""
+        return self._draw(purpose, lambda g: torch.rand(shape, generator=g))
+
+    def integers(self, purpose: str, low: int, high: int) -> Tensor:
+        """(B,) int64 in [low, high)."""
+        return self._draw(purpose, lambda g: torch.randint(low, high, (), generator=g))
+
+    def _draw(self, purpose: str, draw: Draw) -> Tensor:
+        if self._frozen is not None and purpose in self._frozen:
+            return self._frozen[purpose][1]
+        value = self._sample(purpose, draw).to(self.device, non_blocking=True)
+        if self._frozen is not None:
+            self._frozen[purpose] = (draw, value)
+        return value
+
+    def _sample(self, purpose: str, draw: Draw) -> Tensor:
+        return torch.stack([draw(torch_generator(self.seed, purpose, self.step, i)) for i in self.samples])
+
+    def freeze(self) -> StepRng:
+        """Keep each purpose's tensor from now on; returns self."""
+        self._frozen = {}
+        return self
+
+    def refill(self, step: int, samples: list[int]) -> None:
+        """Write the draws of another step into the kept tensors. The number of samples must stay."""
+        self.step, self.samples = step, samples
+        for purpose, (draw, value) in (self._frozen or {}).items():
+            value.copy_(self._sample(purpose, draw), non_blocking=True)

@@ -1,0 +1,1 @@
+"""Images, captions, buckets, caches: from folders to batches of tensors."""

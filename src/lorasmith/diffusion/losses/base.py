@@ -1,0 +1,18 @@
+"""The extension point of losses."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from lorasmith.core.registry import Component
+from lorasmith.diffusion.schedule import NoiseSchedule
+
+
+class Loss(Component, root="loss"):
+    """An elementwise distance; the objective takes masks, means and weights."""
+
+    @abstractmethod
+    def __call__(self, output: Tensor, target: Tensor, t: Tensor, schedule: NoiseSchedule) -> Tensor:
+        """(B, C, h, w) float32 each, t (B,); the unreduced loss, same shape."""

@@ -1,0 +1,129 @@
+"""What training and sampling may ask of a model family, whatever its version."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lorasmith.diffusion.schedule import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class Cond:
+    """What the UNet is told besides x_t and t.
+
+    `context`: (B, tokens, width), or (B, layers, tokens, width) when each cross-attention layer has its own (P+, arXiv
+    2303.09522). `pooled` and `time_ids` are SDXL's: (B, 1280) and (B, 6), else None.
+    """
+
+    context: Tensor
+    pooled: Tensor | None = None
+    time_ids: Tensor | None = None
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Cond:
+        """The same condition on another device or in another dtype."""
+
+        def move(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.to(device, dtype, non_blocking=True)
+
+        return replace(self, context=move(self.context), pooled=move(self.pooled), time_ids=move(self.time_ids))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The parts that are there, by name (for caches)."""
+        named = {"context": self.context, "pooled": self.pooled, "time_ids": self.time_ids}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    @staticmethod
+    def concat(parts: Sequence[Cond]) -> Cond:
+        """Several conditions as one batch. All must have the same parts and number of tokens."""
+        names = parts[0].tensors()
+        return Cond(**{name: torch.cat([p.tensors()[name] for p in parts]) for name in names})
+
+
+@dataclass(frozen=True)
+class Moments:
+    """An image's raw latent: posterior mean and std, (B, 4, h, w) float32, unscaled. `std` is None for a
+    deterministic encoder."""
+
+    mean: Tensor
+    std: Tensor | None = None
+
+
+class Family(ABC):
+    """A loaded base model.
+
+    The UNet is there from the start; the VAE and the text encoders are loaded when first used, so that a run whose
+    latents and texts are cached never imports them. Components have the names `unet`, `te` (SDXL: `te1`, `te2`).
+    """
+
+    kind: ClassVar[str]
+    """`sd1`, `sd2` or `sdxl`."""
+    latent_channels: ClassVar[int] = 4
+    downscale: ClassVar[int] = 8
+    text_components: ClassVar[tuple[str, ...]] = ("te",)
+    layer_presets: ClassVar[Mapping[str, tuple[str, ...]]]
+    """Preset name to patterns (fnmatch on layer names): `attention`, `attention-mlp` (kohya's set: all linears and 1x1
+    convolutions of the transformer blocks, feed-forward and projections too), `full` (these and the residual
+    blocks')."""
+
+    schedule: NoiseSchedule
+    prediction: str
+    """What the network was trained to give: `epsilon` or `v_prediction`."""
+    dtype: torch.dtype
+    device: torch.device
+    source: str
+    """Where the base came from, as the user wrote it."""
+
+    @property
+    @abstractmethod
+    def unet(self) -> nn.Module:
+        """The noise predictor, frozen."""
+
+    @property
+    @abstractmethod
+    def text_encoders(self) -> Mapping[str, nn.Module]:
+        """Component name to frozen encoder; loads them on first use."""
+
+    @abstractmethod
+    def fingerprint(self, part: str) -> str:
+        """A hash that changes when `part` (`vae`, `text`, `unet`) would give other numbers; needs no loading of it."""
+
+    @abstractmethod
+    def encode_image(self, pixels: Tensor) -> Moments:
+        """(B, 3, H, W) in -1..1 to raw latents, without gradients. H and W are multiples of `downscale`."""
+
+    @abstractmethod
+    def latents(self, moments: Moments, noise: Tensor | None) -> Tensor:
+        """x0 = (mean + std * noise) * scaling factor (noise None: the mean)."""
+
+    @abstractmethod
+    def decode(self, x0: Tensor) -> Tensor:
+        """x0 to pixels (B, 3, H, W) in -1..1, without gradients."""
+
+    @abstractmethod
+    def encode_text(self, captions: Sequence[str], *, max_tokens: int = 75, clip_skip: int = 1) -> Cond:
+        """Captions to a condition; gradients flow if the text encoders carry trainable adapters.
+
+        `max_tokens` 75, 150 or 225: longer texts are encoded in windows of 75 and joined. `clip_skip` 1 is the last
+        layer; n takes the n-th from the end, followed by the final LayerNorm (SD 1.x).
+        """
+
+    @abstractmethod
+    def size_cond(self, cond: Cond, original: Any, crop: Any, target: Any) -> Cond:
+        """`cond` with SDXL's sizes added ((B, 2) height and width each); other families return it unchanged."""
+
+    @abstractmethod
+    def predict(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """The network's output, same shape as x_t, float32. `t`: (B,) int64 or float."""
+
+    @abstractmethod
+    def components(self) -> Mapping[str, nn.Module]:
+        """`unet` and, loading them, the text encoders: where adapters may sit."""
+
+    def release(self, part: str) -> None:  # noqa: B027
+        """Free `vae` or `text` again; the next use loads it anew."""
