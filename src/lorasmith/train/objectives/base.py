@@ -1,0 +1,35 @@
+"""The extension point of objectives."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from lorasmith.core.registry import Component
+from lorasmith.core.rng import StepRng
+from lorasmith.data.dataset import Batch
+from lorasmith.families.base import Family
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One micro-batch's outcome; everything stays on the device.
+
+    `loss`: scalar, the weighted *sum* over samples, so that micro-batches of any size add up to the global batch.
+    `per_sample`: (B,) unweighted means; `t`: (B,); `parts`: further scalars to log.
+    """
+
+    loss: Tensor
+    per_sample: Tensor
+    t: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(Component, root="objective"):
+    """From a batch to a loss. Called with completed batches: `moments` and `cond` are there, on the device."""
+
+    @abstractmethod
+    def __call__(self, family: Family, batch: Batch, rng: StepRng) -> StepResult:
+        """The loss of a micro-batch. Must not synchronise with the host: it may be captured in a CUDA graph."""

@@ -1,0 +1,67 @@
+"""The denoising objective: the training step as the papers write it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from lorasmith.core.registry import registered
+from lorasmith.core.rng import StepRng
+from lorasmith.data.dataset import Batch
+from lorasmith.diffusion.losses import Loss
+from lorasmith.diffusion.losses.mse import Mse
+from lorasmith.diffusion.noise import Noise
+from lorasmith.diffusion.prediction import Prediction
+from lorasmith.diffusion.timesteps import TimestepSampler
+from lorasmith.diffusion.timesteps.uniform import Uniform
+from lorasmith.diffusion.weightings import Weighting
+from lorasmith.families.base import Family
+from lorasmith.train.objectives.base import Objective, StepResult
+
+
+class Denoising(Objective):
+    """E || output(x_t, t, cond) - target ||^2, in any combination of its parts (DDPM, arXiv 2006.11239, equation 14).
+
+    Parts are chosen independently: where t is drawn, what is done to the noise, the distance, and weights over t.
+    """
+
+    kind: Literal["denoising"] = "denoising"
+    timesteps: TimestepSampler = Field(default_factory=Uniform)
+    noise: tuple[Noise, ...] = ()
+    loss: Loss = Field(default_factory=Mse)
+    weightings: tuple[Weighting, ...] = ()
+
+    def __call__(self, family: Family, batch: Batch, rng: StepRng) -> StepResult:
+        schedule, prediction = family.schedule, registered(Prediction)[family.prediction]()
+
+        x0 = family.latents(batch.moments, rng.normal("latent", tuple(batch.moments.mean.shape[1:])))
+        t = self.timesteps(rng, schedule)
+        noise = rng.normal("noise", tuple(x0.shape[1:]))
+        for change in self.noise:
+            if not change.input_only:
+                noise = change(noise, x0, rng)
+        added = noise
+        for change in self.noise:
+            if change.input_only:
+                added = change(added, x0, rng)
+        x_t = schedule.add_noise(x0, added, t)
+
+        output = family.predict(x_t, t, batch.cond)
+        target = prediction.target(x0, noise, t, schedule)
+
+        error = self.loss(output, target, t, schedule)
+        per_sample = mean_per_sample(error, batch.mask)
+        weight = batch.loss_weight
+        for weighting in self.weightings:
+            weight = weight * weighting(t, schedule, prediction)
+        return StepResult((weight * per_sample).sum(), per_sample.detach(), t)
+
+
+def mean_per_sample(error: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, C, h, w) to (B,): the mean, or the mean over the mask (B, 1, h, w); a sample with an empty mask gives 0."""
+    if mask is None:
+        return error.flatten(1).mean(1)
+    weight = mask.expand_as(error).flatten(1)
+    return (error.flatten(1) * weight).sum(1) / weight.sum(1).clamp(min=1e-6)

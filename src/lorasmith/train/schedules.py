@@ -1,0 +1,81 @@
+"""Learning rate schedules: pure functions of the step, so that there is no state to save.
+
+Each gives the factor of the learning rate for a step in [0, total). Warm-up is linear over the first `warmup` steps
+(a number below 1 is a share of the run) and comes before the shape, which runs over the remaining steps.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Literal
+
+from pydantic import Field
+
+from lorasmith.core.registry import Component
+
+
+class LrSchedule(Component, root="lr schedule"):
+    """The shape of the learning rate over the run."""
+
+    warmup: float = Field(0, ge=0)
+    """Steps of linear warm-up, or, below 1, their share of the run."""
+
+    @abstractmethod
+    def shape(self, progress: float) -> float:
+        """The factor at `progress` in [0, 1] of the steps after warm-up."""
+
+    def factor(self, step: int, total: int) -> float:
+        """The factor for optimizer step `step`, counted from 0."""
+        warmup = round(self.warmup * total) if self.warmup < 1 else int(self.warmup)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return self.shape(min(1.0, (step - warmup) / max(1, total - warmup)))
+
+
+class Constant(LrSchedule):
+    kind: Literal["constant"] = "constant"
+
+    def shape(self, progress: float) -> float:
+        return 1.0
+
+
+class Linear(LrSchedule):
+    """From 1 to `end`."""
+
+    kind: Literal["linear"] = "linear"
+    end: float = Field(0.0, ge=0)
+
+    def shape(self, progress: float) -> float:
+        return 1 + (self.end - 1) * progress
+
+
+class Cosine(LrSchedule):
+    """Half a cosine from 1 to `end` (SGDR without restarts, arXiv 1608.03983)."""
+
+    kind: Literal["cosine"] = "cosine"
+    end: float = Field(0.0, ge=0)
+
+    def shape(self, progress: float) -> float:
+        return self.end + (1 - self.end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class CosineWithRestarts(LrSchedule):
+    """`cycles` half cosines, each from 1 to 0 (SGDR, arXiv 1608.03983)."""
+
+    kind: Literal["cosine_with_restarts"] = "cosine_with_restarts"
+    cycles: int = Field(1, ge=1)
+
+    def shape(self, progress: float) -> float:
+        return 0.0 if progress >= 1 else (1 + math.cos(math.pi * (self.cycles * progress % 1))) / 2
+
+
+class Polynomial(LrSchedule):
+    """(1 - progress)^power, from 1 to `end`."""
+
+    kind: Literal["polynomial"] = "polynomial"
+    power: float = Field(1.0, gt=0)
+    end: float = Field(0.0, ge=0)
+
+    def shape(self, progress: float) -> float:
+        return self.end + (1 - self.end) * (1 - progress) ** self.power
