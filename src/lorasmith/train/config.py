@@ -1,0 +1,142 @@
+"""The settings of a training run: typed once, checked once.
+
+`build.py` is the only reader; below it, functions take values.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from lorasmith.adapters import AdapterConfig
+from lorasmith.adapters.lora import LoRA
+from lorasmith.core.config import override, read_table, validate
+from lorasmith.core.errors import ConfigError, Problem
+from lorasmith.core.registry import Config, load_plugins
+from lorasmith.data.config import DataConfig
+from lorasmith.train.hooks import Hook
+from lorasmith.train.hooks.checkpoint import Checkpoints
+from lorasmith.train.hooks.export import Exports
+from lorasmith.train.hooks.log import Log
+from lorasmith.train.hooks.preview import Previews
+from lorasmith.train.hooks.validate import Validation
+from lorasmith.train.objectives import Objective
+from lorasmith.train.objectives.denoising import Denoising
+from lorasmith.train.optimizers import AdamW, OptimizerConfig
+from lorasmith.train.schedules import Constant, LrSchedule
+
+
+class TextConfig(Config):
+    """How captions become conditions."""
+
+    max_tokens: Literal[75, 150, 225] = 75
+    """Longer captions are encoded in windows of 75 tokens and joined, up to this length."""
+    clip_skip: int = Field(1, ge=1, le=12)
+    """1: the last layer of the text encoder; 2: the one before (SD 1.x models made with it)."""
+
+
+class TrainConfig(Config):
+    """Everything that decides a run. Same config, same base, same images: same LoRA."""
+
+    base: str
+    """The base model: `tiny-sd` (embedded), a diffusers folder, a hub id, or one original-layout `.safetensors` file."""
+    output: Path
+    """The run's folder. It must not hold another run."""
+    name: str = ""
+    """Of the LoRA file, without suffix. Default: the name of the output folder."""
+    trigger: tuple[str, ...] = ()
+    """The words that call the concept; checked in captions, written into the file."""
+    seed: int = Field(0, ge=0)
+
+    steps: int | None = Field(None, ge=1)
+    """Length of the run in optimizer steps; or give `epochs`, or `views_per_image`."""
+    epochs: int | None = Field(None, ge=1)
+    views_per_image: float | None = Field(None, gt=0)
+    """How often the run sees an image, on average; 100 if no length is given."""
+    accumulation: int = Field(1, ge=1)
+    """Micro-batches in one optimizer step."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the frozen base; adapters are always float32. `auto`: bf16 for full-size models, fp32 for tiny ones."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; default: torch's choice."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    prediction: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    """What the base predicts; `auto` reads it from the model."""
+    zero_terminal_snr: bool = False
+    """Rescale the schedule so that the last step is pure noise (for v-prediction models made so)."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of an average of the adapter's weights, which is what gets exported; 0 is off."""
+
+    data: DataConfig
+    text: TextConfig = TextConfig()
+    adapter: AdapterConfig = Field(default_factory=LoRA)
+    objective: Objective = Field(default_factory=Denoising)
+    optimizer: OptimizerConfig = Field(default_factory=AdamW)
+    lr_schedule: LrSchedule = Field(default_factory=Constant)
+
+    log: Log = Field(default_factory=Log)
+    preview: Previews | None = None
+    validation: Validation | None = None
+    export: Exports = Field(default_factory=Exports)
+    checkpoint: Checkpoints = Field(default_factory=Checkpoints)
+    hooks: tuple[Hook, ...] = ()
+    """Further hooks, run after the ones above."""
+    plugins: tuple[str, ...] = ()
+    """Python modules that add kinds."""
+    comment: str = ""
+    """Written into the file's metadata."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainConfig:
+        given = [k for k in ("steps", "epochs", "views_per_image") if getattr(self, k) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of steps, epochs, views_per_image, not {' and '.join(given)}")
+        return self
+
+    @property
+    def file_name(self) -> str:
+        """Name of the LoRA file without suffix."""
+        return self.name or self.output.name
+
+    def parts(self) -> tuple[str, ...]:
+        """`unet`, `text`, or both: what is trained."""
+        chosen = {"unet": self.optimizer.rate("unet"), "text": self.optimizer.rate("text")}
+        return tuple(name for name, rate in chosen.items() if rate > 0)
+
+
+def load_config(source: Path | dict[str, Any], overrides: list[str] | tuple[str, ...] = ()) -> TrainConfig:
+    """A TOML or JSON file, or a table, with `key=value` overrides, as a checked config.
+
+    Relative paths start at the current directory. Raises ConfigError with all problems.
+    """
+    table = dict(source) if isinstance(source, dict) else read_table(source)
+    name = "the config" if isinstance(source, dict) else str(source)
+    table = override(table, overrides)
+    load_plugins(table.get("plugins", ()))
+    config = validate(TrainConfig, table, name)
+    problems = sense_problems(config)
+    if problems:
+        raise ConfigError(problems, name)
+    return config
+
+
+def sense_problems(config: TrainConfig) -> list[Problem]:
+    """What is well-formed but cannot work."""
+    problems = []
+    if not config.parts():
+        problems.append(
+            Problem(
+                "optimizer",
+                "both unet_lr and text_lr are 0, so nothing would be trained",
+                remedy="set optimizer.lr, or optimizer.text_lr to train the text encoder",
+            )
+        )
+    if "/" in config.file_name or "\\" in config.file_name:
+        problems.append(Problem("name", f'"{config.file_name}" is not a file name', "a name without / and \\"))
+    return problems

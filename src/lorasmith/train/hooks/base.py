@@ -1,0 +1,61 @@
+"""The extension point of hooks: when, and what."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from lorasmith.core.registry import Component
+
+if TYPE_CHECKING:
+    from lorasmith.train.run import Run
+
+
+class Hook(Component, root="hook"):
+    """Called at the start, after each optimizer step and at the end. `act` is the work; the cadence says when.
+
+    Hooks read the run and write files; they cannot move training, since all its draws are made by position.
+    """
+
+    every_steps: int | None = Field(None, ge=1)
+    every_epochs: int | None = Field(None, ge=1)
+    every_minutes: float | None = Field(None, gt=0)
+    at_start: bool = False
+    at_end: bool = True
+
+    def start(self, run: Run) -> None:
+        """Before the first step of this process."""
+        run.marks[self._mark] = time.monotonic()
+        if self.at_start and run.state.step == 0:
+            self.act(run)
+
+    def after_step(self, run: Run) -> None:
+        """After each optimizer step."""
+        if self.due(run):
+            self.act(run)
+            run.marks[self._mark] = time.monotonic()
+
+    def finish(self, run: Run) -> None:
+        """After the last step, unless the last step already was the hook's turn."""
+        if self.at_end and not self.due(run):
+            self.act(run)
+
+    def due(self, run: Run) -> bool:
+        """Whether the step just made is this hook's turn."""
+        step, per_epoch = run.state.step, run.length.steps_per_epoch
+        if self.every_steps and step % self.every_steps == 0:
+            return True
+        if self.every_epochs and step % (self.every_epochs * per_epoch) == 0:
+            return True
+        waited = time.monotonic() - run.marks.get(self._mark, time.monotonic())
+        return bool(self.every_minutes) and waited >= 60 * (self.every_minutes or 0)
+
+    def act(self, run: Run) -> None:
+        """The hook's work."""
+        raise NotImplementedError
+
+    @property
+    def _mark(self) -> str:
+        return f"{type(self).__module__}.{type(self).__qualname__}"

@@ -1,0 +1,26 @@
+"""Checkpoints while training, to resume from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from lorasmith.train import checkpoint
+from lorasmith.train.hooks.base import Hook
+
+if TYPE_CHECKING:
+    from lorasmith.train.run import Run
+
+
+class Checkpoints(Hook):
+    """Writes a checkpoint now and then, and keeps the newest few."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    every_minutes: float | None = Field(10.0, gt=0)
+    keep: int = Field(2, ge=1)
+
+    def act(self, run: Run) -> None:
+        path = checkpoint.save(run)
+        checkpoint.prune(run.folder, self.keep)
+        run.events.write("checkpoint", run.state.step, folder=path.relative_to(run.folder).as_posix())

@@ -1,0 +1,90 @@
+"""The loop: epochs of steps, hooks after each step.
+
+Everything a step draws follows from its number, and the place in the data too, so going on after a stop needs the
+number, the weights and the optimizer, nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import torch
+
+from lorasmith.core.rng import StepRng
+from lorasmith.data.dataset import Plan
+from lorasmith.train.batches import complete
+from lorasmith.train.gradients import unscale_and_clip
+from lorasmith.train.losses import Step
+from lorasmith.train.optimizers import update
+from lorasmith.train.run import Run
+
+
+def fit(run: Run) -> None:
+    """Train from the run's position to its end, or until it is told to stop."""
+    run.adapters.train()
+    for hook in run.hooks:
+        hook.start(run)
+    with run.progress.track("training", run.length.steps) as advance:
+        advance(run.state.step, "")
+        for epoch, plans in steps_from(run):
+            started = time.monotonic()
+            step(run, epoch, plans)
+            run.state.seconds += time.monotonic() - started
+            for hook in run.hooks:
+                hook.after_step(run)
+            advance(1, "" if run.losses.smooth is None else f"loss {run.losses.smooth:.4f}")
+            if run.stopping:
+                return
+    for hook in run.hooks:
+        hook.finish(run)
+
+
+def steps_from(run: Run) -> Iterator[tuple[int, list[Plan]]]:
+    """The remaining steps: epoch number and the micro-batches of each."""
+    per_epoch, accumulation = run.length.steps_per_epoch, run.config.accumulation
+    while run.state.step < run.length.steps:
+        epoch, position = divmod(run.state.step, per_epoch)
+        plans = run.dataset.epoch(epoch)
+        for start in range(position * accumulation, len(plans), accumulation):
+            if run.state.step >= run.length.steps:
+                return
+            yield epoch, plans[start : start + accumulation]
+
+
+def step(run: Run, epoch: int, plans: list[Plan]) -> None:
+    """One optimizer step over micro-batches that together are the global batch. No host synchronisation on a GPU."""
+    number, total = run.state.step, sum(len(plan.items) for plan in plans)
+    rates = set_rates(run)
+    run.optimizer.zero_grad(set_to_none=True)
+
+    loss, parts, names = torch.zeros((), device=run.device), {}, []
+    for plan in plans:
+        batch = complete(run, run.dataset.load(plan))
+        rng = StepRng(run.config.seed, number, list(range(len(names), len(names) + len(batch.names))), run.device)
+        result = run.config.objective(run.family, batch, rng)
+        (result.loss / total * run.scale.value).backward()
+        loss += result.loss.detach() / total
+        parts |= result.parts
+        names += batch.names
+
+    norm = unscale_and_clip(run.parameters, run.scale.value, run.config.optimizer.clip)
+    finite = torch.isfinite(loss) & torch.isfinite(norm)
+    update(run.optimizer, finite)
+    run.scale.update(finite)
+    run.state.step += 1
+    run.state.samples += total
+    if run.ema is not None:
+        run.ema.update(run.state.step)
+    seconds, samples = run.state.seconds, run.state.samples
+    run.losses.add(
+        Step(number + 1, epoch, loss, norm, finite, rates, seconds, samples, tuple(names), parts, run.scale.active)
+    )
+
+
+def set_rates(run: Run) -> dict[str, float]:
+    """Give each parameter group its learning rate of this step; returns them by name."""
+    factor = run.config.lr_schedule.factor(run.state.step, run.length.steps)
+    for group in run.optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    return {group["name"]: group["lr"] for group in run.optimizer.param_groups}

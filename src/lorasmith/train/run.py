@@ -1,0 +1,90 @@
+"""A run: everything the loop needs, built once from the config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from lorasmith.adapters.attach import AdapterSet
+from lorasmith.core.progress import Progress
+from lorasmith.data.dataset import Dataset
+from lorasmith.families.base import Family
+from lorasmith.train.config import TrainConfig
+from lorasmith.train.ema import Ema
+from lorasmith.train.events import Events
+from lorasmith.train.gradients import LossScale
+from lorasmith.train.hooks import Hook
+from lorasmith.train.losses import Losses
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long the run is."""
+
+    steps: int
+    steps_per_epoch: int
+    samples_per_epoch: int
+
+    @property
+    def epochs(self) -> float:
+        return self.steps / self.steps_per_epoch
+
+    @property
+    def samples(self) -> int:
+        return round(self.epochs * self.samples_per_epoch)
+
+
+@dataclass
+class TrainState:
+    """The position: the only counters that change. The place in the data follows from `step`."""
+
+    step: int = 0
+    """Optimizer steps made."""
+    samples: int = 0
+    """Samples seen."""
+    seconds: float = 0.0
+    """Time spent in steps, over all parts of a resumed run."""
+
+
+@dataclass
+class Run:
+    """The parts of a run. Only `state`, the adapter's weights, the optimizer and `ema` change."""
+
+    config: TrainConfig
+    folder: Path
+    family: Family
+    dataset: Dataset
+    adapters: AdapterSet
+    optimizer: torch.optim.Optimizer
+    ema: Ema | None
+    length: Length
+    device: torch.device
+    progress: Progress
+    events: Events
+    hooks: tuple[Hook, ...]
+    scale: LossScale
+    state: TrainState = field(default_factory=TrainState)
+    losses: Losses = field(default_factory=Losses)
+    marks: dict[str, float] = field(default_factory=dict)
+    """When each hook last acted, for those that go by the clock."""
+    stopping: bool = False
+    """Set by Ctrl-C: the loop ends after the step under way."""
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """All that is trained."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    @contextmanager
+    def showing(self) -> Iterator[None]:
+        """The adapter as it will be exported: in eval mode, averaged if there is an average."""
+        self.adapters.eval()
+        try:
+            with self.ema.swapped_in() if self.ema else nullcontext(), torch.no_grad():
+                yield
+        finally:
+            self.adapters.train()
