@@ -110,3 +110,43 @@ def _model_in(annotation: Any) -> Any:
         if found is not None:
             return found
     return None
+
+
+def to_toml(table: dict[str, Any]) -> str:
+    """A table as TOML: plain values first, then sub-tables; None is left out. `tomllib.loads` is its inverse."""
+    lines: list[str] = []
+    _write_table(table, "", lines)
+    return "\n".join(lines).strip() + "\n"
+
+
+def _write_table(table: dict[str, Any], prefix: str, lines: list[str]) -> None:
+    for key, value in table.items():
+        if value is not None and not isinstance(value, dict):
+            lines.append(f"{_key(key)} = {_inline(value)}")
+    for key, value in table.items():
+        if isinstance(value, dict):
+            lines += ["", f"[{prefix}{_key(key)}]"]
+            _write_table(value, f"{prefix}{_key(key)}.", lines)
+
+
+def _key(key: Any) -> str:
+    text = str(key)
+    return text if text.isascii() and text.replace("-", "").replace("_", "").isalnum() else _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return {float("inf"): "inf", float("-inf"): "-inf"}.get(value, "nan" if value != value else repr(value))
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_key(k)} = {_inline(v)}" for k, v in value.items() if v is not None) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_inline(v) for v in value) + "]"
+    return _quoted(str(value))

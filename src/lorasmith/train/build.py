@@ -1,0 +1,167 @@
+"""From a config to a run, in the order of events. The only reader of the config's model-building part."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorasmith.adapters.attach import AdapterSet
+from lorasmith.core.errors import LorasmithError
+from lorasmith.core.progress import Progress
+from lorasmith.data.dataset import Dataset, TextPlan
+from lorasmith.families.base import Family
+from lorasmith.families.load import load
+from lorasmith.train import checkpoint
+from lorasmith.train.config import TrainConfig
+from lorasmith.train.ema import Ema
+from lorasmith.train.events import Events
+from lorasmith.train.folder import claim, write_config
+from lorasmith.train.gradients import LossScale
+from lorasmith.train.hooks import Hook
+from lorasmith.train.optimizers import Groups
+from lorasmith.train.run import Length, Run
+from lorasmith.train.summary import write_summary
+
+DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DEFAULT_VIEWS = 100
+
+
+def build_run(
+    config: TrainConfig, *, progress: Progress | None = None, resume: Path | None = None, overwrite: bool = False
+) -> Run:
+    """Check, load, cache, attach; returns a run that `fit` can start.
+
+    `resume` is the folder of a run to continue from its newest whole checkpoint. Raises LorasmithError and ConfigError
+    for what the user can repair, before anything is written.
+    """
+    progress = progress or Progress()
+    if resume is None and (said := claim(config.output, overwrite)):
+        progress.say(said)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+
+    dataset = Dataset.build(config.data, seed=config.seed)
+    family = load_family(config)
+    cache(config, dataset, family, progress)
+    adapters = make_adapters(config, family)
+    run = assemble(config, family, dataset, adapters, progress)
+
+    if resume is not None:
+        restore(run, resume)
+    write_config(run.folder, config)
+    write_summary(run)
+    run.events.write("resume" if run.state.step else "start", run.state.step)
+    return run
+
+
+def load_family(config: TrainConfig) -> Family:
+    """The base model on its device, with the schedule and prediction that the config asks for."""
+    family = load(config.base, dtype=DTYPES[config.precision], device=pick_device(config.device))
+    if config.zero_terminal_snr:
+        family.schedule = family.schedule.zero_terminal_snr()
+    if config.prediction != "auto":
+        family.prediction = config.prediction
+    family.checkpoint_gradients(config.gradient_checkpointing)
+    return family
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the first CUDA device, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise LorasmithError(f'device: "{name}" is not a device; use auto, cpu, cuda, cuda:1 or mps') from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise LorasmithError(f'device: "{name}" was asked for, but torch sees no CUDA device here; use device = "auto"')
+    return device
+
+
+def cache(config: TrainConfig, dataset: Dataset, family: Family, progress: Progress) -> None:
+    """Latents, and texts if nothing about them changes, computed once; then the models that made them are freed."""
+    text = None if "text" in config.parts() else TextPlan(config.text.max_tokens, config.text.clip_skip)
+    dataset.prepare(family, text=text, progress=progress)
+    family.release("vae")
+    if dataset.text_cached:
+        family.release("text")
+
+
+def make_adapters(config: TrainConfig, family: Family) -> AdapterSet:
+    """Fresh adapters on the chosen layers of the parts that are trained."""
+    components = [c for c in ("unet", *family.text_components) if config.optimizer.rate(c) > 0]
+    layers = family.named_layers(components)
+    adapters = AdapterSet.create(config.adapter, layers, family.layer_presets, seed=config.seed)
+    adapters.attach()
+    return adapters
+
+
+def assemble(
+    config: TrainConfig, family: Family, dataset: Dataset, adapters: AdapterSet, progress: Progress
+) -> Run:
+    """The run at step 0."""
+    groups = parameter_groups(config, adapters)
+    optimizer = config.optimizer.build(groups)
+    config.output.mkdir(parents=True, exist_ok=True)
+    return Run(
+        config=config,
+        folder=config.output,
+        family=family,
+        dataset=dataset,
+        adapters=adapters,
+        optimizer=optimizer,
+        ema=Ema([p for group in groups for p in group["params"]], config.ema) if config.ema else None,
+        length=length_of(config, dataset),
+        device=family.device,
+        progress=progress,
+        events=Events(config.output, config.log.tensorboard),
+        hooks=hooks_of(config),
+        scale=LossScale(family.dtype == torch.float16, family.device),
+    )
+
+
+def parameter_groups(config: TrainConfig, adapters: AdapterSet) -> Groups:
+    """One group per component and learning rate factor, in a fixed order."""
+    groups: list[dict[str, Any]] = []
+    for component in adapters.components():
+        for factor, parameters in adapters.parameters_by_rate(component).items():
+            rate = config.optimizer.rate(component) * factor
+            name = component if factor == 1 else f"{component} x{factor:g}"
+            groups.append({"params": parameters, "lr": rate, "base_lr": rate, "name": name})
+    return groups
+
+
+def hooks_of(config: TrainConfig) -> tuple[Hook, ...]:
+    """In the order they act after a step: read losses first, checkpoint what all others saw last."""
+    optional = [hook for hook in (config.validation, config.preview) if hook is not None]
+    return (config.log, *optional, config.export, *config.hooks, config.checkpoint)
+
+
+def length_of(config: TrainConfig, dataset: Dataset) -> Length:
+    """Steps and epochs from whichever of steps, epochs and views per image is given."""
+    per_epoch = dataset.steps_per_epoch(config.accumulation)
+    samples = dataset.samples_per_epoch()
+    if config.steps is not None:
+        steps = config.steps
+    elif config.epochs is not None:
+        steps = config.epochs * per_epoch
+    else:
+        views = config.views_per_image or DEFAULT_VIEWS
+        steps = max(1, math.ceil(views * len(dataset.records) / samples * per_epoch))
+    return Length(steps, per_epoch, samples)
+
+
+def restore(run: Run, folder: Path) -> None:
+    """Go to the newest whole checkpoint of a run, or to its start if it has none yet."""
+    path, faults = checkpoint.newest(folder)
+    for fault in faults:
+        run.progress.say(f"left out: checkpoint {fault}")
+    if path is None:
+        run.progress.say(f"{folder} has no checkpoint yet; starting from the first step")
+    else:
+        checkpoint.load(run, path)
+        run.progress.say(f"continuing from step {run.state.step} ({path.name})")
+    run.events.rewind(run.state.step)

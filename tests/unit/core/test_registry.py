@@ -1,0 +1,74 @@
+"""Components: choosing by kind, problems all at once, one owner per kind."""
+
+from typing import Literal
+
+import pytest
+from pydantic import Field
+
+from lorasmith.core.config import validate
+from lorasmith.core.errors import ConfigError
+from lorasmith.core.registry import Component, Config, registered
+
+
+class Shape(Component, root="test shape"):
+    def area(self) -> float:
+        raise NotImplementedError
+
+
+class Square(Shape):
+    kind: Literal["square"] = "square"
+    side: float = 1.0
+
+    def area(self) -> float:
+        return self.side**2
+
+
+class Pair(Shape):
+    kind: Literal["pair"] = "pair"
+    left: Shape = Field(default_factory=Square)
+    right: Shape = Field(default_factory=Square)
+
+
+class Room(Config):
+    shape: Shape = Field(default_factory=Square)
+    others: tuple[Shape, ...] = ()
+    name: str = ""
+
+
+def test_a_kind_may_be_a_name_a_table_or_an_instance() -> None:
+    room = validate(Room, {"shape": "square", "others": [{"kind": "square", "side": 3}, Square(side=2)]})
+    assert room.shape == Square()
+    assert [s.area() for s in room.others] == [9, 4]
+
+
+def test_nested_components_survive_dump_and_check() -> None:
+    room = Room(shape=Pair(left=Square(side=2)))
+    assert validate(Room, room.model_dump()) == room
+
+
+def test_all_problems_come_together_with_their_places() -> None:
+    table = {"shape": {"kind": "pair", "left": {"kind": "sqare"}, "right": {"sde": 2, "kind": "square"}}, "nme": "x"}
+    with pytest.raises(ConfigError) as caught:
+        validate(Room, table, "room.toml")
+    places = {p.where: p for p in caught.value.problems}
+    assert set(places) == {"shape.left", "shape.right.sde", "nme"}
+    assert places["shape.left"].remedy == 'did you mean "square"?'
+    assert places["shape.right.sde"].remedy == 'did you mean "side"?'
+    assert places["nme"].remedy == 'did you mean "name"?'
+    assert "3 problems in room.toml" in str(caught.value)
+
+
+def test_a_kind_taken_twice_is_an_error_that_names_both() -> None:
+    with pytest.raises(TypeError, match=r"Square and .*Other"):
+
+        class Other(Shape):
+            kind: Literal["square"] = "square"
+
+    assert registered(Shape)["square"] is Square
+
+
+def test_a_kind_defined_later_is_accepted_by_an_older_field() -> None:
+    class Late(Shape):
+        kind: Literal["late"] = "late"
+
+    assert validate(Room, {"shape": "late"}).shape == Late()
