@@ -1,0 +1,39 @@
+"""Shared fixtures: one thread, an isolated cache, a few pictures, a tiny random base."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches of one test session are shared by its tests and never touch the user's."""
+    monkeypatch.setenv("LORASMITH_CACHE", str(tmp_path_factory.getbasetemp().parent / "lorasmith-cache"))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Callable[..., Path]:
+    """A function that makes a folder of small, different pictures with captions."""
+    return lambda count=5, size=(80, 72), name="images": make_pictures(tmp_path / name, count, size)
+
+
+def make_pictures(folder: Path, count: int, size: tuple[int, int]) -> Path:
+    """Gradients with a disc, each in other colours; captions `a photo of garp, number 3`."""
+    from PIL import Image, ImageDraw
+
+    folder.mkdir(parents=True)
+    for i in range(count):
+        picture = Image.new("RGB", size, ((40 * i + 30) % 256, (90 * i + 60) % 256, (150 * i + 90) % 256))
+        draw = ImageDraw.Draw(picture)
+        x, y = 10 + 7 * i % 30, 12 + 5 * i % 30
+        draw.ellipse((x, y, x + 30, y + 26), fill=((200 - 30 * i) % 256, (20 + 70 * i) % 256, (110 + 20 * i) % 256))
+        picture.save(folder / f"{i:02d}.png")
+        (folder / f"{i:02d}.txt").write_text(f"a photo of garp, number {i}")
+    return folder
