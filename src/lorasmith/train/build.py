@@ -99,9 +99,7 @@ def make_adapters(config: TrainConfig, family: Family) -> AdapterSet:
     return adapters
 
 
-def assemble(
-    config: TrainConfig, family: Family, dataset: Dataset, adapters: AdapterSet, progress: Progress
-) -> Run:
+def assemble(config: TrainConfig, family: Family, dataset: Dataset, adapters: AdapterSet, progress: Progress) -> Run:
     """The run at step 0."""
     groups = parameter_groups(config, adapters)
     optimizer = config.optimizer.build(groups)

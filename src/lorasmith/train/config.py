@@ -41,7 +41,8 @@ class TrainConfig(Config):
     """Everything that decides a run. Same config, same base, same images: same LoRA."""
 
     base: str
-    """The base model: `tiny-sd` (embedded), a diffusers folder, a hub id, or one original-layout `.safetensors` file."""
+    """The model to train on: `tiny-sd` (embedded), a diffusers folder, a hub id, or one original-layout
+    `.safetensors` file."""
     output: Path
     """The run's folder. It must not hold another run."""
     name: str = ""

@@ -7,15 +7,15 @@ number, the weights and the optimizer, nothing else.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 
-from lorasmith.core.rng import StepRng
-from lorasmith.data.dataset import Plan
+from lorasmith.core.rng import StepRng, derive
+from lorasmith.data.dataset import Batch, Plan
 from lorasmith.train.batches import complete
 from lorasmith.train.gradients import unscale_and_clip
-from lorasmith.train.losses import Step
+from lorasmith.train.losses import Outcome, Step
 from lorasmith.train.optimizers import update
 from lorasmith.train.run import Run
 
@@ -53,16 +53,33 @@ def steps_from(run: Run) -> Iterator[tuple[int, list[Plan]]]:
 
 
 def step(run: Run, epoch: int, plans: list[Plan]) -> None:
-    """One optimizer step over micro-batches that together are the global batch. No host synchronisation on a GPU."""
-    number, total = run.state.step, sum(len(plan.items) for plan in plans)
+    """One optimizer step over micro-batches that together are the global batch."""
+    number = run.state.step
     rates = set_rates(run)
-    run.optimizer.zero_grad(set_to_none=True)
+    batches = (complete(run, run.dataset.load(plan)) for plan in plans)
+    outcome = descend(run, batches, number, sum(len(plan.items) for plan in plans))
+    run.state.step += 1
+    run.state.samples += len(outcome.names)
+    if run.ema is not None:
+        run.ema.update(run.state.step)
+    run.losses.add(
+        Step(number + 1, epoch, outcome, rates, run.state.seconds, run.state.samples, scaled=run.scale.active)
+    )
 
-    loss, parts, names = torch.zeros((), device=run.device), {}, []
-    for plan in plans:
-        batch = complete(run, run.dataset.load(plan))
-        rng = StepRng(run.config.seed, number, list(range(len(names), len(names) + len(batch.names))), run.device)
-        result = run.config.objective(run.family, batch, rng)
+
+def descend(run: Run, batches: Iterable[Batch], number: int, total: int) -> Outcome:
+    """Losses and gradients of all micro-batches, clipped, and one update. No host synchronisation on a GPU.
+
+    `number`: of the step; `total`: samples in the global batch, over which the loss is the mean.
+    """
+    run.optimizer.zero_grad(set_to_none=True)
+    loss = torch.zeros((), device=run.device)
+    parts: dict[str, torch.Tensor] = {}
+    names: list[str] = []
+    for batch in batches:
+        samples = list(range(len(names), len(names) + len(batch.names)))
+        torch.manual_seed(derive(run.config.seed, "dropout", number, samples[0]))
+        result = run.config.objective(run.family, batch, StepRng(run.config.seed, number, samples, run.device))
         (result.loss / total * run.scale.value).backward()
         loss += result.loss.detach() / total
         parts |= result.parts
@@ -72,14 +89,7 @@ def step(run: Run, epoch: int, plans: list[Plan]) -> None:
     finite = torch.isfinite(loss) & torch.isfinite(norm)
     update(run.optimizer, finite)
     run.scale.update(finite)
-    run.state.step += 1
-    run.state.samples += total
-    if run.ema is not None:
-        run.ema.update(run.state.step)
-    seconds, samples = run.state.seconds, run.state.samples
-    run.losses.add(
-        Step(number + 1, epoch, loss, norm, finite, rates, seconds, samples, tuple(names), parts, run.scale.active)
-    )
+    return Outcome(loss, norm, finite, tuple(names), parts)
 
 
 def set_rates(run: Run) -> dict[str, float]:

@@ -16,21 +16,29 @@ IN_A_ROW = 3
 
 
 @dataclass(frozen=True)
-class Step:
-    """One optimizer step as it was made: scalars on the device and what the host knew."""
+class Outcome:
+    """What one optimizer step gave: scalars that stay on the device, and the names of its images."""
 
-    number: int
-    epoch: int
     loss: Tensor
     grad_norm: Tensor
     finite: Tensor
+    """Whether the step was taken; false if the loss or a gradient was not finite."""
+    names: tuple[str, ...]
+    parts: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step as the log sees it."""
+
+    number: int
+    epoch: int
+    outcome: Outcome
     lr: dict[str, float]
     seconds: float
     samples: int
-    names: tuple[str, ...]
-    parts: dict[str, Tensor]
-    scale_active: bool = False
-    """fp16: an overflow of the scaled gradients is then no fault of the data."""
+    scaled: bool = False
+    """fp16: an overflow of the scaled gradients is no fault of the data."""
 
 
 @dataclass(frozen=True)
@@ -59,23 +67,24 @@ class Losses:
         pending, self._pending = self._pending, []
         if not pending:
             return []
-        table = torch.stack([torch.stack([s.loss, s.grad_norm, s.finite.float()]) for s in pending]).tolist()
+        outcomes = [s.outcome for s in pending]
+        table = torch.stack([torch.stack([o.loss, o.grad_norm, o.finite.float()]) for o in outcomes]).tolist()
         return [self._read(step, *row) for step, row in zip(pending, table, strict=True)]
 
     def _read(self, step: Step, loss: float, norm: float, finite: float) -> Record:
-        if not finite and math.isfinite(loss) and step.scale_active:
+        if not finite and math.isfinite(loss) and step.scaled:
             reason = "a gradient overflowed in fp16; the loss scale was halved"
-            return Record("skip", {"step": step.number, "reason": reason, "images": list(step.names)})
+            return Record("skip", {"step": step.number, "reason": reason, "images": list(step.outcome.names)})
         if not finite:
             self.bad_in_a_row += 1
-            self._bad.append((step.number, step.names))
+            self._bad.append((step.number, step.outcome.names))
             reason = "the loss or a gradient is not a finite number"
-            return Record("skip", {"step": step.number, "reason": reason, "images": list(step.names)})
+            return Record("skip", {"step": step.number, "reason": reason, "images": list(step.outcome.names)})
         self.bad_in_a_row, self._bad = 0, []
         self.smooth = loss if self.smooth is None else self.smooth + (loss - self.smooth) / 50
         fields: dict[str, Any] = {"step": step.number, "epoch": step.epoch, "loss": loss, "grad_norm": norm}
         fields |= {"lr": step.lr, "seconds": round(step.seconds, 3), "samples": step.samples}
-        fields |= {name: float(value) for name, value in step.parts.items()}
+        fields |= {name: float(value) for name, value in step.outcome.parts.items()}
         return Record("step", fields)
 
     def stop_if_lost(self) -> None:
@@ -86,5 +95,5 @@ class Losses:
         raise LorasmithError(
             f"{self.bad_in_a_row} steps in a row gave a loss or gradient that is not a finite number: {steps}. "
             "These steps were left out, so the last checkpoint and exports are good. Look at the images named; else "
-            "lower optimizer.lr, or use precision = \"bf16\" or \"fp32\" in place of fp16."
+            'lower optimizer.lr, or use precision = "bf16" or "fp32" in place of fp16.'
         )

@@ -11,7 +11,7 @@ from lorasmith.train.checkpoint import flatten, unflatten
 from lorasmith.train.ema import Ema
 from lorasmith.train.events import Events
 from lorasmith.train.gradients import LossScale, unscale_and_clip
-from lorasmith.train.losses import Losses, Step
+from lorasmith.train.losses import Losses, Outcome, Step
 from lorasmith.train.optimizers import AdamW, AdamW8bit, AnyOptimizer, OptimizerConfig, update
 
 KINDS: list[OptimizerConfig] = [AdamW(), AdamW8bit(), AnyOptimizer(name="SGD", args={"momentum": 0.9})]
@@ -93,7 +93,7 @@ def test_the_average_comes_in_and_goes_out_again() -> None:
 
 def make_step(number: int, loss: float, finite: bool = True) -> Step:
     tensors = torch.tensor(loss), torch.tensor(1.0), torch.tensor(finite)
-    return Step(number, 0, *tensors, {"unet": 1e-4}, 1.0, number, (f"{number}.png",), {})
+    return Step(number, 0, Outcome(*tensors, (f"{number}.png",), {}), {"unet": 1e-4}, 1.0, number)
 
 
 def test_three_bad_steps_in_a_row_end_the_run_and_name_images() -> None:

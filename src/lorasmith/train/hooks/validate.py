@@ -48,7 +48,9 @@ class Validation(Hook):
                 with run.adapters.enabled(False):
                     run.marks[key] = _mean([self._loss(run, t) for t in self.timesteps])
         loss, base = _mean(list(by_t.values())), run.marks[key]
-        run.events.write("validation", run.state.step, loss=loss, by_t={str(t): v for t, v in by_t.items()}, base_loss=base)
+        run.events.write(
+            "validation", run.state.step, loss=loss, by_t={str(t): v for t, v in by_t.items()}, base_loss=base
+        )
         run.progress.say(f"step {run.state.step}: validation loss {loss:.4f} (base {base:.4f})")
 
     def _loss(self, run: Run, t: int) -> float:

@@ -1,0 +1,137 @@
+"""A run that is killed and resumed ends with the weights of a run that was not, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lorasmith.train.checkpoint import newest
+from lorasmith.train.config import load_config
+from lorasmith.train.session import train
+
+
+def settings(images: Path, output: Path, **changes: object) -> dict:
+    table: dict = {
+        "base": "tiny-sd",
+        "output": str(output),
+        "steps": 12,
+        "name": "garp",
+        "ema": 0.9,
+        "data": {
+            "images": str(images),
+            "resolution": 64,
+            "batch_size": 2,
+            "workers": 2,
+            "transforms": [{"kind": "flip"}, {"kind": "shuffle"}],
+        },
+        "adapter": {"kind": "lora", "rank": 2, "layers": "attention", "dropout": 0.1},
+        "optimizer": {"kind": "adamw", "lr": 1e-3, "text_lr": 1e-3},
+        "lr_schedule": {"kind": "cosine", "warmup": 2},
+        "checkpoint": {"every_steps": 1, "keep": 3},
+    }
+    return table | changes
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "garp.safetensors")
+
+
+@pytest.mark.slow
+def test_kill_and_resume_is_bit_for_bit(pictures: Callable[..., Path], tmp_path: Path) -> None:
+    images = pictures(5)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(load_config(settings(images, whole)))
+
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(settings(images, killed)))
+    child = subprocess.Popen([sys.executable, "-m", "lorasmith", "train", str(config)], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (killed / "checkpoints" / "step-00000005").exists():
+            assert child.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        child.send_signal(signal.SIGKILL)
+    finally:
+        child.kill()
+        child.wait()
+    reached, _ = newest(killed)
+    assert reached is not None
+    assert not (killed / "garp.safetensors").exists()
+
+    result = train(load_config(killed / "config.toml"), resume=killed)
+    assert result.steps == 12
+    assert_equal(weights(whole), weights(killed))
+
+
+def test_stop_and_resume_is_bit_for_bit_in_the_middle_of_an_epoch(
+    pictures: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Also with a damaged newest checkpoint: the one before is taken."""
+    images = pictures(5)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(load_config(settings(images, whole)))
+    train(load_config(settings(images, stopped)))
+    (stopped / "garp.safetensors").unlink()
+    damaged = stopped / "checkpoints" / "step-00000012" / "adapter.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-8])
+    result = train(load_config(stopped / "config.toml"), resume=stopped)
+    assert result.steps == 12
+    assert_equal(weights(whole), weights(stopped))
+    steps = [e["step"] for e in events(stopped) if e["event"] == "step"]
+    assert steps == list(range(1, 13))
+
+
+def test_previews_and_validation_do_not_move_training(pictures: Callable[..., Path], tmp_path: Path) -> None:
+    images = pictures(5)
+    plain, watched = tmp_path / "plain", tmp_path / "watched"
+    table = settings(images, plain, steps=4)
+    table["data"] |= {"validation": {"split": 0.25}}
+    train(load_config(table))
+    train(
+        load_config(
+            table
+            | {
+                "output": str(watched),
+                "preview": {"prompts": ["a photo of garp"], "every_steps": 2, "steps": 2, "width": 64, "height": 64},
+                "validation": {"every_steps": 1, "timesteps": [100, 800]},
+            }
+        )
+    )
+    assert_equal(weights(plain), weights(watched))
+    kinds = [e["event"] for e in events(watched)]
+    assert kinds.count("validation") == 5
+    assert kinds.count("preview") == 2
+
+
+def test_micro_batches_of_one_step_add_up_to_the_whole_batch(pictures: Callable[..., Path], tmp_path: Path) -> None:
+    images = pictures(4)
+    losses = []
+    for batch_size, accumulation in ((4, 1), (2, 2)):
+        folder = tmp_path / f"{batch_size}"
+        table = settings(images, folder, steps=3, accumulation=accumulation, ema=0.0)
+        table["data"] |= {"batch_size": batch_size, "transforms": []}
+        table["adapter"] |= {"dropout": 0.0}
+        train(load_config(table))
+        losses.append([e["loss"] for e in events(folder) if e["event"] == "step"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def events(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert any(t.abs().max() > 0 for name, t in first.items() if "lora_up" in name)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
