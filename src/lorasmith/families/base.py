@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -114,6 +114,15 @@ class Family(ABC):
         """
 
     @abstractmethod
+    def tokenize(self, captions: Sequence[str], max_tokens: int = 75) -> Tensor:
+        """Token ids (B, n, 77) int64: n = max_tokens / 75 windows with begin and end marks; the rest is cut off."""
+
+    @abstractmethod
+    def encode_ids(self, ids: Tensor, *, clip_skip: int = 1, weights: Tensor | None = None) -> Cond:
+        """Token ids (B, n, 77) to a condition with 77 n tokens. `weights`: (B, n, 77), factors of the token states, of
+        which each window then gets the mean back that it had (A1111's way)."""
+
+    @abstractmethod
     def size_cond(self, cond: Cond, original: Any, crop: Any, target: Any) -> Cond:
         """`cond` with SDXL's sizes added ((B, 2) height and width each); other families return it unchanged."""
 
@@ -124,6 +133,30 @@ class Family(ABC):
     @abstractmethod
     def components(self) -> Mapping[str, nn.Module]:
         """`unet` and, loading them, the text encoders: where adapters may sit."""
+
+    @abstractmethod
+    def named_layers(self, components: Iterable[str], *, norms: bool = False) -> dict[str, tuple[nn.Module, str]]:
+        """Layers that may carry adapters, by name: linears and convolutions (and norms), each as (owner, attribute).
+
+        Text encoder layers have the classic names (`te.text_model.encoder.layers.0.self_attn.q_proj`), whatever
+        transformers calls them.
+        """
+
+    @abstractmethod
+    def checkpoint_gradients(self, on: bool) -> None:
+        """Recompute the UNet's blocks in the backward pass instead of keeping their insides."""
+
+    @abstractmethod
+    def kohya_name(self, layer: str) -> str:
+        """A layer's name in kohya-style files."""
+
+    @abstractmethod
+    def from_kohya(self, name: str) -> str | None:
+        """The layer that a name of kohya-style files means, in any dialect; None if this model has no such layer."""
+
+    @abstractmethod
+    def peft_name(self, layer: str) -> str:
+        """A layer's name in peft-style files."""
 
     def release(self, part: str) -> None:  # noqa: B027
         """Free `vae` or `text` again; the next use loads it anew."""

@@ -1,0 +1,33 @@
+"""Loading a base model: `load` and `identify` are what the rest of Lorasmith calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lorasmith.families.resolve import BaseInfo, find, identify
+from lorasmith.families.sd1 import SD1
+from lorasmith.families.sd2 import SD2
+from lorasmith.families.sdxl import SDXL
+from lorasmith.families.stable import StableDiffusion
+
+__all__ = ["BaseInfo", "identify", "load"]
+
+_FAMILIES: dict[str, type[StableDiffusion]] = {cls.kind: cls for cls in (SD1, SD2, SDXL)}
+
+
+def load(
+    source: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    family: str | None = None,
+) -> StableDiffusion:
+    """The base model that `source` names: `tiny-sd`, a diffusers folder, a hub id, or one original-layout file.
+
+    `dtype` None: bfloat16 for full-size models, float32 for UNets under 100 M weights. `family` (`sd1`, `sd2`, `sdxl`)
+    overrides what the files say. Raises LorasmithError if nothing suitable is there, or if it is not whole.
+    """
+    base = find(source, family)
+    return _FAMILIES[base.kind](base, dtype, device)

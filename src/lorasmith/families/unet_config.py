@@ -1,0 +1,117 @@
+"""What a UNet of the Stable Diffusion family is like: diffusers' config.json, reduced to what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lorasmith.core.errors import LorasmithError
+
+_FIXED: dict[str, tuple[Any, ...]] = {
+    "act_fn": ("silu",),
+    "center_input_sample": (False,),
+    "class_embed_type": (None,),
+    "conv_in_kernel": (3,),
+    "conv_out_kernel": (3,),
+    "cross_attention_norm": (None,),
+    "downsample_padding": (1,),
+    "dual_cross_attention": (False,),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "flip_sin_to_cos": (True,),
+    "freq_shift": (0,),
+    "mid_block_scale_factor": (1,),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    "num_class_embeds": (None,),
+    "only_cross_attention": (False,),
+    "resnet_out_scale_factor": (1.0,),
+    "resnet_skip_time_act": (False,),
+    "resnet_time_scale_shift": ("default",),
+    "reverse_transformer_layers_per_block": (None,),
+    "time_cond_proj_dim": (None,),
+    "time_embedding_dim": (None,),
+    "time_embedding_type": ("positional",),
+    "addition_embed_type": (None, "text_time"),
+}
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Per-level tuples go from the highest resolution to the lowest.
+
+    `depths`: transformer blocks per attention (0: the level has none); `heads`: attention heads; `context`: width of
+    the text states; `pooled`: width of [pooled text, sizes] (0: not SDXL), `size_embed`: width of one embedded size.
+    """
+
+    channels: tuple[int, ...]
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    context: int
+    layers: int = 2
+    mid_depth: int = 1
+    groups: int = 32
+    eps: float = 1e-5
+    linear_projection: bool = False
+    pooled: int = 0
+    size_embed: int = 0
+    in_channels: int = 4
+    out_channels: int = 4
+
+    @classmethod
+    def from_diffusers(cls, config: Mapping[str, Any], where: str = "unet/config.json") -> UNetConfig:
+        """Read diffusers' config. Raises LorasmithError for a setting that no model of the family has."""
+        for key, allowed in _FIXED.items():
+            if key in config and config[key] not in allowed:
+                raise LorasmithError(
+                    f"{where}: {key} is {config[key]!r}; only {' or '.join(map(repr, allowed))} is supported. "
+                    "Is this a Stable Diffusion 1.x, 2.x or XL model?"
+                )
+        channels = tuple(config.get("block_out_channels", (320, 640, 1280, 1280)))
+        levels = len(channels)
+        down = config.get("down_block_types", ("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",))
+        up = config.get("up_block_types", ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1))
+        crossed = [_has_attention(kind, where) for kind in down]
+        if [_has_attention(kind, where) for kind in reversed(up)] != crossed:
+            raise LorasmithError(f"{where}: up_block_types {list(up)} do not mirror down_block_types {list(down)}")
+        depths = _per_level(
+            config.get("transformer_layers_per_block", 1), levels, "transformer_layers_per_block", where
+        )
+        heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
+        context = config.get("cross_attention_dim", 1280)
+        layers = config.get("layers_per_block", 2)
+        if not isinstance(context, int) or not isinstance(layers, int):
+            raise LorasmithError(f"{where}: cross_attention_dim and layers_per_block must be one number for all levels")
+        sized = config.get("addition_embed_type") == "text_time"
+        return cls(
+            channels=channels,
+            depths=tuple(depth if has else 0 for depth, has in zip(depths, crossed, strict=True)),
+            heads=_per_level(heads, levels, "attention_head_dim", where),
+            context=context,
+            layers=layers,
+            mid_depth=depths[-1],
+            groups=config.get("norm_num_groups", 32),
+            eps=config.get("norm_eps", 1e-5),
+            linear_projection=bool(config.get("use_linear_projection", False)),
+            pooled=config["projection_class_embeddings_input_dim"] if sized else 0,
+            size_embed=config["addition_time_embed_dim"] if sized else 0,
+            in_channels=config.get("in_channels", 4),
+            out_channels=config.get("out_channels", 4),
+        )
+
+
+def _has_attention(kind: str, where: str) -> bool:
+    if kind in ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D"):
+        return True
+    if kind in ("DownBlock2D", "UpBlock2D"):
+        return False
+    raise LorasmithError(f"{where}: a block of kind {kind!r} is not one of Stable Diffusion's")
+
+
+def _per_level(value: Any, levels: int, key: str, where: str) -> tuple[int, ...]:
+    values = (value,) * levels if isinstance(value, int) else tuple(value)
+    if len(values) != levels or not all(isinstance(v, int) for v in values):
+        raise LorasmithError(
+            f"{where}: {key} is {value!r}; expected one whole number, or one for each of {levels} levels"
+        )
+    return values
