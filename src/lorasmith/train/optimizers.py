@@ -77,7 +77,7 @@ class AnyOptimizer(OptimizerConfig):
 
     kind: Literal["class"] = "class"
     name: str
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default_factory=dict)
 
     def build(self, groups: Groups) -> torch.optim.Optimizer:
         optimizer = self._find()

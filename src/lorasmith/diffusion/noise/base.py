@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -11,7 +12,12 @@ from lorasmith.core.rng import StepRng
 
 
 class Noise(Component, root="noise"):
-    """Changes standard Gaussian noise; several are applied in the order of the config."""
+    """Changes standard Gaussian noise; several are applied in the order of the config.
+
+    One with `input_only` changes what is added to x0 but not the target.
+    """
+
+    input_only: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, noise: Tensor, x0: Tensor, rng: StepRng) -> Tensor:

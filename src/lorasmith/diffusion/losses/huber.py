@@ -1,0 +1,44 @@
+"""Pseudo-Huber losses, with the width over t that sd-scripts users know."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lorasmith.diffusion.losses.base import Loss
+from lorasmith.diffusion.schedule import NoiseSchedule
+
+
+class Huber(Loss):
+    """2 c (sqrt(d^2 + c^2) - c): squared near 0, linear far off (arXiv 2403.16728, section 4).
+
+    `c` may depend on t: `constant`; `exponential`, c^(t / T); `snr`, (1 - c) / (1 + sigma)^2 + c with sigma =
+    sqrt((1 - abar) / abar), so that outliers count less where there is little noise.
+    """
+
+    kind: Literal["huber"] = "huber"
+    c: float = Field(0.1, gt=0)
+    scale: float = Field(1.0, gt=0)
+    """A further factor on c, for all three forms."""
+    schedule: Literal["constant", "exponential", "snr"] = "snr"
+
+    def __call__(self, output: Tensor, target: Tensor, t: Tensor, schedule: NoiseSchedule) -> Tensor:
+        c = self.width(t, schedule).view(-1, *[1] * (output.dim() - 1))
+        return self.distance(output - target, c)
+
+    def distance(self, d: Tensor, c: Tensor) -> Tensor:
+        return 2 * c * ((d**2 + c**2).sqrt() - c)
+
+    def width(self, t: Tensor, schedule: NoiseSchedule) -> Tensor:
+        """c at each t, (B,)."""
+        if self.schedule == "constant":
+            return torch.full_like(t, self.c, dtype=torch.float32) * self.scale
+        if self.schedule == "exponential":
+            return torch.exp(t.float() / schedule.steps * math.log(self.c)) * self.scale
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        # 1 / (1 + sigma / alpha)^2, written so that alpha = 0 (zero terminal SNR) stays finite
+        return ((1 - self.c) * (alpha / (alpha + sigma)) ** 2 + self.c) * self.scale

@@ -1,0 +1,19 @@
+"""Absolute error."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from lorasmith.diffusion.losses.base import Loss
+from lorasmith.diffusion.schedule import NoiseSchedule
+
+
+class L1(Loss):
+    """|output - target|."""
+
+    kind: Literal["l1"] = "l1"
+
+    def __call__(self, output: Tensor, target: Tensor, t: Tensor, schedule: NoiseSchedule) -> Tensor:
+        return (output - target).abs()

@@ -1,0 +1,19 @@
+"""Squared error."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from lorasmith.diffusion.losses.base import Loss
+from lorasmith.diffusion.schedule import NoiseSchedule
+
+
+class Mse(Loss):
+    """(output - target)^2."""
+
+    kind: Literal["mse"] = "mse"
+
+    def __call__(self, output: Tensor, target: Tensor, t: Tensor, schedule: NoiseSchedule) -> Tensor:
+        return (output - target) ** 2

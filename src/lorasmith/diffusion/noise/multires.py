@@ -1,0 +1,35 @@
+"""Multi-resolution (pyramid) noise."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from lorasmith.core.rng import StepRng
+from lorasmith.diffusion.noise.base import Noise
+
+
+class Multires(Noise):
+    """Adds coarser and coarser noise, each enlarged and weaker by `discount`, then brings each sample to unit std.
+
+    Level i has the latent's size divided by 2^i (the tools that made this known draw a random factor in 2..4; a fixed
+    one keeps draws positional and shapes constant). Levels end when a side is one pixel.
+    """
+
+    kind: Literal["multires"] = "multires"
+    levels: int = Field(6, ge=1)
+    discount: float = Field(0.3, ge=0, le=1)
+
+    def __call__(self, noise: Tensor, x0: Tensor, rng: StepRng) -> Tensor:
+        channels, height, width = x0.shape[1:]
+        total = noise
+        for level in range(self.levels):
+            h, w = max(1, height >> level), max(1, width >> level)
+            coarse = rng.normal(f"multires {level}", (channels, h, w))
+            total = total + self.discount**level * F.interpolate(coarse, (height, width), mode="bilinear")
+            if h == 1 or w == 1:
+                break
+        return total / total.std((1, 2, 3), keepdim=True)

@@ -1,0 +1,122 @@
+"""Whole steps as CUDA graphs: one launch in place of thousands.
+
+At small batches a GPU waits for the CPU to launch kernels. `Graphs` captures the whole descent (draws, forward,
+backward, clipping, optimizer) once per shape of batch and replays it. A step is captured the second time that its shape
+comes: the first time it runs as usual, which also is the warm-up that capturing needs; so capturing moves no weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from lorasmith.core.rng import StepRng
+from lorasmith.data.dataset import Batch
+from lorasmith.train.losses import Outcome
+
+if TYPE_CHECKING:
+    from lorasmith.train.run import Run
+
+T = TypeVar("T")
+Body = Callable[[Batch, StepRng], Outcome]
+
+
+@dataclass
+class Captured:
+    """One graph with the places that it reads from and writes to."""
+
+    graph: torch.cuda.CUDAGraph
+    batch: Batch
+    rng: StepRng
+    outcome: Outcome
+
+
+class Graphs:
+    """The graphs of a run, by the shapes of the batch. All share one memory pool: they never run at once."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.seen: dict[tuple[Any, ...], Captured | None] = {}
+        self.pool: Any = None
+
+    def fits(self, batches: list[Batch]) -> bool:
+        """Whether a step is one micro-batch whose latents and texts are all there."""
+        return len(batches) == 1 and batches[0].cond is not None and batches[0].moments is not None
+
+    def __call__(self, batch: Batch, number: int, body: Body) -> Outcome:
+        """Run `body` on `batch` for step `number`: as it is, captured, or replayed."""
+        key = shapes_of(batch)
+        samples = list(range(len(batch.names)))
+        if key not in self.seen:
+            self.seen[key] = None
+            return body(batch, StepRng(self.run.config.seed, number, samples, self.run.device))
+        held = self.seen[key]
+        if held is None:
+            held = self.seen[key] = self.capture(batch, number, body)
+        else:
+            copy_into(held.batch, batch)
+            held.rng.refill(number, samples)
+        held.graph.replay()
+        outcome = held.outcome
+        kept = {name: value.clone() for name, value in outcome.parts.items()}
+        return Outcome(
+            outcome.loss.clone(), outcome.grad_norm.clone(), outcome.finite.clone(), tuple(batch.names), kept
+        )
+
+    def capture(self, batch: Batch, number: int, body: Body) -> Captured:
+        """Record `body`; nothing is computed yet. Draws are made first, so that the graph finds them in place."""
+        rng = StepRng(self.run.config.seed, number, list(range(len(batch.names))), self.run.device)
+        self.record_draws(rng, batch)
+        graph = torch.cuda.CUDAGraph()
+        self.run.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, pool=self.pool):
+            outcome = body(batch, rng)
+        self.pool = graph.pool()
+        return Captured(graph, batch, rng, outcome)
+
+    def record_draws(self, rng: StepRng, batch: Batch) -> None:
+        """Let the objective ask once for what it draws, so that all of it has its place before capturing."""
+        rng.freeze()
+        with torch.no_grad():
+            self.run.config.objective(self.run.family, batch, rng)
+
+
+def shapes_of(value: Any) -> tuple[Any, ...]:
+    """A key that tells batches apart that need another graph: which tensors there are, and their shapes."""
+    return tuple((f.name, _shape(getattr(value, f.name))) for f in fields(value))
+
+
+def _shape(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return (tuple(value.shape), value.dtype)
+    if is_dataclass(value):
+        return shapes_of(value)
+    return None
+
+
+def copy_into(held: Any, fresh: Any) -> None:
+    """Write the tensors of `fresh` into those of `held`, a record of the same shapes."""
+    for field in fields(held):
+        place, value = getattr(held, field.name), getattr(fresh, field.name)
+        if isinstance(place, Tensor):
+            place.copy_(value, non_blocking=True)
+        elif is_dataclass(place):
+            copy_into(place, value)
+
+
+def owned(batch: Batch) -> Batch:
+    """A copy whose tensors nobody else writes to: resident caches must not be overwritten by `copy_into`."""
+    return replace(batch, **{f.name: _clone(getattr(batch, f.name)) for f in fields(batch)})
+
+
+def _clone(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _clone(getattr(value, f.name)) for f in fields(value)})
+    return value
