@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from lorasmith.families import ldm_names
 from lorasmith.families.source import PARTS, assets, shipped_config
 from lorasmith.families.text import plain_name
+from lorasmith.families.unet import UNet
 from lorasmith.families.unet_config import UNetConfig
 
 FOLDERS = {"unet": "unet", "vae": "vae", "te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2"}
@@ -61,14 +62,15 @@ def _shrunk(kind: str, part: str) -> dict[str, Any]:
 
 def build(part: str, config: dict[str, Any]) -> nn.Module:
     """A part on the meta device."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    import diffusers
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     with torch.device("meta"):
         if part == "unet":
-            return UNet2DConditionModel.from_config(config)
+            return UNet(UNetConfig.from_diffusers(config))
         if part == "vae":
-            return AutoencoderKL.from_config(config)
+            autoencoder: Any = getattr(diffusers, config["_class_name"])
+            return autoencoder.from_config(config)
         text = CLIPTextConfig.from_dict(config)
         return CLIPTextModelWithProjection(text) if part == "te2" else CLIPTextModel(text)
 
