@@ -1,3 +1,41 @@
-"""Lorasmith: train, sample, fuse and ship LoRAs for Stable Diffusion."""
+"""Lorasmith: train, sample, fuse and ship LoRAs for Stable Diffusion.
+
+    lorasmith.train("config.toml")      lorasmith.check("config.toml")
+    lorasmith.sample(...)               lorasmith.inspect("lora.safetensors")
+
+Names are imported when first used, so `import lorasmith` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lorasmith.api import check, inspect, sample, train
+    from lorasmith.core.errors import ConfigError, LorasmithError
+    from lorasmith.core.progress import Lines, Progress
+
+__all__ = ["ConfigError", "Lines", "LorasmithError", "Progress", "check", "inspect", "sample", "train"]
+
+_HOMES = {
+    "ConfigError": "lorasmith.core.errors",
+    "LorasmithError": "lorasmith.core.errors",
+    "Lines": "lorasmith.core.progress",
+    "Progress": "lorasmith.core.progress",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES.get(name, "lorasmith.api")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

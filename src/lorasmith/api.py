@@ -1,0 +1,96 @@
+"""The public Python API: the verbs of the command line as functions.
+
+    import lorasmith
+
+    result = lorasmith.train("garp.toml", overrides=["adapter.rank=8"])
+    print(result.file, result.loss)
+
+Every function raises `lorasmith.LorasmithError` for what its caller can repair. Nothing is printed; give a
+`lorasmith.Progress` to listen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorasmith.core.progress import Progress
+
+if TYPE_CHECKING:
+    from lorasmith.train.check import CheckResult
+    from lorasmith.train.config import TrainConfig
+    from lorasmith.train.session import TrainResult
+
+Source = Path | str | dict[str, Any]
+"""A config: the path of a TOML or JSON file, or its table."""
+
+
+def train(
+    config: Source | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    output: Path | str | None = None,
+    resume: Path | str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train a LoRA, or continue a run.
+
+    `overrides`: `key=value` assignments over the config; `output`: the run's folder, in place of the config's;
+    `resume`: the folder of a run to continue, in place of `config`; `overwrite`: move a run that is in the way aside.
+    Ctrl-C ends after the step under way and saves; the result then says `finished=False`.
+    Raises ConfigError with all problems of the config, LorasmithError for all else that the caller can repair.
+    """
+    from lorasmith.train import session
+
+    folder = None if resume is None else Path(resume)
+    settings = _reopen(folder, overrides) if folder is not None else read_config(config, overrides, output)
+    return session.train(settings, progress=progress, resume=folder, overwrite=overwrite)
+
+
+def check(
+    config: Source,
+    *,
+    overrides: Sequence[str] = (),
+    output: Path | str | None = None,
+    measure: bool = False,
+    progress: Progress | None = None,
+) -> CheckResult:
+    """What a run would do and what is wrong with it, without training: config, images, buckets, length, layers.
+
+    `measure`: also make two real steps in a temporary folder, for seconds per step, peak memory and hours. Problems are
+    in the result, not raised.
+    """
+    from lorasmith.train import check as checking
+
+    return checking.check(
+        lambda: read_config(config, overrides, output), measure=measure, progress=progress or Progress()
+    )
+
+
+def inspect(file: Path | str) -> dict[str, Any]:
+    """What a LoRA file holds: kind, rank, layers, trigger words, and how it was made, as plain data."""
+    from lorasmith.formats.inspect import inspect as read
+
+    return read(Path(file))
+
+
+def read_config(config: Source | None, overrides: Sequence[str] = (), output: Path | str | None = None) -> TrainConfig:
+    """A config as `train` would use it, with all defaults. Raises ConfigError with all problems."""
+    from lorasmith.train.config import load_config
+
+    changes = list(overrides)
+    if output is not None:
+        changes.append(f"output={json.dumps(str(output))}")
+    return load_config(config if isinstance(config, dict) else Path(config or ""), changes)
+
+
+def _reopen(folder: Path, overrides: Sequence[str]) -> TrainConfig:
+    from lorasmith.train.folder import CONFIG, reopen
+
+    settings = reopen(folder)
+    if overrides:
+        settings = read_config(folder / CONFIG, overrides, folder)
+    return settings

@@ -1,0 +1,89 @@
+"""The program `lorasmith`: its commands, and what becomes of errors.
+
+Exit codes: 0 done, 1 a mistake that the user can repair (one message, no traceback), 2 wrong usage of the command line,
+70 a bug of ours (traceback), 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from lorasmith import __version__
+from lorasmith.cli import console
+from lorasmith.cli.check import check_command
+from lorasmith.cli.demo import demo_command
+from lorasmith.cli.inspect import inspect_command
+from lorasmith.cli.train import train_command
+from lorasmith.core.errors import LorasmithError
+
+try:
+    from lorasmith.cli.sample import sample_command
+except ModuleNotFoundError:
+    sample_command = None
+
+BUG = 70
+STOPPED = 130
+
+app = typer.Typer(
+    name="lorasmith",
+    help="Train, sample and ship LoRAs for Stable Diffusion. Start with: lorasmith demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _add(name: str, command: Callable[..., None], needs_arguments: bool = True) -> None:
+    """Register a command; its help is the docstring, each paragraph one line that the terminal wraps."""
+    paragraphs = (command.__doc__ or "").strip().split("\n\n")
+    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    app.command(name, help=text, no_args_is_help=needs_arguments)(command)
+
+
+_add("train", train_command)
+if sample_command is not None:
+    _add("sample", sample_command)
+_add("check", check_command)
+_add("inspect", inspect_command)
+_add("demo", demo_command, needs_arguments=False)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"lorasmith {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    console.make_streams_safe()
+    try:
+        app(prog_name="lorasmith")
+    except LorasmithError as error:
+        console.fail(error, as_json="--json" in sys.argv)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.say("stopped")
+        sys.exit(STOPPED)
+    except Exception:
+        traceback.print_exc()
+        console.say(
+            "This is a bug in lorasmith, not a mistake of yours. Please report it with the lines above and the config."
+        )
+        sys.exit(BUG)
