@@ -1,0 +1,209 @@
+"""A set of adapters on the layers of a model: chosen, attached, detached, merged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from lorasmith.adapters.base import Adapter, AdapterConfig
+from lorasmith.adapters.layer import Adapted, spec_of, tensor_of
+from lorasmith.core.errors import LorasmithError, nearest
+from lorasmith.core.rng import torch_generator
+
+Places = Mapping[str, tuple[nn.Module, str]]
+"""Layer name to its owner and the owner's attribute (a number for lists)."""
+
+
+class AdapterSet:
+    """Adapters by layer name. Attach and detach are inverses; so are merge and unmerge."""
+
+    def __init__(self, adapters: Mapping[str, Adapter], places: Places, rates: Mapping[str, float]) -> None:
+        self.adapters = dict(adapters)
+        self._places = {name: places[name] for name in self.adapters}
+        self._rates = dict(rates)
+        self._kept: dict[str, Tensor] | None = None
+        self._strength: dict[str, float] = dict.fromkeys(self.components(), 1.0)
+        self.attached = False
+
+    @classmethod
+    def create(
+        cls, config: AdapterConfig, layers: Places, presets: Mapping[str, tuple[str, ...]], *, seed: int
+    ) -> AdapterSet:
+        """Fresh adapters on the layers that `config.layers` chooses from `layers`.
+
+        Each is initialised from a generator of its own, so that the choice of other layers does not move it. Raises
+        LorasmithError if no layer fits.
+        """
+        adapters: dict[str, Adapter] = {}
+        rates: dict[str, float] = {}
+        for name in chosen(config.layers, layers, presets):
+            layer = current(layers[name])
+            spec = spec_of(name, layer)
+            own, rate = config.for_layer(name)
+            base = tensor_of(layer, "weight")
+            adapter = own.build(spec, base, torch_generator(seed, "adapter", name)) if spec is not None else None
+            if adapter is not None:
+                adapter.dropout = own.dropouts
+                adapters[name] = adapter.to(base.device)
+                rates[name] = rate
+        if not adapters:
+            kind = getattr(config, "kind", "adapter")
+            raise LorasmithError(f'adapter.layers: "{kind}" fits none of the layers chosen by {config.layers!r}')
+        return cls(adapters, layers, rates)
+
+    @classmethod
+    def restore(cls, adapters: Mapping[str, Adapter], layers: Places) -> AdapterSet:
+        """Adapters that come from a file, on the layers they are named after."""
+        return cls(adapters, layers, dict.fromkeys(adapters, 1.0))
+
+    def __len__(self) -> int:
+        return len(self.adapters)
+
+    def components(self) -> tuple[str, ...]:
+        """`unet`, `te` ...: the parts that carry adapters, in order."""
+        return tuple(dict.fromkeys(adapter.layer.component for adapter in self.adapters.values()))
+
+    def parameters(self, component: str | None = None) -> list[nn.Parameter]:
+        """What is trained, of one component or of all."""
+        wanted = (a for a in self.adapters.values() if component in (None, a.layer.component))
+        return [p for adapter in wanted for p in adapter.parameters()]
+
+    def parameters_by_rate(self, component: str) -> dict[float, list[nn.Parameter]]:
+        """What is trained of a component, by the factor of its learning rate."""
+        found: dict[float, list[nn.Parameter]] = {}
+        for name, adapter in self.adapters.items():
+            if adapter.layer.component == component:
+                found.setdefault(self._rates[name], []).extend(adapter.parameters())
+        return found
+
+    def attach(self) -> AdapterSet:
+        """Put the adapters on their layers, on top of those already there."""
+        for name, adapter in self.adapters.items():
+            layer = current(self._places[name])
+            if not isinstance(layer, Adapted):
+                layer = Adapted(layer, adapter.layer)
+                _put(self._places[name], layer)
+            layer.add(adapter)
+        self.attached = True
+        self._apply_strength()
+        return self
+
+    def detach(self) -> None:
+        """Take them off; layers without any other adapter are the very modules that they were."""
+        if not self.attached:
+            return
+        for name, adapter in self.adapters.items():
+            layer = current(self._places[name])
+            assert isinstance(layer, Adapted)
+            layer.remove(adapter)
+            if not layer.adapters:
+                _put(self._places[name], layer.base)
+        self.attached = False
+
+    @property
+    def strength(self) -> dict[str, float]:
+        """The user's dial, by component."""
+        return dict(self._strength)
+
+    def set_strength(self, strength: float | Mapping[str, float]) -> None:
+        """One strength for all components, or one for each named."""
+        values = strength if isinstance(strength, Mapping) else dict.fromkeys(self._strength, strength)
+        self._strength.update({k: float(v) for k, v in values.items() if k in self._strength})
+        if self.attached:
+            self._apply_strength()
+
+    @contextmanager
+    def enabled(self, on: bool) -> Iterator[None]:
+        """With `enabled(False)` the model is the base model."""
+        before = self.strength
+        if not on:
+            self.set_strength(0.0)
+        try:
+            yield
+        finally:
+            self.set_strength(before)
+
+    def merge(self, strength: float = 1.0) -> None:
+        """Write the changes into the weights of the layers (which must not be attached)."""
+        if self.attached or self._kept is not None:
+            raise LorasmithError("detach the adapters before merging them, and merge them once")
+        self._kept = {}
+        for name, adapter in self.adapters.items():
+            weight = tensor_of(current(self._places[name]), "weight")
+            self._kept[name] = weight.detach().clone()
+            with torch.no_grad():
+                weight.copy_(adapter.weight(weight.detach(), strength))
+
+    def unmerge(self) -> None:
+        """Put the weights back that `merge` found."""
+        for name, kept in (self._kept or {}).items():
+            with torch.no_grad():
+                tensor_of(current(self._places[name]), "weight").copy_(kept)
+        self._kept = None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All trained tensors, named `layer/parameter`."""
+        return {f"{name}/{key}": t for name, a in self.adapters.items() for key, t in a.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state_dict`. Raises LorasmithError if the names differ."""
+        missing = self.state_dict().keys() ^ state.keys()
+        if missing:
+            raise LorasmithError(f"the saved adapter has other layers than this one, for example {sorted(missing)[0]}")
+        for name, adapter in self.adapters.items():
+            adapter.load_state_dict({key: state[f"{name}/{key}"] for key in adapter.state_dict()})
+
+    def train(self) -> None:
+        """Dropouts on."""
+        for adapter in self.adapters.values():
+            adapter.train()
+
+    def eval(self) -> None:
+        """Dropouts off."""
+        for adapter in self.adapters.values():
+            adapter.eval()
+
+    def _apply_strength(self) -> None:
+        for name, adapter in self.adapters.items():
+            layer = current(self._places[name])
+            assert isinstance(layer, Adapted)
+            layer.set_strength(adapter, self._strength[adapter.layer.component])
+
+
+def chosen(layers: str | tuple[str, ...], places: Places, presets: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Names of the layers that a preset or patterns choose, in the model's order.
+
+    Raises LorasmithError, with the nearest preset, if there are none.
+    """
+    patterns = presets.get(layers, (layers,)) if isinstance(layers, str) else layers
+    patterns = tuple(q for p in patterns for q in presets.get(p, (p,)))
+    wanted = [p for p in patterns if not p.startswith("!")] or ["*"]
+    unwanted = [p[1:] for p in patterns if p.startswith("!")]
+    names = [
+        name
+        for name in places
+        if any(fnmatchcase(name, p) for p in wanted) and not any(fnmatchcase(name, p) for p in unwanted)
+    ]
+    if not names:
+        hint = nearest(layers, list(presets)) if isinstance(layers, str) else None
+        raise LorasmithError(
+            f"adapter.layers: {layers!r} chooses none of {len(places)} layers. "
+            + (f'Did you mean "{hint}"? ' if hint else "")
+            + f"Presets: {', '.join(presets)}; or patterns of names such as {next(iter(places), '')}"
+        )
+    return names
+
+
+def current(place: tuple[nn.Module, str]) -> nn.Module:
+    """The module that is at a place now."""
+    owner, attribute = place
+    return owner.get_submodule(attribute)
+
+
+def _put(place: tuple[nn.Module, str], layer: nn.Module) -> None:
+    owner, attribute = place
+    owner.register_module(attribute, layer)
