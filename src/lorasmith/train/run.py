@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -71,6 +72,8 @@ class Run:
     losses: Losses = field(default_factory=Losses)
     marks: dict[str, float] = field(default_factory=dict)
     """When each hook last acted, for those that go by the clock."""
+    started: float = field(default_factory=time.time)
+    """Seconds since 1970."""
     stopping: bool = False
     """Set by Ctrl-C: the loop ends after the step under way."""
 

@@ -1,0 +1,85 @@
+"""From a run to a LoRA file with everything that it should say about itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lorasmith.formats import kohya
+from lorasmith.formats.metadata import Facts, describe, tag_counts
+from lorasmith.formats.write import write as write_file
+from lorasmith.train.folder import resolved
+
+if TYPE_CHECKING:
+    from lorasmith.train.run import Run
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def write(run: Run, path: Path, dtype: str) -> Path:
+    """Write the adapter as it is now (averaged, if there is an average) as a kohya-style file."""
+    with run.showing():
+        tensors = kohya.encode(run.adapters.adapters, run.family.kohya_name)
+    return write_file(path, tensors, describe(facts_of(run)), DTYPES[dtype])
+
+
+def facts_of(run: Run) -> Facts:
+    """What the file tells about the run."""
+    config, family, adapter = run.config, run.family, run.config.adapter
+    resolution = config.data.resolution
+    return Facts(
+        name=config.file_name,
+        family=family.kind,
+        prediction=family.prediction,
+        kind=str(getattr(adapter, "kind", "")),
+        rank=getattr(adapter, "rank", None),
+        alpha=getattr(adapter, "alpha", None) or getattr(adapter, "rank", None),
+        base_name=Path(config.base).name,
+        base_hash=family.fingerprint("unet").split("-")[0],
+        resolution=(resolution, resolution) if isinstance(resolution, int) else resolution,
+        trigger=config.trigger,
+        tags=tags_of(run),
+        config=resolved(config),
+        comment=config.comment,
+        settings=settings_of(run),
+    )
+
+
+def tags_of(run: Run) -> dict[str, dict[str, int]]:
+    """Tag counts of the captions, by folder."""
+    captions: dict[str, list[str]] = {}
+    for record in run.dataset.records:
+        captions.setdefault(record.path.parent.name, []).extend(record.captions[:1])
+    return {folder: tag_counts(texts) for folder, texts in captions.items()}
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """Further `ss_*` values: how it was trained."""
+    config = run.config
+    rates = {group["name"]: group["base_lr"] for group in run.optimizer.param_groups}
+    return {
+        "seed": config.seed,
+        "steps": run.state.step,
+        "max_train_steps": run.length.steps,
+        "epoch": run.state.step // run.length.steps_per_epoch,
+        "num_epochs": -(-run.length.steps // run.length.steps_per_epoch),
+        "num_train_images": len(run.dataset.records),
+        "num_batches_per_epoch": run.length.steps_per_epoch * config.accumulation,
+        "batch_size_per_device": config.data.batch_size,
+        "gradient_accumulation_steps": config.accumulation,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "learning_rate": config.optimizer.lr,
+        "unet_lr": rates.get("unet"),
+        "text_encoder_lr": rates.get("te", rates.get("te1")),
+        "optimizer": getattr(config.optimizer, "kind", ""),
+        "max_grad_norm": config.optimizer.clip,
+        "lr_scheduler": getattr(config.lr_schedule, "kind", ""),
+        "lr_warmup_steps": config.lr_schedule.warmup,
+        "mixed_precision": {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[str(run.family.dtype)[6:]],
+        "clip_skip": config.text.clip_skip if config.text.clip_skip > 1 else None,
+        "max_token_length": config.text.max_tokens if config.text.max_tokens > 75 else None,
+        "zero_terminal_snr": config.zero_terminal_snr,
+        "training_started_at": run.started,
+    }
