@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar, Literal, Self
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lorasmith.core.registry import Component, Config
+from lorasmith.core.registry import Component, Config, registered
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,9 @@ class LayerRule(Config):
 class AdapterConfig(Component, root="adapter"):
     """The settings of an adapter kind: which layers, and how each is built."""
 
+    signature: ClassVar[str] = ""
+    """The file word whose presence tells this kind from the others."""
+
     layers: str | tuple[str, ...] = "attention-mlp"
     """A preset of the family, or fnmatch patterns of layer names; a pattern with `!` in front takes layers out."""
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -147,3 +151,10 @@ class AdapterConfig(Component, root="adapter"):
     @abstractmethod
     def restore(self, layer: LayerSpec, base: Tensor, tensors: dict[str, Tensor]) -> Adapter:
         """An adapter with the tensors of a file, keyed by file words (`lora_down.weight`, `alpha`)."""
+
+
+def kind_of(words: Iterable[str]) -> type[AdapterConfig] | None:
+    """The kind that a layer's file words belong to; the longest signature wins, or None if no kind claims them."""
+    present = set(words)
+    kinds = sorted(registered(AdapterConfig).values(), key=lambda kind: -len(kind.signature))
+    return next((kind for kind in kinds if kind.signature in present), None)

@@ -54,6 +54,7 @@ class LoRAAdapter(Adapter):
 class LoRA(AdapterConfig):
     """Low-rank adapters on linears and convolutions."""
 
+    signature: ClassVar[str] = "lora_up.weight"
     kind: Literal["lora"] = "lora"
     rank: int = Field(16, ge=1)
     alpha: float | None = Field(None, gt=0)

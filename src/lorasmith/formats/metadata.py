@@ -16,6 +16,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
+SGM = "https://github.com/Stability-AI/generative-models"
 VERSIONS = {
     ("sd1", "epsilon"): "sd_v1",
     ("sd1", "v_prediction"): "sd_v1_v",

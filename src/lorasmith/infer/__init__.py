@@ -1,0 +1,1 @@
+"""Sampling: prompts, samplers, pictures and grids."""
