@@ -31,12 +31,12 @@ def make_streams_safe() -> None:
             reconfigure(errors="backslashreplace")
 
 
-def terminal(file: TextIO | None = None) -> Console:
-    """A rich console on stderr (or `file`): colours on a terminal only."""
+def terminal(stream: TextIO | None = None) -> Console:
+    """A rich console on stderr (or `stream`): colours on a terminal only."""
     from rich.console import Console
 
-    file = file or sys.stderr
-    return Console(file=file, highlight=False, width=None if file.isatty() else PLAIN_WIDTH)
+    target = stream or sys.stderr
+    return Console(file=target, highlight=False, width=None if target.isatty() else PLAIN_WIDTH)
 
 
 def say(text: str) -> None:
@@ -60,8 +60,8 @@ def fail(error: LorasmithError, as_json: bool) -> None:
 
 def progress_for(stream: TextIO | None = None) -> Progress:
     """Bars on a terminal, a line now and then elsewhere."""
-    stream = stream or sys.stderr
-    return RichProgress(terminal(stream)) if stream.isatty() else LineProgress(stream)
+    target = stream or sys.stderr
+    return RichProgress(terminal(target)) if target.isatty() else LineProgress(target)
 
 
 class RichProgress(Progress):
@@ -132,7 +132,7 @@ class LineProgress(Progress):
 
         def line() -> None:
             spent = time.monotonic() - started
-            left = f", {clock((total - done) * spent / rate.count)} left" if 0 < rate.count and done < total else ""
+            left = f", {clock((total - done) * spent / rate.count)} left" if rate.count > 0 and done < total else ""
             self.say(f"{description} {done}/{total}{last}, {clock(spent)}{left}")
 
         def advance(units: int, note: str) -> None:

@@ -41,7 +41,7 @@ def train_command(
         raise LorasmithError("name a config (lorasmith train CONFIG.toml), or a run to continue (--resume RUN)")
     if config is not None and resume is not None:
         raise LorasmithError(
-            f"--resume takes the settings from {resume}/config.toml, so no other config can be given; leave out {config}"
+            f"--resume takes the settings from {resume}/config.toml, and no other config; leave out {config}"
         )
     from lorasmith import api
 

@@ -1,0 +1,55 @@
+"""Preview grids as images inside the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lorasmith.train.report.record import Record
+
+MOST = 12
+"""More grids than this are thinned out evenly; the first and the last stay."""
+WIDEST = 1400
+
+
+def previews(record: Record) -> list[tuple[int, str, list[str]]]:
+    """(step, data URL of the grid, prompts) of the previews that can still be read, oldest first."""
+    newest = {int(e.get("step") or 0): e for e in record.of("preview")}
+    found = [
+        (step, url, prompts_of(newest[step])) for step in spread(sorted(newest)) if (url := _url(record, newest[step]))
+    ]
+    return found
+
+
+def prompts_of(event: dict[str, Any]) -> list[str]:
+    """The prompts of a preview, as text."""
+    return [str(p) for p in event.get("prompts") or []]
+
+
+def spread(steps: list[int], most: int = MOST) -> list[int]:
+    """At most `most` of them, evenly, ends included."""
+    if len(steps) <= most:
+        return steps
+    return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
+
+
+def _url(record: Record, event: dict[str, Any]) -> str | None:
+    grid = event.get("grid")
+    return data_url(record.folder / str(grid)) if grid else None
+
+
+def data_url(path: Path) -> str | None:
+    """An image file as a `data:` URL, small enough for a page; None if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            picture = image.convert("RGB")
+    except (OSError, ValueError):
+        return None
+    picture.thumbnail((WIDEST, WIDEST * 4), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="WEBP", quality=88)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
