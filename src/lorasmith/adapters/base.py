@@ -126,9 +126,9 @@ class AdapterConfig(Component, root="adapter"):
 
     layers: str | tuple[str, ...] = "attention-mlp"
     """A preset of the family, or fnmatch patterns of layer names; a pattern with `!` in front takes layers out."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    rank_dropout: float = Field(0.0, ge=0, lt=1)
-    module_dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    rank_dropout: float = Field(default=0.0, ge=0, lt=1)
+    module_dropout: float = Field(default=0.0, ge=0, lt=1)
     overrides: tuple[LayerRule, ...] = ()
     """Other settings for some layers; the first rule that fits a layer counts."""
 

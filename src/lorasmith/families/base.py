@@ -89,6 +89,11 @@ class Family(ABC):
     def text_encoders(self) -> Mapping[str, nn.Module]:
         """Component name to frozen encoder; loads them on first use."""
 
+    @property
+    @abstractmethod
+    def tokenizer(self) -> Any:
+        """transformers' CLIP tokenizer that `tokenize` uses; loads it on first use."""
+
     @abstractmethod
     def fingerprint(self, part: str) -> str:
         """A hash that changes when `part` (`vae`, `text`, `unet`) would give other numbers; needs no loading of it."""

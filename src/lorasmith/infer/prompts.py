@@ -157,7 +157,7 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
         table: Any = read_table(path)
         shared = dict(table.get("prompt", {})) if isinstance(table, dict) else {}
         subsets = shared.pop("subset", []) if isinstance(table, dict) else table
-        found = [{KOHYA_KEYS.get(k, k): v for k, v in (shared | subset).items()} for subset in subsets]
+        found = [{KOHYA_KEYS.get(str(k), str(k)): v for k, v in (shared | s).items()} for s in subsets]
     if not found:
         raise LorasmithError(f"{path}: there is no prompt in it")
     return found

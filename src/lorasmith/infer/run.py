@@ -126,5 +126,7 @@ def _find(name: str, loras: Sequence[LoraUse]) -> Path:
 
 
 def _word(use: Any) -> str:
-    path, strength = (use.path, use.strength) if isinstance(use, LoraUse) else use
-    return f"{path.stem}:{strength if isinstance(strength, float) else strength['unet']:g}"
+    if isinstance(use, LoraUse):
+        return f"{use.path.stem}:{use.strength:g}"
+    path, strength = use
+    return f"{path.stem}:{strength['unet']:g}"

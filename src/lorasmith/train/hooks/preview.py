@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from lorasmith.train.hooks.base import Hook
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from lorasmith.infer.sample import Request
     from lorasmith.train.run import Run
 
 
@@ -31,3 +34,58 @@ class Previews(Hook):
     """Default: the training resolution."""
     height: int | None = None
     compare_base: bool = True
+
+    def act(self, run: Run) -> None:
+        from lorasmith.infer.grid import grid
+        from lorasmith.infer.png import save, to_image
+        from lorasmith.infer.sample import sample
+
+        requests = self.requests(run)
+        folder = run.folder / "previews" / f"step-{run.state.step:08d}"
+        with run.showing():
+            pictures = sample(run.family, requests)
+            files = [save(picture, folder / f"{i:02d}.png") for i, picture in enumerate(pictures)]
+            rows, labels = [[to_image(p.pixels) for p in pictures]], [f"step {run.state.step}"]
+            if self.compare_base:
+                rows.insert(0, self._base_pictures(run, requests))
+                labels.insert(0, "base")
+        sheet = grid(rows, row_labels=labels, column_labels=[r.prompt for r in requests])
+        sheet.save(folder / "grid.png")
+        place = (folder / "grid.png").relative_to(run.folder).as_posix()
+        images = [file.relative_to(run.folder).as_posix() for file in files]
+        prompts = [r.prompt for r in requests]
+        run.events.write("preview", run.state.step, grid=place, images=images, prompts=prompts)
+
+    def requests(self, run: Run) -> list[Request]:
+        """The prompts with their settings: those of a prompt's own line, else the hook's."""
+        from lorasmith.infer.prompts import parse_line, read_prompts
+        from lorasmith.infer.sample import Request
+
+        lines = read_prompts(self.prompts) if isinstance(self.prompts, Path) else [parse_line(p) for p in self.prompts]
+        resolution = run.config.data.resolution
+        width, height = (resolution, resolution) if isinstance(resolution, int) else resolution
+        common: dict[str, Any] = {
+            "negative": self.negative,
+            "steps": self.steps,
+            "cfg": self.cfg,
+            "sampler": self.sampler,
+        }
+        common |= {"width": self.width or width, "height": self.height or height}
+        common |= {"clip_skip": run.config.text.clip_skip, "seed": self.seed}
+        return [Request(**(common | line)) for line in lines]
+
+    def _base_pictures(self, run: Run, requests: list[Request]) -> list[Image.Image]:
+        """The base model's pictures; drawn once, then read back."""
+        from PIL import Image
+
+        from lorasmith.infer.png import save, to_image
+        from lorasmith.infer.sample import sample
+
+        files = [run.folder / "previews" / "base" / f"{i:02d}.png" for i in range(len(requests))]
+        if all(file.is_file() for file in files):
+            return [Image.open(file).convert("RGB") for file in files]
+        with run.adapters.enabled(False):
+            pictures = sample(run.family, requests)
+        for picture, file in zip(pictures, files, strict=True):
+            save(picture, file)
+        return [to_image(picture.pixels) for picture in pictures]
