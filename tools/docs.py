@@ -1,0 +1,236 @@
+"""Write `docs/reference.md` from the code: every command, every key of a config, every kind.
+
+python -m tools.docs           # write
+python -m tools.docs --check   # exit 1 if what is there is not current
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from lorasmith.cli.main import app
+from lorasmith.core.registry import Component, registered
+from lorasmith.train.config import TrainConfig
+
+TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
+HEAD = """# Reference
+
+Written by `make docs` from the code; a test fails when it is not current. Explanations with examples are in the
+[tutorial](tutorial.md) and the [how-to](howto.md).
+"""
+
+
+def reference() -> str:
+    """The whole page."""
+    parts = [HEAD, commands(), "## The config", config_intro(), *sections()]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def commands() -> str:
+    """Each command with its help, arguments and options."""
+    group: Any = typer.main.get_command(app)
+    parts = ["## Commands", "Exit codes: 0 done, 1 a mistake that the message explains, 2 wrong usage, 130 stopped."]
+    for name, command in sorted(group.commands.items()):
+        rows = [row(f"`{words(p)}`", p.help or "") for p in command.params if not getattr(p, "hidden", False)]
+        parts += [f"### lorasmith {name}", command.help.strip(), table(("", "meaning"), rows)]
+    return "\n\n".join(parts)
+
+
+def words(parameter: Any) -> str:
+    """How a parameter is written on the command line."""
+    names = [o for o in parameter.opts if o.startswith("-")]
+    if not names:
+        return parameter.metavar or parameter.human_readable_name
+    value = "" if getattr(parameter, "is_flag", False) else f" {parameter.metavar or parameter.name.upper()}"
+    return f"{', '.join(sorted(names, key=len, reverse=True))}{value}"
+
+
+def config_intro() -> str:
+    return (
+        "A config is TOML (or JSON with the same keys). Every key can be replaced on the command line: "
+        "`lorasmith train my.toml adapter.rank=8 optimizer.lr=5e-4`. Paths start at the current folder. Where a key "
+        'takes a *kind*, write its name (`lr_schedule = "cosine"`) or a table '
+        '(`lr_schedule = {kind = "cosine", warmup = 0.05}`); lists of kinds take several.'
+    )
+
+
+def sections() -> Iterator[str]:
+    """The keys of the top level, of each table in it, and of every kind that may stand somewhere."""
+    roots: dict[str, tuple[type[Component], list[str]]] = {}
+    seen: set[type[BaseModel]] = set()
+    todo: list[tuple[str, type[BaseModel], str]] = [("", TrainConfig, "### Top level")]
+    while todo:
+        place, model, heading = todo.pop(0)
+        if model in seen:
+            continue
+        seen.add(model)
+        yield f"{heading}\n\n{about(model)}\n\n{fields(model)}"
+        for name, field in model.model_fields.items():
+            key = f"{place}{name}"
+            for inner in models_in(field.annotation):
+                if issubclass(inner, Component) and inner._root is inner:
+                    roots.setdefault(inner._root_name, (inner, []))[1].append(key)
+                    todo += [(f"{key}.", kind, "") for kind in registered(inner).values() if nested(kind)]
+                else:
+                    todo.append((f"{key}.", inner, f"### `[{key}]`"))
+        todo = [entry for entry in todo if entry[2] or collect_roots(entry[0], entry[1], roots)]
+    yield "## Kinds"
+    for name, (root, keys) in sorted(roots.items()):
+        yield kinds(name, root, keys)
+
+
+def nested(kind: type[Component]) -> bool:
+    """Whether a kind has keys that take kinds or tables themselves."""
+    return any(models_in(field.annotation) for field in kind.model_fields.values())
+
+
+def collect_roots(place: str, model: type[BaseModel], roots: dict[str, Any]) -> bool:
+    """Note the extension points inside a kind, whose own table stands among the kinds; never a section of its own."""
+    for name, field in model.model_fields.items():
+        for inner in models_in(field.annotation):
+            if issubclass(inner, Component) and inner._root is inner:
+                keys = roots.setdefault(inner._root_name, (inner, []))[1]
+                if f"{place}{name}" not in keys:
+                    keys.append(f"{place}{name}")
+    return False
+
+
+def kinds(name: str, root: type[Component], keys: list[str]) -> str:
+    """One extension point: where it stands and each kind with its keys."""
+    parts = [f"### {name.capitalize()}", f"In {', '.join(f'`{k}`' for k in keys)}. {about(root)}"]
+    shared = [f for f in root.model_fields if f != "kind"]
+    if shared:
+        parts += ["All of them take:", fields(root)]
+    for kind, cls in sorted(registered(root).items()):
+        own = {n for n in cls.model_fields if n != "kind"} - set(shared)
+        listed = fields(cls, own) if own else ""
+        parts.append(f"**`{kind}`** {about(cls)}" + (f"\n\n{listed}" if listed else ""))
+    return "\n\n".join(parts)
+
+
+def about(model: type[BaseModel]) -> str:
+    """The docstring of a class, its own or none, as paragraphs."""
+    text = inspect.cleandoc(model.__dict__.get("__doc__") or "")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
+def fields(model: type[BaseModel], only: set[str] | None = None) -> str:
+    """The keys of a model as a table: key, what it takes, default, meaning."""
+    said = comments(model)
+    rows = []
+    for name, field in model.model_fields.items():
+        if name == "kind" or (only is not None and name not in only):
+            continue
+        rows.append(row(f"`{name}`", takes(field), default(field), " ".join(said.get(name, "").split())))
+    return table(("key", "takes", "default", "meaning"), rows)
+
+
+def comments(model: type[BaseModel]) -> dict[str, str]:
+    """The string under each field of a class and its bases, by field name."""
+    found: dict[str, str] = {}
+    for cls in reversed(model.__mro__):
+        if not (issubclass(cls, BaseModel) and cls.__module__.split(".")[0] == "lorasmith"):
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for line, after in zip(body.body, body.body[1:], strict=False):
+            named = isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+            if named and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                found[line.target.id] = str(after.value.value)  # type: ignore[union-attr]
+    return found
+
+
+def takes(field: FieldInfo) -> str:
+    """The type of a key in words, with its limits."""
+    words = {"Ge": "≥", "Gt": ">", "Le": "≤", "Lt": "<"}
+    limits = [
+        f"{words[type(m).__name__]} {next(iter(vars_of(m))):g}" for m in field.metadata if type(m).__name__ in words
+    ]
+    return ", ".join([type_word(field.annotation), *limits])
+
+
+def vars_of(limit: Any) -> list[Any]:
+    return [getattr(limit, name) for name in ("ge", "gt", "le", "lt") if hasattr(limit, name)]
+
+
+def type_word(annotation: Any) -> str:
+    """`text`, `number`, `"a" or "b"`, `list of text` ..."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return " or ".join(f'`"{a}"`' if isinstance(a, str) else f"`{a}`" for a in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(type_word(a) for a in arguments if a is not type(None)))
+    if origin is typing.Annotated:
+        return type_word(arguments[0])
+    if origin is tuple:
+        inner = [a for a in arguments if a is not Ellipsis]
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return f"list of {type_word(inner[0])}"
+        return f"[{', '.join(type_word(a) for a in inner)}]"
+    if origin in (list, set, frozenset):
+        return f"list of {type_word(arguments[0])}"
+    if origin in (dict, types.MappingProxyType) or (origin and "Mapping" in str(origin)):
+        return "table"
+    if isinstance(annotation, type) and issubclass(annotation, Component) and annotation._root is annotation:
+        return annotation._root_name
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "table"
+    plain = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
+    return plain.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def default(field: FieldInfo) -> str:
+    """The default as TOML would write it."""
+    if field.default is PydanticUndefined and field.default_factory is None:
+        return "**required**"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if value is None or (isinstance(value, tuple | dict) and not value) or value == "":
+        return ""
+    if isinstance(value, BaseModel):
+        return f'`"{value.kind}"`' if isinstance(value, Component) else ""  # type: ignore[attr-defined]
+    from lorasmith.core.config import _inline
+
+    plain = [v.model_dump() if isinstance(v, BaseModel) else v for v in value] if isinstance(value, tuple) else value
+    return f"`{_inline(plain)}`"
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that an annotation names, wherever in it."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for argument in typing.get_args(annotation) for m in models_in(argument)]
+
+
+def row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def table(names: tuple[str, ...], rows: list[str]) -> str:
+    return "\n".join([row(*names), row(*["---"] * len(names)), *rows]) if rows else ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is not current")
+    if parser.parse_args().check:
+        current = TARGET.is_file() and TARGET.read_text(encoding="utf-8") == reference()
+        sys.exit(0 if current else f"{TARGET.name} is not current; run: make docs")
+    TARGET.write_text(reference(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
