@@ -122,11 +122,13 @@ class Reader:
         """A tensor in `dtype` (None: as stored; whole numbers always as stored) on `device`."""
         if dtype is None or not ref.dtype.is_floating_point:
             dtype = ref.dtype
+        if not ref.nbytes:
+            return torch.empty(ref.shape, dtype=dtype, device=device)
         file = self._open(ref.path)
         file.seek(ref.offset)
         out = torch.empty(ref.shape, dtype=dtype)
         if dtype == ref.dtype:
-            self._fill(file, out.view(-1).view(torch.uint8) if out.numel() else out, ref)
+            self._fill(file, out.view(-1).view(torch.uint8), ref)
         else:
             self._convert(file, out.view(-1), ref)
         out = out.to(device)
