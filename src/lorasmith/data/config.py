@@ -1,0 +1,110 @@
+"""The settings of the data: where images are, how they are read, grouped and changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from lorasmith.core.registry import Config
+from lorasmith.data.transforms import Transform
+
+
+class SubsetConfig(Config):
+    """One source of images."""
+
+    images: Path
+    """A folder, a `metadata.jsonl`, or one image."""
+    repeats: int = Field(1, ge=1)
+    """How often an epoch sees each image."""
+    caption: str | None = None
+    """For images that have no caption of their own."""
+    caption_extension: tuple[str, ...] = (".txt", ".caption")
+    """Caption files stand beside images; the first extension that exists counts."""
+    recursive: bool = False
+    """Look into sub-folders too."""
+    class_folders: bool | Literal["auto"] = "auto"
+    """Sub-folders named `10_cat dog` hold images to be repeated 10 times, with `cat dog` as fallback caption. `auto`:
+    if there are such sub-folders and no images beside them."""
+    loss_weight: float = Field(1.0, ge=0)
+    """Factor of these images' loss; below 1 for regularisation images."""
+    masks: Path | Literal["alpha"] | None = None
+    """Where the loss counts: a folder with masks of the same names, or the images' alpha channels."""
+    transforms: tuple[Transform, ...] = ()
+    """After those of the whole data set."""
+
+
+class BucketConfig(Config):
+    """Sizes to group images by. Automatic sizes follow the resolution: a half to twice of it."""
+
+    enabled: bool = True
+    """If off, every image is cropped to the resolution."""
+    min: int | None = Field(None, ge=8)
+    max: int | None = Field(None, ge=8)
+    step: int | None = Field(None, ge=8, multiple_of=8)
+    """Sides are multiples of it. Automatic: 64, or 16 for resolutions below 256."""
+    upscale: bool = True
+    """If off, an image smaller than the resolution keeps its size and gets a bucket of its own."""
+
+
+class ValidationConfig(Config):
+    """Images that are never trained on."""
+
+    split: float = Field(0.0, ge=0, lt=1)
+    """The share of images held out; chosen by content, so that copies of an image stay together."""
+    images: Path | None = None
+    """Or a folder of them."""
+
+
+class DataConfig(Config):
+    """The data of a run."""
+
+    images: Path | None = None
+    """A folder, `metadata.jsonl` or image, for data of one source; else give `subsets`."""
+    subsets: tuple[SubsetConfig, ...] = ()
+    resolution: int | tuple[int, int] = 512
+    """Side of a square, or (width, height): the area that all buckets have about."""
+    batch_size: int = Field(1, ge=1)
+    buckets: BucketConfig = BucketConfig()
+    validation: ValidationConfig = ValidationConfig()
+    transforms: tuple[Transform, ...] = ()
+    """For all subsets, in order."""
+    cache_dir: Path | None = None
+    """Of latents and texts; default: LORASMITH_CACHE, else ~/.cache/lorasmith. Safe to share and to delete."""
+    cache_latents: bool = True
+    workers: int = Field(0, ge=0)
+    """Threads that read images ahead when latents are not cached. Results are the same for any number."""
+    skip_bad_images: bool = False
+    """Leave out images that cannot be read, in place of refusing to train."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _single_source(cls, value: Any) -> Any:
+        """Settings of a subset may stand beside `images`."""
+        if not isinstance(value, dict) or "images" not in value or value.get("subsets"):
+            return value
+        own = {k: value[k] for k in SubsetConfig.model_fields if k in value and k not in ("images", "transforms")}
+        if not own:
+            return value
+        rest = {k: v for k, v in value.items() if k not in own and k != "images"}
+        return rest | {"subsets": [{"images": value["images"], **own}]}
+
+    @model_validator(mode="after")
+    def _one_way(self) -> DataConfig:
+        if (self.images is None) == (not self.subsets):
+            raise ValueError('give either images = "folder" or subsets, one table for each source')
+        sides = self.resolution if isinstance(self.resolution, tuple) else (self.resolution,) * 2
+        if min(sides) < 16 or any(side % 8 for side in sides):
+            raise ValueError("resolution must be a multiple of 8, at least 16")
+        return self
+
+    @property
+    def sources(self) -> tuple[SubsetConfig, ...]:
+        """The subsets, whichever way they were given."""
+        return self.subsets if self.images is None else (SubsetConfig(images=self.images),)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Resolution as (width, height)."""
+        return self.resolution if isinstance(self.resolution, tuple) else (self.resolution, self.resolution)

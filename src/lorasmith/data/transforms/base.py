@@ -1,0 +1,60 @@
+"""The extension point of transforms, of two sorts: for captions and for images."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorasmith.core.registry import Component
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image in the size of its bucket: pixels (H, W, 3) uint8 and, perhaps, a mask (H, W) float32 in 0..1."""
+
+    pixels: NDArray[np.uint8]
+    mask: NDArray[np.float32] | None = None
+
+    def map(self, change: str, *args: object) -> Sample:
+        """The same numpy function on pixels and mask."""
+        function = getattr(np, change)
+        mask = None if self.mask is None else np.ascontiguousarray(function(self.mask, *args))
+        return replace(self, pixels=np.ascontiguousarray(function(self.pixels, *args)), mask=mask)
+
+
+class Transform(Component, root="transform"):
+    """A change of a sample. All draws come from the `Random` that is given: it is seeded by position."""
+
+    @property
+    def random(self) -> bool:
+        """Whether it may do something else each time."""
+        return False
+
+
+class CaptionTransform(Transform):
+    """Changes the caption."""
+
+    @abstractmethod
+    def __call__(self, caption: str, random: Random) -> str:
+        """The caption that is trained on."""
+
+
+class ImageTransform(Transform):
+    """Changes the image, as one of a few `variants`, so that all of them can be cached."""
+
+    @property
+    def variants(self) -> int:
+        """How many different results there are for one image."""
+        return 1
+
+    @property
+    def random(self) -> bool:
+        return self.variants > 1
+
+    @abstractmethod
+    def apply(self, sample: Sample, variant: int) -> Sample:
+        """The image's variant in [0, variants)."""

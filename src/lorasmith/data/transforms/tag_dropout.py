@@ -1,0 +1,28 @@
+"""Tags left out now and then."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Literal
+
+from pydantic import Field
+
+from lorasmith.data.transforms.base import CaptionTransform
+
+
+class TagDropout(CaptionTransform):
+    """Leaves out each tag with probability `rate`, all but the first `keep`."""
+
+    kind: Literal["tag_dropout"] = "tag_dropout"
+    rate: float = Field(0.1, ge=0, le=1)
+    keep: int = Field(1, ge=0)
+    separator: str = ","
+
+    @property
+    def random(self) -> bool:
+        return self.rate > 0
+
+    def __call__(self, caption: str, random: Random) -> str:
+        tags = [tag.strip() for tag in caption.split(self.separator)]
+        kept = [tag for i, tag in enumerate(tags) if random.random() >= self.rate or i < self.keep]
+        return f"{self.separator.strip()} ".join(kept)

@@ -1,0 +1,32 @@
+"""Captions set into a sentence."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Literal
+
+from pydantic import field_validator
+
+from lorasmith.data.transforms.base import CaptionTransform
+
+
+class Template(CaptionTransform):
+    """One of `templates`, by chance, with `{caption}` replaced: `"a photo of {caption}"`. Also the way to put words
+    before or after every caption."""
+
+    kind: Literal["template"] = "template"
+    templates: tuple[str, ...]
+
+    @field_validator("templates")
+    @classmethod
+    def _has_place(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        if not templates:
+            raise ValueError("give at least one template")
+        return templates
+
+    @property
+    def random(self) -> bool:
+        return len(self.templates) > 1
+
+    def __call__(self, caption: str, random: Random) -> str:
+        return random.choice(self.templates).replace("{caption}", caption)
