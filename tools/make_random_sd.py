@@ -12,7 +12,7 @@ import argparse
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,23 +122,23 @@ def to_original(kind: str, part: str, tensors: dict[str, Tensor], config: dict[s
     return result | {key: torch.cat([parts[c] for c in "qkv"]) for key, parts in thirds.items()}
 
 
-def write(out: Path, kind: str, *, tiny: bool, folder: bool, single: bool, dtype: torch.dtype, seed: int) -> None:
-    """Write `OUT/` (diffusers folder) and/or `OUT.safetensors` (original layout)."""
+def write(out: Path, kind: str, *, tiny: bool, layouts: Collection[str], dtype: torch.dtype, seed: int) -> None:
+    """Write `OUT/` (layout `folder`, diffusers') and/or `OUT.safetensors` (layout `single`, the original one)."""
     chosen = configs(kind, tiny)
     everything: dict[str, Tensor] = {}
     for i, part in enumerate(PARTS[kind]):
         tensors = dict(weights(build(part, chosen[part]), seed * 100 + i, dtype))
-        if folder:
+        if "folder" in layouts:
             place = out / FOLDERS[part]
             place.mkdir(parents=True, exist_ok=True)
             stem = "model" if part.startswith("te") else "diffusion_pytorch_model"
             save_file(tensors, place / f"{stem}.safetensors", metadata={"format": "pt"})
             (place / "config.json").write_text(json.dumps(chosen[part], indent=2))
-        if single:
+        if "single" in layouts:
             everything |= to_original(kind, part, tensors, chosen[part])
-    if folder:
+    if "folder" in layouts:
         _write_rest(out, kind, chosen)
-    if single:
+    if "single" in layouts:
         out.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"lorasmith.configs": json.dumps(chosen | {"kind": kind})} if tiny else {}
         save_file(everything, out.with_name(out.name + ".safetensors"), metadata={"format": "pt", **metadata})
@@ -174,9 +174,9 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float16", "bfloat16", "float32"], default="float16")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    folder = args.folder or not args.single
+    layouts = [name for name in ("folder", "single") if getattr(args, name)] or ["folder"]
     dtype = getattr(torch, args.dtype)
-    write(args.out, args.kind, tiny=args.tiny, folder=folder, single=args.single, dtype=dtype, seed=args.seed)
+    write(args.out, args.kind, tiny=args.tiny, layouts=layouts, dtype=dtype, seed=args.seed)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def tiny_bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     def base(kind: str) -> Path:
         if kind not in made:
             made[kind] = tmp_path_factory.mktemp("bases") / kind
-            make_random_sd.write(made[kind], kind, tiny=True, folder=True, single=True, dtype=torch.float32, seed=1)
+            make_random_sd.write(made[kind], kind, tiny=True, layouts=("folder", "single"), dtype=torch.float32, seed=1)
         return made[kind]
 
     return base

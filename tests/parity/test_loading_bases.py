@@ -259,9 +259,8 @@ assert "diffusers" not in sys.modules and "transformers" not in sys.modules
 def test_peak_memory_of_loading_is_the_weights_as_loaded(tmp_path: Path, stored: torch.dtype, layout: str) -> None:
     import make_random_sd
 
-    single = layout == "single"
-    make_random_sd.write(tmp_path / "b", "sd1", tiny=False, folder=not single, single=single, dtype=stored, seed=0)
-    path = f"{tmp_path / 'b'}.safetensors" if single else str(tmp_path / "b")
+    make_random_sd.write(tmp_path / "b", "sd1", tiny=False, layouts=[layout], dtype=stored, seed=0)
+    path = f"{tmp_path / 'b'}.safetensors" if layout == "single" else str(tmp_path / "b")
     run = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True)
     ratio, weights = map(float, run.stdout.split())
     assert weights > 1.7e9

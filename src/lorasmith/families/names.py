@@ -12,9 +12,9 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import nn
 
 from lorasmith.adapters.base import LayerSpec
+from lorasmith.adapters.layer import spec_of
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.ldm_names import unet_name
 from lorasmith.families.source import PARTS, shipped_config
@@ -59,20 +59,6 @@ def layers(kind: str) -> tuple[LayerSpec, ...]:
         if part.startswith("te"):
             specs += text_layers(part, shipped_config(kind, part))
     return tuple(specs)
-
-
-def spec_of(name: str, module: nn.Module) -> LayerSpec | None:
-    """The description of a linear, convolution or norm; None for anything else."""
-    if isinstance(module, nn.Linear):
-        return LayerSpec(name, "linear", (module.out_features, module.in_features))
-    if isinstance(module, nn.GroupNorm | nn.LayerNorm):
-        return LayerSpec(name, "norm", tuple(module.weight.shape))
-    if isinstance(module, nn.Conv2d):
-        stride, padding, dilation = module.stride, module.padding, module.dilation
-        pair: Any = tuple
-        shape = tuple(module.weight.shape)
-        return LayerSpec(name, "conv", shape, pair(stride), pair(padding), pair(dilation), module.groups)
-    return None
 
 
 def text_layers(part: str, config: Mapping[str, Any]) -> Iterator[LayerSpec]:
