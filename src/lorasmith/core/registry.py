@@ -12,7 +12,8 @@ A *kind* is a subclass with a `kind` literal; defining it registers it:
         kind: Literal["huber"] = "huber"
         c: float = 0.1
 
-A field of type `Loss` accepts an instance, the bare name `"huber"`, or a table `{kind = "huber", c = 0.2}`. Kinds are
+A field of type `Loss` accepts an instance, the bare name `"huber"`, or a table `{kind = "huber", c = 0.2}` (a root with
+a `default` kind also a table without `kind`). Kinds are
 looked up when a value is checked, not when the field is declared, so plug-ins may come later.
 """
 
@@ -45,16 +46,17 @@ class Component(Config):
 
     _root: ClassVar[type[Component] | None] = None
     _root_name: ClassVar[str] = ""
+    _default: ClassVar[str] = ""
     _kinds: ClassVar[dict[str, type[Component]]] = {}
 
-    def __init_subclass__(cls, root: str = "", **kwargs: Any) -> None:
+    def __init_subclass__(cls, root: str = "", default: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if root:
-            cls._root, cls._root_name, cls._kinds = cls, root, {}
+            cls._root, cls._root_name, cls._default, cls._kinds = cls, root, default, {}
             _ROOTS[root] = cls
 
     @classmethod
-    def __pydantic_init_subclass__(cls, root: str = "", **kwargs: Any) -> None:
+    def __pydantic_init_subclass__(cls, root: str = "", default: str = "", **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         if root:
             return
@@ -86,6 +88,8 @@ def _choose(root: type[Component], value: Any) -> Component:
     if isinstance(value, root):
         return value
     table = {"kind": value} if isinstance(value, str) else value
+    if isinstance(table, dict) and root._default:
+        table = {"kind": root._default, **table}
     kinds = registered(root)
     if not isinstance(table, dict) or not isinstance(table.get("kind"), str):
         raise PydanticCustomError(

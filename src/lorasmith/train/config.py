@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from lorasmith.adapters import AdapterConfig
 from lorasmith.adapters.lora import LoRA
-from lorasmith.core.config import override, read_table, validate
+from lorasmith.core.config import override, read_table, to_toml, validate
 from lorasmith.core.errors import ConfigError, Problem
 from lorasmith.core.registry import Config, load_plugins
 from lorasmith.data.config import DataConfig
@@ -104,6 +104,10 @@ class TrainConfig(Config):
     def file_name(self) -> str:
         """Name of the LoRA file without suffix."""
         return self.name or self.output.name
+
+    def to_toml(self) -> str:
+        """This config as TOML, every default spelled out."""
+        return to_toml(self.model_dump(mode="python"))
 
     def parts(self) -> tuple[str, ...]:
         """`unet`, `text`, or both: what is trained."""

@@ -10,7 +10,6 @@ import torch
 from lorasmith.formats import kohya
 from lorasmith.formats.metadata import Facts, describe, tag_counts
 from lorasmith.formats.write import write as write_file
-from lorasmith.train.folder import resolved
 
 if TYPE_CHECKING:
     from lorasmith.train.run import Run
@@ -41,7 +40,7 @@ def facts_of(run: Run) -> Facts:
         resolution=(resolution, resolution) if isinstance(resolution, int) else resolution,
         trigger=config.trigger,
         tags=tags_of(run),
-        config=resolved(config),
+        config=config.to_toml(),
         comment=config.comment,
         settings=settings_of(run),
     )

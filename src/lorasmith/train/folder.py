@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from lorasmith.core.config import to_toml
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import write_text
 from lorasmith.train.config import TrainConfig, load_config
@@ -34,12 +33,7 @@ def claim(folder: Path, overwrite: bool) -> str:
 
 def write_config(folder: Path, config: TrainConfig) -> None:
     """The resolved config, which runs the same again."""
-    write_text(folder / CONFIG, "# Everything that this run used, defaults included.\n" + resolved(config))
-
-
-def resolved(config: TrainConfig) -> str:
-    """A config as TOML, every default spelled out."""
-    return to_toml(config.model_dump(mode="python"))
+    write_text(folder / CONFIG, "# Everything that this run used, defaults included.\n" + config.to_toml())
 
 
 def reopen(folder: Path) -> TrainConfig:

@@ -19,7 +19,7 @@ from lorasmith.core.registry import Component
 Groups = list[dict[str, Any]]
 
 
-class OptimizerConfig(Component, root="optimizer"):
+class OptimizerConfig(Component, root="optimizer", default="adamw"):
     """Learning rates and the optimizer that uses them."""
 
     lr: float = Field(1e-4, ge=0)

@@ -15,7 +15,7 @@ from pydantic import Field
 from lorasmith.core.registry import Component
 
 
-class LrSchedule(Component, root="lr schedule"):
+class LrSchedule(Component, root="lr schedule", default="constant"):
     """The shape of the learning rate over the run."""
 
     warmup: float = Field(0, ge=0)

@@ -58,6 +58,20 @@ def test_all_problems_come_together_with_their_places() -> None:
     assert "3 problems in room.toml" in str(caught.value)
 
 
+def test_a_root_with_a_default_takes_tables_without_kind() -> None:
+    class Colour(Component, root="test colour", default="red"):
+        pass
+
+    class Red(Colour):
+        kind: Literal["red"] = "red"
+        shade: int = 1
+
+    class Wall(Config):
+        colour: Colour = Field(default_factory=Red)
+
+    assert validate(Wall, {"colour": {"shade": 3}}).colour == Red(shade=3)
+
+
 def test_a_kind_taken_twice_is_an_error_that_names_both() -> None:
     with pytest.raises(TypeError, match=r"Square and .*Other"):
 

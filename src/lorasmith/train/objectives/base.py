@@ -27,7 +27,7 @@ class StepResult:
     parts: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Objective(Component, root="objective"):
+class Objective(Component, root="objective", default="denoising"):
     """From a batch to a loss. Called with completed batches: `moments` and `cond` are there, on the device."""
 
     @abstractmethod

@@ -7,18 +7,20 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from lorasmith.core.registry import registered
 from lorasmith.core.rng import StepRng
 from lorasmith.data.dataset import Batch
 from lorasmith.diffusion.losses import Loss
 from lorasmith.diffusion.losses.mse import Mse
 from lorasmith.diffusion.noise import Noise
-from lorasmith.diffusion.prediction import Prediction
+from lorasmith.diffusion.prediction import Epsilon, Prediction, VPrediction
 from lorasmith.diffusion.timesteps import TimestepSampler
 from lorasmith.diffusion.timesteps.uniform import Uniform
 from lorasmith.diffusion.weightings import Weighting
 from lorasmith.families.base import Family
 from lorasmith.train.objectives.base import Objective, StepResult
+
+
+PREDICTIONS: dict[str, Prediction] = {"epsilon": Epsilon(), "v_prediction": VPrediction()}
 
 
 class Denoising(Objective):
@@ -34,7 +36,8 @@ class Denoising(Objective):
     weightings: tuple[Weighting, ...] = ()
 
     def __call__(self, family: Family, batch: Batch, rng: StepRng) -> StepResult:
-        schedule, prediction = family.schedule, registered(Prediction)[family.prediction]()
+        schedule, prediction = family.schedule, PREDICTIONS[family.prediction]
+        assert batch.moments is not None and batch.cond is not None
 
         x0 = family.latents(batch.moments, rng.normal("latent", tuple(batch.moments.mean.shape[1:])))
         t = self.timesteps(rng, schedule)
