@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, model_validator
 from pydantic_core import PydanticCustomError, core_schema
 
 from lorasmith.core.errors import LorasmithError, did_you_mean
@@ -36,9 +36,29 @@ _ROOTS: dict[str, type[Component]] = {}
 
 
 class Config(BaseModel):
-    """A frozen record; an unknown key is an error."""
+    """A frozen record; an unknown key is an error.
+
+    A table without `kind`, where a component stands that has a default, means the default's kind: `adapter.rank = 8`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_kinds(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        filled = dict(value)
+        for name, field in cls.model_fields.items():
+            table = value.get(name)
+            if isinstance(table, dict) and "kind" not in table and _is_root(field.annotation) and field.default_factory:
+                filled[name] = {"kind": field.get_default(call_default_factory=True, validated_data={}).kind, **table}
+        return filled
+
+
+def _is_root(annotation: Any) -> bool:
+    """Whether a field takes any kind of an extension point."""
+    return isinstance(annotation, type) and issubclass(annotation, Component) and annotation._root is annotation
 
 
 class Component(Config):

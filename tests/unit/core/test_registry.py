@@ -3,7 +3,7 @@
 from typing import Literal
 
 import pytest
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from lorasmith.core.config import validate
 from lorasmith.core.errors import ConfigError
@@ -86,3 +86,20 @@ def test_a_kind_defined_later_is_accepted_by_an_older_field() -> None:
         kind: Literal["late"] = "late"
 
     assert validate(Room, {"shape": "late"}).shape == Late()
+
+
+def test_a_table_without_kind_means_the_default_kind() -> None:
+    class Fruit(Component, root="fruit"):
+        pass
+
+    class Apple(Fruit):
+        kind: Literal["apple"] = "apple"
+        sweet: int = 1
+
+    class Basket(Config):
+        fruit: Fruit = Field(default_factory=Apple)
+        other: Fruit | None = None
+
+    assert Basket.model_validate({"fruit": {"sweet": 3}}).fruit == Apple(sweet=3)
+    with pytest.raises(ValidationError, match="expected a name or a table with `kind`"):
+        Basket.model_validate({"other": {"sweet": 3}})
