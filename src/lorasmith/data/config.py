@@ -16,7 +16,7 @@ class SubsetConfig(Config):
 
     images: Path
     """A folder, a `metadata.jsonl`, or one image."""
-    repeats: int = Field(1, ge=1)
+    repeats: int = Field(default=1, ge=1)
     """How often an epoch sees each image."""
     caption: str | None = None
     """For images that have no caption of their own."""
@@ -27,7 +27,7 @@ class SubsetConfig(Config):
     class_folders: bool | Literal["auto"] = "auto"
     """Sub-folders named `10_cat dog` hold images to be repeated 10 times, with `cat dog` as fallback caption. `auto`:
     if there are such sub-folders and no images beside them."""
-    loss_weight: float = Field(1.0, ge=0)
+    loss_weight: float = Field(default=1.0, ge=0)
     """Factor of these images' loss; below 1 for regularisation images."""
     masks: Path | Literal["alpha"] | None = None
     """Where the loss counts: a folder with masks of the same names, or the images' alpha channels."""
@@ -40,9 +40,9 @@ class BucketConfig(Config):
 
     enabled: bool = True
     """If off, every image is cropped to the resolution."""
-    min: int | None = Field(None, ge=8)
-    max: int | None = Field(None, ge=8)
-    step: int | None = Field(None, ge=8, multiple_of=8)
+    min: int | None = Field(default=None, ge=8)
+    max: int | None = Field(default=None, ge=8)
+    step: int | None = Field(default=None, ge=8, multiple_of=8)
     """Sides are multiples of it. Automatic: 64, or 16 for resolutions below 256."""
     upscale: bool = True
     """If off, an image smaller than the resolution keeps its size and gets a bucket of its own."""
@@ -51,7 +51,7 @@ class BucketConfig(Config):
 class ValidationConfig(Config):
     """Images that are never trained on."""
 
-    split: float = Field(0.0, ge=0, lt=1)
+    split: float = Field(default=0.0, ge=0, lt=1)
     """The share of images held out; chosen by content, so that copies of an image stay together."""
     images: Path | None = None
     """Or a folder of them."""
@@ -65,7 +65,7 @@ class DataConfig(Config):
     subsets: tuple[SubsetConfig, ...] = ()
     resolution: int | tuple[int, int] = 512
     """Side of a square, or (width, height): the area that all buckets have about."""
-    batch_size: int = Field(1, ge=1)
+    batch_size: int = Field(default=1, ge=1)
     buckets: BucketConfig = BucketConfig()
     validation: ValidationConfig = ValidationConfig()
     transforms: tuple[Transform, ...] = ()
@@ -73,7 +73,7 @@ class DataConfig(Config):
     cache_dir: Path | None = None
     """Of latents and texts; default: LORASMITH_CACHE, else ~/.cache/lorasmith. Safe to share and to delete."""
     cache_latents: bool = True
-    workers: int = Field(0, ge=0)
+    workers: int = Field(default=0, ge=0)
     """Threads that read images ahead when latents are not cached. Results are the same for any number."""
     skip_bad_images: bool = False
     """Leave out images that cannot be read, in place of refusing to train."""

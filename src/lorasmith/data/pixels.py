@@ -32,7 +32,7 @@ def read_sample(
         raise LorasmithError(f"{record.path}: cannot be read any more ({error})") from None
     box = place.box(crop_share(transforms, variant))
     grey = mask_image(record, picture.size, alpha)
-    mask = None if grey is None else fit(grey, place.resized, box).astype(np.float32) / 255
+    mask = None if grey is None else (fit(grey, place.resized, box) / 255).astype(np.float32)
     sample = Sample(fit(picture, place.resized, box), mask)
     for transform, chosen in zip(transforms, variant, strict=True):
         sample = transform.apply(sample, chosen)

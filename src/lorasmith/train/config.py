@@ -33,7 +33,7 @@ class TextConfig(Config):
 
     max_tokens: Literal[75, 150, 225] = 75
     """Longer captions are encoded in windows of 75 tokens and joined, up to this length."""
-    clip_skip: int = Field(1, ge=1, le=12)
+    clip_skip: int = Field(default=1, ge=1, le=12)
     """1: the last layer of the text encoder; 2: the one before (SD 1.x models made with it)."""
 
 
@@ -49,21 +49,21 @@ class TrainConfig(Config):
     """Of the LoRA file, without suffix. Default: the name of the output folder."""
     trigger: tuple[str, ...] = ()
     """The words that call the concept; checked in captions, written into the file."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     """Length of the run in optimizer steps; or give `epochs`, or `views_per_image`."""
-    epochs: int | None = Field(None, ge=1)
-    views_per_image: float | None = Field(None, gt=0)
+    epochs: int | None = Field(default=None, ge=1)
+    views_per_image: float | None = Field(default=None, gt=0)
     """How often the run sees an image, on average; 100 if no length is given."""
-    accumulation: int = Field(1, ge=1)
+    accumulation: int = Field(default=1, ge=1)
     """Micro-batches in one optimizer step."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the frozen base; adapters are always float32. `auto`: bf16 for full-size models, fp32 for tiny ones."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
     """CPU threads; default: torch's choice."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
@@ -71,7 +71,7 @@ class TrainConfig(Config):
     """What the base predicts; `auto` reads it from the model."""
     zero_terminal_snr: bool = False
     """Rescale the schedule so that the last step is pure noise (for v-prediction models made so)."""
-    ema: float = Field(0.0, ge=0, lt=1)
+    ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay of an average of the adapter's weights, which is what gets exported; 0 is off."""
 
     data: DataConfig

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from itertools import count
 from pathlib import Path
 
 from lorasmith.core.errors import LorasmithError
@@ -26,7 +26,7 @@ def claim(folder: Path, overwrite: bool) -> str:
             f"output: {folder} already holds a run. Continue it with: lorasmith train --resume {folder}; or choose "
             "another output; or give --overwrite, which moves the old run aside."
         )
-    aside = folder.with_name(f"{folder.name}.old-{datetime.now():%Y%m%d-%H%M%S}")
+    aside = next(p for i in count(1) if not (p := folder.with_name(f"{folder.name}.old-{i}")).exists())
     folder.rename(aside)
     return f"the run that was in {folder} is now {aside}"
 

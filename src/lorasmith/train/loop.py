@@ -7,12 +7,12 @@ number, the weights and the optimizer, nothing else.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 
 from lorasmith.core.rng import StepRng, derive
-from lorasmith.data.dataset import Batch, Plan
+from lorasmith.data.dataset import Plan
 from lorasmith.train.batches import complete
 from lorasmith.train.gradients import unscale_and_clip
 from lorasmith.train.losses import Outcome, Step
@@ -56,8 +56,7 @@ def step(run: Run, epoch: int, plans: list[Plan]) -> None:
     """One optimizer step over micro-batches that together are the global batch."""
     number = run.state.step
     rates = set_rates(run)
-    batches = (complete(run, run.dataset.load(plan)) for plan in plans)
-    outcome = descend(run, batches, number, sum(len(plan.items) for plan in plans))
+    outcome = descend(run, plans, number)
     run.state.step += 1
     run.state.samples += len(outcome.names)
     if run.ema is not None:
@@ -67,18 +66,18 @@ def step(run: Run, epoch: int, plans: list[Plan]) -> None:
     )
 
 
-def descend(run: Run, batches: Iterable[Batch], number: int, total: int) -> Outcome:
-    """Losses and gradients of all micro-batches, clipped, and one update. No host synchronisation on a GPU.
-
-    `number`: of the step; `total`: samples in the global batch, over which the loss is the mean.
-    """
+def descend(run: Run, plans: list[Plan], number: int) -> Outcome:
+    """Losses and gradients of the micro-batches of step `number`, clipped, and one update. The loss is the mean over
+    the global batch. No host synchronisation on a GPU."""
+    total = sum(len(plan.items) for plan in plans)
     run.optimizer.zero_grad(set_to_none=True)
     loss = torch.zeros((), device=run.device)
     parts: dict[str, torch.Tensor] = {}
     names: list[str] = []
-    for batch in batches:
-        samples = list(range(len(names), len(names) + len(batch.names)))
+    for plan in plans:
+        samples = list(range(len(names), len(names) + len(plan.items)))
         torch.manual_seed(derive(run.config.seed, "dropout", number, samples[0]))
+        batch = complete(run, run.dataset.load(plan))
         result = run.config.objective(run.family, batch, StepRng(run.config.seed, number, samples, run.device))
         (result.loss / total * run.scale.value).backward()
         loss += result.loss.detach() / total

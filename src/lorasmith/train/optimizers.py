@@ -22,13 +22,13 @@ Groups = list[dict[str, Any]]
 class OptimizerConfig(Component, root="optimizer", default="adamw"):
     """Learning rates and the optimizer that uses them."""
 
-    lr: float = Field(1e-4, ge=0)
+    lr: float = Field(default=1e-4, ge=0)
     """For every part that has none of its own."""
-    unet_lr: float | None = Field(None, ge=0)
+    unet_lr: float | None = Field(default=None, ge=0)
     """The UNet's; 0 leaves the UNet as it is. Default: `lr`."""
-    text_lr: float = Field(0.0, ge=0)
+    text_lr: float = Field(default=0.0, ge=0)
     """The text encoders'; 0 leaves them as they are."""
-    clip: float = Field(1.0, ge=0)
+    clip: float = Field(default=1.0, ge=0)
     """Gradients are scaled down to this total norm; 0 is off."""
 
     def rate(self, component: str) -> float:
@@ -46,9 +46,9 @@ class AdamW(OptimizerConfig):
     """AdamW (arXiv 1711.05101), fused."""
 
     kind: Literal["adamw"] = "adamw"
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
+    eps: float = Field(default=1e-8, gt=0)
 
     def build(self, groups: Groups) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=True)
@@ -58,9 +58,9 @@ class AdamW8bit(OptimizerConfig):
     """AdamW with 8-bit states (arXiv 2110.02861), by bitsandbytes."""
 
     kind: Literal["adamw8bit"] = "adamw8bit"
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
+    eps: float = Field(default=1e-8, gt=0)
 
     def build(self, groups: Groups) -> torch.optim.Optimizer:
         try:

@@ -18,7 +18,7 @@ from lorasmith.core.registry import Component
 class LrSchedule(Component, root="lr schedule", default="constant"):
     """The shape of the learning rate over the run."""
 
-    warmup: float = Field(0, ge=0)
+    warmup: float = Field(default=0, ge=0)
     """Steps of linear warm-up, or, below 1, their share of the run."""
 
     @abstractmethod
@@ -44,7 +44,7 @@ class Linear(LrSchedule):
     """From 1 to `end`."""
 
     kind: Literal["linear"] = "linear"
-    end: float = Field(0.0, ge=0)
+    end: float = Field(default=0.0, ge=0)
 
     def shape(self, progress: float) -> float:
         return 1 + (self.end - 1) * progress
@@ -54,7 +54,7 @@ class Cosine(LrSchedule):
     """Half a cosine from 1 to `end` (SGDR without restarts, arXiv 1608.03983)."""
 
     kind: Literal["cosine"] = "cosine"
-    end: float = Field(0.0, ge=0)
+    end: float = Field(default=0.0, ge=0)
 
     def shape(self, progress: float) -> float:
         return self.end + (1 - self.end) * (1 + math.cos(math.pi * progress)) / 2
@@ -64,7 +64,7 @@ class CosineWithRestarts(LrSchedule):
     """`cycles` half cosines, each from 1 to 0 (SGDR, arXiv 1608.03983)."""
 
     kind: Literal["cosine_with_restarts"] = "cosine_with_restarts"
-    cycles: int = Field(1, ge=1)
+    cycles: int = Field(default=1, ge=1)
 
     def shape(self, progress: float) -> float:
         return 0.0 if progress >= 1 else (1 + math.cos(math.pi * (self.cycles * progress % 1))) / 2
@@ -74,8 +74,8 @@ class Polynomial(LrSchedule):
     """(1 - progress)^power, from 1 to `end`."""
 
     kind: Literal["polynomial"] = "polynomial"
-    power: float = Field(1.0, gt=0)
-    end: float = Field(0.0, ge=0)
+    power: float = Field(default=1.0, gt=0)
+    end: float = Field(default=0.0, ge=0)
 
     def shape(self, progress: float) -> float:
         return self.end + (1 - self.end) * (1 - progress) ** self.power

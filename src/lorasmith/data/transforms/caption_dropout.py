@@ -14,7 +14,7 @@ class CaptionDropout(CaptionTransform):
     """An empty caption with probability `rate`, which trains the unconditional side of guidance (arXiv 2207.12598)."""
 
     kind: Literal["caption_dropout"] = "caption_dropout"
-    rate: float = Field(0.1, ge=0, le=1)
+    rate: float = Field(default=0.1, ge=0, le=1)
 
     @property
     def random(self) -> bool:

@@ -16,7 +16,7 @@ class RandomCrop(ImageTransform):
     """
 
     kind: Literal["random_crop"] = "random_crop"
-    places: int = Field(5, ge=2, le=33)
+    places: int = Field(default=5, ge=2, le=33)
 
     @property
     def variants(self) -> int:

@@ -14,7 +14,7 @@ class Shuffle(CaptionTransform):
     """Shuffles the tags of a caption, all but the first `keep`."""
 
     kind: Literal["shuffle"] = "shuffle"
-    keep: int = Field(1, ge=0)
+    keep: int = Field(default=1, ge=0)
     separator: str = ","
 
     @property

@@ -14,8 +14,8 @@ class TagDropout(CaptionTransform):
     """Leaves out each tag with probability `rate`, all but the first `keep`."""
 
     kind: Literal["tag_dropout"] = "tag_dropout"
-    rate: float = Field(0.1, ge=0, le=1)
-    keep: int = Field(1, ge=0)
+    rate: float = Field(default=0.1, ge=0, le=1)
+    keep: int = Field(default=1, ge=0)
     separator: str = ","
 
     @property

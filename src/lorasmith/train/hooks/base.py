@@ -19,9 +19,9 @@ class Hook(Component, root="hook"):
     Hooks read the run and write files; they cannot move training, since all its draws are made by position.
     """
 
-    every_steps: int | None = Field(None, ge=1)
-    every_epochs: int | None = Field(None, ge=1)
-    every_minutes: float | None = Field(None, gt=0)
+    every_steps: int | None = Field(default=None, ge=1)
+    every_epochs: int | None = Field(default=None, ge=1)
+    every_minutes: float | None = Field(default=None, gt=0)
     at_start: bool = False
     at_end: bool = True
 

@@ -17,8 +17,8 @@ class Checkpoints(Hook):
     """Writes a checkpoint now and then, and keeps the newest few."""
 
     kind: Literal["checkpoint"] = "checkpoint"
-    every_minutes: float | None = Field(10.0, gt=0)
-    keep: int = Field(2, ge=1)
+    every_minutes: float | None = Field(default=10.0, gt=0)
+    keep: int = Field(default=2, ge=1)
 
     def act(self, run: Run) -> None:
         path = checkpoint.save(run)

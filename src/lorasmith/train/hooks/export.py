@@ -17,7 +17,7 @@ class Exports(Hook):
     """Writes `name-000100.safetensors` at step 100, and `name.safetensors` at the end."""
 
     kind: Literal["export"] = "export"
-    keep: int | None = Field(None, ge=1)
+    keep: int | None = Field(default=None, ge=1)
     """Keep the newest few of the numbered files; default: all."""
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Of the numbers in the file. fp16 halves the file; fp32 is exact."""

@@ -16,7 +16,7 @@ class Log(Hook):
     """Reads back what the steps collected on the device; on a GPU not every step, since reading waits for it."""
 
     kind: Literal["log"] = "log"
-    every_steps: int | None = Field(None, ge=1)
+    every_steps: int | None = Field(default=None, ge=1)
     """Default: each step on a CPU, each tenth on a GPU."""
     tensorboard: bool = True
 

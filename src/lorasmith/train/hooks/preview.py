@@ -27,8 +27,8 @@ class Previews(Hook):
     """Prompts, or a file of them (one a line, with kohya's `--n --w --h --s --d --l` options)."""
     negative: str = ""
     seed: int = 0
-    steps: int = Field(20, ge=1)
-    cfg: float = Field(7.0, ge=1)
+    steps: int = Field(default=20, ge=1)
+    cfg: float = Field(default=7.0, ge=1)
     sampler: str = "ddim"
     width: int | None = None
     """Default: the training resolution."""

@@ -35,7 +35,7 @@ class Validation(Hook):
     """
 
     kind: Literal["validation"] = "validation"
-    every_epochs: int | None = Field(1, ge=1)
+    every_epochs: int | None = Field(default=1, ge=1)
     at_start: bool = True
     timesteps: tuple[int, ...] = (100, 300, 500, 700, 900)
     """Each held-out image is measured at each of these."""

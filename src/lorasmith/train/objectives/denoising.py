@@ -19,7 +19,6 @@ from lorasmith.diffusion.weightings import Weighting
 from lorasmith.families.base import Family
 from lorasmith.train.objectives.base import Objective, StepResult
 
-
 PREDICTIONS: dict[str, Prediction] = {"epsilon": Epsilon(), "v_prediction": VPrediction()}
 
 
@@ -37,7 +36,8 @@ class Denoising(Objective):
 
     def __call__(self, family: Family, batch: Batch, rng: StepRng) -> StepResult:
         schedule, prediction = family.schedule, PREDICTIONS[family.prediction]
-        assert batch.moments is not None and batch.cond is not None
+        assert batch.moments is not None
+        assert batch.cond is not None
 
         x0 = family.latents(batch.moments, rng.normal("latent", tuple(batch.moments.mean.shape[1:])))
         t = self.timesteps(rng, schedule)
