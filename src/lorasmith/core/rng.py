@@ -32,6 +32,10 @@ def python_random(seed: int, purpose: str, *position: int | str) -> random.Rando
 
 
 Draw = Callable[[torch.Generator], Tensor]
+Make = Callable[[], Tensor]
+
+GOLDEN = (5**0.5 - 1) / 2
+SILVER = 2**0.5 - 1
 
 
 class StepRng:
@@ -46,29 +50,41 @@ class StepRng:
 
     def __init__(self, seed: int, step: int, samples: list[int], device: torch.device | str = "cpu") -> None:
         self.seed, self.step, self.samples, self.device = seed, step, samples, torch.device(device)
-        self._frozen: dict[str, tuple[Draw, Tensor]] | None = None
+        self._frozen: dict[str, tuple[Make, Tensor]] | None = None
 
     def normal(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
         """(B, *shape) float32, standard normal."""
-        return self._draw(purpose, lambda g: torch.randn(shape, generator=g))
+        return self._kept(purpose, lambda: self._each(purpose, lambda g: torch.randn(shape, generator=g)))
 
     def uniform(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
         """(B, *shape) float32 in [0, 1)."""
-        return self._draw(purpose, lambda g: torch.rand(shape, generator=g))
+        return self._kept(purpose, lambda: self._each(purpose, lambda g: torch.rand(shape, generator=g)))
 
     def integers(self, purpose: str, low: int, high: int) -> Tensor:
         """(B,) int64 in [low, high)."""
-        return self._draw(purpose, lambda g: torch.randint(low, high, (), generator=g))
+        return self._kept(purpose, lambda: self._each(purpose, lambda g: torch.randint(low, high, (), generator=g)))
 
-    def _draw(self, purpose: str, draw: Draw) -> Tensor:
+    def spread(self, purpose: str) -> Tensor:
+        """(B,) float32 in [0, 1], evenly spread over the samples of a step and over the steps of a run.
+
+        Points of a lattice: start(seed) + sample * golden ratio + step * silver ratio, modulo 1. Each row and each
+        column of it is a low-discrepancy sequence.
+        """
+        start = derive(self.seed, purpose) / 2**63
+        return self._kept(
+            purpose,
+            lambda: torch.tensor([(start + i * GOLDEN + self.step * SILVER) % 1.0 for i in self.samples]),
+        )
+
+    def _kept(self, purpose: str, make: Make) -> Tensor:
         if self._frozen is not None and purpose in self._frozen:
             return self._frozen[purpose][1]
-        value = self._sample(purpose, draw).to(self.device, non_blocking=True)
+        value = make().to(self.device, non_blocking=True)
         if self._frozen is not None:
-            self._frozen[purpose] = (draw, value)
+            self._frozen[purpose] = (make, value)
         return value
 
-    def _sample(self, purpose: str, draw: Draw) -> Tensor:
+    def _each(self, purpose: str, draw: Draw) -> Tensor:
         return torch.stack([draw(torch_generator(self.seed, purpose, self.step, i)) for i in self.samples])
 
     def freeze(self) -> StepRng:
@@ -79,5 +95,5 @@ class StepRng:
     def refill(self, step: int, samples: list[int]) -> None:
         """Write the draws of another step into the kept tensors. The number of samples must stay."""
         self.step, self.samples = step, samples
-        for purpose, (draw, value) in (self._frozen or {}).items():
-            value.copy_(self._sample(purpose, draw), non_blocking=True)
+        for make, value in (self._frozen or {}).values():
+            value.copy_(make(), non_blocking=True)

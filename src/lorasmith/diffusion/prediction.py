@@ -35,7 +35,8 @@ class Epsilon(Prediction):
         return noise
 
     def x0(self, output: Tensor, x_t: Tensor, t: Tensor, schedule: NoiseSchedule) -> Tensor:
-        return (x_t - schedule.sigma(t, x_t) * output) / schedule.alpha(t, x_t)
+        # at pure noise epsilon says nothing of x0; the bound keeps the answer finite
+        return (x_t - schedule.sigma(t, x_t) * output) / schedule.alpha(t, x_t).clamp(min=1e-4)
 
 
 class VPrediction(Prediction):

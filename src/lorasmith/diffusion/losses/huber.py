@@ -21,8 +21,8 @@ class Huber(Loss):
     """
 
     kind: Literal["huber"] = "huber"
-    c: float = Field(0.1, gt=0)
-    scale: float = Field(1.0, gt=0)
+    c: float = Field(default=0.1, gt=0)
+    scale: float = Field(default=1.0, gt=0)
     """A further factor on c, for all three forms."""
     schedule: Literal["constant", "exponential", "snr"] = "snr"
 
@@ -31,7 +31,7 @@ class Huber(Loss):
         return self.distance(output - target, c)
 
     def distance(self, d: Tensor, c: Tensor) -> Tensor:
-        return 2 * c * ((d**2 + c**2).sqrt() - c)
+        return c * smooth_l1(d, c)
 
     def width(self, t: Tensor, schedule: NoiseSchedule) -> Tensor:
         """c at each t, (B,)."""
@@ -42,3 +42,9 @@ class Huber(Loss):
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         # 1 / (1 + sigma / alpha)^2, written so that alpha = 0 (zero terminal SNR) stays finite
         return ((1 - self.c) * (alpha / (alpha + sigma)) ** 2 + self.c) * self.scale
+
+
+def smooth_l1(d: Tensor, c: Tensor) -> Tensor:
+    """2 (sqrt(d^2 + c^2) - c), as a quotient: the difference would lose all digits of a small d."""
+    square = d**2
+    return 2 * square / ((square + c**2).sqrt() + c)

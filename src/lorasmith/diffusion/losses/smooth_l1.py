@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from lorasmith.diffusion.losses.huber import Huber
+from lorasmith.diffusion.losses.huber import Huber, smooth_l1
 
 
 class SmoothL1(Huber):
@@ -15,4 +15,4 @@ class SmoothL1(Huber):
     kind: Literal["smooth_l1"] = "smooth_l1"  # type: ignore[assignment]
 
     def distance(self, d: Tensor, c: Tensor) -> Tensor:
-        return 2 * ((d**2 + c**2).sqrt() - c)
+        return smooth_l1(d, c)

@@ -16,7 +16,7 @@ class InputPerturbation(Noise):
 
     input_only: ClassVar[bool] = True
     kind: Literal["input_perturbation"] = "input_perturbation"
-    gamma: float = Field(0.1, ge=0)
+    gamma: float = Field(default=0.1, ge=0)
     random: bool = False
     """Draw gamma anew for each sample, uniform in [0, gamma)."""
 

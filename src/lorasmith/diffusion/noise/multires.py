@@ -13,21 +13,23 @@ from lorasmith.diffusion.noise.base import Noise
 
 
 class Multires(Noise):
-    """Adds coarser and coarser noise, each enlarged and weaker by `discount`, then brings each sample to unit std.
+    """Adds coarser and coarser noise, level i enlarged to the latent's size and weighted by discount^i, then brings
+    each sample to unit std.
 
-    Level i has the latent's size divided by 2^i (the tools that made this known draw a random factor in 2..4; a fixed
-    one keeps draws positional and shapes constant). Levels end when a side is one pixel.
+    Level i has the latent's size divided by factor^i (the tools that made this known draw the factor anew in 2..4; a
+    fixed one keeps shapes constant). Levels end when a side is one pixel.
     """
 
     kind: Literal["multires"] = "multires"
     levels: int = Field(6, ge=1)
     discount: float = Field(0.3, ge=0, le=1)
+    factor: float = Field(3.0, gt=1)
 
     def __call__(self, noise: Tensor, x0: Tensor, rng: StepRng) -> Tensor:
         channels, height, width = x0.shape[1:]
         total = noise
         for level in range(self.levels):
-            h, w = max(1, height >> level), max(1, width >> level)
+            h, w = (max(1, int(side / self.factor**level)) for side in (height, width))
             coarse = rng.normal(f"multires {level}", (channels, h, w))
             total = total + self.discount**level * F.interpolate(coarse, (height, width), mode="bilinear")
             if h == 1 or w == 1:

@@ -19,7 +19,7 @@ class Offset(Noise):
     """
 
     kind: Literal["offset"] = "offset"
-    strength: float = Field(0.05, ge=0)
+    strength: float = Field(default=0.05, ge=0)
     random: bool = False
     adaptive: float = 0.0
 

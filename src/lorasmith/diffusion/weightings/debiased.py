@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from lorasmith.diffusion.prediction import Prediction
+from lorasmith.diffusion.prediction import Prediction, VPrediction
 from lorasmith.diffusion.schedule import NoiseSchedule
 from lorasmith.diffusion.weightings.base import Weighting
 
@@ -19,4 +19,4 @@ class Debiased(Weighting):
 
     def __call__(self, t: Tensor, schedule: NoiseSchedule, prediction: Prediction) -> Tensor:
         snr = schedule.snr(t).clamp(1e-3, 1e3)
-        return 1 / (snr + 1) if prediction.kind == "v_prediction" else snr.rsqrt()
+        return 1 / (snr + 1) if isinstance(prediction, VPrediction) else snr.rsqrt()
