@@ -21,9 +21,9 @@ class Multires(Noise):
     """
 
     kind: Literal["multires"] = "multires"
-    levels: int = Field(6, ge=1)
-    discount: float = Field(0.3, ge=0, le=1)
-    factor: float = Field(3.0, gt=1)
+    levels: int = Field(default=6, ge=1)
+    discount: float = Field(default=0.3, ge=0, le=1)
+    factor: float = Field(default=3.0, gt=1)
 
     def __call__(self, noise: Tensor, x0: Tensor, rng: StepRng) -> Tensor:
         channels, height, width = x0.shape[1:]

@@ -24,8 +24,8 @@ class TimestepSampler(Component, root="timestep sampler"):
 class Ranged(TimestepSampler):
     """Samplers of t in [min, max), in units of the schedule's steps."""
 
-    min: int = Field(0, ge=0)
-    max: int = Field(1000, ge=1)
+    min: int = Field(default=0, ge=0)
+    max: int = Field(default=1000, ge=1)
 
     @model_validator(mode="after")
     def _order(self) -> Self:

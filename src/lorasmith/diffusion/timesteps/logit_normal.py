@@ -20,7 +20,7 @@ class LogitNormal(Ranged):
 
     kind: Literal["logit_normal"] = "logit_normal"
     mean: float = 0.0
-    std: float = Field(1.0, gt=0)
+    std: float = Field(default=1.0, gt=0)
 
     def __call__(self, rng: StepRng, schedule: NoiseSchedule) -> Tensor:
         return self.place((self.mean + self.std * rng.normal("timesteps", ())).sigmoid(), schedule)

@@ -17,7 +17,7 @@ class VLike(Weighting):
     taken within [0.001, 1000], so that pure noise stays finite."""
 
     kind: Literal["v_like"] = "v_like"
-    strength: float = Field(0.1, gt=0)
+    strength: float = Field(default=0.1, gt=0)
 
     def __call__(self, t: Tensor, schedule: NoiseSchedule, prediction: Prediction) -> Tensor:
         snr = schedule.snr(t).clamp(1e-3, 1e3)

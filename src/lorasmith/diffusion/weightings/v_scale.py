@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lorasmith.diffusion.prediction import Prediction
+from lorasmith.diffusion.prediction import Prediction, VPrediction
 from lorasmith.diffusion.schedule import NoiseSchedule
 from lorasmith.diffusion.weightings.base import Weighting
 
@@ -19,7 +19,7 @@ class VScale(Weighting):
     kind: Literal["v_scale"] = "v_scale"
 
     def __call__(self, t: Tensor, schedule: NoiseSchedule, prediction: Prediction) -> Tensor:
-        if prediction.kind != "v_prediction":
+        if not isinstance(prediction, VPrediction):
             return torch.ones_like(t, dtype=torch.float32)
         snr = schedule.snr(t).clamp(max=1e3)
         return snr / (snr + 1)
