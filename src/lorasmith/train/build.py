@@ -20,8 +20,9 @@ from lorasmith.train.ema import Ema
 from lorasmith.train.events import Events
 from lorasmith.train.folder import claim, write_config
 from lorasmith.train.gradients import LossScale
+from lorasmith.train.graph import Graphs
 from lorasmith.train.hooks import Hook
-from lorasmith.train.optimizers import Groups
+from lorasmith.train.optimizers import AdamW, Groups
 from lorasmith.train.run import Length, Run
 from lorasmith.train.summary import write_summary
 
@@ -102,9 +103,12 @@ def make_adapters(config: TrainConfig, family: Family) -> AdapterSet:
 def assemble(config: TrainConfig, family: Family, dataset: Dataset, adapters: AdapterSet, progress: Progress) -> Run:
     """The run at step 0."""
     groups = parameter_groups(config, adapters)
+    graphed = can_graph(config, family, dataset)
+    if graphed:  # a captured step reads its learning rate from the device
+        groups = [g | {"lr": torch.tensor(g["lr"], device=family.device)} for g in groups]
     optimizer = config.optimizer.build(groups)
     config.output.mkdir(parents=True, exist_ok=True)
-    return Run(
+    run = Run(
         config=config,
         folder=config.output,
         family=family,
@@ -119,6 +123,15 @@ def assemble(config: TrainConfig, family: Family, dataset: Dataset, adapters: Ad
         hooks=hooks_of(config),
         scale=LossScale(family.dtype == torch.float16, family.device),
     )
+    run.graphs = Graphs(run) if graphed else None
+    return run
+
+
+def can_graph(config: TrainConfig, family: Family, dataset: Dataset) -> bool:
+    """Whether steps may be captured: a GPU, everything cached, one micro-batch a step, an optimizer that allows it."""
+    fused = isinstance(config.optimizer, AdamW)
+    cached = dataset.text_cached and config.data.cache_latents
+    return config.cuda_graph and family.device.type == "cuda" and cached and fused and config.accumulation == 1
 
 
 def parameter_groups(config: TrainConfig, adapters: AdapterSet) -> Groups:

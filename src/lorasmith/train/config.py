@@ -65,6 +65,8 @@ class TrainConfig(Config):
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; default: torch's choice."""
+    cuda_graph: bool = True
+    """On a GPU, capture whole steps as CUDA graphs where latents and texts are cached: far faster at small batches."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     prediction: Literal["auto", "epsilon", "v_prediction"] = "auto"

@@ -27,11 +27,11 @@ class LossScale:
         """After a step whose gradients were, or were not, finite."""
         if not self.active:
             return
-        self.good = torch.where(finite, self.good + 1, torch.zeros_like(self.good))
-        grown = self.good >= GROWTH_INTERVAL
+        good = torch.where(finite, self.good + 1, 0.0)
+        grown = good >= GROWTH_INTERVAL
         factor = torch.where(finite, torch.where(grown, 2.0, 1.0), 0.5)
-        self.value = (self.value * factor).clamp(1.0, 65536.0)
-        self.good = torch.where(grown, torch.zeros_like(self.good), self.good)
+        self.value.copy_((self.value * factor).clamp(1.0, 65536.0))
+        self.good.copy_(torch.where(grown, 0.0, good))
 
 
 @torch.no_grad()

@@ -43,10 +43,6 @@ class Graphs:
         self.seen: dict[tuple[Any, ...], Captured | None] = {}
         self.pool: Any = None
 
-    def fits(self, batches: list[Batch]) -> bool:
-        """Whether a step is one micro-batch whose latents and texts are all there."""
-        return len(batches) == 1 and batches[0].cond is not None and batches[0].moments is not None
-
     def __call__(self, batch: Batch, number: int, body: Body) -> Outcome:
         """Run `body` on `batch` for step `number`: as it is, captured, or replayed."""
         key = shapes_of(batch)
@@ -69,6 +65,7 @@ class Graphs:
 
     def capture(self, batch: Batch, number: int, body: Body) -> Captured:
         """Record `body`; nothing is computed yet. Draws are made first, so that the graph finds them in place."""
+        batch = owned(batch)
         rng = StepRng(self.run.config.seed, number, list(range(len(batch.names))), self.run.device)
         self.record_draws(rng, batch)
         graph = torch.cuda.CUDAGraph()

@@ -7,12 +7,12 @@ number, the weights and the optimizer, nothing else.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 
 from lorasmith.core.rng import StepRng, derive
-from lorasmith.data.dataset import Plan
+from lorasmith.data.dataset import Batch, Plan
 from lorasmith.train.batches import complete
 from lorasmith.train.gradients import unscale_and_clip
 from lorasmith.train.losses import Outcome, Step
@@ -67,18 +67,33 @@ def step(run: Run, epoch: int, plans: list[Plan]) -> None:
 
 
 def descend(run: Run, plans: list[Plan], number: int) -> Outcome:
-    """Losses and gradients of the micro-batches of step `number`, clipped, and one update. The loss is the mean over
-    the global batch. No host synchronisation on a GPU."""
+    """Step `number`: the loss, the mean over the micro-batches' samples together, and one step down its gradient."""
     total = sum(len(plan.items) for plan in plans)
+    batches = prepared(run, plans, number)
+    if run.graphs is not None and len(plans) == 1:
+        batch, _ = next(batches)
+        return run.graphs(batch, number, lambda held, rng: update_on(run, [(held, rng)], total))
+    return update_on(run, batches, total)
+
+
+def prepared(run: Run, plans: list[Plan], number: int) -> Iterator[tuple[Batch, StepRng]]:
+    """The micro-batches of a step with their draws. Dropout, too, follows from the position."""
+    seen = 0
+    for plan in plans:
+        samples = list(range(seen, seen + len(plan.items)))
+        torch.manual_seed(derive(run.config.seed, "dropout", number, seen))
+        yield complete(run, run.dataset.load(plan)), StepRng(run.config.seed, number, samples, run.device)
+        seen += len(samples)
+
+
+def update_on(run: Run, batches: Iterable[tuple[Batch, StepRng]], total: int) -> Outcome:
+    """Gradients of all micro-batches, clipped, and one optimizer step. No host synchronisation on a GPU."""
     run.optimizer.zero_grad(set_to_none=True)
     loss = torch.zeros((), device=run.device)
     parts: dict[str, torch.Tensor] = {}
     names: list[str] = []
-    for plan in plans:
-        samples = list(range(len(names), len(names) + len(plan.items)))
-        torch.manual_seed(derive(run.config.seed, "dropout", number, samples[0]))
-        batch = complete(run, run.dataset.load(plan))
-        result = run.config.objective(run.family, batch, StepRng(run.config.seed, number, samples, run.device))
+    for batch, rng in batches:
+        result = run.config.objective(run.family, batch, rng)
         (result.loss / total * run.scale.value).backward()
         loss += result.loss.detach() / total
         parts |= result.parts
@@ -92,8 +107,15 @@ def descend(run: Run, plans: list[Plan], number: int) -> Outcome:
 
 
 def set_rates(run: Run) -> dict[str, float]:
-    """Give each parameter group its learning rate of this step; returns them by name."""
+    """Give each parameter group its learning rate of this step; returns them by name.
+
+    A rate that is a tensor is written in place, so that a captured graph sees it.
+    """
     factor = run.config.lr_schedule.factor(run.state.step, run.length.steps)
+    rates = {group["name"]: group["base_lr"] * factor for group in run.optimizer.param_groups}
     for group in run.optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor
-    return {group["name"]: group["lr"] for group in run.optimizer.param_groups}
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rates[group["name"]])
+        else:
+            group["lr"] = rates[group["name"]]
+    return rates

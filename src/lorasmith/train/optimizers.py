@@ -51,7 +51,9 @@ class AdamW(OptimizerConfig):
     eps: float = Field(default=1e-8, gt=0)
 
     def build(self, groups: Groups) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(groups, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=True)
+        graphed = any(isinstance(group["lr"], torch.Tensor) for group in groups)
+        options = {"betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}
+        return torch.optim.AdamW(groups, fused=True, capturable=graphed, **options)
 
 
 class AdamW8bit(OptimizerConfig):

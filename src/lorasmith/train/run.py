@@ -18,6 +18,7 @@ from lorasmith.train.config import TrainConfig
 from lorasmith.train.ema import Ema
 from lorasmith.train.events import Events
 from lorasmith.train.gradients import LossScale
+from lorasmith.train.graph import Graphs
 from lorasmith.train.hooks import Hook
 from lorasmith.train.losses import Losses
 
@@ -68,6 +69,8 @@ class Run:
     events: Events
     hooks: tuple[Hook, ...]
     scale: LossScale
+    graphs: Graphs | None = None
+    """Steps as CUDA graphs, where there is a GPU."""
     state: TrainState = field(default_factory=TrainState)
     losses: Losses = field(default_factory=Losses)
     marks: dict[str, float] = field(default_factory=dict)
