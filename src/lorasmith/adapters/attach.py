@@ -43,11 +43,13 @@ class AdapterSet:
         for name in chosen(config.layers, layers, presets):
             layer = current(layers[name])
             spec = spec_of(name, layer)
+            if spec is None:
+                continue
             own, rate = config.for_layer(name)
             base = tensor_of(layer, "weight")
-            adapter = own.build(spec, base, torch_generator(seed, "adapter", name)) if spec is not None else None
+            adapter = own.build(spec, base.detach(), torch_generator(seed, "adapter", name))
             if adapter is not None:
-                adapter.dropout = own.dropouts
+                adapter.dropout, adapter.max_norm = own.dropouts, own.max_norm
                 adapters[name] = adapter.to(base.device)
                 rates[name] = rate
         if not adapters:
@@ -127,22 +129,37 @@ class AdapterSet:
         finally:
             self.set_strength(before)
 
+    def limit_norms(self) -> None:
+        """Shrink the changes that exceed their `max_norm`; for after a step. Does nothing where there is none."""
+        for name, adapter in self.adapters.items():
+            if adapter.max_norm is not None:
+                adapter.limit_norm(tensor_of(current(self._places[name]), "weight"))
+
     def merge(self, strength: float = 1.0) -> None:
-        """Write the changes into the weights of the layers (which must not be attached)."""
+        """Write the changes into the weights and biases of the layers (which must not be attached)."""
         if self.attached or self._kept is not None:
             raise LorasmithError("detach the adapters before merging them, and merge them once")
         self._kept = {}
         for name, adapter in self.adapters.items():
-            weight = tensor_of(current(self._places[name]), "weight")
-            self._kept[name] = weight.detach().clone()
-            with torch.no_grad():
-                weight.copy_(adapter.weight(weight.detach(), strength))
+            layer, change = current(self._places[name]), adapter.bias_delta()
+            weight = tensor_of(layer, "weight")
+            self._write(name, "weight", adapter.weight(weight.detach(), strength))
+            if change is not None:
+                self._write(name, "bias", tensor_of(layer, "bias").detach().float() + strength * change)
+
+    def _write(self, name: str, part: str, value: Tensor) -> None:
+        kept = tensor_of(current(self._places[name]), part)
+        assert self._kept is not None
+        self._kept[f"{name}/{part}"] = kept.detach().clone()
+        with torch.no_grad():
+            kept.copy_(value)
 
     def unmerge(self) -> None:
         """Put the weights back that `merge` found."""
-        for name, kept in (self._kept or {}).items():
+        for key, kept in (self._kept or {}).items():
+            name, _, part = key.rpartition("/")
             with torch.no_grad():
-                tensor_of(current(self._places[name]), "weight").copy_(kept)
+                tensor_of(current(self._places[name]), part).copy_(kept)
         self._kept = None
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar, Literal, Self
@@ -31,6 +31,7 @@ class LayerSpec:
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    bias: bool = False
 
     @property
     def component(self) -> str:
@@ -52,12 +53,19 @@ class Adapter(nn.Module):
 
     Parameters are float32; `words` maps the attribute names of what is saved to the words of kohya-like files
     (`{"down": "lora_down.weight", "up": "lora_up.weight"}`). At the start, every adapter leaves its layer as it is.
+    At strength s a layer's weight is W + s (W' - W), for every kind: what all user interfaces do.
     """
 
     words: ClassVar[dict[str, str]] = {}
     additive: ClassVar[bool] = True
-    """Whether the change does not depend on the weight that it is added to, and `branch` is there."""
+    """Whether the change does not depend on the weight that it is added to, so that `branch` is there."""
+    factors: ClassVar[tuple[str, ...]] = ()
+    """Attributes whose product the change is (absent ones are None)."""
+    passes: ClassVar[int] = 1
+    """How often `limit_norm` must shrink to get there; more than 1 where the change is not a product."""
     dropout: Dropouts
+    max_norm: float | None = None
+    """Bound of the Frobenius norm of the change; `limit_norm` keeps it."""
 
     def __init__(self, layer: LayerSpec) -> None:
         super().__init__()
@@ -68,22 +76,34 @@ class Adapter(nn.Module):
         """The change at strength 1, of the weight's shape, scale included. `base` is there for kinds that need it."""
         raise NotImplementedError(f"{type(self).__name__} has no additive form")
 
+    def bias_delta(self) -> Tensor | None:
+        """The change of the layer's bias at strength 1, or None; `branch` includes it."""
+        return None
+
     def weight(self, base: Tensor, strength: float = 1.0) -> Tensor:
         """The changed weight, in float32."""
         base = base.float()
         return base + strength * self.delta(base)
 
+    def passing_weight(self, base: Tensor, strength: float = 1.0) -> Tensor:
+        """The changed weight of this pass: with dropouts, in training."""
+        base = base.float()
+        return base + strength * self.thin(self.delta(base))
+
     def branch(self, x: Tensor) -> Tensor:
         """What to add to the layer's output at strength 1, in x's dtype. Kinds with a cheaper way override this."""
-        delta, spec = self.delta().to(x.dtype), self.layer
-        if spec.kind == "linear":
-            return F.linear(x, delta)
-        return F.conv2d(x, delta, None, spec.stride, spec.padding, spec.dilation, spec.groups)
+        bias = self.bias_delta()
+        return operate(self.layer, x, self.thin(self.delta()).to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @property
-    def alpha(self) -> float:
-        """The alpha that files store; consumers scale by alpha / rank."""
-        raise NotImplementedError
+    def alpha(self) -> float | None:
+        """The alpha that files store, or None; consumers scale by alpha / rank."""
+        return None
+
+    @property
+    def rank(self) -> int | None:
+        """What alpha is divided by, if the kind has ranks."""
+        return None
 
     def drop(self, h: Tensor) -> Tensor:
         """Training only: dropout of what lies between the factors, (..., rank) or (B, rank, H, W): single neurons
@@ -97,14 +117,48 @@ class Adapter(nn.Module):
             h = h * F.dropout(h.new_ones(shape), self.dropout.rank)
         return h
 
+    def thin(self, delta: Tensor) -> Tensor:
+        """Training only, for kinds with nothing between factors: dropout of single entries of the change with
+        p = `neuron` and of whole rows (outputs) with p = `rank`; what stays is scaled up."""
+        if not self.training:
+            return delta
+        if self.dropout.neuron:
+            delta = F.dropout(delta, self.dropout.neuron)
+        if self.dropout.rank:
+            rows = delta.new_ones(delta.shape[0], *[1] * (delta.dim() - 1))
+            delta = delta * F.dropout(rows, self.dropout.rank)
+        return delta
+
     def skip(self) -> bool:
         """Training only: whether this adapter sits out this pass (p = `module`)."""
         return self.training and self.dropout.module > 0 and float(torch.rand(())) < self.dropout.module
 
+    @torch.no_grad()
+    def limit_norm(self, base: Tensor) -> None:
+        """Shrink the factors until the norm of the change is at most `max_norm`; no host synchronisation."""
+        if self.max_norm is None:
+            return
+        for _ in range(self.passes):
+            norm = self.delta(base.float()).norm().clamp(min=1e-12)
+            self.shrink((self.max_norm / norm).clamp(max=1.0))
+
+    def shrink(self, ratio: Tensor) -> None:
+        """Multiply the change by `ratio`, evenly over its factors."""
+        present = [p for name in self.factors if (p := getattr(self, name)) is not None]
+        for parameter in present:
+            parameter.mul_(ratio ** (1 / len(present)))
+
     def tensors(self) -> dict[str, Tensor]:
-        """What files hold, by their words, alpha included."""
-        named = {word: getattr(self, name).detach() for name, word in self.words.items()}
-        return named | {"alpha": torch.tensor(float(self.alpha))}
+        """What files hold, by their words, alpha included if there is one."""
+        found = {word: t.detach() for name, word in self.words.items() if (t := getattr(self, name)) is not None}
+        return found if self.alpha is None else found | {"alpha": torch.tensor(float(self.alpha))}
+
+
+def operate(layer: LayerSpec, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear's or convolution's operation with another weight and bias."""
+    if layer.kind == "linear":
+        return F.linear(x, weight, bias)
+    return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
 class LayerRule(Config):
@@ -112,23 +166,31 @@ class LayerRule(Config):
 
     layers: str
     """fnmatch pattern of layer names."""
-    rank: int | None = Field(None, ge=1)
-    alpha: float | None = Field(None, gt=0)
-    lr: float = Field(1.0, gt=0)
+    rank: int | None = Field(default=None, ge=1)
+    alpha: float | None = Field(default=None, gt=0)
+    lr: float = Field(default=1.0, gt=0)
     """Factor of the learning rate."""
 
 
 class AdapterConfig(Component, root="adapter"):
     """The settings of an adapter kind: which layers, and how each is built."""
 
-    signature: ClassVar[str] = ""
-    """The file word whose presence tells this kind from the others."""
+    signatures: ClassVar[tuple[str, ...]] = ()
+    """File words, each of which tells this kind from the others."""
+    reads: ClassVar[frozenset[str]] = frozenset()
+    """All file words that `restore` understands."""
+    precedence: ClassVar[int] = 0
+    """Kinds that contain another kind's words are asked first."""
+    on_norms: ClassVar[bool] = False
+    """Whether this kind sits on norms, which other kinds pass over."""
 
     layers: str | tuple[str, ...] = "attention-mlp"
     """A preset of the family, or fnmatch patterns of layer names; a pattern with `!` in front takes layers out."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     rank_dropout: float = Field(default=0.0, ge=0, lt=1)
     module_dropout: float = Field(default=0.0, ge=0, lt=1)
+    max_norm: float | None = Field(default=None, gt=0)
+    """After each step, shrink any layer's change to this Frobenius norm (kohya's scale_weight_norms)."""
     overrides: tuple[LayerRule, ...] = ()
     """Other settings for some layers; the first rule that fits a layer counts."""
 
@@ -142,19 +204,25 @@ class AdapterConfig(Component, root="adapter"):
         if rule is None:
             return self, 1.0
         changes = {k: v for k in ("rank", "alpha") if (v := getattr(rule, k)) is not None and hasattr(self, k)}
+        changes |= {f"conv_{k}": None for k in changes if hasattr(self, f"conv_{k}")}
         return self.model_copy(update=changes), rule.lr
+
+    @classmethod
+    def claims(cls, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether one layer's file tensors are of this kind."""
+        return any(word in tensors for word in cls.signatures)
 
     @abstractmethod
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> Adapter | None:
         """A fresh adapter for a layer with weight `base`, or None if this kind does not fit such a layer."""
 
     @abstractmethod
-    def restore(self, layer: LayerSpec, base: Tensor, tensors: dict[str, Tensor]) -> Adapter:
+    def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> Adapter:
         """An adapter with the tensors of a file, keyed by file words (`lora_down.weight`, `alpha`)."""
 
 
-def kind_of(words: Iterable[str]) -> type[AdapterConfig] | None:
-    """The kind that a layer's file words belong to; the longest signature wins, or None if no kind claims them."""
-    present = set(words)
-    kinds = sorted(registered(AdapterConfig).values(), key=lambda kind: -len(kind.signature))
-    return next((kind for kind in kinds if kind.signature in present), None)
+def kind_of(tensors: Mapping[str, Tensor]) -> type[AdapterConfig] | None:
+    """The kind that one layer's file tensors belong to, or None if no kind claims all of them."""
+    kinds = sorted(registered(AdapterConfig).values(), key=lambda kind: -kind.precedence)
+    found = next((kind for kind in kinds if kind.claims(tensors)), None)
+    return found if found is None or tensors.keys() <= found.reads else None

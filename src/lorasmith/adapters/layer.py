@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorasmith.adapters.base import Adapter, LayerSpec
+from lorasmith.adapters.base import Adapter, LayerSpec, operate
 
 
 class Adapted(nn.Module):
@@ -52,21 +52,37 @@ class Adapted(nn.Module):
                 change = adapter.branch(x)
                 out = out + (change if strength == 1 else change * strength)
             return out
-        return self.operate(x, self.changed_weight(active))
+        weight, bias = self.changed_weight(active), self.changed_bias(active)
+        if self.spec.kind == "norm":
+            return normalise(self.base, x, weight, bias)
+        base = tensor_of(self.base, "weight")
+        if base.dtype == torch.float32:
+            return operate(self.spec, x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        # added to a weight in low precision, a small change would be rounded away
+        change = None if bias is None else (bias - self._bias()).to(x.dtype)
+        return self.base(x) + operate(self.spec, x, (weight - base.float()).to(x.dtype), change)
 
     def changed_weight(self, active: list[tuple[Adapter, float]] | None = None) -> Tensor:
-        """The weight with all changes, float32."""
+        """The weight with all changes, float32, one adapter after the other."""
         weight = tensor_of(self.base, "weight").detach().float()
         for adapter, strength in self.active() if active is None else active:
-            weight = adapter.weight(weight, strength)
+            weight = adapter.passing_weight(weight, strength)
         return weight
 
-    def operate(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The layer's operation with another weight."""
-        weight, bias, spec = weight.to(x.dtype), self.base._parameters.get("bias"), self.spec
-        if spec.kind == "linear":
-            return F.linear(x, weight, bias)
-        return F.conv2d(x, weight, bias, spec.stride, spec.padding, spec.dilation, spec.groups)
+    def changed_bias(self, active: list[tuple[Adapter, float]] | None = None) -> Tensor | None:
+        """The bias with all changes, float32; None if there is neither."""
+        changes = [
+            strength * change
+            for adapter, strength in (self.active() if active is None else active)
+            if (change := adapter.bias_delta()) is not None
+        ]
+        if not changes and self.base._parameters.get("bias") is None:
+            return None
+        return self._bias() + sum(changes)
+
+    def _bias(self) -> Tensor:
+        bias = self.base._parameters.get("bias")
+        return torch.zeros((), device=tensor_of(self.base, "weight").device) if bias is None else bias.detach().float()
 
     def __getattr__(self, name: str) -> Any:
         """Whatever a layer has (weight, bias, in_features ...) is the base's."""
@@ -83,6 +99,14 @@ def tensor_of(layer: nn.Module, name: str) -> Tensor:
     return value
 
 
+def normalise(norm: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A LayerNorm or GroupNorm of x with another weight and bias, computed in float32."""
+    if isinstance(norm, nn.GroupNorm):
+        return F.group_norm(x.float(), norm.num_groups, weight, bias, norm.eps).to(x.dtype)
+    assert isinstance(norm, nn.LayerNorm)
+    return F.layer_norm(x.float(), norm.normalized_shape, weight, bias, norm.eps).to(x.dtype)
+
+
 def spec_of(name: str, layer: nn.Module) -> LayerSpec | None:
     """What an adapter must know of a layer; None if it is of no kind that can carry one."""
     if isinstance(layer, Adapted):
@@ -91,11 +115,12 @@ def spec_of(name: str, layer: nn.Module) -> LayerSpec | None:
         pair = layer.padding if isinstance(layer.padding, tuple) else (0, 0)
         shape = tuple(layer.weight.shape)
         stride, dilation = _pair(layer.stride), _pair(layer.dilation)
-        return LayerSpec(name, "conv", shape, stride, _pair(pair), dilation, layer.groups)
+        bias = layer.bias is not None
+        return LayerSpec(name, "conv", shape, stride, _pair(pair), dilation, layer.groups, bias)
     if isinstance(layer, nn.Linear):
-        return LayerSpec(name, "linear", tuple(layer.weight.shape))
+        return LayerSpec(name, "linear", tuple(layer.weight.shape), bias=layer.bias is not None)
     if isinstance(layer, nn.LayerNorm | nn.GroupNorm) and isinstance(layer.weight, torch.Tensor):
-        return LayerSpec(name, "norm", tuple(layer.weight.shape))
+        return LayerSpec(name, "norm", tuple(layer.weight.shape), bias=layer.bias is not None)
     return None
 
 

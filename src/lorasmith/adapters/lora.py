@@ -2,108 +2,133 @@
 
 from __future__ import annotations
 
-import math
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
-from torch import Tensor, nn
+from pydantic import model_validator
+from torch import Tensor
 
-from lorasmith.adapters.base import Adapter, AdapterConfig, LayerSpec
+from lorasmith.adapters import inits
+from lorasmith.adapters.base import LayerSpec
+from lorasmith.adapters.factored import FactoredAdapter, FactoredConfig, alpha_of, is_spatial, parameter
 
 
-class LoRAAdapter(Adapter):
-    """delta = scale * up @ down, scale = alpha / rank.
+class LoRAAdapter(FactoredAdapter):
+    """delta = scale * (up @ down), scale = alpha / rank.
 
-    `down`: (rank, in) or (rank, in, kh, kw); `up`: (out, rank) or (out, rank, 1, 1).
+    `down`: (rank, in) or (rank, in, kh, kw); `up`: (out, rank) or (out, rank, 1, 1). Tucker: `down` is (rank, in, 1, 1)
+    and `mid` (rank, rank, kh, kw). If the factors start as a part of the weight, that start is taken off again
+    (`start_up`, `start_down`), so that the frozen weight itself never changes.
     """
 
-    words: ClassVar[dict[str, str]] = {"down": "lora_down.weight", "up": "lora_up.weight"}
+    words: ClassVar[dict[str, str]] = {"down": "lora_down.weight", "mid": "lora_mid.weight", "up": "lora_up.weight"}
+    factors: ClassVar[tuple[str, ...]] = ("up", "mid", "down")
+    carriers = ("up",)
+    down: Tensor
+    up: Tensor
+    mid: Tensor | None
+    start_up: Tensor | None
+    start_down: Tensor
 
-    def __init__(self, layer: LayerSpec, down: Tensor, up: Tensor, alpha: float) -> None:
-        super().__init__(layer)
-        self.down, self.up = nn.Parameter(down.float()), nn.Parameter(up.float())
-        self._alpha = alpha
+    def __init__(self, layer: LayerSpec, down: Tensor, up: Tensor, alpha: float, mid: Tensor | None = None) -> None:
+        super().__init__(layer, down.shape[0], alpha)
+        rank, ones = down.shape[0], [1] * len(layer.shape[2:])
+        inner = layer.shape[1:] if mid is None else (layer.shape[1], *ones)
+        self.register_parameter("down", parameter(down.reshape(rank, *inner)))
+        self.register_parameter("up", parameter(up.reshape(layer.shape[0], rank, *ones)))
+        self.register_parameter("mid", parameter(mid))
+        self.register_buffer("start_up", None)
+        self.register_buffer("start_down", None)
 
-    @property
-    def alpha(self) -> float:
-        return self._alpha
+    def start_from(self, up: Tensor, down: Tensor) -> None:
+        """Make the present factors the zero of this adapter."""
+        self.start_up, self.start_down = up.clone(), down.clone()
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """up (out, rank, ...) and down (rank, in, ...), with the start's as further, negative ranks."""
+        if self.start_up is None:
+            return self.up, self.down
+        return torch.cat([self.up, -self.start_up], 1), torch.cat([self.down, self.start_down])
+
+    def delta(self, base: Tensor | None = None) -> Tensor:
+        up, down = self.pair()
+        if self.mid is not None:
+            change = torch.einsum("om,mnhw,ni->oihw", up.flatten(1), self.mid, down.flatten(1))
+        else:
+            change = (up.flatten(1) @ down.flatten(1)).view(self.layer.shape)
+        return self.gain * change
+
+    def branch(self, x: Tensor) -> Tensor:
+        up, down = self.pair()
+        up, down, spec = (up * self.gain).to(x.dtype), down.to(x.dtype), self.layer
+        if spec.kind == "linear":
+            return F.linear(self.drop(F.linear(x, down)), up)
+        if self.mid is None:
+            h = F.conv2d(x, down, None, spec.stride, spec.padding, spec.dilation)
+        else:
+            h = F.conv2d(F.conv2d(x, down), self.mid.to(x.dtype), None, spec.stride, spec.padding, spec.dilation)
+        return F.conv2d(self.drop(h), up)
 
     @property
     def rank(self) -> int:
-        return self.down.shape[0]
+        return self._rank if self.start_up is None else 2 * self._rank
 
     @property
-    def scale(self) -> float:
-        """alpha / rank."""
-        return self._alpha / self.rank
+    def alpha(self) -> float:
+        return self.scale * self.rank
 
-    def delta(self, base: Tensor | None = None) -> Tensor:
-        return self.scale * (self.up.flatten(1) @ self.down.flatten(1)).view(self.layer.shape)
-
-    def branch(self, x: Tensor) -> Tensor:
-        down, up = self.down.to(x.dtype), self.up.to(x.dtype)
-        if self.layer.kind == "linear":
-            return F.linear(self.drop(F.linear(x, down)), up * self.scale)
-        spec = self.layer
-        h = F.conv2d(x, down, None, spec.stride, spec.padding, spec.dilation)
-        return F.conv2d(self.drop(h), up * self.scale)
+    def tensors(self) -> dict[str, Tensor]:
+        if self.start_up is None:
+            return super().tensors()
+        up, down = self.pair()
+        alpha = torch.tensor(self.alpha)
+        return {"lora_down.weight": down.detach(), "lora_up.weight": up.detach(), "alpha": alpha}
 
 
-class LoRA(AdapterConfig):
+class LoRA(FactoredConfig):
     """Low-rank adapters on linears and convolutions."""
 
-    signature: ClassVar[str] = "lora_up.weight"
+    signatures: ClassVar[tuple[str, ...]] = ("lora_up.weight", "lora_down.weight")
+    reads: ClassVar[frozenset[str]] = frozenset({*LoRAAdapter.words.values(), "alpha"})
     kind: Literal["lora"] = "lora"
-    rank: int = Field(16, ge=1)
-    alpha: float | None = Field(None, gt=0)
-    """The change is scaled by alpha / rank. Default: the rank, so the scale is 1."""
-    conv_rank: int | None = Field(None, ge=1)
-    """Of convolutions larger than 1x1. Default: the rank."""
-    conv_alpha: float | None = Field(None, gt=0)
-    init: Literal["kaiming", "gaussian", "orthogonal"] = "kaiming"
-    """Of `down`; `up` starts at zero."""
-    rank_stabilised: bool = False
-    """Scale by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732); files store the alpha that gives the same scale."""
+    init: Literal["kaiming", "gaussian", "orthogonal", "pissa", "olora"] = "kaiming"
+    """Of `down`, with `up` zero; `pissa` and `olora` start as a part of the weight, which files of rank 2r take off."""
+    tucker: bool = False
+    """Three factors for convolutions larger than 1x1."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.init in ("pissa", "olora") and (self.scalar or self.tucker or self.max_norm):
+            raise ValueError(f'init "{self.init}" goes with none of scalar, tucker, max_norm')
+        return self
 
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> LoRAAdapter | None:
         if layer.kind == "norm" or layer.groups != 1:
             return None
         rank, alpha = self.size(layer)
-        out, *inside = layer.shape
-        down = INITS[self.init](torch.empty(rank, *inside), generator)
-        up = torch.zeros(out, rank, *[1] * (len(inside) - 1))
-        return LoRAAdapter(layer, down, up, alpha * math.sqrt(rank) if self.rank_stabilised else alpha)
+        out, *inner = layer.shape
+        if self.init in ("pissa", "olora"):
+            return self._from_weight(layer, base, rank, alpha, generator)
+        mid = None
+        if self.tucker and is_spatial(layer):
+            mid = inits.down(self.init, (rank, rank, *inner[1:]), generator)
+            inner = [inner[0], 1, 1]
+        down = inits.down(self.init, (rank, *inner), generator)
+        adapter = LoRAAdapter(layer, down, self.last(out, rank, generator=generator), alpha, mid)
+        self.finish(adapter)
+        return adapter
 
-    def size(self, layer: LayerSpec) -> tuple[int, float]:
-        """Rank and alpha of a layer."""
-        rank, alpha = self.rank, self.alpha
-        if layer.kind == "conv" and layer.shape[2:] != (1, 1):
-            rank, alpha = self.conv_rank or rank, self.conv_alpha or alpha
-        return rank, float(rank if alpha is None else alpha)
+    def _from_weight(
+        self, layer: LayerSpec, base: Tensor, rank: int, alpha: float, generator: torch.Generator
+    ) -> LoRAAdapter:
+        scale, rank = alpha / rank, min(rank, base.flatten(1).shape[0], base.flatten(1).shape[1])
+        up, down = inits.of_weight(self.init, base, rank, generator)
+        adapter = LoRAAdapter(layer, down, up / scale, scale * rank)
+        adapter.start_from(adapter.up.detach(), adapter.down.detach())
+        return adapter
 
-    def restore(self, layer: LayerSpec, base: Tensor, tensors: dict[str, Tensor]) -> LoRAAdapter:
+    def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> LoRAAdapter:
         down, up = tensors["lora_down.weight"], tensors["lora_up.weight"]
-        rank = down.shape[0]
-        alpha = float(tensors["alpha"]) if "alpha" in tensors else float(rank)
-        shape = layer.shape
-        return LoRAAdapter(
-            layer, down.reshape(rank, *shape[1:]), up.reshape(shape[0], rank, *[1] * len(shape[2:])), alpha
-        )
-
-
-def _kaiming(weight: Tensor, generator: torch.Generator) -> Tensor:
-    return nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
-
-
-def _gaussian(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """N(0, 1 / rank), diffusers' choice."""
-    return nn.init.normal_(weight, std=1 / weight.shape[0], generator=generator)
-
-
-def _orthogonal(weight: Tensor, generator: torch.Generator) -> Tensor:
-    return nn.init.orthogonal_(weight, generator=generator)
-
-
-INITS = {"kaiming": _kaiming, "gaussian": _gaussian, "orthogonal": _orthogonal}
+        return LoRAAdapter(layer, down, up, alpha_of(tensors, down.shape[0]), tensors.get("lora_mid.weight"))

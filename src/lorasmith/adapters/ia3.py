@@ -1,0 +1,61 @@
+"""IA3: one factor per input or output (arXiv 2205.05638)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from lorasmith.adapters.base import Adapter, AdapterConfig, LayerSpec
+from lorasmith.adapters.factored import parameter
+
+
+class IA3Adapter(Adapter):
+    """W' = W (1 + factors), `factors` (in,) on the input side, (out,) on the output side."""
+
+    additive: ClassVar[bool] = False
+    scales: Tensor
+
+    def __init__(self, layer: LayerSpec, factors: Tensor, on_input: bool) -> None:
+        super().__init__(layer)
+        self.on_input = on_input
+        self.register_parameter("scales", parameter(factors.flatten()))
+
+    def delta(self, base: Tensor | None = None) -> Tensor:
+        assert base is not None
+        ones = [1] * len(self.layer.shape[2:])
+        shape = (1, -1, *ones) if self.on_input else (-1, 1, *ones)
+        return base.float() * self.scales.view(shape)
+
+    def shrink(self, ratio: Tensor) -> None:
+        self.scales.mul_(ratio)
+
+    def tensors(self) -> dict[str, Tensor]:
+        scales = self.scales.detach()
+        if self.layer.kind == "conv":
+            scales = scales.view(1, -1, 1, 1)
+        return {"weight": scales, "on_input": torch.tensor(float(self.on_input))}
+
+
+class IA3(AdapterConfig):
+    """One learned factor per input or output of a layer: very few numbers."""
+
+    signatures: ClassVar[tuple[str, ...]] = ("on_input",)
+    reads: ClassVar[frozenset[str]] = frozenset({"weight", "on_input", "alpha"})
+    kind: Literal["ia3"] = "ia3"
+    layers: str | tuple[str, ...] = ("*.to_k", "*.to_v", "*.k_proj", "*.v_proj", "*.ff.net.2", "*.mlp.fc2")
+    on_input: tuple[str, ...] = ("*.ff.net.2", "*.mlp.fc2")
+    """Layers (patterns) whose inputs are scaled; of others the outputs, except of convolutions, whose files no one
+    reads otherwise."""
+
+    def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> IA3Adapter | None:
+        if layer.kind == "norm" or layer.groups != 1:
+            return None
+        on_input = layer.kind == "conv" or any(fnmatchcase(layer.name, pattern) for pattern in self.on_input)
+        return IA3Adapter(layer, torch.zeros(layer.shape[1 if on_input else 0]), on_input)
+
+    def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> IA3Adapter:
+        return IA3Adapter(layer, tensors["weight"], bool(tensors["on_input"]))

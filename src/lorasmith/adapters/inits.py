@@ -1,0 +1,50 @@
+"""How the factors of a LoRA start."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lorasmith.adapters.factored import kaiming, normal
+
+EXACT = 256
+"""Weights whose smaller side is at most this get a full SVD, larger ones a randomised one."""
+
+
+def down(init: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """(rank, in, ...): `kaiming`; `gaussian`, N(0, 1 / rank), diffusers' choice; or `orthogonal` rows."""
+    if init == "gaussian":
+        return normal(shape, 1 / shape[0], generator)
+    if init == "orthogonal":
+        return nn.init.orthogonal_(torch.empty(shape), generator=generator)
+    return kaiming(shape, generator)
+
+
+def of_weight(init: str, weight: Tensor, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """up (out, rank) and down (rank, rest) that start as a part of the weight itself.
+
+    `pissa`: its principal components, U sqrt(S) and sqrt(S) V (arXiv 2404.02948); `olora`: the first columns of Q and
+    rows of R of its QR decomposition (arXiv 2406.01775). `rank` is at most the smaller side.
+    """
+    matrix = weight.detach().float().flatten(1)
+    if init == "olora":
+        q, r = torch.linalg.qr(matrix)
+        return q[:, :rank], r[:rank]
+    u, s, v = principal(matrix, rank, generator)
+    return u * s.sqrt(), s.sqrt()[:, None] * v
+
+
+def principal(matrix: Tensor, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """U (m, rank), S (rank,), V (rank, n) of the largest singular values.
+
+    Large matrices: randomised range finder with power iterations (Halko et al., arXiv 0909.4061, algorithm 4.4).
+    """
+    if min(matrix.shape) <= max(EXACT, rank + 8):
+        u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+        return u[:, :rank], s[:rank], v[:rank]
+    probe = torch.randn(matrix.shape[1], rank + 8, generator=generator).to(matrix.device)
+    q = torch.linalg.qr(matrix @ probe)[0]
+    for _ in range(8):
+        q = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.T @ q)[0])[0]
+    u, s, v = torch.linalg.svd(q.T @ matrix, full_matrices=False)
+    return (q @ u)[:, :rank], s[:rank], v[:rank]

@@ -1,0 +1,52 @@
+"""Changes of the weights and biases of LayerNorms and GroupNorms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from lorasmith.adapters.base import Adapter, AdapterConfig, LayerSpec
+from lorasmith.adapters.factored import parameter
+
+
+class NormAdapter(Adapter):
+    """weight + `w`, bias + `b`, both (channels,)."""
+
+    words: ClassVar[dict[str, str]] = {"w": "w_norm", "b": "b_norm"}
+    additive: ClassVar[bool] = False
+    factors: ClassVar[tuple[str, ...]] = ("w",)
+    w: Tensor
+    b: Tensor | None
+
+    def __init__(self, layer: LayerSpec, w: Tensor, b: Tensor | None) -> None:
+        super().__init__(layer)
+        self.register_parameter("w", parameter(w))
+        self.register_parameter("b", parameter(b))
+
+    def delta(self, base: Tensor | None = None) -> Tensor:
+        return self.w
+
+    def bias_delta(self) -> Tensor | None:
+        return self.b
+
+
+class Norm(AdapterConfig):
+    """Trains the norms themselves; a few numbers that shift colour and contrast."""
+
+    signatures: ClassVar[tuple[str, ...]] = ("w_norm", "b_norm")
+    reads: ClassVar[frozenset[str]] = frozenset({"w_norm", "b_norm", "alpha"})
+    on_norms: ClassVar[bool] = True
+    kind: Literal["norm"] = "norm"
+    layers: str | tuple[str, ...] = ("unet.*norm*",)
+
+    def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> NormAdapter | None:
+        if layer.kind != "norm":
+            return None
+        return NormAdapter(layer, torch.zeros(layer.shape), torch.zeros(layer.shape) if layer.bias else None)
+
+    def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> NormAdapter:
+        w = tensors["w_norm"] if "w_norm" in tensors else torch.zeros(layer.shape)
+        return NormAdapter(layer, w, tensors.get("b_norm"))

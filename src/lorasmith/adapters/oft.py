@@ -1,0 +1,102 @@
+"""OFT: rotates blocks of outputs (orthogonal fine-tuning, arXiv 2306.07280)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lorasmith.adapters.base import Adapter, AdapterConfig, LayerSpec
+from lorasmith.adapters.factored import parameter
+from lorasmith.adapters.lokr import factorization
+
+
+class RotationAdapter(Adapter):
+    """Rotations R = (I + Q)(I - Q)^-1 (Cayley) of blocks of outputs, Q = B - B^T.
+
+    `blocks` B: (..., count, size, size). `constraint`: bound of the norm of all Q together, times the number of
+    outputs; 0 is none. Files hold what the bound leaves and alpha 0 (no bound), which all consumers read alike.
+    `rescale`: (out, 1[, 1, 1]) or None, only in files of others.
+    """
+
+    words: ClassVar[dict[str, str]] = {"rescale": "rescale"}
+    additive: ClassVar[bool] = False
+    passes: ClassVar[int] = 3
+    blocks: Tensor
+    rescale: Tensor | None
+
+    def __init__(
+        self, layer: LayerSpec, blocks: Tensor, constraint: float = 0.0, rescale: Tensor | None = None
+    ) -> None:
+        super().__init__(layer)
+        self.register_parameter("blocks", parameter(blocks))
+        self.register_parameter(
+            "rescale", None if rescale is None else parameter(rescale.reshape(-1, *[1] * (len(layer.shape) - 1)))
+        )
+        self.bound = constraint * layer.shape[0]
+
+    def skew(self) -> Tensor:
+        """Q, within the bound."""
+        q = self.blocks - self.blocks.mT
+        return q * (self.bound / (q.norm() + 1e-8)).clamp(max=1.0) if self.bound > 0 else q
+
+    def rotations(self) -> Tensor:
+        q = self.skew()
+        one = torch.eye(q.shape[-1], device=q.device)
+        return (one + q) @ torch.linalg.inv(one - q)
+
+    def rotate(self, weight: Tensor) -> Tensor:
+        """The weight, (out, ...), with its outputs rotated."""
+        raise NotImplementedError
+
+    def delta(self, base: Tensor | None = None) -> Tensor:
+        assert base is not None
+        base = base.float()
+        rotated = self.rotate(base)
+        return (rotated if self.rescale is None else rotated * self.rescale) - base
+
+    def shrink(self, ratio: Tensor) -> None:
+        self.blocks.copy_(self.skew() / 2 * ratio)
+
+    @property
+    def alpha(self) -> float:
+        return 0.0
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {"oft_blocks": self.skew().detach() / 2}
+
+
+class OFTAdapter(RotationAdapter):
+    """W'[k, m] = sum over n of R[k, n, m] W[k, n], k a block of outputs, m and n places in it."""
+
+    def rotate(self, weight: Tensor) -> Tensor:
+        blocks = weight.unflatten(0, self.blocks.shape[:2])
+        return torch.einsum("knm,kn...->km...", self.rotations(), blocks).flatten(0, 1)
+
+
+class OFT(AdapterConfig):
+    """Rotations of blocks of outputs; the change keeps the angles between neurons of a block."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"oft_blocks", "rescale", "alpha"})
+    kind: Literal["oft"] = "oft"
+    block_size: int = Field(32, ge=2)
+    """Outputs that are rotated together; the nearest divisor below if it does not divide the outputs."""
+    constraint: float = Field(0.0, ge=0)
+    """Bound of the rotation, times the number of outputs; 0 is none."""
+
+    @classmethod
+    def claims(cls, tensors: Mapping[str, Tensor]) -> bool:
+        return "oft_blocks" in tensors and tensors["oft_blocks"].dim() == 3
+
+    def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> OFTAdapter | None:
+        if layer.kind == "norm" or layer.groups != 1:
+            return None
+        size, count = factorization(layer.shape[0], self.block_size)
+        return OFTAdapter(layer, torch.zeros(count, size, size), self.constraint)
+
+    def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> OFTAdapter:
+        alpha = float(tensors.get("alpha", torch.zeros(())))
+        return OFTAdapter(layer, tensors["oft_blocks"], alpha, tensors.get("rescale"))
