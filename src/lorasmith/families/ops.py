@@ -1,4 +1,4 @@
-"""The six operations that the UNet is made of, in their plain form.
+"""The six operations that the UNet is made of, in their plain form; where a lean form suits, it is taken (lean.py).
 
 Layers come in as modules and are called, never read: an adapter may stand in their place. Images are (B, C, H, W),
 sequences (B, tokens, C). Norms keep their statistics in float32 whatever the dtype (torch's kernels do).
@@ -11,10 +11,12 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lorasmith.families import lean
+
 
 def conv(layer: nn.Module, x: Tensor) -> Tensor:
     """A convolution, mostly with a frozen weight."""
-    return layer(x)
+    return lean.conv(layer, x) if lean.suits(layer, x) else layer(x)
 
 
 def gn_silu(norm: nn.Module, x: Tensor) -> Tensor:
