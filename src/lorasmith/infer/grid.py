@@ -2,47 +2,84 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-GAP = 6
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+GAP, LINES, WIDEST_LABEL = 6, 4, 220
 BACKGROUND, INK = (255, 255, 255), (30, 30, 30)
 
 
 def grid(
-    rows: Sequence[Sequence[Image.Image]], *, row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()
+    rows: Sequence[Sequence[Image.Image]],
+    *,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    title: str = "",
 ) -> Image.Image:
     """Rows of pictures, each column as wide as its widest, with labels at the left and on top."""
     columns = max(len(row) for row in rows)
     widths = [max((row[i].width for row in rows if i < len(row)), default=0) for i in range(columns)]
     heights = [max(picture.height for picture in row) for row in rows]
-    size = max(11, min(18, min(widths) // 11))
-    font = ImageFont.load_default(size)
-    left = 0
-    if row_labels:
-        left = max(int(font.getlength(line)) for label in row_labels for line in label.splitlines() or [""]) + 2 * GAP
-    heads = [_wrapped(label, font, width) for label, width in zip(column_labels, widths, strict=False)]
-    top = (max(len(h.splitlines()) for h in heads) * (size + 4) + GAP) if heads else 0
+    font, size = font_for(min(widths))
 
-    canvas = Image.new(
-        "RGB", (left + sum(widths) + GAP * (columns + 1), top + sum(heights) + GAP * (len(rows) + 1)), BACKGROUND
-    )
+    sides = [wrapped(label, font, WIDEST_LABEL) for label in row_labels]
+    left = max((int(font.getlength(line)) for s in sides for line in s.splitlines()), default=-2 * GAP) + 2 * GAP
+    heads = [wrapped(label, font, width) for label, width in zip(column_labels, widths, strict=False)]
+    width = left + sum(widths) + GAP * (columns + 1)
+    name = wrapped(title, font, width - 2 * GAP)
+    above, top = (_height([name], size) if name else 0), _height(heads, size)
+
+    canvas = Image.new("RGB", (width, above + top + sum(heights) + GAP * (len(rows) + 1)), BACKGROUND)
     pen = ImageDraw.Draw(canvas)
-    for i, head in enumerate(heads):
-        pen.multiline_text((left + GAP + sum(widths[:i]) + GAP * i, GAP // 2), head, INK, font)
-    y = top + GAP
+    pen.multiline_text((left + GAP, GAP), name, INK, font)
+    lefts = [left + GAP + sum(widths[:i]) + GAP * i for i in range(columns)]
+    for x, head in zip(lefts, heads, strict=False):
+        pen.multiline_text((x, above + GAP // 2), head, INK, font)
+    y = above + top + GAP
     for r, row in enumerate(rows):
-        if r < len(row_labels):
-            pen.multiline_text((GAP, y + heights[r] // 2 - size // 2), row_labels[r], INK, font)
-        for c, picture in enumerate(row):
-            canvas.paste(picture, (left + GAP + sum(widths[:c]) + GAP * c, y))
+        if r < len(sides):
+            lines = len(sides[r].splitlines())
+            pen.multiline_text((GAP, y + max(0, (heights[r] - lines * (size + 4)) // 2)), sides[r], INK, font)
+        for x, picture in zip(lefts, row, strict=False):
+            canvas.paste(picture, (x, y))
         y += heights[r] + GAP
     return canvas
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The text in at most four lines that fit into `width` pixels."""
+def folded(pictures: Sequence[Image.Image], captions: Sequence[str], *, title: str = "") -> Image.Image:
+    """Pictures in about as many rows as columns (up to four in one row), each with its caption above."""
+    columns = len(pictures) if len(pictures) <= 4 else math.ceil(len(pictures) ** 0.5)
+    cells = [captioned(picture, text) for picture, text in zip(pictures, captions, strict=True)]
+    return grid([cells[i : i + columns] for i in range(0, len(cells), columns)], title=title)
+
+
+def captioned(picture: Image.Image, text: str) -> Image.Image:
+    """A picture with a text above it."""
+    font, size = font_for(picture.width)
+    lines = wrapped(text, font, picture.width)
+    top = _height([lines], size)
+    canvas = Image.new("RGB", (picture.width, picture.height + top), BACKGROUND)
+    ImageDraw.Draw(canvas).multiline_text((0, 0), lines, INK, font)
+    canvas.paste(picture, (0, top))
+    return canvas
+
+
+def font_for(width: int) -> tuple[Font, int]:
+    """A font that goes with pictures of this width, and its size."""
+    size = max(11, min(18, width // 11))
+    return ImageFont.load_default(size), size
+
+
+def wrapped(text: str, font: Font, width: int) -> str:
+    """The text in lines that fit into `width` pixels, at most four."""
     letters = max(6, int(width / max(1.0, font.getlength("n"))))
-    return "\n".join(textwrap.wrap(text, letters, max_lines=4, placeholder=" ..."))
+    return "\n".join(textwrap.wrap(text, letters, max_lines=LINES, placeholder=" ..."))
+
+
+def _height(texts: Sequence[str], size: int) -> int:
+    """Pixels for the longest of some wrapped texts; 0 if there are none."""
+    return max((len(text.splitlines()) for text in texts), default=0) * (size + 4) + (GAP if texts else 0)

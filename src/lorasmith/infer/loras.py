@@ -2,17 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from lorasmith.adapters.attach import AdapterSet, current
 from lorasmith.adapters.base import Adapter, kind_of
 from lorasmith.adapters.layer import spec_of, tensor_of
-from lorasmith.core.errors import LorasmithError
+from lorasmith.core.errors import LorasmithError, did_you_mean
+from lorasmith.core.store import sha256_of
 from lorasmith.families.base import Family
 from lorasmith.formats import kohya
 from lorasmith.formats.read import LoraFile, load
+from lorasmith.infer.prompts import LoraTag
+
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class LoraUse:
+    """A LoRA file and its strength; `text` is the text encoders', if it differs."""
+
+    path: Path
+    strength: float = 1.0
+    text: float | None = None
+
+    @classmethod
+    def read(cls, written: str) -> LoraUse:
+        """`file.safetensors` or `file.safetensors:0.8`."""
+        stem, _, number = written.rpartition(":")
+        try:
+            return cls(Path(stem), float(number)) if stem else cls(Path(written))
+        except ValueError:
+            return cls(Path(written))
+
+    def times(self, factor: float) -> LoraUse:
+        """The same file at a multiple of its strength."""
+        return LoraUse(self.path, self.strength * factor, None if self.text is None else self.text * factor)
+
+    def by_component(self, components: Sequence[str]) -> dict[str, float]:
+        """The strength of each component that carries adapters."""
+        text = self.strength if self.text is None else self.text
+        return {name: self.strength if name == "unet" else text for name in components}
+
+    def __str__(self) -> str:
+        """As a tag in a prompt."""
+        text = "" if self.text is None or self.text == self.strength else f"{self.text:g}:"
+        return f"<lora:{self.path.stem}:{text}{self.strength:g}>"
+
+
+class Loras:
+    """The LoRA files of one call, each read once and attached when it is used."""
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self._sets: dict[Path, AdapterSet] = {}
+
+    def get(self, path: Path) -> AdapterSet:
+        """The adapters of a file, not attached. Raises LorasmithError if the file does not fit this base."""
+        if path not in self._sets:
+            self._sets[path] = load_lora(self.family, path)
+            self._sets[path].detach()
+        return self._sets[path]
+
+    @contextmanager
+    def attached(self, uses: Sequence[LoraUse]) -> Iterator[None]:
+        """With these files on the base, in their order; afterwards the base is as before."""
+        chosen = [(self.get(use.path), use) for use in uses]
+        try:
+            for adapters, use in chosen:
+                adapters.attach().set_strength(use.by_component(adapters.components()))
+            yield
+        finally:
+            for adapters, _ in reversed(chosen):
+                adapters.detach()
 
 
 def load_lora(family: Family, path: Path) -> AdapterSet:
@@ -30,7 +97,7 @@ def load_lora(family: Family, path: Path) -> AdapterSet:
             f"for example {strangers[0]}"
         )
     components = list(dict.fromkeys(name.split(".", 1)[0] for name in layers))
-    places = family.named_layers(components)
+    places = family.named_layers(components, norms=True)
     adapters: dict[str, Adapter] = {}
     for name, words in layers.items():
         adapters[name] = restore(name, current(places[name]), words, path, _made_for(file))
@@ -39,24 +106,47 @@ def load_lora(family: Family, path: Path) -> AdapterSet:
     return found.attach()
 
 
-def restore(name: str, layer: object, words: dict[str, Tensor], path: Path, made_for: str) -> Adapter:
+@torch.no_grad()
+def restore(name: str, layer: nn.Module, words: Mapping[str, Tensor], path: Path, made_for: str) -> Adapter:
     """One layer's adapter. Raises LorasmithError for an unknown kind or other shapes than the layer's."""
-    from torch import nn
-
-    assert isinstance(layer, nn.Module)
     kind, spec = kind_of(words), spec_of(name, layer)
     if kind is None or spec is None:
         raise LorasmithError(f"{path}: {name} has words of no known adapter kind: {', '.join(sorted(words))}")
     base = tensor_of(layer, "weight")
     try:
-        adapter = kind().restore(spec, base, words)
-        adapter.delta(base)
-    except (RuntimeError, KeyError) as error:
-        shapes = ", ".join(f"{word} {tuple(tensor.shape)}" for word, tensor in words.items())
-        raise LorasmithError(
-            f"{path}: it does not fit this base{made_for}: {name} has shape {tuple(spec.shape)}, the file has {shapes}"
-        ) from error
-    return adapter.to(base.device)
+        adapter = kind().restore(spec, base, words).to(base.device)
+        if adapter.delta(base.float()).shape == base.shape:
+            return adapter
+    except (RuntimeError, KeyError, IndexError, ValueError):
+        pass  # told below, with the shapes
+    shapes = ", ".join(f"{word} {tuple(tensor.shape)}" for word, tensor in words.items() if tensor.dim())
+    raise LorasmithError(
+        f"{path}: it does not fit this base{made_for}: {name} has shape {spec.shape}, the file has {shapes}"
+    )
+
+
+def find_lora(tag: LoraTag, loras: Sequence[LoraUse]) -> LoraUse:
+    """The file that a tag in a prompt means: one of `loras`, or a file beside them or in the current folder.
+
+    Raises LorasmithError, with the nearest name there is, if it is in none of them.
+    """
+    text = None if tag.text == tag.unet else tag.text
+    folders = list(dict.fromkeys([*(use.path.parent for use in loras), Path()]))
+    for path in [use.path for use in loras if use.path.stem == tag.name] + [f / f"{tag.name}{SUFFIX}" for f in folders]:
+        if path.is_file():
+            return LoraUse(path, tag.unet, text)
+    beside = [file.stem for folder in folders for file in folder.glob(f"*{SUFFIX}")]
+    raise LorasmithError(
+        f"<lora:{tag.name}>: there is no {tag.name}{SUFFIX} in {', '.join(str(f) for f in folders)}; "
+        f"{did_you_mean(tag.name, beside) or 'give it with --lora'}"
+    )
+
+
+def short_hash(path: Path) -> str:
+    """What A1111 identifies a LoRA by: 12 digits of the SHA-256 of its tensors."""
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    return sha256_of(path, 8 + header)[:12]
 
 
 def _made_for(file: LoraFile) -> str:

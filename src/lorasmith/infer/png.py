@@ -10,6 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from lorasmith.core.store import atomic_path
+from lorasmith.infer import samplers
 from lorasmith.infer.sample import Picture
 
 
@@ -22,18 +23,36 @@ def to_image(pixels: Tensor) -> Image.Image:
 def parameters(picture: Picture) -> str:
     """The `parameters` text: prompt, negative prompt, settings."""
     r = picture.request
-    settings = {"Steps": r.steps, "Sampler": r.sampler, "CFG scale": f"{r.cfg:g}", "Seed": r.seed}
-    settings |= {"Size": f"{r.width}x{r.height}", **picture.facts}
-    if r.clip_skip > 1:
-        settings["Clip skip"] = r.clip_skip
+    settings = {
+        "Steps": r.steps,
+        "Sampler": samplers.find(r.sampler).label,
+        "CFG scale": f"{r.cfg:g}",
+        "Seed": r.seed,
+        "Size": f"{r.width}x{r.height}",
+        **({"Clip skip": r.clip_skip} if r.clip_skip > 1 else {}),
+        **({"CFG Rescale": f"{r.rescale:g}"} if r.rescale else {}),
+        **picture.facts,
+    }
     lines = [r.prompt, *([f"Negative prompt: {r.negative}"] if r.negative else [])]
-    return "\n".join([*lines, ", ".join(f"{k}: {v}" for k, v in settings.items())])
+    return "\n".join([*lines, ", ".join(f"{key}: {_quoted(str(value))}" for key, value in settings.items())])
+
+
+def _quoted(value: str) -> str:
+    """A value with a comma, colon or line break in it stands in quotes, as A1111 writes and reads it."""
+    if not any(c in value for c in ",:\n"):
+        return value
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
 def save(picture: Picture, path: Path) -> Path:
     """Write a picture whole, with its parameters."""
     info = PngInfo()
-    info.add_itxt("parameters", parameters(picture))
+    info.add_text("parameters", parameters(picture))
+    return save_image(to_image(picture.pixels), path, info)
+
+
+def save_image(image: Image.Image, path: Path, info: PngInfo | None = None) -> Path:
+    """Write a PNG whole."""
     with atomic_path(path) as temporary:
-        to_image(picture.pixels).save(temporary, format="PNG", pnginfo=info)
+        image.save(temporary, format="PNG", pnginfo=info)
     return path

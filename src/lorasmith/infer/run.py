@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from lorasmith.adapters.attach import AdapterSet
+from PIL import Image
+
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
-from lorasmith.infer.grid import grid
-from lorasmith.infer.loras import load_lora
-from lorasmith.infer.png import save, to_image
+from lorasmith.families.resolve import find
+from lorasmith.infer.grid import folded, grid
+from lorasmith.infer.loras import Loras, LoraUse, find_lora, short_hash
+from lorasmith.infer.png import save, save_image, to_image
 from lorasmith.infer.prompts import split_loras
 from lorasmith.infer.sample import Picture, Request, sample
+from lorasmith.infer.settings import SampleSettings, pick_device, requests_of
+
+GRID = "grid.png"
 
 
 @dataclass(frozen=True)
 class SampleResult:
-    """The files of one call."""
+    """The files of one call: pictures in the order prompt, seed, strength, and a labelled grid of them."""
 
     folder: Path
     files: tuple[Path, ...]
@@ -29,104 +33,125 @@ class SampleResult:
 
 
 @dataclass(frozen=True)
-class LoraUse:
-    """A LoRA file and its strength."""
+class Cell:
+    """One picture to draw: what it is asked as, the LoRAs on it, and the factor of their strengths."""
 
-    path: Path
-    strength: float = 1.0
+    request: Request
+    uses: tuple[LoraUse, ...]
+    factor: float
 
-    @classmethod
-    def read(cls, text: str) -> LoraUse:
-        """`file.safetensors` or `file.safetensors:0.8`."""
-        stem, _, number = text.rpartition(":")
-        try:
-            return cls(Path(stem), float(number)) if stem else cls(Path(text))
-        except ValueError:
-            return cls(Path(text))
+    @property
+    def plain(self) -> Request:
+        """The request as the model sees it, without LoRA tags."""
+        return replace(self.request, prompt=split_loras(self.request.prompt)[0])
 
 
 def sample_to_folder(
-    base: str,
-    requests: Sequence[Request],
+    base: str | Path,
+    prompts: Sequence[str] | Path,
     folder: Path,
     *,
     loras: Sequence[LoraUse] = (),
-    count: int = 1,
+    settings: SampleSettings | None = None,
     progress: Progress | None = None,
 ) -> SampleResult:
-    """Draw each request `count` times (seeds counting up) into PNG files and a labelled grid.
+    """Draw prompts, or a file of them, into PNG files with their settings inside, and a labelled grid.
 
-    LoRA tags in prompts are looked up beside the files of `loras` and in the current folder. Raises LorasmithError for
-    what the user can repair.
+    LoRA tags in prompts are looked up among `loras`, beside them and in the current folder; a tag goes before the same
+    file in `loras`. Files get numbers after those that are in the folder already. Raises LorasmithError for what the
+    user can repair, as far as possible before anything is loaded.
     """
-    progress = progress or Progress()
-    family = load(base)
-    pictures: list[Picture] = []
-    wanted = [replace(r, seed=r.seed + i) for r in requests for i in range(count)]
-    for use, members in _by_loras(wanted, loras):
-        attached = [attach(family, lora) for lora in use]
-        try:
-            plain = [replace(r, prompt=split_loras(r.prompt)[0]) for r in members]
-            facts = {"Model": Path(base).name, **({"Lora": ", ".join(_word(u) for u in use)} if use else {})}
-            pictures += [replace(p, facts=facts) for p in sample(family, plain, progress=progress)]
-        finally:
-            for adapters in reversed(attached):
-                adapters.detach()
-    return write(pictures, folder, count)
+    settings, progress = settings or SampleSettings(), progress or Progress()
+    source = find(base)
+    requests = requests_of(prompts, settings, int(source.config("unet").get("sample_size", 64)) * 8)
+    cells = [
+        Cell(replace(request, seed=request.seed + i), tuple(use.times(factor) for use in uses), factor)
+        for request in requests
+        for uses in [uses_of(request, loras)]
+        for i in range(settings.count)
+        for factor in settings.strengths
+    ]
+    missing = sorted({str(use.path) for cell in cells for use in cell.uses if not use.path.is_file()})
+    if missing:
+        raise LorasmithError(f"{missing[0]}: no such LoRA file")
+    progress.say(f"loading {base}")
+    family = load(base, dtype=settings.dtype, device=pick_device(settings.device))
+    adjust(family, settings)
+    return draw_cells(family, cells, folder, settings, progress)
 
 
-def write(pictures: Sequence[Picture], folder: Path, columns: int) -> SampleResult:
-    """PNG files numbered after those that are there, and a grid with a row for each prompt."""
+def adjust(family: Family, settings: SampleSettings) -> None:
+    """Let the base predict, and its schedule end, as the settings say."""
+    if settings.zero_terminal_snr:
+        family.schedule = family.schedule.zero_terminal_snr()
+    if settings.prediction != "auto":
+        family.prediction = settings.prediction
+
+
+def draw_cells(
+    family: Family, cells: Sequence[Cell], folder: Path, settings: SampleSettings, progress: Progress
+) -> SampleResult:
+    """Draw and write; each file is there as soon as its picture is."""
     folder.mkdir(parents=True, exist_ok=True)
-    start = 1 + max((int(f.stem[:5]) for f in folder.glob("[0-9][0-9][0-9][0-9][0-9]*.png")), default=-1)
-    files = tuple(save(p, folder / f"{start + i:05d}-{p.request.seed}.png") for i, p in enumerate(pictures))
-    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
-    if columns == 1:  # one picture a prompt: prompts side by side
-        sheet = grid([[to_image(p.pixels) for p in pictures]], column_labels=[p.request.prompt for p in pictures])
-    else:
-        labels = [str(p.request.seed) for p in rows[0]]
-        sheet = grid([[to_image(p.pixels) for p in row] for row in rows], column_labels=[f"seed {x}" for x in labels])
-    path = folder / "grid.png"
-    sheet.save(path)
-    return SampleResult(folder, files, path)
+    first = 1 + max((int(f.stem[:5]) for f in folder.glob("[0-9][0-9][0-9][0-9][0-9]*.png")), default=-1)
+    loras, images, files = Loras(family), {}, {}
+    groups: dict[tuple[LoraUse, ...], list[int]] = {}
+    for index, cell in enumerate(cells):
+        groups.setdefault(cell.uses, []).append(index)
+    for uses in groups:  # a file that does not fit is found before the first picture
+        for use in uses:
+            loras.get(use.path)
+    for uses, members in groups.items():
+
+        def keep(place: int, picture: Picture, members: list[int] = members) -> None:
+            index = members[place]
+            written = told(picture, cells[index], family.source)
+            images[index] = to_image(picture.pixels)
+            files[index] = save(written, folder / f"{first + index:05d}-{picture.request.seed}.png")
+
+        with loras.attached(uses):
+            requests = [cells[i].plain for i in members]
+            sample(family, requests, batch_size=settings.batch_size, progress=progress, done=keep)
+    sheet = arrange([images[i] for i in range(len(cells))], cells, settings)
+    path = save_image(sheet, folder / GRID)
+    return SampleResult(folder, tuple(files[i] for i in range(len(cells))), path)
 
 
-def attach(family: Family, use: LoraUse | tuple[Path, dict[str, float]]) -> AdapterSet:
-    """A LoRA on the family, at its strength."""
-    path, strength = (use.path, use.strength) if isinstance(use, LoraUse) else use
-    adapters = load_lora(family, path)
-    adapters.set_strength(strength)
-    return adapters
+def told(picture: Picture, cell: Cell, base: str) -> Picture:
+    """The picture with what its file tells: the prompt with tags for the LoRAs that were on it, and their hashes."""
+    used = [use for use in cell.uses if use.strength or use.text]
+    facts = {"Model": Path(base).stem if base.endswith(".safetensors") else Path(base).name}
+    if used:
+        facts["Lora hashes"] = ", ".join(f"{use.path.stem}: {short_hash(use.path)}" for use in used)
+    prompt = " ".join([cell.plain.prompt, *map(str, used)]).strip()
+    return replace(picture, request=replace(cell.request, prompt=prompt), facts=facts)
 
 
-def _by_loras(requests: Sequence[Request], loras: Sequence[LoraUse]) -> list[tuple[list[Any], list[Request]]]:
-    """Requests in order, gathered where neighbours use the same LoRAs."""
-    groups: list[tuple[list[Any], list[Request]]] = []
-    for request in requests:
-        tags = split_loras(request.prompt)[1]
-        use: list[Any] = [*loras]
-        for tag in tags:
-            path = _find(tag.name, loras)
-            use = [u for u in use if not (isinstance(u, LoraUse) and u.path == path)]
-            use.append((path, {"unet": tag.unet, "te": tag.text, "te1": tag.text, "te2": tag.text}))
-        if groups and groups[-1][0] == use:
-            groups[-1][1].append(request)
-        else:
-            groups.append((use, [request]))
-    return groups
+def arrange(images: Sequence[Image.Image], cells: Sequence[Cell], settings: SampleSettings) -> Image.Image:
+    """A grid: prompts down; across, strengths if several were asked for, else seeds. A single row or column is
+    folded, with a caption on each picture."""
+    several = len(settings.strengths) > 1
+    columns = len(settings.strengths) if several else settings.count
+    starts = range(0, len(cells), columns)
+    prompts = [cells[i].request.prompt for i in starts]
+    if several:
+        across = [f"strength {factor:g}" for factor in settings.strengths]
+        down = [f"{cells[i].request.prompt} (seed {cells[i].request.seed})" for i in starts]
+        return grid([images[i : i + columns] for i in starts], row_labels=down, column_labels=across)
+    if columns == 1:
+        return folded(images, prompts)
+    seeds = [f"seed {cell.request.seed}" for cell in cells]
+    if len(prompts) == 1:
+        return folded(images, seeds, title=prompts[0])
+    rows = [seeds[i : i + columns] for i in starts]
+    if all(row == rows[0] for row in rows):
+        return grid([images[i : i + columns] for i in starts], row_labels=prompts, column_labels=rows[0])
+    labels = [f"{prompt} ({row[0]} to {row[-1].split()[-1]})" for prompt, row in zip(prompts, rows, strict=True)]
+    return grid([images[i : i + columns] for i in starts], row_labels=labels)
 
 
-def _find(name: str, loras: Sequence[LoraUse]) -> Path:
-    folders = dict.fromkeys([*(use.path.parent for use in loras), Path()])
-    for path in (*(folder / f"{name}.safetensors" for folder in folders), Path(name)):
-        if path.is_file():
-            return path
-    places = ", ".join(str(folder) for folder in folders)
-    raise LorasmithError(f"<lora:{name}>: there is no {name}.safetensors in {places}; give it with --lora")
-
-
-def _word(use: Any) -> str:
-    if isinstance(use, LoraUse):
-        return f"{use.path.stem}:{use.strength:g}"
-    path, strength = use
-    return f"{path.stem}:{strength['unet']:g}"
+def uses_of(request: Request, loras: Sequence[LoraUse]) -> tuple[LoraUse, ...]:
+    """The LoRAs of a request: those of the call, then those of its tags, which go before."""
+    tagged = [find_lora(tag, loras) for tag in split_loras(request.prompt)[1]]
+    named = {use.path.resolve() for use in tagged}
+    return (*(use for use in loras if use.path.resolve() not in named), *tagged)

@@ -6,38 +6,64 @@ cannot move training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.core.rng import torch_generator
 from lorasmith.families.base import Cond, Family
 from lorasmith.infer import samplers
-from lorasmith.infer.prompts import encode
+from lorasmith.infer.prompts import count_windows, encode
+
+MOST_STEPS = 1000
 
 
 @dataclass(frozen=True)
 class Request:
-    """One picture that is asked for."""
+    """One picture that is asked for. Raises LorasmithError for a value that no picture can have."""
 
     prompt: str
     negative: str = ""
     seed: int = 0
     steps: int = 20
     cfg: float = 7.0
+    """Guidance scale; 1 is none, and takes half the time."""
     width: int = 512
+    """Pixels, as `height`: a multiple of 8."""
     height: int = 512
     sampler: str = "ddim"
     clip_skip: int = 1
+    rescale: float = 0.0
+    """How far guidance keeps the std of the unguided prediction, 0..1 (arXiv 2305.08891, section 3.4)."""
+
+    def __post_init__(self) -> None:
+        samplers.find(self.sampler)
+        for name, value in (("width", self.width), ("height", self.height)):
+            if value < 8 or value % 8:
+                raise LorasmithError(f"{name} is {value}; it must be a multiple of 8")
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise LorasmithError(f"steps is {self.steps}; it must be within 1 and {MOST_STEPS}")
+        if self.clip_skip < 1:
+            raise LorasmithError(f"clip_skip is {self.clip_skip}; 1 is the last layer, 2 the one before")
+        if not 0 <= self.rescale <= 1:
+            raise LorasmithError(f"rescale is {self.rescale}; it must be within 0 and 1")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What is encoded for it: without guidance the prompt alone."""
+        return (self.prompt,) if self.cfg == 1 else (self.prompt, self.negative)
 
     @property
     def group(self) -> tuple[Any, ...]:
         """Requests of one group may be drawn in one batch."""
-        return (self.steps, self.width, self.height, self.sampler, self.cfg, self.clip_skip)
+        return (self.steps, self.width, self.height, self.sampler, self.cfg, self.clip_skip, self.rescale)
 
 
 @dataclass(frozen=True)
@@ -47,85 +73,105 @@ class Picture:
     pixels: Tensor
     request: Request
     facts: dict[str, str] = field(default_factory=dict)
+    """More for the `parameters` text of its file, such as the model's name."""
+
+
+Done = Callable[[int, Picture], object]
 
 
 @torch.no_grad()
 def sample(
-    family: Family, requests: Sequence[Request], *, batch_size: int = 4, progress: Progress | None = None
+    family: Family,
+    requests: Sequence[Request],
+    *,
+    batch_size: int = 4,
+    progress: Progress | None = None,
+    done: Done | None = None,
 ) -> list[Picture]:
     """Draw all requests, in order, with whatever adapters are attached to the family now.
 
-    Sizes must be multiples of 8. Raises LorasmithError for an unknown sampler.
+    `done` gets each picture as soon as it is there, with its index. LoRA tags in prompts are not looked at here.
+    Raises LorasmithError for a sampler that cannot be had.
     """
+    listener = progress or Progress()
     pictures: dict[int, Picture] = {}
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for index, request in enumerate(requests):
-        groups.setdefault(request.group, []).append(index)
-    total = sum(len(members) for members in groups.values())
-    with (progress or Progress()).track("sampling", total) as advance:
-        for members in groups.values():
-            for start in range(0, len(members), batch_size):
-                chosen = members[start : start + batch_size]
-                pixels = draw(family, [requests[i] for i in chosen])
-                pictures |= {i: Picture(p.cpu(), requests[i]) for i, p in zip(chosen, pixels, strict=True)}
-                advance(len(chosen), "")
+    batches = [
+        (members, _scheduler(family, requests[members[0]])) for members in _batches(family, requests, batch_size)
+    ]
+    total = sum(len(members) * len(scheduler.timesteps) for members, scheduler in batches)
+    with listener.track("sampling", total) as advance:
+        for members, scheduler in batches:
+            chosen = [requests[i] for i in members]
+            x0 = draw(family, chosen, scheduler, partial(advance, len(members), ""))
+            for index, latent in zip(members, x0, strict=True):
+                pixels = family.decode(latent[None])[0].float().cpu()
+                if not bool(pixels.isfinite().all()):
+                    listener.say(f"a picture is not finite and was left black: {requests[index].prompt!r}")
+                    pixels = torch.full_like(pixels, -1.0)
+                pictures[index] = Picture(pixels, requests[index])
+                if done is not None:
+                    done(index, pictures[index])
     return [pictures[i] for i in range(len(requests))]
 
 
-def draw(family: Family, requests: Sequence[Request]) -> Tensor:
-    """Requests of one group as one batch: pixels (B, 3, H, W) in -1..1."""
-    first = requests[0]
-    guided = first.cfg != 1
-    cond = encode(family, [r.prompt for r in requests], [r.negative for r in requests], first.clip_skip)
-    predict = guidance(family, with_sizes(family, cond, first), first.cfg if guided else 1.0, len(requests))
+def _batches(family: Family, requests: Sequence[Request], size: int) -> Iterator[list[int]]:
+    """Indices of requests that may go together: one group, and texts of equally many windows, since filling up a
+    shorter text would change its picture."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for index, request in enumerate(requests):
+        windows = count_windows(family, request.texts)
+        groups.setdefault((request.group, windows), []).append(index)
+    for members in groups.values():
+        for start in range(0, len(members), size):
+            yield members[start : start + size]
 
-    scheduler = samplers.make(first.sampler, family.schedule, family.prediction)
-    scheduler.set_timesteps(first.steps, device=family.device)
-    noise = [StepNoise(r.seed, family.device) for r in requests]
+
+def _scheduler(family: Family, request: Request) -> Any:
+    scheduler = samplers.make(request.sampler, family.schedule, family.prediction)
+    scheduler.set_timesteps(request.steps, device=family.device)
+    return scheduler
+
+
+def draw(family: Family, requests: Sequence[Request], scheduler: Any, tick: Callable[[], object]) -> Tensor:
+    """Requests of one group as one batch of clean latents (B, C, h, w); `tick` is called after each evaluation."""
+    first = requests[0]
+    predict = guidance(family, condition(family, requests), first)
+    noise = [torch_generator(r.seed, "sampling") for r in requests]
+    options: dict[str, Any] = {"return_dict": False}
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        options["generator"] = noise
+
     shape = (family.latent_channels, first.height // family.downscale, first.width // family.downscale)
-    x = torch.stack([n.draw(shape) for n in noise]) * scheduler.init_noise_sigma
+    x = torch.stack([torch.randn(shape, generator=g) for g in noise]).to(family.device) * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         output = predict(scheduler.scale_model_input(x, t), t.expand(len(x)).to(family.device))
-        x = advance_sampler(scheduler, output, t, x, noise)
-    return family.decode(x)
+        x = scheduler.step(output, t, x, **options)[0]
+        tick()
+    return x
 
 
-def guidance(family: Family, cond: Cond, cfg: float, count: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """The guided prediction. `cond`: `count` prompts followed by as many negative ones."""
-    if cfg == 1.0:
-        alone = Cond(**{name: tensor[:count] for name, tensor in cond.tensors().items()})
-        return lambda x, t: family.predict(x, t, alone)
-
-    def predict(x: Tensor, t: Tensor) -> Tensor:
-        wanted, unwanted = family.predict(torch.cat([x, x]), torch.cat([t, t]), cond).chunk(2)
-        return unwanted + cfg * (wanted - unwanted)
-
-    return predict
-
-
-def with_sizes(family: Family, cond: Cond, request: Request) -> Cond:
-    """SDXL's size conditions: an uncropped original of the size that is asked for."""
-    batch = len(cond.context)
-    size = torch.tensor([[request.height, request.width]], device=family.device).expand(batch, 2)
+def condition(family: Family, requests: Sequence[Request]) -> Cond:
+    """The prompts, and unless there is no guidance the negative prompts after them, with SDXL's sizes: an uncropped
+    original of the size that is asked for."""
+    first = requests[0]
+    texts = [text for parts in zip(*(r.texts for r in requests), strict=True) for text in parts]
+    cond = encode(family, texts, clip_skip=first.clip_skip)
+    size = torch.tensor([[first.height, first.width]], device=family.device).expand(len(texts), 2)
     return family.size_cond(cond, size, torch.zeros_like(size), size)
 
 
-class StepNoise:
-    """All noise of one picture: a stream of its own, by seed."""
+def guidance(family: Family, cond: Cond, request: Request) -> Callable[[Tensor, Tensor], Tensor]:
+    """The guided prediction. `cond`: prompts followed by as many negative ones, or prompts alone with cfg 1."""
+    cfg, rescale = request.cfg, request.rescale
+    if cfg == 1:
+        return lambda x, t: family.predict(x, t, cond)
 
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self.generator, self.device = torch_generator(seed, "sampling"), device
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        wanted, unwanted = family.predict(torch.cat([x, x]), torch.cat([t, t]), cond).chunk(2)
+        guided = unwanted + cfg * (wanted - unwanted)
+        if rescale:
+            ratio = wanted.std((1, 2, 3), keepdim=True) / guided.std((1, 2, 3), keepdim=True)
+            guided = guided * (rescale * ratio + 1 - rescale)
+        return guided
 
-    def draw(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.randn(shape, generator=self.generator).to(self.device)
-
-
-def advance_sampler(scheduler: Any, output: Tensor, t: Tensor, x: Tensor, noise: Sequence[StepNoise]) -> Tensor:
-    """One step of the sampler; ancestral ones get each picture's own noise."""
-    from inspect import signature
-
-    accepted = signature(scheduler.step).parameters
-    options: dict[str, Any] = {"return_dict": False}
-    if "generator" in accepted:
-        options["generator"] = [n.generator for n in noise]
-    return scheduler.step(output, t, x, **options)[0]
+    return predict

@@ -1,0 +1,113 @@
+"""`lorasmith sample`: pictures from a base model and LoRA files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lorasmith.cli import console
+from lorasmith.cli.train import Json
+from lorasmith.core.errors import LorasmithError
+
+
+def sample_command(
+    base: Annotated[str, typer.Option("--base", help="tiny-sd, a diffusers folder, a hub id or a .safetensors file.")],
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", "-p", help="What to draw; may be given several times.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="A file of prompts, one a line, or TOML or JSON.")
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option("--lora", metavar="FILE[:STRENGTH]", help="A LoRA; may be given several times."),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures and grid.png.")] = Path(
+        "samples"
+    ),
+    negative: Annotated[str | None, typer.Option("--negative", "-n", help="What not to draw.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of the first picture of each prompt [0].")] = None,
+    count: Annotated[int | None, typer.Option("--count", help="Pictures of each prompt; seeds count up [1].")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Steps of the sampler [20].")] = None,
+    cfg: Annotated[float | None, typer.Option("--cfg", help="Guidance scale; 1 is none [7].")] = None,
+    sampler: Annotated[str | None, typer.Option("--sampler", help="ddim, euler_a, dpm++_2m_karras ... [ddim].")] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="WxH", help="Pixels, multiples of 8 [the base's own].")
+    ] = None,
+    strengths: Annotated[
+        str | None,
+        typer.Option("--strengths", metavar="0,0.5,1", help="Compare: each picture at these LoRA strengths."),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Further settings: clip_skip, rescale, batch_size, device, precision, prediction, zero_terminal_snr.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Draw pictures with a base model and LoRA files.
+
+    Writes PNG files with their settings inside, as A1111 reads them, and a labelled grid. Prompts may hold
+    (emphasis:1.2), <lora:name:0.8> and BREAK; in a line of a file, options such as --n blurry --d 7 go before these.
+    """
+    if (prompt is None) == (prompts is None):
+        raise LorasmithError("give either --prompt TEXT (it may be repeated) or --prompts FILE")
+    width, height = (None, None) if size is None else read_size(size)
+    table: dict[str, Any] = {
+        "negative": negative, "seed": seed, "count": count, "steps": steps, "cfg": cfg, "sampler": sampler,
+        "width": width, "height": height, "strengths": None if strengths is None else read_numbers(strengths),
+    }  # fmt: skip
+    answer(draw(base, prompts or prompt or [], output, lora or [], (table, option or [])), json)
+
+
+def draw(
+    base: str, prompts: list[str] | Path, folder: Path, loras: list[str], settings: tuple[dict[str, Any], list[str]]
+) -> Any:
+    """Check the settings, then draw."""
+    from lorasmith.core.config import override, validate
+    from lorasmith.infer.loras import LoraUse
+    from lorasmith.infer.run import sample_to_folder
+    from lorasmith.infer.settings import SampleSettings
+
+    table, further = settings
+    chosen = override({key: value for key, value in table.items() if value is not None}, further)
+    return sample_to_folder(
+        base,
+        prompts,
+        folder,
+        loras=[LoraUse.read(text) for text in loras],
+        settings=validate(SampleSettings, chosen, "the options"),
+        progress=console.progress_for(),
+    )
+
+
+def answer(result: Any, json: bool) -> None:
+    """Say where the pictures are."""
+    if json:
+        console.answer({"folder": result.folder, "files": list(result.files), "grid": result.grid})
+        return
+    count = len(result.files)
+    console.say(f"pictures: {count} in {result.folder} ({result.files[0].name}{' ...' if count > 1 else ''})")
+    console.say(f"grid:     {result.grid}")
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """`512x768`, or one number for both sides."""
+    found = re.fullmatch(r"(\d+)(?:\s*[xX*]\s*(\d+))?", text.strip())
+    if found is None:
+        raise LorasmithError(f'--size "{text}": write WIDTHxHEIGHT, for example 512x768')
+    return int(found[1]), int(found[2] or found[1])
+
+
+def read_numbers(text: str) -> list[float]:
+    """Numbers with commas between them."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise LorasmithError(f'--strengths "{text}": write numbers with commas, for example 0,0.5,1') from None
