@@ -58,7 +58,9 @@ class _FrozenConv(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor, None, None, None]:
         (weight,) = ctx.saved_tensors
         return _backward(grads[0], weight, ctx.shape, ctx.geometry), None, None, None
 
