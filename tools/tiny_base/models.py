@@ -1,13 +1,12 @@
 """The three networks of the tiny base, and the start that makes its autoencoder quick to train.
 
-A VAE learns very slowly from random weights. This one starts as the identity: eight channels carry +RGB, -RGB and a pair
-of constants through every layer. The constants dominate the statistics of the one norm group, so that normalising scales
-the carriers by a known factor, and silu(x) - silu(-x) = x undoes the last activation.
+A VAE learns very slowly from random weights. This one starts as the identity: eight channels carry +RGB, -RGB and a
+pair of constants through every layer. The constants dominate the statistics of the one norm group, so that normalising
+scales the carriers by a steady factor, and silu(x) - silu(-x) = x undoes the last activation.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ LATENT_SCALE = 2.5
 """RGB in -1..1 starts as a latent of +-LATENT_SCALE."""
 
 
-def make_unet() -> UNet2DConditionModel:
+def unet() -> UNet2DConditionModel:
     """Stable Diffusion 1.x's topology, every layer of it, at a tenth of the width."""
     return UNet2DConditionModel(
         sample_size=16,
@@ -39,7 +38,7 @@ def make_unet() -> UNet2DConditionModel:
     )
 
 
-def make_text_encoder() -> CLIPTextModel:
+def text_encoder() -> CLIPTextModel:
     """CLIP's text model with three layers of 128."""
     config = CLIPTextConfig(
         vocab_size=VOCABULARY,
@@ -57,7 +56,7 @@ def make_text_encoder() -> CLIPTextModel:
 
 
 def text_state(model: nn.Module) -> dict[str, Tensor]:
-    """The weights under the names that Stable Diffusion's files have, whatever this version of transformers calls them."""
+    """The weights under the names in Stable Diffusion's files, which newer versions of transformers shorten."""
     state = {k: v for k, v in model.state_dict().items() if not k.endswith("position_ids")}
     return {k if k.startswith("text_model.") else f"text_model.{k}": v for k, v in state.items()}
 
@@ -71,9 +70,9 @@ def load_text_state(model: nn.Module, state: dict[str, Tensor]) -> None:
         raise ValueError(f"text encoder: missing {missing}")
 
 
-def make_vae() -> AutoencoderKL:
+def vae() -> AutoencoderKL:
     """The autoencoder, started as the identity."""
-    vae = AutoencoderKL(
+    model = AutoencoderKL(
         in_channels=3,
         out_channels=3,
         sample_size=128,
@@ -86,17 +85,18 @@ def make_vae() -> AutoencoderKL:
         scaling_factor=0.2,
     )
     with torch.no_grad():
-        for side in (vae.encoder, vae.decoder):
+        for side in (model.encoder, model.decoder):
             _pass_through(side)
-        _start_encoder(vae)
-        _start_decoder(vae)
-    return vae
+        _start_encoder(model)
+        _start_decoder(model)
+        _undo_last_norms(model)
+    return model
 
 
 def _pass_through(side: nn.Module) -> None:
     """Residual branches start at zero; shortcuts and changes of size copy the carriers."""
     for name, module in side.named_modules():
-        if name.endswith("conv2") or name.endswith("to_out.0"):
+        if name.endswith(("conv2", "to_out.0")):
             nn.init.zeros_(_weight(module))
             nn.init.zeros_(_bias(module))
         elif name.endswith("conv_shortcut"):
@@ -135,26 +135,35 @@ def _enter(conv: Any, scale: float) -> None:
 
 
 def _leave(conv: Any, scale: float) -> None:
-    """silu(x) - silu(-x) = x, times what the norm divided by."""
-    factor = scale * CONSTANT * math.sqrt(2 / conv.in_channels)
+    """silu(x) - silu(-x) = x."""
     conv.weight[:3] = 0
     conv.bias[:3] = 0
     for c in range(3):
-        conv.weight[c, c, 1, 1] = factor
-        conv.weight[c, c + 3, 1, 1] = -factor
+        conv.weight[c, c, 1, 1] = scale
+        conv.weight[c, c + 3, 1, 1] = -scale
 
 
-def _start_encoder(vae: Any) -> None:
-    _enter(vae.encoder.conv_in, 1.0)
-    _leave(vae.encoder.conv_out, LATENT_SCALE)
-    vae.encoder.conv_out.weight[4:] = 0
-    vae.encoder.conv_out.bias[4:] = -6.0
-    vae.quant_conv.weight[:, :, 0, 0] = torch.eye(8)
-    vae.quant_conv.bias.zero_()
+def _start_encoder(model: Any) -> None:
+    _enter(model.encoder.conv_in, 1.0)
+    _leave(model.encoder.conv_out, LATENT_SCALE)
+    model.encoder.conv_out.weight[4:] = 0
+    model.encoder.conv_out.bias[4:] = -6.0
+    model.quant_conv.weight[:, :, 0, 0] = torch.eye(8)
+    model.quant_conv.bias.zero_()
 
 
-def _start_decoder(vae: Any) -> None:
-    vae.post_quant_conv.weight[:, :, 0, 0] = torch.eye(4)
-    vae.post_quant_conv.bias.zero_()
-    _enter(vae.decoder.conv_in, 1 / LATENT_SCALE)
-    _leave(vae.decoder.conv_out, 1.0)
+def _start_decoder(model: Any) -> None:
+    model.post_quant_conv.weight[:, :, 0, 0] = torch.eye(4)
+    model.post_quant_conv.bias.zero_()
+    _enter(model.decoder.conv_in, 1 / LATENT_SCALE)
+    _leave(model.decoder.conv_out, 1.0)
+
+
+def _undo_last_norms(model: Any) -> None:
+    """Multiplies the carriers by what the last norms divide by: measured, since the random channels count too."""
+    for side, x in ((model.encoder, torch.rand(4, 3, 64, 64) * 2 - 1), (model.decoder, torch.randn(4, 4, 8, 8))):
+        seen: list[Tensor] = []
+        hook = side.conv_norm_out.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        side(x)
+        hook.remove()
+        side.conv_out.weight[:3] *= seen[0].std(dim=(1, 2, 3)).mean()
