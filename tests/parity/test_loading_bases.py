@@ -69,7 +69,7 @@ def test_the_single_file_gives_what_the_folder_gives(kind: str, tiny_bases: Base
     assert torch.equal(one.context, other.context)
 
 
-@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_parts_equal_diffusers(kind: str, tiny_bases: Bases) -> None:
     folder = tiny_bases(kind)
     family, peer = load(folder), pipeline(folder, kind)
@@ -279,3 +279,90 @@ def test_a_loaded_unet_imports_neither_diffusers_nor_transformers(tiny_bases: Ba
         [sys.executable, "-c", code, str(tiny_bases("sd1"))], capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == "[]"
+
+
+def test_a_single_file_without_text_model_in_its_names(tiny_bases: Bases, tmp_path: Path) -> None:
+    base = Path(f"{tiny_bases('sd1')}.safetensors")
+    expected = load(base).encode_text(["a fox"]).context
+    path = tmp_path / "plain.safetensors"
+    save_file({n.replace(".text_model.", "."): v for n, v in load_file(base).items()}, path, _metadata(base))
+    assert torch.equal(load(path).encode_text(["a fox"]).context, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_long_and_weighted_texts(kind: str, tiny_bases: Bases) -> None:
+    family = load(tiny_bases(kind))
+    words = " ".join(["broccoli"] * 60)
+    ids = family.tokenize([words, "a"], 225)
+    assert ids.shape == (2, 3, 77)
+    long = family.encode_ids(ids)
+    assert long.context.shape == (2, 231, family.unet.config.context)
+    window = family.encode_ids(ids[:, :1])
+    torch.testing.assert_close(long.context[:, :77], window.context, rtol=0, atol=1e-6)
+    if kind == "sdxl":
+        assert long.pooled is not None
+        assert window.pooled is not None
+        torch.testing.assert_close(long.pooled, window.pooled, rtol=0, atol=1e-6)
+    weights = torch.ones(ids.shape)
+    same = family.encode_ids(ids, weights=weights).context
+    torch.testing.assert_close(same, long.context, rtol=1e-5, atol=1e-6)
+    weights[0, 1, 3] = 1.5
+    changed = (family.encode_ids(ids, weights=weights).context - long.context).abs().amax(-1) > 1e-5
+    assert changed[0, 77:154].any()
+    assert not changed[1].any()
+    assert not changed[0, :77].any()
+
+
+def test_layers_are_where_their_names_say(tiny_bases: Bases) -> None:
+    family = load(tiny_bases("sdxl"))
+    places = family.named_layers(["unet", "te1", "te2"])
+    assert "te1.text_model.encoder.layers.0.self_attn.q_proj" in places
+    assert "te2.text_projection" in places
+    for name, (owner, attribute) in places.items():
+        layer = getattr(owner, attribute)
+        assert isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)
+        component, _, path = name.partition(".")
+        model = family.components()[component]
+        plain = path.removeprefix("text_model.")
+        assert layer in (dict(model.named_modules()).get(p) for p in (path, plain))
+        assert family.from_kohya(family.kohya_name(name)) == name
+    assert len(family.named_layers(["unet"], norms=True)) > len(family.named_layers(["unet"]))
+    with pytest.raises(LorasmithError, match='no component "te"'):
+        family.named_layers(["te"])
+
+
+def test_released_parts_come_back_and_gradients_reach_text_adapters(tiny_bases: Bases) -> None:
+    family = load(tiny_bases("sd1"))
+    expected = family.encode_text(["a fox"]).context
+    assert not expected.requires_grad
+    family.release("text")
+    owner, attribute = family.named_layers(["te"])["te.text_model.encoder.layers.0.mlp.fc1"]
+    assert torch.equal(family.encode_text(["a fox"]).context, expected)
+    getattr(owner, attribute).weight.requires_grad_(True)
+    family.encode_text(["a fox"]).context.sum().backward()
+    assert getattr(owner, attribute).weight.grad.abs().sum() > 0
+    family.release("vae")
+    with pytest.raises(LorasmithError, match="cannot be released"):
+        family.release("unet")
+
+
+def test_sizes_of_sdxl(tiny_bases: Bases) -> None:
+    family = load(tiny_bases("sdxl"))
+    cond = family.encode_text(["a", "b"])
+    sized = family.size_cond(cond, [[10, 20], [30, 40]], [[1, 2], [3, 4]], torch.tensor([[64, 96], [96, 64]]))
+    assert sized.time_ids is not None
+    assert sized.time_ids.tolist() == [[10, 20, 1, 2, 64, 96], [30, 40, 3, 4, 96, 64]]
+    assert family.predict(torch.randn(2, 4, 8, 8), torch.tensor([1, 2]), sized).shape == (2, 4, 8, 8)
+    plain = load(tiny_bases("sd1"))
+    cond = plain.encode_text(["a"])
+    assert plain.size_cond(cond, 1, 2, 3) is cond
+
+
+def test_fingerprints_tell_parts_and_dtypes_apart(tiny_bases: Bases) -> None:
+    folder = tiny_bases("sd1")
+    family, low = load(folder), load(folder, dtype=torch.bfloat16)
+    assert family.fingerprint("vae") == low.fingerprint("vae")  # on the CPU the VAE computes in float32 either way
+    assert family.fingerprint("text") != low.fingerprint("text")
+    assert len({family.fingerprint(p) for p in ("unet", "vae", "text")}) == 3
+    with pytest.raises(LorasmithError, match="no part"):
+        family.fingerprint("te")

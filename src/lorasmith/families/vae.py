@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from lorasmith.families.source import Source
 
 def load_vae(source: Source, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The frozen autoencoder. Raises LorasmithError if any weight is missing or unknown."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # diffusers imports it, and it warns of kernels it lacks
     import diffusers
 
     config = source.config("vae")
