@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from lorasmith.cli.main import app
-from lorasmith.core.registry import Component, registered
+from lorasmith.core.registry import Component, registered, roots
 from lorasmith.train.config import TrainConfig
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
@@ -69,49 +69,40 @@ def config_intro() -> str:
 
 
 def sections() -> Iterator[str]:
-    """The keys of the top level, of each table in it, and of every kind that may stand somewhere."""
-    roots: dict[str, tuple[type[Component], list[str]]] = {}
-    seen: set[type[BaseModel]] = set()
-    todo: list[tuple[str, type[BaseModel], str]] = [("", TrainConfig, "### Top level")]
-    while todo:
-        place, model, heading = todo.pop(0)
-        if model in seen:
-            continue
-        seen.add(model)
-        yield f"{heading}\n\n{about(model)}\n\n{fields(model)}"
-        for name, field in model.model_fields.items():
-            key = f"{place}{name}"
-            for inner in models_in(field.annotation):
-                if issubclass(inner, Component) and inner._root is inner:
-                    roots.setdefault(inner._root_name, (inner, []))[1].append(key)
-                    todo += [(f"{key}.", kind, "") for kind in registered(inner).values() if nested(kind)]
-                else:
-                    todo.append((f"{key}.", inner, f"### `[{key}]`"))
-        todo = [entry for entry in todo if entry[2] or collect_roots(entry[0], entry[1], roots)]
+    """The keys of the top level, of each table below it, and every kind of every extension point."""
+    tables: dict[str, type[BaseModel]] = {}
+    places: dict[type[Component], list[str]] = {}
+    walk(TrainConfig, "", tables, places)
+    yield f"### Top level\n\n{about(TrainConfig)}\n\n{fields(TrainConfig)}"
+    for key, model in tables.items():
+        yield f"### `{key}`\n\n{about(model)}\n\n{fields(model)}"
     yield "## Kinds"
-    for name, (root, keys) in sorted(roots.items()):
-        yield kinds(name, root, keys)
+    ours = {name: root for name, root in roots().items() if root.__module__.startswith("lorasmith.")}
+    for name, root in sorted(ours.items()):
+        yield kinds(name, root, places.get(root, []))
 
 
-def nested(kind: type[Component]) -> bool:
-    """Whether a kind has keys that take kinds or tables themselves."""
-    return any(models_in(field.annotation) for field in kind.model_fields.values())
-
-
-def collect_roots(place: str, model: type[BaseModel], roots: dict[str, Any]) -> bool:
-    """Note the extension points inside a kind, whose own table stands among the kinds; never a section of its own."""
+def walk(
+    model: type[BaseModel], place: str, tables: dict[str, type[BaseModel]], places: dict[type[Component], list[str]]
+) -> None:
+    """Collect the tables below a model by their keys, and the keys at which each extension point stands."""
     for name, field in model.model_fields.items():
         for inner in models_in(field.annotation):
+            key = f"{place}{name}"
             if issubclass(inner, Component) and inner._root is inner:
-                keys = roots.setdefault(inner._root_name, (inner, []))[1]
-                if f"{place}{name}" not in keys:
-                    keys.append(f"{place}{name}")
-    return False
+                new = inner not in places
+                places.setdefault(inner, []).append(key)
+                for kind in registered(inner).values() if new else ():
+                    walk(kind, f"{key}.", tables, places)
+            elif inner not in tables.values():
+                tables[f"[[{key}]]" if typing.get_origin(field.annotation) is tuple else f"[{key}]"] = inner
+                walk(inner, f"{key}.", tables, places)
 
 
 def kinds(name: str, root: type[Component], keys: list[str]) -> str:
     """One extension point: where it stands and each kind with its keys."""
-    parts = [f"### {name.capitalize()}", f"In {', '.join(f'`{k}`' for k in keys)}. {about(root)}"]
+    where = f"In {', '.join(f'`{k}`' for k in keys)}. " if keys else ""
+    parts = [f"### {name.capitalize()}", f"{where}{about(root)}"]
     shared = [f for f in root.model_fields if f != "kind"]
     if shared:
         parts += ["All of them take:", fields(root)]

@@ -14,11 +14,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from lorasmith.core.progress import Progress
 
 if TYPE_CHECKING:
+    from lorasmith.infer.run import SampleResult
     from lorasmith.train.check import CheckResult
     from lorasmith.train.config import TrainConfig
     from lorasmith.train.session import TrainResult
@@ -68,6 +69,53 @@ def check(
     return checking.check(
         lambda: read_config(config, overrides, output), measure=measure, progress=progress or Progress()
     )
+
+
+class Drawing(TypedDict, total=False):
+    """How pictures are drawn; what is left out has the command's defaults."""
+
+    negative: str
+    seed: int
+    """Of the first picture; the next count up."""
+    steps: int
+    cfg: float
+    """Guidance; 1 is off."""
+    sampler: str
+    """`ddim`, `euler_a`, `dpm++_2m` ...; a wrong one is answered with the list."""
+    width: int
+    """Pixels, a multiple of 8; height likewise."""
+    height: int
+    clip_skip: int
+    strengths: Sequence[float]
+    """Factors of the LoRAs' strengths to draw each picture at, side by side in the grid; 0 is the base model."""
+    device: str
+    precision: str
+
+
+def sample(
+    base: Path | str,
+    prompts: str | Sequence[str] | Path,
+    output: Path | str,
+    *,
+    loras: Sequence[Path | str] = (),
+    count: int = 1,
+    progress: Progress | None = None,
+    **settings: Unpack[Drawing],
+) -> SampleResult:
+    """Draw pictures into a folder: PNG files with their settings inside, and a labelled grid.
+
+    `loras`: files, each with its strength if not 1 (`"garp.safetensors:0.8"`); `count`: pictures of each prompt. A
+    prompt may hold `(weights:1.2)`, `<lora:name:0.8>` and options such as `--d 42`. Raises LorasmithError for a file
+    that does not fit the base, or settings that do not exist.
+    """
+    from lorasmith.core.config import validate
+    from lorasmith.infer.run import LoraUse, sample_to_folder
+    from lorasmith.infer.settings import SampleSettings
+
+    chosen = validate(SampleSettings, {**settings, "count": count}, "the settings")
+    lines = [prompts] if isinstance(prompts, str) else prompts
+    uses = [LoraUse.read(str(lora)) for lora in loras]
+    return sample_to_folder(base, lines, Path(output), loras=uses, settings=chosen, progress=progress)
 
 
 def inspect(file: Path | str) -> dict[str, Any]:

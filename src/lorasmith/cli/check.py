@@ -97,10 +97,8 @@ def _length(found: CheckResult) -> tuple[str, str] | None:
     if not length:
         return None
     epochs = f"{length['epochs']:.3g} epochs of {length['steps_per_epoch']:,}"
-    return (
-        "length",
-        f"{length['steps']:,} steps = {length['epochs']:.3g} epochs of {length['steps_per_epoch']:,}; {views}",
-    )
+    views = f"each image is seen {length['views_per_image']:.3g} times"
+    return "length", f"{length['steps']:,} steps = {epochs}; {views}"
 
 
 def _measured(measured: Measured) -> list[tuple[str, str]]:

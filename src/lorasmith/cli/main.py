@@ -18,13 +18,9 @@ from lorasmith.cli import console
 from lorasmith.cli.check import check_command
 from lorasmith.cli.demo import demo_command
 from lorasmith.cli.inspect import inspect_command
+from lorasmith.cli.sample import sample_command
 from lorasmith.cli.train import train_command
 from lorasmith.core.errors import LorasmithError
-
-try:
-    from lorasmith.cli.sample import sample_command
-except ModuleNotFoundError:
-    sample_command = None
 
 BUG = 70
 STOPPED = 130
@@ -48,8 +44,7 @@ def _add(name: str, command: Callable[..., None], needs_arguments: bool = True) 
 
 
 _add("train", train_command)
-if sample_command is not None:
-    _add("sample", sample_command)
+_add("sample", sample_command)
 _add("check", check_command)
 _add("inspect", inspect_command)
 _add("demo", demo_command, needs_arguments=False)

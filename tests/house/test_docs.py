@@ -1,0 +1,121 @@
+"""What the documents say is so: configs validate, commands exist, counts are right, the reference is current."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+
+from lorasmith.cli.main import app
+from lorasmith.core.registry import registered, roots
+from lorasmith.train.config import load_config
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+TOML = [(page.name, text) for page in PAGES for text in blocks(page, "toml")]
+
+
+@pytest.mark.parametrize("text", [t for _, t in TOML], ids=[f"{name}-{i}" for i, (name, _) in enumerate(TOML)])
+def test_configs_in_the_documents_are_valid(text: str) -> None:
+    table: dict[str, Any] = tomllib.loads(text)
+    table = {"base": "tiny-sd", "output": "runs/x"} | table
+    if "preview" in table:
+        table["preview"].setdefault("prompts", ["a"])
+    data = table.setdefault("data", {})
+    if "subsets" not in data:
+        data.setdefault("images", "photos")
+    load_config(table)
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every line in the documents and recipes that starts the program."""
+    found = []
+    for page in [*PAGES, *RECIPES]:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        found += [(page.name, m[1]) for m in re.finditer(r"^(?:#? {4}|`)(lorasmith [a-z][^`#\n]*)", text, re.MULTILINE)]
+    return found
+
+
+@pytest.mark.parametrize("line", sorted({line.strip() for _, line in commands()}))
+def test_commands_in_the_documents_exist(line: str) -> None:
+    group: Any = typer.main.get_command(app)
+    _, name, *arguments = shlex.split(line.split(";")[0])
+    assert name in group.commands
+    known = {option for p in group.commands[name].params for option in p.opts}
+    assert {a.split("=")[0] for a in arguments if a.startswith("-")} <= known
+
+
+def test_the_documents_name_the_commands() -> None:
+    assert {line.split()[1] for _, line in commands()} >= {"train", "sample", "check", "inspect"}
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_line_counts_of_the_architecture_are_true() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"\]\(\.\./(src/[^)]+\.py)\) \| (\d+) \|", text)
+    rows += re.findall(r"\]\(\.\./(src/[^)]+\.py)\), (\d+) lines", text)
+    assert len(rows) >= 8
+    for path, said in rows:
+        lines = len((ROOT / path).read_text(encoding="utf-8").splitlines())
+        assert abs(lines - int(said)) <= 0.2 * lines, f"{path} has {lines} lines, the page says {said}"
+    total = sum(int(n) for path, n in rows if not path.endswith("unet.py"))
+    said = int(re.findall(r"That is about (\d+) lines", text)[0])
+    assert abs(total - said) <= 0.1 * total
+
+
+def load_docs_tool() -> Any:
+    spec = importlib.util.spec_from_file_location("docs_tool", ROOT / "tools" / "docs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_is_current() -> None:
+    assert (ROOT / "docs/reference.md").read_text(encoding="utf-8") == load_docs_tool().reference(), "run: make docs"
+
+
+def test_the_reference_names_every_kind() -> None:
+    text = (ROOT / "docs/reference.md").read_text(encoding="utf-8")
+    ours = {name: root for name, root in roots().items() if root.__module__.startswith("lorasmith.")}
+    assert {"loss", "adapter", "hook"} <= ours.keys()
+    for root in ours.values():
+        for kind in registered(root):
+            assert f"**`{kind}`**" in text, f"{kind} is not in the reference; run: make docs"
+
+
+def test_the_example_of_contributing_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of the page, used as the plug-in that it says it can be."""
+    from lorasmith.diffusion.losses import Loss
+
+    (tmp_path / "my_losses.py").write_text(blocks(ROOT / "CONTRIBUTING.md", "python")[0])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = dict(registered(Loss))
+    monkeypatch.setattr(Loss, "_kinds", dict(before))
+    table = {"base": "tiny-sd", "output": "x", "data": {"images": "y"}, "plugins": ["my_losses"]}
+    config = load_config(table | {"objective": {"loss": {"kind": "log_cosh", "a": 2.0}}})
+    loss = config.objective.loss  # type: ignore[attr-defined]
+    output, target = torch.randn(2, 4, 8, 8, dtype=torch.float64), torch.randn(2, 4, 8, 8, dtype=torch.float64)
+    expected = torch.log(torch.cosh(2.0 * (output - target))) / 2.0
+    torch.testing.assert_close(loss(output, target, torch.zeros(2), None), expected)
+    assert set(registered(Loss)) == {*before, "log_cosh"}
