@@ -20,6 +20,8 @@ ENABLED = True
 WEIGHTS_PER_PIXEL = {torch.float32: 50_000, torch.float64: 50_000}
 """From this many weights for each pixel of the output on, the matrix product is the faster way."""
 _OTHERS = 100_000
+SMALLEST = 300_000
+"""Below this many weights, what a Python function costs is more than what it saves (measured on tiny models)."""
 
 
 def suits(layer: nn.Module, x: Tensor) -> bool:
@@ -27,8 +29,9 @@ def suits(layer: nn.Module, x: Tensor) -> bool:
     return (
         ENABLED
         and type(layer) is nn.Conv2d
-        and x.device.type == "cpu"
+        and x.device.type in ("cpu", "cuda")
         and layer.groups == 1
+        and layer.weight.numel() >= SMALLEST
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
         and not layer.weight.requires_grad
@@ -66,7 +69,9 @@ class _FrozenConv(torch.autograd.Function):
 
 
 def _few_pixels(weight: Tensor, pixels: int) -> bool:
-    return weight.numel() >= WEIGHTS_PER_PIXEL.get(weight.dtype, _OTHERS) * pixels and weight.shape[2:] != (1, 1)
+    if weight.device.type != "cpu" or weight.shape[2:] == (1, 1):
+        return False
+    return weight.numel() >= WEIGHTS_PER_PIXEL.get(weight.dtype, _OTHERS) * pixels
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:

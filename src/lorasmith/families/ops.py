@@ -1,4 +1,4 @@
-"""The six operations that the UNet is made of, in their plain form; where a lean form suits, it is taken (lean.py).
+"""What the UNet is made of, in its plain form; where a lean form suits (lean.py, nhwc.py), it is taken.
 
 Layers come in as modules and are called, never read: an adapter may stand in their place. Images are (B, C, H, W),
 sequences (B, tokens, C). Norms keep their statistics in float32 whatever the dtype (torch's kernels do).
@@ -11,7 +11,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorasmith.families import lean
+from lorasmith.families import lean, nhwc
 
 
 def conv(layer: nn.Module, x: Tensor) -> Tensor:
@@ -21,7 +21,12 @@ def conv(layer: nn.Module, x: Tensor) -> Tensor:
 
 def gn_silu(norm: nn.Module, x: Tensor) -> Tensor:
     """SiLU(GroupNorm(x))."""
-    return F.silu(norm(x))
+    return nhwc.group_norm(norm, x, True) if nhwc.suits(norm, x) else F.silu(norm(x))
+
+
+def gn(norm: nn.Module, x: Tensor) -> Tensor:
+    """GroupNorm(x)."""
+    return nhwc.group_norm(norm, x, False) if nhwc.suits(norm, x) else norm(x)
 
 
 def ln_qkv(norm: nn.Module, attn: Any, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

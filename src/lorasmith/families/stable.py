@@ -175,6 +175,8 @@ def load_unet(source: Source, dtype: torch.dtype, device: torch.device) -> UNet:
     refs = source.resolve("unet", unet.state_dict())
     fill(unet, refs, dtype, device, part_words("unet"), source.where("unet"))
     unet.like = torch.empty(0, dtype=dtype, device=device)
+    if device.type == "cuda":  # the layout that cuDNN's convolutions and our norms work in
+        unet = unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return unet.requires_grad_(False).eval()
 
 

@@ -83,7 +83,8 @@ class UNet(nn.Module):
         run = self._recompute if self.checkpointing and torch.is_grad_enabled() else _call
         emb = F.silu(self._embed(t, x, pooled, time_ids))
         contexts = self._contexts(context)
-        x = ops.conv(self.conv_in, x.to(self.dtype))
+        x = x.to(self.dtype, memory_format=torch.channels_last) if x.is_cuda else x.to(self.dtype)
+        x = ops.conv(self.conv_in, x)
         skips = [x]
         for level in self.down_blocks:
             for resnet, transformer in level.pairs():
@@ -247,7 +248,7 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, contexts: Sequence[Tensor], run: Run) -> Tensor:
         size = x.shape[-2:]
-        h = self.norm(x)
+        h = ops.gn(self.norm, x)
         h = ops.linear(self.proj_in, _sequence(h)) if self.flat else _sequence(ops.conv(self.proj_in, h))
         for block in self.transformer_blocks:
             h = run(block, h, contexts[block.order])
@@ -263,7 +264,8 @@ def _sequence(x: Tensor) -> Tensor:
 
 def _image(x: Tensor, size: Sequence[int]) -> Tensor:
     """(B, H W, C) to (B, C, H, W)."""
-    return x.transpose(1, 2).unflatten(2, tuple(size)).contiguous()
+    image = x.transpose(1, 2).unflatten(2, tuple(size))
+    return image if x.is_cuda else image.contiguous()  # on CUDA, images are in channels-last memory as it is
 
 
 class Attention(nn.Module):
