@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,8 +72,35 @@ def problems_of(error: ValidationError, model: type[BaseModel], prefix: tuple[An
         if item["type"] == "component_fields":
             problems += problems_of(context["inner"], context["of"], place)
             continue
+        if item["type"] != "extra_forbidden":
+            place = (*prefix, *_keys_of(model, item["loc"]))
         problems.append(_problem(item, ".".join(str(p) for p in place), context, model))
-    return problems
+    return _joined(problems)
+
+
+def _keys_of(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The part of a place that a config has: pydantic adds the alternative of a union that it tried."""
+    current: Any = model
+    for i, part in enumerate(loc):
+        if isinstance(part, int):
+            continue
+        field = getattr(current, "model_fields", {}).get(part)
+        if field is None:
+            return loc[:i]
+        current = _model_in(field.annotation)
+    return loc
+
+
+def _joined(problems: list[Problem]) -> list[Problem]:
+    """What was tried in several ways at one place, as one problem."""
+    found: dict[tuple[str, str], Problem] = {}
+    for problem in problems:
+        key = (problem.where, problem.found)
+        earlier = found.get(key)
+        if earlier is not None and problem.allowed not in earlier.allowed:
+            problem = replace(earlier, allowed=f"{earlier.allowed}; or: {problem.allowed}")
+        found[key] = problem
+    return list(found.values())
 
 
 def _problem(item: Any, where: str, context: dict[str, Any], model: type[BaseModel]) -> Problem:

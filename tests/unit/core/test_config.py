@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorasmith.core.config import override, read_table, to_toml
-from lorasmith.core.errors import LorasmithError, nearest
+from lorasmith.core.config import override, read_table, to_toml, validate
+from lorasmith.core.errors import ConfigError, LorasmithError, nearest
+from lorasmith.core.registry import Config
 
 plain = st.one_of(st.booleans(), st.integers(-(2**40), 2**40), st.floats(allow_nan=False), st.text(max_size=8))
 values = st.recursive(
@@ -51,3 +52,18 @@ def test_a_syntax_error_names_file_and_line(tmp_path: Path) -> None:
 def test_the_nearest_word() -> None:
     assert nearest("learnin_rate", ["learning_rate", "rank"]) == "learning_rate"
     assert nearest("zzz", ["learning_rate", "rank"]) is None
+
+
+def test_what_fits_no_alternative_is_one_problem_at_the_key_itself() -> None:
+    class Data(Config):
+        size: int | tuple[int, int] = 1
+
+    class Whole(Config):
+        data: Data = Data()
+        parts: tuple[Data, ...] = ()
+
+    with pytest.raises(ConfigError) as raised:
+        validate(Whole, {"data": {"size": "ten"}, "parts": [{}, {"size": -1, "sice": 3}, {"size": "x"}]})
+    assert [p.where for p in raised.value.problems] == ["data.size", "parts.1.sice", "parts.2.size"]
+    assert "integer" in raised.value.problems[0].allowed
+    assert "tuple" in raised.value.problems[0].allowed
