@@ -21,7 +21,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise LorasmithError(f"{path}: not written, since it would hold numbers that are not finite, in {bad[0]}")
-    rounded = {name: tensor.to(dtype).contiguous() for name, tensor in sorted(tensors.items())}
+    # alphas stay as they are: rounded to bf16, one of 22.6 would be 22.625
+    rounded = {name: (t.to(dtype) if t.dim() else t).contiguous().clone() for name, t in sorted(tensors.items())}
     lost = [name for name, tensor in rounded.items() if not torch.isfinite(tensor).all()]
     if lost:
         raise LorasmithError(f"{path}: {lost[0]} does not fit into {dtype}; export with another dtype")

@@ -1,0 +1,72 @@
+"""What a file format is: a grammar of names and words for the changes of layers."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from lorasmith.adapters.base import Adapter
+from lorasmith.core.errors import LorasmithError
+from lorasmith.core.registry import Component
+from lorasmith.formats.rewrite import Words
+
+
+class Names(Protocol):
+    """What a model family calls its layers in files; families are such."""
+
+    def kohya_name(self, layer: str) -> str:
+        """A layer's name in kohya-style files."""
+        ...
+
+    def from_kohya(self, name: str) -> str | None:
+        """The layer that a name of kohya-style files means, in any dialect; None if there is no such layer."""
+        ...
+
+    def peft_name(self, layer: str) -> str:
+        """A layer's name in peft-style files."""
+        ...
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shape of the weight by layer."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What goes into a file: tensors, and metadata that belong to the format."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+class Format(Component, root="format"):
+    """A way to write the changes of layers, `{layer: {word: tensor}}` in kohya's and LyCORIS' words."""
+
+    @abstractmethod
+    def encode(self, layers: Mapping[str, Words], names: Names, shapes: Shapes) -> Encoded:
+        """Tensors by their names in the file, float32. Raises LorasmithError for changes that the format has no words
+        for, naming the layers and another format."""
+
+    def encode_adapters(self, adapters: Mapping[str, Adapter], names: Names) -> Encoded:
+        """The same of adapters by layer."""
+        return self.encode(words_of(adapters), names, {name: a.layer.shape for name, a in adapters.items()})
+
+
+def words_of(adapters: Mapping[str, Adapter]) -> dict[str, Words]:
+    """The tensors of adapters by layer and word, float32, on the CPU."""
+    return {
+        layer: {word: t.detach().float().cpu().contiguous() for word, t in adapter.tensors().items()}
+        for layer, adapter in adapters.items()
+    }
+
+
+def refuse(layers: Iterable[str], form: str, why: str, remedy: str) -> LorasmithError:
+    """The error for layers that a format cannot hold."""
+    found = list(layers)
+    return LorasmithError(
+        f"{form} files cannot hold {len(found)} of the changes ({why}), for example of {found[0]}; {remedy}"
+    )

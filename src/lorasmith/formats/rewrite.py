@@ -1,0 +1,116 @@
+"""The same change in other words: exact rewrites of one layer's tensors.
+
+A layer's tensors are keyed by kohya's and LyCORIS' words. Readers agree on plain LoRA only, so whatever is a product of
+low rank is rewritten to that (`plain`); what is not, has the form of a full difference (`difference`), for which the
+weight may be needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lorasmith.adapters.base import LayerSpec, kind_of
+from lorasmith.core.errors import LorasmithError
+
+Words = dict[str, Tensor]
+"""One layer's tensors by file word."""
+LORA = frozenset({"lora_down.weight", "lora_up.weight", "alpha"})
+
+
+def plain(words: Mapping[str, Tensor], shape: Sequence[int]) -> Words | None:
+    """Plain LoRA words, in float32, that make the same change of a weight of `shape` exactly; None if there are none.
+
+    Tucker LoCon keeps its rank; LoHa of rank r becomes r^2; LoKr the product of the ranks of its two matrices.
+    """
+    present = set(words)
+    if present <= LORA and "lora_up.weight" in present:
+        return dict(words)
+    if present <= LORA | {"lora_mid.weight"}:
+        return _from_tucker(words)
+    if "dora_scale" in present:
+        return None
+    if "hada_w1_a" in present:
+        return _from_loha(words, shape)
+    if any(word.startswith("lokr_") for word in present):
+        return _from_lokr(words, shape)
+    return None
+
+
+def with_alpha(words: Mapping[str, Tensor], alpha: float) -> Words:
+    """The same LoRA with another alpha: `lora_up` takes up the quotient."""
+    up, old = words["lora_up.weight"].float(), alpha_of(words)
+    changed = up if old == alpha else up * (old / alpha)
+    return dict(words) | {"lora_up.weight": changed, "alpha": torch.tensor(float(alpha))}
+
+
+def alpha_of(words: Mapping[str, Tensor]) -> float:
+    """The alpha of LoRA words; absent, it is the rank."""
+    return float(words["alpha"]) if "alpha" in words else float(words["lora_down.weight"].shape[0])
+
+
+def difference(words: Mapping[str, Tensor], layer: LayerSpec, base: Tensor) -> Words:
+    """`diff` (norms: `w_norm`) words with the same change of a layer whose weight is `base`."""
+    kind = kind_of(words)
+    if kind is None:
+        raise LorasmithError(f"{layer.name}: words of no known adapter kind: {', '.join(sorted(words))}")
+    adapter = kind().restore(layer, base, words)
+    names = ("w_norm", "b_norm") if layer.kind == "norm" else ("diff", "diff_b")
+    bias = adapter.bias_delta()
+    found = {names[0]: adapter.delta(base.float()).detach()}
+    return found if bias is None else found | {names[1]: bias.detach()}
+
+
+def _from_tucker(words: Mapping[str, Tensor]) -> Words:
+    down, mid = words["lora_down.weight"].float(), words["lora_mid.weight"].float()
+    merged = torch.einsum("mnhw,ni->mihw", mid, down.flatten(1))
+    return {word: t for word, t in words.items() if word != "lora_mid.weight"} | {"lora_down.weight": merged}
+
+
+def _from_loha(words: Mapping[str, Tensor], shape: Sequence[int]) -> Words:
+    """(w1_a w1_b) o (w2_a w2_b) = sum over i, j of (w1_a_i o w2_a_j)(w1_b_i o w2_b_j)."""
+    pairs = [_matrices(words, f"hada_w{n}", f"hada_t{n}") for n in (1, 2)]
+    rank = pairs[0][1].shape[0]
+    up = torch.einsum("oi,oj->oij", pairs[0][0], pairs[1][0]).flatten(1)
+    down = torch.einsum("ix,jx->ijx", pairs[0][1], pairs[1][1]).flatten(0, 1)
+    scale = float(words["alpha"]) / rank if "alpha" in words else 1.0
+    return _lora(up * scale, down, shape)
+
+
+def _from_lokr(words: Mapping[str, Tensor], shape: Sequence[int]) -> Words:
+    """kron(U S V, A B) = kron(U S, A) kron(V, B)."""
+    if "lokr_w1" in words:
+        first = _svd(words["lokr_w1"].float())
+    else:
+        first = words["lokr_w1_a"].float(), words["lokr_w1_b"].float()
+    second = _svd(words["lokr_w2"].float().flatten(1)) if "lokr_w2" in words else _matrices(words, "lokr_w2", "lokr_t2")
+    rank = next((words[w].shape[0] for w in ("lokr_w2_b", "lokr_w1_b") if w in words), None)
+    scale = float(words["alpha"]) / rank if "alpha" in words and rank else 1.0
+    up = torch.kron(first[0].contiguous(), second[0].contiguous()) * scale
+    return _lora(up, torch.kron(first[1].contiguous(), second[1].contiguous()), shape)
+
+
+def _matrices(words: Mapping[str, Tensor], stem: str, core: str) -> tuple[Tensor, Tensor]:
+    """a (out, rank) and b (rank, in * kernel), a Tucker core multiplied in."""
+    a, b = words[f"{stem}_a"].float(), words[f"{stem}_b"].float()
+    if core not in words:
+        return a, b
+    return a.T, torch.einsum("mnhw,ni->mihw", words[core].float(), b).flatten(1)
+
+
+def _svd(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Two factors with as many ranks as the matrix has."""
+    u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
+    kept = max(1, int((s > 1e-7 * s[0]).sum()))
+    return (u[:, :kept] * s[:kept]).float(), v[:kept].float()
+
+
+def _lora(up: Tensor, down: Tensor, shape: Sequence[int]) -> Words:
+    """LoRA words with alpha = rank, both factors of the same size in each rank (so that fp16 holds them)."""
+    high, low = down.norm(dim=1), up.norm(dim=0)
+    sizes = torch.where((high == 0) | (low == 0), torch.ones_like(high), (high / low).sqrt())
+    rank, ones = up.shape[1], [1] * len(shape[2:])
+    down, up = (down / sizes[:, None]).reshape(rank, *shape[1:]), (up * sizes).reshape(shape[0], rank, *ones)
+    return {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(float(rank))}
