@@ -21,9 +21,10 @@ def chart(title: str, lines: Sequence[Line], note: str = "", from_zero: bool = F
     drawn = "".join(_curve(line, x, y) for line in lines)
     legend = "".join(f'<span class="key {line.style}">{escape(line.name)}</span>' for line in lines)
     said = f'<p class="note">{escape(note)}</p>' if note else ""
+    span = f"{x.low:.10g} {x.high:.10g} {LEFT} {WIDTH - RIGHT} {WIDTH}"
     return (
-        f'<figure class="chart" data-lines="{escape(_values(lines), quote=True)}" '
-        f'data-x="{x.low:g} {x.high:g} {LEFT} {WIDTH - RIGHT} {WIDTH}"><figcaption><b>{escape(title)}</b><span class="legend">{legend}</span>'
+        f'<figure class="chart" data-lines="{escape(_values(lines), quote=True)}" data-x="{span}">'
+        f'<figcaption><b>{escape(title)}</b><span class="legend">{legend}</span>'
         f'</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title, quote=True)}">'
         f'{_grid(x, y)}{drawn}<line class="cursor" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/></svg>'
         f'<div class="readout"></div>{said}</figure>'
