@@ -128,7 +128,7 @@ def _batches(family: Family, requests: Sequence[Request], size: int) -> Iterator
 
 def _scheduler(family: Family, request: Request) -> Any:
     scheduler = samplers.make(request.sampler, family.schedule, family.prediction)
-    scheduler.set_timesteps(request.steps, device=family.device)
+    samplers.start(scheduler, request.steps, family.device)
     return scheduler
 
 

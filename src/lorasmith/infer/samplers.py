@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.diffusion.schedule import NoiseSchedule
 
@@ -42,6 +44,8 @@ SAMPLERS: dict[str, Sampler] = {
     "dpm++_2s": Sampler("DPM++ 2S", "DPMSolverSinglestepScheduler"),
     "unipc": Sampler("UniPC", "UniPCMultistepScheduler"),
 }
+DARKEST = 2.0**-24
+"""The least abar that samplers get, as diffusers has it: sigma 4096."""
 ALIASES = {
     "plms": "pndm",
     "dpm_2": "dpm2",
@@ -82,9 +86,9 @@ def make(name: str, schedule: NoiseSchedule, prediction: str) -> Any:
     abar = schedule.alphas_cumprod.double().cpu()
     betas = 1 - abar / abar.roll(1).index_fill(0, abar.new_zeros(1).long(), 1.0)
     options: dict[str, Any] = {"steps_offset": 1}
-    if float(abar[-1]) < 1e-6:
-        betas = betas.clamp(max=0.9999)  # where a class has no switch for it, the last sigma stays finite
-        options = {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
+    if float(abar[-1]) < DARKEST:  # keeps the first sigma finite
+        betas[-1] = 1 - DARKEST / abar[-2]
+        options = {"timestep_spacing": "trailing"}
     options |= {**sampler.options, "num_train_timesteps": schedule.steps, "trained_betas": betas.tolist()}
     try:
         scheduler = getattr(diffusers, sampler.scheduler)
@@ -94,3 +98,10 @@ def make(name: str, schedule: NoiseSchedule, prediction: str) -> Any:
         raise LorasmithError(
             f'the sampler "{name}" needs a library that is not installed: {str(error).strip().splitlines()[0]}'
         ) from None
+
+
+def start(scheduler: Any, steps: int, device: torch.device | str = "cpu") -> None:
+    """Lay out the timesteps of one picture."""
+    scheduler.set_timesteps(steps, device=device)
+    if hasattr(scheduler, "set_begin_index"):  # else it searches for its place, and is lost where two t are equal
+        scheduler.set_begin_index(0)
