@@ -19,6 +19,11 @@ SHAPES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _small_layers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lean, "SMALLEST", 0)
+
+
 def frozen(**options: Any) -> nn.Conv2d:
     torch.manual_seed(1)
     return nn.Conv2d(6, 8, **options).double().requires_grad_(False)
@@ -85,7 +90,7 @@ def test_bfloat16_is_as_close_as_the_plain_form(monkeypatch: pytest.MonkeyPatch)
         assert ours < 1.5 * theirs
 
 
-def test_it_stands_back_where_it_does_not_suit() -> None:
+def test_it_stands_back_where_it_does_not_suit(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(1, 6, 4, 4, dtype=torch.float64)
     trained = frozen(kernel_size=3).requires_grad_(True)
     hooked = frozen(kernel_size=3)
@@ -99,6 +104,8 @@ def test_it_stands_back_where_it_does_not_suit() -> None:
     for layer in others:
         assert not lean.suits(layer, x)
     assert lean.suits(frozen(kernel_size=3), x)
+    monkeypatch.setattr(lean, "SMALLEST", 1000)
+    assert not lean.suits(frozen(kernel_size=3), x)
 
 
 def test_a_weight_changed_between_forward_and_backward_is_noticed() -> None:
