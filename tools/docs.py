@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from lorasmith import api
 from lorasmith.cli.main import app
 from lorasmith.core.registry import Component, registered, roots
 from lorasmith.train.config import TrainConfig
@@ -36,7 +37,7 @@ Written by `make docs` from the code; a test fails when it is not current. Expla
 
 def reference() -> str:
     """The whole page."""
-    parts = [HEAD, commands(), "## The config", config_intro(), *sections()]
+    parts = [HEAD, commands(), python(), "## The config", config_intro(), *sections()]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -57,6 +58,26 @@ def words(parameter: Any) -> str:
         return parameter.metavar or parameter.human_readable_name
     value = "" if getattr(parameter, "is_flag", False) else f" {parameter.metavar or parameter.name.upper()}"
     return f"{', '.join(sorted(names, key=len, reverse=True))}{value}"
+
+
+def python() -> str:
+    """The public functions with their signatures."""
+    parts = ["## Python", "The same verbs as functions of `lorasmith`. A mistake raises `lorasmith.LorasmithError`."]
+    for name in ("train", "sample", "check", "inspect"):
+        function = getattr(api, name)
+        parts += [f"### lorasmith.{name}", f"```python\n{name}{signature(function)}\n```", about(function)]
+    return "\n\n".join(parts)
+
+
+def signature(function: Any) -> str:
+    """A signature with one parameter a line."""
+    lines, starred = [], False
+    found = inspect.signature(function)
+    for parameter in found.parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and not starred:
+            lines, starred = [*lines, "*"], True
+        lines.append(str(parameter).replace("'", ""))
+    return "(\n" + "".join(f"    {line},\n" for line in lines) + f") -> {found.return_annotation}"
 
 
 def config_intro() -> str:
@@ -113,9 +134,10 @@ def kinds(name: str, root: type[Component], keys: list[str]) -> str:
     return "\n\n".join(parts)
 
 
-def about(model: type[BaseModel]) -> str:
-    """The docstring of a class, its own or none, as paragraphs."""
-    text = inspect.cleandoc(model.__dict__.get("__doc__") or "")
+def about(model: Any) -> str:
+    """The docstring of a class (its own or none) or function, as paragraphs."""
+    own = vars(model).get("__doc__") if isinstance(model, type) else model.__doc__
+    text = inspect.cleandoc(own or "")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
