@@ -52,7 +52,7 @@ class Buckets:
 
     def place(self, size: Size) -> Placement:
         """The placement of an image of `size`."""
-        if not self.upscale and len(self.sizes) > 1:
+        if not self.upscale:
             return self._place_small(size)
         width, height = size
         ratio = width / height

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lorasmith.core.registry import Config
 from lorasmith.data.transforms import Transform
@@ -34,6 +34,12 @@ class SubsetConfig(Config):
     transforms: tuple[Transform, ...] = ()
     """After those of the whole data set."""
 
+    @field_validator("caption_extension")
+    @classmethod
+    def _dots(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:
+        """`txt` means `.txt`."""
+        return tuple(e if e.startswith(".") else f".{e}" for e in extensions)
+
 
 class BucketConfig(Config):
     """Sizes to group images by. Automatic sizes follow the resolution: a half to twice of it."""
@@ -46,6 +52,12 @@ class BucketConfig(Config):
     """Sides are multiples of it. Automatic: 64, or 16 for resolutions below 256."""
     upscale: bool = True
     """If off, an image smaller than the resolution keeps its size and gets a bucket of its own."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> BucketConfig:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min ({self.min}) is larger than max ({self.max})")
+        return self
 
 
 class ValidationConfig(Config):

@@ -10,132 +10,93 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lorasmith.core.errors import ConfigError, LorasmithError, Problem
+from lorasmith.core.errors import ConfigError, Problem
 from lorasmith.core.progress import Progress
 from lorasmith.core.rng import derive, python_random
+from lorasmith.data.ahead import Ahead
+from lorasmith.data.batch import Batch, Item, Plan
 from lorasmith.data.buckets import Buckets, Placement, Size
 from lorasmith.data.cache import TensorCache, default_folder
 from lorasmith.data.config import DataConfig, SubsetConfig
-from lorasmith.data.pixels import read_sample
-from lorasmith.data.scan import ImageRecord, scan
+from lorasmith.data.latents import LatentCache
+from lorasmith.data.pixels import DOWNSCALE
+from lorasmith.data.scan import ImageRecord, Scan, scan
+from lorasmith.data.texts import TextCache, TextPlan, outcomes
 from lorasmith.data.transforms import CaptionTransform, ImageTransform, Transform
-from lorasmith.families.base import Cond, Family, Moments
+from lorasmith.data.views import View, variants
+from lorasmith.families.base import Family, Moments
 
-
-@dataclass(frozen=True)
-class TextPlan:
-    """How captions are encoded."""
-
-    max_tokens: int = 75
-    clip_skip: int = 1
-
-
-@dataclass(frozen=True)
-class Item:
-    """One view of an image: `epoch` and `occurrence` (of its repeats) say which."""
-
-    record: int
-    epoch: int
-    occurrence: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One batch: its views, all of one bucket."""
-
-    items: tuple[Item, ...]
-    bucket: Size
-    held_out: bool = False
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Tensors of one batch. `pixels` (B, 3, H, W) stand in for `moments` where latents are not cached, `cond` is None
-    where texts are not. `original`, `crop`, `target`: (B, 2) height and width (top and left), for SDXL."""
-
-    moments: Moments | None
-    pixels: Tensor | None
-    captions: list[str]
-    cond: Cond | None
-    loss_weight: Tensor
-    mask: Tensor | None
-    original: Tensor
-    crop: Tensor
-    target: Tensor
-    names: list[str]
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on a device."""
-
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
-
-        moments = self.moments and Moments(move(self.moments.mean), move(self.moments.std))  # type: ignore[arg-type]
-        moved = {n: move(getattr(self, n)) for n in ("pixels", "loss_weight", "mask", "original", "crop", "target")}
-        return replace(self, moments=moments, cond=self.cond and self.cond.to(device), **moved)
+__all__ = ["Batch", "Dataset", "Item", "Plan", "TextPlan"]
 
 
 @dataclass
 class Dataset:
-    """Images of a run: those that are trained on (`records`) and those held out (`validation`)."""
+    """Images of a run: those that are trained on (`records`) and those held out (`validation`).
+
+    `skipped`: images that could not be read and are left out, as `skip_bad_images` asks.
+    """
 
     config: DataConfig
     seed: int
     records: list[ImageRecord]
     validation: list[ImageRecord]
     buckets: Buckets
+    skipped: list[Problem] = field(default_factory=list)
     text_cached: bool = False
-    _latents: TensorCache = field(init=False)
-    _texts: TensorCache = field(init=False)
-    _vae: str | None = None
-    _text: tuple[str, TextPlan] | None = None
-    _kind: str = ""
 
     def __post_init__(self) -> None:
         folder = self.config.cache_dir or default_folder()
-        self._latents, self._texts = TensorCache(folder, "latents"), TensorCache(folder, "texts")
+        self._latents, self._texts = LatentCache(folder), TextCache(folder)
+        self._ahead = Ahead(self.config.workers)
+        self._places: dict[Size, Placement] = {}
         self.epoch = lru_cache(2)(self._epoch)
+        self._order = lru_cache(2)(lambda number: {plan: i for i, plan in enumerate(self.epoch(number))})
 
     @classmethod
     def build(cls, config: DataConfig, *, seed: int) -> Dataset:
         """Find, read and split. Raises ConfigError with every problem of every file."""
-        records: list[ImageRecord] = []
-        problems: list[Problem] = []
+        found, apart = Scan(), Scan()
         for i, subset in enumerate(config.sources):
-            key = f"data.subsets.{i}" if config.subsets else "data"
-            found, wrong = scan(subset, key, config.skip_bad_images)
-            records, problems = records + found, problems + wrong
+            key = f"data.subsets.{i}" if len(config.sources) > 1 else "data"
+            part = scan(subset, key, config.skip_bad_images)
+            found.records += part.records
+            found.skipped += part.skipped
+            found.problems += part.problems
         held: list[ImageRecord] = []
         if config.validation.images is not None:
-            own = SubsetConfig(images=config.validation.images)
-            held, wrong = scan(own, "data.validation", config.skip_bad_images)
-            problems += wrong
+            apart = scan(validation_subset(config), "data.validation", config.skip_bad_images)
+            held = unique(apart.records)
         elif config.validation.split:
-            held = [r for r in records if is_held_out(r.digest, seed, config.validation.split)]
+            held = held_out(found.records, seed, config.validation.split)
         taken = {r.digest for r in held}
-        kept = [r for r in records if r.digest not in taken]
-        if records and not kept and not problems:
-            problems.append(Problem("data.validation", "it takes all images, none is left to train on"))
+        kept = [r for r in found.records if r.digest not in taken]
+        problems = found.problems + apart.problems
+        if found.records and not kept and not problems:
+            what = "it takes all images, none is left to train on"
+            problems.append(Problem("data.validation", what, remedy="add images, or hold none out"))
         if problems:
             raise ConfigError(problems, "the data")
-        return cls(config, seed, kept, held, Buckets.of(config))
+        return cls(config, seed, kept, held, Buckets.of(config), found.skipped + apart.skipped)
 
     def placement(self, record: ImageRecord) -> Placement:
         """Bucket and size of an image."""
-        return self.buckets.place(record.size)
+        if record.size not in self._places:
+            self._places[record.size] = self.buckets.place(record.size)
+        return self._places[record.size]
 
     def transforms(self, record: ImageRecord) -> tuple[Transform, ...]:
         """All transforms of an image, in order."""
         return (*self.config.transforms, *record.transforms)
 
     def samples_per_epoch(self) -> int:
+        """How many views an epoch has: the sum of all repeats."""
         return sum(record.repeats for record in self.records)
 
     def steps_per_epoch(self, accumulation: int) -> int:
@@ -167,72 +128,67 @@ class Dataset:
     def prepare(self, family: Family, *, text: TextPlan | None, progress: Progress) -> None:
         """Fill the caches; models are used only for what is missing.
 
-        `text` None: the text encoder is trained, so texts are encoded anew in each step. Raises LorasmithError if
-        latents come out that are not finite.
+        `text` None: the text encoder is trained, so texts are encoded anew in each step; so they are if captions change
+        in more ways than can be kept. Raises LorasmithError if latents come out that are not finite.
         """
-        self._kind = family.kind
+        for problem in self.skipped:
+            progress.say(f"left out: {problem.where}: {problem.found}")
         if self.config.cache_latents:
-            self._vae = family.fingerprint("vae")
-            self._fill_latents(family, progress)
-        if text is not None and not self._captions_change():
-            self._text = (family.fingerprint("text"), text)
-            self._fill_texts(family, progress)
+            self._latents.fill(self._views(), family, progress)
+        captions = None if text is None else self._captions()
+        if text is not None and captions is not None:
+            self._texts.fill(captions, family, text, progress)
             self.text_cached = True
+        for cache in (self._latents, self._texts):
+            if cache.unwritable:
+                progress.say(f"nothing is kept for the next run: {cache.unwritable}")
 
     def load(self, plan: Plan) -> Batch:
         """A planned batch: from the caches where they hold it, else read anew."""
-        source = self.validation if plan.held_out else self.records
-        chosen = [(source[item.record], item) for item in plan.items]
+        chosen = self._chosen(plan)
         captions = [self.caption(record, item, plan.held_out) for record, item in chosen]
-        variants = [self.variant(record, item, plan.held_out) for record, item in chosen]
-        tensors = [self._image(record, variant) for (record, _), variant in zip(chosen, variants, strict=True)]
-        cached = "mean" in tensors[0]
-        std = torch.stack([t["std"] for t in tensors]) if "std" in tensors[0] else None
-        mask = None
-        if any("mask" in t for t in tensors):
-            width, height = plan.bucket
-            whole = torch.ones(1, height // 8, width // 8)
-            mask = torch.stack([t.get("mask", whole) for t in tensors])
-        boxes = [self._box(record, variant) for (record, _), variant in zip(chosen, variants, strict=True)]
+        views = self._views_of(plan)
+        tensors = self._tensors(plan, views)
+        records = [record for record, _ in chosen]
+        width, height = plan.bucket
         return Batch(
-            moments=Moments(torch.stack([t["mean"] for t in tensors]), std) if cached else None,
-            pixels=None if cached else torch.stack([t["pixels"] for t in tensors]),
+            moments=moments_of(tensors),
+            pixels=stacked(tensors, "pixels"),
             captions=captions,
-            cond=Cond.concat([self._cond(c) for c in captions]) if self.text_cached else None,
-            loss_weight=torch.tensor([record.loss_weight for record, _ in chosen]),
-            mask=mask,
-            original=torch.tensor([[record.size[1], record.size[0]] for record, _ in chosen]),
-            crop=torch.tensor([[box[1], box[0]] for box in boxes]),
-            target=torch.tensor([[plan.bucket[1], plan.bucket[0]]] * len(chosen)),
-            names=[str(record.path) for record, _ in chosen],
+            cond=self._texts.of(captions) if self.text_cached else None,
+            loss_weight=torch.tensor([record.loss_weight for record in records]),
+            mask=stacked(tensors, "mask", torch.ones(1, height // DOWNSCALE, width // DOWNSCALE)),
+            original=torch.tensor([[record.size[1], record.size[0]] for record in records]),
+            crop=torch.tensor([[view.box[1], view.box[0]] for view in views]),
+            target=torch.tensor([[height, width]] * len(records)),
+            names=[str(record.path) for record in records],
         )
 
     def caption(self, record: ImageRecord, item: Item, held_out: bool = False) -> str:
-        """The caption of a view, with all caption transforms; held-out images keep theirs as it is."""
+        """The caption of a view, with all caption transforms; of a held-out one, with those that leave nothing to
+        chance."""
         random = python_random(self.seed, "caption", item.epoch, record.digest, item.occurrence)
-        if held_out:
-            return record.caption
-        caption = record.caption if len(record.captions) < 2 else random.choice(record.captions)
-        for transform in self.transforms(record):
-            if isinstance(transform, CaptionTransform):
+        several = len(record.captions) > 1 and not held_out
+        caption = random.choice(record.captions) if several else record.caption
+        for transform in self._caption_transforms(record):
+            if not (held_out and transform.random):
                 caption = transform(caption, random)
         return caption
 
-    def variant(self, record: ImageRecord, item: Item, held_out: bool = False) -> tuple[int, ...]:
-        """Which variant of each image transform a view has."""
+    def view(self, record: ImageRecord, item: Item, held_out: bool = False) -> View:
+        """The image of a view: which variant of each image transform it has."""
         random = python_random(self.seed, "variant", item.epoch, record.digest, item.occurrence)
-        image = [t for t in self.transforms(record) if isinstance(t, ImageTransform)]
-        return tuple(0 if held_out else random.randrange(t.variants) for t in image)
+        image = self._image_transforms(record, held_out)
+        return View(record, self.placement(record), image, tuple(random.randrange(t.variants) for t in image))
 
     def fingerprint(self) -> str:
-        """A hash of everything that decides which batches come, and what is in them."""
-        rows = [[r.digest, r.captions, r.repeats, r.loss_weight, self._mask_word(r)] for r in self.records]
-        held = [[r.digest, r.captions] for r in self.validation]
-        outside = {"cache_dir", "workers", "cache_latents", "images", "subsets", "skip_bad_images"}
-        settings = self.config.model_dump(mode="json", exclude=outside)
-        subset = [[t.model_dump(mode="json") for t in r.transforms] for r in self.records]
-        text = json.dumps([rows, held, settings, subset, self.seed], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """A hash of everything that decides which batches come, and what is in them; not of where files lie."""
+        outside = ("cache_dir", "workers", "cache_latents", "images", "subsets", "skip_bad_images")
+        settings = self.config.model_dump(
+            mode="json", exclude={**dict.fromkeys(outside, True), "validation": {"images"}}
+        )
+        everything = [[row_of(r) for r in self.records], [row_of(r) for r in self.validation], settings, self.seed]
+        return hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()
 
     def summary(self) -> dict[str, Any]:
         """Plain data for reports: counts, buckets, captions, cache use."""
@@ -242,107 +198,88 @@ class Dataset:
             "images": len(self.records),
             "repeats": self.samples_per_epoch(),
             "validation": len(self.validation),
+            "skipped": len(self.skipped),
             "batch_size": self.config.batch_size,
             "buckets": [{"size": list(size), "images": n} for size, n in sorted(sizes.items())],
             "captions": {
                 "with": sum(1 for r in self.records if r.caption),
                 "mean_words": round(sum(words) / max(1, len(words)), 1),
             },
-            "cache": {
-                "latents": {"found": self._latents.hits, "made": self._latents.misses},
-                "texts": {"found": self._texts.hits, "made": self._texts.misses},
-            },
+            "cache": {"latents": counts(self._latents), "texts": counts(self._texts)},
         }
 
-    def _captions_change(self) -> bool:
-        records = self.records
-        changing = (t.random for r in records for t in self.transforms(r) if isinstance(t, CaptionTransform))
-        return any(changing) or any(len(r.captions) > 1 for r in records)
+    def _chosen(self, plan: Plan) -> list[tuple[ImageRecord, Item]]:
+        source = self.validation if plan.held_out else self.records
+        return [(source[item.record], item) for item in plan.items]
 
-    def _views(self) -> list[tuple[ImageRecord, tuple[int, ...]]]:
-        """Every image with every variant that may be asked for."""
-        views = [(r, (0,) * len(self._images_of(r))) for r in self.validation]
+    def _views_of(self, plan: Plan) -> tuple[View, ...]:
+        return tuple(self.view(record, item, plan.held_out) for record, item in self._chosen(plan))
+
+    def _tensors(self, plan: Plan, views: tuple[View, ...]) -> list[dict[str, Tensor]]:
+        if self._latents.encoder is not None:
+            return [self._latents.of(view) for view in views]
+        return self._ahead.take(plan, views, [(other, self._views_of(other)) for other in self._coming(plan)])
+
+    def _coming(self, plan: Plan) -> list[Plan]:
+        """The batches after a plan that are worth reading ahead."""
+        if plan.held_out or not self._ahead.workers:
+            return []
+        number, depth = plan.items[0].epoch, self._ahead.depth
+        place = self._order(number).get(plan)
+        if place is None:
+            return []
+        following = self.epoch(number)[place + 1 : place + 1 + depth]
+        return following if len(following) == depth else following + self.epoch(number + 1)[: depth - len(following)]
+
+    def _caption_transforms(self, record: ImageRecord) -> list[CaptionTransform]:
+        return [t for t in self.transforms(record) if isinstance(t, CaptionTransform)]
+
+    def _image_transforms(self, record: ImageRecord, held_out: bool) -> tuple[ImageTransform, ...]:
+        image = [t for t in self.transforms(record) if isinstance(t, ImageTransform)]
+        return tuple(t for t in image if not (held_out and t.random))
+
+    def _captions(self) -> set[str] | None:
+        """Every text that may be asked for; None if they are too many to keep."""
+        texts = {self.caption(r, Item(0, 0, 0), held_out=True) for r in self.validation}
         for record in self.records:
-            combined: list[tuple[int, ...]] = [()]
-            for transform in self._images_of(record):
-                combined = [(*c, v) for c in combined for v in range(transform.variants)]
-            views += [(record, variant) for variant in combined]
+            own = outcomes(record.captions, self._caption_transforms(record))
+            if own is None:
+                return None
+            texts |= own
+        return texts
+
+    def _views(self) -> list[View]:
+        """Every image with every variant that may be asked for."""
+        views = [self.view(r, Item(0, 0, 0), held_out=True) for r in self.validation]
+        for record in self.records:
+            image = self._image_transforms(record, held_out=False)
+            views += [View(record, self.placement(record), image, variant) for variant in variants(image)]
         return views
 
-    def _images_of(self, record: ImageRecord) -> list[ImageTransform]:
-        return [t for t in self.transforms(record) if isinstance(t, ImageTransform)]
 
-    def _fill_latents(self, family: Family, progress: Progress) -> None:
-        missing = {self._latent_key(r, v): (r, v) for r, v in self._views()}
-        missing = {key: view for key, view in missing.items() if self._latents.get(key) is None}
-        if not missing:
-            return
-        with progress.track("encoding images", len(missing)) as advance:
-            for key, (record, variant) in missing.items():
-                tensors = read_sample(record, self.placement(record), self._images_of(record), variant)
-                moments = family.encode_image(tensors.pop("pixels")[None].to(family.device))
-                tensors["mean"] = moments.mean[0].float()
-                if moments.std is not None:
-                    tensors["std"] = moments.std[0].float()
-                if not torch.isfinite(tensors["mean"]).all():
-                    raise LorasmithError(f"{record.path}: the VAE gives numbers that are not finite; use bf16 or fp32")
-                self._latents.put(key, tensors)
-                advance(1, record.path.name)
+def moments_of(tensors: Sequence[dict[str, Tensor]]) -> Moments | None:
+    """The latents of a batch, if they are what was read."""
+    mean = stacked(tensors, "mean")
+    return None if mean is None else Moments(mean, stacked(tensors, "std"))
 
-    def _fill_texts(self, family: Family, progress: Progress) -> None:
-        captions = {self.caption(r, Item(i, 0, 0)) for i, r in enumerate(self.records)}
-        captions |= {r.caption for r in self.validation}
-        missing = [c for c in sorted(captions) if self._texts.get(self._text_key(c)) is None]
-        if not missing:
-            return
-        assert self._text is not None
-        plan = self._text[1]
-        with progress.track("encoding captions", len(missing)) as advance, torch.no_grad():
-            for caption in missing:
-                cond = family.encode_text([caption], max_tokens=plan.max_tokens, clip_skip=plan.clip_skip)
-                self._texts.put(self._text_key(caption), cond.tensors())
-                advance(1, "")
 
-    def _image(self, record: ImageRecord, variant: tuple[int, ...]) -> dict[str, Tensor]:
-        if self._vae is not None:
-            found = self._latents.get(self._latent_key(record, variant))
-            if found is None:
-                raise LorasmithError(f"{record.path}: its latent left the cache while training; start again")
-            return found
-        return read_sample(record, self.placement(record), self._images_of(record), variant)
+def stacked(tensors: Sequence[dict[str, Tensor]], name: str, default: Tensor | None = None) -> Tensor | None:
+    """One tensor of each sample as a batch; samples without it get the default. None if none has it."""
+    if not any(name in t for t in tensors):
+        return None
+    return torch.stack([t[name] if default is None else t.get(name, default) for t in tensors])
 
-    def _cond(self, caption: str) -> Cond:
-        found = self._texts.get(self._text_key(caption))
-        if found is None:
-            raise LorasmithError(f'the text "{caption}" left the cache while training; start again')
-        return Cond(**found)
 
-    def _box(self, record: ImageRecord, variant: tuple[int, ...]) -> tuple[int, int, int, int]:
-        from lorasmith.data.pixels import crop_share
+def row_of(record: ImageRecord) -> list[Any]:
+    """Everything about an image that decides what is trained."""
+    changes = [t.model_dump(mode="json") for t in record.transforms]
+    mask = record.mask_digest or record.mask
+    return [record.digest, record.captions, record.repeats, record.loss_weight, mask, changes]
 
-        return self.placement(record).box(crop_share(self._images_of(record), variant))
 
-    def _latent_key(self, record: ImageRecord, variant: tuple[int, ...]) -> str:
-        place = self.placement(record)
-        changes = [[t.model_dump(mode="json"), v] for t, v in zip(self._images_of(record), variant, strict=True)]
-        return self._latents.key(
-            image=record.digest,
-            place=[place.bucket, place.resized],
-            changes=changes,
-            mask=self._mask_word(record),
-            kind=self._kind,
-            vae=self._vae,
-        )
-
-    def _mask_word(self, record: ImageRecord) -> str:
-        if record.mask is None or record.mask == "alpha":
-            return str(record.mask)
-        return hashlib.sha256(record.mask.read_bytes()).hexdigest()
-
-    def _text_key(self, caption: str) -> str:
-        assert self._text is not None
-        fingerprint, plan = self._text
-        return self._texts.key(caption=caption, text=fingerprint, plan=vars(plan), kind=self._kind)
+def counts(cache: TensorCache) -> dict[str, int]:
+    """How much of a cache was found and how much was made."""
+    return {"found": cache.hits, "made": cache.misses}
 
 
 def parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
@@ -350,6 +287,22 @@ def parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-def is_held_out(digest: str, seed: int, share: float) -> bool:
-    """Whether an image belongs to the held-out share; decided by its content."""
-    return derive(seed, "validation", digest) / 2**63 < share
+def validation_subset(config: DataConfig) -> SubsetConfig:
+    """The held-out folder, read as the first source is, so that a common fallback caption holds for both."""
+    first = config.sources[0]
+    same = {"caption": first.caption, "caption_extension": first.caption_extension}
+    assert config.validation.images is not None
+    return SubsetConfig(images=config.validation.images, **same)
+
+
+def unique(records: Sequence[ImageRecord]) -> list[ImageRecord]:
+    """The first record of each image; copies left out."""
+    return list({r.digest: r for r in reversed(records)}.values())[::-1]
+
+
+def held_out(records: Sequence[ImageRecord], seed: int, share: float) -> list[ImageRecord]:
+    """A share of the images, at least one, chosen by content; copies of an image count once."""
+    images = unique(records)
+    ranked = sorted(images, key=lambda r: derive(seed, "validation", r.digest))
+    chosen = {r.digest for r in ranked[: max(1, round(share * len(images)))]}
+    return [r for r in images if r.digest in chosen]

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageChops
 from torch import Tensor
 
-from lorasmith.core.errors import LorasmithError
-from lorasmith.data.scan import ImageRecord
+from lorasmith.data.images import decode
+
+SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".bmp")
 
 
-def mask_image(record: ImageRecord, size: tuple[int, int], alpha: Image.Image | None) -> Image.Image | None:
-    """The mask of an image as a grey picture of `size` (the image's); white counts. None if it has none.
+def mask_path(image: Path, folder: Path) -> Path | None:
+    """The file in `folder` with the same stem as the image, or None."""
+    paths = (folder / f"{image.stem}{suffix}" for suffix in SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
 
-    Raises LorasmithError if a mask file has another shape than its image.
+
+def decode_mask(data: bytes, size: tuple[int, int]) -> Image.Image:
+    """A mask file as a grey picture (L) of `size`, the (width, height) of its image; white counts, transparent not.
+
+    Raises ValueError if it is no picture or has another shape than its image.
     """
-    if record.mask is None:
-        return None
-    if record.mask == "alpha":
-        return alpha if alpha is not None else Image.new("L", size, 255)
-    with Image.open(record.mask) as opened:
-        mask = opened.convert("L")
-    if abs(mask.width / mask.height - size[0] / size[1]) > 0.01:
-        raise LorasmithError(
-            f"{record.mask}: a mask of {mask.width} x {mask.height} for an image of {size[0]} x {size[1]}; "
+    picture, alpha = decode(data)
+    grey = picture.convert("L")
+    if alpha is not None:
+        grey = ImageChops.multiply(grey, alpha)
+    if abs(grey.width / grey.height - size[0] / size[1]) > 0.01 * size[0] / size[1]:
+        raise ValueError(
+            f"a mask of {grey.width} x {grey.height} for an image of {size[0]} x {size[1]}; "
             "they must have the same shape"
         )
-    return mask.resize(size, Image.Resampling.BOX) if mask.size != size else mask
+    return grey if grey.size == size else grey.resize(size, Image.Resampling.BOX)
 
 
 def to_latent(mask: NDArray[np.float32], downscale: int) -> Tensor:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.data.buckets import Placement
-from lorasmith.data.images import fit, read
-from lorasmith.data.masks import mask_image, to_latent
+from lorasmith.data.images import decode, fit
+from lorasmith.data.masks import decode_mask, to_latent
 from lorasmith.data.scan import ImageRecord
 from lorasmith.data.transforms import ImageTransform
 from lorasmith.data.transforms.base import Sample
@@ -22,16 +25,17 @@ DOWNSCALE = 8
 def read_sample(
     record: ImageRecord, place: Placement, transforms: Sequence[ImageTransform], variant: Sequence[int]
 ) -> dict[str, Tensor]:
-    """`pixels` (3, H, W) in -1..1 and, if the image has a mask, `mask` (1, H / 8, W / 8).
+    """`pixels` (3, H, W) in -1..1 and, if the image has a mask, `mask` (1, H / 8, W / 8) in 0..1.
 
-    Raises LorasmithError if the file changed so that it cannot be read any more.
+    Raises LorasmithError if the file is not the one that was scanned any more.
     """
-    try:
-        picture, alpha = read(record.path)
-    except (OSError, ValueError) as error:
-        raise LorasmithError(f"{record.path}: cannot be read any more ({error})") from None
+    picture, alpha = decode(same_bytes(record.path, record.digest))
+    grey: Image.Image | None = None
+    if record.mask == "alpha":
+        grey = alpha if alpha is not None else Image.new("L", picture.size, 255)
+    elif record.mask is not None:
+        grey = decode_mask(same_bytes(Path(record.mask), record.mask_digest), picture.size)
     box = place.box(crop_share(transforms, variant))
-    grey = mask_image(record, picture.size, alpha)
     mask = None if grey is None else (fit(grey, place.resized, box) / 255).astype(np.float32)
     sample = Sample(fit(picture, place.resized, box), mask)
     for transform, chosen in zip(transforms, variant, strict=True):
@@ -43,10 +47,18 @@ def read_sample(
     return result
 
 
+def same_bytes(path: Path, digest: str) -> bytes:
+    """A file's bytes, if they are still those of `digest`: nothing may be kept under the name of something else."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise LorasmithError(f"{path}: cannot be read any more ({error.strerror or error})") from None
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise LorasmithError(f"{path}: it was changed after the data were read; start again")
+    return data
+
+
 def crop_share(transforms: Sequence[ImageTransform], variant: Sequence[int]) -> float:
     """How far along its room the crop lies: the centre, unless a transform says otherwise."""
-    for transform, chosen in zip(transforms, variant, strict=True):
-        share = getattr(transform, "share", None)
-        if share is not None:
-            return share(chosen)
-    return 0.5
+    shares = (transform.share(chosen) for transform, chosen in zip(transforms, variant, strict=True))
+    return next((share for share in shares if share is not None), 0.5)

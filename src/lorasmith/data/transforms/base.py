@@ -42,6 +42,10 @@ class CaptionTransform(Transform):
     def __call__(self, caption: str, random: Random) -> str:
         """The caption that is trained on."""
 
+    def outcomes(self, caption: str) -> set[str] | None:
+        """Every caption that can come out, so that all of them can be cached; None if there are too many."""
+        return None if self.random else {self(caption, Random(0))}
+
 
 class ImageTransform(Transform):
     """Changes the image, as one of a few `variants`, so that all of them can be cached."""
@@ -55,6 +59,23 @@ class ImageTransform(Transform):
     def random(self) -> bool:
         return self.variants > 1
 
+    def share(self, variant: int) -> float | None:
+        """Where a variant has its crop, 0 to 1 of the way through the room there is; None: no say in it.
+
+        A transform with a say in the crop changes nothing else: its `apply` gives the sample back.
+        """
+        return None
+
     @abstractmethod
     def apply(self, sample: Sample, variant: int) -> Sample:
         """The image's variant in [0, variants)."""
+
+
+def tags_of(caption: str, separator: str) -> list[str]:
+    """The tags of a caption, without empty ones."""
+    return [tag.strip() for tag in caption.split(separator) if tag.strip()]
+
+
+def joined(tags: list[str], separator: str) -> str:
+    """Tags as one caption: `a, b` for the separator `,`."""
+    return f"{separator.strip()} ".join(tags)

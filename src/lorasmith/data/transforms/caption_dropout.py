@@ -22,3 +22,6 @@ class CaptionDropout(CaptionTransform):
 
     def __call__(self, caption: str, random: Random) -> str:
         return "" if random.random() < self.rate else caption
+
+    def outcomes(self, caption: str) -> set[str]:
+        return {caption, ""} if self.rate > 0 else {caption}

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lorasmith.data.transforms.base import CaptionTransform
+from lorasmith.data.transforms.base import CaptionTransform, joined, tags_of
 
 
 class Shuffle(CaptionTransform):
@@ -15,14 +15,14 @@ class Shuffle(CaptionTransform):
 
     kind: Literal["shuffle"] = "shuffle"
     keep: int = Field(default=1, ge=0)
-    separator: str = ","
+    separator: str = Field(default=",", min_length=1)
 
     @property
     def random(self) -> bool:
         return True
 
     def __call__(self, caption: str, random: Random) -> str:
-        tags = [tag.strip() for tag in caption.split(self.separator)]
+        tags = tags_of(caption, self.separator)
         fixed, rest = tags[: self.keep], tags[self.keep :]
         random.shuffle(rest)
-        return f"{self.separator.strip()} ".join([*fixed, *rest])
+        return joined([*fixed, *rest], self.separator)

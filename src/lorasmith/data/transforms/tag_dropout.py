@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lorasmith.data.transforms.base import CaptionTransform
+from lorasmith.data.transforms.base import CaptionTransform, joined, tags_of
 
 
 class TagDropout(CaptionTransform):
@@ -16,13 +16,13 @@ class TagDropout(CaptionTransform):
     kind: Literal["tag_dropout"] = "tag_dropout"
     rate: float = Field(default=0.1, ge=0, le=1)
     keep: int = Field(default=1, ge=0)
-    separator: str = ","
+    separator: str = Field(default=",", min_length=1)
 
     @property
     def random(self) -> bool:
         return self.rate > 0
 
     def __call__(self, caption: str, random: Random) -> str:
-        tags = [tag.strip() for tag in caption.split(self.separator)]
+        tags = tags_of(caption, self.separator)
         kept = [tag for i, tag in enumerate(tags) if random.random() >= self.rate or i < self.keep]
-        return f"{self.separator.strip()} ".join(kept)
+        return joined(kept, self.separator)

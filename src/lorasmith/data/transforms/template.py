@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from random import Random
 from typing import Literal
 
@@ -19,9 +20,13 @@ class Template(CaptionTransform):
 
     @field_validator("templates")
     @classmethod
-    def _has_place(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+    def _places(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
         if not templates:
             raise ValueError("give at least one template")
+        for template in templates:
+            wrong = [name for name in re.findall(r"\{[^{}]*\}", template) if name != "{caption}"]
+            if wrong:
+                raise ValueError(f'"{template}" has {wrong[0]}; the only place to fill is {{caption}}')
         return templates
 
     @property
@@ -30,3 +35,6 @@ class Template(CaptionTransform):
 
     def __call__(self, caption: str, random: Random) -> str:
         return random.choice(self.templates).replace("{caption}", caption)
+
+    def outcomes(self, caption: str) -> set[str]:
+        return {template.replace("{caption}", caption) for template in self.templates}

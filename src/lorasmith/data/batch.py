@@ -1,0 +1,57 @@
+"""What a batch is: its plan (which views of which images) and its tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lorasmith.data.buckets import Size
+from lorasmith.families.base import Cond, Moments
+
+
+@dataclass(frozen=True)
+class Item:
+    """One view of an image: `epoch` and `occurrence` (of its repeats) say which."""
+
+    record: int
+    epoch: int
+    occurrence: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One batch: its views, all of one bucket."""
+
+    items: tuple[Item, ...]
+    bucket: Size
+    held_out: bool = False
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tensors of one batch. `pixels` (B, 3, H, W) stand in for `moments` where latents are not cached, `cond` is None
+    where texts are not. `mask`: (B, 1, h, w) in 0..1 on the latent grid, None if no image has one. `original`, `crop`,
+    `target`: (B, 2) height and width (top and left), for SDXL."""
+
+    moments: Moments | None
+    pixels: Tensor | None
+    captions: list[str]
+    cond: Cond | None
+    loss_weight: Tensor
+    mask: Tensor | None
+    original: Tensor
+    crop: Tensor
+    target: Tensor
+    names: list[str]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on a device."""
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        moments = self.moments and Moments(self.moments.mean.to(device, non_blocking=True), move(self.moments.std))
+        moved = {n: move(getattr(self, n)) for n in ("pixels", "loss_weight", "mask", "original", "crop", "target")}
+        return replace(self, moments=moments, cond=self.cond and self.cond.to(device), **moved)

@@ -1,0 +1,39 @@
+"""Caption files: text beside an image, however it was saved."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from pathlib import Path
+
+from lorasmith.core.errors import Problem
+from lorasmith.data.config import SubsetConfig
+
+LINES = re.compile(r"\r\n|\r|\n")
+MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+def captions_of(image: Path, subset: SubsetConfig, problems: list[Problem]) -> tuple[str, ...]:
+    """The lines of an image's caption file that are not empty; else the fallback.
+
+    `()` if there is no caption at all, `("",)` if the file is there and empty.
+    """
+    for extension in subset.caption_extension:
+        path = image.with_suffix(extension)
+        if path.is_file():
+            text = read_text(path, problems)
+            return tuple(line.strip() for line in LINES.split(text) if line.strip()) or ("",)
+    return (subset.caption,) if subset.caption is not None else ()
+
+
+def read_text(path: Path, problems: list[Problem]) -> str:
+    """A text file in UTF-8 or, with a mark at its start, UTF-16; what cannot be read is a problem."""
+    try:
+        data = path.read_bytes()
+        encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        problems.append(Problem(str(path), f"not UTF-8 text (byte {error.start})", remedy="save it as UTF-8"))
+    except OSError as error:
+        problems.append(Problem(str(path), f"cannot be read ({error.strerror})", remedy="change its permissions"))
+    return ""

@@ -1,0 +1,65 @@
+"""Latents of all views of all images, encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lorasmith.core.errors import LorasmithError
+from lorasmith.core.progress import Progress
+from lorasmith.data.cache import TensorCache
+from lorasmith.data.views import View
+from lorasmith.families.base import Family
+
+
+class LatentCache(TensorCache):
+    """`mean`, `std` (4, h, w) float32, unscaled, and `mask` (1, h, w), for each view.
+
+    `std` is not there for deterministic encoders, `mask` not for images without one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "latents")
+        self.encoder: dict[str, str] | None = None
+        """Family and VAE that made the latents; None before they are made."""
+
+    def fill(self, views: Iterable[View], family: Family, progress: Progress) -> None:
+        """Encode the views that are missing. Raises LorasmithError if numbers come out that are not finite."""
+        self.encoder = {"kind": family.kind, "vae": family.fingerprint("vae")}
+        wanted = {self.key_of(view): view for view in views}
+        missing = {key: view for key, view in wanted.items() if self.get(key) is None}
+        if not missing:
+            return
+        with progress.track("encoding images", len(missing)) as advance:
+            for key, view in missing.items():
+                self.put(key, encoded(view, family))
+                advance(1, view.record.path.name)
+
+    def of(self, view: View) -> dict[str, Tensor]:
+        """The tensors of a view that `fill` was given."""
+        found = self.get(self.key_of(view))
+        if found is None:
+            raise LorasmithError(f"{view.record.path}: its latent left the cache while training; start again")
+        return found
+
+    def key_of(self, view: View) -> str:
+        """The name of a view's latent."""
+        assert self.encoder is not None
+        return self.key(**view.causes(), **self.encoder)
+
+
+def encoded(view: View, family: Family) -> dict[str, Tensor]:
+    """A view's moments and mask."""
+    tensors = view.read()
+    moments = family.encode_image(tensors.pop("pixels")[None].to(family.device))
+    tensors["mean"] = moments.mean[0].float()
+    if moments.std is not None:
+        tensors["std"] = moments.std[0].float()
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise LorasmithError(
+            f"{view.record.path}: the VAE gives numbers that are not finite; use precision = bf16 or fp32"
+        )
+    return tensors
