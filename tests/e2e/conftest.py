@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answers import Answer, Program
-
-ROOT = Path(__file__).parents[2]
+from answers import ROOT, Answer, Program
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""With warm caches, a run starts without the libraries that only the caches' makers need."""
+"""With latents and texts cached, training imports no model library."""
 
 from __future__ import annotations
 
@@ -8,35 +8,23 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from test_resume import settings
+from answers import Program
 
-CHILD = """
-import json, sys
-from lorasmith.train.build import build_run
-from lorasmith.train.config import load_config
-from lorasmith.train.loop import step, steps_from
-from pathlib import Path
-
-run = build_run(load_config(Path(sys.argv[1])), overwrite=True)
-epoch, plans = next(steps_from(run))
-step(run, epoch, plans)
-heavy = ("diffusers", "transformers", "tokenizers", "peft", "bitsandbytes", "tensorboard", "pandas", "accelerate")
-print(json.dumps({"step": run.state.step, "heavy": [m for m in heavy if m in sys.modules]}))
-"""
+MODEL_LIBRARIES = {"diffusers", "transformers", "tokenizers", "accelerate", "peft", "bitsandbytes"}
 
 
-def test_no_model_library_on_the_cached_path(pictures: Callable[..., Path], tmp_path: Path) -> None:
-    table = settings(pictures(3), tmp_path / "run", steps=1)
-    table["data"] |= {"transforms": [{"kind": "flip"}], "cache_dir": str(tmp_path / "cache")}
-    table["optimizer"] = {"lr": 1e-3}
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(table))
-
-    def child() -> dict:
-        done = subprocess.run([sys.executable, "-c", CHILD, str(config)], capture_output=True, text=True, check=True)
-        return json.loads(done.stdout.splitlines()[-1])
-
-    cold, warm = child(), child()
-    assert cold["step"] == warm["step"] == 1
-    assert "diffusers" in cold["heavy"]
-    assert warm["heavy"] == []
+def test_a_warm_start_imports_neither_diffusers_nor_transformers(
+    here: Program, config: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = config()
+    assert here("train", path).code == 0
+    code = (
+        "import json, sys, lorasmith\n"
+        f"result = lorasmith.train({str(path)!r}, output={str(tmp_path / 'warm')!r})\n"
+        "print(json.dumps([result.finished, sorted(sys.modules)]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    finished, modules = json.loads(done.stdout.splitlines()[-1])
+    assert finished
+    assert "torch" in modules
+    assert MODEL_LIBRARIES & set(modules) == set()
