@@ -172,7 +172,7 @@ class LayerRule(Config):
     """Factor of the learning rate."""
 
 
-class AdapterConfig(Component, root="adapter"):
+class AdapterConfig(Component, root="adapter", default="lora"):
     """The settings of an adapter kind: which layers, and how each is built."""
 
     signatures: ClassVar[tuple[str, ...]] = ()

@@ -32,9 +32,9 @@ class BOFT(AdapterConfig):
 
     reads: ClassVar[frozenset[str]] = frozenset({"oft_blocks", "rescale", "alpha"})
     kind: Literal["boft"] = "boft"
-    block_size: int = Field(16, ge=2)
+    block_size: int = Field(default=16, ge=2)
     """Largest block; blocks are the largest even size up to this of which a power of two makes up the outputs."""
-    constraint: float = Field(0.0, ge=0)
+    constraint: float = Field(default=0.0, ge=0)
     """Bound of the rotation, times the number of outputs; 0 is none."""
 
     @classmethod

@@ -57,12 +57,12 @@ class FactoredAdapter(Adapter):
 class FactoredConfig(AdapterConfig):
     """Settings of kinds made of factors."""
 
-    rank: int = Field(16, ge=1)
-    alpha: float | None = Field(None, gt=0)
+    rank: int = Field(default=16, ge=1)
+    alpha: float | None = Field(default=None, gt=0)
     """The change is scaled by alpha / rank. Default: the rank, so the scale is 1."""
-    conv_rank: int | None = Field(None, ge=1)
+    conv_rank: int | None = Field(default=None, ge=1)
     """Of convolutions larger than 1x1. Default: the rank."""
-    conv_alpha: float | None = Field(None, gt=0)
+    conv_alpha: float | None = Field(default=None, gt=0)
     rank_stabilised: bool = False
     """Scale by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732); files store the alpha that gives the same scale."""
     scalar: bool = False

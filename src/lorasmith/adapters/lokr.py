@@ -83,7 +83,7 @@ class LoKr(FactoredConfig):
     signatures: ClassVar[tuple[str, ...]] = ("lokr_w1", "lokr_w1_a")
     reads: ClassVar[frozenset[str]] = frozenset({*LoKrAdapter.words.values(), "alpha"})
     kind: Literal["lokr"] = "lokr"
-    factor: int = Field(-1, ge=-1)
+    factor: int = Field(default=-1, ge=-1)
     """Size of the small matrix; -1 makes both as equal as they can be. A divisor, or the nearest pair below."""
     decompose_both: bool = False
     """Low-rank factors for the small matrix too, where the rank is small enough."""

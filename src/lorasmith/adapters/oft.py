@@ -82,9 +82,9 @@ class OFT(AdapterConfig):
 
     reads: ClassVar[frozenset[str]] = frozenset({"oft_blocks", "rescale", "alpha"})
     kind: Literal["oft"] = "oft"
-    block_size: int = Field(32, ge=2)
+    block_size: int = Field(default=32, ge=2)
     """Outputs that are rotated together; the nearest divisor below if it does not divide the outputs."""
-    constraint: float = Field(0.0, ge=0)
+    constraint: float = Field(default=0.0, ge=0)
     """Bound of the rotation, times the number of outputs; 0 is none."""
 
     @classmethod
