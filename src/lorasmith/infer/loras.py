@@ -14,6 +14,7 @@ from lorasmith.adapters.attach import AdapterSet, current
 from lorasmith.adapters.base import Adapter, kind_of
 from lorasmith.adapters.layer import spec_of, tensor_of
 from lorasmith.core.errors import LorasmithError, did_you_mean
+from lorasmith.core.progress import Progress
 from lorasmith.core.store import sha256_of
 from lorasmith.families.base import Family
 from lorasmith.formats import kohya
@@ -58,14 +59,14 @@ class LoraUse:
 class Loras:
     """The LoRA files of one call, each read once and attached when it is used."""
 
-    def __init__(self, family: Family) -> None:
-        self.family = family
+    def __init__(self, family: Family, progress: Progress | None = None) -> None:
+        self.family, self.progress = family, progress
         self._sets: dict[Path, AdapterSet] = {}
 
     def get(self, path: Path) -> AdapterSet:
         """The adapters of a file, not attached. Raises LorasmithError if the file does not fit this base."""
         if path not in self._sets:
-            self._sets[path] = load_lora(self.family, path)
+            self._sets[path] = load_lora(self.family, path, self.progress)
             self._sets[path].detach()
         return self._sets[path]
 
@@ -82,14 +83,17 @@ class Loras:
                 adapters.detach()
 
 
-def load_lora(family: Family, path: Path) -> AdapterSet:
-    """The adapters of a file, attached at strength 1. Raises LorasmithError if the file does not fit this base."""
+def load_lora(family: Family, path: Path, progress: Progress | None = None) -> AdapterSet:
+    """The adapters of a file, in any known spelling, attached at strength 1. New words that it carries along are only
+    mentioned. Raises LorasmithError if the file does not fit this base."""
     file = load(path)
+    if file.embeddings and progress is not None:
+        progress.say(f"{path}: its new words ({', '.join(file.embeddings)}) are not used here, only its changed layers")
     layers, strangers = kohya.decode(file.tensors, family.from_kohya)
     if not layers:
         raise LorasmithError(
             f"{path}: none of its {len(file.tensors)} tensors belongs to a layer of this {family.kind} base"
-            f"{_made_for(file)}. First name: {next(iter(file.tensors), 'none')}"
+            f"{_made_for(file)}. First name: {next(iter(file.names or file.tensors), 'none')}"
         )
     if strangers:
         raise LorasmithError(

@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 
 from lorasmith.core.errors import ConfigError, LorasmithError
+from lorasmith.core.registry import registered
 from lorasmith.families.base import Family
+from lorasmith.formats.base import Format
 from lorasmith.infer.loras import Loras, LoraUse, load_lora, short_hash
 from lorasmith.infer.run import SampleResult, sample_to_folder
 from lorasmith.infer.sample import Request, sample
@@ -115,6 +117,34 @@ def test_a_lora_of_another_family_is_told(loaded: Callable[[str], Family], write
     from lorasmith.adapters.layer import Adapted
 
     assert not any(isinstance(m, Adapted) for f in ("sd1", "sdxl") for m in loaded(f).unet.modules())
+
+
+@pytest.mark.parametrize("form", registered(Format).values(), ids=lambda f: f.__name__)
+@pytest.mark.parametrize("kind", ["lora", "loha", "full"])
+def test_every_format_draws_the_same(family: Family, tmp_path: Path, form: type[Format], kind: str) -> None:
+    from lorasmith.adapters.attach import AdapterSet
+    from lorasmith.adapters.base import AdapterConfig
+    from lorasmith.formats.write import write as write_file
+
+    request = Request("a cat", steps=2, width=64, height=64)
+    config = registered(AdapterConfig)[kind](layers=("*attn2.to_k", "*self_attn.v_proj"))
+    adapters = AdapterSet.create(config, family.named_layers(("unet", "te")), family.layer_presets, seed=0)
+    for parameter in adapters.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    try:
+        encoded = form().encode_adapters(adapters.adapters, family)
+    except LorasmithError:
+        pytest.skip("this format refuses this kind")
+    write_file(tmp_path / "x.safetensors", encoded.tensors, encoded.metadata, torch.float32)
+    plain = sample(family, [request])[0].pixels
+    adapters.eval()
+    adapters.attach()
+    expected = sample(family, [request])[0].pixels
+    adapters.detach()
+    with Loras(family).attached([LoraUse(tmp_path / "x.safetensors")]):
+        found = sample(family, [request])[0].pixels
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
+    assert not torch.allclose(plain, expected, atol=2e-2)
 
 
 def test_a_lora_of_another_size_is_told(family: Family, write_lora: Write) -> None:
