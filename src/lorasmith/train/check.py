@@ -20,6 +20,7 @@ from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.progress import Progress
 from lorasmith.core.rng import torch_generator
 from lorasmith.data.dataset import Dataset
+from lorasmith.data.lint import ImageProblem, lint
 from lorasmith.families.names import PRESETS, text_layers
 from lorasmith.families.resolve import find
 from lorasmith.families.source import PARTS, Source
@@ -59,6 +60,8 @@ class CheckResult:
     """kind, rank, alpha; layers and parameters by component."""
     data: dict[str, Any] = field(default_factory=dict)
     """images, buckets and the like."""
+    images: list[ImageProblem] = field(default_factory=list)
+    """What is suspicious about single images and captions."""
     length: dict[str, Any] = field(default_factory=dict)
     """steps, epochs, steps_per_epoch, samples, views_per_image."""
     rates: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -163,6 +166,7 @@ def check_data(config: TrainConfig, result: CheckResult, progress: Progress) -> 
     """Images, captions, buckets, and the length that follows from them."""
     dataset = Dataset.build(config.data, seed=config.seed)
     result.data = {key: value for key, value in dataset.summary().items() if key != "cache"}
+    result.images = lint(dataset, config.trigger)
     length = length_of(config, dataset)
     result.length = {
         "steps": length.steps,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lorasmith.formats import kohya
+from lorasmith.formats.base import Encoded, Format
 from lorasmith.formats.metadata import Facts, describe, tag_counts
 from lorasmith.formats.write import write as write_file
 
@@ -17,11 +17,17 @@ if TYPE_CHECKING:
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def write(run: Run, path: Path, dtype: str) -> Path:
-    """Write the adapter as it is now (averaged, if there is an average) as a kohya-style file."""
+def encode(run: Run, form: Format) -> Encoded:
+    """The adapter as it is now (averaged, if there is an average) in a file's form. Raises LorasmithError, naming the
+    tensors, if the form cannot hold it."""
     with run.showing():
-        tensors = kohya.encode(run.adapters.adapters, run.family.kohya_name)
-    return write_file(path, tensors, describe(facts_of(run)), DTYPES[dtype])
+        return form.encode_adapters(run.adapters.adapters, run.family)
+
+
+def write(run: Run, path: Path, form: Format, dtype: str) -> Path:
+    """Write the adapter as it is now."""
+    encoded = encode(run, form)
+    return write_file(path, encoded.tensors, describe(facts_of(run)) | encoded.metadata, DTYPES[dtype])
 
 
 def facts_of(run: Run) -> Facts:

@@ -102,6 +102,7 @@ def update_on(run: Run, batches: Iterable[tuple[Batch, StepRng]], total: int) ->
     norm = unscale_and_clip(run.parameters, run.scale.value, run.config.optimizer.clip)
     finite = torch.isfinite(loss) & torch.isfinite(norm)
     update(run.optimizer, finite)
+    run.adapters.limit_norms()
     run.scale.update(finite)
     return Outcome(loss, norm, finite, tuple(names), parts)
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from lorasmith.formats.base import Format
+from lorasmith.formats.kohya import Kohya
 from lorasmith.train import export
 from lorasmith.train.hooks.base import Hook
 
@@ -21,12 +23,25 @@ class Exports(Hook):
     """Keep the newest few of the numbered files; default: all."""
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Of the numbers in the file. fp16 halves the file; fp32 is exact."""
+    format: Format = Field(default_factory=Kohya)
+    """How the file is laid out; `kohya` is what user interfaces read."""
+    also: tuple[Format, ...] = ()
+    """Further forms, written beside at the end: `name.peft.safetensors`."""
+
+    def start(self, run: Run) -> None:
+        """Find out before training whether the adapter can be written in these forms."""
+        for form in (self.format, *self.also):
+            export.encode(run, form)
+        super().start(run)
 
     def act(self, run: Run) -> None:
         last = run.state.step >= run.length.steps
         name = run.config.file_name + ("" if last else f"-{run.state.step:06d}")
-        path = export.write(run, run.folder / f"{name}.safetensors", self.dtype)
+        path = export.write(run, run.folder / f"{name}.safetensors", self.format, self.dtype)
         run.events.write("export", run.state.step, file=path.name)
+        for form in self.also if last else ():
+            beside = run.folder / f"{name}.{form.model_dump()['kind']}.safetensors"
+            run.events.write("export", run.state.step, file=export.write(run, beside, form, self.dtype).name)
         if self.keep is not None and not last:
             numbered = sorted(run.folder.glob(f"{run.config.file_name}-[0-9][0-9][0-9][0-9][0-9][0-9].safetensors"))
             for old in numbered[: -self.keep]:
