@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lorasmith.core.errors import Problem
+    from lorasmith.data.lint import ImageProblem
     from lorasmith.train.check import CheckResult, Measured
 
 
@@ -51,6 +52,9 @@ def show(found: CheckResult) -> None:
         if problems:
             out.print(f"\n{len(problems)} {title if len(problems) > 1 else title[:-1]}", style=style)
             out.print(_problems(problems))
+    if found.images:
+        out.print(f"\n{len(found.images)} remark{'s' if len(found.images) > 1 else ''} on images", style="yellow")
+        out.print(_images(found.images))
     if found.measured is not None:
         out.print()
         out.print(_pairs(_measured(found.measured)))
@@ -118,6 +122,22 @@ def _pairs(rows: list[tuple[str, str]]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     for name, value in rows:
         table.add_row(Text(name), Text(value))
+    return table
+
+
+def _images(problems: list[ImageProblem]) -> Table:
+    """One row for each image, however many remarks it has."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for name in ("image", "remark"):
+        table.add_column(name, overflow="fold")
+    by_image: dict[Path, list[str]] = {}
+    for p in problems:
+        by_image.setdefault(p.path, []).append(p.text)
+    for path, texts in by_image.items():
+        table.add_row(Text(str(path)), Text("\n".join(texts)))
     return table
 
 

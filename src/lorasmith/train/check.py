@@ -164,9 +164,18 @@ def layers_of(base: Source) -> Iterable[LayerSpec]:
 
 def check_data(config: TrainConfig, result: CheckResult, progress: Progress) -> None:
     """Images, captions, buckets, and the length that follows from them."""
-    dataset = Dataset.build(config.data, seed=config.seed)
+    try:
+        dataset = Dataset.build(config.data, seed=config.seed)
+    except ConfigError as error:  # then what can be said of the other images
+        result.errors += error.problems
+        lenient = config.data.model_copy(update={"skip_bad_images": True})
+        try:
+            dataset = Dataset.build(lenient, seed=config.seed)
+        except ConfigError:
+            return
     result.data = {key: value for key, value in dataset.summary().items() if key != "cache"}
-    result.images = lint(dataset, config.trigger)
+    named = {p.where for p in result.errors}
+    result.images = [p for p in lint(dataset, config.trigger) if str(p.path) not in named]
     length = length_of(config, dataset)
     result.length = {
         "steps": length.steps,

@@ -107,3 +107,14 @@ def test_measuring_makes_real_steps_and_leaves_nothing(table: dict[str, Any], tm
     assert found.measured.peak_memory > 50 << 20
     assert found.measured.loss is not None
     assert not (tmp_path / "run").exists()
+
+
+def test_remarks_on_images_come_even_where_another_cannot_be_read(table: dict[str, Any]) -> None:
+    images = Path(table["data"]["images"])
+    (images / "03.png").write_bytes(b"")
+    (images / "02.txt").write_text("a photo of something")
+    (images / "05.txt").unlink()
+    found = lorasmith.check(table, overrides=["data.validation.split=0"])
+    assert [Path(p.where).name for p in found.errors] == ["03.png"]
+    assert {(p.path.name, p.kind) for p in found.images} >= {("02.png", "trigger"), ("05.png", "no_caption")}
+    assert found.data["images"] == 6
