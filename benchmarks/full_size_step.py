@@ -4,9 +4,9 @@
 
 256 px (32 x 32 latents), batch 1, LoRA rank 8 on all linears and 1x1 convolutions of the transformer blocks, AdamW,
 everything cached. The weights are random (tools/make_random_sd.py). `--peer` also runs PEFT's LoRA on diffusers' UNet,
-in the same run and on the same layers. CPU time, not wall time: other work on the machine hardly moves it. Only ratios within one run
-hold on every processor: some multiply bf16 twice as fast as float32, others (AVX512_BF16 of Intel without AMX) half as
-fast.
+in the same run and on the same layers. CPU time, not wall time: other work on the machine hardly moves it. Only ratios
+within one run hold on every processor: some multiply bf16 twice as fast as float32, others (Intel's AVX512_BF16 without
+AMX) half as fast.
 """
 
 from __future__ import annotations
