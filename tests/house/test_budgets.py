@@ -23,6 +23,11 @@ def is_command(function: Function) -> bool:
     return function.name.endswith("_command")
 
 
+def is_kernel(function: Function) -> bool:
+    """A GPU kernel takes every pointer and size by itself."""
+    return any(ast.unparse(decorator) == "triton.jit" for decorator in function.decorator_list)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_file_is_within_its_budget(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
@@ -32,7 +37,7 @@ def test_a_file_is_within_its_budget(path: Path) -> None:
         given = function.args
         names = [a.arg for a in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
         count = len([n for n in names if n not in ("self", "cls", "ctx")])
-        assert count <= MOST_ARGUMENTS or is_command(function), f"{function.name} takes {count} arguments"
+        assert count <= MOST_ARGUMENTS or is_command(function) or is_kernel(function), f"{function.name} takes {count} arguments"
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if "src" in p.parts], ids=lambda p: str(p.relative_to(ROOT)))
