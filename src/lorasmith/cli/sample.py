@@ -29,13 +29,17 @@ def sample_command(
         "samples"
     ),
     negative: Annotated[str | None, typer.Option("--negative", "-n", help="What not to draw.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of the first picture of each prompt [0].")] = None,
-    count: Annotated[int | None, typer.Option("--count", help="Pictures of each prompt; seeds count up [1].")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Steps of the sampler [20].")] = None,
-    cfg: Annotated[float | None, typer.Option("--cfg", help="Guidance scale; 1 is none [7].")] = None,
-    sampler: Annotated[str | None, typer.Option("--sampler", help="ddim, euler_a, dpm++_2m_karras ... [ddim].")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of the first picture of each prompt; default 0.")] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", help="Pictures of each prompt; seeds count up; default 1.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Steps of the sampler; default 20.")] = None,
+    cfg: Annotated[float | None, typer.Option("--cfg", help="Guidance scale; 1 is none, default 7.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option("--sampler", help="ddim, euler_a, dpm++_2m_karras ...; default ddim.")
+    ] = None,
     size: Annotated[
-        str | None, typer.Option("--size", metavar="WxH", help="Pixels, multiples of 8 [the base's own].")
+        str | None, typer.Option("--size", metavar="WxH", help="Pixels, multiples of 8; default: the base's own.")
     ] = None,
     strengths: Annotated[
         str | None,

@@ -75,9 +75,10 @@ def font_for(width: int) -> tuple[Font, int]:
 
 
 def wrapped(text: str, font: Font, width: int) -> str:
-    """The text in lines that fit into `width` pixels, at most four."""
+    """The text in lines that fit into `width` pixels, at most four for each line that it has."""
     letters = max(6, int(width / max(1.0, font.getlength("n"))))
-    return "\n".join(textwrap.wrap(text, letters, max_lines=LINES, placeholder=" ..."))
+    lines = (textwrap.wrap(line, letters, max_lines=LINES, placeholder=" ...") for line in text.splitlines())
+    return "\n".join(line for group in lines for line in group)
 
 
 def _height(texts: Sequence[str], size: int) -> int:

@@ -62,7 +62,7 @@ def sample_to_folder(
     user can repair, as far as possible before anything is loaded.
     """
     settings, progress = settings or SampleSettings(), progress or Progress()
-    source = find(base)
+    device, source = pick_device(settings.device), find(base)
     requests = requests_of(prompts, settings, int(source.config("unet").get("sample_size", 64)) * 8)
     cells = [
         Cell(replace(request, seed=request.seed + i), tuple(use.times(factor) for use in uses), factor)
@@ -74,8 +74,10 @@ def sample_to_folder(
     missing = sorted({str(use.path) for cell in cells for use in cell.uses if not use.path.is_file()})
     if missing:
         raise LorasmithError(f"{missing[0]}: no such LoRA file")
+    if len(settings.strengths) > 1 and not any(cell.uses for cell in cells):
+        raise LorasmithError("strengths are those of LoRAs, and there is none; name one, or leave strengths out")
     progress.say(f"loading {base}")
-    family = load(base, dtype=settings.dtype, device=pick_device(settings.device))
+    family = load(base, dtype=settings.dtype, device=device)
     adjust(family, settings)
     return draw_cells(family, cells, folder, settings, progress)
 
@@ -136,7 +138,7 @@ def arrange(images: Sequence[Image.Image], cells: Sequence[Cell], settings: Samp
     prompts = [cells[i].request.prompt for i in starts]
     if several:
         across = [f"strength {factor:g}" for factor in settings.strengths]
-        down = [f"{cells[i].request.prompt} (seed {cells[i].request.seed})" for i in starts]
+        down = [f"{cells[i].request.prompt}\nseed {cells[i].request.seed}" for i in starts]
         return grid([images[i : i + columns] for i in starts], row_labels=down, column_labels=across)
     if columns == 1:
         return folded(images, prompts)
@@ -146,7 +148,7 @@ def arrange(images: Sequence[Image.Image], cells: Sequence[Cell], settings: Samp
     rows = [seeds[i : i + columns] for i in starts]
     if all(row == rows[0] for row in rows):
         return grid([images[i : i + columns] for i in starts], row_labels=prompts, column_labels=rows[0])
-    labels = [f"{prompt} ({row[0]} to {row[-1].split()[-1]})" for prompt, row in zip(prompts, rows, strict=True)]
+    labels = [f"{prompt}\n{row[0]} to {row[-1].split()[-1]}" for prompt, row in zip(prompts, rows, strict=True)]
     return grid([images[i : i + columns] for i in starts], row_labels=labels)
 
 

@@ -66,12 +66,10 @@ def find(name: str) -> Sampler:
     found = SAMPLERS.get(ALIASES.get(plain, plain))
     if found is None:
         hint = did_you_mean(plain, [*SAMPLERS, *ALIASES])
-        raise LorasmithError(f'no sampler is called "{name}"{f"; {hint}" if hint else ""} There are: {_listed()}')
+        raise LorasmithError(
+            f'no sampler is called "{name}"; {f"{hint} " if hint else ""}there are {", ".join(SAMPLERS)}'
+        )
     return found
-
-
-def _listed() -> str:
-    return ", ".join(SAMPLERS)
 
 
 def make(name: str, schedule: NoiseSchedule, prediction: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, field_validator
 
-from lorasmith.core.errors import LorasmithError
+from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.registry import Config
 from lorasmith.infer import samplers
 from lorasmith.infer.prompts import parse_line, read_prompts
@@ -49,8 +49,9 @@ class SampleSettings(Config):
     def _known(cls, value: str) -> str:
         try:
             samplers.find(value)
-        except LorasmithError as error:
-            raise ValueError(str(error)) from None
+        except LorasmithError:
+            hint = did_you_mean(value, samplers.SAMPLERS)
+            raise ValueError(f"{', '.join(samplers.SAMPLERS)}{f'; {hint}' if hint else ''}") from None
         return value
 
     @field_validator("strengths")

@@ -173,6 +173,10 @@ def test_mistakes_are_told_before_anything_is_drawn(sd1: Path, tmp_path: Path) -
         "there is no prompt": lambda: draw(),
         "no sampler is called": lambda: draw("a --ss magic"),
         "steps is 0": lambda: draw("a --s 0"),
+        "strengths are those of LoRAs": lambda: sample_to_folder(
+            sd1, ["a"], tmp_path / "out", settings=fast(strengths=(0.0, 1.0))
+        ),
+        "is not a device": lambda: sample_to_folder(sd1, ["a"], tmp_path / "out", settings=fast(device="gpu")),
     }.items():
         with pytest.raises(LorasmithError, match=message):
             action()
