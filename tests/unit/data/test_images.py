@@ -1,0 +1,167 @@
+"""Every mode of picture becomes the RGB that a person sees."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lorasmith.data.images import decode, fit
+
+RED = (200, 30, 40)
+
+
+def saved(picture: Image.Image, suffix: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, suffix, **options)
+    return file.getvalue()
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(decode(data)[0])
+
+
+def corner_picture() -> Image.Image:
+    """6 x 4, black, with one red pixel in the left top corner."""
+    picture = Image.new("RGB", (6, 4))
+    picture.putpixel((0, 0), RED)
+    return picture
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "webp"])
+def test_lossless_rgb_is_exact(suffix: str) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    options = {"lossless": True} if suffix == "webp" else {}
+    assert np.array_equal(pixels(saved(Image.fromarray(values), suffix, **options)), values)
+
+
+@pytest.mark.parametrize("suffix", ["jpeg", "avif"])
+def test_lossy_formats_are_read(suffix: str) -> None:
+    if suffix == "avif":
+        from PIL import features
+
+        if not features.check("avif"):
+            pytest.skip("this Pillow has no AVIF")
+    got = pixels(saved(Image.new("RGB", (32, 24), RED), suffix, quality=95))
+    assert got.shape == (24, 32, 3)
+    assert np.abs(got.astype(int) - RED).max() <= 6
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpeg", "png", "webp", "tiff"])
+def test_pictures_stand_upright(suffix: str, orientation: int) -> None:
+    """Where the left top corner of the stored picture is seen, by the EXIF standard."""
+    seen = {
+        1: ("left", "top"),
+        2: ("right", "top"),
+        3: ("right", "bottom"),
+        4: ("left", "bottom"),
+        5: ("left", "top"),
+        6: ("right", "top"),
+        7: ("right", "bottom"),
+        8: ("left", "bottom"),
+    }
+    stored = corner_picture().resize((48, 32), Image.Resampling.NEAREST)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    got = pixels(saved(stored, suffix, exif=exif))
+    assert got.shape[:2] == ((48, 32) if orientation >= 5 else (32, 48))
+    across, down = seen[orientation]
+    y = 1 if down == "top" else -2
+    x = 1 if across == "left" else -2
+    assert got[y, x, 0] > 120
+    assert (got[:, :, 0] > 120).mean() < 0.1
+
+
+def test_a_broken_exif_block_does_no_harm() -> None:
+    data = saved(corner_picture(), "png", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
+    assert pixels(data).shape == (4, 6, 3)
+
+
+def test_alpha_is_laid_over_white() -> None:
+    layered = Image.new("RGBA", (3, 1))
+    for x, alpha in enumerate((0, 51, 255)):
+        layered.putpixel((x, 0), (*RED, alpha))
+    picture, alpha = decode(saved(layered, "png"))
+    expected = [[round(255 + (c - 255) * a / 255) for c in RED] for a in (0, 51, 255)]
+    assert np.abs(np.asarray(picture)[0].astype(int) - expected).max() <= 1
+    assert alpha is not None
+    assert list(alpha.tobytes()) == [0, 51, 255]
+
+
+def test_grey_with_alpha() -> None:
+    layered = Image.merge("LA", (Image.new("L", (2, 2), 100), Image.new("L", (2, 2), 0)))
+    picture, alpha = decode(saved(layered, "png"))
+    assert np.asarray(picture).min() == 255
+    assert alpha is not None
+
+
+def test_palettes_and_their_transparent_colour() -> None:
+    indexed = Image.new("P", (2, 1))
+    indexed.putpalette([*RED, 0, 0, 250])
+    indexed.putpixel((1, 0), 1)
+    assert pixels(saved(indexed, "png"))[0].tolist() == [list(RED), [0, 0, 250]]
+    picture, alpha = decode(saved(indexed, "png", transparency=1))
+    assert np.asarray(picture)[0].tolist() == [list(RED), [255, 255, 255]]
+    assert alpha is not None
+    assert pixels(saved(indexed, "gif"))[0].tolist() == [list(RED), [0, 0, 250]]
+
+
+def test_rgb_with_one_transparent_colour() -> None:
+    picture, alpha = decode(saved(corner_picture(), "png", transparency=RED))
+    assert np.asarray(picture)[0, 0].tolist() == [255, 255, 255]
+    assert alpha is not None
+    assert np.asarray(picture)[1, 1].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_16_bit_grey_is_scaled_and_not_cut(suffix: str) -> None:
+    values = np.array([[0, 257, 257 * 100, 65535]], dtype=np.uint16)
+    got = pixels(saved(Image.fromarray(values), suffix))
+    assert got[0].tolist() == [[0] * 3, [1] * 3, [100] * 3, [255] * 3]
+
+
+def test_float_grey() -> None:
+    values = np.array([[0.0, 0.5, 1.0]], dtype=np.float32)
+    assert pixels(saved(Image.fromarray(values), "tiff"))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_grey_and_two_colours() -> None:
+    assert pixels(saved(Image.new("L", (2, 2), 77), "png")).tolist() == [[[77] * 3] * 2] * 2
+    assert pixels(saved(Image.new("1", (2, 2), 1), "png")).min() == 255
+
+
+def test_cmyk() -> None:
+    got = pixels(saved(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "jpeg", quality=95))
+    assert np.abs(got.astype(int) - [255, 0, 0]).max() <= 4
+
+
+def test_of_a_moving_picture_the_first_frame_counts() -> None:
+    frames = [Image.new("RGB", (4, 4), RED), Image.new("RGB", (4, 4))]
+    assert pixels(saved(frames[0], "png", save_all=True, append_images=frames[1:]))[0, 0].tolist() == list(RED)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpeg", "webp", "gif", "bmp", "tiff"])
+def test_a_cut_file_is_an_error_at_any_place(suffix: str) -> None:
+    values = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    whole = saved(Image.fromarray(values), suffix)
+    for share in (0.01, 0.1, 0.5, 0.9):
+        with pytest.raises(ValueError, match="picture"):
+            decode(whole[: int(len(whole) * share)])
+
+
+def test_what_is_no_picture() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        decode(b"")
+    with pytest.raises(ValueError, match="no picture"):
+        decode(b"<html>404</html>")
+
+
+def test_fit_keeps_the_mean_when_it_shrinks() -> None:
+    values = np.random.default_rng(2).integers(0, 256, (64, 32, 3), dtype=np.uint8)
+    got = fit(Image.fromarray(values), (8, 16), (0, 4, 8, 12))
+    blocks = values.reshape(16, 4, 8, 4, 3).mean((1, 3))[4:12]
+    assert np.abs(got - blocks).max() <= 1

@@ -1,0 +1,214 @@
+"""What is found in folders and lists, and that whatever is wrong is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lorasmith.core.config import validate
+from lorasmith.core.errors import ConfigError
+from lorasmith.data.config import DataConfig, SubsetConfig
+from lorasmith.data.dataset import Dataset
+from lorasmith.data.scan import ImageRecord, Scan, natural, scan
+
+Build = Callable[..., Dataset]
+
+
+def picture(path: Path, colour: int = 0, size: tuple[int, int] = (64, 64)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (colour, 90, 90)).save(path)
+    return path
+
+
+def look(folder: Path, **settings: Any) -> Scan:
+    return scan(validate(SubsetConfig, {"images": folder, **settings}), "data", False)
+
+
+def names(records: list[ImageRecord]) -> list[str]:
+    return [r.path.name for r in records]
+
+
+def test_natural_order() -> None:
+    shuffled = [Path(n) for n in ("10.png", "b2.png", "2.png", "B10.png", "1²2.png", "1.png")]
+    assert [p.name for p in natural(shuffled)] == ["1.png", "1²2.png", "2.png", "10.png", "b2.png", "B10.png"]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"a cat", ("a cat",)),
+        (b"\xef\xbb\xbfa cat\r\n", ("a cat",)),
+        ("ein Käse".encode(), ("ein Käse",)),
+        ("ein Käse".encode("utf-16"), ("ein Käse",)),
+        (b"one\r\n\r\n two \rthree\n", ("one", "two", "three")),
+        ("a\u2028b".encode(), ("a\u2028b",)),
+        (b"", ("",)),
+        (b" \n\n", ("",)),
+    ],
+)
+def test_caption_files(tmp_path: Path, data: bytes, expected: tuple[str, ...]) -> None:
+    picture(tmp_path / "01.png").with_suffix(".txt").write_bytes(data)
+    assert look(tmp_path).records[0].captions == expected
+
+
+def test_a_caption_in_another_encoding_is_named(tmp_path: Path) -> None:
+    picture(tmp_path / "01.png").with_suffix(".txt").write_bytes("Käse".encode("latin-1"))
+    (problem,) = look(tmp_path).problems
+    assert problem.where.endswith("01.txt")
+    assert "UTF-8" in problem.found
+
+
+def test_which_caption_counts(tmp_path: Path) -> None:
+    for name in ("a.b.png", "c.png", "d.png"):
+        picture(tmp_path / name)
+    (tmp_path / "a.b.txt").write_text("first")
+    (tmp_path / "a.b.caption").write_text("second")
+    (tmp_path / "c.caption").write_text("third")
+    found = look(tmp_path, caption="fallback").records
+    assert [r.caption for r in found] == ["first", "third", "fallback"]
+    assert [r.captions for r in look(tmp_path, caption_extension=["caption"]).records] == [("second",), ("third",), ()]
+
+
+def test_hidden_and_other_files_are_left_out(tmp_path: Path) -> None:
+    picture(tmp_path / "2.PNG")
+    picture(tmp_path / "sub" / "3.png")
+    picture(tmp_path / ".thumbnails" / "4.png")
+    picture(tmp_path / "._1.png")
+    (tmp_path / "notes.md").write_text("x")
+    assert names(look(tmp_path).records) == ["2.PNG"]
+    assert names(look(tmp_path, recursive=True).records) == ["2.PNG", "3.png"]
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    picture(tmp_path / "10_garp_doll" / "1.png")
+    picture(tmp_path / "2_cat" / "2.png").with_suffix(".txt").write_text("a grey cat")
+    picture(tmp_path / "0_off" / "3.png")
+    picture(tmp_path / "other" / "4.png")
+    found = look(tmp_path).records
+    assert {(r.path.name, r.repeats, r.captions) for r in found} == {
+        ("1.png", 10, ("garp doll",)),
+        ("2.png", 2, ("a grey cat",)),
+    }
+    assert {r.repeats for r in look(tmp_path, repeats=3).records} == {30, 6}
+    assert "no images" in look(tmp_path, class_folders=False).problems[0].found
+    picture(tmp_path / "5.png")
+    assert names(look(tmp_path).records) == ["5.png"]
+    assert names(look(tmp_path, class_folders=True).records) == ["2.png", "1.png"]
+
+
+def test_metadata(tmp_path: Path) -> None:
+    for name in "abcde":
+        picture(tmp_path / f"{name}.png", ord(name))
+    (tmp_path / "e.txt").write_text("of e")
+    rows = [
+        {"file_name": "b.png", "text": "of b"},
+        {"file_name": "a.png", "caption": ["one", "two"]},
+        {"file_name": "c.png", "text": ""},
+        {"file_name": "d.png", "text": "line\u2028separator"},
+        {"file_name": "e.png"},
+    ]
+    text = "\ufeff" + "\r\n\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "metadata.jsonl").write_text(text, encoding="utf-8")
+    expected = [("of b",), ("one", "two"), ("",), ("line\u2028separator",), ("of e",)]
+    for source in (tmp_path, tmp_path / "metadata.jsonl"):
+        found = look(source, caption="fallback")
+        assert found.problems == []
+        assert [r.captions for r in found.records] == expected
+
+
+def test_bad_lines_of_metadata_are_named_by_number(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    lines = ['{"file_name": "a.png"}', "{", '{"text": "x"}', "[1]", '{"file_name": "gone.png"}']
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    problems = look(tmp_path).problems
+    assert [p.where.rsplit(":")[-1] for p in problems] == ["2", "3", "4", "5"]
+    assert "gone.png" in problems[-1].found
+    (tmp_path / "metadata.jsonl").write_bytes(b"\xff\xff")
+    assert "UTF-8" in look(tmp_path).problems[0].found
+
+
+def test_one_image_is_a_source(tmp_path: Path) -> None:
+    assert names(look(picture(tmp_path / "a.png")).records) == ["a.png"]
+
+
+def test_bad_images_are_all_named(tmp_path: Path, dataset: Build) -> None:
+    for i in range(6):
+        picture(tmp_path / "x" / f"{i}.png", i)
+    (tmp_path / "x" / "1.png").write_bytes(b"")
+    whole = (tmp_path / "x" / "2.png").read_bytes()
+    (tmp_path / "x" / "2.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "x" / "3.png").write_text("<html>")
+    with pytest.raises(ConfigError) as caught:
+        dataset(tmp_path / "x")
+    assert [Path(p.where).name for p in caught.value.problems] == ["1.png", "2.png", "3.png"]
+    assert all("skip_bad_images" in p.remedy for p in caught.value.problems)
+    rest = dataset(tmp_path / "x", skip_bad_images=True)
+    assert names(rest.records) == ["0.png", "4.png", "5.png"]
+    assert rest.summary()["skipped"] == 3
+
+
+def test_only_bad_images(tmp_path: Path, dataset: Build) -> None:
+    tmp_path.joinpath("1.png").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"none of 1 images can be read.*1\.png"):
+        dataset(tmp_path, skip_bad_images=True)
+
+
+def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert "Permission denied" in look(tmp_path).problems[0].found
+
+
+def test_the_size_is_that_of_the_upright_picture(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 32)).save(tmp_path / "a.jpg", exif=exif)
+    assert look(tmp_path).records[0].size == (32, 64)
+
+
+def test_masks(tmp_path: Path) -> None:
+    for i in range(3):
+        picture(tmp_path / f"{i}.png", i)
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    Image.new("L", (32, 32), 255).save(masks / "0.png")
+    Image.new("L", (64, 16), 255).save(masks / "1.webp")
+    found = look(tmp_path, masks=masks, recursive=True)
+    assert [r.mask for r in found.records] == [masks / "0.png"]
+    shape, missing = found.problems
+    assert "64 x 16" in shape.found
+    assert shape.where.endswith("1.webp")
+    assert "no mask" in missing.found
+    assert [r.mask for r in look(tmp_path, masks="alpha").records] == ["alpha"] * 3
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({}, "either images"),
+        ({"images": "a", "subsets": [{"images": "b"}]}, "either images"),
+        ({"images": "a", "resolution": 500}, "multiple of 8"),
+        ({"images": "a", "buckets": {"min": 512, "max": 256}}, "larger than max"),
+        ({"images": "a", "transforms": ["filp"]}, "flip"),
+        ({"images": "a", "transforms": [{"kind": "template", "templates": ["a {captoin}"]}]}, "{captoin}"),
+        ({"images": "a", "repeats": 0}, "repeats"),
+    ],
+)
+def test_wrong_settings(table: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate(DataConfig, table)
+    assert words in str(caught.value)
+
+
+def test_settings_of_the_only_subset_may_stand_beside_images() -> None:
+    config = validate(DataConfig, {"images": "a", "repeats": 3, "caption": "x"})
+    assert config.sources == (SubsetConfig(images=Path("a"), repeats=3, caption="x"),)
+    again = validate(DataConfig, {k: v for k, v in config.model_dump().items() if v is not None})
+    assert again == config
