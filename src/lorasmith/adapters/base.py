@@ -95,6 +95,11 @@ class Adapter(nn.Module):
         bias = self.bias_delta()
         return operate(self.layer, x, self.thin(self.delta()).to(x.dtype), None if bias is None else bias.to(x.dtype))
 
+    def onto(self, out: Tensor, x: Tensor, strength: float = 1.0) -> Tensor:
+        """`out`, the layer's output for x, with the change on it. Kinds that can add in one pass override this."""
+        change = self.branch(x)
+        return out + (change if strength == 1 else change * strength)
+
     @property
     def alpha(self) -> float | None:
         """The alpha that files store, or None; consumers scale by alpha / rank."""

@@ -49,8 +49,7 @@ class Adapted(nn.Module):
         if all(adapter.additive for adapter, _ in active):
             out = self.base(x)
             for adapter, strength in active:
-                change = adapter.branch(x)
-                out = out + (change if strength == 1 else change * strength)
+                out = adapter.onto(out, x, strength)
             return out
         weight, bias = self.changed_weight(active), self.changed_bias(active)
         if self.spec.kind == "norm":

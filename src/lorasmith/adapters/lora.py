@@ -61,8 +61,8 @@ class LoRAAdapter(FactoredAdapter):
         return self.gain * change
 
     def branch(self, x: Tensor) -> Tensor:
-        up, down = self.pair()
-        up, down, spec = (up * self.gain).to(x.dtype), down.to(x.dtype), self.layer
+        up, down = self.factors_in(x.dtype)
+        spec = self.layer
         if spec.kind == "linear":
             return F.linear(self.drop(F.linear(x, down)), up)
         if self.mid is None:
@@ -70,6 +70,20 @@ class LoRAAdapter(FactoredAdapter):
         else:
             h = F.conv2d(F.conv2d(x, down), self.mid.to(x.dtype), None, spec.stride, spec.padding, spec.dilation)
         return F.conv2d(self.drop(h), up)
+
+    def onto(self, out: Tensor, x: Tensor, strength: float = 1.0) -> Tensor:
+        if self.layer.kind != "linear":
+            return super().onto(out, x, strength)
+        up, down = self.factors_in(x.dtype, strength)
+        h = self.drop(F.linear(x, down))
+        return torch.addmm(out.flatten(0, -2), h.flatten(0, -2), up.T).view_as(out)
+
+    def factors_in(self, dtype: torch.dtype, strength: float = 1.0) -> tuple[Tensor, Tensor]:
+        """up, with the scale and a strength in it, and down, as they multiply."""
+        up, down = self.pair()
+        if isinstance(self.gain, Tensor) or self.gain * strength != 1:
+            up = up * (self.gain * strength)
+        return up.to(dtype), down.to(dtype)
 
     @property
     def rank(self) -> int:

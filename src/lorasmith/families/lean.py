@@ -1,4 +1,4 @@
-"""Lean forms of the operations in ops.py, for layers whose weights are frozen and carry no adapter, on the CPU.
+"""Lean forms of the operations in ops.py, for layers whose weights are frozen and carry no adapter.
 
 A frozen convolution: autograd would keep its whole input for the gradient of a weight that is never trained; here only
 the shape is kept. Where a layer has far more weights than the image has pixels (the inner levels), the convolution is
