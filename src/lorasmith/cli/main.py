@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a mistake that the user can repair (one message, no traceb
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 from collections.abc import Callable
@@ -68,6 +69,8 @@ def _program(
 def main() -> None:
     """Run the command line of this process and exit."""
     console.make_streams_safe()
+    # it misses optional kernels that nothing here uses, and says so to everyone who imports diffusers
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         app(prog_name="lorasmith")
     except LorasmithError as error:

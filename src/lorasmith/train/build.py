@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from lorasmith.adapters.attach import AdapterSet
-from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.data.dataset import Dataset, TextPlan
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
+from lorasmith.infer.settings import DTYPES, pick_device
 from lorasmith.train import checkpoint
 from lorasmith.train.config import TrainConfig
 from lorasmith.train.ema import Ema
@@ -26,7 +26,6 @@ from lorasmith.train.optimizers import AdamW, Groups
 from lorasmith.train.run import Length, Run
 from lorasmith.train.summary import write_summary
 
-DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEFAULT_VIEWS = 100
 
 
@@ -67,19 +66,6 @@ def load_family(config: TrainConfig) -> Family:
         family.prediction = config.prediction
     family.checkpoint_gradients(config.gradient_checkpointing)
     return family
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise LorasmithError(f'device: "{name}" is not a device; use auto, cpu, cuda, cuda:1 or mps') from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise LorasmithError(f'device: "{name}" was asked for, but torch sees no CUDA device here; use device = "auto"')
-    return device
 
 
 def cache(config: TrainConfig, dataset: Dataset, family: Family, progress: Progress) -> None:
