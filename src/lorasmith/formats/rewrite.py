@@ -63,6 +63,18 @@ def difference(words: Mapping[str, Tensor], layer: LayerSpec, base: Tensor) -> W
     return found if bias is None else found | {names[1]: bias.detach()}
 
 
+def product(words: Mapping[str, Tensor], shape: Sequence[int]) -> Words | None:
+    """`diff` words for changes that do not depend on the weight; None for others."""
+    if {"diff", "diff_b", "w_norm", "b_norm"} & words.keys():
+        return {word: t for word, t in words.items() if word != "alpha"}
+    lora = plain(words, shape)
+    if lora is None:
+        return None
+    scale = alpha_of(lora) / lora["lora_down.weight"].shape[0]
+    change = lora["lora_up.weight"].float().flatten(1) @ lora["lora_down.weight"].float().flatten(1)
+    return {"diff": (scale * change).reshape(tuple(shape))}
+
+
 def _from_tucker(words: Mapping[str, Tensor]) -> Words:
     down, mid = words["lora_down.weight"].float(), words["lora_mid.weight"].float()
     merged = torch.einsum("mnhw,ni->mihw", mid, down.flatten(1))

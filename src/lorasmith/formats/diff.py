@@ -1,0 +1,36 @@
+"""Full differences: the widest lossless form for kinds of full rank. A1111, Forge, ComfyUI and InvokeAI read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from torch import Tensor
+
+from lorasmith.adapters.base import LayerSpec
+from lorasmith.core.errors import LorasmithError
+from lorasmith.formats.base import Encoded, Format, Names, Shapes
+from lorasmith.formats.kohya import named
+from lorasmith.formats.rewrite import Words, difference, product
+
+
+class Diff(Format):
+    """`diff` (norms: `w_norm`, `b_norm`) of each layer: as large as the layers themselves."""
+
+    kind: Literal["diff"] = "diff"
+
+    def encode(self, layers: Mapping[str, Words], names: Names, shapes: Shapes) -> Encoded:
+        found: dict[str, Words] = {}
+        for layer, words in layers.items():
+            change = product(words, shapes[layer])
+            if change is None:
+                raise LorasmithError(
+                    f"diff files need the base model for changes like that of {layer}, which depend on its weights"
+                )
+            found[layer] = change
+        return Encoded(named(found, names.kohya_name))
+
+
+def of_weights(layers: Mapping[str, Words], weight_of: Callable[[str], tuple[LayerSpec, Tensor]]) -> dict[str, Words]:
+    """The same changes as differences, given each layer's description and weight in the base model."""
+    return {layer: difference(words, *weight_of(layer)) for layer, words in layers.items()}
