@@ -38,7 +38,8 @@ def demo_command(
         raise LorasmithError("the example images are not part of this installation; reinstall lorasmith")
     progress = console.progress_for()
     progress.say("training a LoRA of garp, a small character, on the embedded base model tiny-sd")
-    settings = [f'data.images="{(assets / "garp").as_posix()}"']
+    garp = (assets / "garp").as_posix()
+    settings = [f'data.images="{garp}"', f'data.masks="{garp}/masks"']
     result = api.train(assets / "demo.toml", overrides=settings, output=output, overwrite=True, progress=progress)
     if not result.finished or result.file is None:
         raise typer.Exit(130)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lorasmith import api
+from lorasmith.cli.inspect import rows
 from lorasmith.cli.train import split
 from lorasmith.infer.settings import SampleSettings
 
@@ -36,3 +37,25 @@ def test_the_package_is_the_train_function_too() -> None:
 
     with pytest.raises(lorasmith.LorasmithError, match="no such file"):
         lorasmith.train("no-such.toml")
+
+
+def test_inspect_says_each_thing_once_in_words() -> None:
+    found = {
+        "bytes": 2_904_752,
+        "rank": {"4": 3, "8": 1},
+        "trigger": [],
+        "tags": {"garp": 14, "beach": 1},
+        "readers": {"A": {"loads": "yes", "remarks": []}, "B": {"loads": "no", "remarks": ["no DoRA"]}},
+        "norms": {"unet mid": 2.0, "te": 1.0},
+        "training": {"lr": "1e-4"},
+    }
+    shown = dict(rows(found))
+    assert shown["size"] == "2.90 MB"
+    assert shown["rank"] == "4: 3, 8: 1"
+    assert shown["tags"] == "garp (14), beach (1)"
+    assert shown["loads in"].splitlines() == ["A: yes", "B: no", "B: no DoRA"]
+    mid, te = (line.count("=") for line in shown["change"].splitlines())
+    assert mid == 2 * te
+    assert "trigger" not in shown
+    assert shown["training"] == "lr = 1e-4"
+    assert "training" not in dict(rows(found | {"config": "base = 1"}))
