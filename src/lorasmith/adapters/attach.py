@@ -69,6 +69,10 @@ class AdapterSet:
         """`unet`, `te` ...: the parts that carry adapters, in order."""
         return tuple(dict.fromkeys(adapter.layer.component for adapter in self.adapters.values()))
 
+    def weight_of(self, name: str) -> Tensor:
+        """The weight that a layer has without adapters."""
+        return tensor_of(current(self._places[name]), "weight").detach()
+
     def parameters(self, component: str | None = None) -> list[nn.Parameter]:
         """What is trained, of one component or of all."""
         wanted = (a for a in self.adapters.values() if component in (None, a.layer.component))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -51,8 +51,11 @@ class Format(Component, root="format"):
         """Tensors by their names in the file, float32. Raises LorasmithError for changes that the format has no words
         for, naming the layers and another format."""
 
-    def encode_adapters(self, adapters: Mapping[str, Adapter], names: Names) -> Encoded:
-        """The same of adapters by layer."""
+    def encode_adapters(
+        self, adapters: Mapping[str, Adapter], names: Names, weight_of: Callable[[str], Tensor] | None = None
+    ) -> Encoded:
+        """The same of adapters by layer. `weight_of` gives the weight that a layer has in the base model, which some
+        formats need for some kinds."""
         return self.encode(words_of(adapters), names, {name: a.layer.shape for name, a in adapters.items()})
 
 

@@ -7,9 +7,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from lorasmith.adapters.base import LayerSpec
+from lorasmith.adapters.base import Adapter
 from lorasmith.core.errors import LorasmithError
-from lorasmith.formats.base import Encoded, Format, Names, Shapes
+from lorasmith.formats.base import Encoded, Format, Names, Shapes, words_of
 from lorasmith.formats.kohya import named
 from lorasmith.formats.rewrite import Words, difference, product
 
@@ -30,7 +30,11 @@ class Diff(Format):
             found[layer] = change
         return Encoded(named(found, names.kohya_name))
 
-
-def of_weights(layers: Mapping[str, Words], weight_of: Callable[[str], tuple[LayerSpec, Tensor]]) -> dict[str, Words]:
-    """The same changes as differences, given each layer's description and weight in the base model."""
-    return {layer: difference(words, *weight_of(layer)) for layer, words in layers.items()}
+    def encode_adapters(
+        self, adapters: Mapping[str, Adapter], names: Names, weight_of: Callable[[str], Tensor] | None = None
+    ) -> Encoded:
+        if weight_of is None:
+            return super().encode_adapters(adapters, names)
+        words = words_of(adapters)
+        found = {name: difference(words[name], a.layer, weight_of(name).cpu()) for name, a in adapters.items()}
+        return Encoded(named(found, names.kohya_name))

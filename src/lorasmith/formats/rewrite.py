@@ -100,8 +100,13 @@ def _from_lokr(words: Mapping[str, Tensor], shape: Sequence[int]) -> Words:
     second = _svd(words["lokr_w2"].float().flatten(1)) if "lokr_w2" in words else _matrices(words, "lokr_w2", "lokr_t2")
     rank = next((words[w].shape[0] for w in ("lokr_w2_b", "lokr_w1_b") if w in words), None)
     scale = float(words["alpha"]) / rank if "alpha" in words and rank else 1.0
-    up = torch.kron(first[0].contiguous(), second[0].contiguous()) * scale
-    return _lora(up, torch.kron(first[1].contiguous(), second[1].contiguous()), shape)
+    up = _kron(first[0], second[0]) * scale
+    return _lora(up, _kron(first[1], second[1]), shape)
+
+
+def _kron(a: Tensor, b: Tensor) -> Tensor:
+    """torch.kron, which fails at some strides."""
+    return torch.einsum("ij,kl->ikjl", a, b).flatten(2).flatten(0, 1)
 
 
 def _matrices(words: Mapping[str, Tensor], stem: str, core: str) -> tuple[Tensor, Tensor]:
