@@ -1,0 +1,179 @@
+"""Choosing layers, and several adapters on one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lorasmith.adapters.attach import AdapterSet, chosen
+from lorasmith.adapters.base import LayerRule
+from lorasmith.adapters.dora import DoRA
+from lorasmith.adapters.layer import Adapted
+from lorasmith.adapters.lora import LoRA
+from lorasmith.adapters.norm import Norm
+from lorasmith.adapters.oft import OFT
+from lorasmith.core.errors import LorasmithError
+
+torch.set_num_threads(1)
+PRESETS = {"attention": ("unet.*.to_[qk]",), "all": ("*",)}
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = nn.ModuleDict({"to_q": nn.Linear(8, 8), "to_k": nn.Linear(8, 8)})
+        self.out = nn.ModuleList([nn.Linear(8, 4)])
+        self.norm = nn.LayerNorm(8)
+        self.requires_grad_(False)
+
+    def places(self) -> dict[str, tuple[nn.Module, str]]:
+        found: dict[str, tuple[nn.Module, str]] = {f"unet.attn.{n}": (self.attn, n) for n in ("to_q", "to_k")}
+        return found | {"te.out.0": (self.out, "0"), "unet.norm": (self, "norm")}
+
+
+def move(adapters: AdapterSet, seed: int = 0) -> AdapterSet:
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for p in adapters.parameters():
+            p.add_(torch.randn(p.shape), alpha=0.3)
+    return adapters
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ("attention", ["unet.attn.to_q", "unet.attn.to_k"]),
+        ("unet.*.to_k", ["unet.attn.to_k"]),
+        (("attention", "te.*"), ["unet.attn.to_q", "unet.attn.to_k", "te.out.0"]),
+        (("attention", "!*.to_q"), ["unet.attn.to_k"]),
+        (("!unet.*",), ["te.out.0"]),
+    ],
+)
+def test_layers_by_preset_pattern_and_exception(layers: str | tuple[str, ...], expected: list[str]) -> None:
+    assert chosen(layers, Model().places(), PRESETS) == expected
+
+
+@pytest.mark.parametrize("layers", ["atention", ("nothing.*",), ("all", "!*")])
+def test_no_layer_is_an_error(layers: str | tuple[str, ...]) -> None:
+    with pytest.raises(LorasmithError, match=r"chooses none of 4 layers.*attention, all"):
+        chosen(layers, Model().places(), PRESETS)
+    if layers == "atention":
+        with pytest.raises(LorasmithError, match='Did you mean "attention"'):
+            chosen(layers, Model().places(), PRESETS)
+
+
+def test_a_kind_that_fits_no_chosen_layer_is_an_error() -> None:
+    with pytest.raises(LorasmithError, match='"norm" fits none'):
+        AdapterSet.create(Norm(layers="attention"), Model().places(), PRESETS, seed=0)
+
+
+def test_rules_for_some_layers() -> None:
+    rules = (LayerRule(layers="*.to_q", rank=2, alpha=1, lr=0.5), LayerRule(layers="te.*", lr=2))
+    config = LoRA(layers="all", rank=4, overrides=rules)
+    adapters = AdapterSet.create(config, Model().places(), PRESETS, seed=0)
+    assert [(a.rank, a.alpha) for a in adapters.adapters.values()] == [(2, 1), (4, 4), (4, 4)]
+    assert [len(p) for p in adapters.parameters_by_rate("unet").values()] == [2, 2]
+    assert set(adapters.parameters_by_rate("unet")) == {0.5, 1.0}
+    assert set(adapters.parameters_by_rate("te")) == {2.0}
+
+
+def test_the_choice_of_layers_does_not_move_the_start_of_others() -> None:
+    one = AdapterSet.create(LoRA(layers="all"), Model().places(), PRESETS, seed=4)
+    other = AdapterSet.create(LoRA(layers="unet.*.to_k"), Model().places(), PRESETS, seed=4)
+    key = "unet.attn.to_k/down"
+    assert torch.equal(one.state_dict()[key], other.state_dict()[key])
+    again = AdapterSet.create(LoRA(layers="all"), Model().places(), PRESETS, seed=5)
+    assert not torch.equal(one.state_dict()[key], again.state_dict()[key])
+
+
+def test_convolutions_have_their_own_rank_and_alpha() -> None:
+    holder = nn.ModuleDict({"a": nn.Conv2d(4, 4, 3), "b": nn.Conv2d(4, 4, 1), "c": nn.Linear(4, 4)})
+    places: dict[str, tuple[nn.Module, str]] = {f"unet.{n}": (holder, n) for n in "abc"}
+    config = LoRA(layers="*", rank=4, alpha=8, conv_rank=2, conv_alpha=1)
+    found = AdapterSet.create(config, places, {}, seed=0).adapters
+    assert [(a.rank, a.alpha) for a in found.values()] == [(2, 1), (4, 8), (4, 8)]
+    stable = AdapterSet.create(config.model_copy(update={"rank_stabilised": True}), places, {}, seed=0).adapters
+    assert (stable["unet.c"].alpha or 0) / 4 == pytest.approx(8 / 4**0.5)
+
+
+def test_strength_by_component() -> None:
+    model = Model()
+    adapters = move(AdapterSet.create(LoRA(layers="all", rank=2), model.places(), PRESETS, seed=0)).attach()
+    x = torch.randn(3, 8)
+    adapters.set_strength({"te": 0.0})
+    assert torch.equal(model.out[0](x), model.out[0].base(x))  # type: ignore[union-attr]
+    assert not torch.equal(model.attn["to_q"](x), model.attn["to_q"].base(x))  # type: ignore[union-attr]
+    assert adapters.strength == {"unet": 1.0, "te": 0.0}
+    with adapters.enabled(False):
+        assert torch.equal(model.attn["to_q"](x), model.attn["to_q"].base(x))  # type: ignore[union-attr]
+    assert adapters.strength == {"unet": 1.0, "te": 0.0}
+
+
+def test_two_additive_kinds_add_up() -> None:
+    model, x = Model(), torch.randn(3, 8)
+    first = move(AdapterSet.create(LoRA(layers="attention", rank=2), model.places(), PRESETS, seed=0), 1)
+    second = move(AdapterSet.create(LoRA(layers="attention", rank=3), model.places(), PRESETS, seed=1), 2)
+    base = model.attn["to_q"](x)
+    places = model.places()
+    first.attach()
+    alone = model.attn["to_q"](x) - base
+    AdapterSet.attach(second).set_strength(0.5)
+    both = model.attn["to_q"](x) - base
+    first.detach()
+    torch.testing.assert_close(both - alone, model.attn["to_q"](x) - base, rtol=1e-4, atol=1e-6)
+    second.detach()
+    assert not isinstance(places["unet.attn.to_q"][0].get_submodule("to_q"), Adapted)
+
+
+@pytest.mark.parametrize("kinds", [(LoRA, DoRA), (DoRA, LoRA), (OFT, LoRA)])
+def test_others_act_one_after_the_other(kinds: tuple[type, type]) -> None:
+    """In the order of attaching: the second changes the weight that the first has left, as merging one by one would."""
+    model, x = Model(), torch.randn(3, 8)
+    sets = [
+        move(AdapterSet.create(kind(layers="attention"), model.places(), PRESETS, seed=i), i)
+        for i, kind in enumerate(kinds)
+    ]
+    for adapters in sets:
+        adapters.attach().set_strength(0.7)
+    together = model.attn["to_q"](x)
+    for adapters in reversed(sets):
+        adapters.detach()
+    for adapters in sets:
+        adapters.merge(0.7)
+    torch.testing.assert_close(model.attn["to_q"](x), together, rtol=1e-4, atol=1e-5)
+    for adapters in reversed(sets):
+        adapters.unmerge()
+
+
+def test_merging_needs_detached_adapters_and_happens_once() -> None:
+    model = Model()
+    adapters = move(AdapterSet.create(LoRA(layers="attention"), model.places(), PRESETS, seed=0)).attach()
+    with pytest.raises(LorasmithError, match="detach"):
+        adapters.merge()
+    adapters.detach()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    adapters.merge()
+    with pytest.raises(LorasmithError, match="once"):
+        adapters.merge()
+    adapters.unmerge()
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_states_of_other_layers_are_refused() -> None:
+    model = Model()
+    adapters = AdapterSet.create(LoRA(layers="attention"), model.places(), PRESETS, seed=0)
+    other = AdapterSet.create(LoRA(layers="te.*"), model.places(), PRESETS, seed=0)
+    with pytest.raises(LorasmithError, match="other layers"):
+        adapters.load_state_dict(other.state_dict())
+
+
+def test_what_is_asked_of_the_layer_is_answered() -> None:
+    model = Model()
+    AdapterSet.create(LoRA(layers="all"), model.places(), PRESETS, seed=0).attach()
+    layer = model.attn["to_q"]
+    assert layer.in_features == 8
+    assert layer.weight.shape == (8, 8)
+    assert layer.bias is not None
+    with pytest.raises(AttributeError):
+        _ = layer.no_such_thing
