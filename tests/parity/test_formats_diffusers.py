@@ -114,7 +114,11 @@ def saved(family: Family, adapters: AdapterSet, form: Format, path: Path) -> Pat
     return write(path, encoded.tensors, encoded.metadata, torch.float32)
 
 
-@pytest.mark.parametrize(("config", "form"), [pytest.param(c, f, id=name) for name, c, f in FORMS])
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    return [] if name in ("mixed alphas", "convolutions", "lokr", "peft") else [pytest.mark.slow]
+
+
+@pytest.mark.parametrize(("config", "form"), [pytest.param(c, f, id=n, marks=marks(n)) for n, c, f in FORMS])
 @pytest.mark.parametrize("kind", ["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_the_pipeline_answers_as_our_adapters(
     kind: str, config: AdapterConfig, form: Format, tiny_bases: Callable[[str], Path], tmp_path: Path
