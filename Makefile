@@ -1,4 +1,4 @@
-# make demo: a LoRA in about a minute, with nothing but Python 3.11+.  make test, make check: for developers.
+# make demo: a LoRA in about a minute, with nothing but Python 3.11 or newer.  make test, make check: for developers.
 PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(PY) -m lorasmith demo --output demo
 
 test: $(VENV)/.installed-dev
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.installed-dev
 	$(PY) -m ruff check .
@@ -29,6 +29,7 @@ $(PY):
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(PY)
+	@echo "Installing into $(VENV); this takes a few minutes."
 	$(PIP) -e .
 	touch $@
 
