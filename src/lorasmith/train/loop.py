@@ -33,11 +33,17 @@ def fit(run: Run) -> None:
             run.state.seconds += time.monotonic() - started
             for hook in run.hooks:
                 hook.after_step(run)
-            advance(1, "" if run.losses.smooth is None else f"loss {run.losses.smooth:.4f}")
+            advance(1, note(run))
             if run.stopping:
                 return
     for hook in run.hooks:
         hook.finish(run)
+
+
+def note(run: Run) -> str:
+    """For the progress line: the mean loss, and how often an image has been seen on average."""
+    loss = "" if run.losses.smooth is None else f"loss {run.losses.smooth:.4f}, "
+    return f"{loss}{run.state.samples / len(run.dataset.records):.1f} views per image"
 
 
 def steps_from(run: Run) -> Iterator[tuple[int, list[Plan]]]:

@@ -126,7 +126,7 @@ def data(record: Record) -> str:
     if not isinstance(found, dict):
         return ""
     buckets = tables.buckets(found.get("buckets") or [])
-    rest = {key: value for key, value in found.items() if key != "buckets"}
+    rest = {key: value for key, value in found.items() if key != "buckets" and value != 0}
     cards = card("", tables.table(rest)) + (card("Buckets", buckets) if buckets else "")
     return f'<h2>Data</h2><div class="columns">{cards}</div>'
 
