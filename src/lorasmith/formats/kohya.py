@@ -17,19 +17,19 @@ from torch import Tensor
 
 from lorasmith.adapters.base import Adapter
 from lorasmith.formats.base import Encoded, Format, Names, Shapes, refuse, words_of
-from lorasmith.formats.rewrite import Words, alpha_of, plain, with_alpha
+from lorasmith.formats.rewrite import Words, alpha_of, plain, with_alpha, without_core
 
 PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
 _PROJECTION = re.compile(r"^(te\d?\..*\.self_attn\.)(?:q|k|v|out)_proj$")
 
 
 class Kohya(Format):
-    """Every kind in its own words, one alpha per component."""
+    """Every kind in its own words, one alpha per component, Tucker LoRA in two factors."""
 
     kind: Literal["kohya"] = "kohya"
 
     def encode(self, layers: Mapping[str, Words], names: Names, shapes: Shapes) -> Encoded:
-        return Encoded(named(complete(one_alpha(layers)), names.kohya_name))
+        return Encoded(named(settled(layers), names.kohya_name))
 
 
 class Lycoris(Format):
@@ -59,7 +59,12 @@ class Portable(Format):
 
 def encode(adapters: Mapping[str, Adapter], name_of: Callable[[str], str]) -> dict[str, Tensor]:
     """Tensors of a kohya file, float32. `name_of` gives a layer's name in such files."""
-    return named(complete(one_alpha(words_of(adapters))), name_of)
+    return named(settled(words_of(adapters)), name_of)
+
+
+def settled(layers: Mapping[str, Words]) -> dict[str, Words]:
+    """The same changes as most readers take them: no Tucker core, one alpha per component, whole text attentions."""
+    return complete(one_alpha({layer: without_core(words) for layer, words in layers.items()}))
 
 
 def named(layers: Mapping[str, Words], name_of: Callable[[str], str]) -> dict[str, Tensor]:

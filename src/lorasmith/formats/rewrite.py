@@ -39,6 +39,11 @@ def plain(words: Mapping[str, Tensor], shape: Sequence[int]) -> Words | None:
     return None
 
 
+def without_core(words: Mapping[str, Tensor]) -> Words:
+    """The same change of Tucker LoRA, with or without DoRA, in two factors of the same rank; others as they are."""
+    return _from_tucker(words) if "lora_mid.weight" in words else dict(words)
+
+
 def with_alpha(words: Mapping[str, Tensor], alpha: float) -> Words:
     """The same LoRA with another alpha: `lora_up` takes up the quotient."""
     up, old = words["lora_up.weight"].float(), alpha_of(words)
