@@ -36,11 +36,18 @@ class AdapterSet:
         """Fresh adapters on the layers that `config.layers` chooses from `layers`.
 
         Each is initialised from a generator of its own, so that the choice of other layers does not move it. Raises
-        LorasmithError if no layer fits.
+        LorasmithError if no layer fits, or if a rule of `config.overrides` fits none of them.
         """
         adapters: dict[str, Adapter] = {}
         rates: dict[str, float] = {}
-        for name in chosen(config.layers, layers, presets):
+        names = chosen(config.layers, layers, presets)
+        for rule in config.overrides:
+            if not any(fnmatchcase(name, rule.layers) for name in names):
+                raise LorasmithError(
+                    f'adapter.overrides: "{rule.layers}" fits none of the {len(names)} layers that are trained, '
+                    f"which are such as {names[0]}"
+                )
+        for name in names:
             layer = current(layers[name])
             spec = spec_of(name, layer)
             if spec is None:

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lorasmith.core.registry import Component, Config, registered
@@ -198,6 +198,13 @@ class AdapterConfig(Component, root="adapter", default="lora"):
     """After each step, shrink any layer's change to this Frobenius norm (kohya's scale_weight_norms)."""
     overrides: tuple[LayerRule, ...] = ()
     """Other settings for some layers; the first rule that fits a layer counts."""
+
+    @model_validator(mode="after")
+    def _rules_fit(self) -> Self:
+        for name in ("rank", "alpha"):
+            if not hasattr(self, name) and any(getattr(rule, name) is not None for rule in self.overrides):
+                raise ValueError(f"overrides: this kind of adapter has no {name} that a rule could change")
+        return self
 
     @property
     def dropouts(self) -> Dropouts:

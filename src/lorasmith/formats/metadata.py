@@ -79,9 +79,7 @@ def describe(facts: Facts) -> dict[str, str]:
     spec = {
         "sai_model_spec": "1.0.1",
         "architecture": ARCHITECTURES[facts.family, facts.prediction],
-        "implementation": "https://github.com/Stability-AI/generative-models"
-        if facts.family == "sdxl"
-        else "diffusers",
+        "implementation": SGM if facts.family == "sdxl" else "diffusers",
         "title": facts.name,
         "resolution": f"{facts.resolution[0]}x{facts.resolution[1]}",
         "date": datetime.now().replace(microsecond=0).isoformat(),

@@ -32,6 +32,13 @@ class LoraFile:
     """The names as they stand in the file."""
 
     @property
+    def family(self) -> str | None:
+        """The family that the file is for, by the widths of its layers or else its metadata: `sd1`, `sd2`, `sdxl`."""
+        from lorasmith.formats.survey import Survey
+
+        return Survey(self).family
+
+    @property
     def kohya(self) -> bool:
         """Whether the names are now kohya's."""
         return any(name.startswith(KOHYA) for name in self.tensors)

@@ -78,6 +78,14 @@ def test_rules_for_some_layers() -> None:
     assert set(adapters.parameters_by_rate("te")) == {2.0}
 
 
+def test_rules_that_change_nothing_are_errors() -> None:
+    config = LoRA(layers="attention", overrides=(LayerRule(layers="te.*", rank=2),))
+    with pytest.raises(LorasmithError, match=r'overrides: "te\.\*" fits none of the 2 layers'):
+        AdapterSet.create(config, Model().places(), PRESETS, seed=0)
+    with pytest.raises(ValueError, match="no rank"):
+        OFT(overrides=(LayerRule(layers="*", rank=2),))
+
+
 def test_the_choice_of_layers_does_not_move_the_start_of_others() -> None:
     one = AdapterSet.create(LoRA(layers="all"), Model().places(), PRESETS, seed=4)
     other = AdapterSet.create(LoRA(layers="unet.*.to_k"), Model().places(), PRESETS, seed=4)
