@@ -37,7 +37,9 @@ def test_a_file_is_within_its_budget(path: Path) -> None:
         given = function.args
         names = [a.arg for a in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
         count = len([n for n in names if n not in ("self", "cls", "ctx")])
-        assert count <= MOST_ARGUMENTS or is_command(function) or is_kernel(function), f"{function.name} takes {count} arguments"
+        assert count <= MOST_ARGUMENTS or is_command(function) or is_kernel(function), (
+            f"{function.name} takes {count} arguments"
+        )
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if "src" in p.parts], ids=lambda p: str(p.relative_to(ROOT)))
