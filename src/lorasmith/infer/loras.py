@@ -155,4 +155,6 @@ def short_hash(path: Path) -> str:
 
 def _made_for(file: LoraFile) -> str:
     version = file.metadata.get("ss_base_model_version") or file.metadata.get("modelspec.architecture")
-    return f" (the file says that it was made for {version})" if version else ""
+    if version:
+        return f" (the file says that it was made for {version})"
+    return f" (its shapes are those of {file.family})" if file.family and file.family != "unknown" else ""

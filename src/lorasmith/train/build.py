@@ -80,7 +80,7 @@ def cache(config: TrainConfig, dataset: Dataset, family: Family, progress: Progr
 def make_adapters(config: TrainConfig, family: Family) -> AdapterSet:
     """Fresh adapters on the chosen layers of the parts that are trained."""
     components = [c for c in ("unet", *family.text_components) if config.optimizer.rate(c) > 0]
-    layers = family.named_layers(components)
+    layers = family.named_layers(components, norms=config.adapter.on_norms)
     adapters = AdapterSet.create(config.adapter, layers, family.layer_presets, seed=config.seed)
     adapters.attach()
     return adapters

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lorasmith.core.config import to_toml
 from lorasmith.formats.base import Encoded, Format
 from lorasmith.formats.metadata import Facts, describe, tag_counts
 from lorasmith.formats.write import write as write_file
@@ -21,7 +22,7 @@ def encode(run: Run, form: Format) -> Encoded:
     """The adapter as it is now (averaged, if there is an average) in a file's form. Raises LorasmithError, naming the
     tensors, if the form cannot hold it."""
     with run.showing():
-        return form.encode_adapters(run.adapters.adapters, run.family)
+        return form.encode_adapters(run.adapters.adapters, run.family, run.adapters.weight_of)
 
 
 def write(run: Run, path: Path, form: Format, dtype: str) -> Path:
@@ -46,10 +47,19 @@ def facts_of(run: Run) -> Facts:
         resolution=(resolution, resolution) if isinstance(resolution, int) else resolution,
         trigger=config.trigger,
         tags=tags_of(run),
-        config=config.to_toml(),
+        config=to_toml(public(config.model_dump(mode="python") | {"base": Path(config.base)})),
         comment=config.comment,
         settings=settings_of(run),
     )
+
+
+def public(value: Any) -> Any:
+    """Settings without where things lie on the user's machine: of an absolute path, its name remains."""
+    if isinstance(value, dict):
+        return {key: public(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [public(inner) for inner in value]
+    return value.name if isinstance(value, Path) and value.is_absolute() else value
 
 
 def tags_of(run: Run) -> dict[str, dict[str, int]]:

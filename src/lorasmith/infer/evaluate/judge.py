@@ -22,7 +22,7 @@ from lorasmith.core.errors import LorasmithError
 
 SIZE = 128
 """Edge in pixels of the pictures that the judge looks at; others are resized to it."""
-WIDTHS = (32, 64, 96, 160)
+WIDTHS = (32, 56, 88, 136)
 
 
 class _Block(nn.Module):
