@@ -1,4 +1,5 @@
-"""Backgrounds: twelve plain colours, gradients of two of them, and seven simple scenes, drawn in batches on any device."""
+"""Backgrounds: twelve plain colours, gradients of two of them, and seven simple scenes, drawn in batches on any
+device."""
 
 from __future__ import annotations
 
@@ -27,8 +28,9 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 
 @dataclass(frozen=True)
 class Scene:
-    """Bands from top to bottom as (r, g, b), horizons as (lowest, highest) share of the height; `wave` moves the last horizon,
-    `grain` = (strength, cells across, cells down) of the ground's texture, `dots` = count of bright dots a unit square."""
+    """Bands from top to bottom as (r, g, b), horizons as (lowest, highest) share of the height; `wave` moves the last
+    horizon, `grain` = (strength, cells across, cells down) of the ground's texture, `dots` = count of bright dots a
+    unit square."""
 
     bands: tuple[tuple[int, int, int], ...]
     horizons: tuple[tuple[float, float], ...]
@@ -39,19 +41,29 @@ class Scene:
 
 
 SCENES: dict[str, Scene] = {
-    "grass": Scene(((150, 210, 245), (95, 175, 65)), ((0.35, 0.6),), ("on green grass", "on grass"), 0.02, (0.16, 64, 16)),
+    "grass": Scene(
+        ((150, 210, 245), (95, 175, 65)), ((0.35, 0.6),), ("on green grass", "on grass"), 0.02, (0.16, 64, 16)
+    ),
     "beach": Scene(
         ((160, 220, 250), (40, 150, 200), (238, 214, 160)),
         ((0.25, 0.4), (0.5, 0.65)),
-        ("on the beach", "on a sandy beach"),
+        ("on the beach", "on a beach"),
         0.02,
         (0.05, 64, 64),
     ),
-    "night": Scene(((18, 24, 70), (38, 44, 78)), ((0.6, 0.78),), ("at night", "under the stars"), 0.05, (0.05, 16, 8), 60),
-    "snow": Scene(((176, 200, 226), (240, 245, 252)), ((0.4, 0.62),), ("in the snow", "on white snow"), 0.05, (0.03, 12, 12), 70),
+    "night": Scene(
+        ((18, 24, 70), (38, 44, 78)), ((0.6, 0.78),), ("at night", "under the stars"), 0.05, (0.05, 16, 8), 60
+    ),
+    "snow": Scene(
+        ((176, 200, 226), (240, 245, 252)), ((0.4, 0.62),), ("in the snow", "on white snow"), 0.05, (0.03, 12, 12), 70
+    ),
     "sea": Scene(((185, 225, 250), (25, 100, 180)), ((0.25, 0.5),), ("in the sea", "on the sea"), 0.01, (0.2, 8, 28)),
-    "desert": Scene(((250, 205, 140), (215, 145, 75)), ((0.4, 0.62),), ("in the desert", "in a desert"), 0.12, (0.06, 12, 24)),
-    "table": Scene(((226, 214, 200), (150, 95, 55)), ((0.35, 0.58),), ("on a wooden table", "on a table"), 0.0, (0.22, 3, 30)),
+    "desert": Scene(
+        ((250, 205, 140), (215, 145, 75)), ((0.4, 0.62),), ("in the desert", "in a desert"), 0.12, (0.06, 12, 24)
+    ),
+    "table": Scene(
+        ((226, 214, 200), (150, 95, 55)), ((0.35, 0.58),), ("on a wooden table", "on a table"), 0.0, (0.22, 3, 30)
+    ),
 }
 
 NAMES: tuple[str, ...] = (*COLOURS, *SCENES, "gradient")
@@ -83,7 +95,9 @@ def gradient(first: Tensor, second: Tensor, size: int, g: Generator) -> Tensor:
 def scene(name: str, count: int, size: int, g: Generator) -> Tensor:
     """(count, 3, size, size) pictures of one scene."""
     spec = SCENES[name]
-    bands = torch.tensor(spec.bands, device=g.device).float() / 255 + _uniform((count, len(spec.bands), 3), g, -0.03, 0.03)
+    bands = torch.tensor(spec.bands, device=g.device).float() / 255 + _uniform(
+        (count, len(spec.bands), 3), g, -0.03, 0.03
+    )
     y, x = torch.meshgrid(*[torch.linspace(0, 1, size, device=g.device)] * 2, indexing="ij")
     out = bands[:, 0, :, None, None] + (y * 0.12)[None, None]
     for i, (low, high) in enumerate(spec.horizons):

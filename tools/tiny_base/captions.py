@@ -8,7 +8,20 @@ from tools.tiny_base import backgrounds
 from tools.tiny_base.concepts import CONCEPTS
 from tools.tiny_base.sprites import Bank
 
-PLURAL = {"grapes", "cherries", "two cherries", "french fries", "fries", "sushi", "corn", "broccoli", "cheese", "coffee", "beer", "fire"}
+PLURAL = {
+    "grapes",
+    "cherries",
+    "two cherries",
+    "french fries",
+    "fries",
+    "sushi",
+    "corn",
+    "broccoli",
+    "cheese",
+    "coffee",
+    "beer",
+    "fire",
+}
 
 
 def with_article(phrase: str) -> str:
@@ -30,7 +43,8 @@ def place(kind: int, second: tuple[int, int], rng: random.Random) -> str:
 
 
 def thing(bank: Bank, sprite: int, rng: random.Random) -> str:
-    """The name of a sprite with its article, now and then another name, with the colour word where it is not as drawn."""
+    """The name of a sprite with its article, now and then another name, with the colour word where it is not as
+    drawn."""
     concept = CONCEPTS[int(bank.concept[sprite])]
     name = rng.choice(concept.synonyms) if concept.synonyms and rng.random() < 0.3 else concept.name
     if bank.turned[sprite] or (concept.colour and rng.random() < 0.3):

@@ -1,7 +1,7 @@
 """The concepts of the tiny world: which picture is called what, and what the base must never see.
 
-Each row of CONCEPTS: code points of the picture (its file name in `@lobehub/fluent-emoji-3d`), the name, other names, and for
-things whose colour may vary the colour word that the picture has as drawn.
+Each row of CONCEPTS: code points of the picture (its file name in `@lobehub/fluent-emoji-3d`), the name, other names,
+and for things whose colour may vary the colour word that the picture has as drawn.
 """
 
 from __future__ import annotations
@@ -168,5 +168,13 @@ HELD_OUT: dict[str, str] = {
 GARP = "1f916"
 """The character called `garp`; only the judge and the LoRA's own pictures know it."""
 
-COLOUR_HUES: dict[str, int] = {"red": 0, "orange": 28, "yellow": 50, "green": 115, "blue": 215, "purple": 275, "pink": 325}
+COLOUR_HUES: dict[str, int] = {
+    "red": 0,
+    "orange": 28,
+    "yellow": 50,
+    "green": 115,
+    "blue": 215,
+    "purple": 275,
+    "pink": 325,
+}
 """Hues in degrees to which a colourable picture is turned."""

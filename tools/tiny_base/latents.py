@@ -14,7 +14,8 @@ from tools.tiny_base import captions, render, sprites, tokenizer
 
 @dataclass(frozen=True)
 class Latents:
-    """`means` and `stds` (n, 4, 16, 16) float16 before scaling, `caption` (n,) rows of `tokens` (m, 77), `scale` = 1 / std of all latents."""
+    """`means` and `stds` (n, 4, 16, 16) float16 before scaling, `caption` (n,) rows of `tokens` (m, 77), `scale` = 1 /
+    std of all latents."""
 
     means: Tensor
     stds: Tensor
@@ -35,12 +36,16 @@ def make(pictures: Path, vae: nn.Module, folder: Path, n: int, seed: int, device
             dist = vae.encode(batch.images).latent_dist  # type: ignore[operator]
             means.append(dist.mean.half())
             stds.append(dist.std.half())
-            for sprite, kind, second in zip(batch.sprites.tolist(), batch.background.tolist(), batch.second.tolist(), strict=True):
+            for sprite, kind, second in zip(
+                batch.sprites.tolist(), batch.background.tolist(), batch.second.tolist(), strict=True
+            ):
                 text = captions.caption(bank, sprite, kind, (second[0], second[1]), rng)
                 rows.append(known.setdefault(text, len(known)))
     tok = tokenizer.load(folder)
-    ids = tok([*known, ""], padding="max_length", max_length=tokenizer.LENGTH, truncation=True, return_tensors="pt").input_ids.to(device)
+    ids = tok(
+        [*known, ""], padding="max_length", max_length=tokenizer.LENGTH, truncation=True, return_tensors="pt"
+    ).input_ids.to(device)
     means = torch.cat(means)
     scale = 1 / means.float().std().item()
-    print(f"latents: {n}, captions {len(known)}, std {1 / scale:.3f}, channel means {means.float().mean(dim=(0, 2, 3)).tolist()}", flush=True)
+    print(f"latents: {n}, captions {len(known)}, std {1 / scale:.3f}", flush=True)
     return Latents(means, torch.cat(stds), torch.tensor(rows, device=device), ids[:-1], ids[-1], scale)

@@ -1,7 +1,8 @@
-"""AdamW for vectors, embeddings, and the first and last layers; orthogonalised momentum for the other matrices and convolutions.
+"""AdamW for vectors, embeddings, and the first and last layers; orthogonalised momentum for the other matrices and
+convolutions.
 
-The second is Muon (Jordan et al. 2024) with the step scaled to AdamW's size (arXiv 2502.16982, equation 4); matrices of one shape go through the
-Newton-Schulz iteration together.
+The second is Muon (Jordan et al. 2024) with the step scaled to AdamW's size (arXiv 2502.16982, equation 4); matrices of
+one shape go through the Newton-Schulz iteration together.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised; decoupled weight decay. Parameters have two or four dimensions."""
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -53,7 +56,9 @@ class Muon(torch.optim.Optimizer):
         rate = group["lr"] * 0.2 * max(shape) ** 0.5
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, [u.view(p.shape) for u, p in zip(updates, parameters, strict=True)], alpha=-rate)
+        torch._foreach_add_(
+            parameters, [u.view(p.shape) for u, p in zip(updates, parameters, strict=True)], alpha=-rate
+        )
 
 
 class Pair:
@@ -92,7 +97,9 @@ class Average:
     def update(self) -> None:
         """Takes in the present weights; early on the average follows quickly."""
         self.steps += 1
-        torch._foreach_lerp_(self.mean, [p.detach() for p in self.live], 1 - min(self.decay, self.steps / (self.steps + 10)))
+        torch._foreach_lerp_(
+            self.mean, [p.detach() for p in self.live], 1 - min(self.decay, self.steps / (self.steps + 10))
+        )
 
     @torch.no_grad()
     def swap(self) -> None:

@@ -55,7 +55,8 @@ def draw_backgrounds(n: int, g: Generator, kinds: Tensor | None = None) -> tuple
 
 
 def _place(pixels: Tensor, g: Generator) -> Tensor:
-    """Sprites (n, 4, s, s) onto a canvas of SIZE: scale 0.55..0.95, moved, half of them mirrored, a third turned by up to 10 degrees."""
+    """Sprites (n, 4, s, s) onto a canvas of SIZE: scale 0.55..0.95, moved, half of them mirrored, a third turned by up
+    to 10 degrees."""
     n = len(pixels)
 
     def u(low: float, high: float) -> Tensor:
@@ -68,14 +69,19 @@ def _place(pixels: Tensor, g: Generator) -> Tensor:
     mirror = torch.where(u(0, 1) < 0.5, -1.0, 1.0)
     cos, sin = angle.cos() / scale, angle.sin() / scale
     theta = torch.stack(
-        [torch.stack([mirror * cos, mirror * sin, -mirror * (cos * dx + sin * dy)], 1), torch.stack([-sin, cos, sin * dx - cos * dy], 1)], 1
+        [
+            torch.stack([mirror * cos, mirror * sin, -mirror * (cos * dx + sin * dy)], 1),
+            torch.stack([-sin, cos, sin * dx - cos * dy], 1),
+        ],
+        1,
     )
     grid = F.affine_grid(theta, [n, 4, 2 * SIZE, 2 * SIZE], align_corners=False)
     return F.avg_pool2d(F.grid_sample(pixels, grid, mode="bilinear", align_corners=False), 2)
 
 
 def render(bank: Bank, sprites: Tensor, g: Generator, kinds: Tensor | None = None) -> Batch:
-    """One composite for every entry of `sprites` (n,); `kinds` (n,) fixes the backgrounds. `g` lives on the bank's device."""
+    """One composite for every entry of `sprites` (n,); `kinds` (n,) fixes the backgrounds. `g` lives on the bank's
+    device."""
     placed = _place(bank.pixels[sprites].float(), g)
     back, kinds, second = draw_backgrounds(len(sprites), g, kinds)
     images = placed[:, :3] + back * (1 - placed[:, 3:])
@@ -83,7 +89,8 @@ def render(bank: Bank, sprites: Tensor, g: Generator, kinds: Tensor | None = Non
 
 
 def choose(bank: Bank, n: int, g: Generator, turned_share: float = 0.5) -> Tensor:
-    """(n,) sprites: concepts evenly; of a colourable concept, `turned_share` of the draws in another colour than drawn."""
+    """(n,) sprites: concepts evenly; of a colourable concept, `turned_share` of the draws in another colour than
+    drawn."""
     concepts = torch.randint(len(bank.names), (n,), generator=g, device=g.device)
     index = bank.concept.to(g.device)
     starts = torch.searchsorted(index, concepts)

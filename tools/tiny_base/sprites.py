@@ -22,8 +22,9 @@ SPRITE = 192
 
 @dataclass(frozen=True)
 class Bank:
-    """`pixels` (k, 4, SPRITE, SPRITE) float16, RGB in 0..1 multiplied by alpha, and alpha; `concept` (k,) index into the names,
-    `words` the colour word of each sprite or an empty string, `turned` whether that colour differs from the drawn one."""
+    """`pixels` (k, 4, SPRITE, SPRITE) float16, RGB in 0..1 multiplied by alpha, and alpha; `concept` (k,) index into
+    the names, `words` the colour word of each sprite or an empty string, `turned` whether that colour differs from the
+    drawn one."""
 
     pixels: Tensor
     concept: Tensor
@@ -33,7 +34,8 @@ class Bank:
 
 
 def fetch(folder: Path) -> Path:
-    """Returns a folder of .webp pictures below `folder`, fetching the npm package if it is not there. Raises if npm is missing."""
+    """Returns a folder of .webp pictures below `folder`, fetching the npm package if it is not there. Raises if npm is
+    missing."""
     pictures = folder / "package" / "assets"
     if not pictures.exists():
         if shutil.which("npm") is None:

@@ -17,8 +17,8 @@ BOS, EOS, LENGTH = VOCABULARY - 2, VOCABULARY - 1, 77
 def write(folder: Path) -> None:
     """Writes vocab.json, merges.txt, tokenizer_config.json and special_tokens_map.json to `folder`.
 
-    CLIP numbers the bytes, the bytes that end a word, the merges in their order, and the two specials: a prefix of the merge list is a
-    complete tokenizer of its own.
+    CLIP numbers the bytes, the bytes that end a word, the merges in their order, and the two specials: a prefix of the
+    merge list is a complete tokenizer of its own.
     """
     folder.mkdir(parents=True, exist_ok=True)
     clip = resources.files("lorasmith").joinpath("assets/clip")
@@ -30,8 +30,19 @@ def write(folder: Path) -> None:
     vocabulary = {token: i for i, token in enumerate(tokens)}
     if len(vocabulary) != VOCABULARY:
         raise ValueError(f"the merge list gives {len(vocabulary)} tokens, {VOCABULARY} are needed")
-    specials = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": LENGTH, "do_lower_case": True, "errors": "replace", **specials}
+    specials = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+    }
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": LENGTH,
+        "do_lower_case": True,
+        "errors": "replace",
+        **specials,
+    }
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), "utf-8")
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", "utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), "utf-8")

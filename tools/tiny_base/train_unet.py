@@ -1,6 +1,8 @@
-"""Trains UNet and text encoder together: `python -m tools.tiny_base.train_unet --out DIR --minutes 8`. Needs DIR/vae.ema.safetensors.
+"""Trains UNet and text encoder together: `python -m tools.tiny_base.train_unet --out DIR --minutes 8`. Needs
+DIR/vae.ema.safetensors.
 
-Resumes from DIR/unet.raw.safetensors. Min-SNR 5 (arXiv 2303.09556), epsilon prediction, SD's noise schedule, 10 % empty captions.
+Resumes from DIR/unet.raw.safetensors. Min-SNR 5 (arXiv 2303.09556), epsilon prediction, SD's noise schedule, 10 % empty
+captions.
 """
 
 from __future__ import annotations
@@ -37,7 +39,18 @@ class Step(nn.Module):
         return (weight * (out.float() - noise).square().mean(dim=(1, 2, 3))).mean()
 
 
-def train(pictures: Path, out: Path, minutes: float, samples: int, batch: int, lr: float, compiled: bool = True) -> None:
+def draw(data: latents.Latents, batch: int, scale: float, g: Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A batch: latents (n, 4, 16, 16), token ids (n, 77) with a tenth of them empty, timesteps (n,) and noise."""
+    i = torch.randint(len(data.caption), (batch,), generator=g, device=g.device)
+    spread = torch.randn(data.means[i].shape, generator=g, device=g.device)
+    z = (data.means[i].float() + data.stds[i].float() * spread) * scale
+    ids = data.tokens[data.caption[i]]
+    ids = torch.where(torch.rand(batch, 1, generator=g, device=g.device) < 0.1, data.empty, ids)
+    t = torch.randint(1000, (batch,), generator=g, device=g.device)
+    return z, ids, t, torch.randn(z.shape, generator=g, device=g.device)
+
+
+def train(pictures: Path, out: Path, minutes: float, samples: int, batch: int, lr: float) -> None:
     """Trains for `minutes`; writes DIR/unet.raw and DIR/unet.ema each minute and at the end."""
     device = store.device()
     torch.manual_seed(0)
@@ -53,7 +66,7 @@ def train(pictures: Path, out: Path, minutes: float, samples: int, batch: int, l
     del vae
     optimizer, average = Pair(modules), Average(modules, 0.999)
     loss_of: nn.Module = Step(modules["unet"], modules["text"])
-    if compiled and device == "cuda":
+    if device == "cuda":
         loss_of = torch.compile(loss_of)  # type: ignore[assignment]
     parameters = [p for m in modules.values() for p in m.parameters()]
     table, g = alphas(device), Generator(device).manual_seed(done["steps"] + 7)
@@ -65,16 +78,13 @@ def train(pictures: Path, out: Path, minutes: float, samples: int, batch: int, l
         store.save(out / "unet.ema.safetensors", modules)
         if not last:
             average.swap()
-        now = {k: done[k] + v for k, v in (("steps", step), ("images", step * batch), ("seconds", round(clock.elapsed, 1)))}
+        now = {
+            k: done[k] + v for k, v in (("steps", step), ("images", step * batch), ("seconds", round(clock.elapsed, 1)))
+        }
         state.write_text(json.dumps({**now, "scale": scale}))
 
     while not clock.over:
-        i = torch.randint(samples, (batch,), generator=g, device=device)
-        z = (data.means[i].float() + data.stds[i].float() * torch.randn(data.means[i].shape, generator=g, device=device)) * scale
-        ids = data.tokens[data.caption[i]]
-        ids = torch.where(torch.rand(batch, 1, generator=g, device=device) < 0.1, data.empty, ids)
-        t = torch.randint(1000, (batch,), generator=g, device=device)
-        noise = torch.randn(z.shape, generator=g, device=device)
+        z, ids, t, noise = draw(data, batch, scale, g)
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             loss = loss_of(z, ids, t, noise, table[t])
         loss.backward()

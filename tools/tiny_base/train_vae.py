@@ -1,4 +1,5 @@
-"""Trains the VAE on fresh composites: `python -m tools.tiny_base.train_vae --out DIR --minutes 4`. Resumes from DIR/vae.raw.safetensors."""
+"""Trains the VAE on fresh composites: `python -m tools.tiny_base.train_vae --out DIR --minutes 4`. Resumes from
+DIR/vae.raw.safetensors."""
 
 from __future__ import annotations
 
@@ -6,7 +7,6 @@ import argparse
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from tools.tiny_base import models, render, sprites, store
@@ -31,7 +31,8 @@ class Step(nn.Module):
 
 
 def psnr(vae: nn.Module, images: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each image (n, 3, h, w) in -1..1 after a round trip through the latents' means."""
+    """Peak signal-to-noise ratio in dB of each image (n, 3, h, w) in -1..1 after a round trip through the latents'
+    means."""
     with torch.no_grad():
         out = vae.decode(vae.encode(images).latent_dist.mode()).sample.clamp(-1, 1)  # type: ignore[operator]
     return 10 * torch.log10(4 / (out - images).square().mean(dim=(1, 2, 3)))
@@ -44,7 +45,9 @@ def validation(pictures: Path, device: str, each: int = 4) -> Tensor:
     return render.render(bank, torch.arange(len(bank.names), device=device).repeat(each), g).images
 
 
-def train(pictures: Path, out: Path, minutes: float, batch: int = 64, lr: float = 2e-3, compiled: bool = True) -> nn.Module:
+def train(
+    pictures: Path, out: Path, minutes: float, batch: int = 64, lr: float = 2e-3, compiled: bool = True
+) -> nn.Module:
     """Trains and returns the averaged VAE; DIR/vae.raw and DIR/vae.ema are written each minute and at the end."""
     device = store.device()
     torch.manual_seed(0)

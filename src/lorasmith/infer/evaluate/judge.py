@@ -1,4 +1,5 @@
-"""A small classifier that names the concept and the background of a picture: the tiny world's measure of whether a picture shows its prompt.
+"""A small classifier that names the concept and the background of a picture: the tiny world's measure of whether a
+picture shows its prompt.
 
 Its weights and names come with the embedded base (`assets/tiny-sd/judge`); `tools/tiny_base/train_judge.py` trains it.
 """
@@ -56,7 +57,8 @@ class JudgeNet(nn.Module):
 
 @dataclass(frozen=True)
 class Verdict:
-    """`names` best name of each picture, `probabilities` (n,) of those names, `table` (n, k) of all names in the judge's order."""
+    """`names` best name of each picture, `probabilities` (n,) of those names, `table` (n, k) of all names in the
+    judge's order."""
 
     names: list[str]
     probabilities: Tensor
@@ -69,7 +71,8 @@ class Verdict:
 
 
 class Judge:
-    """Names concepts and backgrounds. `concepts` and `backgrounds` list the names that it knows; `other` stands for what it does not."""
+    """Names concepts and backgrounds. `concepts` and `backgrounds` list the names that it knows; `other` stands for
+    what it does not."""
 
     def __init__(self, net: JudgeNet, concepts: list[str], backgrounds: list[str]) -> None:
         self.net = net.eval().requires_grad_(False)
