@@ -10,20 +10,24 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import atomic_folder, atomic_path, sha256_of, write_text
 
 
+def write_half(path: Path, error: Exception) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        write_half(path, RuntimeError())
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
 def test_a_full_disk_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(LorasmithError, match="disk is full"), atomic_path(tmp_path / "a") as temporary:
-        temporary.write_text("x")
-        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(LorasmithError, match="disk is full"):
+        write_half(tmp_path / "a", OSError(errno.ENOSPC, "No space left on device"))
 
 
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from lorasmith.train.export import public
 
 def test_absolute_paths_are_cut_to_their_names() -> None:
     settings = {
-        "base": Path("/home/mia/models/v1-5.safetensors"),
-        "data": {"subsets": [{"images": Path("/home/mia/photos"), "repeats": 2}], "cache_dir": None},
+        "base": Path("/models/v1-5.safetensors"),
+        "data": {"subsets": [{"images": Path("/data/photos"), "repeats": 2}], "cache_dir": None},
         "output": Path("runs/mia"),
         "name": "/not/a/path",
     }
