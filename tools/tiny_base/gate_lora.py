@@ -1,0 +1,71 @@
+"""Whether a LoRA learns a character on the tiny base: `python -m tools.tiny_base.gate_lora --to gates.json`.
+
+Trains with the demo's settings through the command line, then lets the judge look: garp over four backgrounds and six
+seeds, and twelve other concepts with and without the LoRA. Wanted: garp in at least 75 %, the score of the others down by
+no more than 5 points, at most 90 seconds of training on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorasmith.families.base import Family
+from lorasmith.families.load import load
+from lorasmith.infer.evaluate.judge import Judge
+from lorasmith.infer.loras import load_lora
+from lorasmith.infer.sample import Request, sample
+
+PLACES = {"on a beach": "beach", "at night": "night", "on grass": "grass", "on an orange background": "orange"}
+OTHERS = ("dog", "cat", "car", "lion", "rocket", "house", "apple", "pizza", "frog", "sunflower", "tree", "elephant")
+
+
+def score(family: Family, eye: Judge) -> dict[str, float]:
+    """Shares of pictures in which the judge finds garp, its background, and the other concepts."""
+    cases = [(f"a photo of garp, {words}", seed, "garp", place) for words, place in PLACES.items() for seed in range(6)]
+    words = list(PLACES.items())
+    for seed in range(2 * len(OTHERS)):
+        name, (where, place) = OTHERS[seed % len(OTHERS)], words[seed % len(words)]
+        cases.append((f"a photo of {'an' if name[0] in 'ae' else 'a'} {name}, {where}", seed, name, place))
+    asked = [Request(prompt, seed=seed, cfg=5.0, width=128, height=128) for prompt, seed, _, _ in cases]
+    pixels = torch.stack([picture.pixels for picture in sample(family, asked, batch_size=8)])
+    seen, where = eye.concept(pixels).names, eye.background(pixels).names
+    right = [a == name for a, (_, _, name, _) in zip(seen, cases, strict=True)]
+    placed = [a == place for a, (_, _, _, place) in zip(where, cases, strict=True)]
+    return {"garp": sum(right[:24]) / 24, "its_background": sum(placed[:24]) / 24, "others": sum(right[24:]) / 24}
+
+
+def train(config: Path, output: Path) -> dict[str, Any]:
+    """Train through the command line; what it answers."""
+    settings = [f'data.images="{Path("src/lorasmith/assets/garp").as_posix()}"'] if config.name == "demo.toml" else []
+    command = [sys.executable, "-m", "lorasmith", "train", str(config), *settings, "--output", str(output)]
+    done = subprocess.run([*command, "--overwrite", "--json"], check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, default=Path("recipes/garp.toml"))
+    parser.add_argument("--output", type=Path, default=Path("runs/gate-lora"))
+    parser.add_argument("--to", type=Path, default=Path("gates.json"))
+    options = parser.parse_args()
+    answer = train(options.config, options.output)
+    family, eye = load("tiny-sd"), Judge.load()
+    before = score(family, eye)
+    adapters = load_lora(family, Path(answer["file"]))
+    after = score(family, eye)
+    adapters.detach()
+    found = json.loads(options.to.read_text()) if options.to.exists() else {}
+    found["lora"] = {"training_seconds": round(answer["seconds"], 1), "before": before, "after": after}
+    print(json.dumps(found["lora"]))
+    options.to.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
