@@ -1,8 +1,8 @@
 """Whether a LoRA learns a character on the tiny base: `python -m tools.tiny_base.gate_lora --to gates.json`.
 
 Trains with the demo's settings through the command line, then lets the judge look: garp over four backgrounds and six
-seeds, and twelve other concepts with and without the LoRA. Wanted: garp in at least 75 %, the score of the others down by
-no more than 5 points, at most 90 seconds of training on two cores.
+seeds, and twelve other concepts with and without the LoRA. Wanted: garp in at least 75 %, the others' score down by no
+more than 5 points, at most 90 seconds of training on two cores.
 """
 
 from __future__ import annotations
