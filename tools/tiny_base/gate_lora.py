@@ -43,8 +43,7 @@ def score(family: Family, eye: Judge) -> dict[str, float]:
 
 def train(config: Path, output: Path) -> dict[str, Any]:
     """Train through the command line; what it answers."""
-    settings = [f'data.images="{Path("src/lorasmith/assets/garp").as_posix()}"'] if config.name == "demo.toml" else []
-    command = [sys.executable, "-m", "lorasmith", "train", str(config), *settings, "--output", str(output)]
+    command = [sys.executable, "-m", "lorasmith", "train", str(config), "--output", str(output)]
     done = subprocess.run([*command, "--overwrite", "--json"], check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout)
 

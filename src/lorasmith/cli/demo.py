@@ -38,8 +38,8 @@ def demo_command(
         raise LorasmithError("the example images are not part of this installation; reinstall lorasmith")
     progress = console.progress_for()
     progress.say("training a LoRA of garp, a small character, on the embedded base model tiny-sd")
-    garp = (assets / "garp").as_posix()
-    settings = [f'data.images="{garp}"', f'data.masks="{garp}/masks"']
+    places = [assets / "garp", assets / "others"]
+    settings = [f'data.subsets.{i}.images="{place.as_posix()}"' for i, place in enumerate(places)]
     result = api.train(assets / "demo.toml", overrides=settings, output=output, overwrite=True, progress=progress)
     if not result.finished or result.file is None:
         raise typer.Exit(130)

@@ -7,7 +7,6 @@ Exit codes: 0 done, 1 a mistake that the user can repair (one message, no traceb
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -70,9 +69,6 @@ def _program(
 def main() -> None:
     """Run the command line of this process and exit."""
     console.make_streams_safe()
-    # Threads of one operation that wait for each other spin, by default for so long that a busy machine trains several
-    # times slower. Must be set before torch is loaded; what the user has set stays.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # it misses optional kernels that nothing here uses, and says so to everyone who imports diffusers
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
