@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lorasmith.core.progress import Lines, Progress
+from lorasmith.data.buckets import Placement
 from lorasmith.data.cache import TensorCache
 from lorasmith.data.dataset import Dataset, TextPlan
+from lorasmith.data.views import View
 
 Build = Callable[..., Dataset]
 
@@ -122,6 +124,13 @@ def test_a_crop_without_room_is_encoded_once(folder: Path, dataset: Build, tmp_p
     crop = {"kind": "random_crop", "places": 5}
     assert fill(dataset(tmp_path / "square.png", transforms=[crop])).images == 1
     assert fill(dataset(folder / "0.png", transforms=[crop], buckets={"enabled": False})).images == 5
+
+
+def test_the_size_before_the_crop_is_in_the_name(folder: Path, dataset: Build) -> None:
+    (record,) = dataset(folder / "0.png").records
+    first, second = (View(record, Placement((64, 64), (width, 64)), (), ()) for width in (64, 65))
+    assert first.box == second.box
+    assert first.causes() != second.causes()
 
 
 def test_another_image_under_the_same_name(folder: Path, dataset: Build, tmp_path: Path) -> None:

@@ -144,6 +144,9 @@ def test_reading_ahead_is_ahead_and_bounded(folder: Path, dataset: Build) -> Non
     plans = data.epoch(0)
     data.load(plans[0])
     assert list(data._ahead._waiting) == plans[1:3]
+    begun = data._ahead._waiting[plans[2]]
+    data.load(plans[1])
+    assert data._ahead._waiting[plans[2]] is begun, "nothing is read twice"
     data.load(plans[5])
     assert list(data._ahead._waiting) == [plans[6], data.epoch(1)[0]]
 

@@ -119,9 +119,9 @@ def test_rgb_with_one_transparent_colour() -> None:
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
 def test_16_bit_grey_is_scaled_and_not_cut(suffix: str) -> None:
-    values = np.array([[0, 257, 257 * 100, 65535]], dtype=np.uint16)
+    values = np.array([[0, 257, 257 * 200, 65535]], dtype=np.uint16)
     got = pixels(saved(Image.fromarray(values), suffix))
-    assert got[0].tolist() == [[0] * 3, [1] * 3, [100] * 3, [255] * 3]
+    assert got[0].tolist() == [[0] * 3, [1] * 3, [200] * 3, [255] * 3]
 
 
 def test_float_grey() -> None:

@@ -79,3 +79,17 @@ def test_near_duplicates(good: Path, dataset: Build) -> None:
 def test_left_out_images(good: Path, dataset: Build) -> None:
     (good / "1.png").write_bytes(b"")
     assert kinds(dataset(good, skip_bad_images=True)) == [("1.png", "skipped")]
+
+
+def test_regularisation_images_need_no_trigger_word(good: Path, dataset: Build, tmp_path: Path) -> None:
+    others = tmp_path / "others"
+    shutil.copytree(good, others)
+    for i in range(3):
+        pixels = np.random.default_rng(50 + i).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((96, 96), Image.Resampling.BICUBIC).save(others / f"{i}.png")
+        (others / f"{i}.txt").write_text("a photo of a dog")
+    both = dataset(None, subsets=[{"images": good}, {"images": others}])
+    assert kinds(both, "garp") == []
+    (good / "1.txt").write_text("a photo of a cat")
+    both = dataset(None, subsets=[{"images": good}, {"images": others}])
+    assert kinds(both, "garp") == [("1.png", "trigger")]
