@@ -51,7 +51,15 @@ def lint(dataset: Dataset, trigger: Sequence[str] = ()) -> list[ImageProblem]:
     for record in dataset.records:
         found += sizes(record, dataset.placement(record))
         found += captions(record, dataset, trigger)
-    return found + duplicates(dataset.records)
+    return [*but_of_other_things(found, dataset), *duplicates(dataset.records)]
+
+
+def but_of_other_things(found: list[ImageProblem], dataset: Dataset) -> list[ImageProblem]:
+    """Without the missing trigger words of folders in which no caption has one, if another folder's captions do:
+    regularisation images show other things on purpose."""
+    missing = {problem.path for problem in found if problem.kind == "trigger"}
+    with_word = {r.path.parent for r in dataset.records if r.caption and r.path not in missing}
+    return [p for p in found if p.kind != "trigger" or not with_word or p.path.parent in with_word]
 
 
 def sizes(record: ImageRecord, place: Placement) -> Iterator[ImageProblem]:
