@@ -13,11 +13,25 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lorasmith.api import check, inspect, sample, train
+    from lorasmith.api import check, combine, convert, extract, inspect, merge, resize, sample, train
     from lorasmith.core.errors import ConfigError, LorasmithError
     from lorasmith.core.progress import Lines, Progress
 
-__all__ = ["ConfigError", "Lines", "LorasmithError", "Progress", "check", "inspect", "sample", "train"]
+__all__ = [
+    "ConfigError",
+    "Lines",
+    "LorasmithError",
+    "Progress",
+    "check",
+    "combine",
+    "convert",
+    "extract",
+    "inspect",
+    "merge",
+    "resize",
+    "sample",
+    "train",
+]
 
 _HOMES = {
     "ConfigError": "lorasmith.core.errors",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from lorasmith.core.progress import Progress
 
 if TYPE_CHECKING:
+    from lorasmith.files.lora import Output, Report
     from lorasmith.infer.run import SampleResult
     from lorasmith.train.check import CheckResult
     from lorasmith.train.config import TrainConfig
@@ -123,6 +124,102 @@ def inspect(file: Path | str) -> dict[str, Any]:
     from lorasmith.formats.inspect import inspect as read
 
     return read(Path(file))
+
+
+class Saving(TypedDict, total=False):
+    """How a changed file is written."""
+
+    output: Path | str | None
+    """The new file; None: beside the old one, with what was done in its name."""
+    dtype: str | None
+    """`fp32`, `fp16`, `bf16`; None: as the old file (`extract`: fp16)."""
+    overwrite: bool
+    """Replace a file that is there."""
+
+
+def convert(
+    file: Path | str,
+    to: str,
+    *,
+    base: Path | str | None = None,
+    rank: int | None = None,
+    **saving: Unpack[Saving],
+) -> Report:
+    """Write a LoRA as `kohya`, `peft`, `portable`, `lycoris` or `diff`.
+
+    `base`: the model that it is for, where its family cannot be told or its change depends on the weights; `rank`: of
+    the best LoRA in place of what has no exact form in that format. Raises LorasmithError if the format cannot hold it.
+    """
+    from lorasmith.files.convert import convert as work
+
+    return work(Path(file), to, _output(saving, Path(file), to), base=base, rank=rank)
+
+
+def resize(
+    file: Path | str,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    frobenius: float | None = None,
+    per_layer: bool = False,
+    base: Path | str | None = None,
+    **saving: Unpack[Saving],
+) -> Report:
+    """Write a LoRA with fewer ranks: `rank`, or as many as keep a share of the squared norm (`energy`) or of the norm
+    (`frobenius`); with a share, `rank` is the most. `per_layer`: each layer its own rank."""
+    from lorasmith.files.lowrank import Cut
+    from lorasmith.files.resize import resize as work
+
+    cut = Cut(rank, energy, frobenius, per_layer)
+    return work(Path(file), cut, _output(saving, Path(file), "resized"), base=base)
+
+
+def extract(
+    tuned: Path | str,
+    base: Path | str,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    progress: Progress | None = None,
+    **saving: Unpack[Saving],
+) -> Report:
+    """Write the best LoRA of the difference of two checkpoints, of a rank or with a share of the squared norm."""
+    from lorasmith.files.extract import extract as work
+    from lorasmith.files.lowrank import Cut
+
+    return work(tuned, base, Cut(rank, energy), _output(saving, Path(tuned), "lora"), progress=progress)
+
+
+def merge(base: Path | str, loras: Sequence[Path | str], output: Path | str, *, overwrite: bool = False) -> Report:
+    """Write a base model, in its own layout, with LoRAs in it (`"garp.safetensors:0.8"`)."""
+    from lorasmith.files.lora import Use
+    from lorasmith.files.merge import merge as work
+
+    return work(base, [Use.read(lora) for lora in loras], Path(output), overwrite=overwrite)
+
+
+def combine(
+    loras: Sequence[Path | str],
+    output: Path | str,
+    *,
+    base: Path | str | None = None,
+    rank: int | None = None,
+    dtype: str | None = None,
+    overwrite: bool = False,
+) -> Report:
+    """Write the weighted sum of LoRAs (`"garp.safetensors:0.7"`): exactly, or as the best LoRA of a rank."""
+    from lorasmith.files.combine import combine as work
+    from lorasmith.files.lora import Use
+
+    target = _output({"output": output, "dtype": dtype, "overwrite": overwrite}, Path(output), "")
+    return work([Use.read(lora) for lora in loras], target, base=base, rank=rank)
+
+
+def _output(saving: Saving, file: Path, ending: str) -> Output:
+    from lorasmith.files.lora import Output, dtype_named
+
+    output = saving.get("output") or file.with_name(f"{file.stem}-{ending}.safetensors")
+    return Output(Path(output), dtype_named(saving.get("dtype")), saving.get("overwrite", False))
 
 
 def read_config(config: Source | None, overrides: Sequence[str] = (), output: Path | str | None = None) -> TrainConfig:

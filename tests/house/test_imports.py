@@ -9,7 +9,7 @@ import sys
 import pytest
 
 HEAVY = ("torch", "transformers", "diffusers", "numpy", "pydantic", "PIL", "safetensors")
-COMMANDS = ([], ["train"], ["sample"], ["check"], ["inspect"], ["demo"])
+COMMANDS = ([], ["train"], ["sample"], ["check"], ["inspect"], ["convert"], ["merge"], ["demo"])
 
 
 def modules_after(code: str) -> set[str]:

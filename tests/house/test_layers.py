@@ -14,7 +14,7 @@ LAYERS: list[set[str]] = [
     {"diffusion"},
     {"adapters", "concepts"},
     {"families", "formats", "data"},
-    {"infer"},
+    {"infer", "files"},
     {"train"},
     {"compat"},
     {"api"},

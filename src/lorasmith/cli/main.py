@@ -17,8 +17,13 @@ import typer
 from lorasmith import __version__
 from lorasmith.cli import console
 from lorasmith.cli.check import check_command
+from lorasmith.cli.combine import combine_command
+from lorasmith.cli.convert import convert_command
 from lorasmith.cli.demo import demo_command
+from lorasmith.cli.extract import extract_command
 from lorasmith.cli.inspect import inspect_command
+from lorasmith.cli.merge import merge_command
+from lorasmith.cli.resize import resize_command
 from lorasmith.cli.sample import sample_command
 from lorasmith.cli.train import train_command
 from lorasmith.core.errors import LorasmithError
@@ -48,6 +53,11 @@ _add("train", train_command)
 _add("sample", sample_command)
 _add("check", check_command)
 _add("inspect", inspect_command)
+_add("convert", convert_command)
+_add("extract", extract_command)
+_add("resize", resize_command)
+_add("merge", merge_command)
+_add("combine", combine_command)
 _add("demo", demo_command, needs_arguments=False)
 
 

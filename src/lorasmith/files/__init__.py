@@ -1,0 +1,1 @@
+"""Operations on files: LoRAs changed into other LoRAs, LoRAs out of checkpoints and into them. No model is loaded."""
