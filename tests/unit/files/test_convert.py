@@ -82,7 +82,6 @@ def test_what_depends_on_the_weights_becomes_a_difference_or_the_best_lora(
     assert report.worst is not None
     assert report.worst[1] >= report.error
     assert max(report.ranks) == 5
-    assert sum(report.ranks.values()) == len(exact)
 
 
 def test_dora_along_outputs_is_exact_in_peft_files_even_with_a_rank(make, bases, families, out) -> None:
