@@ -10,7 +10,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +21,7 @@ from lorasmith.cli.combine import combine_command
 from lorasmith.cli.convert import convert_command
 from lorasmith.cli.demo import demo_command
 from lorasmith.cli.extract import extract_command
+from lorasmith.cli.foreign import SEPARATE, as_command, convert_config_command
 from lorasmith.cli.inspect import inspect_command
 from lorasmith.cli.merge import merge_command
 from lorasmith.cli.resize import resize_command
@@ -42,11 +43,13 @@ app = typer.Typer(
 )
 
 
-def _add(name: str, command: Callable[..., None], needs_arguments: bool = True) -> None:
+def _add(
+    name: str, command: Callable[..., None], needs_arguments: bool = True, settings: dict[str, Any] | None = None
+) -> None:
     """Register a command; its help is the docstring, each paragraph one line that the terminal wraps."""
     paragraphs = (command.__doc__ or "").strip().split("\n\n")
     text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    app.command(name, help=text, no_args_is_help=needs_arguments)(command)
+    app.command(name, help=text, no_args_is_help=needs_arguments, context_settings=settings)(command)
 
 
 _add("train", train_command)
@@ -59,6 +62,8 @@ _add("resize", resize_command)
 _add("merge", merge_command)
 _add("combine", combine_command)
 _add("demo", demo_command, needs_arguments=False)
+_add("as", as_command, settings=SEPARATE)
+_add("convert-config", convert_config_command, settings=SEPARATE)
 
 
 def _version(asked: bool) -> None:

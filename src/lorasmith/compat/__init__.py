@@ -1,0 +1,1 @@
+"""Scripts of other trainers, run by name with their own options and files."""
