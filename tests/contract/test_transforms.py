@@ -17,7 +17,10 @@ from lorasmith.data.config import DataConfig
 from lorasmith.data.transforms import CaptionTransform, ImageTransform, Transform
 from lorasmith.data.transforms.base import Sample
 
-NEEDED: dict[str, dict[str, Any]] = {"template": {"templates": ["a photo of {caption}", "{caption}, drawn"]}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "template": {"templates": ["a photo of {caption}", "{caption}, drawn"]},
+    "replace": {"words": {"cat": "<cat1> <cat2>"}},
+}
 """Settings without a default."""
 
 KINDS = sorted(registered(Transform))

@@ -25,6 +25,10 @@ def sample_command(
         list[str] | None,
         typer.Option("--lora", metavar="FILE[:STRENGTH]", help="A LoRA; may be given several times."),
     ] = None,
+    embedding: Annotated[
+        list[Path] | None,
+        typer.Option("--embedding", metavar="FILE", help="A new word, called as its file; may be given several times."),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures and grid.png.")] = Path(
         "samples"
     ),
@@ -66,6 +70,7 @@ def sample_command(
     table: dict[str, Any] = {
         "negative": negative, "seed": seed, "count": count, "steps": steps, "cfg": cfg, "sampler": sampler,
         "width": width, "height": height, "strengths": None if strengths is None else read_numbers(strengths),
+        "embeddings": embedding,
     }  # fmt: skip
     answer(draw(base, prompts or prompt or [], output, lora or [], (table, option or [])), json)
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lorasmith.concepts import Vocabulary
 from lorasmith.diffusion.schedule import NoiseSchedule
 
 
@@ -24,6 +25,8 @@ class Cond:
     context: Tensor
     pooled: Tensor | None = None
     time_ids: Tensor | None = None
+    words: Tensor | None = None
+    """(B, tokens) int64: 0 for a token of the model's own, k for the k-th vector of the new words, from 1."""
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Cond:
         """The same condition on another device or in another dtype."""
@@ -31,11 +34,13 @@ class Cond:
         def move(x: Tensor | None) -> Tensor | None:
             return None if x is None else x.to(device, dtype, non_blocking=True)
 
-        return replace(self, context=move(self.context), pooled=move(self.pooled), time_ids=move(self.time_ids))
+        words = None if self.words is None else self.words.to(device, non_blocking=True)
+        moved = {"context": move(self.context), "pooled": move(self.pooled), "time_ids": move(self.time_ids)}
+        return replace(self, words=words, **moved)
 
     def tensors(self) -> dict[str, Tensor]:
         """The parts that are there, by name (for caches)."""
-        named = {"context": self.context, "pooled": self.pooled, "time_ids": self.time_ids}
+        named = {"context": self.context, "pooled": self.pooled, "time_ids": self.time_ids, "words": self.words}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     @staticmethod
@@ -76,6 +81,8 @@ class Family(ABC):
     """What the network was trained to give: `epsilon` or `v_prediction`."""
     dtype: torch.dtype
     device: torch.device
+    vocabulary: Vocabulary | None = None
+    """The new words that texts may have now; see `learn`."""
     source: str
     """Where the base came from, as the user wrote it."""
 
@@ -117,6 +124,22 @@ class Family(ABC):
         `max_tokens` 75, 150 or 225: longer texts are encoded in windows of 75 and joined. `clip_skip` 1 is the last
         layer; n takes the n-th from the end, followed by the final LayerNorm (SD 1.x).
         """
+
+    @abstractmethod
+    def learn(self, vocabulary: Vocabulary | None) -> None:
+        """Let texts have these new words from now on, or none."""
+
+    @abstractmethod
+    def own_vectors(self, text: str) -> Mapping[str, Tensor]:
+        """The model's own token vectors of a text, (tokens, width) float32 by text encoder."""
+
+    @abstractmethod
+    def own_table(self) -> Mapping[str, Tensor]:
+        """All of the model's own token vectors, (tokens, width) by text encoder, in its dtype."""
+
+    @abstractmethod
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of a text of any length, without marks; new words have the ids of their vectors."""
 
     @abstractmethod
     def tokenize(self, captions: Sequence[str], max_tokens: int = 75) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lorasmith.families import text
 from lorasmith.families.base import Cond
-from lorasmith.families.stable import StableDiffusion, _checked, _joined
+from lorasmith.families.stable import StableDiffusion, _checked, _joined, _layered
 
 
 class SDXL(StableDiffusion):
@@ -20,13 +20,17 @@ class SDXL(StableDiffusion):
 
     def encode_ids(self, ids: Tensor, *, clip_skip: int = 1, weights: Tensor | None = None) -> Cond:
         """Both encoders' states before the last layer, without the final norm; `clip_skip` 1 and 2 both mean this, as
-        SDXL was trained so, and n > 2 takes the n-th from the end. `pooled` is of the first window."""
+        SDXL was trained so, and n > 2 takes the n-th from the end. `pooled` is of the first window, and where new words
+        differ between layers the mean over these."""
         layer = max(2, _checked(clip_skip))
         encoders: Mapping[str, Any] = self.text_encoders
-        first, _ = text.states(encoders["te1"], self._ids(ids, "te1"), layer)
-        second, last = text.states(encoders["te2"], self._ids(ids, "te2"), layer)
-        context = torch.cat([_joined(first, ids, weights), _joined(second, ids, weights)], -1)
-        return Cond(context, pooled=self._pooled(encoders["te2"], last.unflatten(0, ids.shape[:2])[:, 0], ids[:, 0]))
+        each, weights, layers = self._by_layer(ids, weights)
+        first, _ = text.states(encoders["te1"], self._ids(each, "te1"), layer)
+        second, last = text.states(encoders["te2"], self._ids(each, "te2"), layer)
+        context = torch.cat([_joined(first, each, weights), _joined(second, each, weights)], -1)
+        pooled = self._pooled(encoders["te2"], last.unflatten(0, each.shape[:2])[:, 0], each[:, 0])
+        pooled = pooled.unflatten(0, (-1, layers)).mean(1)
+        return Cond(_layered(context, layers), pooled=pooled, words=self._words(ids))
 
     def _pooled(self, model: Any, last: Tensor, ids: Tensor) -> Tensor:
         """The projected state (B, 1280) at the end mark of the first window: `last` (B, 77, width), `ids` (B, 77)."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lorasmith.concepts import Vocabulary
 from lorasmith.core.errors import LorasmithError
 from lorasmith.diffusion.schedule import NoiseSchedule
 from lorasmith.families import names, text, vae
@@ -16,6 +17,7 @@ from lorasmith.families.base import Cond, Family, Moments
 from lorasmith.families.fingerprint import part_hash
 from lorasmith.families.reader import fill
 from lorasmith.families.source import Source, part_words
+from lorasmith.families.text import own_embedding, tokens
 from lorasmith.families.unet import UNet
 
 _NORM = re.compile(r"norm[^.]*$")
@@ -64,6 +66,7 @@ class StableDiffusion(Family):
             if part not in self._texts:
                 self._texts[part] = text.load_text_encoder(self.base, part, self.dtype, self.device)
                 self._layers[part] = _layers_of(self._texts[part], part)
+                text.learn(self._texts[part], self.vocabulary, part)
         return self._texts
 
     @property
@@ -99,16 +102,45 @@ class StableDiffusion(Family):
     def decode(self, x0: Tensor) -> Tensor:
         return vae.decode(self.vae, x0.float() / self.scaling)
 
+    def learn(self, vocabulary: Vocabulary | None) -> None:
+        self.vocabulary = vocabulary
+        for part, model in self._texts.items():
+            text.learn(model, vocabulary, part)
+
+    def own_vectors(self, text: str) -> Mapping[str, Tensor]:
+        ids = torch.tensor(tokens(self.tokenizer, text, None), dtype=torch.int64, device=self.device)
+        return {part: table[ids].float() for part, table in self.own_table().items()}
+
+    def own_table(self) -> Mapping[str, Tensor]:
+        return {part: own_embedding(model) for part, model in self.text_encoders.items()}
+
+    def tokens(self, text: str) -> list[int]:
+        return tokens(self.tokenizer, text, self.vocabulary)
+
     def tokenize(self, captions: Sequence[str], max_tokens: int = 75) -> Tensor:
-        return text.windows(self.tokenizer, captions, max_tokens)
+        return text.windows(self.tokenizer, [self.tokens(caption) for caption in captions], max_tokens)
 
     def encode_text(self, captions: Sequence[str], *, max_tokens: int = 75, clip_skip: int = 1) -> Cond:
         return self.encode_ids(self.tokenize(captions, max_tokens), clip_skip=clip_skip)
 
     def encode_ids(self, ids: Tensor, *, clip_skip: int = 1, weights: Tensor | None = None) -> Cond:
         model = self.text_encoders["te"]
-        hidden, _ = text.states(model, self._ids(ids, "te"), _checked(clip_skip))
-        return Cond(_joined(text.final_norm(model)(hidden), ids, weights))
+        each, weights, layers = self._by_layer(ids, weights)
+        hidden, _ = text.states(model, self._ids(each, "te"), _checked(clip_skip))
+        context = _joined(text.final_norm(model)(hidden), each, weights)
+        return Cond(_layered(context, layers), words=self._words(ids))
+
+    def _by_layer(self, ids: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None, int]:
+        """Ids and weights as each cross-attention layer has them, (B layers, n, 77), and how many these are; as they
+        are where no new word differs between layers."""
+        new = self.vocabulary
+        if new is None or new.layers == 1 or not bool((ids >= new.size).any()):
+            return ids, weights, 1
+        repeated = None if weights is None else weights.repeat_interleave(new.layers, 0)
+        return new.per_layer(ids).flatten(0, 1), repeated, new.layers
+
+    def _words(self, ids: Tensor) -> Tensor | None:
+        return None if self.vocabulary is None else self.vocabulary.rows_in(ids).flatten(1).to(self.device)
 
     def _ids(self, ids: Tensor, part: str) -> Tensor:
         """(B, windows, 77) to (B windows, 77), filled up as this encoder wants it."""
@@ -206,6 +238,11 @@ def _layers_of(model: nn.Module, component: str) -> dict[str, tuple[nn.Module, s
             name = path if component == "unet" else text.classic_name(path)
             found[f"{component}.{name}"] = (model.get_submodule(parent), leaf)
     return found
+
+
+def _layered(context: Tensor, layers: int) -> Tensor:
+    """(B layers, tokens, width) as (B, layers, tokens, width), or as it is with one."""
+    return context if layers == 1 else context.unflatten(0, (-1, layers))
 
 
 def _joined(hidden: Tensor, ids: Tensor, weights: Tensor | None) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lorasmith.concepts import Vocabulary
+from lorasmith.concepts.vocabulary import NewRows, Word
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.reader import fill
 from lorasmith.families.source import Source, part_words
@@ -68,8 +70,36 @@ def load_tokenizer(source: Source, part: str) -> Any:
         raise LorasmithError(f"{folder}: the tokenizer cannot be loaded: {error}") from None
 
 
-def windows(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> Tensor:
-    """Token ids (B, max_tokens / 75, 77): in each window begin, up to 75 tokens, end, and ends to fill up.
+def tokens(tokenizer: Any, text: str, vocabulary: Vocabulary | None) -> list[int]:
+    """Token ids of a text of any length, without marks."""
+    pieces = [text] if vocabulary is None else vocabulary.pieces(text)
+    found: list[int] = []
+    for piece in pieces:
+        if isinstance(piece, Word):
+            assert vocabulary is not None
+            found += vocabulary.ids(piece)
+        else:
+            found += tokenizer(piece, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+    return found
+
+
+def learn(model: nn.Module, vocabulary: Vocabulary | None, part: str) -> None:
+    """Put the new vectors behind a text encoder's own, in place of those that are there; None takes them off."""
+    embeddings: Any = getattr(model, "text_model", model).embeddings
+    own = embeddings.token_embedding
+    own = own.base if isinstance(own, NewRows) else own
+    embeddings.token_embedding = own if vocabulary is None else NewRows(own, vocabulary, part)
+
+
+def own_embedding(model: nn.Module) -> Tensor:
+    """The model's own token vectors, (tokens, width)."""
+    core: Any = getattr(model, "text_model", model)
+    return core.embeddings.token_embedding.weight
+
+
+def windows(tokenizer: Any, texts: Sequence[list[int]], max_tokens: int) -> Tensor:
+    """Token ids (B, max_tokens / 75, 77) of texts by their tokens: in each window begin, up to 75 tokens, end, and
+    ends to fill up.
 
     What is longer than `max_tokens` is cut off.
     """
@@ -79,12 +109,11 @@ def windows(tokenizer: Any, captions: Sequence[str], max_tokens: int) -> Tensor:
             f"max_tokens is {max_tokens}; it is a multiple of {room}: {room}, {2 * room}, {3 * room} ..."
         )
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    ids = torch.full((len(captions), max_tokens // room, WINDOW), end, dtype=torch.int64)
+    ids = torch.full((len(texts), max_tokens // room, WINDOW), end, dtype=torch.int64)
     ids[:, :, 0] = begin
-    texts = tokenizer(list(captions), add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-    for row, tokens in zip(ids, texts, strict=True):
-        for window, start in zip(row, range(0, len(tokens), room), strict=False):
-            part = torch.tensor(tokens[start : start + room])
+    for row, found in zip(ids, texts, strict=True):
+        for window, start in zip(row, range(0, len(found), room), strict=False):
+            part = torch.tensor(found[start : start + room])
             window[1 : 1 + len(part)] = part
     return ids
 

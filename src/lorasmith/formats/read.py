@@ -28,6 +28,8 @@ class LoraFile:
     metadata: Mapping[str, str]
     spelling: str = "kohya"
     embeddings: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    words: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """New words in our own form: (vectors, layers or 1, width) by word and text encoder."""
     names: tuple[str, ...] = ()
     """The names as they stand in the file."""
 
@@ -46,14 +48,17 @@ class LoraFile:
 
 def load(path: Path) -> LoraFile:
     """A LoRA in any known spelling. Raises LorasmithError for a missing, damaged, pickled or non-finite file."""
+    from lorasmith.formats import words  # it reads files of words through this module
+
     tensors, metadata = read_tensors(path)
     bundled = {name: t for name, t in tensors.items() if name.startswith("bundle_emb.")}
-    rest = {name: t for name, t in tensors.items() if name not in bundled}
+    own = words.decode(tensors, metadata, str(path))
+    rest = {n: t for n, t in tensors.items() if n not in bundled and not n.startswith(words.PREFIX)}
     try:
         found, spelling = canonical(rest, metadata)
     except ValueError as error:
         raise LorasmithError(f"{path}: its lora_adapter_metadata cannot be read ({error})") from None
-    return LoraFile(path, found, metadata, spelling, _words(bundled), tuple(tensors))
+    return LoraFile(path, found, metadata, spelling, _words(bundled), own, tuple(tensors))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from lorasmith.adapters.attach import AdapterSet, current
 from lorasmith.adapters.base import Adapter, kind_of
 from lorasmith.adapters.layer import spec_of, tensor_of
+from lorasmith.concepts import Vocabulary
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.progress import Progress
 from lorasmith.core.store import sha256_of
 from lorasmith.families.base import Family
-from lorasmith.formats import kohya
+from lorasmith.formats import embeddings, kohya
+from lorasmith.formats import words as words_format
 from lorasmith.formats.read import LoraFile, load
+from lorasmith.formats.words import Words
 from lorasmith.infer.prompts import LoraTag
 
 SUFFIX = ".safetensors"
@@ -57,16 +60,21 @@ class LoraUse:
 
 
 class Loras:
-    """The LoRA files of one call, each read once and attached when it is used."""
+    """The LoRA files of one call, each read once and attached when it is used, with the new words they bring along."""
 
-    def __init__(self, family: Family, progress: Progress | None = None) -> None:
+    def __init__(self, family: Family, progress: Progress | None = None, new_words: Sequence[Path] = ()) -> None:
+        """`new_words`: files of new words (textual inversion), each called by its file's name."""
         self.family, self.progress = family, progress
         self._sets: dict[Path, AdapterSet] = {}
+        self._words: dict[Path, Words] = {path: load_words(family, path) for path in new_words}
+        self._always = tuple(new_words)
 
     def get(self, path: Path) -> AdapterSet:
         """The adapters of a file, not attached. Raises LorasmithError if the file does not fit this base."""
         if path not in self._sets:
-            self._sets[path] = load_lora(self.family, path, self.progress)
+            file = load(path)
+            self._words[path] = words_of(file, self.family, self.progress)
+            self._sets[path] = adapters_of(self.family, file)
             self._sets[path].detach()
         return self._sets[path]
 
@@ -74,6 +82,10 @@ class Loras:
     def attached(self, uses: Sequence[LoraUse]) -> Iterator[None]:
         """With these files on the base, in their order; afterwards the base is as before."""
         chosen = [(self.get(use.path), use) for use in uses]
+        before = self.family.vocabulary
+        known = {w: v for path in (*self._always, *(use.path for use in uses)) for w, v in self._words[path].items()}
+        if known:
+            self.family.learn(vocabulary_of(self.family, known))
         try:
             for adapters, use in chosen:
                 adapters.attach().set_strength(use.by_component(adapters.components()))
@@ -81,14 +93,64 @@ class Loras:
         finally:
             for adapters, _ in reversed(chosen):
                 adapters.detach()
+            if known:
+                self.family.learn(before)
+
+
+def vocabulary_of(family: Family, words: Words) -> Vocabulary:
+    """These words for this base. Raises LorasmithError if they were made for another."""
+    table = family.own_table()
+    for word, vectors in words.items():
+        for part, own in table.items():
+            width = vectors[part].shape[-1] if part in vectors else None
+            if width != own.shape[1]:
+                has = f"vectors of width {width}" if width else f"no vectors for {part}"
+                raise LorasmithError(f"the word {word} has {has}; this {family.kind} base needs {own.shape[1]}")
+    layers = len(getattr(family.unet, "cross_attentions", ()))
+    size = len(next(iter(table.values())))
+    return Vocabulary(list(words), list(words.values()), size, layers).to(family.device).requires_grad_(False)
+
+
+def load_words(family: Family, path: Path) -> Words:
+    """The words of a file: of our own form, or one word of textual inversion, called as its file is."""
+    if path.suffix == SUFFIX and (file := load(path)).words:
+        return {word: dict(vectors) for word, vectors in file.words.items()}
+    word, vectors = embeddings.load(path)
+    return {word: words_format.deep(vectors, family.text_components)}
+
+
+def words_of(file: LoraFile, family: Family, progress: Progress | None) -> Words:
+    """The words that a LoRA brings along, or those that training left in the exact file beside it."""
+    found = {word: dict(vectors) for word, vectors in file.words.items()}
+    found |= words_format.bundled(file.embeddings, family.text_components)
+    missing = [word for word in words_format.word_list(file.metadata) if word not in found]
+    beside = file.path.with_name(f"{file.path.stem}.exact{SUFFIX}")
+    if missing and beside.is_file():
+        found |= {word: dict(vectors) for word, vectors in load(beside).words.items()}
+    elif missing and progress is not None:
+        progress.say(
+            f"{file.path}: it was trained with new words ({', '.join(missing)}) that are not in it, nor beside it"
+        )
+    return found
 
 
 def load_lora(family: Family, path: Path, progress: Progress | None = None) -> AdapterSet:
-    """The adapters of a file, in any known spelling, attached at strength 1. New words that it carries along are only
-    mentioned. Raises LorasmithError if the file does not fit this base."""
+    """The adapters of a file, in any known spelling, attached at strength 1; of its new words only a note.
+
+    Raises LorasmithError if the file does not fit this base.
+    """
     file = load(path)
-    if file.embeddings and progress is not None:
-        progress.say(f"{path}: its new words ({', '.join(file.embeddings)}) are not used here, only its changed layers")
+    new = [*file.embeddings, *file.words]
+    if new and progress is not None:
+        progress.say(f"{path}: its new words ({', '.join(new)}) are not used here, only its changed layers")
+    return adapters_of(family, file)
+
+
+def adapters_of(family: Family, file: LoraFile) -> AdapterSet:
+    """The adapters of a file that was read, attached at strength 1; none if it holds new words alone."""
+    path = file.path
+    if not file.tensors and (file.words or file.embeddings):
+        return AdapterSet({}, {}, {}).attach()
     layers, strangers = kohya.decode(file.tensors, family.from_kohya)
     if not layers:
         raise LorasmithError(

@@ -145,7 +145,7 @@ def _after_comma(window: list[tuple[int, float]], comma: list[int]) -> list[tupl
 
 def plain_tokens(family: Family, text: str) -> list[int]:
     """Token ids of a text of any length, without marks."""
-    return list(family.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids)
+    return family.tokens(text)
 
 
 def _filled(family: Family, windows: Windows, count: int) -> tuple[Tensor, Tensor]:

@@ -96,7 +96,7 @@ def draw_cells(
     """Draw and write; each file is there as soon as its picture is."""
     folder.mkdir(parents=True, exist_ok=True)
     first = 1 + max((int(f.stem[:5]) for f in folder.glob("[0-9][0-9][0-9][0-9][0-9]*.png")), default=-1)
-    loras, images, files = Loras(family, progress), {}, {}
+    loras, images, files = Loras(family, progress, settings.embeddings), {}, {}
     groups: dict[tuple[LoraUse, ...], list[int]] = {}
     for index, cell in enumerate(cells):
         groups.setdefault(cell.uses, []).append(index)

@@ -37,6 +37,8 @@ class SampleSettings(Config):
     """Pictures of each prompt."""
     strengths: tuple[float, ...] = (1.0,)
     """Draws each picture once for each of these factors of the LoRAs' strengths; 0 is the base model."""
+    embeddings: tuple[Path, ...] = ()
+    """Files of new words (textual inversion); each word is called by its file's name."""
     batch_size: int = Field(default=4, ge=1)
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

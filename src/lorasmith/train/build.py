@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from lorasmith.adapters.attach import AdapterSet
+from lorasmith.concepts.start import begin
+from lorasmith.concepts.train import Learning
 from lorasmith.core.progress import Progress
 from lorasmith.data.dataset import Dataset, TextPlan
 from lorasmith.families.base import Family
@@ -45,9 +47,10 @@ def build_run(
 
     dataset = Dataset.build(config.data, seed=config.seed)
     family = load_family(config)
+    words = learn_words(config, family)
     cache(config, dataset, family, progress)
     adapters = make_adapters(config, family)
-    run = assemble(config, family, dataset, adapters, progress)
+    run = assemble(config, family, dataset, (adapters, words), progress)
 
     if resume is not None:
         restore(run, resume)
@@ -70,25 +73,47 @@ def load_family(config: TrainConfig) -> Family:
 
 def cache(config: TrainConfig, dataset: Dataset, family: Family, progress: Progress) -> None:
     """Latents, and texts if nothing about them changes, computed once; then the models that made them are freed."""
-    text = None if "text" in config.parts() else TextPlan(config.text.max_tokens, config.text.clip_skip)
+    live = "text" in config.parts() or config.learns_words
+    text = None if live else TextPlan(config.text.max_tokens, config.text.clip_skip)
     dataset.prepare(family, text=text, progress=progress)
     family.release("vae")
     if dataset.text_cached:
         family.release("text")
 
 
+def learn_words(config: TrainConfig, family: Family) -> Learning | None:
+    """The new words, known to the family from now on."""
+    if not config.concepts:
+        return None
+    table = family.own_table()
+    layers = len(getattr(family.unet, "cross_attentions", ()))
+    size = len(next(iter(table.values())))
+    vocabulary = begin(config.concepts, family.own_vectors, size, layers, config.seed).to(family.device)
+    family.learn(vocabulary)
+    return Learning(vocabulary, config.concepts, table)
+
+
 def make_adapters(config: TrainConfig, family: Family) -> AdapterSet:
     """Fresh adapters on the chosen layers of the parts that are trained."""
     components = [c for c in ("unet", *family.text_components) if config.optimizer.rate(c) > 0]
+    if not components:  # new words alone
+        return AdapterSet({}, {}, {})
     layers = family.named_layers(components, norms=config.adapter.on_norms)
     adapters = AdapterSet.create(config.adapter, layers, family.layer_presets, seed=config.seed)
     adapters.attach()
     return adapters
 
 
-def assemble(config: TrainConfig, family: Family, dataset: Dataset, adapters: AdapterSet, progress: Progress) -> Run:
-    """The run at step 0."""
-    groups = parameter_groups(config, adapters)
+def assemble(
+    config: TrainConfig,
+    family: Family,
+    dataset: Dataset,
+    trained: tuple[AdapterSet, Learning | None],
+    progress: Progress,
+) -> Run:
+    """The run at step 0. `trained`: adapters and new words."""
+    adapters, words = trained
+    groups = parameter_groups(config, adapters, words)
     graphed = can_graph(config, family, dataset)
     if graphed:  # a captured step reads its learning rate from the device
         groups = [g | {"lr": torch.tensor(g["lr"], device=family.device)} for g in groups]
@@ -100,6 +125,7 @@ def assemble(config: TrainConfig, family: Family, dataset: Dataset, adapters: Ad
         family=family,
         dataset=dataset,
         adapters=adapters,
+        words=words,
         optimizer=optimizer,
         ema=Ema([p for group in groups for p in group["params"]], config.ema) if config.ema else None,
         length=length_of(config, dataset),
@@ -117,17 +143,22 @@ def can_graph(config: TrainConfig, family: Family, dataset: Dataset) -> bool:
     """Whether steps may be captured: a GPU, everything cached, one micro-batch a step, an optimizer that allows it."""
     fused = isinstance(config.optimizer, AdamW)
     cached = dataset.text_cached and config.data.cache_latents
-    return config.cuda_graph and family.device.type == "cuda" and cached and fused and config.accumulation == 1
+    whole = config.accumulation == 1 and not config.phases
+    return config.cuda_graph and family.device.type == "cuda" and cached and fused and whole
 
 
-def parameter_groups(config: TrainConfig, adapters: AdapterSet) -> Groups:
-    """One group per component and learning rate factor, in a fixed order."""
+def parameter_groups(config: TrainConfig, adapters: AdapterSet, words: Learning | None = None) -> Groups:
+    """One group per component and learning rate factor, and one per concept, in a fixed order."""
     groups: list[dict[str, Any]] = []
     for component in adapters.components():
         for factor, parameters in adapters.parameters_by_rate(component).items():
             rate = config.optimizer.rate(component) * factor
             name = component if factor == 1 else f"{component} x{factor:g}"
-            groups.append({"params": parameters, "lr": rate, "base_lr": rate, "name": name})
+            part = "unet" if component == "unet" else "text"
+            groups.append({"params": parameters, "lr": rate, "base_lr": rate, "name": name, "part": part})
+    for concept, parameters in zip(config.concepts, words.parameters if words else (), strict=words is not None):
+        group = {"params": parameters, "lr": concept.lr, "base_lr": concept.lr, "part": "words"}
+        groups.append(group | {"name": " ".join(concept.words), "weight_decay": concept.weight_decay})
     return groups
 
 

@@ -32,6 +32,8 @@ def save(run: Run) -> Path:
     optimizer_tensors, optimizer_rest = flatten(run.optimizer.state_dict())
     with atomic_folder(path) as folder:
         save_file(_own(run.adapters.state_dict()), folder / "adapter.safetensors")
+        if run.words is not None:
+            save_file(_own(run.words.state_dict()), folder / "words.safetensors")
         save_file(optimizer_tensors, folder / "optimizer.safetensors")
         if run.ema is not None:
             save_file({str(i): t.contiguous() for i, t in enumerate(run.ema.average)}, folder / "ema.safetensors")
@@ -56,6 +58,8 @@ def load(run: Run, path: Path) -> None:
             "exactly. Bring them back, or start a new run."
         )
     run.adapters.load_state_dict(load_file(path / "adapter.safetensors"))
+    if run.words is not None:
+        run.words.load_state_dict(load_file(path / "words.safetensors"))
     run.optimizer.load_state_dict(unflatten(load_file(path / "optimizer.safetensors"), state["optimizer"]))
     if run.ema is not None and (path / "ema.safetensors").is_file():
         average = load_file(path / "ema.safetensors")

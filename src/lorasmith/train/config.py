@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from lorasmith.adapters import AdapterConfig
 from lorasmith.adapters.lora import LoRA
+from lorasmith.concepts import Concept
 from lorasmith.core.config import override, read_table, to_toml, validate
 from lorasmith.core.errors import ConfigError, Problem
 from lorasmith.core.registry import Config, load_plugins
@@ -26,6 +27,10 @@ from lorasmith.train.objectives import Objective
 from lorasmith.train.objectives.denoising import Denoising
 from lorasmith.train.optimizers import AdamW, OptimizerConfig
 from lorasmith.train.schedules import Constant, LrSchedule
+
+
+Part = Literal["unet", "text", "words"]
+"""What is trained: the UNet's adapters, the text encoders', new words."""
 
 
 class TextConfig(Config):
@@ -78,6 +83,11 @@ class TrainConfig(Config):
 
     data: DataConfig
     text: TextConfig = TextConfig()
+    concepts: tuple[Concept, ...] = ()
+    """New words that are learned with the adapter, or alone (with `optimizer.unet_lr = 0`)."""
+    phases: dict[Part, tuple[float, float]] = Field(default_factory=dict)
+    """From when to when each part is trained, as shares of the run; for example `words = [0, 0.5]`, `unet = [0.5, 1]`.
+    A part that is not named is trained throughout."""
     adapter: AdapterConfig = Field(default_factory=LoRA)
     objective: Objective = Field(default_factory=Denoising)
     optimizer: OptimizerConfig = Field(default_factory=AdamW)
@@ -111,6 +121,18 @@ class TrainConfig(Config):
         """This config as TOML, every default spelled out."""
         return to_toml(self.model_dump(mode="python"))
 
+    @model_validator(mode="after")
+    def _phases_in_order(self) -> TrainConfig:
+        for name, (start, end) in self.phases.items():
+            if not 0 <= start < end <= 1:
+                raise ValueError(f"phases.{name} is [{start:g}, {end:g}]; give two shares in order, within 0 and 1")
+        return self
+
+    @property
+    def learns_words(self) -> bool:
+        """Whether any new word is trained."""
+        return any(concept.lr > 0 for concept in self.concepts)
+
     def parts(self) -> tuple[str, ...]:
         """`unet`, `text`, or both: what is trained."""
         chosen = {"unet": self.optimizer.rate("unet"), "text": self.optimizer.rate("text")}
@@ -136,7 +158,7 @@ def load_config(source: Path | dict[str, Any], overrides: list[str] | tuple[str,
 def sense_problems(config: TrainConfig) -> list[Problem]:
     """What is well-formed but cannot work."""
     problems = []
-    if not config.parts():
+    if not config.parts() and not config.learns_words:
         problems.append(
             Problem(
                 "optimizer",
@@ -144,6 +166,26 @@ def sense_problems(config: TrainConfig) -> list[Problem]:
                 remedy="set optimizer.lr, or optimizer.text_lr to train the text encoder",
             )
         )
+    if (gap := _gap(config)) is not None:
+        problems.append(
+            Problem(
+                "phases",
+                f"at {gap:g} of the run nothing is trained",
+                remedy="let the phases of the parts that are trained follow each other, or overlap",
+            )
+        )
     if "/" in config.file_name or "\\" in config.file_name:
         problems.append(Problem("name", f'"{config.file_name}" is not a file name', "a name without / and \\"))
     return problems
+
+
+def _gap(config: TrainConfig) -> float | None:
+    """The first share of the run at which no part is trained."""
+    trained = (*config.parts(), *(["words"] if config.learns_words else []))
+    phases: dict[str, tuple[float, float]] = {**config.phases}
+    reached = 0.0
+    for start, end in sorted(phases.get(part, (0.0, 1.0)) for part in trained):
+        if start > reached:
+            return reached
+        reached = max(reached, end)
+    return None if not trained or reached >= 1 else reached

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lorasmith.core.config import to_toml
+from lorasmith.formats import embeddings, words
 from lorasmith.formats.base import Encoded, Format
+from lorasmith.formats.kohya import Kohya
 from lorasmith.formats.metadata import Facts, describe, tag_counts
 from lorasmith.formats.write import write as write_file
 
@@ -28,7 +30,31 @@ def encode(run: Run, form: Format) -> Encoded:
 def write(run: Run, path: Path, form: Format, dtype: str) -> Path:
     """Write the adapter as it is now."""
     encoded = encode(run, form)
-    return write_file(path, encoded.tensors, describe(facts_of(run)) | encoded.metadata, DTYPES[dtype])
+    named = {} if run.words is None else words.named(run.words.vocabulary)
+    return write_file(path, encoded.tensors, describe(facts_of(run)) | named | encoded.metadata, DTYPES[dtype])
+
+
+def write_exact(run: Run, path: Path) -> Path:
+    """Adapter and new words in one file of our own form, float32."""
+    assert run.words is not None
+    found = encode(run, Kohya()) if len(run.adapters) else Encoded({})
+    with run.showing():
+        tensors, metadata = words.encode(run.words.vocabulary)
+    metadata = describe(facts_of(run)) | metadata | found.metadata
+    return write_file(path, {**found.tensors, **tensors}, metadata, torch.float32)
+
+
+def write_embeddings(run: Run, folder: Path) -> list[Path]:
+    """A file for each new word, named after it, as user interfaces read them."""
+    assert run.words is not None
+    with run.showing():
+        found = words.plain(words.values_of(run.words.vocabulary))
+    folder.mkdir(exist_ok=True)
+    metadata = {"modelspec.title": run.config.file_name, "ss_output_name": run.config.file_name}
+    return [
+        write_file(folder / f"{words.file_name(w)}.safetensors", embeddings.encode(v), metadata, torch.float32)
+        for w, v in found.items()
+    ]
 
 
 def facts_of(run: Run) -> Facts:

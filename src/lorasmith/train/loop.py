@@ -109,8 +109,19 @@ def update_on(run: Run, batches: Iterable[tuple[Batch, StepRng]], total: int) ->
     finite = torch.isfinite(loss) & torch.isfinite(norm)
     update(run.optimizer, finite)
     run.adapters.limit_norms()
+    if run.words is not None:
+        run.words.after_step()
     run.scale.update(finite)
     return Outcome(loss, norm, finite, tuple(names), parts)
+
+
+def rest(run: Run) -> None:
+    """Parts outside their phase get no gradient: they neither move nor count in its norm."""
+    share = run.state.step / run.length.steps
+    for group in run.optimizer.param_groups if run.config.phases else ():
+        start, end = run.config.phases.get(group.get("part", ""), (0.0, 1.0))
+        for parameter in group["params"]:
+            parameter.requires_grad_(start <= share < end)
 
 
 def set_rates(run: Run) -> dict[str, float]:
@@ -119,6 +130,7 @@ def set_rates(run: Run) -> dict[str, float]:
     A rate that is a tensor is written in place, so that a captured graph sees it.
     """
     factor = run.config.lr_schedule.factor(run.state.step, run.length.steps)
+    rest(run)
     rates = {group["name"]: group["base_lr"] * factor for group in run.optimizer.param_groups}
     for group in run.optimizer.param_groups:
         if isinstance(group["lr"], torch.Tensor):

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from lorasmith.adapters.attach import AdapterSet
+from lorasmith.concepts.train import Learning
 from lorasmith.core.progress import Progress
 from lorasmith.data.dataset import Dataset
 from lorasmith.families.base import Family
@@ -69,6 +70,8 @@ class Run:
     events: Events
     hooks: tuple[Hook, ...]
     scale: LossScale
+    words: Learning | None = None
+    """New words that are learned."""
     graphs: Graphs | None = None
     """Steps as CUDA graphs, where there is a GPU."""
     state: TrainState = field(default_factory=TrainState)
@@ -94,3 +97,9 @@ class Run:
                 yield
         finally:
             self.adapters.train()
+
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """The model as it was before training."""
+        with self.adapters.enabled(False), self.words.vocabulary.initially() if self.words else nullcontext():
+            yield

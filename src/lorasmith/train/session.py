@@ -56,7 +56,8 @@ def close(run: Run) -> TrainResult:
     """Read the last losses, save what a stopped run needs, write the report."""
     run.config.log.act(run)
     finished = run.state.step >= run.length.steps
-    file = run.folder / f"{run.config.file_name}.safetensors" if finished else None
+    suffix = ".safetensors" if len(run.adapters) else ".exact.safetensors"
+    file = run.folder / f"{run.config.file_name}{suffix}" if finished else None
     report = None
     if finished:
         run.events.write("end", run.state.step, seconds=round(run.state.seconds, 2), file=file.name if file else None)

@@ -27,8 +27,12 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return CLIPTokenizer.from_pretrained(folder)
 
 
+def tokens(tokenizer: Any, *texts: str) -> list[list[int]]:
+    return [text.tokens(tokenizer, t, None) for t in texts]
+
+
 def test_one_window(tokenizer: Any) -> None:
-    ids = text.windows(tokenizer, ["a b c", ""], 75)
+    ids = text.windows(tokenizer, tokens(tokenizer, "a b c", ""), 75)
     assert ids.shape == (2, 1, 77)
     assert ids[0, 0, :5].tolist() == [BEGIN, 0, 1, 2, END]
     assert ids[1, 0].tolist() == [BEGIN, *[END] * 76]
@@ -37,7 +41,7 @@ def test_one_window(tokenizer: Any) -> None:
 @pytest.mark.parametrize("count", [74, 75, 76, 150, 151, 400])
 def test_long_texts_fill_one_window_after_the_other(count: int, tokenizer: Any) -> None:
     letters = [i % 26 for i in range(count)]
-    ids = text.windows(tokenizer, [" ".join(chr(97 + i) for i in letters)], 150)
+    ids = text.windows(tokenizer, tokens(tokenizer, " ".join(chr(97 + i) for i in letters)), 150)
     assert ids.shape == (1, 2, 77)
     kept = [i for window in ids[0] for i in window[1:].tolist() if i != END]
     assert kept == letters[:150]
@@ -45,14 +49,14 @@ def test_long_texts_fill_one_window_after_the_other(count: int, tokenizer: Any) 
     assert (ids[0, :, -1] == END).all()
 
 
-@pytest.mark.parametrize("tokens", [0, 74, 77, 100])
-def test_a_window_holds_75(tokens: int, tokenizer: Any) -> None:
+@pytest.mark.parametrize("count", [0, 74, 77, 100])
+def test_a_window_holds_75(count: int, tokenizer: Any) -> None:
     with pytest.raises(LorasmithError, match="multiple of 75"):
-        text.windows(tokenizer, ["a"], tokens)
+        text.windows(tokenizer, [[0]], count)
 
 
 def test_filling_up_leaves_the_first_end(tokenizer: Any) -> None:
-    ids = text.windows(tokenizer, ["a b"], 75)[0]
+    ids = text.windows(tokenizer, tokens(tokenizer, "a b"), 75)[0]
     found = text.refill(ids, END, 7)[0].tolist()
     assert found == [BEGIN, 0, 1, END, *[7] * 73]
     assert torch.equal(text.refill(ids, END, END), ids)

@@ -30,13 +30,17 @@ class Exports(Hook):
 
     def start(self, run: Run) -> None:
         """Find out before training whether the adapter can be written in these forms."""
-        for form in (self.format, *self.also):
+        for form in (self.format, *self.also) if len(run.adapters) else ():
             export.encode(run, form)
         super().start(run)
 
     def act(self, run: Run) -> None:
         last = run.state.step >= run.length.steps
         name = run.config.file_name + ("" if last else f"-{run.state.step:06d}")
+        if run.words is not None:
+            self._words(run, name, last)
+        if not len(run.adapters):
+            return
         path = export.write(run, run.folder / f"{name}.safetensors", self.format, self.dtype)
         run.events.write("export", run.state.step, file=path.name)
         for form in self.also if last else ():
@@ -46,3 +50,10 @@ class Exports(Hook):
             numbered = sorted(run.folder.glob(f"{run.config.file_name}-[0-9][0-9][0-9][0-9][0-9][0-9].safetensors"))
             for old in numbered[: -self.keep]:
                 old.unlink(missing_ok=True)
+                old.with_suffix(".exact.safetensors").unlink(missing_ok=True)
+
+    def _words(self, run: Run, name: str, last: bool) -> None:
+        path = export.write_exact(run, run.folder / f"{name}.exact.safetensors")
+        run.events.write("export", run.state.step, file=path.name)
+        for file in export.write_embeddings(run, run.folder / "embeddings") if last else ():
+            run.events.write("export", run.state.step, file=f"embeddings/{file.name}")

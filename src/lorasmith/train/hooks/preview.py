@@ -84,7 +84,7 @@ class Previews(Hook):
         files = [run.folder / "previews" / "base" / f"{i:02d}.png" for i in range(len(requests))]
         if all(file.is_file() for file in files):
             return [Image.open(file).convert("RGB") for file in files]
-        with run.adapters.enabled(False):
+        with run.as_base():
             pictures = sample(run.family, requests)
         for picture, file in zip(pictures, files, strict=True):
             save(picture, file)

@@ -45,7 +45,7 @@ class Validation(Hook):
             by_t = {t: self._loss(run, t) for t in self.timesteps}
             key = f"{self._mark}.base"
             if key not in run.marks:
-                with run.adapters.enabled(False):
+                with run.as_base():
                     run.marks[key] = _mean([self._loss(run, t) for t in self.timesteps])
         loss, base = _mean(list(by_t.values())), run.marks[key]
         run.events.write(

@@ -1,0 +1,28 @@
+"""Words of captions in place of others."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Literal
+
+from lorasmith.data.transforms.base import CaptionTransform
+
+
+class Replace(CaptionTransform):
+    """Puts words in place of others, literally: `words = { "<TOK>" = "<potter1> <potter2>" }`; blanks are then brought
+    to one each."""
+
+    kind: Literal["replace"] = "replace"
+    words: dict[str, str]
+
+    @property
+    def random(self) -> bool:
+        return False
+
+    def __call__(self, caption: str, random: Random) -> str:
+        for old, new in self.words.items():
+            caption = caption.replace(old, new)
+        return " ".join(caption.split())
+
+    def outcomes(self, caption: str) -> set[str]:
+        return {self(caption, Random(0))}

@@ -1,0 +1,93 @@
+"""New words in our own files: exact, for all cross-attention layers at once.
+
+Tensors `lorasmith.word.<i>.<part>` of shape (vectors, layers or 1, width), float32, by text encoder (`te`; SDXL `te1`,
+`te2`); the metadata `lorasmith.words` has the words as a JSON list, in their order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from lorasmith.concepts import Vocabulary
+from lorasmith.core.errors import LorasmithError
+from lorasmith.formats import embeddings
+
+PREFIX = "lorasmith.word."
+KEY = "lorasmith.words"
+
+Words = dict[str, dict[str, Tensor]]
+"""Word to its vectors (vectors, layers or 1, width) by text encoder."""
+
+
+def encode(vocabulary: Vocabulary) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a vocabulary."""
+    tensors = {
+        f"{PREFIX}{i}.{part}": tensor
+        for i, word in enumerate(values_of(vocabulary).values())
+        for part, tensor in word.items()
+    }
+    return tensors, named(vocabulary)
+
+
+def named(vocabulary: Vocabulary) -> dict[str, str]:
+    """The metadata alone, for a LoRA whose words are in another file."""
+    return {KEY: json.dumps([word.text for word in vocabulary.words])}
+
+
+def values_of(vocabulary: Vocabulary) -> Words:
+    """The vectors of each word, on the CPU."""
+    return {
+        word.text: {part: p.detach().float().cpu().contiguous() for part, p in value.named_parameters()}
+        for word, value in zip(vocabulary.words, vocabulary.values, strict=True)
+    }
+
+
+def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: str) -> Words:
+    """The words of a file in our own form; none if it has none. Raises LorasmithError if they do not match."""
+    found = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
+    if not found:
+        return {}
+    texts = word_list(metadata)
+    words: Words = {text: {} for text in texts}
+    for name, tensor in found.items():
+        index, _, part = name.partition(".")
+        if not index.isdigit() or int(index) >= len(texts) or tensor.dim() != 3:
+            raise LorasmithError(
+                f"{source}: {PREFIX}{name} belongs to none of its words ({', '.join(texts) or 'none'})"
+            )
+        words[texts[int(index)]][part] = tensor.float()
+    return words
+
+
+def word_list(metadata: Mapping[str, str]) -> list[str]:
+    """The words that a file says it was trained with."""
+    try:
+        found: Any = json.loads(metadata.get(KEY, "[]"))
+    except ValueError:
+        return []
+    return [str(word) for word in found] if isinstance(found, list) else []
+
+
+def bundled(found: Mapping[str, Mapping[str, Tensor]], parts: tuple[str, ...]) -> Words:
+    """Words of `bundle_emb` tensors, for a model with these text encoders."""
+    return {word: deep(embeddings.decode(tensors, word), parts) for word, tensors in found.items()}
+
+
+def deep(vectors: Mapping[str, Tensor], parts: tuple[str, ...]) -> dict[str, Tensor]:
+    """(vectors, width) as (vectors, 1, width), by the text encoders of a model."""
+    renamed = {"te1": "te"} if parts == ("te",) else {"te": "te1"} if "te1" in parts else {}
+    return {renamed.get(part, part): t[:, None] for part, t in vectors.items()}
+
+
+def plain(words: Words) -> dict[str, dict[str, Tensor]]:
+    """(vectors, width) of each word for files that know no layers: the mean over them, exact where they are shared."""
+    return {word: {part: t.mean(1) for part, t in tensors.items()} for word, tensors in words.items()}
+
+
+def file_name(word: str) -> str:
+    """A word as a file's name, which user interfaces take for the word: without characters that file systems lack."""
+    return "".join(c for c in word if c not in '<>:"/\\|?*').strip() or "word"
