@@ -1,0 +1,1 @@
+"""sd-scripts: `train_network`, its TOML files and dataset configs."""

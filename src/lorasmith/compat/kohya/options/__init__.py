@@ -1,0 +1,29 @@
+"""Every option of the script, one file a subject."""
+
+from lorasmith.compat.kohya.options import (
+    captions,
+    data,
+    model,
+    network,
+    objective,
+    optimizer,
+    running,
+    saving,
+    showing,
+)
+
+SECTIONS = {
+    "Model": model.OPTIONS,
+    "Data": data.OPTIONS,
+    "Captions": captions.OPTIONS,
+    "Network": network.OPTIONS,
+    "Optimizer and schedule": optimizer.OPTIONS,
+    "Loss, noise, timesteps": objective.OPTIONS,
+    "Steps, precision, memory": running.OPTIONS,
+    "Files and states": saving.OPTIONS,
+    "Previews, log, metadata, validation": showing.OPTIONS,
+}
+OPTIONS = tuple(option for options in SECTIONS.values() for option in options)
+"""Of `train_network`."""
+SDXL_OPTIONS = data.SDXL
+"""What `sdxl_train_network` has besides."""

@@ -1,0 +1,33 @@
+"""Options of captions and the text encoder."""
+
+from lorasmith.compat.options import Option
+
+TEMPLATE = "write it into the captions"
+
+OPTIONS = (
+    Option("caption_extension", "text", ".caption", to="data.subsets.caption_extension"),
+    Option("caption_extention", "text", None, to="data.subsets.caption_extension", note="old spelling"),
+    Option(
+        "shuffle_caption",
+        "flag",
+        None,
+        "better",
+        "each view draws its own, also with several workers",
+        "data.transforms",
+    ),
+    Option("keep_tokens", "int", 0, to="data.transforms"),
+    Option("keep_tokens_separator", "text", "", "refused", "use keep_tokens"),
+    Option("caption_separator", "text", ",", to="data.transforms"),
+    Option("secondary_separator", "text", None, "refused", TEMPLATE),
+    Option("enable_wildcard", state="refused", note="write the alternatives as several captions of an image"),
+    Option("caption_prefix", "text", None, to="data.transforms"),
+    Option("caption_suffix", "text", None, to="data.transforms"),
+    Option("caption_dropout_rate", "float", 0.0, to="data.transforms"),
+    Option("caption_dropout_every_n_epochs", "int", 0, "refused", "use caption_dropout_rate = 1 / N"),
+    Option("caption_tag_dropout_rate", "float", 0.0, to="data.transforms"),
+    Option("token_warmup_min", "int", 1, "pointless", "counts with token_warmup_step only"),
+    Option("token_warmup_step", "float", 0, "refused", "leave it out; caption_tag_dropout_rate has a similar aim"),
+    Option("max_token_length", "int", None, to="text.max_tokens"),
+    Option("weighted_captions", state="refused", note="captions are taken as they are; leave the brackets out of them"),
+    Option("clip_skip", "int", None, to="text.clip_skip"),
+)

@@ -1,0 +1,60 @@
+"""Options of previews, log, metadata, validation and config files."""
+
+from lorasmith.compat.options import Option
+
+ALWAYS = "events.jsonl, report.html and TensorBoard's files are always in the run's folder"
+WANDB = "counts with wandb only"
+CONSOLE = "messages go to stderr; redirect it"
+SPEC = "write it into training_comment, or on the page where you publish the file"
+
+OPTIONS = (
+    Option("sample_prompts", "text", None, to="preview.prompts"),
+    Option("sample_sampler", "text", "ddim", to="preview.sampler"),
+    Option("sample_every_n_epochs", "int", None, to="preview.every_epochs"),
+    Option("sample_every_n_steps", "int", None, to="preview.every_steps"),
+    Option("sample_at_first", to="preview.at_start"),
+    Option("logging_dir", "text", None, "pointless", ALWAYS),
+    Option("log_with", "text", None, "better", ALWAYS, "log.tensorboard", ("tensorboard", "wandb", "all")),
+    Option("log_prefix", "text", None, "pointless", ALWAYS),
+    Option("log_tracker_name", "text", None, "pointless", WANDB),
+    Option("log_tracker_config", "text", None, "pointless", WANDB),
+    Option("wandb_run_name", "text", None, "pointless", WANDB),
+    Option("wandb_api_key", "text", None, "pointless", WANDB),
+    Option("log_config", state="pointless", note="the config is always in the run's folder"),
+    Option("console_log_level", "text", None, "pointless", CONSOLE),
+    Option("console_log_file", "text", None, "pointless", CONSOLE),
+    Option("console_log_simple", state="pointless", note=CONSOLE),
+    Option("no_metadata", state="refused", note="metadata hold no paths; leave it out"),
+    Option("training_comment", "text", None, to="comment"),
+    Option("metadata_title", "text", None, "refused", "the title is output_name"),
+    Option("metadata_author", "text", None, "refused", SPEC),
+    Option("metadata_description", "text", None, "refused", SPEC),
+    Option("metadata_license", "text", None, "refused", SPEC),
+    Option("metadata_tags", "text", None, "refused", SPEC),
+    Option("metadata_usage_hint", "text", None, "refused", SPEC),
+    Option("metadata_thumbnail", "text", None, "refused", SPEC),
+    Option("metadata_merged_from", "text", None, "refused", SPEC),
+    Option("metadata_trigger_phrase", "text", None, to="trigger"),
+    Option("metadata_preprocessor", "text", None, "refused", SPEC),
+    Option("metadata_is_negative_embedding", "text", None, "refused", SPEC),
+    Option(
+        "validation_split",
+        "float",
+        0.0,
+        "better",
+        "what is held out is never trained on, copies of it neither",
+        "data.validation.split",
+    ),
+    Option("validation_seed", "int", None, "pointless", "the images' content decides which are held out"),
+    Option("validate_every_n_steps", "int", None, to="validation.every_steps"),
+    Option("validate_every_n_epochs", "int", None, to="validation.every_epochs"),
+    Option(
+        "max_validation_steps",
+        "int",
+        None,
+        "pointless",
+        "every held-out image is measured, at the same noise each time",
+    ),
+    Option("config_file", "text", None),
+    Option("output_config", note="prints; `lorasmith convert-config` prints the config of ours"),
+)
