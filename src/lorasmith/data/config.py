@@ -16,12 +16,19 @@ class SubsetConfig(Config):
 
     images: Path
     """A folder, a `metadata.jsonl`, or one image."""
+    metadata: Path | None = None
+    """A file with the captions of images in the folder: `.json` of `{image: {caption, tags}}`, or `.jsonl`. Only
+    images that it names are read."""
+    part: tuple[int, int] | None = None
+    """Only these images, in the order of their names: `[0, 20]` are the first 20."""
     repeats: int = Field(default=1, ge=1)
     """How often an epoch sees each image."""
     caption: str | None = None
     """For images that have no caption of their own."""
+    captions: Path | None = None
+    """The folder of caption files; default: beside the images."""
     caption_extension: tuple[str, ...] = (".txt", ".caption")
-    """Caption files stand beside images; the first extension that exists counts."""
+    """A caption file has the image's name with one of these; the first that exists counts."""
     recursive: bool = False
     """Look into sub-folders too."""
     class_folders: bool | Literal["auto"] = "auto"

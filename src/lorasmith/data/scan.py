@@ -16,6 +16,7 @@ from lorasmith.data.captions import LINES, captions_of, read_text
 from lorasmith.data.config import SubsetConfig
 from lorasmith.data.images import SUFFIXES, decode
 from lorasmith.data.masks import decode_mask, mask_path
+from lorasmith.data.metadata import read_metadata
 from lorasmith.data.transforms import Transform
 
 CLASS_FOLDER = re.compile(r"(\d+)_(.*)")
@@ -83,10 +84,15 @@ def find(subset: SubsetConfig, key: str) -> tuple[list[Found], list[Problem]]:
     source = subset.images.expanduser()
     problems: list[Problem] = []
     found: list[Found] = []
+    if subset.captions is not None and not subset.captions.expanduser().is_dir():
+        problems.append(Problem(f"{key}.captions", f'"{subset.captions}" is no folder', remedy="correct the path"))
     if not source.exists():
-        return [], [Problem(f"{key}.images", f'"{source}" does not exist', remedy="correct the path")]
+        return [], [*problems, Problem(f"{key}.images", f'"{source}" does not exist', remedy="correct the path")]
     try:
-        if source.suffix == ".jsonl":
+        if subset.metadata is not None:
+            named = read_metadata(subset.metadata.expanduser(), source, problems)
+            found = [Found(path, captions, subset.repeats, subset) for path, captions in named]
+        elif source.suffix == ".jsonl":
             found = from_metadata(source, subset, problems)
         elif source.is_file():
             found = [Found(source, captions_of(source, subset, problems), subset.repeats, subset)]
@@ -97,6 +103,8 @@ def find(subset: SubsetConfig, key: str) -> tuple[list[Found], list[Problem]]:
     except OSError as error:
         what = f'"{error.filename or source}" cannot be read ({error.strerror})'
         problems.append(Problem(f"{key}.images", what, remedy="change its permissions"))
+    if subset.part is not None:
+        found = found[subset.part[0] : subset.part[1]]
     if not found and not problems:
         kinds = ", ".join(sorted(s[1:] for s in SUFFIXES))
         remedy = "name a folder with images, or set recursive = true to look into its sub-folders"

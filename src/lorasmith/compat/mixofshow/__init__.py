@@ -1,0 +1,5 @@
+"""Mix-of-Show (ED-LoRA, arXiv 2305.18292): its YAML files run unchanged."""
+
+from lorasmith.compat.mixofshow.edlora import TrainEdlora
+
+__all__ = ["TrainEdlora"]
