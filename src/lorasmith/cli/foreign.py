@@ -13,7 +13,7 @@ from lorasmith.cli import console
 from lorasmith.core.errors import LorasmithError
 
 if TYPE_CHECKING:
-    from lorasmith.compat.options import Conversion, Script
+    from lorasmith.compat.options import Action, Conversion, Script
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A script: train_network ...")]
 Arguments = Annotated[list[str] | None, typer.Argument(metavar="ARGS...", help="Its own options and files.")]
@@ -30,7 +30,7 @@ def as_command(name: Name, arguments: Arguments = None) -> None:
     docs/kohya.md lists every option. --help after the name lists them here, --json answers with one JSON object.
     """
     from lorasmith import api
-    from lorasmith.compat.options import find_script
+    from lorasmith.compat.options import Action, find_script
 
     words = list(arguments or [])
     as_json = "--json" in words
@@ -38,7 +38,11 @@ def as_command(name: Name, arguments: Arguments = None) -> None:
     if "--help" in words or "-h" in words:
         console.say(options_of(script))
         return
-    conversion = converted(script, [word for word in words if word != "--json"])
+    words = [word for word in words if word != "--json"]
+    if isinstance(script, Action):
+        act(script, words, as_json)
+        return
+    conversion = converted(script, words)
     for note in conversion.notes:
         console.say(f"note: {note}")
     result = api.train(
@@ -55,6 +59,19 @@ def as_command(name: Name, arguments: Arguments = None) -> None:
         console.answer(asdict(result))
     if not result.finished:
         raise typer.Exit(130)
+
+
+def act(script: Action, words: list[str], as_json: bool) -> None:
+    """Run a script that trains nothing and say what it made."""
+    parsed = script.parse(words)
+    for warning in parsed.warnings:
+        console.say(f"note: {warning}")
+    made = script.act(parsed, console.progress_for())
+    if as_json:
+        console.answer(made)
+        return
+    for name, value in made.items():
+        console.say(f"{name}: {value}")
 
 
 def convert_config_command(name: Name, arguments: Arguments = None) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
 
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem, did_you_mean
+from lorasmith.core.progress import Progress
 
 State = Literal["same", "better", "pointless", "refused"]
 STATES: dict[State, str] = {
@@ -189,6 +190,17 @@ class Script(ABC):
     @abstractmethod
     def convert(self, parsed: Parsed) -> Conversion:
         """Our config for the values. Raises ConfigError with everything that cannot be done."""
+
+
+class Action(Script):
+    """A foreign script that does something else than train."""
+
+    def convert(self, parsed: Parsed) -> Conversion:
+        raise LorasmithError(f"{self.name} trains nothing, so there is no config to print; run it with lorasmith as")
+
+    @abstractmethod
+    def act(self, parsed: Parsed, progress: Progress | None) -> dict[str, Any]:
+        """Do it; returns what there is to tell, by name."""
 
 
 def is_refused(option: Option, value: Any) -> bool:

@@ -19,7 +19,8 @@ def captions_of(image: Path, subset: SubsetConfig, problems: list[Problem]) -> t
     `()` if there is no caption at all, `("",)` if the file is there and empty.
     """
     for extension in subset.caption_extension:
-        path = image.with_suffix(extension)
+        place = image if subset.captions is None else subset.captions.expanduser() / image.name
+        path = place.with_suffix(extension)
         if path.is_file():
             text = read_text(path, problems)
             return tuple(line.strip() for line in LINES.split(text) if line.strip()) or ("",)

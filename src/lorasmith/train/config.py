@@ -28,7 +28,6 @@ from lorasmith.train.objectives.denoising import Denoising
 from lorasmith.train.optimizers import AdamW, OptimizerConfig
 from lorasmith.train.schedules import Constant, LrSchedule
 
-
 Part = Literal["unet", "text", "words"]
 """What is trained: the UNet's adapters, the text encoders', new words."""
 

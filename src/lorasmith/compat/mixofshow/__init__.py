@@ -1,5 +1,6 @@
 """Mix-of-Show (ED-LoRA, arXiv 2305.18292): its YAML files run unchanged."""
 
 from lorasmith.compat.mixofshow.edlora import TrainEdlora
+from lorasmith.compat.mixofshow.testing import TestEdlora
 
-__all__ = ["TrainEdlora"]
+__all__ = ["TestEdlora", "TrainEdlora"]

@@ -19,7 +19,12 @@ UNET = {
 UNET["CrossAttention"] = UNET["Attention"]
 TEXT = {"CLIPAttention": ("te*.self_attn.*_proj",), "CLIPEncoderLayer": ("te*.self_attn.*_proj", "te*.mlp.fc[12]")}
 TEMPLATES: dict[str, tuple[str, ...]] = {
-    "object": ("a photo of {caption}", "a picture of {caption}", "a close-up photo of {caption}", "{caption} in a photo"),
+    "object": (
+        "a photo of {caption}",
+        "a picture of {caption}",
+        "a close-up photo of {caption}",
+        "{caption} in a photo",
+    ),
     "style": ("a picture in the style of {caption}", "a painting in the style of {caption}"),
     "human": ("a photo of {caption}", "a portrait of {caption}", "a picture of {caption}", "a snapshot of {caption}"),
 }
@@ -44,9 +49,8 @@ class TrainEdlora(Script):
         problems = [Problem(k, "missing", remedy="add it") for k in NEEDED if v[k] is None]
         if problems:
             raise ConfigError(problems, str(v["opt"]))
-        notes = [
-            f"{o.name}: {o.note}" for o in TRAIN if o.name in parsed.given and o.state in ("better", "pointless") and o.note
-        ]  # fmt: skip
+        told = [o for o in TRAIN if o.name in parsed.given and o.state in ("better", "pointless")]
+        notes = [f"{o.name}: {o.note}" for o in told]
         width, height = size_of(v)
         config: dict[str, Any] = {
             "base": v["models.pretrained_path"],
