@@ -123,7 +123,9 @@ def read_dataset(path: Path, arguments: Mapping[str, Any]) -> list[Set]:
     return sets
 
 
-def source_of(subset: dict[str, Any], layers: Sequence[Mapping[str, Any]], where: str, problems: list[Problem]) -> Source:
+def source_of(
+    subset: dict[str, Any], layers: Sequence[Mapping[str, Any]], where: str, problems: list[Problem]
+) -> Source:
     """One subset."""
     validation = tuple(option for option in SIZE_KEYS if option.name.startswith("validation"))
     own = typed(subset, (*IMAGE_KEYS, *SOURCE_KEYS, *validation), where, problems)

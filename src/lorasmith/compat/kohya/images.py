@@ -1,0 +1,171 @@
+"""From datasets to our `data`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lorasmith.compat.kohya.dataset import Set, Source, read_dataset
+from lorasmith.compat.kohya.folders import Piece, pieces, plain_set
+from lorasmith.compat.options import Parsed
+from lorasmith.core.errors import Problem
+
+REFUSED: dict[str, str] = {
+    "color_aug": "leave it out, or change colours in the images",
+    "face_crop_aug_range": "crop the images around the faces, or use random_crop",
+    "keep_tokens_separator": "use keep_tokens",
+    "secondary_separator": "write the tags as they shall be read",
+    "enable_wildcard": "write the alternatives as several captions of an image",
+    "caption_dropout_every_n_epochs": "use caption_dropout_rate = 1 / N",
+    "token_warmup_step": "leave it out; caption_tag_dropout_rate has a similar aim",
+    "custom_attributes": "leave them out",
+}
+"""Keys of sources that cannot be done yet, with what to use."""
+
+
+def convert_data(parsed: Parsed, notes: list[str], problems: list[Problem]) -> dict[str, Any]:
+    """The table `data`. What must be known goes into `notes`, what cannot be done into `problems`."""
+    values = parsed.values
+    given = {key: values[key] for key in parsed.given}
+    if values["dataset_config"]:
+        for name in ("train_data_dir", "reg_data_dir", "in_json"):
+            if values[name]:
+                notes.append(f"{name} is left out: dataset_config takes its place")
+        sets = read_dataset(Path(values["dataset_config"]), given)
+    elif values["train_data_dir"] or values["in_json"]:
+        only, said = plain_set(given)
+        notes += said
+        sets = [only]
+        if not only.sources:
+            problems.append(
+                Problem(
+                    "train_data_dir",
+                    f'"{values["train_data_dir"]}" has no folders such as 10_name',
+                    remedy="put the images into such a folder: 10 views of each image in an epoch",
+                )
+            )
+    else:
+        remedy = "name a folder of N_class folders in train_data_dir, or a dataset_config"
+        problems.append(Problem("train_data_dir", "missing: there are no images", remedy=remedy))
+        return {}
+    for one in sets:
+        notes += one.notes
+    table = sizes(sets, notes, problems)
+    table["subsets"] = [
+        subset for one in sets for piece in pieces(one) for subset in [subset_of(piece, values, notes, problems)]
+    ]
+    table["workers"] = values["max_data_loader_n_workers"] if "max_data_loader_n_workers" in given else 0
+    if table["workers"]:
+        notes.append("max_data_loader_n_workers counts only where latents cannot be cached")
+    return table
+
+
+def sizes(sets: Sequence[Set], notes: list[str], problems: list[Problem]) -> dict[str, Any]:
+    """Resolution, batch, buckets and validation, which all datasets must agree on."""
+    found = [size_of(one, notes, problems) for one in sets]
+    for one, table in zip(sets[1:], found[1:], strict=True):
+        for key in table:
+            if table[key] != found[0][key]:
+                problems.append(
+                    Problem(
+                        f"{one.where}.{key}",
+                        f"{table[key]} here and {found[0][key]} in {sets[0].where}",
+                        "the same for all datasets",
+                        "train on one of them, or with one setting",
+                    )
+                )
+    if len(sets) > 1 and not problems:
+        notes.append("the datasets are one here: a batch may hold images of all of them")
+    return found[0] if found else {}
+
+
+def size_of(dataset: Set, notes: list[str], problems: list[Problem]) -> dict[str, Any]:
+    """Resolution, batch, buckets and validation of one dataset."""
+    values = dataset.values
+    sides = resolution_of(values["resolution"], problems)
+    table: dict[str, Any] = {"resolution": sides, "batch_size": values["batch_size"]}
+    buckets: dict[str, Any] = {"enabled": bool(values["enable_bucket"])}
+    if values["enable_bucket"]:
+        buckets["upscale"] = not values["bucket_no_upscale"]
+        square = sides if isinstance(sides, int) else min(sides)
+        largest = sides if isinstance(sides, int) else max(sides)
+        step, low, high = values["bucket_reso_steps"], values["min_bucket_reso"], values["max_bucket_reso"]
+        if low <= square and high >= largest:
+            buckets |= {"step": step, "min": low // step * step, "max": -(-high // step) * step}
+        else:
+            notes.append(
+                f"buckets of {low} to {high} do not suit the resolution {sides}; the original stops, "
+                "here they follow the resolution"
+            )
+    table["buckets"] = buckets
+    if values["validation_split"]:
+        table["validation"] = {"split": values["validation_split"]}
+    return table
+
+
+def resolution_of(text: str | None, problems: list[Problem]) -> int | list[int]:
+    """`512`, `512,768` as a side or two."""
+    try:
+        sides = [int(float(part)) for part in str(text or "512").replace("x", ",").split(",") if part.strip()]
+        if len(sides) not in (1, 2):
+            raise ValueError
+    except ValueError:
+        problems.append(Problem("resolution", f"found {text!r}", '"512" or "512,768" (width, height)'))
+        return 512
+    return sides[0] if len(set(sides)) == 1 else sides
+
+
+def subset_of(piece: Piece, values: Mapping[str, Any], notes: list[str], problems: list[Problem]) -> dict[str, Any]:
+    """One of our subsets."""
+    source, repeats, part = piece
+    for key, remedy in REFUSED.items():
+        if source.values.get(key):
+            problems.append(Problem(f"{source.where}.{key}", "is not supported", remedy=remedy))
+    extension = source.caption_extension
+    table: dict[str, Any] = {
+        "images": source.image_dir or str(Path(source.metadata_file).parent),
+        "metadata": source.metadata_file,
+        "part": list(part) if part else None,
+        "repeats": repeats,
+        "caption": source.class_tokens or None,
+        "caption_extension": [extension if extension.startswith(".") else f".{extension}"],
+        "class_folders": source.class_folders,
+        "transforms": transforms_of(source),
+    }
+    if source.is_reg:
+        table["loss_weight"] = values["prior_loss_weight"]
+    masks = masks_of(source, bool(values["masked_loss"]), notes)
+    if masks:
+        table["masks"] = masks
+    return {key: value for key, value in table.items() if value not in (None, [], False) or key == "class_folders"}
+
+
+def masks_of(source: Source, asked: bool, notes: list[str]) -> str | None:
+    """Where the loss counts."""
+    asked = asked or bool(source.masked_loss)
+    if source.conditioning_data_dir and asked:
+        return source.conditioning_data_dir
+    if source.conditioning_data_dir:
+        notes.append(f"{source.where}: conditioning_data_dir is left out, since masked_loss is off")
+    return "alpha" if source.alpha_mask else None
+
+
+def transforms_of(source: Source) -> list[dict[str, Any]]:
+    """The changes of captions in the original's order, then those of images."""
+    found: list[dict[str, Any]] = []
+    if source.caption_prefix or source.caption_suffix:
+        words = [source.caption_prefix, "{caption}", source.caption_suffix]
+        found.append({"kind": "template", "templates": [" ".join(word for word in words if word)]})
+    if source.caption_dropout_rate:
+        found.append({"kind": "caption_dropout", "rate": source.caption_dropout_rate})
+    tags = {"keep": source.keep_tokens, "separator": source.caption_separator or ","}
+    if source.shuffle_caption:
+        found.append({"kind": "shuffle", **tags})
+    if source.caption_tag_dropout_rate:
+        found.append({"kind": "tag_dropout", "rate": source.caption_tag_dropout_rate, **tags})
+    if source.flip_aug:
+        found.append({"kind": "flip"})
+    if source.random_crop:
+        found.append({"kind": "random_crop"})
+    return found
