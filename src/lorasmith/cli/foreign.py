@@ -98,7 +98,13 @@ def convert_config_command(name: Name, arguments: Arguments = None) -> None:
 
 def converted(script: Script, words: list[str]) -> Conversion:
     """The conversion of a command line, with the warnings of reading it among the notes."""
-    parsed = script.parse(words)
+    from lorasmith.compat.options import Done
+
+    try:
+        parsed = script.parse(words)
+    except Done as said:
+        console.say(str(said))
+        raise typer.Exit from None
     conversion = script.convert(parsed)
     conversion.notes[:0] = parsed.warnings
     return conversion

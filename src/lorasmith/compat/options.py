@@ -125,6 +125,10 @@ READERS = {
 }
 
 
+class Done(Exception):
+    """The command line asked for something else than training, and that is done. The message says what."""
+
+
 @dataclass(frozen=True)
 class Parsed:
     """Values of all options (defaults where nothing was given), what was given, and warnings."""

@@ -147,7 +147,9 @@ def lycoris(values: Mapping[str, Any], arguments: Arguments, blocks: Blocks, not
     table |= {"conv_rank": conv or None, "conv_alpha": alpha if conv else None}
     layers = preset_of(arguments)
     table["layers"] = layers if conv else [*layers, *SPATIAL]
-    table |= switches(arguments, kind)
+    table |= switches(arguments)
+    if kind in ("oft", "boft"):
+        table.setdefault("block_size", max(2, table["rank"]))
     if arguments.flag("dora_wd"):
         table = dora(table, kind, arguments, notes)
     arguments.drop("wd_on_output")
@@ -177,7 +179,7 @@ def preset_of(arguments: Arguments) -> list[str]:
     return list(PRESETS[preset])
 
 
-def switches(arguments: Arguments, kind: str) -> dict[str, Any]:
+def switches(arguments: Arguments) -> dict[str, Any]:
     """Arguments that only some algorithms have."""
     found = {
         "tucker": arguments.flag("use_tucker") or arguments.flag("use_cp"),
@@ -189,8 +191,6 @@ def switches(arguments: Arguments, kind: str) -> dict[str, Any]:
         "constraint": arguments.float("constraint"),
         "block_size": arguments.int("block_size"),
     }
-    if kind in ("oft", "boft") and not found["block_size"]:
-        found["block_size"] = None
     return {key: value for key, value in found.items() if value not in (None, False)}
 
 

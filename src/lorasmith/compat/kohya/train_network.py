@@ -1,0 +1,153 @@
+"""`train_network`, the LoRA script: its command line, its files, and what they mean here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lorasmith.compat.kohya.blocks import Blocks, sd_blocks, sdxl_blocks
+from lorasmith.compat.kohya.images import convert_data
+from lorasmith.compat.kohya.network import convert_network
+from lorasmith.compat.kohya.objectives import convert_objective
+from lorasmith.compat.kohya.optimizers import convert_optimizer, convert_schedule
+from lorasmith.compat.kohya.options import OPTIONS, SDXL_OPTIONS
+from lorasmith.compat.kohya.reading import flat, read_file
+from lorasmith.compat.kohya.showing import convert_preview, convert_validation
+from lorasmith.compat.kohya.writing import convert_export, resumed
+from lorasmith.compat.options import Conversion, Done, Parsed, Script, split_arguments
+from lorasmith.core.config import to_toml
+from lorasmith.core.errors import ConfigError, LorasmithError, Problem
+
+PRECISIONS = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
+
+
+class TrainNetwork(Script):
+    """A LoRA of SD 1.x or 2.x."""
+
+    name = "train_network"
+    origin = "kohya-ss/sd-scripts"
+    options = OPTIONS
+
+    def parse(self, argv: Sequence[str]) -> Parsed:
+        """The config file's values, with the command line's on top."""
+        words, warnings = split_arguments(self.options, argv)
+        given: dict[str, Any] = {}
+        if words.get("config_file"):
+            given, said = flat(read_file(Path(words["config_file"]).expanduser()))
+            warnings += said
+        asked = words.pop("output_config", given.pop("output_config", None))
+        given |= words
+        if given.get("caption_extention") and not given.get("caption_extension"):
+            given["caption_extension"] = given["caption_extention"]
+        parsed = self.read(given, warnings)
+        if asked not in (None, False, "", "false", "False"):
+            write_values(Path(str(words.get("config_file") or "")), parsed)
+        return parsed
+
+    def blocks(self) -> Blocks:
+        """How blocks of the UNet are counted."""
+        return sd_blocks()
+
+    def convert(self, parsed: Parsed) -> Conversion:
+        values, notes, problems = parsed.values, [], []
+        notes += remarks(self, parsed)
+        if values["resume"]:
+            return Conversion({}, notes, copies_of(values), resumed(values))
+        table = general(values, notes, problems)
+        table["data"] = convert_data(parsed, notes, problems)
+        table["text"] = text_of(values, problems)
+        table["adapter"] = convert_network(values, self.blocks(), notes, problems)
+        table["objective"] = convert_objective(values, problems)
+        table["optimizer"] = convert_optimizer(values, notes, problems)
+        table["lr_schedule"] = convert_schedule(values, notes, problems)
+        table |= convert_preview(values, notes) | convert_validation(values) | convert_export(values, notes, problems)
+        if problems:
+            raise ConfigError(problems, self.name)
+        return Conversion({k: v for k, v in table.items() if v not in (None, {}, [])}, notes, copies_of(values))
+
+
+class SdxlTrainNetwork(TrainNetwork):
+    """A LoRA of SDXL."""
+
+    name = "sdxl_train_network"
+    options = (*OPTIONS, *SDXL_OPTIONS)
+
+    def blocks(self) -> Blocks:
+        return sdxl_blocks()
+
+
+def general(values: Mapping[str, Any], notes: list[str], problems: list[Problem]) -> dict[str, Any]:
+    """What stands at the top of our config."""
+    base = values["pretrained_model_name_or_path"]
+    if not base:
+        remedy = "name a .safetensors file, a diffusers folder or a hub id"
+        problems.append(Problem("pretrained_model_name_or_path", "missing", remedy=remedy))
+    if values["seed"] is None:
+        notes.append("seed: 0, so that the run can be repeated; the original draws one")
+    table: dict[str, Any] = {
+        "base": base,
+        "output": str(Path(values["output_dir"] or ".") / name_of(values)),
+        "name": name_of(values),
+        "trigger": [values["metadata_trigger_phrase"]] if values["metadata_trigger_phrase"] else None,
+        "seed": values["seed"] or 0,
+        "accumulation": values["gradient_accumulation_steps"],
+        "precision": PRECISIONS[str(values["mixed_precision"]).lower()],
+        "gradient_checkpointing": bool(values["gradient_checkpointing"]),
+        "prediction": "v_prediction" if values["v_parameterization"] else None,
+        "zero_terminal_snr": bool(values["zero_terminal_snr"]),
+        "comment": values["training_comment"] or None,
+    }
+    if values["max_train_epochs"]:
+        table["epochs"] = values["max_train_epochs"]
+    else:
+        table["steps"] = values["max_train_steps"]
+    for name, precision in (("full_fp16", "fp16"), ("full_bf16", "bf16")):
+        if values[name] and table["precision"] != precision:
+            remedy = f"set mixed_precision = {precision}, or leave {name} out"
+            problems.append(Problem(name, f"with mixed_precision = {values['mixed_precision']}", remedy=remedy))
+    return table
+
+
+def name_of(values: Mapping[str, Any]) -> str:
+    """The file's name without suffix."""
+    return values["output_name"] or "last"
+
+
+def copies_of(values: Mapping[str, Any]) -> dict[str, Path]:
+    """Where the original writes the LoRA."""
+    file = f"{name_of(values)}.safetensors"
+    return {file: Path(values["output_dir"] or ".") / file}
+
+
+def text_of(values: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+    """The table `text`."""
+    length, skip = values["max_token_length"], values["clip_skip"]
+    table: dict[str, Any] = {}
+    if length and length not in (75, 150, 225):
+        problems.append(Problem("max_token_length", f"found {length}", "75, 150, 225"))
+    elif length and length != 75:
+        table["max_tokens"] = length
+    if skip and skip > 1:
+        table["clip_skip"] = skip
+    return table
+
+
+def remarks(script: Script, parsed: Parsed) -> list[str]:
+    """What was given and is pointless here."""
+    options = {option.name: option for option in script.options}
+    return [
+        f"{name} is pointless here: {options[name].note}"
+        for name in sorted(parsed.given)
+        if options[name].state == "pointless" and not options[name].unset(parsed.values[name])
+    ]
+
+
+def write_values(path: Path, parsed: Parsed) -> None:
+    """What --output_config does: write the values that were given into the config file, and end."""
+    target = path if path.suffix == ".toml" else path.with_name(f"{path.name}.toml")
+    if path == Path() or target.exists():
+        raise LorasmithError(f"--output_config needs --config_file with the name of a new file; found {target}")
+    given = {k: parsed.values[k] for k in sorted(parsed.given) if k not in ("config_file", "output_config")}
+    target.write_text(to_toml(given), encoding="utf-8")
+    raise Done(f"written: {target}")
