@@ -17,7 +17,7 @@ LAYERS: list[set[str]] = [
     {"infer", "files"},
     {"train"},
     {"compat"},
-    {"api"},
+    {"api", "integrations"},
     {"cli", "studio"},
 ]
 """From the bottom up. `api` is the public functions, over everything that does work."""

@@ -48,8 +48,10 @@ class LoraFile:
 
 def load(path: Path) -> LoraFile:
     """A LoRA in any known spelling. Raises LorasmithError for a missing, damaged, pickled or non-finite file."""
-    from lorasmith.formats import words  # it reads files of words through this module
+    from lorasmith.formats import mixofshow, words  # they read files through this module
 
+    if path.suffix.lower() == mixofshow.SUFFIX and path.is_file():
+        return mixofshow.load(path)
     tensors, metadata = read_tensors(path)
     bundled = {name: t for name, t in tensors.items() if name.startswith("bundle_emb.")}
     own = words.decode(tensors, metadata, str(path))

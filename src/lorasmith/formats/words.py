@@ -15,6 +15,7 @@ from torch import Tensor
 from lorasmith.concepts import Vocabulary
 from lorasmith.core.errors import LorasmithError
 from lorasmith.formats import embeddings
+from lorasmith.formats.read import LoraFile, load
 
 PREFIX = "lorasmith.word."
 KEY = "lorasmith.words"
@@ -75,6 +76,15 @@ def word_list(metadata: Mapping[str, str]) -> list[str]:
 def bundled(found: Mapping[str, Mapping[str, Tensor]], parts: tuple[str, ...]) -> Words:
     """Words of `bundle_emb` tensors, for a model with these text encoders."""
     return {word: deep(embeddings.decode(tensors, word), parts) for word, tensors in found.items()}
+
+
+def beside(file: LoraFile) -> Words:
+    """The words in our own form that a file holds, or else those of the exact file that training left beside it."""
+    found = {word: dict(vectors) for word, vectors in file.words.items()}
+    exact = file.path.with_name(f"{file.path.stem}.exact.safetensors")
+    if set(word_list(file.metadata)) - set(found) and exact.is_file():
+        found |= {word: dict(vectors) for word, vectors in load(exact).words.items()}
+    return found
 
 
 def deep(vectors: Mapping[str, Tensor], parts: tuple[str, ...]) -> dict[str, Tensor]:

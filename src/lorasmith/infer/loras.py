@@ -121,13 +121,9 @@ def load_words(family: Family, path: Path) -> Words:
 
 def words_of(file: LoraFile, family: Family, progress: Progress | None) -> Words:
     """The words that a LoRA brings along, or those that training left in the exact file beside it."""
-    found = {word: dict(vectors) for word, vectors in file.words.items()}
-    found |= words_format.bundled(file.embeddings, family.text_components)
+    found = words_format.beside(file) | words_format.bundled(file.embeddings, family.text_components)
     missing = [word for word in words_format.word_list(file.metadata) if word not in found]
-    beside = file.path.with_name(f"{file.path.stem}.exact{SUFFIX}")
-    if missing and beside.is_file():
-        found |= {word: dict(vectors) for word, vectors in load(beside).words.items()}
-    elif missing and progress is not None:
+    if missing and progress is not None:
         progress.say(
             f"{file.path}: it was trained with new words ({', '.join(missing)}) that are not in it, nor beside it"
         )

@@ -1,0 +1,1 @@
+"""Lorasmith's files in other programs."""
