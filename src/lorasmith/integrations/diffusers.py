@@ -170,13 +170,15 @@ class Encoder:
         num_images_per_prompt: int = 1,
         do_classifier_free_guidance: bool = True,
         negative_prompt: str | list[str] | None = None,
-        prompt_embeds: Tensor | None = None,
-        negative_prompt_embeds: Tensor | None = None,
-        lora_scale: float | None = None,
-        clip_skip: int | None = None,
-        **ignored: Any,
+        **more: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """(B, tokens, width), or (B, layers, tokens, width), of the prompts and of the negative ones."""
+        """(B, tokens, width), or (B, layers, tokens, width), of the prompts and of the negative ones.
+
+        `more`: the stock method's `prompt_embeds`, `negative_prompt_embeds` and `clip_skip`.
+        """
+        prompt_embeds: Tensor | None = more.get("prompt_embeds")
+        negative_prompt_embeds: Tensor | None = more.get("negative_prompt_embeds")
+        clip_skip: int | None = more.get("clip_skip")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt or [])
         if prompt_embeds is None:
             prompt_embeds = self.encode(prompts, clip_skip).repeat_interleave(num_images_per_prompt, 0)
