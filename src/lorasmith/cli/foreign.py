@@ -98,13 +98,10 @@ def convert_config_command(name: Name, arguments: Arguments = None) -> None:
 
 def converted(script: Script, words: list[str]) -> Conversion:
     """The conversion of a command line, with the warnings of reading it among the notes."""
-    from lorasmith.compat.options import Done
-
-    try:
-        parsed = script.parse(words)
-    except Done as said:
-        console.say(str(said))
-        raise typer.Exit from None
+    parsed = script.parse(words)
+    if parsed.done:
+        console.say(parsed.done)
+        raise typer.Exit
     conversion = script.convert(parsed)
     conversion.notes[:0] = parsed.warnings
     return conversion

@@ -125,17 +125,17 @@ READERS = {
 }
 
 
-class Done(Exception):
-    """The command line asked for something else than training, and that is done. The message says what."""
-
-
 @dataclass(frozen=True)
 class Parsed:
-    """Values of all options (defaults where nothing was given), what was given, and warnings."""
+    """Values of all options (defaults where nothing was given), what was given, and warnings.
+
+    `done`: the command line asked for something else than training, and this was done.
+    """
 
     values: dict[str, Any]
     given: frozenset[str] = frozenset()
     warnings: list[str] = field(default_factory=list)
+    done: str = ""
 
 
 @dataclass(frozen=True)

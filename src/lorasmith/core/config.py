@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem, did_you_mean
 
 M = TypeVar("M", bound=BaseModel)
+LONG = 120
+"""Longer lists of tables are written over several lines."""
 
 
 def read_table(path: Path) -> dict[str, Any]:
@@ -149,12 +151,19 @@ def to_toml(table: dict[str, Any]) -> str:
 
 def _write_table(table: dict[str, Any], prefix: str, lines: list[str]) -> None:
     for key, value in table.items():
-        if value is not None and not isinstance(value, dict):
+        if value is not None and not isinstance(value, dict) and not _is_long(value):
             lines.append(f"{_key(key)} = {_inline(value)}")
     for key, value in table.items():
-        if isinstance(value, dict):
-            lines += ["", f"[{prefix}{_key(key)}]"]
-            _write_table(value, f"{prefix}{_key(key)}.", lines)
+        for inner in value if _is_long(value) else [value] if isinstance(value, dict) else []:
+            head = f"[{prefix}{_key(key)}]"
+            lines += ["", f"[{head}]" if _is_long(value) else head]
+            _write_table(inner, f"{prefix}{_key(key)}.", lines)
+
+
+def _is_long(value: Any) -> bool:
+    """Whether a list of tables is written with a head for each."""
+    tables = isinstance(value, list | tuple) and value and all(isinstance(item, dict) for item in value)
+    return bool(tables) and len(_inline(value)) > LONG
 
 
 def _key(key: Any) -> str:

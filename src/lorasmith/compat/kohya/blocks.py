@@ -37,51 +37,59 @@ def sd_blocks() -> Blocks:
     patterns: dict[int, tuple[str, ...]] = {12: ("unet.mid_block.*",)}
     for i in range(4):
         for j in range(3):
-            down, up = f"unet.down_blocks.{i}", f"unet.up_blocks.{i}"
-            patterns[13 + 3 * i + j] = (f"{up}.resnets.{j}.*", f"{up}.attentions.{j}.*")
-            if 1 + 3 * i + j < 12:
-                patterns[1 + 3 * i + j] = (f"{down}.resnets.{j}.*", f"{down}.attentions.{j}.*")
-        patterns[15 + 3 * i] += (f"unet.up_blocks.{i}.upsamplers.*",)
+            patterns[13 + 3 * i + j] = pair(f"unet.up_blocks.{i}", j, attention=i > 0)
+            if j < 2:
+                patterns[1 + 3 * i + j] = pair(f"unet.down_blocks.{i}", j, attention=i < 3)
         if i < 3:
+            patterns[15 + 3 * i] += (f"unet.up_blocks.{i}.upsamplers.*",)
             patterns[3 + 3 * i] = (f"unet.down_blocks.{i}.downsamplers.*",)
     return Blocks(patterns, 25, (12, 1, 12), 0)
 
 
 def sdxl_blocks() -> Blocks:
-    """SDXL: 0 time, 1 to 9 down, 10 to 12 the middle, 13 to 21 up, 22 the output."""
-    patterns: dict[int, tuple[str, ...]] = {0: ("unet.time_embedding.*",), 22: ("unet.conv_out",), 1: ("unet.conv_in",)}
+    """SDXL: 1 to 9 go down, 10 to 12 are the middle, 13 to 21 go up; 0, 1 and 22 hold nothing that is trained."""
+    middle = "unet.mid_block"
+    patterns: dict[int, tuple[str, ...]] = {11: (f"{middle}.attentions.*",)}
+    patterns |= {10: (f"{middle}.resnets.0.*",), 12: (f"{middle}.resnets.1.*",)}
     for i in range(3):
         for j in range(3):
-            down, up = f"unet.down_blocks.{i}", f"unet.up_blocks.{i}"
-            patterns[13 + 3 * i + j] = (f"{up}.resnets.{j}.*", f"{up}.attentions.{j}.*")
+            patterns[13 + 3 * i + j] = pair(f"unet.up_blocks.{i}", j, attention=i < 2)
             if j < 2:
-                patterns[2 + 3 * i + j] = (f"{down}.resnets.{j}.*", f"{down}.attentions.{j}.*")
-        patterns[15 + 3 * i] += (f"unet.up_blocks.{i}.upsamplers.*",)
+                patterns[2 + 3 * i + j] = pair(f"unet.down_blocks.{i}", j, attention=i > 0)
         if i < 2:
+            patterns[15 + 3 * i] += (f"unet.up_blocks.{i}.upsamplers.*",)
             patterns[4 + 3 * i] = (f"unet.down_blocks.{i}.downsamplers.*",)
-    patterns |= {10: ("unet.mid_block.resnets.0.*",), 11: ("unet.mid_block.attentions.*",)}
-    patterns[12] = ("unet.mid_block.resnets.1.*",)
     return Blocks(patterns, 23, (9, 3, 9), 1)
 
 
+def pair(block: str, number: int, attention: bool) -> tuple[str, ...]:
+    """A residual block and the attention behind it."""
+    found = (f"{block}.resnets.{number}.*",)
+    return (*found, f"{block}.attentions.{number}.*") if attention else found
+
+
 def block_rules(
-    arguments: Arguments, blocks: Blocks, rank: int, alpha: float
+    arguments: Arguments, blocks: Blocks, size: tuple[int, float], spatial: bool
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rules for `adapter.overrides` and patterns that take layers out, of all block arguments."""
+    """Rules for `adapter.overrides` and patterns that take layers out, of all block arguments.
+
+    `size`: rank and alpha of all blocks that have none; `spatial`: whether residual blocks are trained.
+    """
     lists = {name: numbers(arguments, name, blocks.count) for name in LISTS}
     rates = rates_of(arguments, blocks)
     rules: list[dict[str, Any]] = []
     out: list[str] = []
     for number, patterns in sorted(blocks.patterns.items()):
         rate = rates.get(number, 1.0)
+        patterns = tuple(p for p in patterns if spatial or "attentions" in p or "mid_block" in p)
         if rate == 0:
             out += [f"!{pattern}" for pattern in patterns]
             continue
-        own = chosen(lists["block_dims"], lists["block_alphas"], number, rank, alpha)
-        spatial = chosen(lists["conv_block_dims"], lists["conv_block_alphas"], number, rank, alpha)
+        own = chosen(lists["block_dims"], lists["block_alphas"], number, *size)
+        convolutions = chosen(lists["conv_block_dims"], lists["conv_block_alphas"], number, *size)
         for pattern in patterns:
-            for end in spatial_ends(pattern) if spatial else ():
-                rules.append({"layers": end, **spatial, "lr": rate})
+            for end in spatial_ends(pattern) if spatial and convolutions else ():
+                rules.append({"layers": end, **convolutions, "lr": rate})
             if own or rate != 1:
                 rules.append({"layers": pattern, **own, "lr": rate})
     return rules, out

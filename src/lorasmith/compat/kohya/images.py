@@ -91,7 +91,7 @@ def size_of(dataset: Set, notes: list[str], problems: list[Problem]) -> dict[str
         square = sides if isinstance(sides, int) else min(sides)
         largest = sides if isinstance(sides, int) else max(sides)
         step, low, high = values["bucket_reso_steps"], values["min_bucket_reso"], values["max_bucket_reso"]
-        if low <= square and high >= largest:
+        if low // step * step >= step and low <= square and high >= largest:
             buckets |= {"step": step, "min": low // step * step, "max": -(-high // step) * step}
         else:
             notes.append(

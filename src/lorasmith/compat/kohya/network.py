@@ -91,7 +91,7 @@ def lora(values: Mapping[str, Any], arguments: Arguments, blocks: Blocks, notes:
     conv = arguments.int("conv_dim")
     alpha = arguments.float("conv_alpha", 1.0)
     spatial = bool(conv) or "conv_block_dims" in arguments.texts
-    rules, out = block_rules(arguments, blocks, table["rank"], table["alpha"])
+    rules, out = block_rules(arguments, blocks, (table["rank"], table["alpha"]), spatial)
     if spatial:
         table |= {"conv_rank": conv, "conv_alpha": alpha or conv}
     preset = "full" if spatial else "attention-mlp"

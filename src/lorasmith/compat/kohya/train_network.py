@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lorasmith.compat.kohya.options import OPTIONS, SDXL_OPTIONS
 from lorasmith.compat.kohya.reading import flat, read_file
 from lorasmith.compat.kohya.showing import convert_preview, convert_validation
 from lorasmith.compat.kohya.writing import convert_export, resumed
-from lorasmith.compat.options import Conversion, Done, Parsed, Script, split_arguments
+from lorasmith.compat.options import Conversion, Parsed, Script, split_arguments
 from lorasmith.core.config import to_toml
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 
@@ -33,16 +34,17 @@ class TrainNetwork(Script):
         """The config file's values, with the command line's on top."""
         words, warnings = split_arguments(self.options, argv)
         given: dict[str, Any] = {}
-        if words.get("config_file"):
+        asked = words.pop("output_config", None)
+        if words.get("config_file") and not asked:
             given, said = flat(read_file(Path(words["config_file"]).expanduser()))
             warnings += said
-        asked = words.pop("output_config", given.pop("output_config", None))
+        given.pop("output_config", None)
         given |= words
         if given.get("caption_extention") and not given.get("caption_extension"):
             given["caption_extension"] = given["caption_extention"]
         parsed = self.read(given, warnings)
-        if asked not in (None, False, "", "false", "False"):
-            write_values(Path(str(words.get("config_file") or "")), parsed)
+        if asked:
+            return replace(parsed, done=write_values(Path(str(words.get("config_file") or "")), parsed))
         return parsed
 
     def blocks(self) -> Blocks:
@@ -143,11 +145,11 @@ def remarks(script: Script, parsed: Parsed) -> list[str]:
     ]
 
 
-def write_values(path: Path, parsed: Parsed) -> None:
+def write_values(path: Path, parsed: Parsed) -> str:
     """What --output_config does: write the values that were given into the config file, and end."""
     target = path if path.suffix == ".toml" else path.with_name(f"{path.name}.toml")
     if path == Path() or target.exists():
         raise LorasmithError(f"--output_config needs --config_file with the name of a new file; found {target}")
     given = {k: parsed.values[k] for k in sorted(parsed.given) if k not in ("config_file", "output_config")}
     target.write_text(to_toml(given), encoding="utf-8")
-    raise Done(f"written: {target}")
+    return f"written: {target}"
