@@ -19,6 +19,7 @@ check: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev
 	$(PY) -m tools.docs
+	$(PY) -m tools.foreign
 
 clean:
 	rm -rf $(VENV) build dist demo

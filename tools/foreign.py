@@ -1,0 +1,124 @@
+"""Write `docs/kohya.md` from the tables of options that the code uses.
+
+python -m tools.foreign           # write
+python -m tools.foreign --check   # exit 1 if what is there is not current
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from lorasmith.compat.kohya.dataset import IMAGE_KEYS, SIZE_KEYS, SOURCE_KEYS
+from lorasmith.compat.kohya.images import REFUSED
+from lorasmith.compat.kohya.network import ALGORITHMS, MODULES, PRESETS
+from lorasmith.compat.kohya.options import OPTIONS, SDXL_OPTIONS, SECTIONS
+from lorasmith.compat.options import STATES, Option
+
+TARGET = Path(__file__).parents[1] / "docs" / "kohya.md"
+HEAD = """# Kohya's configs
+
+Written by `python -m tools.foreign` from the tables that the code uses; a test fails when it is not current.
+
+A config of kohya-ss/sd-scripts trains as it is:
+
+```bash
+lorasmith as train_network --config_file=my.toml
+lorasmith as train_network --config_file=my.toml --network_dim=8 --max_train_steps=500
+lorasmith convert-config my.toml > mine.toml        # the same as a config of lorasmith
+```
+
+Options on the command line count before the file's. Sections of the file have no meaning; of keys that come twice the
+last one counts; `""` is unset; numbers may be texts and `1` may be true. An unknown option is left out with a note that
+names the nearest one. An option that is refused is an error, unless it is unset or has its default.
+
+The LoRA stands where the original writes it, `output_dir/output_name.safetensors`. All else of the run (files of
+steps and epochs, checkpoints, previews, log, report) is in the folder `output_dir/output_name`; an earlier run of that
+name is moved aside. `--resume=output_dir/output_name` continues a run, exactly.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    counts = Counter(option.state for option in OPTIONS)
+    says = "; ".join(f"{STATES[state]}: {counts[state]}" for state in STATES)
+    parts = [HEAD, "## Options", f"{len(OPTIONS)} options of `train_network`. {says}."]
+    for title, options in SECTIONS.items():
+        parts += [f"### {title}", table(options)]
+    parts += ["### Of sdxl_train_network besides", table(SDXL_OPTIONS), dataset(), networks()]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def table(options: tuple[Option, ...]) -> str:
+    """One row an option."""
+    rows = [f"| `{o.name}` | {default(o)} | {STATES[o.state]} | {key(o)} | {o.note} |" for o in options]
+    return "\n".join(["| option | default | here | our key | note |", "| --- | --- | --- | --- | --- |", *rows])
+
+
+def default(option: Option) -> str:
+    """The original's default."""
+    return "flag" if option.type == "flag" else "" if option.default in (None, "") else f"`{option.default}`"
+
+
+def key(option: Option) -> str:
+    """The key of our config."""
+    return f"`{option.to}`" if option.to else ""
+
+
+def dataset() -> str:
+    """The keys of dataset configs."""
+    rows = []
+    for options, where in (
+        (SIZE_KEYS, "general, datasets"),
+        (IMAGE_KEYS, "general, datasets, subsets"),
+        (SOURCE_KEYS, "subsets"),
+    ):
+        rows += [f"| `{o.name}` | {where} | {refused(o)} |" for o in options]
+    return "\n\n".join(
+        (
+            "## Dataset configs",
+            "TOML or JSON, named by `dataset_config`. A value is searched in the subset, its dataset, `general`, the "
+            "options of the script, in this order; an explicit `0` or `false` counts. An unknown key is an error, as "
+            "in the original. `resolution` may be a text, `alpha_mask` may stand anywhere, and `validation_split` in a "
+            "subset is read, though all images share the first dataset's.",
+            "\n".join(["| key | in | note |", "| --- | --- | --- |", *rows]),
+        )
+    )
+
+
+def refused(option: Option) -> str:
+    """What stands in the place of a key that is not supported."""
+    return f"refused: {REFUSED[option.name]}" if option.name in REFUSED else ""
+
+
+def networks() -> str:
+    """The networks and algorithms by name."""
+    algorithms = ", ".join(f"`{name}`" for name in ALGORITHMS)
+    return "\n\n".join(
+        (
+            "## Networks",
+            f"`network_module`: {', '.join(f'`{m}`' for m in MODULES)}. A kind that is not installed is an error.",
+            "`networks.lora` reads conv_dim, conv_alpha, rank_dropout, module_dropout, block_dims, block_alphas, "
+            "conv_block_dims, conv_block_alphas, down_lr_weight, mid_lr_weight, up_lr_weight (numbers, or sine, "
+            "cosine, linear, reverse_linear, zeros with `+base`) and block_lr_zero_threshold.",
+            f"`lycoris.kohya`: `algo` {algorithms}; `preset` {', '.join(f'`{p}`' for p in PRESETS)}; conv_dim, "
+            "conv_alpha, dropout, rank_dropout, module_dropout, factor, decompose_both, full_matrix, use_tucker, "
+            "use_scalar, rs_lora, dora_wd, wd_on_output, block_size, constraint.",
+        )
+    )
+
+
+def main() -> None:
+    """Write or check."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--check", action="store_true")
+    if not parser.parse_args().check:
+        TARGET.write_text(page(), encoding="utf-8")
+    elif not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != page():
+        sys.exit(f"{TARGET.name} is not current; run: python -m tools.foreign")
+
+
+if __name__ == "__main__":
+    main()
