@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
@@ -150,6 +150,8 @@ class Conversion:
     notes: list[str] = field(default_factory=list)
     copies: dict[str, Path] = field(default_factory=dict)
     resume: Path | None = None
+    prepare: Callable[[Progress | None], None] | None = None
+    """What is done before training, such as drawing class pictures."""
 
 
 class Script(ABC):

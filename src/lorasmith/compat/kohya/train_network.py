@@ -40,12 +40,17 @@ class TrainNetwork(Script):
             warnings += said
         given.pop("output_config", None)
         given |= words
-        if given.get("caption_extention") and not given.get("caption_extension"):
-            given["caption_extension"] = given["caption_extention"]
         parsed = self.read(given, warnings)
         if asked:
             return replace(parsed, done=write_values(Path(str(words.get("config_file") or "")), parsed))
         return parsed
+
+    def read(self, given: Mapping[str, Any], warnings: list[str]) -> Parsed:
+        """Given values in their types; the old spelling of caption_extension counts where the new one is unset."""
+        old = given.get("caption_extention")
+        if old and not given.get("caption_extension"):
+            given = {**given, "caption_extension": old}
+        return super().read(given, warnings)
 
     def blocks(self) -> Blocks:
         """How blocks of the UNet are counted."""

@@ -1,0 +1,89 @@
+"""The command line of foreign scripts."""
+
+from __future__ import annotations
+
+import pytest
+
+from lorasmith.compat.options import Option, all_scripts, find_script, split_arguments
+from lorasmith.core.errors import ConfigError, LorasmithError
+
+KNOWN = (
+    Option("rate", "float"),
+    Option("args", "texts"),
+    Option("fast"),
+    Option("faster"),
+    Option("text_lr", "floats"),
+)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--rate=1", "--fast"], {"rate": "1", "fast": True}),
+        (["--rate", "-1", "--rate", "2"], {"rate": "2"}),
+        (["--args", "a=1", "b=2", "--fast"], {"args": ["a=1", "b=2"], "fast": True}),
+        (["--ra=3", "--text", "1", "2"], {"rate": "3", "text_lr": ["1", "2"]}),
+    ],
+)
+def test_words_become_values(argv: list[str], expected: dict) -> None:
+    assert split_arguments(KNOWN, argv) == (expected, [])
+
+
+def test_words_in_no_place_are_mentioned() -> None:
+    table, warnings = split_arguments(KNOWN, ["x", "--fast", "y"])
+    assert table == {"fast": True}
+    assert [w.split('"')[1] for w in warnings] == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("type_", "given", "expected"),
+    [
+        ("flag", 1, True),
+        ("flag", "False", False),
+        ("int", "8", 8),
+        ("int", 8.0, 8),
+        ("float", "1e-4", 1e-4),
+        ("steps", "5%", 0.05),
+        ("steps", 100.0, 100),
+        ("steps", 0.1, 0.1),
+        ("text", [512, 768], "512,768"),
+        ("text", 512, "512"),
+        ("texts", "a=1 b=2", ["a=1", "b=2"]),
+        ("floats", 1e-4, [1e-4]),
+        ("floats", "1,2", [1.0, 2.0]),
+        ("int", "", None),
+        ("text", "None", None),
+    ],
+)
+def test_loose_types(type_: str, given: object, expected: object) -> None:
+    found = Option("x", type_).read(given)  # type: ignore[arg-type]
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(("type_", "given"), [("flag", "maybe"), ("int", 1.5), ("float", True), ("text", {})])
+def test_wrong_types(type_: str, given: object) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        Option("x", type_).read(given)  # type: ignore[arg-type]
+
+
+def test_all_problems_at_once_and_the_nearest_name() -> None:
+    script = find_script("some/path/train_network.py")
+    with pytest.raises(ConfigError) as error:
+        script.parse(["--network_dim=a", "--loss_type=banana", "--base_weights", "x"])
+    assert {p.where for p in error.value.problems} == {"network_dim", "loss_type", "base_weights"}
+    assert "lorasmith merge" in str(error.value)
+    assert "network_dim" in script.parse(["--netwrk_dim=8"]).warnings[0]
+
+
+def test_an_unknown_script_is_named() -> None:
+    with pytest.raises(LorasmithError, match='did you mean "train_network"'):
+        find_script("train_netwrk")
+
+
+def test_every_option_says_what_it_must() -> None:
+    for script in all_scripts().values():
+        names = [o.name for o in script.options]
+        assert len(set(names)) == len(names)
+        for option in script.options:
+            assert option.note or option.state == "same", option.name

@@ -1,0 +1,197 @@
+"""The table of options is whole, current, and true of what the conversion does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorasmith.compat.kohya.options import OPTIONS
+from lorasmith.compat.options import Conversion
+from lorasmith.core.errors import ConfigError
+
+ROOT = Path(__file__).parents[3]
+INVENTORY = (Path(__file__).parent / "train_network_options.txt").read_text(encoding="utf-8").split()
+"""The options of the original's parser."""
+SAMPLES: dict[str, dict[str, Any]] = {
+    "pretrained_model_name_or_path": {"pretrained_model_name_or_path": "other"},
+    "v_parameterization": {"v_parameterization": True},
+    "train_data_dir": {"train_data_dir": "reg"},
+    "reg_data_dir": {"reg_data_dir": "reg"},
+    "in_json": {"in_json": "meta.json"},
+    "dataset_config": {"dataset_config": "data.toml"},
+    "dataset_repeats": {"dataset_repeats": 3, "dataset_config": "data.toml"},
+    "resolution": {"resolution": "128,64"},
+    "train_batch_size": {"train_batch_size": 4},
+    "enable_bucket": {"enable_bucket": True},
+    "min_bucket_reso": {"enable_bucket": True, "resolution": "512", "min_bucket_reso": 320},
+    "max_bucket_reso": {"enable_bucket": True, "resolution": "512", "max_bucket_reso": 768},
+    "bucket_reso_steps": {"enable_bucket": True, "resolution": "512", "bucket_reso_steps": 128},
+    "bucket_no_upscale": {"enable_bucket": True, "bucket_no_upscale": True},
+    "flip_aug": {"flip_aug": True},
+    "random_crop": {"random_crop": True},
+    "alpha_mask": {"alpha_mask": True},
+    "masked_loss": {"masked_loss": True, "conditioning_data_dir": "m"},
+    "conditioning_data_dir": {"masked_loss": True, "conditioning_data_dir": "m"},
+    "prior_loss_weight": {"reg_data_dir": "reg", "prior_loss_weight": 0.5},
+    "caption_extension": {"caption_extension": "txt"},
+    "caption_extention": {"caption_extention": "txt"},
+    "shuffle_caption": {"shuffle_caption": True},
+    "keep_tokens": {"shuffle_caption": True, "keep_tokens": 2},
+    "caption_separator": {"shuffle_caption": True, "caption_separator": ";"},
+    "caption_prefix": {"caption_prefix": "a"},
+    "caption_suffix": {"caption_suffix": "a"},
+    "caption_dropout_rate": {"caption_dropout_rate": 0.1},
+    "caption_tag_dropout_rate": {"caption_tag_dropout_rate": 0.1},
+    "max_token_length": {"max_token_length": 225},
+    "clip_skip": {"clip_skip": 2},
+    "network_module": {"network_module": "lycoris.kohya"},
+    "network_dim": {"network_dim": 8},
+    "network_alpha": {"network_alpha": 2},
+    "network_dropout": {"network_dropout": 0.1},
+    "network_args": {"network_args": ["conv_dim=4"]},
+    "network_train_unet_only": {"network_train_unet_only": True},
+    "network_train_text_encoder_only": {"network_train_text_encoder_only": True},
+    "scale_weight_norms": {"scale_weight_norms": 1},
+    "optimizer_type": {"optimizer_type": "RAdam"},
+    "optimizer_args": {"optimizer_args": ["weight_decay=0.1"]},
+    "use_8bit_adam": {"use_8bit_adam": True},
+    "use_lion_optimizer": {"use_lion_optimizer": True},
+    "learning_rate": {"learning_rate": 1e-4},
+    "unet_lr": {"unet_lr": 1e-4},
+    "text_encoder_lr": {"text_encoder_lr": [1e-4]},
+    "max_grad_norm": {"max_grad_norm": 0},
+    "lr_scheduler": {"lr_scheduler": "cosine"},
+    "lr_warmup_steps": {"lr_scheduler": "cosine", "lr_warmup_steps": 10},
+    "lr_scheduler_num_cycles": {"lr_scheduler": "cosine_with_restarts", "lr_scheduler_num_cycles": 3},
+    "lr_scheduler_power": {"lr_scheduler": "polynomial", "lr_scheduler_power": 2},
+    "lr_scheduler_min_lr_ratio": {"lr_scheduler": "cosine_with_min_lr", "lr_scheduler_min_lr_ratio": 0.1},
+    "noise_offset": {"noise_offset": 0.1},
+    "noise_offset_random_strength": {"noise_offset": 0.1, "noise_offset_random_strength": True},
+    "adaptive_noise_scale": {"noise_offset": 0.1, "adaptive_noise_scale": 0.1},
+    "multires_noise_iterations": {"multires_noise_iterations": 6},
+    "multires_noise_discount": {"multires_noise_iterations": 6, "multires_noise_discount": 0.1},
+    "ip_noise_gamma": {"ip_noise_gamma": 0.1},
+    "ip_noise_gamma_random_strength": {"ip_noise_gamma": 0.1, "ip_noise_gamma_random_strength": True},
+    "min_timestep": {"min_timestep": 10},
+    "max_timestep": {"max_timestep": 900},
+    "min_snr_gamma": {"min_snr_gamma": 5},
+    "debiased_estimation_loss": {"debiased_estimation_loss": True},
+    "scale_v_pred_loss_like_noise_pred": {"v_parameterization": True, "scale_v_pred_loss_like_noise_pred": True},
+    "v_pred_like_loss": {"v_pred_like_loss": 0.1},
+    "zero_terminal_snr": {"zero_terminal_snr": True},
+    "loss_type": {"loss_type": "l1"},
+    "huber_schedule": {"loss_type": "huber", "huber_schedule": "constant"},
+    "huber_c": {"loss_type": "huber", "huber_c": 0.2},
+    "huber_scale": {"loss_type": "huber", "huber_scale": 2},
+    "max_train_steps": {"max_train_steps": 5},
+    "max_train_epochs": {"max_train_epochs": 5},
+    "gradient_accumulation_steps": {"gradient_accumulation_steps": 2},
+    "gradient_checkpointing": {"gradient_checkpointing": True},
+    "mixed_precision": {"mixed_precision": "bf16"},
+    "max_data_loader_n_workers": {"max_data_loader_n_workers": 2},
+    "seed": {"seed": 7},
+    "output_dir": {"output_dir": "other"},
+    "output_name": {"output_name": "other"},
+    "save_precision": {"save_precision": "fp16"},
+    "save_every_n_epochs": {"save_every_n_epochs": 1},
+    "save_every_n_steps": {"save_every_n_steps": 1},
+    "save_n_epoch_ratio": {"max_train_epochs": 10, "save_n_epoch_ratio": 5},
+    "save_last_n_epochs": {"save_every_n_epochs": 1, "save_last_n_epochs": 2},
+    "save_last_n_epochs_state": {"save_every_n_epochs": 1, "save_state": True, "save_last_n_epochs_state": 2},
+    "save_last_n_steps": {"save_every_n_steps": 1, "save_last_n_steps": 2},
+    "save_last_n_steps_state": {"save_every_n_steps": 1, "save_state": True, "save_last_n_steps_state": 2},
+    "save_state": {"save_every_n_steps": 1, "save_state": True},
+    "sample_prompts": {"sample_prompts": "p.txt", "sample_every_n_steps": 1},
+    "sample_sampler": {"sample_prompts": "p.txt", "sample_every_n_steps": 1, "sample_sampler": "euler_a"},
+    "sample_every_n_epochs": {"sample_prompts": "p.txt", "sample_every_n_epochs": 1},
+    "sample_every_n_steps": {"sample_prompts": "p.txt", "sample_every_n_steps": 1},
+    "sample_at_first": {"sample_prompts": "p.txt", "sample_at_first": True},
+    "training_comment": {"training_comment": "a"},
+    "metadata_trigger_phrase": {"metadata_trigger_phrase": "a"},
+    "validation_split": {"validation_split": 0.5},
+    "validate_every_n_steps": {"validation_split": 0.5, "validate_every_n_steps": 1},
+    "validate_every_n_epochs": {"validation_split": 0.5, "validate_every_n_epochs": 2},
+}
+"""Values with which an option counts: it, and what it needs."""
+ELSEWHERE = {
+    "config_file": "test_train_network",
+    "output_config": "test_train_network",
+    "resume": "tests/e2e/test_kohya.py",
+    "save_model_as": "test_train_network",
+    "log_with": "test_train_network",
+    "full_fp16": "test_train_network",
+    "full_bf16": "test_train_network",
+    "cache_latents": "always",
+    "cache_latents_to_disk": "always",
+    "save_state_on_train_end": "always",
+    "lr_decay_steps": "no schedule has it",
+    "lr_scheduler_timescale": "no schedule has it",
+}
+"""Options whose effect is shown by another test, or that ask for what is always so."""
+
+
+def place(table: dict[str, Any], key: str) -> str:
+    """What stands in the part of a config that a key names."""
+    return json.dumps(table.get(key.split(".")[0]), sort_keys=True, default=str)
+
+
+def test_the_inventory_is_covered() -> None:
+    assert len(INVENTORY) == 193
+    assert sorted(option.name for option in OPTIONS) == sorted(INVENTORY)
+
+
+def test_the_page_is_current() -> None:
+    command = [sys.executable, "-m", "tools.foreign", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_option_that_counts_has_a_sample() -> None:
+    counting = {option.name for option in OPTIONS if option.state in ("same", "better")}
+    assert counting == SAMPLES.keys() | ELSEWHERE.keys()
+
+
+@pytest.fixture
+def files(train_dir: Path) -> None:
+    (train_dir / "meta.json").write_text("{}")
+    (train_dir / "data.toml").write_text('[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "img/2_a"\n')
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("name", SAMPLES)
+def test_an_option_changes_what_the_table_says(name: str, convert: Callable[..., Conversion]) -> None:
+    option = next(o for o in OPTIONS if o.name == name)
+    with_it = convert(**SAMPLES[name]).config
+    own = {key: value for key, value in SAMPLES[name].items() if key != name}
+    try:
+        without = convert(**own).config
+    except ConfigError:
+        pytest.fail(f"{name}: what it needs does not stand by itself")
+    target = "epochs" if name == "max_train_epochs" else option.to
+    assert place(with_it, target) != place(without, target)
+
+
+@pytest.mark.parametrize("name", [o.name for o in OPTIONS if o.state == "pointless"])
+def test_a_pointless_option_changes_nothing_and_is_mentioned(name: str, convert: Callable[..., Conversion]) -> None:
+    option = next(o for o in OPTIONS if o.name == name)
+    value: Any = {"flag": True, "int": 77, "float": 0.7, "text": "abc"}[option.type]
+    found = convert(**{name: value})
+    assert found.config == convert().config
+    assert any(note.startswith(f"{name} is pointless here") for note in found.notes)
+
+
+@pytest.mark.parametrize("name", [o.name for o in OPTIONS if o.state == "refused"])
+def test_a_refused_option_is_an_error_when_it_is_used(name: str, convert: Callable[..., Conversion]) -> None:
+    option = next(o for o in OPTIONS if o.name == name)
+    value: Any = {"flag": True, "int": 3, "float": 0.7, "text": "abc", "texts": ["a=1"], "floats": [1.0]}[option.type]
+    with pytest.raises(ConfigError) as error:
+        convert(**{name: value})
+    assert [p.where for p in error.value.problems] == [name]
+    for unset in ("", option.default, *([False] if option.type == "flag" else [])):
+        convert(**{name: unset})

@@ -1,0 +1,244 @@
+"""What values of kohya's script mean: data, networks, optimizers, files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+
+from lorasmith.compat.kohya.folders import balanced
+from lorasmith.compat.options import Conversion, find_script
+from lorasmith.core.errors import ConfigError
+from lorasmith.train.config import load_config
+
+Convert = Callable[..., Conversion]
+
+
+def problems(error: pytest.ExceptionInfo[ConfigError]) -> list[str]:
+    return [p.where for p in error.value.problems]
+
+
+def test_class_folders(convert: Convert, train_dir: Path) -> None:
+    (train_dir / "img/none").mkdir()
+    found = convert()
+    subsets = [(s["images"], s["repeats"], s["caption"]) for s in found.config["data"]["subsets"]]
+    assert subsets == [("img/1_b_c", 1, "b_c"), ("img/2_a", 2, "a")]
+    assert any("img" not in note and "none" in note for note in found.notes)
+
+
+def test_a_folder_that_is_elsewhere_stays_a_folder(convert: Convert) -> None:
+    subsets = convert(train_data_dir="on/another/machine").config["data"]["subsets"]
+    assert [(s["images"], s["class_folders"]) for s in subsets] == [("on/another/machine", True)]
+
+
+def original_balance(repeats: list[int], train: int) -> list[int]:
+    """As the description of the original says it: register, count, and go round again."""
+    counts, n, i, first = [0] * len(repeats), 0, 0, True
+    while n < train:
+        step = repeats[i] if first else 1
+        counts[i] += step
+        n += step
+        i += 1
+        if i == len(repeats):
+            i, first = 0, False
+    return counts
+
+
+@pytest.mark.parametrize(("repeats", "train"), [([1] * 4, 7), ([2, 2, 1], 3), ([1] * 10, 4), ([3], 20), ([1], 0)])
+def test_regularisation_images_come_as_often_as_the_others(repeats: list[int], train: int) -> None:
+    found = balanced(repeats, train)
+    assert found == original_balance(repeats, train)
+    assert sum(found) >= train
+
+
+def test_regularisation_in_parts(convert: Convert) -> None:
+    """Three images twice and one once are seven; four regularisation images come 2, 2, 2, 1 times."""
+    subsets = convert(reg_data_dir="reg", prior_loss_weight=0.5).config["data"]["subsets"]
+    found = [(s.get("part"), s["repeats"], s["loss_weight"]) for s in subsets if s["images"].startswith("reg")]
+    assert found == [([0, 3], 2, 0.5), ([3, 4], 1, 0.5)]
+
+
+def test_the_order_in_which_a_value_is_searched(convert: Convert, train_dir: Path) -> None:
+    (train_dir / "d.toml").write_text(
+        "[general]\nresolution = 64\nkeep_tokens = 1\nflip_aug = true\nshuffle_caption = true\n"
+        "[[datasets]]\nkeep_tokens = 2\n"
+        '[[datasets.subsets]]\nimage_dir = "img/2_a"\nkeep_tokens = 0\nflip_aug = false\n'
+        '[[datasets.subsets]]\nimage_dir = "img/1_b_c"\n'
+        '[[datasets.subsets]]\nimage_dir = "img/2_a"\nnum_repeats = 9\n'
+        '[[datasets.subsets]]\nimage_dir = "reg/1_c"\nnum_repeats = 0\n'
+    )
+    found = convert(dataset_config="d.toml", caption_dropout_rate=0.25, train_batch_size=3, resolution="128")
+    data = found.config["data"]
+    assert (data["resolution"], data["batch_size"]) == (64, 3)
+    kinds = [{t["kind"]: t for t in s["transforms"]} for s in data["subsets"]]
+    assert [k["shuffle"]["keep"] for k in kinds] == [0, 2]
+    assert ["flip" in k for k in kinds] == [False, True]
+    assert [k["caption_dropout"]["rate"] for k in kinds] == [0.25, 0.25]
+    assert len([n for n in found.notes if "left out" in n and "subsets" in n]) == 2
+
+
+def test_a_dataset_config_is_checked_whole(convert: Convert, train_dir: Path) -> None:
+    (train_dir / "d.json").write_text(
+        '{"general": {"shufle_caption": true}, "datasets": [{"batch_size": "x", "subsets": [{"num_repeats": 2}]}]}'
+    )
+    with pytest.raises(ConfigError) as error:
+        convert(dataset_config="d.json")
+    assert set(problems(error)) == {"general.shufle_caption", "datasets.0.batch_size", "datasets.0.subsets.0"}
+    assert "shuffle_caption" in str(error.value)
+
+
+def test_captions_in_the_originals_order(convert: Convert) -> None:
+    values = {"caption_prefix": "p", "caption_suffix": "s", "caption_dropout_rate": 0.1, "shuffle_caption": True}
+    config = load_config(convert(**values, caption_tag_dropout_rate=0.2, flip_aug=True).config)
+    kinds = [t.kind for t in config.data.subsets[0].transforms]  # type: ignore[attr-defined]
+    assert kinds == ["template", "caption_dropout", "shuffle", "tag_dropout", "flip"]
+    assert config.data.subsets[0].transforms[0]("x", Random(0)) == "p x s"  # type: ignore[operator]
+
+
+def test_metadata_of_images(convert: Convert, train_dir: Path) -> None:
+    from lorasmith.data.scan import find
+
+    (train_dir / "m.json").write_text('{"0": {"caption": "x", "tags": "y, z"}, "1.png": {"tags": "y"}}')
+    config = load_config(convert(in_json="m.json", train_data_dir="img/2_a", dataset_repeats=2).config)
+    found, wrong = find(config.data.subsets[0], "data")
+    assert wrong == []
+    assert [(f.path.name, f.captions, f.repeats) for f in found] == [("0.png", ("x, y, z",), 2), ("1.png", ("y",), 2)]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, {"kind": "lora", "rank": 4, "alpha": 1.0, "layers": "attention-mlp"}),
+        ({"network_dim": 8, "network_alpha": 0}, {"rank": 8, "alpha": 8}),
+        ({"network_args": ["conv_dim=2"]}, {"layers": "full", "conv_rank": 2, "conv_alpha": 1.0}),
+        ({"network_module": "lycoris.kohya", "network_dim": 6}, {"conv_rank": 6, "conv_alpha": 1.0}),
+        (
+            {"network_module": "lycoris.kohya", "network_args": ["algo=lokr", "factor=8", "full_matrix=True"]},
+            {"kind": "lokr", "factor": 8, "full_matrix": True},
+        ),
+        (
+            {"network_module": "lycoris.kohya", "network_args": ["dora_wd=True", "conv_dim=0"]},
+            {"kind": "dora", "over": "lora", "axis": "input"},
+        ),
+        ({"network_module": "lycoris.kohya", "network_args": ["algo=diag-oft"], "network_dim": 8}, {"block_size": 8}),
+    ],
+)
+def test_networks(convert: Convert, values: dict[str, Any], expected: dict[str, Any]) -> None:
+    adapter = convert(**values).config["adapter"]
+    assert {key: adapter.get(key) for key in expected} == expected
+
+
+def test_blocks(convert: Convert) -> None:
+    """Weights and ranks land on the layers that the original's numbers mean."""
+    dims = ",".join(str(i + 1) for i in range(25))
+    args = [f"block_dims={dims}", "down_lr_weight=1,0.5,1,1", "mid_lr_weight=0", "up_lr_weight=zeros+0.5"]
+    config = load_config(convert(network_args=args).config)
+    attention = "unet.{}.attentions.{}.proj_in".format
+    for place, (rank, rate) in {
+        attention("down_blocks.0", 0): (2, 0.5),
+        attention("down_blocks.2", 1): (9, 1.0),
+        attention("up_blocks.1", 0): (17, 0.5),
+        attention("up_blocks.3", 2): (25, 0.5),
+    }.items():
+        own, factor = config.adapter.for_layer(place)
+        assert (getattr(own, "rank"), factor) == (rank, rate), place  # noqa: B009
+    assert "!unet.mid_block.*" in config.adapter.layers
+
+
+@pytest.mark.parametrize(
+    "given", ["block_dims=1,2", "down_lr_weight=x", "algo", "loraplus_lr_ratio=4", "conv_dim=a", "mid_lr_weight=sinus"]
+)
+def test_wrong_network_arguments(convert: Convert, given: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        convert(network_args=[given])
+    assert problems(error)[0].startswith("network_args")
+
+
+def test_unknown_network_arguments_are_mentioned(convert: Convert) -> None:
+    assert any('did you mean "conv_dim"' in note for note in convert(network_args=["conv_dims=4"]).notes)
+
+
+@pytest.mark.parametrize(
+    ("values", "rates"),
+    [
+        ({"learning_rate": 1e-3}, (1e-3, 1e-3)),
+        ({"learning_rate": 1e-3, "unet_lr": 0}, (0, 1e-3)),
+        ({"learning_rate": 1e-3, "text_encoder_lr": "5e-5"}, (1e-3, 5e-5)),
+        ({"learning_rate": "1e-3", "text_encoder_lr": []}, (1e-3, 1e-3)),
+        ({"text_encoder_lr": [1e-4, 2e-4], "network_train_text_encoder_only": True}, (0, 1e-4)),
+        ({"network_train_unet_only": 1}, (2e-6, 0)),
+    ],
+)
+def test_learning_rates(convert: Convert, values: dict[str, Any], rates: tuple[float, float]) -> None:
+    optimizer = load_config(convert(**values).config).optimizer
+    assert (optimizer.rate("unet"), optimizer.rate("te")) == rates
+
+
+def test_optimizer_arguments(convert: Convert) -> None:
+    args = ["weight_decay=0.1", "betas=.9,.99"]
+    optimizer = load_config(convert(optimizer_type="ADAMW", optimizer_args=args).config).optimizer
+    built = optimizer.build([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1.0, "name": "x"}])
+    assert (built.defaults["weight_decay"], built.defaults["betas"]) == (0.1, (0.9, 0.99))
+    other = load_config(convert(optimizer_type="AdamW", optimizer_args=["amsgrad=True"]).config).optimizer
+    assert other.build([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1.0}]).defaults["amsgrad"] is True
+    sgd = load_config(convert(optimizer_type="SGDNesterov").config).optimizer
+    built = sgd.build([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1.0}])
+    assert (built.defaults["momentum"], built.defaults["nesterov"]) == (0.9, True)
+
+
+@pytest.mark.parametrize(
+    ("values", "where"),
+    [
+        ({"lr_scheduler": "banana"}, "lr_scheduler"),
+        ({"network_module": "networks.banana"}, "network_module"),
+        ({"network_module": None}, "network_module"),
+        ({"pretrained_model_name_or_path": ""}, "pretrained_model_name_or_path"),
+        ({"train_data_dir": ""}, "train_data_dir"),
+        ({"max_token_length": 80}, "max_token_length"),
+        ({"full_fp16": True}, "full_fp16"),
+        ({"full_bf16": True, "mixed_precision": "fp16"}, "full_bf16"),
+        ({"adaptive_noise_scale": 0.1}, "adaptive_noise_scale"),
+        ({"scale_v_pred_loss_like_noise_pred": True}, "scale_v_pred_loss_like_noise_pred"),
+        ({"v_pred_like_loss": 0.1, "v_parameterization": True}, "v_pred_like_loss"),
+        ({"save_model_as": "ckpt"}, "save_model_as"),
+        ({"log_with": "wandb"}, "log_with"),
+        ({"resolution": "a"}, "resolution"),
+    ],
+)
+def test_refusals(convert: Convert, values: dict[str, Any], where: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        convert(**values)
+    assert problems(error) == [where]
+
+
+def test_files_go_where_the_original_writes_them(convert: Convert) -> None:
+    found = convert(output_dir="a", output_name="b")
+    assert (found.config["output"], found.copies) == ("a/b", {"b.safetensors": Path("a/b.safetensors")})
+    assert convert(output_name=None).copies == {"last.safetensors": Path("out/last.safetensors")}
+
+
+def test_left_overs_of_interfaces_are_harmless(convert: Convert) -> None:
+    values = {"epoch": 1, "dynamo_backend": "no", "max_token_length": 75, "lr_scheduler_args": [], "sample_prompts": ""}
+    found = convert(**values, noise_offset=0.0, persistent_data_loader_workers=0, reg_data_dir="", in_json="")
+    assert found.config == convert().config
+    assert any("epoch" in note for note in found.notes)
+
+
+def test_the_command_line_over_the_file(train_dir: Path) -> None:
+    (train_dir / "a.toml").write_text("[x]\nnetwork_dim = 4\nseed = 3\n[y]\nnetwork_dim = 8\nshuffle_caption = true\n")
+    parsed = find_script("train_network").parse(["--config_file", "a", "--seed=5"])
+    assert (parsed.values["network_dim"], parsed.values["seed"], parsed.values["shuffle_caption"]) == (8, 5, True)
+
+
+def test_output_config_writes_what_was_given(train_dir: Path) -> None:
+    script = find_script("train_network")
+    said = script.parse(["--network_dim=8", "--flip_aug", "--config_file=new", "--output_config"])
+    assert "new.toml" in said.done
+    again = script.parse(["--config_file=new"])
+    assert {k: again.values[k] for k in again.given - {"config_file"}} == {"network_dim": 8, "flip_aug": True}
+    with pytest.raises(Exception, match="new file"):
+        script.parse(["--config_file=new", "--output_config"])
