@@ -45,6 +45,8 @@ def as_command(name: Name, arguments: Arguments = None) -> None:
     conversion = converted(script, words)
     for note in conversion.notes:
         console.say(f"note: {note}")
+    if conversion.prepare is not None and conversion.resume is None:
+        conversion.prepare(console.progress_for())
     result = api.train(
         {} if conversion.resume else conversion.config,
         resume=conversion.resume,

@@ -25,6 +25,8 @@ class SubsetConfig(Config):
     """How often an epoch sees each image."""
     caption: str | None = None
     """For images that have no caption of their own."""
+    caption_column: str | None = None
+    """Of `metadata.jsonl` and `metadata.csv`; default: `text`, `caption` or `prompt`."""
     captions: Path | None = None
     """The folder of caption files; default: beside the images."""
     caption_extension: tuple[str, ...] = (".txt", ".caption")

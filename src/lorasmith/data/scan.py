@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import re
@@ -19,6 +20,8 @@ from lorasmith.data.masks import decode_mask, mask_path
 from lorasmith.data.metadata import read_metadata
 from lorasmith.data.transforms import Transform
 
+TABLES = ("metadata.jsonl", "metadata.csv")
+"""Files beside images with the captions of all."""
 CLASS_FOLDER = re.compile(r"(\d+)_(.*)")
 BAD_IMAGE = "replace or remove it, or set data.skip_bad_images = true to train without it"
 
@@ -92,12 +95,12 @@ def find(subset: SubsetConfig, key: str) -> tuple[list[Found], list[Problem]]:
         if subset.metadata is not None:
             named = read_metadata(subset.metadata.expanduser(), source, problems)
             found = [Found(path, captions, subset.repeats, subset) for path, captions in named]
-        elif source.suffix == ".jsonl":
+        elif source.name in TABLES or source.suffix == ".jsonl":
             found = from_metadata(source, subset, problems)
         elif source.is_file():
             found = [Found(source, captions_of(source, subset, problems), subset.repeats, subset)]
-        elif (source / "metadata.jsonl").is_file():
-            found = from_metadata(source / "metadata.jsonl", subset, problems)
+        elif table := next((t for n in TABLES if (t := source / n).is_file()), None):
+            found = from_metadata(table, subset, problems)
         else:
             found = list(from_folder(source, subset, problems))
     except OSError as error:
@@ -129,13 +132,16 @@ def from_folder(folder: Path, subset: SubsetConfig, problems: list[Problem]) -> 
 
 
 def from_metadata(path: Path, subset: SubsetConfig, problems: list[Problem]) -> list[Found]:
-    """`metadata.jsonl`: one object a line with `file_name` and `text` (or `caption`, `prompt`), a text or a list."""
+    """`metadata.jsonl`: one object a line with `file_name` and `text` (or `caption`, `prompt`), a text or a list;
+    `metadata.csv`: the same as columns."""
     found = []
-    for number, line in enumerate(LINES.split(read_text(path, problems)), 1):
-        if not line.strip():
+    text = read_text(path, problems)
+    table = list(csv.DictReader(LINES.split(text))) if path.suffix == ".csv" else LINES.split(text)
+    for number, line in enumerate(table, 2 if path.suffix == ".csv" else 1):
+        if isinstance(line, str) and not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line) if isinstance(line, str) else line
             image = path.parent / row["file_name"]
         except (ValueError, KeyError, TypeError) as error:
             what = "no file_name" if isinstance(error, KeyError) else f"not an object with file_name ({error})"
@@ -150,7 +156,8 @@ def from_metadata(path: Path, subset: SubsetConfig, problems: list[Problem]) -> 
 
 def captions_in(row: dict[str, Any], image: Path, subset: SubsetConfig, problems: list[Problem]) -> tuple[str, ...]:
     """The captions of a line of metadata; without any, those of a caption file or the fallback."""
-    given = next((row[k] for k in ("text", "caption", "prompt") if row.get(k) is not None), None)
+    columns = (subset.caption_column,) if subset.caption_column else ("text", "caption", "prompt")
+    given = next((row[k] for k in columns if row.get(k) is not None), None)
     if given is None:
         return captions_of(image, subset, problems)
     texts = given if isinstance(given, list) else [given]
