@@ -27,10 +27,14 @@ class LrSchedule(Component, root="lr schedule", default="constant"):
 
     def factor(self, step: int, total: int) -> float:
         """The factor for optimizer step `step`, counted from 0."""
-        warmup = round(self.warmup * total) if self.warmup < 1 else int(self.warmup)
+        warmup = self.warmup_steps(total)
         if step < warmup:
             return (step + 1) / (warmup + 1)
         return self.shape(min(1.0, (step - warmup) / max(1, total - warmup)))
+
+    def warmup_steps(self, total: int) -> int:
+        """Steps of warm-up in a run of `total`."""
+        return round(self.warmup * total) if self.warmup < 1 else int(self.warmup)
 
 
 class Constant(LrSchedule):
@@ -79,3 +83,38 @@ class Polynomial(LrSchedule):
 
     def shape(self, progress: float) -> float:
         return self.end + (1 - self.end) * (1 - progress) ** self.power
+
+
+class InverseSqrt(LrSchedule):
+    """1 / sqrt((step - warmup + timescale) / timescale) after warm-up (arXiv 2106.04560, section 3.3)."""
+
+    kind: Literal["inverse_sqrt"] = "inverse_sqrt"
+    timescale: float | None = Field(default=None, gt=0)
+    """In steps: where the rate has fallen to 1 / sqrt(2). Default: the steps of warm-up, or 10000 without any."""
+
+    def shape(self, progress: float) -> float:
+        raise NotImplementedError  # it depends on the step, not on the share of the run
+
+    def factor(self, step: int, total: int) -> float:
+        warmup = self.warmup_steps(total)
+        if step < warmup:
+            return super().factor(step, total)
+        return (1 + (step - warmup) / (self.timescale or warmup or 10000)) ** -0.5
+
+
+class WarmupStableDecay(LrSchedule):
+    """Constant, then over the last `decay` steps half a cosine to `end` (arXiv 2404.06395, section 4)."""
+
+    kind: Literal["warmup_stable_decay"] = "warmup_stable_decay"
+    decay: float = Field(default=0.1, ge=0)
+    """Steps, or, below 1, their share of the run."""
+    end: float = Field(default=0.0, ge=0)
+
+    def shape(self, progress: float) -> float:
+        return self.end + (1 - self.end) * (1 + math.cos(math.pi * progress)) / 2
+
+    def factor(self, step: int, total: int) -> float:
+        decay = round(self.decay * total) if self.decay < 1 else int(self.decay)
+        if step < max(self.warmup_steps(total), total - decay):
+            return super().factor(step, total) if step < self.warmup_steps(total) else 1.0
+        return self.shape(min(1.0, (step - total + decay) / max(1, decay)))

@@ -69,6 +69,8 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "lr_scheduler": {"lr_scheduler": "cosine"},
     "lr_warmup_steps": {"lr_scheduler": "cosine", "lr_warmup_steps": 10},
     "lr_scheduler_num_cycles": {"lr_scheduler": "cosine_with_restarts", "lr_scheduler_num_cycles": 3},
+    "lr_decay_steps": {"lr_scheduler": "warmup_stable_decay", "lr_decay_steps": 20},
+    "lr_scheduler_timescale": {"lr_scheduler": "inverse_sqrt", "lr_scheduler_timescale": 50},
     "lr_scheduler_power": {"lr_scheduler": "polynomial", "lr_scheduler_power": 2},
     "lr_scheduler_min_lr_ratio": {"lr_scheduler": "cosine_with_min_lr", "lr_scheduler_min_lr_ratio": 0.1},
     "noise_offset": {"noise_offset": 0.1},
@@ -130,8 +132,6 @@ ELSEWHERE = {
     "cache_latents": "always",
     "cache_latents_to_disk": "always",
     "save_state_on_train_end": "always",
-    "lr_decay_steps": "no schedule has it",
-    "lr_scheduler_timescale": "no schedule has it",
 }
 """Options whose effect is shown by another test, or that ask for what is always so."""
 

@@ -5,7 +5,16 @@ import torch
 from transformers import get_scheduler
 
 from lorasmith.core.registry import registered
-from lorasmith.train.schedules import Constant, Cosine, CosineWithRestarts, Linear, LrSchedule, Polynomial
+from lorasmith.train.schedules import (
+    Constant,
+    Cosine,
+    CosineWithRestarts,
+    InverseSqrt,
+    Linear,
+    LrSchedule,
+    Polynomial,
+    WarmupStableDecay,
+)
 
 TOTAL = 40
 
@@ -29,6 +38,10 @@ def theirs(name: str, warmup: int, **extra: object) -> list[float]:
         (Cosine(), "cosine", {}),
         (CosineWithRestarts(cycles=3), "cosine_with_restarts", {"num_cycles": 3}),
         (Polynomial(power=2.0), "polynomial", {"power": 2.0, "lr_end": 0.0}),
+        (InverseSqrt(timescale=7), "inverse_sqrt", {"timescale": 7}),
+        (InverseSqrt(), "inverse_sqrt", {}),
+        (WarmupStableDecay(decay=12, end=0.1), "warmup_stable_decay", {"num_decay_steps": 12, "min_lr_ratio": 0.1}),
+        (WarmupStableDecay(decay=0.25), "warmup_stable_decay", {"num_decay_steps": 10}),
     ],
 )
 def test_shapes_equal_transformers(ours: LrSchedule, name: str, extra: dict) -> None:
@@ -42,3 +55,8 @@ def test_warm_up_rises_to_one_and_never_starts_at_zero(kind: str) -> None:
     assert 0 < rates[0] < rates[5] < rates[9] < 1
     assert rates[10] == pytest.approx(1, abs=1e-6)
     assert schedule.model_copy(update={"warmup": 10}).factor(4, TOTAL) == rates[4]
+
+
+def test_inverse_sqrt_falls_over_the_steps_of_its_warm_up() -> None:
+    ours = InverseSqrt(warmup=8)
+    assert [ours.factor(i, TOTAL) for i in range(8, TOTAL)] == pytest.approx(theirs("inverse_sqrt", 8)[8:], abs=1e-6)

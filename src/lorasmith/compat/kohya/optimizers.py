@@ -44,7 +44,6 @@ SCHEDULES = {
     "cosine_warmup_with_min_lr": "cosine",
     "inverse_sqrt": "inverse_sqrt",
     "warmup_stable_decay": "warmup_stable_decay",
-    "piecewise_constant": "piecewise_constant",
     "adafactor": "constant",
 }
 ADAPTIVE = ("prodigy", "dadapt")
@@ -138,9 +137,12 @@ def convert_schedule(values: Mapping[str, Any], notes: list[str], problems: list
         if cycles != 1:
             problems.append(Problem("lr_scheduler_num_cycles", f"{cycles:g} with {asked}", "1"))
     extra = {
-        "decay": values["lr_decay_steps"] or None,
+        "decay": values["lr_decay_steps"],
         "timescale": values["lr_scheduler_timescale"],
         "end": values["lr_scheduler_min_lr_ratio"] if asked == "warmup_stable_decay" else None,
     }
     fields = kinds[kind].model_fields
+    for name, field in (("lr_decay_steps", "decay"), ("lr_scheduler_timescale", "timescale")):
+        if values[name] and field not in fields:
+            notes.append(f"{name} is left out: {asked} has none")
     return table | {key: value for key, value in extra.items() if value is not None and key in fields}
