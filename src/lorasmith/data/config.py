@@ -27,6 +27,8 @@ class SubsetConfig(Config):
     """For images that have no caption of their own."""
     caption_column: str | None = None
     """Of `metadata.jsonl` and `metadata.csv`; default: `text`, `caption` or `prompt`."""
+    caption_lines: Literal["any", "first"] = "any"
+    """Of captions with several lines: one by chance for each view, or always the first."""
     captions: Path | None = None
     """The folder of caption files; default: beside the images."""
     caption_extension: tuple[str, ...] = (".txt", ".caption")

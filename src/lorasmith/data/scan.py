@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,6 +106,8 @@ def find(subset: SubsetConfig, key: str) -> tuple[list[Found], list[Problem]]:
     except OSError as error:
         what = f'"{error.filename or source}" cannot be read ({error.strerror})'
         problems.append(Problem(f"{key}.images", what, remedy="change its permissions"))
+    if subset.caption_lines == "first":
+        found = [replace(one, captions=one.captions[:1]) for one in found]
     if subset.part is not None:
         found = found[subset.part[0] : subset.part[1]]
     if not found and not problems:

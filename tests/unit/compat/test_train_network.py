@@ -242,3 +242,27 @@ def test_output_config_writes_what_was_given(train_dir: Path) -> None:
     assert {k: again.values[k] for k in again.given - {"config_file"}} == {"network_dim": 8, "flip_aug": True}
     with pytest.raises(Exception, match="new file"):
         script.parse(["--config_file=new", "--output_config"])
+
+
+def test_captions_of_several_lines(convert: Convert, train_dir: Path) -> None:
+    """Their first line, as in the original without wildcards."""
+    from lorasmith.data.scan import find
+
+    (train_dir / "img/2_a/0.txt").write_text("\none\ntwo\n")
+    subsets = load_config(convert(caption_extension="txt").config).data.subsets
+    captions = {f.path.name: f.captions for f in find(subsets[1], "data")[0]}
+    assert captions == {"0.png": ("one",), "1.png": ("a",), "2.png": ("a",)}
+
+
+@pytest.mark.parametrize(("args", "unet"), [([], 192), (["conv_dim=4"], 278)])
+def test_modules_of_the_full_model(convert: Convert, args: list[str], unet: int) -> None:
+    """72 of the text encoder, 192 or 278 of the UNet, of which 50 are 3x3: the original's counts."""
+    from lorasmith.adapters.attach import chosen
+    from lorasmith.families import names
+
+    config = load_config(convert(network_args=args, network_dim=8).config)
+    places = {spec.name: spec for spec in names.layers("sd1") if spec.kind != "norm"}
+    found = chosen(config.adapter.layers, places, names.PRESETS)  # type: ignore[arg-type]
+    assert sum(name.startswith("te.") for name in found) == 72
+    assert sum(name.startswith("unet.") for name in found) == unet
+    assert sum(tuple(places[name].shape[2:]) == (3, 3) for name in found) == (50 if args else 0)

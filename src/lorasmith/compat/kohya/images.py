@@ -130,6 +130,7 @@ def subset_of(piece: Piece, values: Mapping[str, Any], notes: list[str], problem
         "repeats": repeats,
         "caption": source.class_tokens or None,
         "caption_extension": [extension if extension.startswith(".") else f".{extension}"],
+        "caption_lines": "any" if source.enable_wildcard else "first",
         "class_folders": source.class_folders,
         "transforms": transforms_of(source),
     }
