@@ -107,13 +107,16 @@ class LoRA(FactoredConfig):
     signatures: ClassVar[tuple[str, ...]] = ("lora_up.weight", "lora_down.weight")
     reads: ClassVar[frozenset[str]] = frozenset({*LoRAAdapter.words.values(), "alpha"})
     kind: Literal["lora"] = "lora"
-    init: Literal["kaiming", "gaussian", "orthogonal", "pissa", "olora"] = "kaiming"
-    """Of `down`, with `up` zero; `pissa` and `olora` start as a part of the weight, which files of rank 2r take off."""
+    init: Literal["kaiming", "gaussian", "orthogonal", "pissa", "olora", "eva"] = "kaiming"
+    """Of `down`, with `up` zero; `eva`: what the layers see on the first batches (arXiv 2410.07170). `pissa` and
+    `olora` start as a part of the weight, which files of rank 2r take off."""
     tucker: bool = False
     """Three factors for convolutions larger than 1x1."""
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        if self.init == "eva" and self.tucker:
+            raise ValueError('init "eva" goes not with tucker')
         if self.init in ("pissa", "olora") and (self.scalar or self.tucker or self.max_norm):
             raise ValueError(f'init "{self.init}" goes with none of scalar, tucker, max_norm')
         return self

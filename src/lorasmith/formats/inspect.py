@@ -24,14 +24,14 @@ def inspect(path: Path) -> dict[str, Any]:
     """
     file = load(path)
     survey = Survey(file)
-    if not survey.layers:
+    if not survey.layers and not file.words:
         named = ", ".join(list(file.names)[:3])
         raise LorasmithError(f"{path}: no LoRA; none of its {len(file.names)} names is a layer's: {named} ...")
     kinds = dict(survey.kinds.most_common())
     return {
         "file": str(path),
         "bytes": path.stat().st_size,
-        "kind": next(iter(kinds)) if len(kinds) == 1 else kinds,
+        "kind": next(iter(kinds)) if len(kinds) == 1 else kinds or "words",
         "family": survey.family,
         "base": file.metadata.get("ss_sd_model_name") or None,
         "rank": _spread(r for words in survey.layers.values() if (r := rank(words)) is not None),
@@ -43,7 +43,7 @@ def inspect(path: Path) -> dict[str, Any]:
         "spelling": file.spelling,
         "trigger": triggers(file.metadata),
         "tags": tags(file.metadata),
-        "words": sorted(file.embeddings),
+        "words": sorted({*file.embeddings, *file.words}),
         "strangers": survey.strangers,
         "readers": verdicts(survey),
         "norms": norms(survey),

@@ -19,6 +19,7 @@ from lorasmith.infer.settings import DTYPES, pick_device
 from lorasmith.train import checkpoint
 from lorasmith.train.config import TrainConfig
 from lorasmith.train.ema import Ema
+from lorasmith.train.eva import prime
 from lorasmith.train.events import Events
 from lorasmith.train.folder import claim, write_config
 from lorasmith.train.gradients import LossScale
@@ -54,6 +55,8 @@ def build_run(
 
     if resume is not None:
         restore(run, resume)
+    if run.state.step == 0:
+        prime(run)
     write_config(run.folder, config)
     write_summary(run)
     run.events.write("resume" if run.state.step else "start", run.state.step)

@@ -142,8 +142,10 @@ def check_model(config: TrainConfig, result: CheckResult) -> None:
 
 def trained_layers(config: TrainConfig, base: Source) -> Iterable[tuple[LayerSpec, int]]:
     """The layers that would carry adapters, with the number of trained weights of each."""
-    specs = {spec.name: spec for spec in layers_of(base) if spec.kind != "norm"}
+    specs = {spec.name: spec for spec in layers_of(base) if config.adapter.on_norms or spec.kind != "norm"}
     trained = {name: spec for name, spec in specs.items() if config.optimizer.rate(spec.component) > 0}
+    if not trained:  # new words alone
+        return
     places = dict.fromkeys(trained, (torch.nn.Module(), ""))
     for name in chosen(config.adapter.layers, places, PRESETS):
         own, _ = config.adapter.for_layer(name)

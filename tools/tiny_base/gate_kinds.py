@@ -1,0 +1,44 @@
+"""Whether each adapter kind learns a character on the tiny base: `python -m tools.tiny_base.gate_kinds --to kinds.json`.
+
+Trains each recipe of `recipes/kinds/` through the command line and lets the judge look, as `gate_lora` does. Wanted: garp
+in at least 75 % of the pictures. Results are added to the file after each recipe; those that are there are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from lorasmith.families.load import load
+from lorasmith.infer.evaluate.judge import Judge
+from lorasmith.infer.loras import load_lora
+from tools.tiny_base.gate_lora import score, train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipes", type=Path, nargs="*", default=sorted(Path("recipes/kinds").glob("*.toml")))
+    parser.add_argument("--runs", type=Path, default=Path("runs/kinds"))
+    parser.add_argument("--to", type=Path, default=Path("kinds.json"))
+    options = parser.parse_args()
+    family, eye = load("tiny-sd"), Judge.load()
+    for recipe in options.recipes:
+        found = json.loads(options.to.read_text()) if options.to.exists() else {}
+        found.setdefault("base", None)
+        if found["base"] is None:
+            found["base"] = score(family, eye)
+        if recipe.stem not in found:
+            folder = options.runs / recipe.stem
+            answer = train(recipe, folder)
+            adapters = load_lora(family, Path(answer["file"]))
+            summary = json.loads((folder / "summary.json").read_text())["adapter"]
+            facts = {"seconds": round(answer["seconds"], 1), "parameters": summary["parameters"]}
+            found[recipe.stem] = score(family, eye) | facts | {"layers": summary["layers"]}
+            adapters.detach()
+            print(recipe.stem, json.dumps(found[recipe.stem]), flush=True)
+        options.to.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
