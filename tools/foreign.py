@@ -82,7 +82,7 @@ def dataset() -> str:
             "TOML or JSON, named by `dataset_config`. A value is searched in the subset, its dataset, `general`, the "
             "options of the script, in this order; an explicit `0` or `false` counts. An unknown key is an error, as "
             "in the original. `resolution` may be a text, `alpha_mask` may stand anywhere, and `validation_split` in a "
-            "subset is read, though all images share the first dataset's.",
+            "subset is read, if all subsets agree.",
             "\n".join(["| key | in | note |", "| --- | --- | --- |", *rows]),
         )
     )

@@ -115,7 +115,9 @@ def read_dataset(path: Path, arguments: Mapping[str, Any]) -> list[Set]:
         if not sources:
             problems.append(Problem(where, "has no subsets", remedy="add [[datasets.subsets]] with image_dir"))
         kept, notes = distinct(sources)
-        sets.append(Set(searched(SIZE_KEYS, layers), kept, where, notes))
+        values = searched(SIZE_KEYS, layers)
+        values["validation_split"] = split_of(values["validation_split"], kept, where, problems)
+        sets.append(Set(values, kept, where, notes))
     if not sets:
         problems.append(Problem(str(path), "there is no dataset in it", remedy="add [[datasets]]"))
     if problems:
@@ -132,7 +134,16 @@ def source_of(
     if not own.get("image_dir") and not own.get("metadata_file"):
         problems.append(Problem(where, "has neither image_dir nor metadata_file", remedy="name the folder of images"))
     values = searched(IMAGE_KEYS, [own, *layers]) | {o.name: own.get(o.name, o.default) for o in SOURCE_KEYS}
-    return Source(values, where)
+    return Source(values | {"validation_split": own.get("validation_split")}, where)
+
+
+def split_of(shared: float, sources: Sequence[Source], where: str, problems: list[Problem]) -> float:
+    """The share of images held out, of a dataset or of its subsets, which must agree."""
+    found = {shared if source.validation_split is None else source.validation_split for source in sources}
+    if len(found) > 1:
+        remedy = "write it once, in [[datasets]]"
+        problems.append(Problem(f"{where}.validation_split", "differs between subsets", "the same for all", remedy))
+    return next(iter(found), shared)
 
 
 def typed(table: Any, options: tuple[Option, ...], where: str, problems: list[Problem]) -> dict[str, Any]:
