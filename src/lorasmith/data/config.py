@@ -38,12 +38,19 @@ class SubsetConfig(Config):
     class_folders: bool | Literal["auto"] = "auto"
     """Sub-folders named `10_cat dog` hold images to be repeated 10 times, with `cat dog` as fallback caption. `auto`:
     if there are such sub-folders and no images beside them."""
+    resolution: int | tuple[int, int] | None = None
+    """Of these images, if not the data's. One folder in two subsets is trained at two resolutions."""
     loss_weight: float = Field(default=1.0, ge=0)
     """Factor of these images' loss; below 1 for regularisation images."""
     masks: Path | Literal["alpha"] | None = None
     """Where the loss counts: a folder with masks of the same names, or the images' alpha channels."""
     transforms: tuple[Transform, ...] = ()
     """After those of the whole data set."""
+
+    @field_validator("resolution")
+    @classmethod
+    def _sides(cls, resolution: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+        return None if resolution is None else checked(resolution)
 
     @field_validator("caption_extension")
     @classmethod
@@ -107,7 +114,8 @@ class DataConfig(Config):
         """Settings of a subset may stand beside `images`."""
         if not isinstance(value, dict) or "images" not in value or value.get("subsets"):
             return value
-        own = {k: value[k] for k in SubsetConfig.model_fields if k in value and k not in ("images", "transforms")}
+        both = ("images", "transforms", "resolution")
+        own = {k: value[k] for k in SubsetConfig.model_fields if k in value and k not in both}
         if not own:
             return value
         rest = {k: v for k, v in value.items() if k not in own and k != "images"}
@@ -117,9 +125,7 @@ class DataConfig(Config):
     def _one_way(self) -> DataConfig:
         if (self.images is None) == (not self.subsets):
             raise ValueError('give either images = "folder" or subsets, one table for each source')
-        sides = self.resolution if isinstance(self.resolution, tuple) else (self.resolution,) * 2
-        if min(sides) < 16 or any(side % 8 for side in sides):
-            raise ValueError("resolution must be a multiple of 8, at least 16")
+        checked(self.resolution)
         return self
 
     @property
@@ -130,4 +136,17 @@ class DataConfig(Config):
     @property
     def size(self) -> tuple[int, int]:
         """Resolution as (width, height)."""
-        return self.resolution if isinstance(self.resolution, tuple) else (self.resolution, self.resolution)
+        return sides_of(self.resolution)
+
+
+def sides_of(resolution: int | tuple[int, int]) -> tuple[int, int]:
+    """(width, height)."""
+    return resolution if isinstance(resolution, tuple) else (resolution, resolution)
+
+
+def checked(resolution: int | tuple[int, int]) -> int | tuple[int, int]:
+    """The same. Raises ValueError if latents cannot have such a size."""
+    sides = sides_of(resolution)
+    if min(sides) < 16 or any(side % 8 for side in sides):
+        raise ValueError("resolution must be a multiple of 8, at least 16")
+    return resolution

@@ -55,7 +55,8 @@ class Dataset:
         folder = self.config.cache_dir or default_folder()
         self._latents, self._texts = LatentCache(folder), TextCache(folder)
         self._ahead = Ahead(self.config.workers)
-        self._places: dict[Size, Placement] = {}
+        self._places: dict[tuple[Size, Size], Placement] = {}
+        self._rules: dict[Size, Buckets] = {self.config.size: self.buckets}
         self.epoch = lru_cache(2)(self._epoch)
         self._order = lru_cache(2)(lambda number: {plan: i for i, plan in enumerate(self.epoch(number))})
 
@@ -87,9 +88,13 @@ class Dataset:
 
     def placement(self, record: ImageRecord) -> Placement:
         """Bucket and size of an image."""
-        if record.size not in self._places:
-            self._places[record.size] = self.buckets.place(record.size)
-        return self._places[record.size]
+        resolution = record.resolution or self.config.size
+        if resolution not in self._rules:
+            self._rules[resolution] = Buckets.of(self.config.model_copy(update={"resolution": resolution}))
+        key = (record.size, resolution)
+        if key not in self._places:
+            self._places[key] = self._rules[resolution].place(record.size)
+        return self._places[key]
 
     def transforms(self, record: ImageRecord) -> tuple[Transform, ...]:
         """All transforms of an image, in order."""
@@ -274,7 +279,8 @@ def row_of(record: ImageRecord) -> list[Any]:
     """Everything about an image that decides what is trained."""
     changes = [t.model_dump(mode="json") for t in record.transforms]
     mask = record.mask_digest or record.mask
-    return [record.digest, record.captions, record.repeats, record.loss_weight, mask, changes]
+    row = [record.digest, record.captions, record.repeats, record.loss_weight, mask, changes]
+    return row if record.resolution is None else [*row, record.resolution]
 
 
 def counts(cache: TensorCache) -> dict[str, int]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from lorasmith.core.errors import Problem
 from lorasmith.data.captions import LINES, captions_of, read_text
-from lorasmith.data.config import SubsetConfig
+from lorasmith.data.config import SubsetConfig, sides_of
 from lorasmith.data.images import SUFFIXES, decode
 from lorasmith.data.masks import decode_mask, mask_path
 from lorasmith.data.metadata import read_metadata
@@ -40,7 +40,8 @@ class Found:
 class ImageRecord:
     """An image that was read whole: `size` is (width, height) as seen, `digest` the SHA-256 of the file.
 
-    `captions` is empty if there is none; `mask_digest` is the SHA-256 of the mask's file, if it has one.
+    `captions` is empty if there is none; `mask_digest` is the SHA-256 of the mask's file, if it has one;
+    `resolution` is (width, height) if it differs from the data's.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class ImageRecord:
     mask: Path | Literal["alpha"] | None = None
     mask_digest: str = ""
     transforms: tuple[Transform, ...] = ()
+    resolution: tuple[int, int] | None = None
 
     @property
     def caption(self) -> str:
@@ -197,6 +199,7 @@ def read_record(found: Found) -> ImageRecord | Problem:
         mask=mask,
         mask_digest=mask_digest,
         transforms=subset.transforms,
+        resolution=None if subset.resolution is None else sides_of(subset.resolution),
     )
 
 

@@ -266,3 +266,21 @@ def test_modules_of_the_full_model(convert: Convert, args: list[str], unet: int)
     assert sum(name.startswith("te.") for name in found) == 72
     assert sum(name.startswith("unet.") for name in found) == unet
     assert sum(tuple(places[name].shape[2:]) == (3, 3) for name in found) == (50 if args else 0)
+
+
+def test_datasets_of_several_resolutions(convert: Convert, train_dir: Path) -> None:
+    from lorasmith.data.dataset import Dataset
+
+    (train_dir / "d.toml").write_text(
+        '[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "img/2_a"\n'
+        '[[datasets]]\nresolution = [32, 64]\n[[datasets.subsets]]\nimage_dir = "img/2_a"\n'
+    )
+    config = load_config(convert(dataset_config="d.toml", resolution=None).config)
+    data = Dataset.build(config.data, seed=0)
+    assert [data.placement(record).bucket for record in data.records] == [(64, 64)] * 3 + [(32, 64)] * 3
+    (train_dir / "d.toml").write_text(
+        (train_dir / "d.toml").read_text().replace("resolution = 64", "resolution = 64\nbatch_size = 2")
+    )
+    with pytest.raises(ConfigError) as error:
+        convert(dataset_config="d.toml")
+    assert problems(error) == ["datasets.1.batch_size"]

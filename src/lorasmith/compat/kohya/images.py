@@ -11,6 +11,16 @@ from lorasmith.compat.kohya.folders import Piece, pieces, plain_set
 from lorasmith.compat.options import Parsed
 from lorasmith.core.errors import Problem
 
+SHARED = (
+    "batch_size",
+    "enable_bucket",
+    "bucket_no_upscale",
+    "bucket_reso_steps",
+    "min_bucket_reso",
+    "max_bucket_reso",
+    "validation_split",
+)
+"""Keys that all datasets of a file must have alike."""
 REFUSED: dict[str, str] = {
     "color_aug": "leave it out, or change colours in the images",
     "face_crop_aug_range": "crop the images around the faces, or use random_crop",
@@ -52,9 +62,11 @@ def convert_data(parsed: Parsed, notes: list[str], problems: list[Problem]) -> d
     for one in sets:
         notes += one.notes
     table = sizes(sets, notes, problems)
-    table["subsets"] = [
-        subset for one in sets for piece in pieces(one) for subset in [subset_of(piece, values, notes, problems)]
-    ]
+    table["subsets"] = []
+    for one in sets:
+        own = table["resolution"] if one is sets[0] else resolution_of(one.values["resolution"], problems)
+        extra = {} if own == table["resolution"] else {"resolution": own}
+        table["subsets"] += [subset_of(piece, values, notes, problems) | extra for piece in pieces(one)]
     table["workers"] = values["max_data_loader_n_workers"] if "max_data_loader_n_workers" in given else 0
     if table["workers"]:
         notes.append("max_data_loader_n_workers counts only where latents cannot be cached")
@@ -62,22 +74,16 @@ def convert_data(parsed: Parsed, notes: list[str], problems: list[Problem]) -> d
 
 
 def sizes(sets: Sequence[Set], notes: list[str], problems: list[Problem]) -> dict[str, Any]:
-    """Resolution, batch, buckets and validation, which all datasets must agree on."""
-    found = [size_of(one, notes, problems) for one in sets]
-    for one, table in zip(sets[1:], found[1:], strict=True):
-        for key in table:
-            if table[key] != found[0][key]:
-                problems.append(
-                    Problem(
-                        f"{one.where}.{key}",
-                        f"{table[key]} here and {found[0][key]} in {sets[0].where}",
-                        "the same for all datasets",
-                        "train on one of them, or with one setting",
-                    )
-                )
+    """Resolution, batch, buckets and validation of the first dataset; all but the resolution holds for all."""
+    for one in sets[1:]:
+        for key in SHARED:
+            if one.values[key] != sets[0].values[key]:
+                found = f"{one.values[key]} here and {sets[0].values[key]} in {sets[0].where}"
+                remedy = "train on one of them, or with one setting"
+                problems.append(Problem(f"{one.where}.{key}", found, "the same for all datasets", remedy))
     if len(sets) > 1 and not problems:
-        notes.append("the datasets are one here: a batch may hold images of all of them")
-    return found[0] if found else {}
+        notes.append("the datasets are one here: a batch may hold images of all of them that have one size")
+    return size_of(sets[0], notes, problems) if sets else {}
 
 
 def size_of(dataset: Set, notes: list[str], problems: list[Problem]) -> dict[str, Any]:
