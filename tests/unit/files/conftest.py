@@ -13,6 +13,7 @@ from lorasmith.adapters.attach import AdapterSet
 from lorasmith.adapters.base import AdapterConfig
 from lorasmith.families.load import load
 from lorasmith.families.stable import StableDiffusion
+from lorasmith.files.lora import Output
 from lorasmith.formats.base import Format
 from lorasmith.formats.kohya import Lycoris
 from lorasmith.formats.write import write
@@ -78,3 +79,9 @@ def make(families: Callable[..., StableDiffusion], tmp_path: Path) -> Callable[.
         return write(path, encoded.tensors, encoded.metadata | metadata, torch.float32), adapters
 
     return make
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Callable[..., Output]:
+    """A place to write to."""
+    return lambda name="out.safetensors", **more: Output(tmp_path / name, **more)

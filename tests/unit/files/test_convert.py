@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,16 +20,10 @@ from lorasmith.adapters.norm import Norm
 from lorasmith.adapters.oft import OFT
 from lorasmith.core.errors import LorasmithError
 from lorasmith.files.convert import convert
-from lorasmith.files.lora import Output
 
 LORA = LoRA(rank=3, alpha=2, layers="full")
 LINEAR = ("unet.mid_block.*to_*", "unet.mid_block.*conv1", "te.*q_proj")
 TO = ("kohya", "peft", "portable", "lycoris", "diff")
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Callable[..., Output]:
-    return lambda name="out.safetensors", **more: Output(tmp_path / name, **more)
 
 
 @pytest.mark.parametrize("to", TO)
