@@ -20,11 +20,12 @@ from lorasmith.data.transforms.base import Sample
 NEEDED: dict[str, dict[str, Any]] = {
     "template": {"templates": ["a photo of {caption}", "{caption}, drawn"]},
     "replace": {"words": {"cat": "<cat1> <cat2>"}},
+    "tags": {"shuffle": True},
 }
-"""Settings without a default."""
+"""Settings without a default, or with which a kind does something."""
 
 KINDS = sorted(registered(Transform))
-CAPTION = "garp, red hat, on a beach, smiling, at night"
+CAPTION = "garp, red hat, on a beach, smiling, {at night|by day}"
 
 
 def make(kind: str, **settings: Any) -> Any:

@@ -284,3 +284,21 @@ def test_datasets_of_several_resolutions(convert: Convert, train_dir: Path) -> N
     with pytest.raises(ConfigError) as error:
         convert(dataset_config="d.toml")
     assert problems(error) == ["datasets.1.batch_size"]
+
+
+@pytest.mark.parametrize("args", [[], ["relative_step=False", "scale_parameter=False", "warmup_init=False"]])
+def test_adafactor(convert: Convert, args: list[str]) -> None:
+    from transformers.optimization import Adafactor
+
+    values = {"optimizer_type": "AdaFactor", "optimizer_args": args, "learning_rate": 1e-3}
+    optimizer = load_config(convert(**values).config).optimizer
+    weight = torch.nn.Parameter(torch.ones(4, 4))
+    expected = torch.nn.Parameter(torch.ones(4, 4))
+    own = dict(argument.split("=") for argument in args)
+    theirs = Adafactor([expected], lr=1e-3 if args else None, **{k: v == "True" for k, v in own.items()})
+    built = optimizer.build([{"params": [weight], "lr": 1e-3}])
+    for parameter, stepper in ((weight, built), (expected, theirs)):
+        parameter.grad = torch.full((4, 4), 0.5)
+        stepper.step()
+    assert torch.equal(weight, expected)
+    assert not torch.equal(weight, torch.ones(4, 4))

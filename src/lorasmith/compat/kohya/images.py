@@ -24,9 +24,6 @@ SHARED = (
 REFUSED: dict[str, str] = {
     "color_aug": "leave it out, or change colours in the images",
     "face_crop_aug_range": "crop the images around the faces, or use random_crop",
-    "keep_tokens_separator": "use keep_tokens",
-    "secondary_separator": "write the tags as they shall be read",
-    "enable_wildcard": "write the alternatives as several captions of an image",
     "caption_dropout_every_n_epochs": "use caption_dropout_rate = 1 / N",
     "token_warmup_step": "leave it out; caption_tag_dropout_rate has a similar aim",
     "custom_attributes": "leave them out",
@@ -166,13 +163,32 @@ def transforms_of(source: Source) -> list[dict[str, Any]]:
         found.append({"kind": "template", "templates": [" ".join(word for word in words if word)]})
     if source.caption_dropout_rate:
         found.append({"kind": "caption_dropout", "rate": source.caption_dropout_rate})
-    tags = {"keep": source.keep_tokens, "separator": source.caption_separator or ","}
-    if source.shuffle_caption:
-        found.append({"kind": "shuffle", **tags})
-    if source.caption_tag_dropout_rate:
-        found.append({"kind": "tag_dropout", "rate": source.caption_tag_dropout_rate, **tags})
+    if source.enable_wildcard:
+        found.append({"kind": "wildcard"})
+    found += tags_of(source)
     if source.flip_aug:
         found.append({"kind": "flip"})
     if source.random_crop:
         found.append({"kind": "random_crop"})
+    return found
+
+
+def tags_of(source: Source) -> list[dict[str, Any]]:
+    """Shuffling and dropout of tags; in one transform where separators tell the fixed ones."""
+    shared = {"keep": source.keep_tokens, "separator": source.caption_separator or ","}
+    if source.keep_tokens_separator or source.secondary_separator:
+        table = {
+            "kind": "tags",
+            **shared,
+            "keep_separator": source.keep_tokens_separator,
+            "group_separator": source.secondary_separator,
+            "shuffle": bool(source.shuffle_caption),
+            "dropout": source.caption_tag_dropout_rate,
+        }
+        return [{key: value for key, value in table.items() if value not in (None, "")}]
+    found: list[dict[str, Any]] = []
+    if source.shuffle_caption:
+        found.append({"kind": "shuffle", **shared})
+    if source.caption_tag_dropout_rate:
+        found.append({"kind": "tag_dropout", "rate": source.caption_tag_dropout_rate, **shared})
     return found

@@ -29,10 +29,11 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "dadaptlion": ("dadaptation.DAdaptLion", {}),
     "dadaptsgd": ("dadaptation.DAdaptSGD", {}),
     "prodigy": ("prodigyopt.Prodigy", {}),
+    "adafactor": ("transformers.optimization.Adafactor", {}),
 }
 """Names of the original, in small letters, that are no kind of ours: class and arguments."""
-ITSELF = ("adafactor", "radamschedulefree", "adamwschedulefree", "sgdschedulefree")
-"""Optimizers that need more than a class: a schedule or modes of their own."""
+ITSELF = ("radamschedulefree", "adamwschedulefree", "sgdschedulefree")
+"""Optimizers that need more than a class: a mode for training and one for looking at the weights."""
 SCHEDULES = {
     "constant": "constant",
     "constant_with_warmup": "constant",
@@ -60,6 +61,8 @@ def convert_optimizer(values: Mapping[str, Any], notes: list[str], problems: lis
     found = {key: arguments.literal(key) for key in list(arguments.texts)}
     table = kind_of(asked, found, problems)
     table |= rates(values, notes)
+    if asked.lower() == "adafactor" and found.get("relative_step", True):
+        notes.append("AdaFactor with relative_step makes its own learning rates: none of the config's counts")
     rate = max(value for key, value in table.items() if key.endswith("lr"))
     if asked.lower().startswith(ADAPTIVE) and rate <= 0.1:
         notes.append(f"{asked} finds the learning rate by itself and wants learning_rate = 1.0, not {rate:g}")

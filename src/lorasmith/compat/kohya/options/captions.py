@@ -2,8 +2,6 @@
 
 from lorasmith.compat.options import Option
 
-TEMPLATE = "write it into the captions"
-
 OPTIONS = (
     Option("caption_extension", "text", ".caption", to="data.subsets.caption_extension"),
     Option("caption_extention", "text", None, to="data.subsets.caption_extension", note="old spelling"),
@@ -16,10 +14,17 @@ OPTIONS = (
         "data.transforms",
     ),
     Option("keep_tokens", "int", 0, to="data.transforms"),
-    Option("keep_tokens_separator", "text", "", "refused", "use keep_tokens"),
+    Option(
+        "keep_tokens_separator",
+        "text",
+        "",
+        "better",
+        "it never stays in the caption, shuffled or not",
+        "data.transforms",
+    ),
     Option("caption_separator", "text", ",", to="data.transforms"),
-    Option("secondary_separator", "text", None, "refused", TEMPLATE),
-    Option("enable_wildcard", state="refused", note="write the alternatives as several captions of an image"),
+    Option("secondary_separator", "text", None, to="data.transforms"),
+    Option("enable_wildcard", to="data.transforms"),
     Option("caption_prefix", "text", None, to="data.transforms"),
     Option("caption_suffix", "text", None, to="data.transforms"),
     Option("caption_dropout_rate", "float", 0.0, to="data.transforms"),
