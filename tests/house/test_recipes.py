@@ -10,13 +10,13 @@ import pytest
 from lorasmith.train.config import load_config
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
 def test_a_recipe_is_valid_and_says_how_to_run_it(path: Path) -> None:
     load_config(path)
-    assert f"lorasmith train recipes/{path.name}" in "".join(path.read_text().splitlines(True)[:3])
+    assert f"lorasmith train {path.relative_to(ROOT).as_posix()}" in "".join(path.read_text().splitlines(True)[:3])
 
 
 def test_the_demo_is_the_recipe() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from lorasmith.adapters.attach import AdapterSet, chosen
 from lorasmith.adapters.base import LayerRule
 from lorasmith.adapters.dora import DoRA
 from lorasmith.adapters.layer import Adapted
+from lorasmith.adapters.loha import LoHa
 from lorasmith.adapters.lora import LoRA
 from lorasmith.adapters.norm import Norm
 from lorasmith.adapters.oft import OFT
@@ -152,6 +155,52 @@ def test_others_act_one_after_the_other(kinds: tuple[type, type]) -> None:
     torch.testing.assert_close(model.attn["to_q"](x), together, rtol=1e-4, atol=1e-5)
     for adapters in reversed(sets):
         adapters.unmerge()
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_several_kinds_on_one_layer_come_off_in_any_order(order: tuple[int, ...]) -> None:
+    """What is left acts as if the others had never been there; at the end the very modules and weights are back."""
+    model, x = Model(), torch.randn(3, 8)
+    places = model.places()
+    original, state = model.attn["to_q"], {k: v.clone() for k, v in model.state_dict().items()}
+    kinds = (LoRA(layers="attention", rank=2), OFT(layers="attention", block_size=4), LoHa(layers="attention", rank=2))
+    sets = [move(AdapterSet.create(kind, places, PRESETS, seed=i), i) for i, kind in enumerate(kinds)]
+    strengths = (0.5, 0.8, -1.5)
+    for adapters, strength in zip(sets, strengths, strict=True):
+        adapters.attach().set_strength(strength)
+    left = [0, 1, 2]
+    for gone in order:
+        weight = model.attn["to_q"].base.weight  # type: ignore[union-attr]
+        for i in left:
+            weight = sets[i].adapters["unet.attn.to_q"].weight(weight, strengths[i])  # type: ignore[arg-type]
+        expected = torch.nn.functional.linear(x, weight, original.bias)  # type: ignore[arg-type]
+        torch.testing.assert_close(model.attn["to_q"](x), expected, rtol=1e-4, atol=1e-5)
+        sets[gone].detach()
+        left.remove(gone)
+    assert model.attn["to_q"] is original
+    assert model.state_dict().keys() == state.keys()
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+def test_the_order_counts_only_where_a_kind_reads_the_weight() -> None:
+    model, x = Model(), torch.randn(3, 8)
+    lora, loha, oft = (
+        move(AdapterSet.create(kind(layers="attention"), model.places(), PRESETS, seed=i), i)
+        for i, kind in enumerate((LoRA, LoHa, OFT))
+    )
+
+    def out(*sets: AdapterSet) -> torch.Tensor:
+        for adapters in sets:
+            adapters.attach()
+        found = model.attn["to_q"](x).detach()
+        for adapters in sets:
+            adapters.detach()
+        return found
+
+    base = out()
+    torch.testing.assert_close(out(lora, loha), out(loha, lora), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(out(lora, loha) - base, out(lora) + out(loha) - 2 * base, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(out(lora, oft), out(oft, lora), atol=1e-3)
 
 
 def test_merging_needs_detached_adapters_and_happens_once() -> None:
