@@ -102,7 +102,10 @@ class AnyOptimizer(OptimizerConfig):
         try:
             return getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
-            raise LorasmithError(f'optimizer.name: "{self.name}" cannot be imported ({error}); install it?') from None
+            package = module.split(".")[0].replace("_", "-")
+            raise LorasmithError(
+                f'optimizer.name: "{self.name}" cannot be imported ({error}). To install it: pip install {package}'
+            ) from None
 
 
 def update(optimizer: torch.optim.Optimizer, finite: torch.Tensor) -> None:

@@ -207,6 +207,8 @@ def test_optimizer_arguments(convert: Convert) -> None:
         ({"save_model_as": "ckpt"}, "save_model_as"),
         ({"log_with": "wandb"}, "log_with"),
         ({"resolution": "a"}, "resolution"),
+        ({"resize_interpolation": "nearest"}, "resize_interpolation"),
+        ({"optimizer_type": "AdamWScheduleFree"}, "optimizer_type"),
     ],
 )
 def test_refusals(convert: Convert, values: dict[str, Any], where: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lorasmith.compat.kohya.options.data import INTERPOLATIONS
 from lorasmith.compat.kohya.reading import read_file
 from lorasmith.compat.options import Option
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem, did_you_mean
@@ -26,7 +27,7 @@ IMAGE_KEYS = (
     Option("secondary_separator", "text"),
     Option("caption_prefix", "text"),
     Option("caption_suffix", "text"),
-    Option("resize_interpolation", "text"),
+    Option("resize_interpolation", "text", choices=INTERPOLATIONS),
     Option("caption_dropout_rate", "float", 0.0),
     Option("caption_tag_dropout_rate", "float", 0.0),
     Option("caption_dropout_every_n_epochs", "int", 0),

@@ -59,9 +59,8 @@ def convert_network(
     notes += arguments.rest()
     kinds = registered(AdapterConfig)
     if table.get("kind") not in kinds:
-        problems.append(
-            Problem("network_module", f'the kind "{table.get("kind")}" is not there', ", ".join(sorted(kinds)))
-        )
+        remedy = "use networks.lora, or lycoris.kohya with another algo"
+        problems.append(Problem("network_module", f'"{module}": there is no {table.get("kind")} here', remedy=remedy))
         return {}
     if values["scale_weight_norms"]:
         table["max_norm"] = values["scale_weight_norms"]

@@ -2,6 +2,7 @@
 
 from lorasmith.compat.options import Option
 
+INTERPOLATIONS = ("area", "lanczos", "box")
 ADDRESSED = "entries are found by the content of image and VAE and by the size, so none is ever stale"
 TEXTS = "texts are cached by themselves where nothing about them changes"
 
@@ -31,7 +32,8 @@ OPTIONS = (
         "text",
         None,
         "pointless",
-        "images shrink by area and grow by Lanczos, which is the original's default too",
+        "images shrink by area and grow by Lanczos, which is the original's default too; others are an error",
+        choices=INTERPOLATIONS,
     ),
     Option("color_aug", state="refused", note="leave it out, or change colours in the images"),
     Option("flip_aug", "flag", None, "better", "each view draws its own, also with several workers", "data.transforms"),
