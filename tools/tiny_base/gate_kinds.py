@@ -1,19 +1,34 @@
-"""Whether each adapter kind learns a character on the tiny base: `python -m tools.tiny_base.gate_kinds --to kinds.json`.
+"""Whether each adapter kind learns a character on the tiny base: `python -m tools.tiny_base.gate_kinds`.
 
-Trains each recipe of `recipes/kinds/` through the command line and lets the judge look, as `gate_lora` does. Wanted: garp
-in at least 75 % of the pictures. Results are added to the file after each recipe; those that are there are not made again.
+Trains each recipe of `recipes/kinds/` through the command line and lets the judge look, as `gate_lora` does. Wanted:
+garp in at least 75 % of the pictures. Results are added to the file `--to` after each recipe; those that are there are
+not made again. At the end, a table of all.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from lorasmith.families.load import load
 from lorasmith.infer.evaluate.judge import Judge
 from lorasmith.infer.loras import load_lora
 from tools.tiny_base.gate_lora import score, train
+
+
+def table(found: dict[str, Any], recipes: list[Path]) -> str:
+    """The results as rows of Markdown; `garp` and `others` in percent, before training in the first row."""
+    share = "{:.0%} | {:.0%}".format
+    rows = ["| kind | lr | garp | others | seconds | parameters |", "|---|---|---|---|---|---|"]
+    rows.append(f"| (base) | | {share(found['base']['garp'], found['base']['others'])} | | |")
+    for recipe in recipes:
+        rate, row = tomllib.loads(recipe.read_text())["optimizer"]["lr"], found[recipe.stem]
+        facts = f"{share(row['garp'], row['others'])} | {row['seconds']:.0f} | {row['parameters']:,}"
+        rows.append(f"| {recipe.stem} | {rate:g} | {facts} |")
+    return "\n".join(rows)
 
 
 def main() -> None:
@@ -38,6 +53,7 @@ def main() -> None:
             adapters.detach()
             print(recipe.stem, json.dumps(found[recipe.stem]), flush=True)
         options.to.write_text(json.dumps(found, indent=1) + "\n")
+    print(table(json.loads(options.to.read_text()), options.recipes))
 
 
 if __name__ == "__main__":

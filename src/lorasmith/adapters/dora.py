@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from lorasmith.adapters.base import Adapter, LayerSpec, kind_of
@@ -70,6 +71,12 @@ class DoRA(LoRA):
     over: Literal["lora", "loha", "lokr"] = "lora"
     axis: Axis = "input"
     """One magnitude per input (what A1111, Forge, ComfyUI and InvokeAI compute) or per output (the paper, peft)."""
+
+    @model_validator(mode="after")
+    def _has_down(self) -> Self:
+        if self.init == "eva" and self.over != "lora":
+            raise ValueError(f'init "eva" goes only with over "lora", not "{self.over}", which has no down')
+        return self
 
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> DoRAAdapter | None:  # type: ignore[override]
         shared = OVER[self.over].model_fields.keys() & DoRA.model_fields.keys() - {"kind"}
