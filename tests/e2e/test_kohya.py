@@ -113,6 +113,29 @@ def test_trains_unchanged(name: str, folder: Path, here: Program, modules: Calla
     assert any(t.abs().max() > 0 for t in moved)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("loha", "scripts_cn")])
+def test_diffusers_has_the_weights_of_training(name: str, folder: Path, here: Program) -> None:
+    """Every layer's change in diffusers is up @ down * alpha / rank of the file."""
+    from diffusers import StableDiffusionPipeline
+
+    assert here("as", "train_network", f"--config_file={name}.toml", "--save_precision=float").code == 0
+    file = folder / "out" / f"{name}.safetensors"
+    pipe = StableDiffusionPipeline.from_pretrained(ROOT / "src/lorasmith/assets/tiny-sd", safety_checker=None)
+    pipe.load_lora_weights(str(file))
+    tensors, layers = load_file(file), 0
+    for path, module in pipe.unet.named_modules():
+        if not hasattr(module, "lora_A"):
+            continue
+        key = f"lora_unet_{path}".replace(".", "_")
+        down, up = tensors[f"{key}.lora_down.weight"], tensors[f"{key}.lora_up.weight"]
+        assert torch.equal(module.lora_A["default_0"].weight, down)
+        assert torch.equal(module.lora_B["default_0"].weight, up)
+        assert module.scaling["default_0"] == pytest.approx(float(tensors[f"{key}.alpha"]) / down.shape[0])
+        layers += 1
+    assert layers == sum(k.startswith("lora_unet_") and k.endswith(".alpha") for k in tensors)
+
+
 def test_numbers_are_the_configs(folder: Path, here: Program) -> None:
     """Rank, alpha, dtype and the command line over the file."""
     answer = here("as", "train_network", "--config_file", "colab", "--network_dim=2", "--output_name", "other")
