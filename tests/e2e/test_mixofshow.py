@@ -104,7 +104,7 @@ def test_its_yaml_trains_and_its_test_draws(folder: Path, here: Program) -> None
     run = folder / "experiments" / "8101_EDLoRA_garp"
     exact = load_file(run / "8101_EDLoRA_garp.exact.safetensors")
     assert exact["lorasmith.word.0.te"].shape[:2] == (1, 16)
-    assert sum(name.endswith("lora_up.weight") for name in exact) == 128 + 4 * 3  # the UNet of SD 1.x, three text layers
+    assert sum(name.endswith("lora_up.weight") for name in exact) == 128 + 4 * 3  # the UNet; three text layers
     up = exact["lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q.alpha"]
     assert float(up) == 4.0  # their alpha is not divided by the rank
     assert json.loads((run / "summary.json").read_text())["length"]["steps"] == 3

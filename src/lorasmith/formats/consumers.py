@@ -198,7 +198,9 @@ def _kinds() -> Iterator[Rule]:
     yield Rule((COMFY,), "no", "it fails at BOFT without alpha", boft_without_alpha)
     yield Rule((FORGE, COMFY), "no", "it does not know IA3", has("ia3"))
     yield Rule((A1111, INVOKE), "no", "it fails at IA3 on the outputs of convolutions", ia3_conv_outputs)
-    yield Rule((A1111,), "partly", "it still expects GLoRA's old layout and skips those layers", has("glora"))
+    old = "it still expects GLoRA's old layout and skips those layers"
+    yield Rule((A1111,), "partly", old, has("glora"))
+    yield Rule((A1111,), "no", "there is nothing else in it", lambda s: set(s.kinds) == {"glora"})
     yield Rule((INVOKE,), "no", "it does not know GLoRA", has("glora"))
 
 

@@ -1,0 +1,196 @@
+"""Every adapter kind in every format, read by every reader: what comes of it, and what `lorasmith inspect` says."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from readers import READERS, RefusedError, Weights
+from torch import Tensor
+
+from lorasmith.adapters.attach import AdapterSet
+from lorasmith.adapters.base import AdapterConfig
+from lorasmith.core.errors import LorasmithError
+from lorasmith.core.registry import registered
+from lorasmith.families.load import load
+from lorasmith.families.resolve import find
+from lorasmith.formats.base import Format
+from lorasmith.formats.consumers import verdicts
+from lorasmith.formats.read import load as load_file
+from lorasmith.formats.survey import Survey
+from lorasmith.formats.write import write
+
+LAYERS = (
+    "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k",
+    "unet.mid_block.attentions.0.proj_in",
+    "unet.mid_block.resnets.0.conv1",
+    "unet.down_blocks.0.downsamplers.0.conv",
+    "te.text_model.encoder.layers.0.self_attn.*_proj",
+    "te.text_model.encoder.layers.0.mlp.fc1",
+)
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "LoRA, LoCon": ("lora", {"rank": 3, "alpha": 2}),
+    "LoRA, alphas by layer": ("lora", {"rank": 3, "alpha": 2, "overrides": [{"layers": "unet.mid*", "alpha": 3}]}),
+    "LoRA, Tucker": ("lora", {"rank": 3, "conv_rank": 2, "tucker": True}),
+    "LoRA, PiSSA": ("lora", {"rank": 2, "init": "pissa"}),
+    "DoRA along inputs": ("dora", {"rank": 3, "alpha": 2}),
+    "DoRA along outputs": ("dora", {"rank": 3, "axis": "output"}),
+    "DoRA over LoHa": ("dora", {"rank": 2, "over": "loha"}),
+    "LoHa": ("loha", {"rank": 2, "alpha": 1}),
+    "LoHa, Tucker": ("loha", {"rank": 2, "tucker": True}),
+    "LoKr": ("lokr", {"rank": 2, "alpha": 1, "factor": 4}),
+    "LoKr, full factors": ("lokr", {"full_matrix": True, "factor": 4}),
+    "LoKr, Tucker": ("lokr", {"rank": 1, "tucker": True, "factor": 4}),
+    "GLoRA": ("glora", {"rank": 2}),
+    "OFT": ("oft", {"block_size": 8}),
+    "OFT, bounded": ("oft", {"block_size": 8, "constraint": 1e-4}),
+    "BOFT": ("boft", {"block_size": 8}),
+    "IA3": ("ia3", {"layers": ("*.to_k", "te.*.self_attn.k_proj", "te.*.mlp.fc1")}),
+    "Full differences": ("full", {}),
+    "Norms of the UNet": ("norm", {"layers": ("unet.mid_block.resnets.0.norm1", "unet.down_blocks.*.norm2")}),
+}
+"""Name in the table, kind, settings."""
+SD1 = {"ss_base_model_version": "sd_v1"}
+"""The embedded base is narrower than a real one, so that its shapes do not tell."""
+FORMATS = ("kohya", "portable", "diff", "peft")
+DIFFUSERS = "diffusers"
+READER_NAMES = (*READERS, DIFFUSERS)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a reader makes of a file, `yes`, `partly`, `wrong` or `no`; what we say of it, and why."""
+
+    found: str
+    said: str
+    why: tuple[str, ...]
+
+
+@cache
+def family() -> Any:
+    return load("tiny-sd", dtype=torch.float32)
+
+
+def adapters_of(row: str) -> AdapterSet:
+    """Adapters with random numbers in all that is trained."""
+    kind, settings = ROWS[row]
+    config: Any = registered(AdapterConfig)[kind]
+    config = config(**({"layers": LAYERS} | settings))
+    places = family().named_layers(["unet", "te"], norms=config.on_norms)
+    found = AdapterSet.create(config, places, family().layer_presets, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in found.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    return found
+
+
+def trained(adapters: AdapterSet) -> Weights:
+    """Weights and biases by flat name, as training has them."""
+    found: Weights = {}
+    for name, adapter in adapters.adapters.items():
+        flat, base = family().kohya_name(name), adapters.weight_of(name)
+        found[flat] = (base + adapter.delta(base)).detach()
+        if (bias := adapter.bias_delta()) is not None:
+            found[f"{flat}.bias"] = (bias_of(name) + bias).detach()
+    return found
+
+
+def bias_of(name: str) -> Tensor:
+    owner, leaf = family().named_layers([name.split(".")[0]], norms=True)[name]
+    return getattr(owner, leaf).bias.detach()
+
+
+@cache
+def base_weights() -> Weights:
+    found: Weights = {}
+    for name, (owner, leaf) in family().named_layers(["unet", "te"], norms=True).items():
+        layer = getattr(owner, leaf)
+        flat = family().kohya_name(name)
+        found[flat] = layer.weight.detach()
+        if layer.bias is not None:
+            found[f"{flat}.bias"] = layer.bias.detach()
+    return found
+
+
+def judged(found: Weights, wanted: Weights) -> str:
+    """`yes` within 1e-5 of the changes, `partly` if what is there is right, else `wrong`; `no` if nothing is there."""
+    base = base_weights()
+    right = wrong = missing = 0
+    for name, weight in wanted.items():
+        change = (weight - base[name]).norm()
+        if change == 0:
+            continue
+        if name not in found or torch.equal(found[name], base[name]):
+            missing += 1
+        elif float((found[name].reshape(weight.shape) - weight).norm() / change) <= 1e-5:
+            right += 1
+        else:
+            wrong += 1
+    if wrong:
+        return "wrong"
+    return "no" if not right else "partly" if missing else "yes"
+
+
+def by_diffusers(path: Path) -> Weights:
+    """Stock diffusers, for real."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import logging as diffusers_logging
+
+    diffusers_logging.set_verbosity_error()
+    logging.getLogger("peft").setLevel(logging.ERROR)
+    pipe: Any = StableDiffusionPipeline.from_pretrained(find("tiny-sd").path, local_files_only=True)
+    pipe.to(torch.float32)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pipe.load_lora_weights(path)
+            pipe.fuse_lora()
+    except (ValueError, IndexError, KeyError, RuntimeError) as error:
+        raise RefusedError(str(error)) from None
+    found: Weights = {}
+    for prefix, model in (("lora_unet_", pipe.unet), ("lora_te_text_model_", pipe.text_encoder)):
+        for name, p in model.named_parameters():
+            path_ = name.replace(".base_layer", "").removeprefix("text_model.").rsplit(".", 1)
+            if "lora" not in name and len(path_) == 2:
+                flat = prefix + path_[0].replace(".", "_")
+                found[flat if path_[1] == "weight" else f"{flat}.bias"] = p.detach()
+    return found
+
+
+def cells(row: str, form: str) -> dict[str, Cell] | str:
+    """Reader to cell; or why the format cannot hold the kind."""
+    adapters = adapters_of(row)
+    maker: Any = registered(Format)[form]
+    try:
+        encoded = maker().encode_adapters(adapters.adapters, family(), adapters.weight_of)
+    except LorasmithError as error:
+        return str(error)
+    wanted = trained(adapters)
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder) / "lora.safetensors", encoded.tensors, encoded.metadata | SD1, torch.float32)
+        said = verdicts(Survey(load_file(path)))
+        return {name: cell(name, path, encoded.tensors, wanted, said[name]) for name in READER_NAMES}
+
+
+def cell(name: str, path: Path, tensors: Any, wanted: Weights, said: dict[str, Any]) -> Cell:
+    try:
+        found = by_diffusers(path) if name == DIFFUSERS else READERS[name].read(tensors, base_weights())
+        effect = judged(found, wanted)
+    except RefusedError:
+        effect = "no"
+    return Cell(effect, said["loads"], tuple(said["remarks"]))
+
+
+def table() -> Iterator[tuple[str, str, dict[str, Cell] | str]]:
+    """All rows and formats."""
+    for row in ROWS:
+        for form in FORMATS:
+            yield row, form, cells(row, form)

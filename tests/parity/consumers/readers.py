@@ -1,0 +1,192 @@
+"""What A1111, Forge, ComfyUI and InvokeAI make of a file of SD 1.x with kohya's names: re-statements of what their own
+code was measured to do, not their code. Each gives the changed weights by flat name, or raises `RefusedError`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import formulas as f
+import torch
+from torch import Tensor
+
+Weights = dict[str, Tensor]
+PRODUCTS = {"lora_up.weight": f.lora, "hada_w1_a": f.loha, "lokr_w1": f.lokr, "lokr_w1_a": f.lokr}
+
+
+class RefusedError(Exception):
+    """The file is not loaded at all."""
+
+
+class SkippedError(Exception):
+    """This layer is left as it is."""
+
+
+def groups(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        flat, _, leaf = name.partition(".")
+        found.setdefault(flat, {})[leaf] = tensor.float()
+    return found
+
+
+def product(words: f.Words, shape: torch.Size) -> Tensor | None:
+    return next((rule(words, shape) for word, rule in PRODUCTS.items() if word in words), None)
+
+
+class Reader(ABC):
+    """`base`: weights (and biases as `<flat>.bias`) by flat name."""
+
+    def read(self, tensors: Mapping[str, Tensor], base: Weights) -> Weights:
+        layers = groups(tensors)
+        self.admit(layers, base)
+        changed = {}
+        for flat, words in layers.items():
+            if flat not in base or not self.finds(flat, words):
+                continue
+            try:
+                changed[flat] = self.weight(words, base[flat])
+            except SkippedError:
+                continue
+            bias = words.get("diff_b", words.get("b_norm"))
+            if bias is not None:
+                changed[f"{flat}.bias"] = base[f"{flat}.bias"] + bias
+        return changed
+
+    def admit(self, layers: Mapping[str, f.Words], base: Weights) -> None:  # noqa: B027
+        """Raise RefusedError for what makes it refuse the file."""
+
+    def finds(self, flat: str, words: f.Words) -> bool:
+        return True
+
+    @abstractmethod
+    def weight(self, words: f.Words, base: Tensor) -> Tensor:
+        """The changed weight. Raises SkippedError or RefusedError."""
+
+
+class A1111(Reader):
+    def admit(self, layers: Mapping[str, f.Words], base: Weights) -> None:
+        for flat, words in layers.items():
+            lone = ("w_norm" in words and "b_norm" not in words) or ("diff_b" in words and "diff" not in words)
+            if flat in base and lone:
+                raise RefusedError("no module type accepts these words")
+
+    def finds(self, flat: str, words: f.Words) -> bool:
+        return flat != "lora_unet_conv_norm_out"
+
+    def weight(self, words: f.Words, base: Tensor) -> Tensor:
+        change = product(words, base.shape)
+        if change is not None:
+            whole = base + change
+            return f.by_inputs(whole, words["dora_scale"]) if "dora_scale" in words else whole
+        if "on_input" in words:
+            if base.dim() == 4 and not bool(words["on_input"]):
+                raise RefusedError("shapes of IA3")
+            return base + f.ia3(words, base)
+        if "diff" in words or "w_norm" in words:
+            return base + words.get("diff", words.get("w_norm", base)).reshape(base.shape)
+        if "a1.weight" in words:
+            raise SkippedError("the layout of GLoRA that it knows is older")
+        alpha = float(words.get("alpha", torch.zeros(())))
+        turn = f.oft if words["oft_blocks"].dim() == 3 else f.boft
+        return turn(words, base, bound=alpha * base.shape[0])
+
+
+PEFT = {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight", "lora_magnitude_vector": "dora_scale"}
+
+
+class Comfy(Reader):
+    def read(self, tensors: Mapping[str, Tensor], base: Weights) -> Weights:
+        return super().read({self.known(name): t for name, t in tensors.items()}, base)
+
+    def known(self, name: str) -> str:
+        """Of diffusers' names it knows those that are not of attention, and text encoders'; they have no alpha."""
+        leaf = next((word for word in PEFT if name.endswith(f".{word}")), None)
+        if leaf is None or ".to_" in name:
+            return name
+        path = name.removesuffix(f".{leaf}").replace("text_encoder.", "te.", 1)
+        return f"lora_{path.replace('.', '_')}.{PEFT[leaf]}"
+
+    def finds(self, flat: str, words: f.Words) -> bool:
+        return not (flat.startswith("lora_te") and ("w_norm" in words or "norm" in flat)) and "on_input" not in words
+
+    def weight(self, words: f.Words, base: Tensor) -> Tensor:
+        if "lokr_t2" in words:
+            raise SkippedError("a view of a tensor that has none")
+        change = product(words, base.shape)
+        if change is None and "a1.weight" in words:
+            change = f.glora(words, base)
+        if change is not None:
+            return self.decomposed(base, base + change, words)
+        if "oft_blocks" in words:
+            return self.rotated(words, base)
+        return base + words.get("diff", words.get("w_norm", base))
+
+    def decomposed(self, base: Tensor, whole: Tensor, words: f.Words) -> Tensor:
+        magnitude = words.get("dora_scale")
+        if magnitude is None:
+            return whole
+        if (
+            magnitude.shape[0] == base.shape[0]
+        ):  # along outputs, by the norm of the base; one-dimensional ones broadcast
+            norm = base.flatten(1).norm(dim=1).reshape(-1, *[1] * (base.dim() - 1))
+            try:
+                return (whole / norm * magnitude).reshape(base.shape)
+            except RuntimeError:
+                raise SkippedError("shapes of dora_scale") from None
+        return f.by_inputs(whole, magnitude)
+
+    def rotated(self, words: f.Words, base: Tensor) -> Tensor:
+        if words["oft_blocks"].dim() == 3:
+            return f.oft(words, base, bound=float(words.get("alpha", torch.zeros(()))), rescale=False)
+        if "alpha" not in words:
+            raise SkippedError("a bound that is None")
+        return f.boft(words, base, bound=float(words["alpha"]))
+
+
+class Forge(Comfy):
+    def known(self, name: str) -> str:
+        return name
+
+    def admit(self, layers: Mapping[str, f.Words], base: Weights) -> None:
+        unknown = sum(len(w) for flat, w in layers.items() if flat not in base or not self.finds(flat, w))
+        if unknown > 12:
+            raise RefusedError("more than 12 unknown tensors")
+        if any("lokr_t2" in words for words in layers.values()):
+            raise RefusedError("torch.kron of a tensor that is not contiguous")
+
+    def finds(self, flat: str, words: f.Words) -> bool:
+        return super().finds(flat, words) and "oft_blocks" not in words
+
+
+class Invoke(Reader):
+    def admit(self, layers: Mapping[str, f.Words], base: Weights) -> None:
+        if not any("attn2_to_k" in n or "attn2_to_v" in n for n in layers) and not any("lora_te_" in n for n in layers):
+            raise RefusedError("the base cannot be told")
+        if self.low_rank_kron(layers):
+            raise RefusedError("the base cannot be told")
+        for words in layers.values():
+            if "oft_blocks" in words or "a1.weight" in words:
+                raise RefusedError("unsupported lora format")
+            if "dora_scale" in words and "lora_up.weight" not in words:
+                raise RefusedError("KeyError")
+
+    def low_rank_kron(self, layers: Mapping[str, f.Words]) -> bool:
+        """Told by `lokr_w2_b`, with a dot too few in the name that it looks for."""
+        return all(any(w.startswith("lokr") for w in words) for words in layers.values()) and any(
+            "lokr_w2_b" in words for words in layers.values()
+        )
+
+    def weight(self, words: f.Words, base: Tensor) -> Tensor:
+        change = product(words, base.shape)
+        if change is not None:
+            whole = base + change
+            return f.by_inputs(whole, words["dora_scale"]) if "dora_scale" in words else whole
+        if "on_input" in words:
+            if base.dim() == 4 and not bool(words["on_input"]):
+                raise RefusedError("shapes of IA3")
+            return base + f.ia3(words, base)
+        return base + words.get("diff", words.get("w_norm", base)).reshape(base.shape)
+
+
+READERS: dict[str, Reader] = {"A1111": A1111(), "Forge": Forge(), "ComfyUI": Comfy(), "InvokeAI": Invoke()}
