@@ -119,11 +119,19 @@ def sample(
     return sample_to_folder(base, lines, Path(output), loras=uses, settings=chosen, progress=progress)
 
 
-def inspect(file: Path | str) -> dict[str, Any]:
-    """What a LoRA file holds: kind, rank, layers, trigger words, and how it was made, as plain data."""
+def inspect(file: Path | str, *, plot: Path | str | None = None) -> dict[str, Any]:
+    """What a LoRA file holds: kind, rank, layers, trigger words, and how it was made, as plain data.
+
+    `plot`: a picture to draw the size of each block's change into.
+    """
     from lorasmith.formats.inspect import inspect as read
 
-    return read(Path(file))
+    found = read(Path(file))
+    if plot is not None:
+        from lorasmith.formats.plot import plot as draw
+
+        draw(found["norms"], Path(file).name, Path(plot))
+    return found
 
 
 class Saving(TypedDict, total=False):

@@ -17,12 +17,16 @@ MOST_ENTRIES = 12
 
 
 def inspect_command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA, `.safetensors`.")], json: Json = False
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA, `.safetensors`.")],
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="PICTURE", help="Also draw the change of each block, as bars.")
+    ] = None,
+    json: Json = False,
 ) -> None:
     """Show what a LoRA file holds: kind, rank, layers, trigger words, and the settings it was made with."""
     from lorasmith import api
 
-    found = api.inspect(file)
+    found = api.inspect(file, plot=plot)
     if json:
         console.answer(found)
     else:
