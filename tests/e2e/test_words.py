@@ -110,6 +110,10 @@ def test_the_lora_finds_its_words_beside_it(pictures: Callable[..., Path], tmp_p
         assert answer.code == 0, answer.err
         images.append(Image.open(out / "00000-0.png").convert("RGB"))
     assert ImageChops.difference(*images).getbbox() is None
+    converted = ["--to", "portable", "--base", "tiny-sd", "-o", tmp_path / "plain.safetensors", "--json"]
+    answer = here("convert", tmp_path / "run" / "garp.exact.safetensors", *converted)
+    assert answer.code == 0, answer.err
+    assert "<g1>, <g2>" in answer.json["notes"][0]
     (tmp_path / "run" / "garp.exact.safetensors").unlink()
     answer = here(
         "sample", "--base", "tiny-sd", "--lora", result.file, "--prompt", "<g1>", "--steps", "1", "-o", tmp_path / "x"

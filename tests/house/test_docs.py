@@ -58,7 +58,7 @@ def test_commands_in_the_documents_exist(line: str) -> None:
     _, name, *arguments = shlex.split(line.split(";")[0])
     assert name in group.commands
     if name in ("as", "convert-config"):  # then come another program's own options
-        foreign = [word for word in arguments if word != "--"][0]
+        foreign = next(word for word in arguments if word != "--")
         assert foreign in (*all_scripts(), "NAME") or foreign.endswith(".toml")
         return
     known = {option for p in group.commands[name].params for option in p.opts}

@@ -57,6 +57,11 @@ def convert(path: Path, to: str, output: Output, *, base: str | Path | None = No
     extra = lora.bundled if to in CARRYING else {}
     if lora.bundled and not extra:
         notes.append(f"{len(lora.bundled)} tensors of new words are left out: {to} files cannot carry them")
+    if lora.words:
+        notes.append(
+            f"its new words ({', '.join(lora.words)}) are not in the new file; for user interfaces they are in the "
+            "embeddings folder of the run"
+        )
     approximated = f", the best LoRA of rank {rank} where needed, error {loss.error:.3g}" if loss.worst else ""
     save(output, lora, encoded, f"converted from {lora.spelling} names to {to}{approximated}", extra)
     error = loss.error if loss.worst else None

@@ -72,6 +72,8 @@ class Lora:
     spelling: str = "kohya"
     dtype: torch.dtype = torch.float32
     bundled: Mapping[str, Tensor] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
+    """New words in our own form, which no operation on layers carries on."""
 
 
 @dataclass
@@ -125,7 +127,7 @@ def read(path: Path, model: Model | None = None) -> Lora:
     found = Counter(t.dtype for t in file.tensors.values() if t.dim() and t.is_floating_point())
     dtype = found.most_common(1)[0][0] if found else torch.float32
     bundled = {f"bundle_emb.{w}.{p}": t for w, parts in file.embeddings.items() for p, t in parts.items()}
-    return Lora(path, model, layers, dict(file.metadata), file.spelling, dtype, bundled)
+    return Lora(path, model, layers, dict(file.metadata), file.spelling, dtype, bundled, tuple(file.words))
 
 
 def restore(lora: Lora, layer: str, base: Tensor) -> Adapter:
