@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from answers import ROOT, Program
+from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 TRAIN = """\
@@ -92,13 +93,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copy(image, tmp_path / "image" / f"{i}{image.suffix}")
     (tmp_path / "caption" / "0.txt").write_text("<TOK>, on grass, at night")
     (tmp_path / "prompts.txt").write_text("photo of a <TOK>\n\nphoto of a robot\n")
-    entry = {"instance_prompt": "<TOK>", "instance_data_dir": "image", "caption_dir": "caption"}
+    (tmp_path / "mask").mkdir()
+    for image in (tmp_path / "image").iterdir():
+        mask = Image.new("L", Image.open(image).size)
+        ImageDraw.Draw(mask).ellipse((20, 20, mask.width - 20, mask.height - 20), 255)
+        mask.save(tmp_path / "mask" / f"{image.stem}.png")
+    entry = {"instance_prompt": "<TOK>", "instance_data_dir": "image", "caption_dir": "caption", "mask_dir": "mask"}
     (tmp_path / "garp.json").write_text(json.dumps([entry]))
     return tmp_path
 
 
 def test_its_yaml_trains_and_its_test_draws(folder: Path, here: Program) -> None:
-    (folder / "train.yml").write_text(TRAIN.format(folder=folder, more=""))
+    (folder / "train.yml").write_text(
+        TRAIN.format(folder=folder, more="attn_reg_weight: 0.01")
+        .replace("use_mask: false", "use_mask: true")
+        .replace("use_mask_loss: false", "use_mask_loss: true")
+    )
     answer = here("as", "train_edlora", "-opt", folder / "train.yml")
     assert answer.code == 0, answer.err
     run = folder / "experiments" / "8101_EDLoRA_garp"
@@ -108,6 +118,11 @@ def test_its_yaml_trains_and_its_test_draws(folder: Path, here: Program) -> None
     up = exact["lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q.alpha"]
     assert float(up) == 4.0  # their alpha is not divided by the rank
     assert json.loads((run / "summary.json").read_text())["length"]["steps"] == 3
+
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    terms = [e["attention_regularisation"] for e in events if e["event"] == "step"]
+    assert len(terms) == 3
+    assert all(term > 0 for term in terms)
 
     out = folder / "drawn"
     arguments = ["--lora-path", run / "8101_EDLoRA_garp.safetensors", "--save-dir", out]

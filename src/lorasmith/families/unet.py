@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lorasmith.families import ops
+from lorasmith.families.attention_maps import Maps
 from lorasmith.families.unet_config import UNetConfig
 
 Run = Callable[..., Tensor]
@@ -288,6 +289,7 @@ class TransformerBlock(nn.Module):
     def __init__(self, channels: int, heads: int, context: int, order: int) -> None:
         super().__init__()
         self.heads, self.order = heads, order
+        self.watch: Maps | None = None
         self.norm1 = nn.LayerNorm(channels)
         self.attn1 = Attention(channels, channels)
         self.norm2 = nn.LayerNorm(channels)
@@ -300,6 +302,8 @@ class TransformerBlock(nn.Module):
         q, k, v = ops.ln_qkv(self.norm1, self.attn1, x)
         x = x + ops.linear(self.attn1.to_out[0], ops.attention(q, k, v, self.heads))
         q, k, v = ops.ln_qkv(self.norm2, self.attn2, x, context)
+        if self.watch is not None:
+            self.watch.see(q, k, self.heads)
         x = x + ops.linear(self.attn2.to_out[0], ops.attention(q, k, v, self.heads))
         return x + ops.linear(self.ff.net[2], ops.ln_geglu(self.norm3, self.ff.net[0].proj, x))
 

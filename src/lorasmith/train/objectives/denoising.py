@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -16,8 +17,10 @@ from lorasmith.diffusion.prediction import Epsilon, Prediction, VPrediction
 from lorasmith.diffusion.timesteps import TimestepSampler
 from lorasmith.diffusion.timesteps.uniform import Uniform
 from lorasmith.diffusion.weightings import Weighting
+from lorasmith.families.attention_maps import watched
 from lorasmith.families.base import Family
 from lorasmith.train.objectives.base import Objective, StepResult
+from lorasmith.train.objectives.parts import ObjectivePart
 
 PREDICTIONS: dict[str, Prediction] = {"epsilon": Epsilon(), "v_prediction": VPrediction()}
 
@@ -33,6 +36,8 @@ class Denoising(Objective):
     noise: tuple[Noise, ...] = ()
     loss: Loss = Field(default_factory=Mse)
     weightings: tuple[Weighting, ...] = ()
+    parts: tuple[ObjectivePart, ...] = ()
+    """Further terms of the loss; each is logged by its kind."""
 
     def __call__(self, family: Family, batch: Batch, rng: StepRng) -> StepResult:
         schedule, prediction = family.schedule, PREDICTIONS[family.prediction]
@@ -51,7 +56,7 @@ class Denoising(Objective):
                 added = change(added, x0, rng)
         x_t = schedule.add_noise(x0, added, t)
 
-        output = family.predict(x_t, t, batch.cond)
+        output, terms = self._predicted(family, x_t, t, batch)
         target = prediction.target(x0, noise, t, schedule)
 
         error = self.loss(output, target, t, schedule)
@@ -59,7 +64,21 @@ class Denoising(Objective):
         weight = batch.loss_weight
         for weighting in self.weightings:
             weight = weight * weighting(t, schedule, prediction)
-        return StepResult((weight * per_sample).sum(), per_sample.detach(), t)
+        loss = (weight * per_sample).sum() + len(per_sample) * sum(terms.values(), per_sample.new_zeros(()))
+        return StepResult(loss, per_sample.detach(), t, {name: term.detach() for name, term in terms.items()})
+
+    def _predicted(self, family: Family, x_t: Tensor, t: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The network's output, and the further terms by kind."""
+        assert batch.cond is not None
+        words = batch.cond.words
+        if not self.parts or words is None:
+            return family.predict(x_t, t, batch.cond), {}
+        columns = [part.columns(words) for part in self.parts]
+        with watched(family.unet, torch.cat(columns, 1), (x_t.shape[2], x_t.shape[3])) as maps:
+            output = family.predict(x_t, t, batch.cond)
+        counts = [found.shape[1] for found in columns]
+        each = maps.split(counts)
+        return output, {part.kind: part(own, batch) for part, own in zip(self.parts, each, strict=True)}  # type: ignore[attr-defined]
 
 
 def mean_per_sample(error: Tensor, mask: Tensor | None) -> Tensor:

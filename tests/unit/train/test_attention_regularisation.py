@@ -1,0 +1,104 @@
+"""Attention regularisation: the formulas again in float64, any size, with and without gradient checkpointing."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lorasmith.families.attention_maps import Maps, watched
+from lorasmith.families.base import Family
+from lorasmith.families.load import load
+from lorasmith.train.objectives.parts.attention_regularisation import AttentionRegularisation as Part
+
+
+@pytest.fixture(scope="module")
+def family() -> Family:
+    return load("tiny-sd", dtype=torch.float32)
+
+
+def words_of(*rows: list[int]) -> Tensor:
+    """Rows of new words by place, in texts of 77 tokens."""
+    found = torch.zeros(len(rows), 77, dtype=torch.int64)
+    for i, row in enumerate(rows):
+        found[i, : len(row)] = torch.tensor(row)
+    return found
+
+
+def test_mentions_are_adjectives_and_a_subject() -> None:
+    columns = Part().columns(words_of([0, 1, 2, 0, 1, 2, 0], [0, 3, 0], [0, 0]))
+    assert columns[0, 0].nonzero().flatten().tolist() == [1, 4]
+    assert columns[0, 1].nonzero().flatten().tolist() == [2, 5]
+    assert columns[0].sum(-1).tolist() == [1, 1]
+    assert columns[1, 0].sum() == 0
+    assert columns[1, 1].nonzero().flatten().tolist() == [1]
+    assert columns[2].sum() == 0
+
+
+@pytest.mark.parametrize("maximum", ["sample", "batch"])
+@pytest.mark.parametrize("full", [True, False])
+def test_the_terms_are_those_of_the_paper(full: bool, maximum: Any) -> None:
+    torch.manual_seed(0)
+    part = Part(weight=0.3, full_identity=full, maximum=maximum)
+    maps = Maps(part.columns(words_of([0, 1, 2], [0, 1, 2], [0])), (8, 6))
+    for height, width in ((8, 6), (4, 3), (2, 2)):
+        maps._found[height * width] = [torch.rand(3, height * width, 2) for _ in range(2)]
+    mask = (torch.rand(3, 1, 8, 6) > 0.5).float()
+    found = part(maps, SimpleNamespace(mask=mask))  # type: ignore[arg-type]
+
+    wanted = 0.0
+    for (height, width), pixels in (((8, 6), 48), ((4, 3), 12), ((2, 2), 4)):
+        a = np.mean([m.double().numpy() for m in maps._found[pixels]], 0)[:2].reshape(2, height, width, 2)
+        rows = (np.arange(height) * 8 // height)[:, None]
+        m = mask[:2, 0].double().numpy()[:, rows, np.arange(width) * 6 // width]
+        scaled = a / (a.max((0, 1, 2)) if maximum == "batch" else a.max((1, 2), keepdims=True))
+        if m.min() == 0:
+            wanted += scaled[..., 0][m == 0].mean()
+        if full:
+            wanted += ((scaled[..., 1] - m) ** 2).mean()
+        elif m.min() == 0:
+            wanted += scaled[..., 1][m == 0].mean()
+    if maximum == "sample":
+        assert float(found) == pytest.approx(0.3 * wanted, rel=1e-5)
+    else:  # the third sample, without words, has no part in the maximum either
+        maps._found = {n: [f.clone().index_fill_(0, torch.tensor([2]), 0) for f in v] for n, v in maps._found.items()}
+        assert float(part(maps, SimpleNamespace(mask=mask))) == pytest.approx(0.3 * wanted, rel=1e-5)  # type: ignore[arg-type]
+
+
+def test_nothing_to_say_is_zero_not_nan() -> None:
+    part = Part()
+    maps = Maps(part.columns(words_of([0, 1])), (4, 4))
+    maps._found[16] = [torch.rand(1, 16, 2)]
+    assert float(part(maps, SimpleNamespace(mask=None))) == 0  # type: ignore[arg-type]
+    whole = part.model_copy(update={"full_identity": False})
+    assert float(whole(maps, SimpleNamespace(mask=torch.ones(1, 1, 4, 4)))) == 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [(16, 16), (24, 8), (9, 14)])
+def test_maps_are_attention_and_checkpointing_changes_nothing(size: tuple[int, int], family: Any) -> None:
+    torch.manual_seed(1)
+    x, t = torch.randn(2, 4, *size), torch.tensor([10, 500])
+    columns = Part().columns(words_of([0, 1, 2], [0, 0, 1, 2]))
+    results = []
+    for checkpointing in (False, True):
+        family.checkpoint_gradients(checkpointing)
+        context = torch.randn(2, 77, 128, generator=torch.Generator().manual_seed(2)).requires_grad_()
+        with watched(family.unet, columns, size) as maps:
+            out = family.unet(x, t, context)
+        found = maps.by_size()
+        assert sum(len(m) for m in maps._found.values()) == 16
+        assert {n.shape[2:] for n in found.values()} == {torch.Size(s) for s in found}
+        (out.square().mean() + sum(m.square().sum() for m in found.values())).backward()
+        results.append((out.detach(), found, context.grad))
+    family.checkpoint_gradients(False)
+    plain = family.unet(x, t, context.detach())
+    assert torch.allclose(results[0][0], plain, atol=1e-6)  # watching changes no output
+    assert torch.equal(results[0][2], results[1][2])
+    for size_, found in results[0][1].items():
+        assert torch.equal(found, results[1][1][size_])
+        assert float(found.detach().flatten(2).min()) > 0
+        assert float(found.detach().max()) < 1
