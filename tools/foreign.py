@@ -1,4 +1,4 @@
-"""Write `docs/kohya.md` from the tables of options that the code uses.
+"""Write `docs/kohya.md`, `docs/diffusers.md` and `docs/mixofshow.md` from the tables of options that the code uses.
 
 python -m tools.foreign           # write
 python -m tools.foreign --check   # exit 1 if what is there is not current
@@ -15,9 +15,9 @@ from lorasmith.compat.kohya.dataset import IMAGE_KEYS, SIZE_KEYS, SOURCE_KEYS
 from lorasmith.compat.kohya.images import REFUSED
 from lorasmith.compat.kohya.network import ALGORITHMS, MODULES, PRESETS
 from lorasmith.compat.kohya.options import OPTIONS, SDXL_OPTIONS, SECTIONS
-from lorasmith.compat.options import STATES, Option
+from lorasmith.compat.options import STATES, Option, all_scripts
 
-TARGET = Path(__file__).parents[1] / "docs" / "kohya.md"
+DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """# Kohya's configs
 
 Written by `python -m tools.foreign` from the tables that the code uses; a test fails when it is not current.
@@ -40,8 +40,38 @@ name is moved aside. `--resume=output_dir/output_name` continues a run, exactly.
 """
 
 
+DIFFUSERS = """# diffusers' example scripts
+
+Written by `python -m tools.foreign` from the tables that the code uses; a test fails when it is not current.
+
+```bash
+lorasmith as train_dreambooth_lora --pretrained_model_name_or_path=... --instance_data_dir=... --instance_prompt="..."
+lorasmith convert-config -- train_text_to_image_lora --pretrained_model_name_or_path=... --train_data_dir=...
+```
+
+Every option of the original has its default and meaning, but for what the notes say. `output_dir` is the run's
+folder: it holds `pytorch_lora_weights.safetensors` (with the alphas that the originals leave out), the same LoRA
+under kohya's names, and all else of a run. With prior preservation a batch holds as many class pictures as pictures
+of the thing; the mean over both is half of the original's sum, which AdamW does not feel but gradient clipping does.
+Pictures keep their shape, in buckets.
+"""
+MIX_OF_SHOW = """# Mix-of-Show's YAML files
+
+Written by `python -m tools.foreign` from the tables that the code uses; a test fails when it is not current.
+
+```bash
+lorasmith as train_edlora -opt EDLoRA_x.yml
+lorasmith as test_edlora -opt EDLoRA_x.yml --lora-path experiments/x/x.safetensors --save-dir results
+```
+
+The run is in `experiments/<name>`: `<name>.safetensors` (the LoRA, for every program), `<name>.exact.safetensors`
+(with the words of each cross-attention layer) and `embeddings/` (the words for user interfaces: the mean over the
+layers).
+"""
+
+
 def page() -> str:
-    """The whole page."""
+    """The page of sd-scripts."""
     counts = Counter(option.state for option in OPTIONS)
     says = "; ".join(f"{STATES[state]}: {counts[state]}" for state in STATES)
     parts = [HEAD, "## Options", f"{len(OPTIONS)} options of `train_network`. {says}."]
@@ -49,6 +79,30 @@ def page() -> str:
         parts += [f"### {title}", table(options)]
     parts += ["### Of sdxl_train_network besides", table(SDXL_OPTIONS), dataset(), networks()]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def scripts(head: str, origin: str) -> str:
+    """The page of all scripts of one origin; a script like one before it shows only what differs."""
+    parts, before = [head], {}
+    for name, script in all_scripts().items():
+        if script.origin != origin:
+            continue
+        new = tuple(o for o in script.options if before.get(o.name) != o)
+        missing = sorted(before.keys() - {o.name for o in script.options})
+        says = f"Without {', '.join(f'`{n}`' for n in missing)}. " if missing and before else ""
+        says += f"{len(script.options)} options" + ("; the others as above." if len(new) < len(script.options) else ".")
+        parts += [f"## {name}", says, table(new)]
+        before = {o.name: o for o in script.options}
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def pages() -> dict[str, str]:
+    """File name to page."""
+    return {
+        "kohya.md": page(),
+        "diffusers.md": scripts(DIFFUSERS, "diffusers"),
+        "mixofshow.md": scripts(MIX_OF_SHOW, "Mix-of-Show"),
+    }
 
 
 def table(options: tuple[Option, ...]) -> str:
@@ -115,10 +169,13 @@ def main() -> None:
     """Write or check."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--check", action="store_true")
-    if not parser.parse_args().check:
-        TARGET.write_text(page(), encoding="utf-8")
-    elif not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != page():
-        sys.exit(f"{TARGET.name} is not current; run: python -m tools.foreign")
+    check = parser.parse_args().check
+    for name, text in pages().items():
+        target = DOCS / name
+        if not check:
+            target.write_text(text, encoding="utf-8")
+        elif not target.is_file() or target.read_text(encoding="utf-8") != text:
+            sys.exit(f"{name} is not current; run: python -m tools.foreign")
 
 
 if __name__ == "__main__":

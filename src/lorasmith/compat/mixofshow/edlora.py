@@ -102,7 +102,7 @@ def subsets(v: dict[str, Any]) -> list[dict[str, Any]]:
         listed = json.loads(path.read_text(encoding="utf-8"))
         found = []
         for entry in listed:
-            own = {"images": entry["instance_data_dir"], "caption": entry["instance_prompt"]}
+            own = {"images": entry["instance_data_dir"], "caption": entry["instance_prompt"], "caption_lines": "first"}
             if v["datasets.train.use_caption"] and entry.get("caption_dir"):
                 own["captions"] = entry["caption_dir"]
             elif not v["datasets.train.use_caption"]:
