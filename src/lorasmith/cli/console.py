@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lorasmith.core.errors import ConfigError, LorasmithError
+from lorasmith.core.launch import launched
 from lorasmith.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -55,7 +56,16 @@ def fail(error: LorasmithError, as_json: bool) -> None:
         problems = [vars(p) for p in error.problems] if isinstance(error, ConfigError) else []
         answer({"error": str(error), "problems": problems})
     terminal().print("error:", style="bold red", end=" ")
-    say(str(error))
+    say(f"{rank_name()}{error}")
+
+
+def rank_name() -> str:
+    """`rank 1 of 2: ` in a process that is one of several."""
+    try:
+        place = launched()
+    except LorasmithError:
+        return ""
+    return f"rank {place.index} of {place.count}: " if place.count > 1 else ""
 
 
 def progress_for(stream: TextIO | None = None) -> Progress:

@@ -10,6 +10,7 @@ import typer
 
 from lorasmith.cli import console
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.launch import launched
 
 Config = Annotated[str | None, typer.Argument(metavar="CONFIG.toml", help="The run's settings, as TOML or JSON.")]
 Overrides = Annotated[
@@ -48,6 +49,8 @@ def train_command(
     source = {} if config is None else Path(config)
     progress = console.progress_for()
     result = api.train(source, overrides=changes, output=output, resume=resume, overwrite=overwrite, progress=progress)
+    if not launched().first:
+        return
     if result.finished:
         console.say(
             f"LoRA:   {result.file}\nreport: {result.report}\nsteps:  {result.steps} in {console.clock(result.seconds)}"

@@ -59,6 +59,13 @@ class TensorCache:
         self._resident[key] = found
         return found
 
+    def _keeps(self, key: str) -> bool:
+        """Whether another process has written it meanwhile; then it is read, and counts as missing all the same."""
+        found = read(self._path(key))
+        if found is not None:
+            self._resident[key] = found
+        return found is not None
+
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors in memory and, if the disk allows, in a file."""
         own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}

@@ -25,7 +25,7 @@ from lorasmith.data.batch import Batch, Item, Plan
 from lorasmith.data.buckets import Buckets, Placement, Size
 from lorasmith.data.cache import TensorCache, default_folder
 from lorasmith.data.config import DataConfig, SubsetConfig
-from lorasmith.data.latents import LatentCache
+from lorasmith.data.latents import LatentCache, Sharing
 from lorasmith.data.pixels import DOWNSCALE
 from lorasmith.data.scan import ImageRecord, Scan, scan
 from lorasmith.data.texts import TextCache, TextPlan, outcomes
@@ -130,8 +130,10 @@ class Dataset:
         size = self.config.batch_size
         return [Plan(tuple(p), b, True) for b, items in sorted(members.items()) for p in parts(items, size)]
 
-    def prepare(self, family: Family, *, text: TextPlan | None, progress: Progress) -> None:
-        """Fill the caches; models are used only for what is missing.
+    def prepare(
+        self, family: Family, *, text: TextPlan | None, progress: Progress, share: Sharing | None = None
+    ) -> None:
+        """Fill the caches; models are used only for what is missing, and each image by one of those who `share`.
 
         `text` None: the text encoder is trained, so texts are encoded anew in each step; so they are if captions change
         in more ways than can be kept. Raises LorasmithError if latents come out that are not finite.
@@ -139,7 +141,7 @@ class Dataset:
         for problem in self.skipped:
             progress.say(f"left out: {problem.where}: {problem.found}")
         if self.config.cache_latents:
-            self._latents.fill(self._views(), family, progress)
+            self._latents.fill(self._views(), family, progress, share)
         captions = None if text is None else self._captions()
         if text is not None and captions is not None:
             self._texts.fill(captions, family, text, progress)

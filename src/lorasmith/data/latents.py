@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +14,16 @@ from lorasmith.core.progress import Progress
 from lorasmith.data.cache import TensorCache
 from lorasmith.data.views import View
 from lorasmith.families.base import Family
+
+
+class Sharing(Protocol):
+    """Several processes that fill one cache together; this one is `index` of `count`."""
+
+    index: int
+    count: int
+
+    def wait(self) -> None:
+        """Until all have come so far."""
 
 
 class LatentCache(TensorCache):
@@ -26,11 +37,21 @@ class LatentCache(TensorCache):
         self.encoder: dict[str, str] | None = None
         """Family and VAE that made the latents; None before they are made."""
 
-    def fill(self, views: Iterable[View], family: Family, progress: Progress) -> None:
-        """Encode the views that are missing. Raises LorasmithError if numbers come out that are not finite."""
+    def fill(self, views: Iterable[View], family: Family, progress: Progress, share: Sharing | None = None) -> None:
+        """Encode the views that are missing; where several share the work, a part of them, and read the others' from
+        the disk. Raises LorasmithError if numbers come out that are not finite."""
         self.encoder = {"kind": family.kind, "vae": family.fingerprint("vae")}
         wanted = {self.key_of(view): view for view in views}
         missing = {key: view for key, view in wanted.items() if self.get(key) is None}
+        if share is not None and share.count > 1:
+            share.wait()  # all know what is missing before any writes
+            own = dict(list(missing.items())[share.index :: share.count])
+            self._encode(own, family, progress)
+            share.wait()
+            missing = {key: view for key, view in missing.items() if key not in own and not self._keeps(key)}
+        self._encode(missing, family, progress)
+
+    def _encode(self, missing: dict[str, View], family: Family, progress: Progress) -> None:
         if not missing:
             return
         with progress.track("encoding images", len(missing)) as advance:

@@ -15,17 +15,18 @@ from lorasmith.core.progress import Progress
 from lorasmith.data.dataset import Dataset, TextPlan
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
-from lorasmith.infer.settings import DTYPES, pick_device
+from lorasmith.infer.settings import DTYPES
 from lorasmith.train import checkpoint
 from lorasmith.train.config import TrainConfig
 from lorasmith.train.ema import Ema
 from lorasmith.train.eva import prime
-from lorasmith.train.events import Events
+from lorasmith.train.events import Events, Silence
 from lorasmith.train.folder import claim, write_config
 from lorasmith.train.gradients import LossScale
 from lorasmith.train.graph import Graphs
 from lorasmith.train.hooks import Hook
 from lorasmith.train.optimizers import AdamW, Groups
+from lorasmith.train.ranks import Ranks
 from lorasmith.train.run import Length, Run
 from lorasmith.train.summary import write_summary
 
@@ -33,39 +34,50 @@ DEFAULT_VIEWS = 100
 
 
 def build_run(
-    config: TrainConfig, *, progress: Progress | None = None, resume: Path | None = None, overwrite: bool = False
+    config: TrainConfig,
+    *,
+    progress: Progress | None = None,
+    resume: Path | None = None,
+    overwrite: bool = False,
+    ranks: Ranks | None = None,
 ) -> Run:
     """Check, load, cache, attach; returns a run that `fit` can start.
 
-    `resume` is the folder of a run to continue from its newest whole checkpoint. Raises LorasmithError and ConfigError
-    for what the user can repair, before anything is written.
+    `ranks`: those that train together, if they are several. `resume` is the folder of a run to continue from its newest
+    whole checkpoint. Raises LorasmithError and ConfigError for what the user can repair, before anything is written.
     """
     progress = progress or Progress()
-    if resume is None and (said := claim(config.output, overwrite)):
+    ranks = ranks or Ranks()
+    if resume is None and ranks.first and (said := claim(config.output, overwrite)):
         progress.say(said)
     if config.threads:
         torch.set_num_threads(config.threads)
 
     dataset = Dataset.build(config.data, seed=config.seed)
-    family = load_family(config)
+    family = load_family(config, ranks.device(config.device))
     words = learn_words(config, family)
-    cache(config, dataset, family, progress)
+    cache(config, dataset, family, progress, ranks)
     adapters = make_adapters(config, family)
-    run = assemble(config, family, dataset, (adapters, words), progress)
+    run = assemble(config, family, dataset, (adapters, words), progress, ranks)
 
     if resume is not None:
         restore(run, resume)
     if run.state.step == 0:
         prime(run)
-    write_config(run.folder, config)
-    write_summary(run)
+    ranks.agree({"images, captions and data settings": dataset.fingerprint(), "step to start from": run.state.step})
+    ranks.align(run.parameters)
+    if (samples := config.data.batch_size * config.accumulation) < ranks.count:
+        progress.say(f"{ranks.count} ranks share steps of {samples} images, so some have none; raise data.batch_size")
+    if ranks.first:
+        write_config(run.folder, config)
+        write_summary(run)
     run.events.write("resume" if run.state.step else "start", run.state.step)
     return run
 
 
-def load_family(config: TrainConfig) -> Family:
-    """The base model on its device, with the schedule and prediction that the config asks for."""
-    family = load(config.base, dtype=DTYPES[config.precision], device=pick_device(config.device))
+def load_family(config: TrainConfig, device: torch.device) -> Family:
+    """The base model on a device, with the schedule and prediction that the config asks for."""
+    family = load(config.base, dtype=DTYPES[config.precision], device=device)
     if config.zero_terminal_snr:
         family.schedule = family.schedule.zero_terminal_snr()
     if config.prediction != "auto":
@@ -74,11 +86,14 @@ def load_family(config: TrainConfig) -> Family:
     return family
 
 
-def cache(config: TrainConfig, dataset: Dataset, family: Family, progress: Progress) -> None:
-    """Latents, and texts if nothing about them changes, computed once; then the models that made them are freed."""
+def cache(config: TrainConfig, dataset: Dataset, family: Family, progress: Progress, ranks: Ranks) -> None:
+    """Latents, and texts if nothing about them changes, computed once; then the models that made them are freed.
+
+    Each rank encodes a part of the images; the others' come from the disk.
+    """
     live = "text" in config.parts() or config.learns_words
     text = None if live else TextPlan(config.text.max_tokens, config.text.clip_skip)
-    dataset.prepare(family, text=text, progress=progress)
+    dataset.prepare(family, text=text, progress=progress, share=ranks)
     family.release("vae")
     if dataset.text_cached:
         family.release("text")
@@ -113,11 +128,12 @@ def assemble(
     dataset: Dataset,
     trained: tuple[AdapterSet, Learning | None],
     progress: Progress,
+    ranks: Ranks,
 ) -> Run:
     """The run at step 0. `trained`: adapters and new words."""
     adapters, words = trained
     groups = parameter_groups(config, adapters, words)
-    graphed = can_graph(config, family, dataset)
+    graphed = ranks.count == 1 and can_graph(config, family, dataset)
     if graphed:  # a captured step reads its learning rate from the device
         groups = [g | {"lr": torch.tensor(g["lr"], device=family.device)} for g in groups]
     optimizer = config.optimizer.build(groups)
@@ -134,8 +150,9 @@ def assemble(
         length=length_of(config, dataset),
         device=family.device,
         progress=progress,
-        events=Events(config.output, config.log.tensorboard),
-        hooks=hooks_of(config),
+        events=Events(config.output, config.log.tensorboard) if ranks.first else Silence(config.output, False),
+        hooks=hooks_of(config) if ranks.first else (config.log,),
+        ranks=ranks,
         scale=LossScale(family.dtype == torch.float16, family.device),
     )
     run.graphs = Graphs(run) if graphed else None

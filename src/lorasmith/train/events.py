@@ -49,6 +49,14 @@ class Events:
             self._writer.close()
 
 
+class Silence(Events):
+    """Of a rank that is not the first: writes nothing."""
+
+    def write(self, event: str, step: int, **fields: Any) -> None: ...
+
+    def rewind(self, step: int) -> None: ...
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import accumulate
 
 import torch
 
@@ -34,7 +36,8 @@ def fit(run: Run) -> None:
             for hook in run.hooks:
                 hook.after_step(run)
             advance(1, note(run))
-            if run.stopping:
+            if run.ranks.any(run.stopping):
+                run.stopping = True
                 return
     for hook in run.hooks:
         hook.finish(run)
@@ -62,7 +65,7 @@ def step(run: Run, epoch: int, plans: list[Plan]) -> None:
     """One optimizer step over micro-batches that together are the global batch."""
     number = run.state.step
     rates = set_rates(run)
-    outcome = descend(run, plans, number)
+    outcome = replace(descend(run, plans, number), names=names_of(run, plans))
     run.state.step += 1
     run.state.samples += len(outcome.names)
     if run.ema is not None:
@@ -75,25 +78,36 @@ def step(run: Run, epoch: int, plans: list[Plan]) -> None:
 def descend(run: Run, plans: list[Plan], number: int) -> Outcome:
     """Step `number`: the loss, the mean over the micro-batches' samples together, and one step down its gradient."""
     total = sum(len(plan.items) for plan in plans)
-    batches = prepared(run, plans, number)
+    shared = run.ranks.share(plans)
+    batches = prepared(run, [plan for _, plan in shared], number, [first for first, _ in shared])
     if run.graphs is not None and len(plans) == 1:
         batch, _ = next(batches)
         return run.graphs(batch, number, lambda held, rng: update_on(run, [(held, rng)], total))
     return update_on(run, batches, total)
 
 
-def prepared(run: Run, plans: list[Plan], number: int) -> Iterator[tuple[Batch, StepRng]]:
-    """The micro-batches of a step with their draws. Dropout, too, follows from the position."""
-    seen = 0
-    for plan in plans:
-        samples = list(range(seen, seen + len(plan.items)))
-        torch.manual_seed(derive(run.config.seed, "dropout", number, seen))
+def names_of(run: Run, plans: list[Plan]) -> tuple[str, ...]:
+    """The images of a step, those of all ranks."""
+    return tuple(str(run.dataset.records[item.record].path) for plan in plans for item in plan.items)
+
+
+def prepared(
+    run: Run, plans: list[Plan], number: int, firsts: list[int] | None = None
+) -> Iterator[tuple[Batch, StepRng]]:
+    """The micro-batches of a step with their draws. Dropout, too, follows from the position.
+
+    `firsts`: the place of each one's first sample in the global batch, where `plans` are not all of it.
+    """
+    sizes = [len(plan.items) for plan in plans]
+    places = accumulate([0, *sizes[:-1]]) if firsts is None else firsts
+    for plan, size, first in zip(plans, sizes, places, strict=True):
+        torch.manual_seed(derive(run.config.seed, "dropout", number, first))
+        samples = list(range(first, first + size))
         yield complete(run, run.dataset.load(plan)), StepRng(run.config.seed, number, samples, run.device)
-        seen += len(samples)
 
 
 def update_on(run: Run, batches: Iterable[tuple[Batch, StepRng]], total: int) -> Outcome:
-    """Gradients of all micro-batches, clipped, and one optimizer step. No host synchronisation on a GPU."""
+    """Gradients of all micro-batches and ranks, clipped, and one optimizer step. No host synchronisation on a GPU."""
     run.optimizer.zero_grad(set_to_none=True)
     loss = torch.zeros((), device=run.device)
     parts: dict[str, torch.Tensor] = {}
@@ -105,6 +119,7 @@ def update_on(run: Run, batches: Iterable[tuple[Batch, StepRng]], total: int) ->
         parts |= result.parts
         names += batch.names
 
+    loss = run.ranks.add_up(run.parameters, loss)
     norm = unscale_and_clip(run.parameters, run.scale.value, run.config.optimizer.clip)
     finite = torch.isfinite(loss) & torch.isfinite(norm)
     update(run.optimizer, finite)

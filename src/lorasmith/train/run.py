@@ -22,6 +22,7 @@ from lorasmith.train.gradients import LossScale
 from lorasmith.train.graph import Graphs
 from lorasmith.train.hooks import Hook
 from lorasmith.train.losses import Losses
+from lorasmith.train.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class Run:
     """New words that are learned."""
     graphs: Graphs | None = None
     """Steps as CUDA graphs, where there is a GPU."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """The processes that train together; this one alone by default."""
     state: TrainState = field(default_factory=TrainState)
     losses: Losses = field(default_factory=Losses)
     marks: dict[str, float] = field(default_factory=dict)

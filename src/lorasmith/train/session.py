@@ -14,6 +14,7 @@ from lorasmith.train import checkpoint
 from lorasmith.train.build import build_run
 from lorasmith.train.config import TrainConfig
 from lorasmith.train.loop import fit
+from lorasmith.train.ranks import joined
 from lorasmith.train.run import Run
 
 
@@ -39,17 +40,21 @@ def train(
 ) -> TrainResult:
     """Train a LoRA. Ctrl-C, or SIGTERM, ends after the step under way with a checkpoint; see `resume`.
 
+    In a process that a launcher started as one of several, these train together (`train.ranks`).
     Raises LorasmithError for what the user can repair; checkpoints and exports made so far stay.
     """
-    progress = progress or Progress()
-    run = build_run(config, progress=progress, resume=resume, overwrite=overwrite)
-    try:
-        with stopping_softly(run):
-            fit(run)
-        return close(run)
-    finally:
-        run.events.close()
-        run.adapters.detach()
+    with joined(config.device) as ranks:
+        listener = progress if progress and ranks.first else Progress()
+        run = build_run(config, progress=listener, resume=resume, overwrite=overwrite, ranks=ranks)
+        try:
+            with stopping_softly(run):
+                fit(run)
+            result = close(run)
+            ranks.wait()
+            return result
+        finally:
+            run.events.close()
+            run.adapters.detach()
 
 
 def close(run: Run) -> TrainResult:
@@ -59,7 +64,9 @@ def close(run: Run) -> TrainResult:
     suffix = ".safetensors" if len(run.adapters) else ".exact.safetensors"
     file = run.folder / f"{run.config.file_name}{suffix}" if finished else None
     report = None
-    if finished:
+    if not run.ranks.first:
+        pass
+    elif finished:
         run.events.write("end", run.state.step, seconds=round(run.state.seconds, 2), file=file.name if file else None)
         from lorasmith.train.report import write_report
 

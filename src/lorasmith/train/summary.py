@@ -49,6 +49,7 @@ def summary(run: Run) -> dict[str, Any]:
             "views_per_image": round(run.length.samples / max(1, len(run.dataset.records)), 1),
         },
         "device": _device(run.device),
+        "ranks": run.ranks.count,
         "versions": versions(),
     }
 
