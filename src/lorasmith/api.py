@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lorasmith.train.check import CheckResult
     from lorasmith.train.config import TrainConfig
     from lorasmith.train.session import TrainResult
+    from lorasmith.train.sweep import SweepResult
 
 Source = Path | str | dict[str, Any]
 """A config: the path of a TOML or JSON file, or its table."""
@@ -70,6 +71,37 @@ def check(
     return checking.check(
         lambda: read_config(config, overrides, output), measure=measure, progress=progress or Progress()
     )
+
+
+class Running(TypedDict, total=False):
+    """How a sweep is run."""
+
+    overrides: Sequence[str]
+    """`key=value` for all runs."""
+    devices: Sequence[str]
+    """Such as `cuda:0`; default: all GPUs, else the CPU."""
+    jobs: int | None
+    """Runs at a time; default: one for each device."""
+    search: int | None
+    """So many runs that Optuna proposes, in place of all combinations; `over` may then hold `key=low..high`."""
+
+
+def sweep(
+    config: Source,
+    over: Sequence[str],
+    out: Path | str,
+    *,
+    progress: Progress | None = None,
+    **running: Unpack[Running],
+) -> SweepResult:
+    """Train with every combination of settings (`over`: `["adapter.rank=4,8", "optimizer.lr=1e-4,3e-4"]`), each run in
+    a process of its own, and write a table and a picture of the results into `out`. Finished runs are not made again.
+    """
+    from lorasmith.train.sweep import Sweep
+    from lorasmith.train.sweep import sweep as work
+
+    source = config if isinstance(config, dict) else Path(config)
+    return work(Sweep(source, over, Path(out), **running), progress)
 
 
 class Drawing(TypedDict, total=False):

@@ -67,6 +67,7 @@ def events(run: Path, kind: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == kind]
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one_and_go_on_as_one(base: str, pictures: Callable[..., Path], tmp_path: Path) -> None:
     """Batches of 3, 2 and 1 of 5 images (an epoch's last is smaller than the ranks are many); resumed from 2 to 1."""
     images = pictures(7)

@@ -26,6 +26,7 @@ from lorasmith.cli.inspect import inspect_command
 from lorasmith.cli.merge import merge_command
 from lorasmith.cli.resize import resize_command
 from lorasmith.cli.sample import sample_command
+from lorasmith.cli.sweep import sweep_command
 from lorasmith.cli.train import train_command
 from lorasmith.core.errors import LorasmithError
 
@@ -55,6 +56,7 @@ def _add(
 _add("train", train_command)
 _add("sample", sample_command)
 _add("check", check_command)
+_add("sweep", sweep_command)
 _add("inspect", inspect_command)
 _add("convert", convert_command)
 _add("extract", extract_command)
