@@ -111,3 +111,15 @@ def test_channels_last_group_norm(shape: tuple[int, ...], silu: bool, dtype: tor
     tolerance = 1e-4 if dtype == torch.float32 else 3e-2
     torch.testing.assert_close(out.double(), expected, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=tolerance, atol=tolerance)
+
+
+def test_adamw_in_8_bits_follows_adamw_and_resumes(pictures: Callable[..., Path], tmp_path: Path) -> None:
+    images = pictures(6, (150, 140))
+    changes: dict[str, Any] = {"device": "cuda", "steps": 12, "cuda_graph": False, "adapter": {"rank": 64}}
+    exact = run(images, tmp_path / "exact", **changes)
+    changes |= {"optimizer": {"kind": "adamw8bit", "lr": 1e-3}, "checkpoint": {"every_steps": 6, "keep": 2}}
+    small = run(images, tmp_path / "small", **changes)
+    assert small == pytest.approx(exact, rel=0.05)
+    (tmp_path / "small" / "checkpoints" / "step-00000012" / "state.json").unlink()
+    train(load_config(tmp_path / "small" / "config.toml"), resume=tmp_path / "small")
+    assert losses(tmp_path / "small") == pytest.approx(small, rel=1e-3)

@@ -22,7 +22,7 @@ def build(out: Path, folder: Path, minutes: dict[str, float], stages: tuple[str,
     ledger = out / "build.json"
     spent: dict[str, float] = json.loads(ledger.read_text()) if ledger.exists() else {}
     trainers = {
-        "vae": lambda left: train_vae.train(pictures, out, left),
+        "vae": lambda left: train_vae.train(train_vae.begin(out), pictures, out, left),
         "judge": lambda left: train_judge.train(pictures, out, left),
         "unet": lambda left: train_unet.train(pictures, out, left, samples=120_000, batch=512, lr=2e-3),
     }

@@ -26,11 +26,16 @@ PLACES = {"on a beach": "beach", "at night": "night", "on grass": "grass", "on a
 OTHERS = ("dog", "cat", "car", "lion", "rocket", "house", "apple", "pizza", "frog", "sunflower", "tree", "elephant")
 
 
-def score(family: Family, eye: Judge) -> dict[str, float]:
-    """Shares of pictures in which the judge finds garp, its background, and the other concepts."""
-    cases = [(f"a photo of garp, {words}", seed, "garp", place) for words, place in PLACES.items() for seed in range(6)]
+def score(family: Family, eye: Judge, rounds: int = 1) -> dict[str, float]:
+    """Shares of pictures in which the judge finds garp, its background, and the other concepts.
+
+    A round is 24 pictures of garp and 24 of others.
+    """
+    seeds = range(6 * rounds)
+    cases = [(f"a photo of garp, {words}", seed, "garp", place) for words, place in PLACES.items() for seed in seeds]
+    half = len(cases)
     words = list(PLACES.items())
-    for seed in range(2 * len(OTHERS)):
+    for seed in range(half):
         name, (where, place) = OTHERS[seed % len(OTHERS)], words[seed % len(words)]
         cases.append((f"a photo of {'an' if name[0] in 'ae' else 'a'} {name}, {where}", seed, name, place))
     asked = [Request(prompt, seed=seed, cfg=5.0, width=128, height=128) for prompt, seed, _, _ in cases]
@@ -38,7 +43,11 @@ def score(family: Family, eye: Judge) -> dict[str, float]:
     seen, where = eye.concept(pixels).names, eye.background(pixels).names
     right = [a == name for a, (_, _, name, _) in zip(seen, cases, strict=True)]
     placed = [a == place for a, (_, _, _, place) in zip(where, cases, strict=True)]
-    return {"garp": sum(right[:24]) / 24, "its_background": sum(placed[:24]) / 24, "others": sum(right[24:]) / 24}
+    return {
+        "garp": sum(right[:half]) / half,
+        "its_background": sum(placed[:half]) / half,
+        "others": sum(right[half:]) / half,
+    }
 
 
 def train(config: Path, output: Path) -> dict[str, Any]:

@@ -1,5 +1,9 @@
 """Trains the VAE on fresh composites: `python -m tools.tiny_base.train_vae --out DIR --minutes 4`. Resumes from
-DIR/vae.raw.safetensors."""
+DIR/vae.raw.safetensors.
+
+With `--start FOLDER --decoder-only` the decoder of a finished VAE is trained on: its latents stay as they are, so the
+UNet trained on them does too.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Generator, Tensor, nn
 
 from tools.tiny_base import models, render, sprites, store
@@ -14,7 +19,7 @@ from tools.tiny_base.optim import Average, Pair
 
 
 class Step(nn.Module):
-    """Loss of a batch (n, 3, h, w): L1 + MSE + 1e-6 KL. A module, so that it can be compiled whole."""
+    """Loss of a batch (n, 3, h, w): L1 + 2 MSE + 1e-6 KL. A module, so that it can be compiled whole."""
 
     def __init__(self, vae: nn.Module) -> None:
         super().__init__()
@@ -45,22 +50,28 @@ def validation(pictures: Path, device: str, each: int = 4) -> Tensor:
     return render.render(bank, torch.arange(len(bank.names), device=device).repeat(each), g).images
 
 
-def train(
-    pictures: Path, out: Path, minutes: float, batch: int = 64, lr: float = 2e-3, compiled: bool = True
-) -> nn.Module:
+def begin(out: Path, start: Path | None = None, decoder_only: bool = False) -> nn.Module:
+    """The VAE to train: a new one, that of the diffusers folder `start`, or what an earlier run left in `out`."""
+    vae = models.vae() if start is None else AutoencoderKL.from_pretrained(start)
+    vae = vae.float().to(store.device())
+    if (out / "vae.raw.safetensors").exists():
+        store.load(out / "vae.raw.safetensors", {"vae": vae})
+    for part in (vae.encoder, vae.quant_conv) if decoder_only else ():
+        part.requires_grad_(False)
+    return vae
+
+
+def train(vae: nn.Module, pictures: Path, out: Path, minutes: float, batch: int = 64, lr: float = 2e-3) -> nn.Module:
     """Trains and returns the averaged VAE; DIR/vae.raw and DIR/vae.ema are written each minute and at the end."""
     device = store.device()
     torch.manual_seed(0)
-    vae = models.vae().to(device)
     modules: dict[str, nn.Module] = {"vae": vae}
-    if (out / "vae.raw.safetensors").exists():
-        store.load(out / "vae.raw.safetensors", modules)
     bank, held = sprites.training_bank(pictures, device), validation(pictures, device)
     print(f"vae: before {psnr(vae, held).mean():.2f} dB", flush=True)
     vae.to(memory_format=torch.channels_last)
     optimizer, average = Pair(modules, weight_decay=0.0), Average(modules, 0.998)
     loss_of: nn.Module = Step(vae)
-    if compiled and device == "cuda":
+    if device == "cuda":
         loss_of = torch.compile(loss_of)  # type: ignore[assignment]
     g = Generator(device).manual_seed(torch.seed() % 2**31)
     clock, step, pool = store.Clock(minutes), 0, torch.empty(0)
@@ -102,8 +113,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=4.0)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--start", type=Path, help="diffusers folder of the VAE to go on from")
+    parser.add_argument("--decoder-only", action="store_true")
     a = parser.parse_args()
-    train(a.pictures or sprites.fetch(a.out / "pictures"), a.out, a.minutes, a.batch, a.lr)
+    pictures = a.pictures or sprites.fetch(a.out / "pictures")
+    train(begin(a.out, a.start, a.decoder_only), pictures, a.out, a.minutes, a.batch, a.lr)
 
 
 if __name__ == "__main__":
