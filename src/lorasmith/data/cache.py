@@ -21,7 +21,7 @@ from torch import Tensor
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import atomic_path
 
-VERSION = 2
+VERSION = 3
 """Raised when the way from file to tensor changes."""
 
 

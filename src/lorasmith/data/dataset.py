@@ -165,6 +165,7 @@ class Dataset:
             cond=self._texts.of(captions) if self.text_cached else None,
             loss_weight=torch.tensor([record.loss_weight for record in records]),
             mask=stacked(tensors, "mask", torch.ones(1, height // DOWNSCALE, width // DOWNSCALE)),
+            masked=torch.tensor([float("mask" in t) for t in tensors]) if any("mask" in t for t in tensors) else None,
             original=torch.tensor([[record.size[1], record.size[0]] for record in records]),
             crop=torch.tensor([[view.box[1], view.box[0]] for view in views]),
             target=torch.tensor([[height, width]] * len(records)),

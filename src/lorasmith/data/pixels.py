@@ -32,7 +32,7 @@ def read_sample(
     picture, alpha = decode(same_bytes(record.path, record.digest))
     grey: Image.Image | None = None
     if record.mask == "alpha":
-        grey = alpha if alpha is not None else Image.new("L", picture.size, 255)
+        grey = alpha
     elif record.mask is not None:
         grey = decode_mask(same_bytes(Path(record.mask), record.mask_digest), picture.size)
     box = place.box(crop_share(transforms, variant))

@@ -216,6 +216,8 @@ def test_weights_and_masks(folder: Path, dataset: Build, tmp_path: Path) -> None
         own, other = (0, 1) if batch.names[0].endswith("0.png") else (1, 0)
         assert batch.loss_weight[[own, other]].tolist() == [0.5, 1.0]
         assert torch.equal(batch.mask[other], torch.ones(1, 8, 8))
+        assert batch.masked is not None
+        assert [batch.masked[own], batch.masked[other]] == [1, 0]
         expected = torch.zeros(8, 8)
         expected[:4, :2] = 1
         expected[0, 2] = 128 / 255 / 64

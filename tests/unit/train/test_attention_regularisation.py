@@ -39,6 +39,12 @@ def test_mentions_are_adjectives_and_a_subject() -> None:
     assert columns[2].sum() == 0
 
 
+def batch_of(mask: Tensor | None, *masked: int) -> Any:
+    """What the part asks of a batch."""
+    own = None if mask is None else torch.tensor(masked or [1] * len(mask)).float()
+    return SimpleNamespace(mask=mask, masked=own)
+
+
 @pytest.mark.parametrize("maximum", ["sample", "batch"])
 @pytest.mark.parametrize("full", [True, False])
 def test_the_terms_are_those_of_the_paper(full: bool, maximum: Any) -> None:
@@ -48,7 +54,7 @@ def test_the_terms_are_those_of_the_paper(full: bool, maximum: Any) -> None:
     for height, width in ((8, 6), (4, 3), (2, 2)):
         maps._found[height * width] = [torch.rand(3, height * width, 2) for _ in range(2)]
     mask = (torch.rand(3, 1, 8, 6) > 0.5).float()
-    found = part(maps, SimpleNamespace(mask=mask))  # type: ignore[arg-type]
+    found = part(maps, batch_of(mask))
 
     wanted = 0.0
     for (height, width), pixels in (((8, 6), 48), ((4, 3), 12), ((2, 2), 4)):
@@ -66,16 +72,29 @@ def test_the_terms_are_those_of_the_paper(full: bool, maximum: Any) -> None:
         assert float(found) == pytest.approx(0.3 * wanted, rel=1e-5)
     else:  # the third sample, without words, has no part in the maximum either
         maps._found = {n: [f.clone().index_fill_(0, torch.tensor([2]), 0) for f in v] for n, v in maps._found.items()}
-        assert float(part(maps, SimpleNamespace(mask=mask))) == pytest.approx(0.3 * wanted, rel=1e-5)  # type: ignore[arg-type]
+        assert float(part(maps, batch_of(mask))) == pytest.approx(0.3 * wanted, rel=1e-5)
 
 
 def test_nothing_to_say_is_zero_not_nan() -> None:
     part = Part()
     maps = Maps(part.columns(words_of([0, 1])), (4, 4))
     maps._found[16] = [torch.rand(1, 16, 2)]
-    assert float(part(maps, SimpleNamespace(mask=None))) == 0  # type: ignore[arg-type]
+    assert float(part(maps, batch_of(None))) == 0
     whole = part.model_copy(update={"full_identity": False})
-    assert float(whole(maps, SimpleNamespace(mask=torch.ones(1, 1, 4, 4)))) == 0  # type: ignore[arg-type]
+    assert float(whole(maps, batch_of(torch.ones(1, 1, 4, 4)))) == 0
+
+
+@pytest.mark.parametrize("maximum", ["sample", "batch"])
+@pytest.mark.parametrize("full", [True, False])
+def test_an_image_without_a_mask_does_not_count(full: bool, maximum: Any) -> None:
+    torch.manual_seed(0)
+    part = Part(full_identity=full, maximum=maximum)
+    maps, alone = (Maps(part.columns(words_of(*[[0, 1, 2]] * n)), (4, 4)) for n in (2, 1))
+    values = torch.rand(2, 16, 2) * torch.tensor([0.5, 1.0])[:, None, None]
+    maps._found[16], alone._found[16] = [values], [values[:1]]
+    mask = torch.cat([(torch.rand(1, 1, 4, 4) > 0.5).float(), torch.ones(1, 1, 4, 4)])
+    assert float(part(maps, batch_of(mask, 1, 0))) == pytest.approx(float(part(alone, batch_of(mask[:1]))), rel=1e-6)
+    assert float(part(maps, batch_of(mask, 0, 0))) == 0
 
 
 @pytest.mark.parametrize("size", [(16, 16), (24, 8), (9, 14)])

@@ -39,8 +39,9 @@ class AttentionRegularisation(ObjectivePart):
     def __call__(self, maps: Maps, batch: Batch) -> Tensor:
         present = maps.columns.sum(-1) > 0  # (B, 2): adjectives, subject
         total = torch.zeros((), device=maps.columns.device)
-        if batch.mask is None:
+        if batch.mask is None or batch.masked is None:
             return total
+        present = present & (batch.masked > 0)[:, None]
         for size, found in maps.by_size().items():
             mask = F.interpolate(batch.mask.float(), size, mode="nearest")[:, 0]
             adjective, subject = self._scaled(found, present).unbind(1)
@@ -53,10 +54,11 @@ class AttentionRegularisation(ObjectivePart):
 
     def _scaled(self, found: Tensor, present: Tensor) -> Tensor:
         """Maps (B, 2, h, w) over their maximum."""
+        found = found * present[..., None, None]
         largest = found.amax((2, 3), keepdim=True)
         if self.maximum == "batch":
             largest = largest.amax(0, keepdim=True)
-        return found / largest.clamp(min=1e-12) * present[..., None, None]
+        return found / largest.clamp(min=1e-12)
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:
