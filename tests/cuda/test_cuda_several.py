@@ -58,6 +58,17 @@ def losses(run: Path) -> list[float]:
     return [line["loss"] for line in lines if line["event"] == "step"]
 
 
+def test_graphs_on_two_gpus_train_as_eager_steps_do(pictures: Callable[..., Path], tmp_path: Path) -> None:
+    """The sum over the GPUs is in the graph; with shares of 2 and 1 images, and of 1 and none."""
+    images = pictures(7, (150, 140))
+    changes: dict[str, Any] = {"optimizer": {"lr": 1e-3}, "steps": 24}
+    alone = train(load_config(table(images, tmp_path / "alone", **changes))).folder
+    eager = on_two(table(images, tmp_path / "eager", **changes))
+    graph = on_two(table(images, tmp_path / "graph", cuda_graph=True, **changes))
+    assert losses(eager) == pytest.approx(losses(alone), rel=5e-3)
+    assert losses(graph) == pytest.approx(losses(alone), rel=5e-3)
+
+
 def test_two_gpus_end_where_one_does(pictures: Callable[..., Path], tmp_path: Path) -> None:
     images = pictures(7, (150, 140))
     alone = train(load_config(table(images, tmp_path / "alone"))).folder

@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from answers import ROOT, Program
+from PIL import Image
 from safetensors.torch import load_file
 
 MODEL = ["--pretrained_model_name_or_path=tiny-sd", "--resolution=64", "--max_train_steps=2", "--train_batch_size=2"]
@@ -89,14 +91,19 @@ def test_dreambooth_with_class_pictures_and_text_encoder(folder: Path, here: Pro
     assert len(list((folder / "class").glob("*.png"))) == 4
 
 
-@pytest.mark.parametrize("form", ["jsonl", "csv"])
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
 def test_text_to_image_from_an_imagefolder(form: str, folder: Path, here: Program) -> None:
     names = sorted(p.name for p in (folder / "garp").iterdir())
     if form == "jsonl":
         lines = [json.dumps({"file_name": n, "about": f"garp {i}"}) for i, n in enumerate(names)]
+    elif form == "parquet":
+        rows = {"file_name": names, "about": [f"garp {i}" for i in range(len(names))]}
+        datasets.Dataset.from_dict(rows).to_parquet(folder / "garp" / "metadata.parquet")
+        lines = []
     else:
         lines = ["file_name,about", *(f'{n},"garp, {i}"' for i, n in enumerate(names))]
-    (folder / "garp" / f"metadata.{form}").write_text("\n".join(lines))
+    if lines:
+        (folder / "garp" / f"metadata.{form}").write_text("\n".join(lines))
     arguments = [
         "--train_data_dir=garp",
         "--caption_column=about",
@@ -109,6 +116,37 @@ def test_text_to_image_from_an_imagefolder(form: str, folder: Path, here: Progra
     shown = here("convert-config", "--", "train_text_to_image_lora", *MODEL, *arguments)
     assert 'caption_column = "about"' in shown.out
     assert (folder / "out" / "pytorch_lora_weights.safetensors").is_file()
+
+
+def shards(folder: Path) -> list[str]:
+    """Two parquet files of pictures with captions; returns the captions."""
+    paths = sorted((folder / "garp").iterdir())
+    captions = [f"garp, number {i}" for i in range(len(paths))]
+    whole = datasets.Dataset.from_dict({"picture": [str(p) for p in paths], "about": captions})
+    whole = whole.cast_column("picture", datasets.Image())
+    (folder / "data").mkdir()
+    for i, part in enumerate((whole.select([0, 1]), whole.select([2]))):
+        part = datasets.Dataset.from_list(list(part.with_format(None)), features=whole.features)
+        part.to_parquet(folder / "data" / f"train-{i:05d}-of-00002.parquet")
+    return captions
+
+
+@pytest.mark.parametrize("option", ["--train_data_dir=data", "--dataset_name=data"])
+def test_text_to_image_from_parquet_shards(option: str, folder: Path, here: Program) -> None:
+    """They are streamed into a folder of pictures, once."""
+    captions = shards(folder)
+    answer = here("as", "train_text_to_image_lora", *MODEL, option, "--image_column=image")
+    assert answer.code == 1
+    assert 'has no column "image"; it has picture, about' in answer.err
+    arguments = [option, "--image_column=picture", "--caption_column=about", "--output_dir=out"]
+    for _ in range(2):
+        answer = here("as", "train_text_to_image_lora", *MODEL, *arguments)
+        assert answer.code == 0, answer.err
+    made = folder / "data" / "lorasmith-images"
+    rows = [json.loads(line) for line in (made / "metadata.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == captions
+    for row, source in zip(rows, sorted((folder / "garp").iterdir()), strict=True):
+        assert Image.open(made / row["file_name"]).tobytes() == Image.open(source).convert("RGB").tobytes()
 
 
 def test_pivotal_tuning(folder: Path, here: Program) -> None:

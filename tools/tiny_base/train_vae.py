@@ -19,11 +19,12 @@ from tools.tiny_base.optim import Average, Pair
 
 
 class Step(nn.Module):
-    """Loss of a batch (n, 3, h, w): L1 + 2 MSE + 1e-6 KL. A module, so that it can be compiled whole."""
+    """Loss of a batch (n, 3, h, w): L1 + 2 MSE + 1e-6 KL; or the mean logarithm of an image's MSE, which is what PSNR
+    counts. A module, so that it can be compiled whole."""
 
-    def __init__(self, vae: nn.Module) -> None:
+    def __init__(self, vae: nn.Module, logarithmic: bool) -> None:
         super().__init__()
-        self.vae = vae
+        self.vae, self.logarithmic = vae, logarithmic
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         moments = self.vae.quant_conv(self.vae.encoder(x))
@@ -31,6 +32,8 @@ class Step(nn.Module):
         logvar = logvar.clamp(-30, 20)
         z = mean + (0.5 * logvar).exp() * noise
         error = self.vae.decoder(self.vae.post_quant_conv(z)).float() - x
+        if self.logarithmic:
+            return error.square().mean(dim=(1, 2, 3)).log().mean()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3)).mean()
         return error.abs().mean() + 2 * error.square().mean() + 1e-6 * kl
 
@@ -70,7 +73,7 @@ def train(vae: nn.Module, pictures: Path, out: Path, minutes: float, batch: int 
     print(f"vae: before {psnr(vae, held).mean():.2f} dB", flush=True)
     vae.to(memory_format=torch.channels_last)
     optimizer, average = Pair(modules, weight_decay=0.0), Average(modules, 0.998)
-    loss_of: nn.Module = Step(vae)
+    loss_of: nn.Module = Step(vae, logarithmic=not next(vae.encoder.parameters()).requires_grad)
     if device == "cuda":
         loss_of = torch.compile(loss_of)  # type: ignore[assignment]
     g = Generator(device).manual_seed(torch.seed() % 2**31)

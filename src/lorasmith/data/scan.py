@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from lorasmith.data.masks import decode_mask, mask_path
 from lorasmith.data.metadata import read_metadata
 from lorasmith.data.transforms import Transform
 
-TABLES = ("metadata.jsonl", "metadata.csv")
+TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 """Files beside images with the captions of all."""
 CLASS_FOLDER = re.compile(r"(\d+)_(.*)")
 BAD_IMAGE = "replace or remove it, or set data.skip_bad_images = true to train without it"
@@ -97,7 +97,7 @@ def find(subset: SubsetConfig, key: str) -> tuple[list[Found], list[Problem]]:
         if subset.metadata is not None:
             named = read_metadata(subset.metadata.expanduser(), source, problems)
             found = [Found(path, captions, subset.repeats, subset) for path, captions in named]
-        elif source.name in TABLES or source.suffix == ".jsonl":
+        elif source.name in TABLES or source.suffix in (".jsonl", ".parquet"):
             found = from_metadata(source, subset, problems)
         elif source.is_file():
             found = [Found(source, captions_of(source, subset, problems), subset.repeats, subset)]
@@ -137,11 +137,9 @@ def from_folder(folder: Path, subset: SubsetConfig, problems: list[Problem]) -> 
 
 def from_metadata(path: Path, subset: SubsetConfig, problems: list[Problem]) -> list[Found]:
     """`metadata.jsonl`: one object a line with `file_name` and `text` (or `caption`, `prompt`), a text or a list;
-    `metadata.csv`: the same as columns."""
+    `metadata.csv` and `metadata.parquet`: the same as columns."""
     found = []
-    text = read_text(path, problems)
-    table = list(csv.DictReader(LINES.split(text))) if path.suffix == ".csv" else LINES.split(text)
-    for number, line in enumerate(table, 2 if path.suffix == ".csv" else 1):
+    for number, line in enumerate(rows_of(path, problems), 2 if path.suffix == ".csv" else 1):
         if isinstance(line, str) and not line.strip():
             continue
         try:
@@ -156,6 +154,24 @@ def from_metadata(path: Path, subset: SubsetConfig, problems: list[Problem]) -> 
         else:
             problems.append(Problem(f"{path}:{number}", f'the image "{row["file_name"]}" does not exist'))
     return found
+
+
+def rows_of(path: Path, problems: list[Problem]) -> Sequence[str | dict[str, Any]]:
+    """The rows of a table of images; those of a `.jsonl` as lines."""
+    if path.suffix == ".parquet":
+        try:
+            from pyarrow import ArrowException, parquet  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            remedy = 'pip install "lorasmith[datasets]", or write it as metadata.jsonl'
+            problems.append(Problem(str(path), ".parquet files need pyarrow, which is not here", remedy=remedy))
+            return []
+        try:
+            return parquet.read_table(path).to_pylist()
+        except ArrowException as error:
+            problems.append(Problem(str(path), f"is not a parquet file that can be read ({error})"))
+            return []
+    lines = LINES.split(read_text(path, problems))
+    return list(csv.DictReader(lines)) if path.suffix == ".csv" else lines
 
 
 def captions_in(row: dict[str, Any], image: Path, subset: SubsetConfig, problems: list[Problem]) -> tuple[str, ...]:

@@ -133,7 +133,7 @@ def assemble(
     """The run at step 0. `trained`: adapters and new words."""
     adapters, words = trained
     groups = parameter_groups(config, adapters, words)
-    graphed = ranks.count == 1 and can_graph(config, family, dataset)
+    graphed = can_graph(config, family, dataset)
     if graphed:  # a captured step reads its learning rate from the device
         groups = [g | {"lr": torch.tensor(g["lr"], device=family.device)} for g in groups]
     optimizer = config.optimizer.build(groups)

@@ -43,19 +43,18 @@ class Graphs:
         self.seen: dict[tuple[Any, ...], Captured | None] = {}
         self.pool: Any = None
 
-    def __call__(self, batch: Batch, number: int, body: Body) -> Outcome:
-        """Run `body` on `batch` for step `number`: as it is, captured, or replayed."""
+    def __call__(self, batch: Batch, rng: StepRng, body: Body) -> Outcome:
+        """Run `body` on `batch` with the draws of `rng`: as it is, captured, or replayed."""
         key = shapes_of(batch)
-        samples = list(range(len(batch.names)))
         if key not in self.seen:
             self.seen[key] = None
-            return body(batch, StepRng(self.run.config.seed, number, samples, self.run.device))
+            return body(batch, rng)
         held = self.seen[key]
         if held is None:
-            held = self.seen[key] = self.capture(batch, number, body)
+            held = self.seen[key] = self.capture(batch, rng, body)
         else:
             copy_into(held.batch, batch)
-            held.rng.refill(number, samples)
+            held.rng.refill(rng.step, rng.samples)
         held.graph.replay()
         outcome = held.outcome
         kept = {name: value.clone() for name, value in outcome.parts.items()}
@@ -63,15 +62,16 @@ class Graphs:
             outcome.loss.clone(), outcome.grad_norm.clone(), outcome.finite.clone(), tuple(batch.names), kept
         )
 
-    def capture(self, batch: Batch, number: int, body: Body) -> Captured:
+    def capture(self, batch: Batch, rng: StepRng, body: Body) -> Captured:
         """Record `body`; nothing is computed yet. Draws are made first, so that the graph finds them in place."""
         batch = owned(batch)
-        rng = StepRng(self.run.config.seed, number, list(range(len(batch.names))), self.run.device)
         self.record_draws(rng, batch)
         graph = torch.cuda.CUDAGraph()
         self.run.optimizer.zero_grad(set_to_none=True)
         torch.cuda.synchronize()
-        with torch.cuda.graph(graph, pool=self.pool):
+        # NCCL's own thread may ask for its events meanwhile, which would spoil a capture that watches all threads
+        mode = "global" if self.run.ranks.count == 1 else "thread_local"
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode=mode):
             outcome = body(batch, rng)
         self.pool = graph.pool()
         return Captured(graph, batch, rng, outcome)

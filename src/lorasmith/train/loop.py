@@ -80,9 +80,9 @@ def descend(run: Run, plans: list[Plan], number: int) -> Outcome:
     total = sum(len(plan.items) for plan in plans)
     shared = run.ranks.share(plans)
     batches = prepared(run, [plan for _, plan in shared], number, [first for first, _ in shared])
-    if run.graphs is not None and len(plans) == 1:
-        batch, _ = next(batches)
-        return run.graphs(batch, number, lambda held, rng: update_on(run, [(held, rng)], total))
+    if run.graphs is not None and len(plans) == len(shared) == 1:
+        batch, rng = next(batches)
+        return run.graphs(batch, rng, lambda held, rng: update_on(run, [(held, rng)], total))
     return update_on(run, batches, total)
 
 
@@ -119,7 +119,7 @@ def update_on(run: Run, batches: Iterable[tuple[Batch, StepRng]], total: int) ->
         parts |= result.parts
         names += batch.names
 
-    loss = run.ranks.add_up(run.parameters, loss)
+    loss = run.ranks.add_up(run.parameters, loss, steady=run.graphs is not None)
     norm = unscale_and_clip(run.parameters, run.scale.value, run.config.optimizer.clip)
     finite = torch.isfinite(loss) & torch.isfinite(norm)
     update(run.optimizer, finite)

@@ -4,8 +4,8 @@ The global batch of a step is the config's (`data.batch_size` times `accumulatio
 rank takes a share of it. Draws are made by place in the global batch, so N ranks draw what one would, and gradients are
 sums, so theirs add up to one's. All ranks hold the same weights; the first alone writes.
 
-Per step there is one sum on the device (gradients and loss in one flat buffer) and two short meetings on the CPU, which
-wait for no GPU and at which a rank that is gone is noticed.
+Per step there is one sum on the device (gradients and loss in one flat buffer) and a short meeting or two on the CPU,
+which wait for no GPU and at which a rank that is gone is noticed.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Ranks:
         self.index, self.count = (launch.index, launch.count) if launch else (0, 1)
         self.local = launch.local if launch else 0
         self._flat: Tensor | None = None
+        self._used: list[bool] | None = None
 
     @property
     def first(self) -> bool:
@@ -74,18 +75,21 @@ class Ranks:
             seen += len(plan.items)
         return found
 
-    def add_up(self, parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
+    def add_up(self, parameters: Sequence[nn.Parameter], loss: Tensor, steady: bool = False) -> Tensor:
         """Give each parameter the sum of all ranks' gradients; returns the sum of their losses.
 
-        A parameter that no rank has a gradient for has none afterwards. Numbers that are not finite stay so in the sum,
-        so all ranks judge a step alike.
+        A parameter that no rank has a gradient for has none afterwards; which they are is asked in each step, or, if
+        that is `steady`, in the first alone: then nothing but the sum is done, and a CUDA graph can hold it. Numbers
+        that are not finite stay so in the sum, so all ranks judge a step alike.
         """
         if self.count == 1:
             return loss
         import torch.distributed as dist
 
         trained = [p for p in parameters if p.requires_grad]
-        used = self._any([p.grad is not None for p in trained])
+        if self._used is None or not steady:
+            self._used = self._any([p.grad is not None for p in trained])
+        used = self._used
         moved = [p for p, wanted in zip(trained, used, strict=True) if wanted]
         size = sum(p.numel() for p in moved) + 1
         if self._flat is None or len(self._flat) != size:

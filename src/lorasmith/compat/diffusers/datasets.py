@@ -21,14 +21,15 @@ def images_of(v: Table, folder_option: str, caption: str | None) -> tuple[Table,
         raise LorasmithError(f"give one of --{folder_option} and --dataset_name")
     place = Path(str(folder or name)).expanduser()
     own: Table = {} if caption is None else {"caption": caption}
-    if v.get("caption_column"):
-        own["caption_column"] = v["caption_column"]
     if folder or place.is_dir():
-        if shards := sorted(place.rglob("*.parquet")):
+        shards = sorted(p for p in place.rglob("*.parquet") if p.name != "metadata.parquet")
+        if shards:
             target = place / "lorasmith-images"
             return own | {"images": str(target)}, fetching(
                 v, {"path": "parquet", "data_files": [str(s) for s in shards]}, target
             )
+        if v.get("caption_column"):
+            own["caption_column"] = v["caption_column"]
         return own | {"images": str(place)}, None
     target = Path(v["output_dir"]).with_name(f"{Path(v['output_dir']).name}-images")
     return own | {"images": str(target)}, fetching(v, {"path": str(name), "name": v.get("dataset_config_name")}, target)
@@ -42,12 +43,17 @@ def fetching(v: Table, source: dict[str, Any], target: Path) -> Download:
             from datasets import load_dataset  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise LorasmithError(
-                'data sets of the hub and .parquet files need: pip install "datasets[vision]"'
+                'data sets of the hub and .parquet files need: pip install "lorasmith[datasets]"'
             ) from None
         table = target / "metadata.jsonl"
         target.mkdir(parents=True, exist_ok=True)
         done = len(table.read_text(encoding="utf-8").splitlines()) if table.is_file() else 0
-        rows = load_dataset(**source, split="train", streaming=True).skip(done)
+        try:
+            rows = load_dataset(**source, split="train", streaming=True).skip(done)
+        except (OSError, ValueError) as error:  # not there, no network, no "train" part, an unknown configuration
+            raise LorasmithError(f"the data set {source['path']} cannot be read: {error}") from None
+        for option in ("image_column", "caption_column"):
+            check_column(option, v.get(option), rows.column_names)
         limit = v.get("max_train_samples")
         if progress is not None:
             progress.say(f"reading {source['path']} into {target}")
@@ -61,3 +67,9 @@ def fetching(v: Table, source: dict[str, Any], target: Path) -> Download:
                 lines.write(json.dumps({"file_name": file} | ({} if text is None else {"text": text})) + "\n")
 
     return fetch
+
+
+def check_column(option: str, name: str | None, columns: list[str] | None) -> None:
+    """Raises LorasmithError if a data set has no column of that name."""
+    if name is not None and columns is not None and name not in columns:
+        raise LorasmithError(f'--{option}: the data set has no column "{name}"; it has {", ".join(columns)}')
