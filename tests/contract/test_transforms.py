@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from random import Random
 from typing import Any
 
@@ -14,7 +16,7 @@ from lorasmith.core.config import validate
 from lorasmith.core.registry import registered
 from lorasmith.core.rng import python_random
 from lorasmith.data.config import DataConfig
-from lorasmith.data.transforms import CaptionTransform, ImageTransform, Transform
+from lorasmith.data.transforms import CaptionTransform, ImageTransform, Moment, Transform
 from lorasmith.data.transforms.base import Sample
 
 NEEDED: dict[str, dict[str, Any]] = {
@@ -23,6 +25,9 @@ NEEDED: dict[str, dict[str, Any]] = {
     "tags": {"shuffle": True},
 }
 """Settings without a default, or with which a kind does something."""
+
+BY_STEP = {"tag_warmup"}
+"""What they do follows from the step alone, not from chance."""
 
 KINDS = sorted(registered(Transform))
 CAPTION = "garp, red hat, on a beach, smiling, {at night|by day}"
@@ -60,11 +65,14 @@ def test_a_caption_follows_from_the_position(kind: str) -> None:
     transform = make(kind)
 
     def texts(seed: int) -> list[str]:
-        return [transform(CAPTION, python_random(seed, "caption", epoch)) for epoch in range(40)]
+        return [
+            transform.at(Moment(epoch, epoch, 80))(CAPTION, python_random(seed, "caption", epoch))
+            for epoch in range(40)
+        ]
 
     assert texts(0) == texts(0)
     assert transform.random == (len(set(texts(0))) > 1)
-    if transform.random:
+    if transform.random and kind not in BY_STEP:
         assert texts(0) != texts(1)
 
 
@@ -73,7 +81,7 @@ def test_a_caption_follows_from_the_position(kind: str) -> None:
 def test_outcomes_are_all_there_is(kind: str, caption: str) -> None:
     transform = make(kind)
     possible = transform.outcomes(caption)
-    seen = {transform(caption, Random(i)) for i in range(300)}
+    seen = {transform.at(Moment(i, i, 400))(caption, Random(i)) for i in range(300)}
     assert all(isinstance(text, str) for text in seen)
     assert possible is None or possible == seen
 
@@ -143,6 +151,40 @@ def test_dropout_rates(kind: str, left: str) -> None:
     texts = [make(kind, rate=0.25)(CAPTION, Random(i)) for i in range(2000)]
     tags = [tag for text in texts for tag in text.split(", ")[1:]]
     assert len(tags) / (2000 * 4) == pytest.approx(0.75, abs=0.03)
+
+
+def test_all_captions_are_left_out_every_so_many_epochs() -> None:
+    dropout = make("caption_dropout", rate=0.0, every_epochs=3)
+    texts = [dropout.at(Moment(epoch))(CAPTION, Random(0)) for epoch in range(7)]
+    assert [text == "" for text in texts] == [False, False, True, False, False, True, False]
+    assert dropout.random
+    assert dropout.outcomes(CAPTION) == {CAPTION, ""}
+
+
+@given(st.integers(0, 12), st.integers(0, 4), st.integers(0, 3), st.integers(1, 30), st.integers(0, 40))
+def test_tags_come_little_by_little(tags: int, start: int, keep: int, until: int, step: int) -> None:
+    every = [f"t{i}" for i in range(tags + keep)]
+    found = make("tag_warmup", until=until, start=start, keep=keep).at(Moment(0, step, 99))(", ".join(every), Random(0))
+    n = tags
+    wanted = math.floor(step * Fraction(n - start, until)) + start if step < until else n  # sd-scripts' formula
+    assert found == ", ".join(every[: keep + min(n, wanted)])
+
+
+def test_warmup_by_share_of_the_run_and_between_separators() -> None:
+    warmup = make("tag_warmup", until=0.5, start=1, keep_separator="|||")
+    caption = "girl, garp ||| a, b, c ||| best"
+    texts = [warmup.at(Moment(0, step, 8))(caption, Random(0)) for step in range(5)]
+    assert texts == [
+        "girl, garp ||| a ||| best",
+        "girl, garp ||| a ||| best",
+        "girl, garp ||| a, b ||| best",
+        "girl, garp ||| a, b ||| best",
+        caption,
+    ]
+    tags = make("tags", keep_separator="|||", shuffle=False)
+    assert tags(texts[0], Random(0)) == "girl, garp, a, best"
+    nothing = make("tag_warmup", until=4, start=0, keep_separator="|||").at(Moment(0, 0, 8))(caption, Random(0))
+    assert tags(nothing, Random(0)) == "girl, garp, best"
 
 
 def test_template() -> None:

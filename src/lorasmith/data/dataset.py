@@ -29,7 +29,7 @@ from lorasmith.data.latents import LatentCache, Sharing
 from lorasmith.data.pixels import DOWNSCALE
 from lorasmith.data.scan import ImageRecord, Scan, scan
 from lorasmith.data.texts import TextCache, TextPlan, outcomes
-from lorasmith.data.transforms import CaptionTransform, ImageTransform, Transform
+from lorasmith.data.transforms import CaptionTransform, ImageTransform, Moment, Transform
 from lorasmith.data.views import View, variants
 from lorasmith.families.base import Family, Moments
 
@@ -50,6 +50,8 @@ class Dataset:
     buckets: Buckets
     skipped: list[Problem] = field(default_factory=list)
     text_cached: bool = False
+    steps: int = 1
+    """Of the run, where captions change in its course."""
 
     def __post_init__(self) -> None:
         folder = self.config.cache_dir or default_folder()
@@ -150,10 +152,10 @@ class Dataset:
             if cache.unwritable:
                 progress.say(f"nothing is kept for the next run: {cache.unwritable}")
 
-    def load(self, plan: Plan) -> Batch:
-        """A planned batch: from the caches where they hold it, else read anew."""
+    def load(self, plan: Plan, step: int = 0) -> Batch:
+        """A planned batch, for a step of the run: from the caches where they hold it, else read anew."""
         chosen = self._chosen(plan)
-        captions = [self.caption(record, item, plan.held_out) for record, item in chosen]
+        captions = [self.caption(record, item, plan.held_out, step) for record, item in chosen]
         views = self._views_of(plan)
         tensors = self._tensors(plan, views)
         records = [record for record, _ in chosen]
@@ -172,15 +174,16 @@ class Dataset:
             names=[str(record.path) for record in records],
         )
 
-    def caption(self, record: ImageRecord, item: Item, held_out: bool = False) -> str:
+    def caption(self, record: ImageRecord, item: Item, held_out: bool = False, step: int = 0) -> str:
         """The caption of a view, with all caption transforms; of a held-out one, with those that leave nothing to
         chance."""
         random = python_random(self.seed, "caption", item.epoch, record.digest, item.occurrence)
         several = len(record.captions) > 1 and not held_out
         caption = random.choice(record.captions) if several else record.caption
+        moment = Moment(item.epoch, step, self.steps)
         for transform in self._caption_transforms(record):
             if not (held_out and transform.random):
-                caption = transform(caption, random)
+                caption = transform.at(moment)(caption, random)
         return caption
 
     def view(self, record: ImageRecord, item: Item, held_out: bool = False) -> View:

@@ -24,6 +24,7 @@ class TextPlan:
 
     max_tokens: int = 75
     clip_skip: int = 1
+    weighted: bool = False
 
 
 class TextCache(TensorCache):
@@ -42,7 +43,7 @@ class TextCache(TensorCache):
             return
         with progress.track("encoding captions", len(missing)) as advance, torch.no_grad():
             for caption in missing:
-                cond = family.encode_text([caption], max_tokens=plan.max_tokens, clip_skip=plan.clip_skip)
+                cond = family.encode_text([caption], **vars(plan))
                 self.put(self.key_of(caption), cond.tensors())
                 advance(1, "")
 

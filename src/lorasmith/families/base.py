@@ -118,11 +118,14 @@ class Family(ABC):
         """x0 to pixels (B, 3, H, W) in -1..1, without gradients."""
 
     @abstractmethod
-    def encode_text(self, captions: Sequence[str], *, max_tokens: int = 75, clip_skip: int = 1) -> Cond:
+    def encode_text(
+        self, captions: Sequence[str], *, max_tokens: int = 75, clip_skip: int = 1, weighted: bool = False
+    ) -> Cond:
         """Captions to a condition; gradients flow if the text encoders carry trainable adapters.
 
         `max_tokens` 75, 150 or 225: longer texts are encoded in windows of 75 and joined. `clip_skip` 1 is the last
-        layer; n takes the n-th from the end, followed by the final LayerNorm (SD 1.x).
+        layer; n takes the n-th from the end, followed by the final LayerNorm (SD 1.x). `weighted`: brackets are
+        emphasis and windows end at commas, as in prompts (`families.emphasis`).
         """
 
     @abstractmethod

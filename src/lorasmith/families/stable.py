@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lorasmith.concepts import Vocabulary
 from lorasmith.core.errors import LorasmithError
 from lorasmith.diffusion.schedule import NoiseSchedule
-from lorasmith.families import names, text, vae
+from lorasmith.families import emphasis, names, text, vae
 from lorasmith.families.base import Cond, Family, Moments
 from lorasmith.families.fingerprint import part_hash
 from lorasmith.families.reader import fill
@@ -120,7 +120,11 @@ class StableDiffusion(Family):
     def tokenize(self, captions: Sequence[str], max_tokens: int = 75) -> Tensor:
         return text.windows(self.tokenizer, [self.tokens(caption) for caption in captions], max_tokens)
 
-    def encode_text(self, captions: Sequence[str], *, max_tokens: int = 75, clip_skip: int = 1) -> Cond:
+    def encode_text(
+        self, captions: Sequence[str], *, max_tokens: int = 75, clip_skip: int = 1, weighted: bool = False
+    ) -> Cond:
+        if weighted:
+            return emphasis.encode(self, captions, clip_skip=clip_skip, count=max_tokens // emphasis.WINDOW)
         return self.encode_ids(self.tokenize(captions, max_tokens), clip_skip=clip_skip)
 
     def encode_ids(self, ids: Tensor, *, clip_skip: int = 1, weights: Tensor | None = None) -> Cond:

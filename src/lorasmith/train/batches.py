@@ -17,8 +17,7 @@ def complete(run: Run, batch: Batch) -> Batch:
     if batch.moments is None and batch.pixels is not None:
         batch = replace(batch, moments=run.family.encode_image(batch.pixels))
     if batch.cond is None:
-        text = run.config.text
-        cond = run.family.encode_text(batch.captions, max_tokens=text.max_tokens, clip_skip=text.clip_skip)
+        cond = run.family.encode_text(batch.captions, **run.config.text.model_dump())
         batch = replace(batch, cond=cond)
     assert batch.cond is not None
     return replace(batch, cond=run.family.size_cond(batch.cond, batch.original, batch.crop, batch.target))

@@ -54,6 +54,7 @@ def build_run(
         torch.set_num_threads(config.threads)
 
     dataset = Dataset.build(config.data, seed=config.seed)
+    dataset.steps = length_of(config, dataset).steps
     family = load_family(config, ranks.device(config.device))
     words = learn_words(config, family)
     cache(config, dataset, family, progress, ranks)
@@ -92,7 +93,7 @@ def cache(config: TrainConfig, dataset: Dataset, family: Family, progress: Progr
     Each rank encodes a part of the images; the others' come from the disk.
     """
     live = "text" in config.parts() or config.learns_words
-    text = None if live else TextPlan(config.text.max_tokens, config.text.clip_skip)
+    text = None if live else TextPlan(**config.text.model_dump())
     dataset.prepare(family, text=text, progress=progress, share=ranks)
     family.release("vae")
     if dataset.text_cached:

@@ -39,6 +39,8 @@ class TextConfig(Config):
     """Longer captions are encoded in windows of 75 tokens and joined, up to this length."""
     clip_skip: int = Field(default=1, ge=1, le=12)
     """1: the last layer of the text encoder; 2: the one before (SD 1.x models made with it)."""
+    weighted: bool = False
+    """Brackets in captions are emphasis, as in prompts: `(red hat:1.3), [dark]`; without it they are letters."""
 
 
 class TrainConfig(Config):

@@ -103,7 +103,7 @@ def prepared(
     for plan, size, first in zip(plans, sizes, places, strict=True):
         torch.manual_seed(derive(run.config.seed, "dropout", number, first))
         samples = list(range(first, first + size))
-        yield complete(run, run.dataset.load(plan)), StepRng(run.config.seed, number, samples, run.device)
+        yield complete(run, run.dataset.load(plan, number)), StepRng(run.config.seed, number, samples, run.device)
 
 
 def update_on(run: Run, batches: Iterable[tuple[Batch, StepRng]], total: int) -> Outcome:

@@ -65,6 +65,14 @@ def test_views_do_not_share_their_draws(dataset: Callable[..., Dataset]) -> None
     assert halves[0] != halves[1]
 
 
+def test_captions_are_left_out_in_the_epochs_that_are_meant(dataset: Callable[..., Dataset]) -> None:
+    data = dataset(caption_dropout_every_n_epochs=3, max_data_loader_n_workers=8)
+    for epoch in range(6):
+        items = [item for plan in data.epoch(epoch) for item in plan.items]
+        empty = [data.caption(data.records[item.record], item) == "" for item in items]
+        assert set(empty) == {epoch in (2, 5)}
+
+
 def test_validation_never_leaks(dataset: Callable[..., Dataset]) -> None:
     data = dataset(validation_split=0.25)
     trained, held = {r.digest for r in data.records}, {r.digest for r in data.validation}

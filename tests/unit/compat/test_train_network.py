@@ -93,9 +93,10 @@ def test_a_dataset_config_is_checked_whole(convert: Convert, train_dir: Path) ->
 
 def test_captions_in_the_originals_order(convert: Convert) -> None:
     values = {"caption_prefix": "p", "caption_suffix": "s", "caption_dropout_rate": 0.1, "shuffle_caption": True}
+    values |= {"token_warmup_step": 0.5, "token_warmup_min": 2, "keep_tokens": 1}
     config = load_config(convert(**values, caption_tag_dropout_rate=0.2, flip_aug=True).config)
     kinds = [t.kind for t in config.data.subsets[0].transforms]  # type: ignore[attr-defined]
-    assert kinds == ["template", "caption_dropout", "shuffle", "tag_dropout", "flip"]
+    assert kinds == ["template", "caption_dropout", "tag_warmup", "shuffle", "tag_dropout", "flip"]
     assert config.data.subsets[0].transforms[0]("x", Random(0)) == "p x s"  # type: ignore[operator]
 
 

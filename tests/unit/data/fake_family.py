@@ -32,7 +32,9 @@ class FakeFamily(Family):
         mean = torch.cat([mean, mean.mean(1, keepdim=True)], 1)
         return Moments(mean, torch.full_like(mean, 0.5) if self.std else None)
 
-    def encode_text(self, captions: Sequence[str], *, max_tokens: int = 75, clip_skip: int = 1) -> Cond:
+    def encode_text(
+        self, captions: Sequence[str], *, max_tokens: int = 75, clip_skip: int = 1, weighted: bool = False
+    ) -> Cond:
         self.texts += len(captions)
         rows = [torch.tensor([float(sum(c.encode())), len(c), max_tokens, clip_skip]) for c in captions]
         return Cond(torch.stack(rows)[:, None])

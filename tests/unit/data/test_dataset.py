@@ -334,3 +334,19 @@ def test_the_summary(folder: Path, dataset: Build) -> None:
     assert sum(bucket["images"] for bucket in summary["buckets"]) == 7
     assert summary["captions"] == {"with": 7, "mean_words": 3.0}
     assert summary["cache"]["latents"] == {"found": 0, "made": 7}
+
+
+def test_captions_of_a_step_are_its_own_cached_or_not(folder: Path, dataset: Build) -> None:
+    """Captions that change in the course of a run: the batch has the condition of the caption that it names."""
+    warmup = {"kind": "tag_warmup", "until": 0.5, "start": 1}
+    data = prepared(dataset(folder, transforms=[warmup, {"kind": "caption_dropout", "every_epochs": 2}]))
+    data.steps = 20
+    assert data.text_cached
+    for epoch, step in ((0, 0), (0, 9), (0, 10), (1, 19)):
+        plan = data.epoch(epoch)[0]
+        batch = data.load(plan, step)
+        number = data.records[plan.items[0].record].path.stem
+        whole = "garp" if step < 10 else f"garp, number {number}"
+        assert batch.captions[0] in (("",) if epoch else ("", whole))
+        assert batch.cond is not None
+        assert torch.equal(batch.cond.context[:1], FakeFamily().encode_text([batch.captions[0]]).context)

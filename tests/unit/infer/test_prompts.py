@@ -10,17 +10,8 @@ from hypothesis import strategies as st
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.base import Family
-from lorasmith.infer.prompts import (
-    BREAK,
-    WINDOW,
-    LoraTag,
-    parse,
-    parse_line,
-    plain_tokens,
-    read_prompts,
-    split_loras,
-    tokens_of,
-)
+from lorasmith.families.emphasis import BREAK, WINDOW, parse, plain_tokens, tokens_of
+from lorasmith.infer.prompts import LoraTag, parse_line, read_prompts, split_loras
 
 DOCUMENTED = {
     "normal text": [("normal text", 1.0)],

@@ -24,8 +24,6 @@ SHARED = (
 REFUSED: dict[str, str] = {
     "color_aug": "leave it out, or change colours in the images",
     "face_crop_aug_range": "crop the images around the faces, or use random_crop",
-    "caption_dropout_every_n_epochs": "use caption_dropout_rate = 1 / N",
-    "token_warmup_step": "leave it out; caption_tag_dropout_rate has a similar aim",
     "custom_attributes": "leave them out",
 }
 """Keys of sources that cannot be done yet, with what to use."""
@@ -161,8 +159,9 @@ def transforms_of(source: Source) -> list[dict[str, Any]]:
     if source.caption_prefix or source.caption_suffix:
         words = [source.caption_prefix, "{caption}", source.caption_suffix]
         found.append({"kind": "template", "templates": [" ".join(word for word in words if word)]})
-    if source.caption_dropout_rate:
-        found.append({"kind": "caption_dropout", "rate": source.caption_dropout_rate})
+    if source.caption_dropout_rate or source.caption_dropout_every_n_epochs:
+        every = {"every_epochs": source.caption_dropout_every_n_epochs or None}
+        found.append(given({"kind": "caption_dropout", "rate": source.caption_dropout_rate, **every}))
     if source.enable_wildcard:
         found.append({"kind": "wildcard"})
     found += tags_of(source)
@@ -174,8 +173,12 @@ def transforms_of(source: Source) -> list[dict[str, Any]]:
 
 
 def tags_of(source: Source) -> list[dict[str, Any]]:
-    """Shuffling and dropout of tags; in one transform where separators tell the fixed ones."""
+    """Warm-up, shuffling and dropout of tags; the last two in one transform where separators tell the fixed ones."""
     shared = {"keep": source.keep_tokens, "separator": source.caption_separator or ","}
+    found: list[dict[str, Any]] = []
+    if source.token_warmup_step:
+        own = {"until": source.token_warmup_step, "start": source.token_warmup_min}
+        found.append(given({"kind": "tag_warmup", **own, **shared, "keep_separator": source.keep_tokens_separator}))
     if source.keep_tokens_separator or source.secondary_separator:
         table = {
             "kind": "tags",
@@ -185,10 +188,14 @@ def tags_of(source: Source) -> list[dict[str, Any]]:
             "shuffle": bool(source.shuffle_caption),
             "dropout": source.caption_tag_dropout_rate,
         }
-        return [{key: value for key, value in table.items() if value not in (None, "")}]
-    found: list[dict[str, Any]] = []
+        return [*found, given(table)]
     if source.shuffle_caption:
         found.append({"kind": "shuffle", **shared})
     if source.caption_tag_dropout_rate:
         found.append({"kind": "tag_dropout", "rate": source.caption_tag_dropout_rate, **shared})
     return found
+
+
+def given(table: dict[str, Any]) -> dict[str, Any]:
+    """The table without what is unset."""
+    return {key: value for key, value in table.items() if value not in (None, "")}

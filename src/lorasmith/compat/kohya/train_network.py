@@ -137,6 +137,8 @@ def text_of(values: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any
         table["max_tokens"] = length
     if skip and skip > 1:
         table["clip_skip"] = skip
+    if values["weighted_captions"]:
+        table["weighted"] = True
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -26,6 +27,15 @@ class Sample:
         return replace(self, pixels=np.ascontiguousarray(function(self.pixels, *args)), mask=mask)
 
 
+@dataclass(frozen=True)
+class Moment:
+    """When a view comes, for what changes in the course of a run: epoch and step, from 0, of a run of `steps`."""
+
+    epoch: int = 0
+    step: int = 0
+    steps: int = 1
+
+
 class Transform(Component, root="transform"):
     """A change of a sample. All draws come from the `Random` that is given: it is seeded by position."""
 
@@ -38,12 +48,16 @@ class Transform(Component, root="transform"):
 class CaptionTransform(Transform):
     """Changes the caption."""
 
+    def at(self, moment: Moment) -> Callable[[str, Random], str]:
+        """What it does at a moment of the run: always the same, unless a kind says otherwise."""
+        return self
+
     @abstractmethod
     def __call__(self, caption: str, random: Random) -> str:
         """The caption that is trained on."""
 
     def outcomes(self, caption: str) -> set[str] | None:
-        """Every caption that can come out, so that all of them can be cached; None if there are too many."""
+        """Every caption that can come out at any moment, so that all can be cached; None if there are too many."""
         return None if self.random else {self(caption, Random(0))}
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 from typing import Literal
 
 from pydantic import Field
 
-from lorasmith.data.transforms.base import CaptionTransform
+from lorasmith.data.transforms.base import CaptionTransform, Moment
 
 
 class CaptionDropout(CaptionTransform):
@@ -15,13 +16,19 @@ class CaptionDropout(CaptionTransform):
 
     kind: Literal["caption_dropout"] = "caption_dropout"
     rate: float = Field(default=0.1, ge=0, le=1)
+    every_epochs: int = Field(default=0, ge=0)
+    """And all captions empty in each so-manyth epoch: with 4, in the fourth, the eighth, and so on; 0 is off."""
 
     @property
     def random(self) -> bool:
-        return self.rate > 0
+        return self.rate > 0 or self.every_epochs > 0
+
+    def at(self, moment: Moment) -> Callable[[str, Random], str]:
+        now = self.every_epochs > 0 and (moment.epoch + 1) % self.every_epochs == 0
+        return (lambda caption, random: "") if now else self
 
     def __call__(self, caption: str, random: Random) -> str:
         return "" if random.random() < self.rate else caption
 
     def outcomes(self, caption: str) -> set[str]:
-        return {caption, ""} if self.rate > 0 else {caption}
+        return {caption, ""} if self.random else {caption}
