@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from lorasmith.core.config import validate
 from lorasmith.core.registry import registered
 from lorasmith.core.rng import python_random
+from lorasmith.data.buckets import Placement
 from lorasmith.data.config import DataConfig
 from lorasmith.data.transforms import CaptionTransform, ImageTransform, Moment, Transform
 from lorasmith.data.transforms.base import Sample
@@ -26,6 +28,8 @@ NEEDED: dict[str, dict[str, Any]] = {
 }
 """Settings without a default, or with which a kind does something."""
 
+COLOURS = {"color"}
+"""They leave everything in its place."""
 BY_STEP = {"tag_warmup"}
 """What they do follows from the step alone, not from chance."""
 
@@ -90,17 +94,21 @@ def test_outcomes_are_all_there_is(kind: str, caption: str) -> None:
 @pytest.mark.parametrize("mask", [True, False])
 def test_an_image_keeps_its_form_and_its_variants_are_fixed(kind: str, mask: bool) -> None:
     transform, original = make(kind), sample(mask)
-    assert transform.variants >= 1
-    assert transform.random == (transform.variants > 1)
-    for variant in range(transform.variants):
+    assert transform.variants is None or transform.variants >= 1
+    assert transform.random == (transform.variants != 1)
+    for variant in range(transform.variants or 9):
         first, second = transform.apply(original, variant), transform.apply(original, variant)
         assert np.array_equal(first.pixels, second.pixels)
         assert first.pixels.dtype == np.uint8
         assert first.pixels.shape == original.pixels.shape
         assert (first.mask is None) == (original.mask is None)
-        if transform.share(variant) is not None:
-            assert np.array_equal(first.pixels, original.pixels), "what places the crop changes nothing else"
-            assert 0 <= transform.share(variant) <= 1
+        cut = transform.cut(Path("a_12_8_9_7.png"), (48, 32), Placement((24, 16), (30, 20)), variant)
+        assert cut is None or transform.cuts
+        if transform.cuts:
+            assert first is original, "what places the crop changes nothing else"
+        if cut is not None:
+            left, top, right, bottom = cut.box
+            assert (right - left, bottom - top) == (24, 16)
     assert np.array_equal(original.pixels, sample(mask).pixels), "the original was written to"
 
 
@@ -108,9 +116,12 @@ def test_an_image_keeps_its_form_and_its_variants_are_fixed(kind: str, mask: boo
 def test_a_mask_follows_its_image(kind: str) -> None:
     """A mask painted from the pixels still fits them afterwards."""
     transform = make(kind)
+    if kind in COLOURS:
+        assert all(transform.apply(sample(), v).mask is not None for v in range(9))
+        return
     pixels = sample().pixels
     painted = Sample(pixels, (pixels[:, :, 0] / 255).astype(np.float32))
-    for variant in range(transform.variants):
+    for variant in range(transform.variants or 9):
         changed = transform.apply(painted, variant)
         assert np.array_equal(changed.mask, (changed.pixels[:, :, 0] / 255).astype(np.float32))
 
@@ -203,4 +214,6 @@ def test_flip() -> None:
 
 
 def test_random_crop_goes_from_end_to_end() -> None:
-    assert [make("random_crop", places=5).share(i) for i in range(5)] == [0, 0.25, 0.5, 0.75, 1]
+    place = Placement((24, 16), (24, 20))
+    boxes = [make("random_crop", places=5).cut(Path("a.png"), (48, 40), place, i).box for i in range(5)]
+    assert [box[1] for box in boxes] == [0, 1, 2, 3, 4]

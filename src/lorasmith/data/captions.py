@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lorasmith.core.errors import Problem
 from lorasmith.data.config import SubsetConfig
+from lorasmith.data.transforms.face_crop import FACE
 
 LINES = re.compile(r"\r\n|\r|\n")
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -16,14 +17,16 @@ MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM
 def captions_of(image: Path, subset: SubsetConfig, problems: list[Problem]) -> tuple[str, ...]:
     """The lines of an image's caption file that are not empty; else the fallback.
 
-    `()` if there is no caption at all, `("",)` if the file is there and empty.
+    The file of `garp_120_80_40_50.png`, whose name tells where a face is, may also be `garp.txt`. The result is `()` if
+    there is no caption at all, `("",)` if the file is there and empty.
     """
-    for extension in subset.caption_extension:
-        place = image if subset.captions is None else subset.captions.expanduser() / image.name
-        path = place.with_suffix(extension)
-        if path.is_file():
-            text = read_text(path, problems)
-            return tuple(line.strip() for line in LINES.split(text) if line.strip()) or ("",)
+    folder = image.parent if subset.captions is None else subset.captions.expanduser()
+    for stem in dict.fromkeys((image.stem, FACE.sub("", image.stem))):
+        for extension in subset.caption_extension:
+            path = folder / f"{stem}{extension}"
+            if path.is_file():
+                text = read_text(path, problems)
+                return tuple(line.strip() for line in LINES.split(text) if line.strip()) or ("",)
     return (subset.caption,) if subset.caption is not None else ()
 
 

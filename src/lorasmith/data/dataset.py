@@ -35,6 +35,9 @@ from lorasmith.families.base import Family, Moments
 
 __all__ = ["Batch", "Dataset", "Item", "Plan", "TextPlan"]
 
+SEEDS = 2**62
+"""Of transforms that make an image of its own for each view."""
+
 
 @dataclass
 class Dataset:
@@ -142,7 +145,10 @@ class Dataset:
         """
         for problem in self.skipped:
             progress.say(f"left out: {problem.where}: {problem.found}")
-        if self.config.cache_latents:
+        live = self.live
+        if live and self.config.cache_latents:
+            progress.say(f"latents are made anew in each step: {live} changes images in too many ways to keep them")
+        elif self.config.cache_latents:
             self._latents.fill(self._views(), family, progress, share)
         captions = None if text is None else self._captions()
         if text is not None and captions is not None:
@@ -169,7 +175,7 @@ class Dataset:
             mask=stacked(tensors, "mask", torch.ones(1, height // DOWNSCALE, width // DOWNSCALE)),
             masked=torch.tensor([float("mask" in t) for t in tensors]) if any("mask" in t for t in tensors) else None,
             original=torch.tensor([[record.size[1], record.size[0]] for record in records]),
-            crop=torch.tensor([[view.box[1], view.box[0]] for view in views]),
+            crop=torch.tensor([[view.cut.box[1], view.cut.box[0]] for view in views]),
             target=torch.tensor([[height, width]] * len(records)),
             names=[str(record.path) for record in records],
         )
@@ -190,7 +196,7 @@ class Dataset:
         """The image of a view: which variant of each image transform it has."""
         random = python_random(self.seed, "variant", item.epoch, record.digest, item.occurrence)
         image = self._image_transforms(record, held_out)
-        return View(record, self.placement(record), image, tuple(random.randrange(t.variants) for t in image))
+        return View(record, self.placement(record), image, tuple(random.randrange(t.variants or SEEDS) for t in image))
 
     def fingerprint(self) -> str:
         """A hash of everything that decides which batches come, and what is in them; not of where files lie."""
@@ -227,7 +233,7 @@ class Dataset:
         return tuple(self.view(record, item, plan.held_out) for record, item in self._chosen(plan))
 
     def _tensors(self, plan: Plan, views: tuple[View, ...]) -> list[dict[str, Tensor]]:
-        if self._latents.encoder is not None:
+        if self.latents_cached:
             return [self._latents.of(view) for view in views]
         return self._ahead.take(plan, views, [(other, self._views_of(other)) for other in self._coming(plan)])
 
@@ -248,6 +254,17 @@ class Dataset:
     def _image_transforms(self, record: ImageRecord, held_out: bool) -> tuple[ImageTransform, ...]:
         image = [t for t in self.transforms(record) if isinstance(t, ImageTransform)]
         return tuple(t for t in image if not (held_out and t.random))
+
+    @property
+    def live(self) -> str:
+        """A kind of transform that makes an image of its own for each view, so that no latents can be kept, or ""."""
+        kinds = (t for r in self.records for t in self._image_transforms(r, held_out=False) if t.variants is None)
+        return next((str(t.kind) for t in kinds), "")  # type: ignore[attr-defined]
+
+    @property
+    def latents_cached(self) -> bool:
+        """Whether `prepare` has put all latents into the cache."""
+        return self._latents.encoder is not None
 
     def _captions(self) -> set[str] | None:
         """Every text that may be asked for; None if they are too many to keep."""

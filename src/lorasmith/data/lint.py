@@ -17,7 +17,7 @@ from lorasmith.data.buckets import Placement
 from lorasmith.data.dataset import Dataset
 from lorasmith.data.images import decode
 from lorasmith.data.scan import ImageRecord
-from lorasmith.data.transforms import CaptionTransform
+from lorasmith.data.transforms import CaptionTransform, ImageTransform
 
 Severity = Literal["warning", "note"]
 
@@ -34,7 +34,8 @@ DRAWS = 8
 
 @dataclass(frozen=True)
 class ImageProblem:
-    """One thing about one image. `kind`: tiny, crop, no_caption, empty_caption, trigger, duplicate, or skipped."""
+    """One thing about one image. `kind`: tiny, crop, no_caption, empty_caption, trigger, duplicate, transform, or
+    skipped."""
 
     path: Path
     kind: str
@@ -51,6 +52,9 @@ def lint(dataset: Dataset, trigger: Sequence[str] = ()) -> list[ImageProblem]:
     for record in dataset.records:
         found += sizes(record, dataset.placement(record))
         found += captions(record, dataset, trigger)
+        changes = [t for t in dataset.transforms(record) if isinstance(t, ImageTransform)]
+        remarks = [text for text in (t.remark(record.path) for t in changes) if text]
+        found += [ImageProblem(record.path, "transform", text, "note") for text in remarks]
     return [*but_of_other_things(found, dataset), *duplicates(dataset.records)]
 
 

@@ -12,18 +12,17 @@ from PIL import Image
 from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
-from lorasmith.data.buckets import Placement
 from lorasmith.data.images import decode, fit
 from lorasmith.data.masks import decode_mask, to_latent
 from lorasmith.data.scan import ImageRecord
-from lorasmith.data.transforms import ImageTransform
+from lorasmith.data.transforms import Cut, ImageTransform
 from lorasmith.data.transforms.base import Sample
 
 DOWNSCALE = 8
 
 
 def read_sample(
-    record: ImageRecord, place: Placement, transforms: Sequence[ImageTransform], variant: Sequence[int]
+    record: ImageRecord, cut: Cut, transforms: Sequence[ImageTransform], variant: Sequence[int]
 ) -> dict[str, Tensor]:
     """`pixels` (3, H, W) in -1..1 and, if the image has a mask, `mask` (1, H / 8, W / 8) in 0..1.
 
@@ -35,9 +34,8 @@ def read_sample(
         grey = alpha
     elif record.mask is not None:
         grey = decode_mask(same_bytes(Path(record.mask), record.mask_digest), picture.size)
-    box = place.box(crop_share(transforms, variant))
-    mask = None if grey is None else (fit(grey, place.resized, box) / 255).astype(np.float32)
-    sample = Sample(fit(picture, place.resized, box), mask)
+    mask = None if grey is None else (fit(grey, cut.resized, cut.box) / 255).astype(np.float32)
+    sample = Sample(fit(picture, cut.resized, cut.box), mask)
     for transform, chosen in zip(transforms, variant, strict=True):
         sample = transform.apply(sample, chosen)
     pixels = torch.from_numpy(sample.pixels).permute(2, 0, 1).float() / 127.5 - 1
@@ -56,9 +54,3 @@ def same_bytes(path: Path, digest: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != digest:
         raise LorasmithError(f"{path}: it was changed after the data were read; start again")
     return data
-
-
-def crop_share(transforms: Sequence[ImageTransform], variant: Sequence[int]) -> float:
-    """How far along its room the crop lies: the centre, unless a transform says otherwise."""
-    shares = (transform.share(chosen) for transform, chosen in zip(transforms, variant, strict=True))
-    return next((share for share in shares if share is not None), 0.5)

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from lorasmith.data.buckets import Placement
-from lorasmith.data.pixels import crop_share, read_sample
+from lorasmith.data.pixels import read_sample
 from lorasmith.data.scan import ImageRecord
-from lorasmith.data.transforms import ImageTransform
+from lorasmith.data.transforms import Cut, ImageTransform
 
 
 @dataclass(frozen=True)
@@ -25,25 +25,29 @@ class View:
     variant: tuple[int, ...]
 
     @property
-    def box(self) -> tuple[int, int, int, int]:
-        """The crop of the resized image: left, top, right, bottom."""
-        return self.place.box(crop_share(self.transforms, self.variant))
+    def cut(self) -> Cut:
+        """What of the image is seen: the centre, unless a transform says otherwise; the first one counts."""
+        size = self.record.size
+        pairs = zip(self.transforms, self.variant, strict=True)
+        cuts = (t.cut(self.record.path, size, self.place, v) for t, v in pairs)
+        return next((cut for cut in cuts if cut is not None), Cut(self.place.resized, self.place.box()))
 
     def read(self) -> dict[str, Tensor]:
         """`pixels` (3, H, W) in -1..1 and, if the image has a mask, `mask` (1, H / 8, W / 8)."""
-        return read_sample(self.record, self.place, self.transforms, self.variant)
+        return read_sample(self.record, self.cut, self.transforms, self.variant)
 
     def causes(self) -> dict[str, Any]:
-        """Everything that decides what `read` gives. A transform that only places the crop is in the box."""
+        """Everything that decides what `read` gives. A transform that only places the crop is in the cut."""
         pairs = zip(self.transforms, self.variant, strict=True)
+        cut = self.cut
         return {
             "image": self.record.digest,
-            "place": [self.place.resized, self.box],
-            "changes": [[t.model_dump(mode="json"), v] for t, v in pairs if t.share(v) is None],
+            "place": [cut.resized, cut.box],
+            "changes": [[t.model_dump(mode="json"), v] for t, v in pairs if not t.cuts],
             "mask": self.record.mask_digest or self.record.mask,
         }
 
 
 def variants(transforms: Sequence[ImageTransform]) -> Iterator[tuple[int, ...]]:
-    """Every combination of variants."""
-    return product(*(range(t.variants) for t in transforms))
+    """Every combination of variants; of transforms that have countless ones, none may be among them."""
+    return product(*(range(t.variants or 0) for t in transforms))

@@ -95,7 +95,8 @@ def cache(config: TrainConfig, dataset: Dataset, family: Family, progress: Progr
     live = "text" in config.parts() or config.learns_words
     text = None if live else TextPlan(**config.text.model_dump())
     dataset.prepare(family, text=text, progress=progress, share=ranks)
-    family.release("vae")
+    if dataset.latents_cached:
+        family.release("vae")
     if dataset.text_cached:
         family.release("text")
 
@@ -163,7 +164,7 @@ def assemble(
 def can_graph(config: TrainConfig, family: Family, dataset: Dataset) -> bool:
     """Whether steps may be captured: a GPU, everything cached, one micro-batch a step, an optimizer that allows it."""
     fused = isinstance(config.optimizer, AdamW)
-    cached = dataset.text_cached and config.data.cache_latents
+    cached = dataset.text_cached and dataset.latents_cached
     whole = config.accumulation == 1 and not config.phases
     return config.cuda_graph and family.device.type == "cuda" and cached and fused and whole
 

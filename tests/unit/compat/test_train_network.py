@@ -100,6 +100,22 @@ def test_captions_in_the_originals_order(convert: Convert) -> None:
     assert config.data.subsets[0].transforms[0]("x", Random(0)) == "p x s"  # type: ignore[operator]
 
 
+def test_images_in_the_originals_order(convert: Convert, train_dir: Path) -> None:
+    (train_dir / "d.toml").write_text(
+        '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "img/2_a"\nface_crop_aug_range = [1.5, 3.0]\n'
+        "color_aug = true\nflip_aug = true\nrandom_crop = true\n"
+    )
+    transforms = load_config(convert(dataset_config="d.toml").config).data.sources[0].transforms
+    assert [t.model_dump()["kind"] for t in transforms] == ["face_crop", "random_crop", "color", "flip"]
+    assert transforms[0].model_dump(include={"closest", "widest", "wander"}) == {
+        "closest": 1.5,
+        "widest": 3.0,
+        "wander": True,
+    }
+    with pytest.raises(ConfigError, match="two numbers in order"):
+        convert(face_crop_aug_range="4,2")
+
+
 def test_metadata_of_images(convert: Convert, train_dir: Path) -> None:
     from lorasmith.data.scan import find
 

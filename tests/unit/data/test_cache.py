@@ -129,7 +129,7 @@ def test_a_crop_without_room_is_encoded_once(folder: Path, dataset: Build, tmp_p
 def test_the_size_before_the_crop_is_in_the_name(folder: Path, dataset: Build) -> None:
     (record,) = dataset(folder / "0.png").records
     first, second = (View(record, Placement((64, 64), (width, 64)), (), ()) for width in (64, 65))
-    assert first.box == second.box
+    assert first.cut.box == second.cut.box
     assert first.causes() != second.causes()
 
 

@@ -22,8 +22,6 @@ SHARED = (
 )
 """Keys that all datasets of a file must have alike."""
 REFUSED: dict[str, str] = {
-    "color_aug": "leave it out, or change colours in the images",
-    "face_crop_aug_range": "crop the images around the faces, or use random_crop",
     "custom_attributes": "leave them out",
 }
 """Keys of sources that cannot be done yet, with what to use."""
@@ -133,7 +131,7 @@ def subset_of(piece: Piece, values: Mapping[str, Any], notes: list[str], problem
         "caption_extension": [extension if extension.startswith(".") else f".{extension}"],
         "caption_lines": "any" if source.enable_wildcard else "first",
         "class_folders": source.class_folders,
-        "transforms": transforms_of(source),
+        "transforms": transforms_of(source, problems),
     }
     if source.is_reg:
         table["loss_weight"] = values["prior_loss_weight"]
@@ -153,7 +151,7 @@ def masks_of(source: Source, asked: bool, notes: list[str]) -> str | None:
     return "alpha" if source.alpha_mask else None
 
 
-def transforms_of(source: Source) -> list[dict[str, Any]]:
+def transforms_of(source: Source, problems: list[Problem]) -> list[dict[str, Any]]:
     """The changes of captions in the original's order, then those of images."""
     found: list[dict[str, Any]] = []
     if source.caption_prefix or source.caption_suffix:
@@ -165,11 +163,29 @@ def transforms_of(source: Source) -> list[dict[str, Any]]:
     if source.enable_wildcard:
         found.append({"kind": "wildcard"})
     found += tags_of(source)
-    if source.flip_aug:
-        found.append({"kind": "flip"})
+    if source.face_crop_aug_range:
+        found += face_crop(source, problems)
     if source.random_crop:
         found.append({"kind": "random_crop"})
+    if source.color_aug:
+        found.append({"kind": "color"})
+    if source.flip_aug:
+        found.append({"kind": "flip"})
     return found
+
+
+def face_crop(source: Source, problems: list[Problem]) -> list[dict[str, Any]]:
+    """Crops around faces: `"2.0,4.0"`, from the closest to the widest."""
+    given = source.face_crop_aug_range
+    try:
+        closest, widest = (float(part) for part in given.split(","))
+        if not 0 < closest <= widest:
+            raise ValueError
+    except ValueError:
+        where = f"{source.where}.face_crop_aug_range"
+        problems.append(Problem(where, f'found "{given}"', 'two numbers in order, such as "2.0,4.0"'))
+        return []
+    return [{"kind": "face_crop", "closest": closest, "widest": widest, "wander": bool(source.random_crop)}]
 
 
 def tags_of(source: Source) -> list[dict[str, Any]]:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorasmith.core.registry import Component
+
+if TYPE_CHECKING:
+    from lorasmith.data.buckets import Placement
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,15 @@ class Sample:
         function = getattr(np, change)
         mask = None if self.mask is None else np.ascontiguousarray(function(self.mask, *args))
         return replace(self, pixels=np.ascontiguousarray(function(self.pixels, *args)), mask=mask)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What of an image is seen: the (width, height) that it is resized to, and the box (left, top, right, bottom) of
+    that, which has the size of the bucket."""
+
+    resized: tuple[int, int]
+    box: tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -62,27 +76,34 @@ class CaptionTransform(Transform):
 
 
 class ImageTransform(Transform):
-    """Changes the image, as one of a few `variants`, so that all of them can be cached."""
+    """Changes the image, as one of a few `variants`, so that all of them can be cached; or in countless ways."""
 
     @property
-    def variants(self) -> int:
-        """How many different results there are for one image."""
+    def variants(self) -> int | None:
+        """How many different results there are for one image. None: each view is one of its own, encoded live; its
+        variant is then a seed."""
         return 1
 
     @property
     def random(self) -> bool:
-        return self.variants > 1
+        return self.variants != 1
 
-    def share(self, variant: int) -> float | None:
-        """Where a variant has its crop, 0 to 1 of the way through the room there is; None: no say in it.
+    @property
+    def cuts(self) -> bool:
+        """Whether it has a say in the cut. Such a transform changes nothing else: its `apply` gives the sample back."""
+        return False
 
-        A transform with a say in the crop changes nothing else: its `apply` gives the sample back.
-        """
+    def cut(self, path: Path, size: tuple[int, int], place: Placement, variant: int) -> Cut | None:
+        """What a variant sees of an image file of `size`, (width, height); None: no say in it."""
         return None
+
+    def remark(self, path: Path) -> str:
+        """What `check` is to say of an image file that the transform can do nothing with."""
+        return ""
 
     @abstractmethod
     def apply(self, sample: Sample, variant: int) -> Sample:
-        """The image's variant in [0, variants)."""
+        """The image's variant in [0, variants), or of a seed."""
 
 
 def tags_of(caption: str, separator: str) -> list[str]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from lorasmith.data.transforms.base import ImageTransform, Sample
+from lorasmith.data.transforms.base import Cut, ImageTransform, Sample
+
+if TYPE_CHECKING:
+    from lorasmith.data.buckets import Placement
 
 
 class RandomCrop(ImageTransform):
     """Where an image is larger than its bucket, crops at one of `places` evenly spaced places in place of the centre.
 
-    The dataset asks for the crop of a variant; a finite number of places keeps all of them cacheable.
+    A finite number of places keeps all of them cacheable.
     """
 
     kind: Literal["random_crop"] = "random_crop"
@@ -22,9 +26,12 @@ class RandomCrop(ImageTransform):
     def variants(self) -> int:
         return self.places
 
+    @property
+    def cuts(self) -> bool:
+        return True
+
+    def cut(self, path: Path, size: tuple[int, int], place: Placement, variant: int) -> Cut:
+        return Cut(place.resized, place.box(variant / (self.places - 1)))
+
     def apply(self, sample: Sample, variant: int) -> Sample:
         return sample
-
-    def share(self, variant: int) -> float:
-        """How far along the crop's room the variant lies, 0 to 1."""
-        return variant / (self.places - 1)

@@ -35,12 +35,27 @@ OPTIONS = (
         "images shrink by area and grow by Lanczos, which is the original's default too; others are an error",
         choices=INTERPOLATIONS,
     ),
-    Option("color_aug", state="refused", note="leave it out, or change colours in the images"),
+    Option(
+        "color_aug",
+        "flag",
+        None,
+        "better",
+        "brightness is a power of values up to 1, which does not clip; with cache_latents, which the original refuses, "
+        "images are encoded anew in each step",
+        "data.transforms",
+    ),
     Option("flip_aug", "flag", None, "better", "each view draws its own, also with several workers", "data.transforms"),
     Option(
         "random_crop", "flag", None, "better", "a fixed number of places, so that latents are cached", "data.transforms"
     ),
-    Option("face_crop_aug_range", "text", None, "refused", "crop the images around the faces, or use random_crop"),
+    Option(
+        "face_crop_aug_range",
+        "text",
+        None,
+        "better",
+        "with buckets too; a fixed number of crops, so that latents are cached",
+        "data.transforms",
+    ),
     Option("alpha_mask", "flag", None, "better", "switching it off forgets the mask", "data.subsets.masks"),
     Option("masked_loss", to="data.subsets.masks"),
     Option(
