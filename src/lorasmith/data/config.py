@@ -11,6 +11,25 @@ from lorasmith.core.registry import Config
 from lorasmith.data.transforms import Transform
 
 
+class BucketConfig(Config):
+    """Sizes to group images by. Automatic sizes follow the resolution: a half to twice of it."""
+
+    enabled: bool = True
+    """If off, every image is cropped to the resolution."""
+    min: int | None = Field(default=None, ge=8)
+    max: int | None = Field(default=None, ge=8)
+    step: int | None = Field(default=None, ge=8, multiple_of=8)
+    """Sides are multiples of it. Automatic: 64, or 16 for resolutions below 256."""
+    upscale: bool = True
+    """If off, an image smaller than the resolution keeps its size and gets a bucket of its own."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> BucketConfig:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min ({self.min}) is larger than max ({self.max})")
+        return self
+
+
 class SubsetConfig(Config):
     """One source of images."""
 
@@ -40,6 +59,12 @@ class SubsetConfig(Config):
     if there are such sub-folders and no images beside them."""
     resolution: int | tuple[int, int] | None = None
     """Of these images, if not the data's. One folder in two subsets is trained at two resolutions."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Of these images, if not the data's; larger resolutions may need smaller batches."""
+    buckets: BucketConfig | None = None
+    """Of these images, if not the data's."""
+    hold_out: bool = True
+    """Whether some may be held out for `validation.split`; off for regularisation images."""
     loss_weight: float = Field(default=1.0, ge=0)
     """Factor of these images' loss; below 1 for regularisation images."""
     masks: Path | Literal["alpha"] | None = None
@@ -57,25 +82,6 @@ class SubsetConfig(Config):
     def _dots(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:
         """`txt` means `.txt`."""
         return tuple(e if e.startswith(".") else f".{e}" for e in extensions)
-
-
-class BucketConfig(Config):
-    """Sizes to group images by. Automatic sizes follow the resolution: a half to twice of it."""
-
-    enabled: bool = True
-    """If off, every image is cropped to the resolution."""
-    min: int | None = Field(default=None, ge=8)
-    max: int | None = Field(default=None, ge=8)
-    step: int | None = Field(default=None, ge=8, multiple_of=8)
-    """Sides are multiples of it. Automatic: 64, or 16 for resolutions below 256."""
-    upscale: bool = True
-    """If off, an image smaller than the resolution keeps its size and gets a bucket of its own."""
-
-    @model_validator(mode="after")
-    def _in_order(self) -> BucketConfig:
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min ({self.min}) is larger than max ({self.max})")
-        return self
 
 
 class ValidationConfig(Config):
@@ -114,7 +120,7 @@ class DataConfig(Config):
         """Settings of a subset may stand beside `images`."""
         if not isinstance(value, dict) or "images" not in value or value.get("subsets"):
             return value
-        both = ("images", "transforms", "resolution")
+        both = ("images", "transforms", "resolution", "batch_size", "buckets")
         own = {k: value[k] for k in SubsetConfig.model_fields if k in value and k not in both}
         if not own:
             return value

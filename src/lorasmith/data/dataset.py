@@ -24,7 +24,7 @@ from lorasmith.data.ahead import Ahead
 from lorasmith.data.batch import Batch, Item, Plan
 from lorasmith.data.buckets import Buckets, Placement, Size
 from lorasmith.data.cache import TensorCache, default_folder
-from lorasmith.data.config import DataConfig, SubsetConfig
+from lorasmith.data.config import BucketConfig, DataConfig, SubsetConfig
 from lorasmith.data.latents import LatentCache, Sharing
 from lorasmith.data.pixels import DOWNSCALE
 from lorasmith.data.scan import ImageRecord, Scan, scan
@@ -35,6 +35,8 @@ from lorasmith.families.base import Family, Moments
 
 __all__ = ["Batch", "Dataset", "Item", "Plan", "TextPlan"]
 
+Rule = tuple[Size, BucketConfig]
+"""Resolution and buckets: how images are placed."""
 SEEDS = 2**62
 """Of transforms that make an image of its own for each view."""
 
@@ -60,8 +62,8 @@ class Dataset:
         folder = self.config.cache_dir or default_folder()
         self._latents, self._texts = LatentCache(folder), TextCache(folder)
         self._ahead = Ahead(self.config.workers)
-        self._places: dict[tuple[Size, Size], Placement] = {}
-        self._rules: dict[Size, Buckets] = {self.config.size: self.buckets}
+        self._places: dict[tuple[Size, Rule], Placement] = {}
+        self._rules: dict[Rule, Buckets] = {(self.config.size, self.config.buckets): self.buckets}
         self.epoch = lru_cache(2)(self._epoch)
         self._order = lru_cache(2)(lambda number: {plan: i for i, plan in enumerate(self.epoch(number))})
 
@@ -93,12 +95,13 @@ class Dataset:
 
     def placement(self, record: ImageRecord) -> Placement:
         """Bucket and size of an image."""
-        resolution = record.resolution or self.config.size
-        if resolution not in self._rules:
-            self._rules[resolution] = Buckets.of(self.config.model_copy(update={"resolution": resolution}))
-        key = (record.size, resolution)
+        rule = (record.resolution or self.config.size, record.buckets or self.config.buckets)
+        if rule not in self._rules:
+            own = {"resolution": rule[0], "buckets": rule[1]}
+            self._rules[rule] = Buckets.of(self.config.model_copy(update=own))
+        key = (record.size, rule)
         if key not in self._places:
-            self._places[key] = self._rules[resolution].place(record.size)
+            self._places[key] = self._rules[rule].place(record.size)
         return self._places[key]
 
     def transforms(self, record: ImageRecord) -> tuple[Transform, ...]:
@@ -116,24 +119,27 @@ class Dataset:
     def _epoch(self, number: int) -> list[Plan]:
         """The batches of epoch `number`, in order: each image exactly `repeats` times."""
         random = python_random(self.seed, "order", number)
-        members: dict[Size, list[Item]] = {}
+        members: dict[tuple[Size, int], list[Item]] = {}
         for i, record in enumerate(self.records):
-            bucket = members.setdefault(self.placement(record).bucket, [])
-            bucket += [Item(i, number, occurrence) for occurrence in range(record.repeats)]
+            group = members.setdefault(self._group(record), [])
+            group += [Item(i, number, occurrence) for occurrence in range(record.repeats)]
         plans = []
-        for bucket, items in sorted(members.items()):
+        for (bucket, size), items in sorted(members.items()):
             random.shuffle(items)
-            plans += [Plan(tuple(part), bucket) for part in parts(items, self.config.batch_size)]
+            plans += [Plan(tuple(part), bucket) for part in parts(items, size)]
         random.shuffle(plans)
         return plans
 
+    def _group(self, record: ImageRecord) -> tuple[Size, int]:
+        """Bucket and batch size: what images of one batch have in common."""
+        return self.placement(record).bucket, record.batch_size or self.config.batch_size
+
     def validation_plans(self) -> list[Plan]:
         """The held-out images in batches, the same each time."""
-        members: dict[Size, list[Item]] = {}
+        members: dict[tuple[Size, int], list[Item]] = {}
         for i, record in enumerate(self.validation):
-            members.setdefault(self.placement(record).bucket, []).append(Item(i, 0, 0))
-        size = self.config.batch_size
-        return [Plan(tuple(p), b, True) for b, items in sorted(members.items()) for p in parts(items, size)]
+            members.setdefault(self._group(record), []).append(Item(i, 0, 0))
+        return [Plan(tuple(p), b, True) for (b, size), items in sorted(members.items()) for p in parts(items, size)]
 
     def prepare(
         self, family: Family, *, text: TextPlan | None, progress: Progress, share: Sharing | None = None
@@ -303,7 +309,9 @@ def row_of(record: ImageRecord) -> list[Any]:
     changes = [t.model_dump(mode="json") for t in record.transforms]
     mask = record.mask_digest or record.mask
     row = [record.digest, record.captions, record.repeats, record.loss_weight, mask, changes]
-    return row if record.resolution is None else [*row, record.resolution]
+    buckets = record.buckets and record.buckets.model_dump(mode="json")
+    own = {"resolution": record.resolution, "batch_size": record.batch_size, "buckets": buckets}
+    return [*row, *([key, value] for key, value in own.items() if value is not None)]
 
 
 def counts(cache: TensorCache) -> dict[str, int]:
@@ -330,8 +338,10 @@ def unique(records: Sequence[ImageRecord]) -> list[ImageRecord]:
 
 
 def held_out(records: Sequence[ImageRecord], seed: int, share: float) -> list[ImageRecord]:
-    """A share of the images, at least one, chosen by content; copies of an image count once."""
-    images = unique(records)
+    """A share of the images that may be held out, at least one, chosen by content; copies of an image count once."""
+    images = unique([r for r in records if r.hold_out])
+    if not images:
+        return []
     ranked = sorted(images, key=lambda r: derive(seed, "validation", r.digest))
     chosen = {r.digest for r in ranked[: max(1, round(share * len(images)))]}
     return [r for r in images if r.digest in chosen]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from lorasmith.core.errors import Problem
 from lorasmith.data.captions import LINES, captions_of, read_text
-from lorasmith.data.config import SubsetConfig, sides_of
+from lorasmith.data.config import BucketConfig, SubsetConfig, sides_of
 from lorasmith.data.images import SUFFIXES, decode
 from lorasmith.data.masks import decode_mask, mask_path
 from lorasmith.data.metadata import read_metadata
@@ -41,7 +41,7 @@ class ImageRecord:
     """An image that was read whole: `size` is (width, height) as seen, `digest` the SHA-256 of the file.
 
     `captions` is empty if there is none; `mask_digest` is the SHA-256 of the mask's file, if it has one;
-    `resolution` is (width, height) if it differs from the data's.
+    `resolution` (width, height), `batch_size` and `buckets` are there if they differ from the data's.
     """
 
     path: Path
@@ -54,6 +54,9 @@ class ImageRecord:
     mask_digest: str = ""
     transforms: tuple[Transform, ...] = ()
     resolution: tuple[int, int] | None = None
+    batch_size: int | None = None
+    buckets: BucketConfig | None = None
+    hold_out: bool = True
 
     @property
     def caption(self) -> str:
@@ -216,6 +219,9 @@ def read_record(found: Found) -> ImageRecord | Problem:
         mask_digest=mask_digest,
         transforms=subset.transforms,
         resolution=None if subset.resolution is None else sides_of(subset.resolution),
+        batch_size=subset.batch_size,
+        buckets=subset.buckets,
+        hold_out=subset.hold_out,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from lorasmith.compat.kohya.folders import balanced
 from lorasmith.compat.options import Conversion, find_script
@@ -297,12 +298,42 @@ def test_datasets_of_several_resolutions(convert: Convert, train_dir: Path) -> N
     config = load_config(convert(dataset_config="d.toml", resolution=None).config)
     data = Dataset.build(config.data, seed=0)
     assert [data.placement(record).bucket for record in data.records] == [(64, 64)] * 3 + [(32, 64)] * 3
-    (train_dir / "d.toml").write_text(
-        (train_dir / "d.toml").read_text().replace("resolution = 64", "resolution = 64\nbatch_size = 2")
-    )
+
+
+def test_datasets_have_batches_and_buckets_of_their_own(convert: Convert, train_dir: Path) -> None:
+    from lorasmith.data.dataset import Dataset
+
+    start = '[[datasets]]\nresolution = {}\nbatch_size = {}\n{}[[datasets.subsets]]\nimage_dir = "img/2_a"\n'
+    buckets = "enable_bucket = true\nmin_bucket_reso = 64\nmax_bucket_reso = 192\n"
+    (train_dir / "d.toml").write_text(start.format(64, 2, "") + start.format(128, 1, buckets))
+    for i, size in enumerate(((8, 8), (24, 8), (8, 24))):
+        Image.new("RGB", size, (i, 0, 0)).save(train_dir / f"img/2_a/{i}.png")
+    config = load_config(convert(dataset_config="d.toml", resolution=None, validation_split=0.0).config)
+    data = Dataset.build(config.data, seed=0)
+    sizes = sorted((plan.bucket, len(plan.items)) for plan in data.epoch(0))
+    assert sizes == [((64, 64), 1), ((64, 64), 2), ((64, 192), 1), ((128, 128), 1), ((192, 64), 1)]
+    text = (train_dir / "d.toml").read_text()
+    (train_dir / "d.toml").write_text(text.replace("batch_size = 1", "batch_size = 1\nvalidation_split = 0.4"))
     with pytest.raises(ConfigError) as error:
         convert(dataset_config="d.toml")
-    assert problems(error) == ["datasets.1.batch_size"]
+    assert problems(error) == ["datasets.1.validation_split"]
+    (train_dir / "d.toml").write_text(f"[general]\nvalidation_split = 0.4\n{text}")
+    data = Dataset.build(load_config(convert(dataset_config="d.toml").config).data, seed=0)
+    held = {record.digest for record in data.validation}
+    assert len(held) == 1
+    assert not held & {record.digest for record in data.records}  # neither at the other resolution
+
+
+def test_regularisation_images_are_not_held_out(convert: Convert, train_dir: Path) -> None:
+    from lorasmith.data.dataset import Dataset
+
+    for i, path in enumerate(sorted(train_dir.rglob("*.png"))):
+        Image.new("RGB", (8, 8), (i, 9, 9)).save(path)
+    for seed in range(5):
+        config = load_config(convert(reg_data_dir="reg", validation_split=0.5, seed=seed).config)
+        data = Dataset.build(config.data, seed=seed)
+        assert len(data.validation) == 2
+        assert all("reg" not in record.path.parts for record in data.validation)
 
 
 @pytest.mark.parametrize("args", [[], ["relative_step=False", "scale_parameter=False", "warmup_init=False"]])

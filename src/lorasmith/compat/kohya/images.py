@@ -11,16 +11,10 @@ from lorasmith.compat.kohya.folders import Piece, pieces, plain_set
 from lorasmith.compat.options import Parsed
 from lorasmith.core.errors import Problem
 
-SHARED = (
-    "batch_size",
-    "enable_bucket",
-    "bucket_no_upscale",
-    "bucket_reso_steps",
-    "min_bucket_reso",
-    "max_bucket_reso",
-    "validation_split",
-)
-"""Keys that all datasets of a file must have alike."""
+OFF = ("class_folders", "hold_out")
+"""Keys of a subset that say something when they are false."""
+OWN = ("resolution", "batch_size", "buckets")
+"""What a subset may have of its own."""
 REFUSED: dict[str, str] = {
     "custom_attributes": "leave them out",
 }
@@ -54,33 +48,33 @@ def convert_data(parsed: Parsed, notes: list[str], problems: list[Problem]) -> d
         return {}
     for one in sets:
         notes += one.notes
-    table = sizes(sets, notes, problems)
+    tables = [size_of(one, notes, problems) for one in sets]
+    table = (tables[0] if tables else {}) | shared_validation(sets, problems)
     table["subsets"] = []
-    for one in sets:
-        own = table["resolution"] if one is sets[0] else resolution_of(one.values["resolution"], problems)
-        extra = {} if own == table["resolution"] else {"resolution": own}
+    for one, own in zip(sets, tables, strict=True):
+        extra = {key: own[key] for key in OWN if own[key] != table[key]}
         table["subsets"] += [subset_of(piece, values, notes, problems) | extra for piece in pieces(one)]
+    if len(sets) > 1 and not problems:
+        notes.append("the datasets are one here: a batch may hold images of all of them that have one size")
     table["workers"] = values["max_data_loader_n_workers"] if "max_data_loader_n_workers" in given else 0
     if table["workers"]:
         notes.append("max_data_loader_n_workers counts only where latents cannot be cached")
     return table
 
 
-def sizes(sets: Sequence[Set], notes: list[str], problems: list[Problem]) -> dict[str, Any]:
-    """Resolution, batch, buckets and validation of the first dataset; all but the resolution holds for all."""
-    for one in sets[1:]:
-        for key in SHARED:
-            if one.values[key] != sets[0].values[key]:
-                found = f"{one.values[key]} here and {sets[0].values[key]} in {sets[0].where}"
-                remedy = "train on one of them, or with one setting"
-                problems.append(Problem(f"{one.where}.{key}", found, "the same for all datasets", remedy))
-    if len(sets) > 1 and not problems:
-        notes.append("the datasets are one here: a batch may hold images of all of them that have one size")
-    return size_of(sets[0], notes, problems) if sets else {}
+def shared_validation(sets: Sequence[Set], problems: list[Problem]) -> dict[str, Any]:
+    """The table `validation`: one share for all datasets."""
+    shares = [one.values["validation_split"] for one in sets]
+    for one, share in zip(sets, shares, strict=True):
+        if share != shares[0]:
+            found = f"{share} here and {shares[0]} in {sets[0].where}"
+            remedy = "write it once, in [general]"
+            problems.append(Problem(f"{one.where}.validation_split", found, "the same for all datasets", remedy))
+    return {"validation": {"split": shares[0]}} if any(shares) else {}
 
 
 def size_of(dataset: Set, notes: list[str], problems: list[Problem]) -> dict[str, Any]:
-    """Resolution, batch, buckets and validation of one dataset."""
+    """Resolution, batch and buckets of one dataset."""
     values = dataset.values
     sides = resolution_of(values["resolution"], problems)
     table: dict[str, Any] = {"resolution": sides, "batch_size": values["batch_size"]}
@@ -98,8 +92,6 @@ def size_of(dataset: Set, notes: list[str], problems: list[Problem]) -> dict[str
                 "here they follow the resolution"
             )
     table["buckets"] = buckets
-    if values["validation_split"]:
-        table["validation"] = {"split": values["validation_split"]}
     return table
 
 
@@ -134,11 +126,11 @@ def subset_of(piece: Piece, values: Mapping[str, Any], notes: list[str], problem
         "transforms": transforms_of(source, problems),
     }
     if source.is_reg:
-        table["loss_weight"] = values["prior_loss_weight"]
+        table |= {"loss_weight": values["prior_loss_weight"], "hold_out": False}
     masks = masks_of(source, bool(values["masked_loss"]), notes)
     if masks:
         table["masks"] = masks
-    return {key: value for key, value in table.items() if value not in (None, [], False) or key == "class_folders"}
+    return {key: value for key, value in table.items() if value not in (None, [], False) or key in OFF}
 
 
 def masks_of(source: Source, asked: bool, notes: list[str]) -> str | None:
