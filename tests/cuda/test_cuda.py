@@ -123,3 +123,12 @@ def test_adamw_in_8_bits_follows_adamw_and_resumes(pictures: Callable[..., Path]
     (tmp_path / "small" / "checkpoints" / "step-00000012" / "state.json").unlink()
     train(load_config(tmp_path / "small" / "config.toml"), resume=tmp_path / "small")
     assert losses(tmp_path / "small") == pytest.approx(small, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "lokr", "oft", "boft", "ia3"])
+def test_each_kind_trains_in_graphs(pictures: Callable[..., Path], tmp_path: Path, kind: str) -> None:
+    images = pictures(6, (150, 140))
+    changes: dict[str, Any] = {"device": "cuda", "steps": 8, "adapter": {"kind": kind}}
+    eager = run(images, tmp_path / "eager", cuda_graph=False, **changes)
+    graph = run(images, tmp_path / "graph", cuda_graph=True, **changes)
+    assert graph == pytest.approx(eager, rel=2e-3)

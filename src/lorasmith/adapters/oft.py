@@ -46,7 +46,7 @@ class RotationAdapter(Adapter):
     def rotations(self) -> Tensor:
         q = self.skew()
         one = torch.eye(q.shape[-1], device=q.device)
-        return (one + q) @ torch.linalg.inv(one - q)
+        return (one + q) @ torch.linalg.inv_ex(one - q).inverse  # it exists; checking would wait for the GPU
 
     def rotate(self, weight: Tensor) -> Tensor:
         """The weight, (out, ...), with its outputs rotated."""

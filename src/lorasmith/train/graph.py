@@ -42,16 +42,28 @@ class Graphs:
         self.run = run
         self.seen: dict[tuple[Any, ...], Captured | None] = {}
         self.pool: Any = None
+        self.refused = False
+
+    def close(self) -> None:
+        """Free the graphs. Where they hold NCCL's sums, the ranks cannot part before."""
+        self.seen.clear()
+        self.pool = None
 
     def __call__(self, batch: Batch, rng: StepRng, body: Body) -> Outcome:
         """Run `body` on `batch` with the draws of `rng`: as it is, captured, or replayed."""
         key = shapes_of(batch)
-        if key not in self.seen:
+        if self.refused or key not in self.seen:
             self.seen[key] = None
             return body(batch, rng)
         held = self.seen[key]
         if held is None:
-            held = self.seen[key] = self.capture(batch, rng, body)
+            try:
+                held = self.seen[key] = self.capture(batch, rng, body)
+            except RuntimeError as error:  # an operation of this run waits for the device
+                self.refused = True
+                reason = str(error).splitlines()[0]
+                self.run.progress.say(f"steps cannot be CUDA graphs here and run one kernel at a time ({reason})")
+                return body(batch, rng)
         else:
             copy_into(held.batch, batch)
             held.rng.refill(rng.step, rng.samples)

@@ -53,6 +53,8 @@ def train(
             ranks.wait()
             return result
         finally:
+            if run.graphs is not None:
+                run.graphs.close()
             run.events.close()
             run.adapters.detach()
 
