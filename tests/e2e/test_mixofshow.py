@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,18 @@ def test_its_yaml_trains_and_its_test_draws(folder: Path, here: Program) -> None
     terms = [e["attention_regularisation"] for e in events if e["event"] == "step"]
     assert len(terms) == 3
     assert all(term > 0 for term in terms)
+
+    said = tomllib.loads((run / "config.toml").read_text())
+    assert said["data"]["transforms"][1] == {
+        "kind": "letterbox",
+        "crop": 0.5,
+        "upper": True,
+        "scale": [1.0, 1.0],
+        "kept": 0,
+    }
+    assert not said["data"]["buckets"]["enabled"]
+    assert said["objective"]["mask_mean"] == "channel_sum"
+    assert said["objective"]["parts"][0]["maximum"] == "batch"
 
     out = folder / "drawn"
     arguments = ["--lora-path", run / "8101_EDLoRA_garp.safetensors", "--save-dir", out]

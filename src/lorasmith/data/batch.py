@@ -32,9 +32,12 @@ class Plan:
 @dataclass(frozen=True)
 class Batch:
     """Tensors of one batch. `pixels` (B, 3, H, W) stand in for `moments` where latents are not cached, `cond` is None
-    where texts are not. `mask`: (B, 1, h, w) in 0..1 on the latent grid, None if no image has one; `masked` (B,): 1
-    where it is the image's own, 0 where it is all ones in place of one. `original`, `crop`, `target`: (B, 2) height and
-    width (top and left), for SDXL."""
+    where texts are not. `original`, `crop`, `target`: (B, 2) height and width (top and left), for SDXL.
+
+    `mask`: (B, 1, h, w) in 0..1 on the latent grid: where the loss counts; None if it does everywhere. `subject`: the
+    same, where the subject is, or at least the image; None if no sample tells; `masked` (B,): 1 where it does, 0 where
+    ones stand in for it.
+    """
 
     moments: Moments | None
     pixels: Tensor | None
@@ -46,6 +49,7 @@ class Batch:
     crop: Tensor
     target: Tensor
     names: list[str]
+    subject: Tensor | None = None
     masked: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
@@ -55,6 +59,6 @@ class Batch:
             return None if tensor is None else tensor.to(device, non_blocking=True)
 
         moments = self.moments and Moments(self.moments.mean.to(device, non_blocking=True), move(self.moments.std))
-        names = ("pixels", "loss_weight", "mask", "masked", "original", "crop", "target")
+        names = ("pixels", "loss_weight", "mask", "subject", "masked", "original", "crop", "target")
         moved = {n: move(getattr(self, n)) for n in names}
         return replace(self, moments=moments, cond=self.cond and self.cond.to(device), **moved)

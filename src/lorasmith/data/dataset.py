@@ -26,6 +26,7 @@ from lorasmith.data.buckets import Buckets, Placement, Size
 from lorasmith.data.cache import TensorCache, default_folder
 from lorasmith.data.config import BucketConfig, DataConfig, SubsetConfig
 from lorasmith.data.latents import LatentCache, Sharing
+from lorasmith.data.masks import masks_of
 from lorasmith.data.pixels import DOWNSCALE
 from lorasmith.data.scan import ImageRecord, Scan, scan
 from lorasmith.data.texts import TextCache, TextPlan, outcomes
@@ -178,10 +179,9 @@ class Dataset:
             captions=captions,
             cond=self._texts.of(captions) if self.text_cached else None,
             loss_weight=torch.tensor([record.loss_weight for record in records]),
-            mask=stacked(tensors, "mask", torch.ones(1, height // DOWNSCALE, width // DOWNSCALE)),
-            masked=torch.tensor([float("mask" in t) for t in tensors]) if any("mask" in t for t in tensors) else None,
+            **masks_of(tensors, [r.masks_weigh for r in records], (height // DOWNSCALE, width // DOWNSCALE)),
             original=torch.tensor([[record.size[1], record.size[0]] for record in records]),
-            crop=torch.tensor([[view.cut.box[1], view.cut.box[0]] for view in views]),
+            crop=torch.tensor([[max(0, view.cut.box[1]), max(0, view.cut.box[0])] for view in views]),
             target=torch.tensor([[height, width]] * len(records)),
             names=[str(record.path) for record in records],
         )
@@ -297,11 +297,9 @@ def moments_of(tensors: Sequence[dict[str, Tensor]]) -> Moments | None:
     return None if mean is None else Moments(mean, stacked(tensors, "std"))
 
 
-def stacked(tensors: Sequence[dict[str, Tensor]], name: str, default: Tensor | None = None) -> Tensor | None:
-    """One tensor of each sample as a batch; samples without it get the default. None if none has it."""
-    if not any(name in t for t in tensors):
-        return None
-    return torch.stack([t[name] if default is None else t.get(name, default) for t in tensors])
+def stacked(tensors: Sequence[dict[str, Tensor]], name: str) -> Tensor | None:
+    """One tensor of each sample as a batch; None if none has it."""
+    return torch.stack([t[name] for t in tensors]) if any(name in t for t in tensors) else None
 
 
 def row_of(record: ImageRecord) -> list[Any]:
@@ -310,7 +308,8 @@ def row_of(record: ImageRecord) -> list[Any]:
     mask = record.mask_digest or record.mask
     row = [record.digest, record.captions, record.repeats, record.loss_weight, mask, changes]
     buckets = record.buckets and record.buckets.model_dump(mode="json")
-    own = {"resolution": record.resolution, "batch_size": record.batch_size, "buckets": buckets}
+    weigh = None if record.masks_weigh else False
+    own = {"masks_weigh": weigh, "resolution": record.resolution, "batch_size": record.batch_size, "buckets": buckets}
     return [*row, *([key, value] for key, value in own.items() if value is not None)]
 
 

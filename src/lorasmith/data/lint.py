@@ -50,9 +50,9 @@ def lint(dataset: Dataset, trigger: Sequence[str] = ()) -> list[ImageProblem]:
     """
     found = [ImageProblem(Path(p.where), "skipped", f"left out: {p.found}", "warning") for p in dataset.skipped]
     for record in dataset.records:
-        found += sizes(record, dataset.placement(record))
-        found += captions(record, dataset, trigger)
         changes = [t for t in dataset.transforms(record) if isinstance(t, ImageTransform)]
+        found += sizes(record, dataset.placement(record), any(t.cuts for t in changes))
+        found += captions(record, dataset, trigger)
         remarks = [text for text in (t.remark(record.path) for t in changes) if text]
         found += [ImageProblem(record.path, "transform", text, "note") for text in remarks]
     return [*but_of_other_things(found, dataset), *duplicates(dataset.records)]
@@ -66,14 +66,14 @@ def but_of_other_things(found: list[ImageProblem], dataset: Dataset) -> list[Ima
     return [p for p in found if p.kind != "trigger" or not with_word or p.path.parent in with_word]
 
 
-def sizes(record: ImageRecord, place: Placement) -> Iterator[ImageProblem]:
-    """Enlarged or cut much."""
+def sizes(record: ImageRecord, place: Placement, cuts: bool) -> Iterator[ImageProblem]:
+    """Enlarged or cut much, unless a transform cuts on purpose."""
     width, height = record.size
     scale = max(place.resized[0] / width, place.resized[1] / height)
     if scale > TINY:
         text = f"{width} x {height} is enlarged {scale:.1f} times; it will be trained blurred"
         yield ImageProblem(record.path, "tiny", text, "warning")
-    if place.lost > EXTREME:
+    if place.lost > EXTREME and not cuts:
         bucket = f"{place.bucket[0]} x {place.bucket[1]}"
         text = f"{width} x {height} loses {place.lost:.0%} in the crop to {bucket}; cut it by hand"
         yield ImageProblem(record.path, "crop", text, "warning")

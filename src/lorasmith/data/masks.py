@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,3 +44,23 @@ def decode_mask(data: bytes, size: tuple[int, int]) -> Image.Image:
 def to_latent(mask: NDArray[np.float32], downscale: int) -> Tensor:
     """(H, W) in 0..1 to (1, H / downscale, W / downscale), by area."""
     return F.avg_pool2d(torch.from_numpy(mask)[None, None], downscale)[0]
+
+
+def masks_of(tensors: Sequence[Mapping[str, Tensor]], weigh: Sequence[bool], shape: tuple[int, int]) -> dict[str, Any]:
+    """`mask`, `subject` and `masked` of a batch (see `Batch`), from what was read of its images.
+
+    `weigh`: of which the loss counts in the mask alone; `shape`: (h, w) of the latents. Around an image that does not
+    fill its bucket the loss never counts.
+    """
+    losses = [t.get("mask", t.get("filled")) if own else t.get("filled") for t, own in zip(tensors, weigh, strict=True)]
+    subjects = [t.get("mask", t.get("filled")) for t in tensors]
+    known = torch.tensor([float(subject is not None) for subject in subjects])
+    masked = known if bool(known.any()) else None
+    return {"mask": together(losses, shape), "subject": together(subjects, shape), "masked": masked}
+
+
+def together(masks: Sequence[Tensor | None], shape: tuple[int, int]) -> Tensor | None:
+    """(B, 1, h, w), with ones where there is no mask; None if there is none at all."""
+    if all(mask is None for mask in masks):
+        return None
+    return torch.stack([torch.ones(1, *shape) if mask is None else mask for mask in masks])

@@ -24,7 +24,8 @@ DOWNSCALE = 8
 def read_sample(
     record: ImageRecord, cut: Cut, transforms: Sequence[ImageTransform], variant: Sequence[int]
 ) -> dict[str, Tensor]:
-    """`pixels` (3, H, W) in -1..1 and, if the image has a mask, `mask` (1, H / 8, W / 8) in 0..1.
+    """`pixels` (3, H, W) in -1..1; `mask` (1, H / 8, W / 8) in 0..1 if the image has one; `filled`, of the same shape,
+    where the image is, if black surrounds it.
 
     Raises LorasmithError if the file is not the one that was scanned any more.
     """
@@ -35,14 +36,23 @@ def read_sample(
     elif record.mask is not None:
         grey = decode_mask(same_bytes(Path(record.mask), record.mask_digest), picture.size)
     mask = None if grey is None else (fit(grey, cut.resized, cut.box) / 255).astype(np.float32)
-    sample = Sample(fit(picture, cut.resized, cut.box), mask)
+    sample = framed(Sample(fit(picture, cut.resized, cut.box), mask, cut.filled()))
     for transform, chosen in zip(transforms, variant, strict=True):
         sample = transform.apply(sample, chosen)
     pixels = torch.from_numpy(sample.pixels).permute(2, 0, 1).float() / 127.5 - 1
     result = {"pixels": pixels.contiguous()}
-    if sample.mask is not None:
-        result["mask"] = to_latent(sample.mask, DOWNSCALE)
+    for name, places in (("mask", sample.mask), ("filled", sample.filled)):
+        if places is not None:
+            result[name] = to_latent(places, DOWNSCALE)
     return result
+
+
+def framed(sample: Sample) -> Sample:
+    """Black, and outside the mask, where the image is not."""
+    if sample.filled is None:
+        return sample
+    mask = None if sample.mask is None else sample.mask * sample.filled
+    return Sample(sample.pixels * sample.filled[..., None].astype(np.uint8), mask, sample.filled)
 
 
 def same_bytes(path: Path, digest: str) -> bytes:

@@ -57,6 +57,7 @@ class ImageRecord:
     batch_size: int | None = None
     buckets: BucketConfig | None = None
     hold_out: bool = True
+    masks_weigh: bool = True
 
     @property
     def caption(self) -> str:
@@ -222,6 +223,7 @@ def read_record(found: Found) -> ImageRecord | Problem:
         batch_size=subset.batch_size,
         buckets=subset.buckets,
         hold_out=subset.hold_out,
+        masks_weigh=subset.masks_weigh,
     )
 
 

@@ -33,7 +33,7 @@ class View:
         return next((cut for cut in cuts if cut is not None), Cut(self.place.resized, self.place.box()))
 
     def read(self) -> dict[str, Tensor]:
-        """`pixels` (3, H, W) in -1..1 and, if the image has a mask, `mask` (1, H / 8, W / 8)."""
+        """`pixels` (3, H, W) in -1..1; `mask` and `filled` (1, H / 8, W / 8), if they are there."""
         return read_sample(self.record, self.cut, self.transforms, self.variant)
 
     def causes(self) -> dict[str, Any]:
@@ -42,7 +42,7 @@ class View:
         cut = self.cut
         return {
             "image": self.record.digest,
-            "place": [cut.resized, cut.box],
+            "place": [cut.resized, cut.box, cut.seen],
             "changes": [[t.model_dump(mode="json"), v] for t, v in pairs if not t.cuts],
             "mask": self.record.mask_digest or self.record.mask,
         }

@@ -42,7 +42,7 @@ def test_mentions_are_adjectives_and_a_subject() -> None:
 def batch_of(mask: Tensor | None, *masked: int) -> Any:
     """What the part asks of a batch."""
     own = None if mask is None else torch.tensor(masked or [1] * len(mask)).float()
-    return SimpleNamespace(mask=mask, masked=own)
+    return SimpleNamespace(subject=mask, masked=own)
 
 
 @pytest.mark.parametrize("maximum", ["sample", "batch"])

@@ -66,6 +66,8 @@ class TrainNetwork(Script):
         table["text"] = text_of(values, problems)
         table["adapter"] = convert_network(values, self.blocks(), notes, problems)
         table["objective"] = convert_objective(values, problems)
+        if any(subset.get("masks") for subset in table["data"].get("subsets", ())):
+            table["objective"] = {"kind": "denoising", **table["objective"], "mask_mean": "image"}
         table["optimizer"] = convert_optimizer(values, notes, problems)
         table["lr_schedule"] = convert_schedule(values, notes, problems)
         table |= convert_preview(values, notes) | convert_validation(values) | convert_export(values, notes, problems)

@@ -66,6 +66,7 @@ class TrainEdlora(Script):
                 "resolution": width if width == height else [width, height],
                 "batch_size": v["datasets.train.batch_size_per_gpu"],
                 "transforms": transforms(v, notes),
+                **({"buckets": {"enabled": False}} if letterboxed(v) else {}),
             },
             "lr_schedule": {"kind": "linear"},
             "objective": objective(v),
@@ -107,8 +108,8 @@ def subsets(v: dict[str, Any]) -> list[dict[str, Any]]:
                 own["captions"] = entry["caption_dir"]
             elif not v["datasets.train.use_caption"]:
                 own["caption_extension"] = [".no-captions"]
-            if v["datasets.train.use_mask"] and v["models.use_mask_loss"] and entry.get("mask_dir"):
-                own["masks"] = entry["mask_dir"]
+            if v["datasets.train.use_mask"] and entry.get("mask_dir"):
+                own |= {"masks": entry["mask_dir"], "masks_weigh": v["models.use_mask_loss"]}
             found.append(own)
         return found
     except OSError as error:
@@ -124,19 +125,39 @@ def transforms(v: dict[str, Any], notes: list[str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     if words := pairs(v["datasets.train.replace_mapping"]):
         found.append({"kind": "replace", "words": words})
-    for entry in v["datasets.train.instance_transform"] or ():
-        kind = entry.get("type") if isinstance(entry, dict) else entry
+    for listed in v["datasets.train.instance_transform"] or ():
+        entry = listed if isinstance(listed, dict) else {"type": listed}
+        kind = entry.get("type")
         if kind == "ShuffleCaption":
             found.append({"kind": "shuffle", "keep": entry.get("keep_token_num", 1)})
         elif kind == "EnhanceText":
             found.append({"kind": "template", "templates": list(TEMPLATES[entry.get("enhance_type", "object")])})
         elif kind in ("RandomHorizontalFlip", "PairRandomHorizontalFlip"):
             found.append({"kind": "flip"})
-        elif kind in ("RandomCrop", "PairRandomCrop", "HumanResizeCropFinalV3", "ResizeFillMaskNew"):
+        elif kind in LETTERBOXES:
+            found.append(letterbox(entry))
+            notes.append(f"{kind}: images are encoded anew in each step; with `kept = 20` in it, 20 forms are cached")
+        elif kind in ("RandomCrop", "PairRandomCrop"):
             notes.append(f"{kind}: buckets keep each image whole but for its margin")
         elif kind not in ("ToTensor", "Normalize", "Resize", "CenterCrop", "BILINEARResize", "PairResize"):
             notes.append(f"instance_transform: {kind} is unknown and left out")
     return found
+
+
+LETTERBOXES = {"HumanResizeCropFinalV3": True, "ResizeFillMaskNew": False}
+"""The transforms that put an image on black, and whether they keep the upper part of a portrait."""
+
+
+def letterboxed(v: dict[str, Any]) -> bool:
+    """Whether all images are put on a canvas of one size."""
+    listed = v["datasets.train.instance_transform"] or ()
+    return any((entry.get("type") if isinstance(entry, dict) else entry) in LETTERBOXES for entry in listed)
+
+
+def letterbox(entry: dict[str, Any]) -> dict[str, Any]:
+    """Our transform for one of these."""
+    own = {"kind": "letterbox", "crop": float(entry.get("crop_p", 0.5)), "upper": LETTERBOXES[entry["type"]]}
+    return own if "scale_ratio" not in entry else own | {"scale": [float(x) for x in entry["scale_ratio"]]}
 
 
 def parts(v: dict[str, Any]) -> dict[str, Any]:
@@ -183,13 +204,13 @@ def parts(v: dict[str, Any]) -> dict[str, Any]:
 
 
 def objective(v: dict[str, Any]) -> dict[str, Any]:
-    """Noise offset and attention regularisation."""
-    found: dict[str, Any] = {"kind": "denoising"}
+    """Noise offset, the original's sum over channels, and attention regularisation, which its weight is made for."""
+    found: dict[str, Any] = {"kind": "denoising", "mask_mean": "channel_sum"}
     if v["models.noise_offset"]:
         found["noise"] = [{"kind": "offset", "strength": v["models.noise_offset"]}]
     if v["models.attn_reg_weight"]:
         part = {"kind": "attention_regularisation", "weight": v["models.attn_reg_weight"]}
-        found["parts"] = [part | {"full_identity": v["models.reg_full_identity"]}]
+        found["parts"] = [part | {"full_identity": v["models.reg_full_identity"], "maximum": "batch"}]
     return found
 
 

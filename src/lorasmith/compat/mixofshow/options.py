@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from lorasmith.compat.options import Option
 
-BUCKETS = "images keep their shape in buckets of about this size, where the original pads with black to a square"
+LETTERBOX = (
+    "HumanResizeCropFinalV3 and ResizeFillMaskNew at any size, where the original knows 512 only; without either, "
+    "images keep their shape in buckets"
+)
 
 TRAIN = (
     Option("opt", "text", None, "same", "the YAML file; -opt and --opt"),
@@ -16,7 +19,7 @@ TRAIN = (
     Option("datasets.train.concept_list", "text", None, "same", "", "data.subsets"),
     Option("datasets.train.use_caption", "flag", False, "same", "", "data.subsets.captions"),
     Option("datasets.train.use_mask", "flag", False, "same", "", "data.subsets.masks"),
-    Option("datasets.train.instance_transform", "any", None, "better", BUCKETS, "data.transforms"),
+    Option("datasets.train.instance_transform", "any", None, "better", LETTERBOX, "data.transforms"),
     Option("datasets.train.replace_mapping", "any", {}, "same", "", "data.transforms (replace)"),
     Option("datasets.train.batch_size_per_gpu", "int", 2, "same", "of one process", "data.batch_size"),
     Option(
@@ -62,11 +65,18 @@ TRAIN = (
         "float",
         None,
         "better",
-        "any size and number of mentions, each sample by its own maximum",
+        "any size and number of mentions; a size at which nothing is outside the mask is left out, not the whole term",
         "objective.parts",
     ),
     Option("models.reg_full_identity", "flag", True, "same", "", "objective.parts"),
-    Option("models.use_mask_loss", "flag", True, "better", "without masks nothing is masked: there is no padding"),
+    Option(
+        "models.use_mask_loss",
+        "flag",
+        True,
+        "better",
+        "summed over channels as in the original; an empty mask gives 0, not NaN, and edges are averaged by area",
+        "data.subsets.masks_weigh, objective.mask_mean",
+    ),
     Option(
         "models.gradient_checkpoint",
         "flag",

@@ -20,25 +20,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sample:
-    """An image in the size of its bucket: pixels (H, W, 3) uint8 and, perhaps, a mask (H, W) float32 in 0..1."""
+    """An image in the size of its bucket: pixels (H, W, 3) uint8 and, perhaps, a mask (H, W) float32 in 0..1.
+
+    `filled` (H, W) float32: 1 where the image is, 0 where black surrounds it; None if it fills the bucket.
+    """
 
     pixels: NDArray[np.uint8]
     mask: NDArray[np.float32] | None = None
+    filled: NDArray[np.float32] | None = None
 
     def map(self, change: str, *args: object) -> Sample:
-        """The same numpy function on pixels and mask."""
+        """The same numpy function on pixels and masks."""
+        parts = {"pixels": self.pixels, "mask": self.mask, "filled": self.filled}
         function = getattr(np, change)
-        mask = None if self.mask is None else np.ascontiguousarray(function(self.mask, *args))
-        return replace(self, pixels=np.ascontiguousarray(function(self.pixels, *args)), mask=mask)
+        changed = {k: np.ascontiguousarray(function(v, *args)) for k, v in parts.items() if v is not None}
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)
 class Cut:
     """What of an image is seen: the (width, height) that it is resized to, and the box (left, top, right, bottom) of
-    that, which has the size of the bucket."""
+    that, which has the size of the bucket.
+
+    Where the box reaches beyond the image, or beyond `seen`, a box of the same coordinates, it is black.
+    """
 
     resized: tuple[int, int]
     box: tuple[int, int, int, int]
+    seen: tuple[int, int, int, int] | None = None
+
+    def filled(self) -> NDArray[np.float32] | None:
+        """(H, W) of the bucket: 1 where the image is seen, 0 where it is black; None if it is black nowhere."""
+        if self.seen is None:
+            return None
+        (left, top, right, bottom), seen = self.box, self.seen
+        places = np.zeros((bottom - top, right - left), dtype=np.float32)
+        places[max(0, seen[1] - top) : max(0, seen[3] - top), max(0, seen[0] - left) : max(0, seen[2] - left)] = 1
+        return places
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import Literal
 
@@ -41,7 +42,7 @@ class Color(ImageTransform):
             values = turned(values, random.uniform(-self.hue, self.hue))
         else:
             values = np.power(values, np.float32(random.uniform(1 - self.gamma, 1 + self.gamma)), dtype=np.float32)
-        return Sample(np.round(values * 255).astype(np.uint8), sample.mask)
+        return replace(sample, pixels=np.round(values * 255).astype(np.uint8))
 
 
 def turned(rgb: NDArray[np.float32], degrees: float) -> NDArray[np.float32]:

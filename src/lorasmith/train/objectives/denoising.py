@@ -20,6 +20,7 @@ from lorasmith.diffusion.weightings import Weighting
 from lorasmith.families.attention_maps import watched
 from lorasmith.families.base import Family
 from lorasmith.train.objectives.base import Objective, StepResult
+from lorasmith.train.objectives.masked import MaskMean, mean_per_sample
 from lorasmith.train.objectives.parts import ObjectivePart
 
 PREDICTIONS: dict[str, Prediction] = {"epsilon": Epsilon(), "v_prediction": VPrediction()}
@@ -35,6 +36,9 @@ class Denoising(Objective):
     timesteps: TimestepSampler = Field(default_factory=Uniform)
     noise: tuple[Noise, ...] = ()
     loss: Loss = Field(default_factory=Mse)
+    mask_mean: MaskMean = "mask"
+    """How masked errors become one number: the mean over the mask, so that images count alike; `image`, the mean over
+    the whole image, where a small mask counts less (sd-scripts); `channel_sum`, 4 times the first (Mix-of-Show)."""
     weightings: tuple[Weighting, ...] = ()
     parts: tuple[ObjectivePart, ...] = ()
     """Further terms of the loss; each is logged by its kind."""
@@ -60,7 +64,7 @@ class Denoising(Objective):
         target = prediction.target(x0, noise, t, schedule)
 
         error = self.loss(output, target, t, schedule)
-        per_sample = mean_per_sample(error, batch.mask)
+        per_sample = mean_per_sample(error, batch.mask, self.mask_mean)
         weight = batch.loss_weight
         for weighting in self.weightings:
             weight = weight * weighting(t, schedule, prediction)
@@ -79,11 +83,3 @@ class Denoising(Objective):
         counts = [found.shape[1] for found in columns]
         each = maps.split(counts)
         return output, {part.kind: part(own, batch) for part, own in zip(self.parts, each, strict=True)}  # type: ignore[attr-defined]
-
-
-def mean_per_sample(error: Tensor, mask: Tensor | None) -> Tensor:
-    """(B, C, h, w) to (B,): the mean, or the mean over the mask (B, 1, h, w); a sample with an empty mask gives 0."""
-    if mask is None:
-        return error.flatten(1).mean(1)
-    weight = mask.expand_as(error).flatten(1)
-    return (error.flatten(1) * weight).sum(1) / weight.sum(1).clamp(min=1e-6)

@@ -57,7 +57,11 @@ OPTIONS = (
         "data.transforms",
     ),
     Option("alpha_mask", "flag", None, "better", "switching it off forgets the mask", "data.subsets.masks"),
-    Option("masked_loss", to="data.subsets.masks"),
+    Option(
+        "masked_loss",
+        note='averaged over the whole image, as there; objective.mask_mean = "mask" averages over the mask',
+        to="data.subsets.masks, objective.mask_mean",
+    ),
     Option(
         "conditioning_data_dir",
         "text",

@@ -20,7 +20,7 @@ class AttentionRegularisation(ObjectivePart):
     Of each mention (tokens of new words side by side) the last is the subject, those before are adjectives. Maps are
     divided by their maximum. Adjectives: the mean of the map outside the mask. Subject: with `full_identity` the mean
     squared distance from map to mask; else the mean outside too. Samples without new words do not count, nor do images
-    without a mask, nor a size at which nothing is outside the mask.
+    without a mask (of one in a letterbox, the mask is where the image is), nor a size at which nothing is outside it.
     """
 
     kind: Literal["attention_regularisation"] = "attention_regularisation"
@@ -39,11 +39,11 @@ class AttentionRegularisation(ObjectivePart):
     def __call__(self, maps: Maps, batch: Batch) -> Tensor:
         present = maps.columns.sum(-1) > 0  # (B, 2): adjectives, subject
         total = torch.zeros((), device=maps.columns.device)
-        if batch.mask is None or batch.masked is None:
+        if batch.subject is None or batch.masked is None:
             return total
         present = present & (batch.masked > 0)[:, None]
         for size, found in maps.by_size().items():
-            mask = F.interpolate(batch.mask.float(), size, mode="nearest")[:, 0]
+            mask = F.interpolate(batch.subject.float(), size, mode="nearest")[:, 0]
             adjective, subject = self._scaled(found, present).unbind(1)
             total = total + _mean(adjective, (mask == 0) & present[:, 0, None, None])
             if self.full_identity:
