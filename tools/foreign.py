@@ -136,8 +136,8 @@ def dataset() -> str:
             "TOML or JSON, named by `dataset_config`. A value is searched in the subset, its dataset, `general`, the "
             "options of the script, in this order; an explicit `0` or `false` counts. An unknown key is an error, as "
             "in the original. `resolution` may be a text, `alpha_mask` may stand anywhere, and `validation_split` in a "
-            "subset is read, if all subsets agree. Datasets of one file may differ in their resolution; batch size, "
-            "buckets and validation are the same for all.",
+            "subset is read, if all subsets agree. Datasets of one file may differ in resolution, batch "
+            "size and buckets; the share that is held out is the same for all.",
             "\n".join(["| key | in | note |", "| --- | --- | --- |", *rows]),
         )
     )

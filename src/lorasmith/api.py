@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from lorasmith.core.progress import Progress
 
 if TYPE_CHECKING:
+    from lorasmith.data.maskers import Made
     from lorasmith.files.lora import Output, Report
     from lorasmith.infer.run import SampleResult
     from lorasmith.train.check import CheckResult
@@ -253,6 +254,34 @@ def combine(
 
     target = _output({"output": output, "dtype": dtype, "overwrite": overwrite}, Path(output), "")
     return work([Use.read(lora) for lora in loras], target, base=base, rank=rank)
+
+
+def masks(
+    images: Path | str,
+    source: str = "alpha",
+    *,
+    output: Path | str | None = None,
+    overwrite: bool = False,
+    settings: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Made:
+    """Make a mask of the subject for each image of a folder (default: in `images/masks`), and a picture of all.
+
+    `source`: `alpha`, `color` or `rembg`, with its `settings` (`{"color": "white", "tolerance": 0.2}`). Masks that are
+    there stay, unless `overwrite`. The result tells of masks that are probably wrong.
+    """
+    from lorasmith.core.config import validate
+    from lorasmith.data.maskers.config import MaskConfig
+    from lorasmith.data.maskers.make import make_masks
+    from lorasmith.infer.sheet import mask_sheet
+
+    masker = validate(MaskConfig, {"source": {"kind": source, **(settings or {})}}, "masks").source
+    target = None if output is None else Path(output)
+    made = make_masks(Path(images), masker, output=target, overwrite=overwrite, progress=progress or Progress())
+    shares = made.made | made.kept
+    labels = {path: f"{path.name}: {share:.0%}" for path, share in shares.items()}
+    made.sheet = mask_sheet({path: made.mask(path) for path in shares}, labels, made.folder / "contact-sheet.jpg")
+    return made
 
 
 def _output(saving: Saving, file: Path, ending: str) -> Output:

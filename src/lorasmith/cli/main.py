@@ -23,6 +23,7 @@ from lorasmith.cli.demo import demo_command
 from lorasmith.cli.extract import extract_command
 from lorasmith.cli.foreign import SEPARATE, as_command, convert_config_command
 from lorasmith.cli.inspect import inspect_command
+from lorasmith.cli.masks import masks_command
 from lorasmith.cli.merge import merge_command
 from lorasmith.cli.resize import resize_command
 from lorasmith.cli.sample import sample_command
@@ -57,6 +58,7 @@ _add("train", train_command)
 _add("sample", sample_command)
 _add("check", check_command)
 _add("sweep", sweep_command)
+_add("masks", masks_command)
 _add("inspect", inspect_command)
 _add("convert", convert_command)
 _add("extract", extract_command)

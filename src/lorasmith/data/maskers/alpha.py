@@ -1,0 +1,21 @@
+"""Masks from transparency."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from PIL import Image
+
+from lorasmith.core.errors import LorasmithError
+from lorasmith.data.maskers.base import Masker
+
+
+class FromAlpha(Masker):
+    """What is not transparent is the subject."""
+
+    kind: Literal["alpha"] = "alpha"
+
+    def __call__(self, picture: Image.Image, alpha: Image.Image | None) -> Image.Image:
+        if alpha is None:
+            raise LorasmithError("it has no transparent part; use --from color for plain backgrounds, or --from rembg")
+        return alpha
