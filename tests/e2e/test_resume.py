@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +95,29 @@ def test_stop_and_resume_is_bit_for_bit_in_the_middle_of_an_epoch(
     assert_equal(weights(whole), weights(stopped))
     steps = [e["step"] for e in events(stopped) if e["event"] == "step"]
     assert steps == list(range(1, 13))
+
+
+def test_what_changes_in_the_course_of_a_run_goes_on_after_a_stop(
+    pictures: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Images that are new in each view, tags that come step by step, epochs without captions."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    changes = [
+        {"kind": "letterbox"},
+        {"kind": "color", "rate": 0.7},
+        {"kind": "tag_warmup", "until": 0.8, "start": 0},
+        {"kind": "caption_dropout", "rate": 0.0, "every_epochs": 2},
+    ]
+    for folder in (whole, stopped):
+        table = settings(pictures(5, name=f"{folder.name}-images"), folder, steps=6, text={"weighted": True})
+        table["data"] |= {"transforms": changes, "buckets": {"enabled": False}}
+        table["checkpoint"] |= {"keep": 6}
+        train(load_config(table))
+    for step in (4, 5, 6):
+        shutil.rmtree(stopped / "checkpoints" / f"step-{step:08d}")
+    (stopped / "garp.safetensors").unlink()
+    assert train(load_config(stopped / "config.toml"), resume=stopped).steps == 6
+    assert_equal(weights(whole), weights(stopped))
 
 
 def test_previews_and_validation_do_not_move_training(pictures: Callable[..., Path], tmp_path: Path) -> None:

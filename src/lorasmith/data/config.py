@@ -69,6 +69,8 @@ class SubsetConfig(Config):
     """Factor of these images' loss; below 1 for regularisation images."""
     masks: Path | Literal["alpha"] | None = None
     """Where the loss counts: a folder with masks of the same names, or the images' alpha channels."""
+    masks_for_all: bool = True
+    """If off, an image without a mask in the folder is trained whole; else it is an error."""
     masks_weigh: bool = True
     """If off, the loss counts everywhere, and masks only tell attention regularisation where the subject is."""
     transforms: tuple[Transform, ...] = ()

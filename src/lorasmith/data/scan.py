@@ -93,8 +93,10 @@ def find(subset: SubsetConfig, key: str) -> tuple[list[Found], list[Problem]]:
     source = subset.images.expanduser()
     problems: list[Problem] = []
     found: list[Found] = []
-    if subset.captions is not None and not subset.captions.expanduser().is_dir():
-        problems.append(Problem(f"{key}.captions", f'"{subset.captions}" is no folder', remedy="correct the path"))
+    for name in ("captions", "masks"):
+        folder = getattr(subset, name)
+        if isinstance(folder, Path) and not folder.expanduser().is_dir():
+            problems.append(Problem(f"{key}.{name}", f'"{folder}" is no folder', remedy="correct the path"))
     if not source.exists():
         return [], [*problems, Problem(f"{key}.images", f'"{source}" does not exist', remedy="correct the path")]
     try:
@@ -197,12 +199,16 @@ def read_record(found: Found) -> ImageRecord | Problem:
         mask: Path | Literal["alpha"] | None = None
         mask_digest = ""
         if isinstance(subset.masks, Path):
-            where = mask = mask_path(found.path, subset.masks.expanduser())
-            if mask is None:
-                return Problem(str(found.path), f'there is no mask "{found.path.stem}.png" in {subset.masks}')
-            mask_data = mask.read_bytes()
-            decode_mask(mask_data, picture.size)
-            mask_digest = hashlib.sha256(mask_data).hexdigest()
+            mask = mask_path(found.path, subset.masks.expanduser())
+            if mask is None and subset.masks_for_all:
+                what = f'there is no mask "{found.path.stem}.png" in {subset.masks}'
+                remedy = "make one (lorasmith masks), or set masks_for_all = false to train such images whole"
+                return Problem(str(found.path), what, remedy=remedy)
+            if mask is not None:
+                where = mask
+                mask_data = mask.read_bytes()
+                decode_mask(mask_data, picture.size)
+                mask_digest = hashlib.sha256(mask_data).hexdigest()
         elif subset.masks == "alpha":
             mask = "alpha"
     except OSError as error:

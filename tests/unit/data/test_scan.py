@@ -186,6 +186,9 @@ def test_masks(tmp_path: Path) -> None:
     assert "64 x 16" in shape.found
     assert shape.where.endswith("1.webp")
     assert "no mask" in missing.found
+    some = look(tmp_path, masks=masks, masks_for_all=False)
+    assert [r.mask and r.mask.name for r in some.records] == ["0.png", None]  # type: ignore[union-attr]
+    assert [p.where for p in look(tmp_path, masks=tmp_path / "none", masks_for_all=False).problems] == ["data.masks"]
     assert [r.mask for r in look(tmp_path, masks="alpha").records] == ["alpha"] * 3
 
 

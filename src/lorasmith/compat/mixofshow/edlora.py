@@ -109,7 +109,8 @@ def subsets(v: dict[str, Any]) -> list[dict[str, Any]]:
             elif not v["datasets.train.use_caption"]:
                 own["caption_extension"] = [".no-captions"]
             if v["datasets.train.use_mask"] and entry.get("mask_dir"):
-                own |= {"masks": entry["mask_dir"], "masks_weigh": v["models.use_mask_loss"]}
+                weigh = v["models.use_mask_loss"]
+                own |= {"masks": entry["mask_dir"], "masks_weigh": weigh, "masks_for_all": False}
             found.append(own)
         return found
     except OSError as error:

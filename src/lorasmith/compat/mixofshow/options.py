@@ -18,7 +18,9 @@ TRAIN = (
     Option("datasets.train.name", "text", None, "pointless", "never read by the original either"),
     Option("datasets.train.concept_list", "text", None, "same", "", "data.subsets"),
     Option("datasets.train.use_caption", "flag", False, "same", "", "data.subsets.captions"),
-    Option("datasets.train.use_mask", "flag", False, "same", "", "data.subsets.masks"),
+    Option(
+        "datasets.train.use_mask", "flag", False, "better", "an image without one is no error", "data.subsets.masks"
+    ),
     Option("datasets.train.instance_transform", "any", None, "better", LETTERBOX, "data.transforms"),
     Option("datasets.train.replace_mapping", "any", {}, "same", "", "data.transforms (replace)"),
     Option("datasets.train.batch_size_per_gpu", "int", 2, "same", "of one process", "data.batch_size"),
