@@ -26,13 +26,13 @@ PLACES = {"on a beach": "beach", "at night": "night", "on grass": "grass", "on a
 OTHERS = ("dog", "cat", "car", "lion", "rocket", "house", "apple", "pizza", "frog", "sunflower", "tree", "elephant")
 
 
-def score(family: Family, eye: Judge, rounds: int = 1) -> dict[str, float]:
+def score(family: Family, eye: Judge, rounds: int = 1, word: str = "garp") -> dict[str, float]:
     """Shares of pictures in which the judge finds garp, its background, and the other concepts.
 
-    A round is 24 pictures of garp and 24 of others.
+    A round is 24 pictures of garp, which prompts call `word`, and 24 of others.
     """
     seeds = range(6 * rounds)
-    cases = [(f"a photo of garp, {words}", seed, "garp", place) for words, place in PLACES.items() for seed in seeds]
+    cases = [(f"a photo of {word}, {where}", seed, "garp", place) for where, place in PLACES.items() for seed in seeds]
     half = len(cases)
     words = list(PLACES.items())
     for seed in range(half):
