@@ -12,7 +12,6 @@ from collections import Counter
 from pathlib import Path
 
 from lorasmith.compat.kohya.dataset import IMAGE_KEYS, SIZE_KEYS, SOURCE_KEYS
-from lorasmith.compat.kohya.images import REFUSED
 from lorasmith.compat.kohya.network import ALGORITHMS, MODULES, PRESETS
 from lorasmith.compat.kohya.options import OPTIONS, SDXL_OPTIONS, SECTIONS
 from lorasmith.compat.options import STATES, Option, all_scripts
@@ -129,7 +128,7 @@ def dataset() -> str:
         (IMAGE_KEYS, "general, datasets, subsets"),
         (SOURCE_KEYS, "subsets"),
     ):
-        rows += [f"| `{o.name}` | {where} | {refused(o)} |" for o in options]
+        rows += [f"| `{o.name}` | {where} | {o.note} |" for o in options]
     return "\n\n".join(
         (
             "## Dataset configs",
@@ -141,11 +140,6 @@ def dataset() -> str:
             "\n".join(["| key | in | note |", "| --- | --- | --- |", *rows]),
         )
     )
-
-
-def refused(option: Option) -> str:
-    """What stands in the place of a key that is not supported."""
-    return f"refused: {REFUSED[option.name]}" if option.name in REFUSED else ""
 
 
 def networks() -> str:

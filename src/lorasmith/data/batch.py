@@ -36,7 +36,7 @@ class Batch:
 
     `mask`: (B, 1, h, w) in 0..1 on the latent grid: where the loss counts; None if it does everywhere. `subject`: the
     same, where the subject is, or at least the image; None if no sample tells; `masked` (B,): 1 where it does, 0 where
-    ones stand in for it.
+    ones stand in for it. `preserve` (B,): 1 for samples whose target is the base's own output; None if there is none.
     """
 
     moments: Moments | None
@@ -51,6 +51,7 @@ class Batch:
     names: list[str]
     subject: Tensor | None = None
     masked: Tensor | None = None
+    preserve: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
@@ -59,6 +60,6 @@ class Batch:
             return None if tensor is None else tensor.to(device, non_blocking=True)
 
         moments = self.moments and Moments(self.moments.mean.to(device, non_blocking=True), move(self.moments.std))
-        names = ("pixels", "loss_weight", "mask", "subject", "masked", "original", "crop", "target")
+        names = ("pixels", "loss_weight", "mask", "subject", "masked", "preserve", "original", "crop", "target")
         moved = {n: move(getattr(self, n)) for n in names}
         return replace(self, moments=moments, cond=self.cond and self.cond.to(device), **moved)

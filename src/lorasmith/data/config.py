@@ -63,6 +63,8 @@ class SubsetConfig(Config):
     """Of these images, if not the data's; larger resolutions may need smaller batches."""
     buckets: BucketConfig | None = None
     """Of these images, if not the data's."""
+    preserve: bool = False
+    """Train these images to what the base gives for them, so that the adapter leaves such images alone."""
     hold_out: bool = True
     """Whether some may be held out for `validation.split`; off for regularisation images."""
     loss_weight: float = Field(default=1.0, ge=0)

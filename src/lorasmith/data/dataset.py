@@ -180,6 +180,7 @@ class Dataset:
             cond=self._texts.of(captions) if self.text_cached else None,
             loss_weight=torch.tensor([record.loss_weight for record in records]),
             **masks_of(tensors, [r.masks_weigh for r in records], (height // DOWNSCALE, width // DOWNSCALE)),
+            preserve=torch.tensor([float(r.preserve) for r in records]) if any(r.preserve for r in records) else None,
             original=torch.tensor([[record.size[1], record.size[0]] for record in records]),
             crop=torch.tensor([[max(0, view.cut.box[1]), max(0, view.cut.box[0])] for view in views]),
             target=torch.tensor([[height, width]] * len(records)),
@@ -309,7 +310,7 @@ def row_of(record: ImageRecord) -> list[Any]:
     row = [record.digest, record.captions, record.repeats, record.loss_weight, mask, changes]
     buckets = record.buckets and record.buckets.model_dump(mode="json")
     weigh = None if record.masks_weigh else False
-    own = {"masks_weigh": weigh, "resolution": record.resolution, "batch_size": record.batch_size, "buckets": buckets}
+    own = {"masks_weigh": weigh, "preserve": record.preserve or None, "resolution": record.resolution, "batch_size": record.batch_size, "buckets": buckets}
     return [*row, *([key, value] for key, value in own.items() if value is not None)]
 
 

@@ -58,6 +58,7 @@ class ImageRecord:
     buckets: BucketConfig | None = None
     hold_out: bool = True
     masks_weigh: bool = True
+    preserve: bool = False
 
     @property
     def caption(self) -> str:
@@ -230,6 +231,7 @@ def read_record(found: Found) -> ImageRecord | Problem:
         buckets=subset.buckets,
         hold_out=subset.hold_out,
         masks_weigh=subset.masks_weigh,
+        preserve=subset.preserve,
     )
 
 

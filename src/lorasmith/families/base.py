@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -85,6 +86,8 @@ class Family(ABC):
     """The new words that texts may have now; see `learn`."""
     source: str
     """Where the base came from, as the user wrote it."""
+    as_base: Callable[[], AbstractContextManager[None]] = staticmethod(nullcontext)
+    """Gives a context in which adapters change nothing; set by who attaches some."""
 
     @property
     @abstractmethod

@@ -121,6 +121,7 @@ def make_adapters(config: TrainConfig, family: Family) -> AdapterSet:
     layers = family.named_layers(components, norms=config.adapter.on_norms)
     adapters = AdapterSet.create(config.adapter, layers, family.layer_presets, seed=config.seed)
     adapters.attach()
+    family.as_base = lambda: adapters.enabled(False)
     return adapters
 
 

@@ -32,7 +32,7 @@ IMAGE_KEYS = (
     Option("caption_tag_dropout_rate", "float", 0.0),
     Option("caption_dropout_every_n_epochs", "int", 0),
     Option("face_crop_aug_range", "text"),
-    Option("custom_attributes", "any"),
+    Option("custom_attributes", "any", note="`diff_output_preservation` becomes `data.subsets.preserve`"),
     Option("caption_extension", "text", ".caption"),
     Option("cache_info"),
     Option("class_tokens", "text"),

@@ -15,12 +15,6 @@ OFF = ("class_folders", "hold_out")
 """Keys of a subset that say something when they are false."""
 OWN = ("resolution", "batch_size", "buckets")
 """What a subset may have of its own."""
-REFUSED: dict[str, str] = {
-    "custom_attributes": "leave them out",
-}
-"""Keys of sources that cannot be done yet, with what to use."""
-
-
 def convert_data(parsed: Parsed, notes: list[str], problems: list[Problem]) -> dict[str, Any]:
     """The table `data`. What must be known goes into `notes`, what cannot be done into `problems`."""
     values = parsed.values
@@ -110,9 +104,6 @@ def resolution_of(text: str | None, problems: list[Problem]) -> int | list[int]:
 def subset_of(piece: Piece, values: Mapping[str, Any], notes: list[str], problems: list[Problem]) -> dict[str, Any]:
     """One of our subsets."""
     source, repeats, part = piece
-    for key, remedy in REFUSED.items():
-        if source.values.get(key):
-            problems.append(Problem(f"{source.where}.{key}", "is not supported", remedy=remedy))
     extension = source.caption_extension
     table: dict[str, Any] = {
         "images": source.image_dir or str(Path(source.metadata_file).parent),
@@ -127,10 +118,22 @@ def subset_of(piece: Piece, values: Mapping[str, Any], notes: list[str], problem
     }
     if source.is_reg:
         table |= {"loss_weight": values["prior_loss_weight"], "hold_out": False}
+    if preserved(source, problems):
+        table["preserve"] = True
     masks = masks_of(source, bool(values["masked_loss"]), notes)
     if masks:
         table["masks"] = masks
     return {key: value for key, value in table.items() if value not in (None, [], False) or key in OFF}
+
+
+def preserved(source: Source, problems: list[Problem]) -> bool:
+    """Whether the base's own output is the target (`diff_output_preservation`); other attributes mean nothing."""
+    attributes = source.custom_attributes
+    if attributes is None or isinstance(attributes, dict):
+        return bool((attributes or {}).get("diff_output_preservation"))
+    where = f"{source.where}.custom_attributes"
+    problems.append(Problem(where, f"found {attributes!r}", "a table such as { diff_output_preservation = true }"))
+    return False
 
 
 def masks_of(source: Source, asked: bool, notes: list[str]) -> str | None:

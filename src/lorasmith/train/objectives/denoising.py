@@ -62,6 +62,8 @@ class Denoising(Objective):
 
         output, terms = self._predicted(family, x_t, t, batch)
         target = prediction.target(x0, noise, t, schedule)
+        if batch.preserve is not None:
+            target = torch.where(batch.preserve[:, None, None, None] > 0, base_output(family, x_t, t, batch), target)
 
         error = self.loss(output, target, t, schedule)
         per_sample = mean_per_sample(error, batch.mask, self.mask_mean)
@@ -83,3 +85,10 @@ class Denoising(Objective):
         counts = [found.shape[1] for found in columns]
         each = maps.split(counts)
         return output, {part.kind: part(own, batch) for part, own in zip(self.parts, each, strict=True)}  # type: ignore[attr-defined]
+
+
+def base_output(family: Family, x_t: Tensor, t: Tensor, batch: Batch) -> Tensor:
+    """What the network gives without adapters: the target of samples that are to stay as they are."""
+    assert batch.cond is not None
+    with torch.no_grad(), family.as_base():
+        return family.predict(x_t, t, batch.cond)
