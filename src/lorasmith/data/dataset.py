@@ -308,9 +308,13 @@ def row_of(record: ImageRecord) -> list[Any]:
     changes = [t.model_dump(mode="json") for t in record.transforms]
     mask = record.mask_digest or record.mask
     row = [record.digest, record.captions, record.repeats, record.loss_weight, mask, changes]
-    buckets = record.buckets and record.buckets.model_dump(mode="json")
-    weigh = None if record.masks_weigh else False
-    own = {"masks_weigh": weigh, "preserve": record.preserve or None, "resolution": record.resolution, "batch_size": record.batch_size, "buckets": buckets}
+    own = {
+        "masks_weigh": None if record.masks_weigh else False,
+        "preserve": record.preserve or None,
+        "resolution": record.resolution,
+        "batch_size": record.batch_size,
+        "buckets": record.buckets and record.buckets.model_dump(mode="json"),
+    }
     return [*row, *([key, value] for key, value in own.items() if value is not None)]
 
 

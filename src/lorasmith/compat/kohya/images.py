@@ -15,6 +15,8 @@ OFF = ("class_folders", "hold_out")
 """Keys of a subset that say something when they are false."""
 OWN = ("resolution", "batch_size", "buckets")
 """What a subset may have of its own."""
+
+
 def convert_data(parsed: Parsed, notes: list[str], problems: list[Problem]) -> dict[str, Any]:
     """The table `data`. What must be known goes into `notes`, what cannot be done into `problems`."""
     values = parsed.values
