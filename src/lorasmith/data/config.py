@@ -63,6 +63,8 @@ class SubsetConfig(Config):
     """Of these images, if not the data's; larger resolutions may need smaller batches."""
     buckets: BucketConfig | None = None
     """Of these images, if not the data's."""
+    resize: Literal["auto", "area", "nearest", "bilinear", "bicubic", "lanczos"] = "auto"
+    """How images are brought to size; `auto`: by area when they shrink, else Lanczos."""
     preserve: bool = False
     """Train these images to what the base gives for them, so that the adapter leaves such images alone."""
     hold_out: bool = True

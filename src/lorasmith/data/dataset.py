@@ -311,6 +311,7 @@ def row_of(record: ImageRecord) -> list[Any]:
     own = {
         "masks_weigh": None if record.masks_weigh else False,
         "preserve": record.preserve or None,
+        "resize": None if record.resize == "auto" else record.resize,
         "resolution": record.resolution,
         "batch_size": record.batch_size,
         "buckets": record.buckets and record.buckets.model_dump(mode="json"),

@@ -12,6 +12,13 @@ from PIL import Image, UnidentifiedImageError
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".gif", ".tif", ".tiff", ".jxl"}
 DEEP = {"I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
 ORIENTATION = 0x0112
+FILTERS = {
+    "area": Image.Resampling.BOX,
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -68,10 +75,16 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.round(values * factor), 0, 255).astype(np.uint8))
 
 
-def fit(picture: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
-    """Resized to `size` (by area when shrinking, else Lanczos) and cropped to `box`: (H, W) or (H, W, 3) uint8."""
+def fit(
+    picture: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int], how: str = "auto"
+) -> NDArray[np.uint8]:
+    """Resized to `size` and cropped to `box`: (H, W) or (H, W, 3) uint8.
+
+    `how`: `auto` (by area when shrinking, else Lanczos; masks, which must not ring, bilinear), or one of FILTERS. All
+    but `nearest` look at every pixel when they shrink.
+    """
     if picture.size != size:
         smaller = size[0] <= picture.width and size[1] <= picture.height
-        enlarge = Image.Resampling.BILINEAR if picture.mode == "L" else Image.Resampling.LANCZOS  # a mask must not ring
-        picture = picture.resize(size, Image.Resampling.BOX if smaller else enlarge)
+        enlarge = FILTERS["bilinear" if picture.mode == "L" else "lanczos"]
+        picture = picture.resize(size, FILTERS.get(how, FILTERS["area"] if smaller else enlarge))
     return np.asarray(picture.crop(box)).copy()

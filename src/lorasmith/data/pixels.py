@@ -36,7 +36,7 @@ def read_sample(
     elif record.mask is not None:
         grey = decode_mask(same_bytes(Path(record.mask), record.mask_digest), picture.size)
     mask = None if grey is None else (fit(grey, cut.resized, cut.box) / 255).astype(np.float32)
-    sample = framed(Sample(fit(picture, cut.resized, cut.box), mask, cut.filled()))
+    sample = framed(Sample(fit(picture, cut.resized, cut.box, record.resize), mask, cut.filled()))
     for transform, chosen in zip(transforms, variant, strict=True):
         sample = transform.apply(sample, chosen)
     pixels = torch.from_numpy(sample.pixels).permute(2, 0, 1).float() / 127.5 - 1

@@ -59,6 +59,7 @@ class ImageRecord:
     hold_out: bool = True
     masks_weigh: bool = True
     preserve: bool = False
+    resize: str = "auto"
 
     @property
     def caption(self) -> str:
@@ -232,6 +233,7 @@ def read_record(found: Found) -> ImageRecord | Problem:
         hold_out=subset.hold_out,
         masks_weigh=subset.masks_weigh,
         preserve=subset.preserve,
+        resize=subset.resize,
     )
 
 

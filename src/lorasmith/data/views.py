@@ -42,6 +42,7 @@ class View:
         cut = self.cut
         return {
             "image": self.record.digest,
+            "resize": self.record.resize,
             "place": [cut.resized, cut.box, cut.seen],
             "changes": [[t.model_dump(mode="json"), v] for t, v in pairs if not t.cuts],
             "mask": self.record.mask_digest or self.record.mask,

@@ -33,6 +33,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "max_bucket_reso": {"enable_bucket": True, "resolution": "512", "max_bucket_reso": 768},
     "bucket_reso_steps": {"enable_bucket": True, "resolution": "512", "bucket_reso_steps": 128},
     "bucket_no_upscale": {"enable_bucket": True, "bucket_no_upscale": True},
+    "resize_interpolation": {"resize_interpolation": "cubic"},
     "color_aug": {"color_aug": True},
     "flip_aug": {"flip_aug": True},
     "face_crop_aug_range": {"face_crop_aug_range": "2.0,4.0"},

@@ -225,7 +225,7 @@ def test_optimizer_arguments(convert: Convert) -> None:
         ({"save_model_as": "ckpt"}, "save_model_as"),
         ({"log_with": "wandb"}, "log_with"),
         ({"resolution": "a"}, "resolution"),
-        ({"resize_interpolation": "nearest"}, "resize_interpolation"),
+        ({"resize_interpolation": "nearer"}, "resize_interpolation"),
         ({"optimizer_type": "AdamWScheduleFree"}, "optimizer_type"),
     ],
 )

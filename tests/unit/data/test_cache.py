@@ -50,7 +50,7 @@ def everything(data: Dataset) -> list[torch.Tensor]:
         for batch in map(data.load, data.epoch(epoch)):
             assert batch.moments is not None
             assert batch.cond is not None
-            parts = [batch.moments.mean, batch.moments.std, batch.mask, batch.crop, batch.cond.context]
+            parts = [batch.moments.mean, batch.moments.std, batch.mask, batch.subject, batch.crop, batch.cond.context]
             found += [part for part in parts if part is not None]
     return found
 
@@ -62,11 +62,23 @@ SETTINGS = st.fixed_dictionaries(
             {"enabled": st.booleans(), "upscale": st.booleans(), "step": st.sampled_from([8, 16, None])}
         ),
         "transforms": st.lists(
-            st.sampled_from(["flip", {"kind": "random_crop", "places": 2}, {"kind": "random_crop", "places": 3}]),
+            st.sampled_from(
+                [
+                    "flip",
+                    {"kind": "random_crop", "places": 2},
+                    {"kind": "random_crop", "places": 3},
+                    {"kind": "letterbox", "kept": 2},
+                    {"kind": "letterbox", "kept": 2, "upper": False, "scale": [0.5, 0.9]},
+                    {"kind": "color", "kept": 2, "rate": 1.0},
+                    {"kind": "tag_warmup", "until": 2},
+                ]
+            ),
             max_size=2,
             unique_by=str,
         ),
         "masks": st.sampled_from([None, "alpha", "masks"]),
+        "masks_weigh": st.booleans(),
+        "resize": st.sampled_from(["auto", "bicubic"]),
         "seed": st.integers(0, 3),
     }
 )

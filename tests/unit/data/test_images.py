@@ -165,3 +165,14 @@ def test_fit_keeps_the_mean_when_it_shrinks() -> None:
     got = fit(Image.fromarray(values), (8, 16), (0, 4, 8, 12))
     blocks = values.reshape(16, 4, 8, 4, 3).mean((1, 3))[4:12]
     assert np.abs(got - blocks).max() <= 1
+
+
+@pytest.mark.parametrize("how", ["area", "nearest", "bilinear", "bicubic", "lanczos"])
+def test_fit_in_the_way_that_is_asked_for(how: str) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (32, 24, 3), dtype=np.uint8)
+    names = {"area": "BOX"}
+    for size in ((12, 16), (36, 48)):
+        expected = Image.fromarray(values).resize(size, Image.Resampling[names.get(how, how.upper())])
+        assert np.array_equal(fit(Image.fromarray(values), size, (0, 0, *size), how), np.asarray(expected))
+    auto = fit(Image.fromarray(values), (12, 16), (0, 0, 12, 16))
+    assert np.array_equal(auto, fit(Image.fromarray(values), (12, 16), (0, 0, 12, 16), how)) == (how == "area")

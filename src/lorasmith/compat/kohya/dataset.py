@@ -27,7 +27,7 @@ IMAGE_KEYS = (
     Option("secondary_separator", "text"),
     Option("caption_prefix", "text"),
     Option("caption_suffix", "text"),
-    Option("resize_interpolation", "text", choices=INTERPOLATIONS),
+    Option("resize_interpolation", "text", choices=tuple(INTERPOLATIONS)),
     Option("caption_dropout_rate", "float", 0.0),
     Option("caption_tag_dropout_rate", "float", 0.0),
     Option("caption_dropout_every_n_epochs", "int", 0),

@@ -8,6 +8,7 @@ from typing import Any
 
 from lorasmith.compat.kohya.dataset import Set, Source, read_dataset
 from lorasmith.compat.kohya.folders import Piece, pieces, plain_set
+from lorasmith.compat.kohya.options.data import INTERPOLATIONS
 from lorasmith.compat.options import Parsed
 from lorasmith.core.errors import Problem
 
@@ -116,6 +117,7 @@ def subset_of(piece: Piece, values: Mapping[str, Any], notes: list[str], problem
         "caption_extension": [extension if extension.startswith(".") else f".{extension}"],
         "caption_lines": "any" if source.enable_wildcard else "first",
         "class_folders": source.class_folders,
+        "resize": INTERPOLATIONS[source.resize_interpolation.lower()] if source.resize_interpolation else None,
         "transforms": transforms_of(source, problems),
     }
     if source.is_reg:

@@ -2,7 +2,17 @@
 
 from lorasmith.compat.options import Option
 
-INTERPOLATIONS = ("area", "lanczos", "box")
+INTERPOLATIONS = {
+    "lanczos": "lanczos",
+    "nearest": "nearest",
+    "bilinear": "bilinear",
+    "linear": "bilinear",
+    "bicubic": "bicubic",
+    "cubic": "bicubic",
+    "area": "area",
+    "box": "area",
+}
+"""The original's names to ours."""
 ADDRESSED = "entries are found by the content of image and VAE and by the size, so none is ever stale"
 TEXTS = "texts are cached by themselves where nothing about them changes"
 
@@ -31,9 +41,10 @@ OPTIONS = (
         "resize_interpolation",
         "text",
         None,
-        "pointless",
-        "images shrink by area and grow by Lanczos, which is the original's default too; others are an error",
-        choices=INTERPOLATIONS,
+        "better",
+        "every filter but nearest looks at all pixels when it shrinks",
+        "data.subsets.resize",
+        choices=tuple(INTERPOLATIONS),
     ),
     Option(
         "color_aug",
