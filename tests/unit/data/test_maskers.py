@@ -129,9 +129,13 @@ def test_a_model_of_rembg(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ({"source": "color", "settings": {"color": "greenish"}}, "#00ff00"),
         ({"source": "color", "settings": {"tolerance": 2}}, "tolerance"),
         ({"images": "nowhere"}, "no such folder"),
+        ({"images": "."}, "there are some in images: name such a folder"),
     ],
 )
-def test_what_is_wrong_is_said(folder: Path, change: dict[str, Any], message: str) -> None:
+def test_what_is_wrong_is_said(
+    folder: Path, change: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
     with pytest.raises(LorasmithError, match=message):
         lorasmith.masks(**{"images": folder, **change})
 

@@ -82,7 +82,9 @@ def listed(folder: Path) -> list[Path]:
     files = images_in(folder, recursive=False)
     if not files:
         kinds = ", ".join(sorted(s[1:] for s in SUFFIXES))
-        raise LorasmithError(f"{folder}: there are no images in it ({kinds})")
+        below = [f.name for f in sorted(folder.iterdir()) if f.is_dir() and images_in(f, recursive=False)]
+        hint = f"; there are some in {', '.join(below[:3])}: name such a folder" if below else ""
+        raise LorasmithError(f"{folder}: there are no images in it ({kinds}){hint}")
     names: dict[str, Path] = {}
     for path in files:
         if path.stem in names:
