@@ -97,6 +97,8 @@ class ValidationConfig(Config):
 
     split: float = Field(default=0.0, ge=0, lt=1)
     """The share of images held out; chosen by content, so that copies of an image stay together."""
+    seed: int | None = Field(default=None, ge=0)
+    """Which ones; default: the run's seed. Runs with the same one hold out the same images."""
     images: Path | None = None
     """Or a folder of them."""
 

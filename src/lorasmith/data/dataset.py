@@ -83,7 +83,8 @@ class Dataset:
             apart = scan(validation_subset(config), "data.validation", config.skip_bad_images)
             held = unique(apart.records)
         elif config.validation.split:
-            held = held_out(found.records, seed, config.validation.split)
+            own = config.validation.seed
+            held = held_out(found.records, seed if own is None else own, config.validation.split)
         taken = {r.digest for r in held}
         kept = [r for r in found.records if r.digest not in taken]
         problems = found.problems + apart.problems

@@ -127,6 +127,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "training_comment": {"training_comment": "a"},
     "metadata_trigger_phrase": {"metadata_trigger_phrase": "a"},
     "validation_split": {"validation_split": 0.5},
+    "validation_seed": {"validation_split": 0.5, "validation_seed": 5},
     "validate_every_n_steps": {"validation_split": 0.5, "validate_every_n_steps": 1},
     "validate_every_n_epochs": {"validation_split": 0.5, "validate_every_n_epochs": 2},
 }

@@ -177,6 +177,9 @@ def test_validation_by_share(folder: Path, dataset: Build, tmp_path: Path) -> No
         assert len(data.records) == 14 - 2 * count
         moved = dataset(folder, validation={"split": share})
         assert {r.digest for r in moved.validation} == held
+    several = [dataset(copied, validation={"split": 0.5, "seed": s}, seed=n) for s, n in ((1, 0), (1, 9), (2, 0))]
+    first, same, other = ({r.digest for r in one.validation} for one in several)
+    assert first == same != other
     trained = {name for batch in batches(prepared(data), 0, 1) for name in batch.names}
     seen = {name for plan in data.validation_plans() for name in data.load(plan).names}
     assert trained == {str(r.path) for r in data.records}

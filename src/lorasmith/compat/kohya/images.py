@@ -67,7 +67,9 @@ def shared_validation(sets: Sequence[Set], problems: list[Problem]) -> dict[str,
             found = f"{share} here and {shares[0]} in {sets[0].where}"
             remedy = "write it once, in [general]"
             problems.append(Problem(f"{one.where}.validation_split", found, "the same for all datasets", remedy))
-    return {"validation": {"split": shares[0]}} if any(shares) else {}
+    seed = next((one.values["validation_seed"] for one in sets if one.values["validation_seed"] is not None), None)
+    own = {} if seed is None else {"seed": seed}
+    return {"validation": {"split": shares[0], **own}} if any(shares) else {}
 
 
 def size_of(dataset: Set, notes: list[str], problems: list[Problem]) -> dict[str, Any]:

@@ -45,7 +45,9 @@ OPTIONS = (
         "what is held out is never trained on, copies of it neither",
         "data.validation.split",
     ),
-    Option("validation_seed", "int", None, "pointless", "the images' content decides which are held out"),
+    Option(
+        "validation_seed", "int", None, "better", "without it too no image is in both parts", "data.validation.seed"
+    ),
     Option("validate_every_n_steps", "int", None, to="validation.every_steps"),
     Option("validate_every_n_epochs", "int", None, to="validation.every_epochs"),
     Option(
