@@ -93,7 +93,8 @@ def _data(found: CheckResult) -> tuple[str, str] | None:
         return None
     sizes = ", ".join(f"{b['size'][0]}x{b['size'][1]}: {b['images']}" for b in data["buckets"])
     held = f", {data['validation']} held out" if data.get("validation") else ""
-    return "images", f"{data['images']}{held}; {data['captions']['with']} with a caption; buckets {sizes}"
+    live = f"; encoded anew in each step, because of {data['live']}" if data.get("live") else ""
+    return "images", f"{data['images']}{held}; {data['captions']['with']} with a caption; buckets {sizes}{live}"
 
 
 def _length(found: CheckResult) -> tuple[str, str] | None:

@@ -224,6 +224,7 @@ class Dataset:
             "repeats": self.samples_per_epoch(),
             "validation": len(self.validation),
             "skipped": len(self.skipped),
+            "live": self.live,
             "batch_size": self.config.batch_size,
             "buckets": [{"size": list(size), "images": n} for size, n in sorted(sizes.items())],
             "captions": {

@@ -34,8 +34,8 @@ DRAWS = 8
 
 @dataclass(frozen=True)
 class ImageProblem:
-    """One thing about one image. `kind`: tiny, crop, no_caption, empty_caption, trigger, duplicate, transform, or
-    skipped."""
+    """One thing about one image. `kind`: tiny, crop, no_caption, empty_caption, trigger, duplicate, mask,
+    transform, or skipped."""
 
     path: Path
     kind: str
@@ -53,6 +53,9 @@ def lint(dataset: Dataset, trigger: Sequence[str] = ()) -> list[ImageProblem]:
         changes = [t for t in dataset.transforms(record) if isinstance(t, ImageTransform)]
         found += sizes(record, dataset.placement(record), any(t.cuts for t in changes))
         found += captions(record, dataset, trigger)
+        if record.mask == "alpha" and record.opaque:
+            text = "has no transparent part, so all of it counts"
+            found.append(ImageProblem(record.path, "mask", text, "note"))
         remarks = [text for text in (t.remark(record.path) for t in changes) if text]
         found += [ImageProblem(record.path, "transform", text, "note") for text in remarks]
     return [*but_of_other_things(found, dataset), *duplicates(dataset.records)]

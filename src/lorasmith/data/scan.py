@@ -60,6 +60,7 @@ class ImageRecord:
     masks_weigh: bool = True
     preserve: bool = False
     resize: str = "auto"
+    opaque: bool = True
 
     @property
     def caption(self) -> str:
@@ -197,7 +198,7 @@ def read_record(found: Found) -> ImageRecord | Problem:
     subset, where = found.subset, found.path
     try:
         data = found.path.read_bytes()
-        picture, _ = decode(data)
+        picture, alpha = decode(data)
         mask: Path | Literal["alpha"] | None = None
         mask_digest = ""
         if isinstance(subset.masks, Path):
@@ -234,6 +235,7 @@ def read_record(found: Found) -> ImageRecord | Problem:
         masks_weigh=subset.masks_weigh,
         preserve=subset.preserve,
         resize=subset.resize,
+        opaque=alpha is None,
     )
 
 

@@ -46,6 +46,16 @@ def test_sizes(good: Path, dataset: Build) -> None:
     assert kinds(dataset(good, caption="garp", buckets={"upscale": False})) == []
 
 
+def test_alpha_masks_of_images_without_transparency(good: Path, dataset: Build) -> None:
+    with Image.open(good / "1.png") as picture:
+        layered = picture.convert("RGBA")
+    layered.putpixel((0, 0), (1, 2, 3, 0))
+    layered.save(good / "1.png")
+    found = kinds(dataset(good, masks="alpha"))
+    assert [pair for pair in found if pair[1] == "mask"] == [("0.png", "mask"), ("2.png", "mask")]
+    assert not [pair for pair in kinds(dataset(good)) if pair[1] == "mask"]
+
+
 def test_captions(good: Path, dataset: Build) -> None:
     (good / "0.txt").unlink()
     (good / "1.txt").write_text("")
