@@ -13,7 +13,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lorasmith.api import check, combine, convert, extract, inspect, masks, merge, resize, sample, sweep, train
+    from lorasmith.api import (
+        check,
+        combine,
+        convert,
+        extract,
+        fuse,
+        inspect,
+        masks,
+        merge,
+        resize,
+        sample,
+        sweep,
+        train,
+    )
     from lorasmith.core.errors import ConfigError, LorasmithError
     from lorasmith.core.progress import Lines, Progress
 
@@ -26,6 +39,7 @@ __all__ = [
     "combine",
     "convert",
     "extract",
+    "fuse",
     "inspect",
     "masks",
     "merge",

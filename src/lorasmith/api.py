@@ -21,6 +21,7 @@ from lorasmith.core.progress import Progress
 if TYPE_CHECKING:
     from lorasmith.data.maskers import Made
     from lorasmith.files.lora import Output, Report
+    from lorasmith.fusion import FuseReport
     from lorasmith.infer.run import SampleResult
     from lorasmith.train.check import CheckResult
     from lorasmith.train.config import TrainConfig
@@ -254,6 +255,48 @@ def combine(
 
     target = _output({"output": output, "dtype": dtype, "overwrite": overwrite}, Path(output), "")
     return work([Use.read(lora) for lora in loras], target, base=base, rank=rank)
+
+
+class Fusing(TypedDict, total=False):
+    """How to fuse; see `lorasmith.fusion.FuseSettings`. `size` of the pictures that gather inputs: the base's own."""
+
+    method: str
+    rank: int | None
+    prompts: Sequence[str] | None
+    preserve: Sequence[str] | None
+    ridge: float
+    steps: int
+    seeds: int
+    size: int | None
+    device: str
+    precision: str | None
+
+
+def fuse(
+    files: Sequence[Path | str],
+    base: Path | str,
+    output: Path | str,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **settings: Unpack[Fusing],
+) -> FuseReport:
+    """Fuse LoRAs of several concepts into one that does for each what its own did.
+
+    `files`: `"garp.safetensors:0.9=garp"` (strength, and what prompts call it), or one `.json` list of concepts as
+    Mix-of-Show has it. The report says what each concept loses, by this and by plainer methods.
+    """
+    from lorasmith.families.resolve import find
+    from lorasmith.files.lora import Output
+    from lorasmith.fusion import ConceptUse, FuseSettings, fuse_files, read_list
+
+    listed = len(files) == 1 and str(files[0]).endswith(".json")
+    uses = read_list(Path(files[0])) if listed else [ConceptUse.read(str(file)) for file in files]
+    given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
+    given |= {key: tuple(given[key]) for key in ("prompts", "preserve") if key in given}
+    given.setdefault("size", int(find(base).config("unet").get("sample_size", 64)) * 8)
+    target = Output(Path(output), overwrite=overwrite)
+    return fuse_files(base, uses, target, FuseSettings(**given), progress=progress)
 
 
 def masks(

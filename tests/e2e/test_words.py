@@ -131,3 +131,16 @@ def test_a_gap_between_phases_is_an_error(pictures: Callable[..., Path], tmp_pat
     assert answer.code != 0
     assert "phases" in answer.err
     assert "0.4" in answer.err
+
+
+def test_words_that_are_not_trained_leave_the_cache_alone(pictures: Callable[..., Path], tmp_path: Path) -> None:
+    """Texts are cached by what they say, which another run reads without these words."""
+    table = settings(pictures(4), tmp_path / "words", steps=1)
+    table["data"]["cache_dir"] = str(tmp_path / "cache")
+    table["concepts"][0]["lr"] = 0.0
+    assert not build_run(load_config(table)).dataset.text_cached
+    del table["concepts"]
+    table |= {"output": str(tmp_path / "plain")}
+    run = build_run(load_config(table))
+    assert run.dataset.text_cached
+    assert all("words" not in load_file(path) for path in (tmp_path / "cache").rglob("*.safetensors"))

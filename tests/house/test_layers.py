@@ -15,7 +15,7 @@ LAYERS: list[set[str]] = [
     {"adapters", "concepts"},
     {"families", "formats", "data"},
     {"infer", "files"},
-    {"train"},
+    {"train", "fusion"},
     {"compat"},
     {"api", "integrations"},
     {"cli", "studio"},

@@ -22,6 +22,7 @@ from lorasmith.cli.convert import convert_command
 from lorasmith.cli.demo import demo_command
 from lorasmith.cli.extract import extract_command
 from lorasmith.cli.foreign import SEPARATE, as_command, convert_config_command
+from lorasmith.cli.fuse import fuse_command
 from lorasmith.cli.inspect import inspect_command
 from lorasmith.cli.masks import masks_command
 from lorasmith.cli.merge import merge_command
@@ -65,6 +66,7 @@ _add("extract", extract_command)
 _add("resize", resize_command)
 _add("merge", merge_command)
 _add("combine", combine_command)
+_add("fuse", fuse_command)
 _add("demo", demo_command, needs_arguments=False)
 _add("as", as_command, settings=SEPARATE)
 _add("convert-config", convert_config_command, settings=SEPARATE)

@@ -92,7 +92,7 @@ def cache(config: TrainConfig, dataset: Dataset, family: Family, progress: Progr
 
     Each rank encodes a part of the images; the others' come from the disk.
     """
-    live = "text" in config.parts() or config.learns_words
+    live = "text" in config.parts() or bool(config.concepts)  # a cache entry knows nothing of new words
     text = None if live else TextPlan(**config.text.model_dump())
     dataset.prepare(family, text=text, progress=progress, share=ranks)
     if dataset.latents_cached:

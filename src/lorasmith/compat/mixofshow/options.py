@@ -111,3 +111,12 @@ TEST = (
     Option("mixed_precision", "text", "fp16", "better", "the base's own precision"),
     Option("path.lora_path", "text", None, "same", "the trained file"),
 )
+
+FUSION = (
+    Option("concept_cfg", "text", None, "same", "the JSON list of concepts; paths are looked for beside it, too"),
+    Option("save_path", "text", None, "better", "gets one LoRA and its words, which every program reads"),
+    Option("pretrained_models", "text", None, "same", "the base model"),
+    Option("optimize_unet_iters", "int", 50, "pointless", "solved in closed form, without iterations"),
+    Option("optimize_textenc_iters", "int", 500, "pointless", "solved in closed form, without iterations"),
+    Option("suffix", "text", "base", "same", "of the file's name, combined_model_<suffix>"),
+)

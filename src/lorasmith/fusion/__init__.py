@@ -1,0 +1,7 @@
+"""Fusion of concepts: several LoRAs as one that does for each what it did alone (Mix-of-Show, arXiv 2305.18292)."""
+
+from lorasmith.fusion.concepts import ConceptUse, read_list
+from lorasmith.fusion.files import FuseReport, fuse_files
+from lorasmith.fusion.fuse import Fused, FuseSettings, fuse
+
+__all__ = ["ConceptUse", "FuseReport", "FuseSettings", "Fused", "fuse", "fuse_files", "read_list"]

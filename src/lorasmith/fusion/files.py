@@ -1,0 +1,134 @@
+"""From files to a file: what the command and the Python API call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorasmith.concepts import Vocabulary
+from lorasmith.core.errors import LorasmithError
+from lorasmith.core.progress import Progress
+from lorasmith.families.base import Family
+from lorasmith.families.load import load
+from lorasmith.files.lora import Lora, Output, as_format, carried, facts, lora_words, ranks_of
+from lorasmith.files.lowrank import Cut, Dense, Loss, Product
+from lorasmith.files.model import Model
+from lorasmith.formats import embeddings
+from lorasmith.formats import words as words_format
+from lorasmith.formats.rewrite import Words
+from lorasmith.formats.write import write
+from lorasmith.fusion.concepts import Concept, ConceptUse, read_concepts
+from lorasmith.fusion.fuse import METHODS, Fused, FuseSettings, fuse
+from lorasmith.infer.loras import vocabulary_of
+from lorasmith.infer.settings import DTYPES, pick_device
+
+
+@dataclass
+class FuseReport:
+    """What was written, and how well each concept survived (`Fused.missed`). `error`: of cutting to a rank."""
+
+    file: Path
+    concepts: list[str]
+    layers: int
+    ranks: dict[int, int]
+    missed: dict[str, dict[str, list[float]]]
+    seconds: float
+    peak_gib: float
+    error: float | None = None
+    exact: Path | None = None
+    embeddings: list[Path] = field(default_factory=list)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        found = {key: value for key, value in vars(self).items() if not isinstance(value, Path)}
+        found |= {"file": str(self.file), "exact": None if self.exact is None else str(self.exact)}
+        return found | {"embeddings": [str(path) for path in self.embeddings]}
+
+
+def fuse_files(
+    base: str | Path,
+    uses: Sequence[ConceptUse],
+    output: Output,
+    settings: FuseSettings | None = None,
+    *,
+    progress: Progress | None = None,
+) -> FuseReport:
+    """Fuse LoRAs on `base` and write one LoRA; new words go into files beside it, as training writes them.
+
+    Raises LorasmithError for what the user can repair, before anything is computed.
+    """
+    settings = settings or FuseSettings()
+    if settings.method not in METHODS:
+        raise LorasmithError(f'method "{settings.method}": there are {", ".join(METHODS)}')
+    output.check()
+    missing = [str(use.path) for use in uses if not use.path.is_file()]
+    if missing:
+        raise LorasmithError(f"{missing[0]}: no such file")
+    cut = None if settings.rank is None else Cut(rank=settings.rank)
+    dtype = None if settings.precision is None else DTYPES[settings.precision]
+    family = load(base, dtype=dtype, device=pick_device(settings.device))
+    model = Model.of(base)
+    concepts = read_concepts(family, model, uses)
+    result = fuse(family, concepts, settings, progress)
+    layers, error = layers_of(model, result, cut)
+    note = f"fused ({settings.method}) from " + ", ".join(f"{c.lora.path.name} as {c.name}" for c in concepts)
+    report = FuseReport(
+        output.path,
+        [concept.name for concept in concepts],
+        len(layers),
+        ranks_of(layers),
+        result.missed,
+        round(result.seconds, 1),
+        round(result.peak_gib, 2),
+        error,
+    )
+    save(family, concepts, layers, output, note, report)
+    return report
+
+
+def layers_of(model: Model, result: Fused, cut: Cut | None) -> tuple[dict[str, Words], float | None]:
+    """LoRA words of each layer, and what cutting them left out."""
+    layers, loss = {}, Loss()
+    for name, (up, down) in result.layers.items():
+        if cut is not None:
+            small = up.shape[1] < min(up.shape[0], down.shape[1])
+            spectrum = Product(up, down) if small else Dense(up @ down)
+            up, down = spectrum.cut(cut.of(spectrum))
+            loss.add(name, spectrum.total, spectrum.lost(down.shape[0]))
+        layers[name] = lora_words(up, down, model.layers[name].shape)
+    return layers, None if cut is None else loss.error
+
+
+def save(
+    family: Family,
+    concepts: Sequence[Concept],
+    layers: dict[str, Words],
+    output: Output,
+    note: str,
+    report: FuseReport,
+) -> None:
+    """Write the LoRA; where there are new words, the exact file of both and an embedding for each word."""
+    lora: Lora = replace(concepts[0].lora, layers=layers)
+    encoded = as_format(lora, layers, "kohya")
+    words = {word: vectors for concept in concepts for word, vectors in concept.words.items()}
+    trigger = {"modelspec.trigger_phrase": ", ".join(c.name for c in concepts)}
+    metadata = carried(lora.metadata, note) | facts(encoded.tensors, lora.metadata) | encoded.metadata | trigger
+    metadata.pop("lorasmith.config", None)
+    vocabulary: Vocabulary | None = vocabulary_of(family, words) if words else None
+    named = {} if vocabulary is None else words_format.named(vocabulary)
+    write(output.path, encoded.tensors, metadata | named, output.dtype or torch.float32)
+    if vocabulary is None:
+        return
+    tensors, said = words_format.encode(vocabulary)
+    report.exact = output.path.with_name(f"{output.path.stem}.exact.safetensors")
+    write(report.exact, {**encoded.tensors, **tensors}, metadata | said, torch.float32)
+    folder = output.path.parent / "embeddings"
+    folder.mkdir(exist_ok=True)
+    for word, vectors in words_format.plain(words).items():
+        path = folder / f"{words_format.file_name(word)}.safetensors"
+        write(path, embeddings.encode(vectors), {}, torch.float32)
+        report.embeddings.append(path)

@@ -1,0 +1,100 @@
+"""What goes into layers while a model runs, as Gram matrices: no activation is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lorasmith.adapters.attach import AdapterSet, current
+from lorasmith.adapters.base import Adapter, LayerSpec
+from lorasmith.adapters.layer import spec_of
+from lorasmith.adapters.lora import LoRA
+from lorasmith.families.base import Family
+from lorasmith.files.lora import lora_words
+from lorasmith.fusion.closed_form import Factors
+
+
+class Grams:
+    """Mean of x x^T over all inputs x of each layer, (n, n) float32; n counts a convolution's window too."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._rows: dict[str, int] = {}
+
+    def add(self, name: str, rows: Tensor) -> None:
+        """More inputs of a layer, (rows, n)."""
+        rows = rows.detach().float()
+        if name not in self._sums:
+            self._sums[name] = torch.zeros(rows.shape[1], rows.shape[1], device=rows.device)
+            self._rows[name] = 0
+        self._sums[name].addmm_(rows.T, rows)
+        self._rows[name] += len(rows)
+
+    def of(self, name: str, width: int) -> Tensor:
+        """A layer's matrix, on the CPU; zeros if it never ran."""
+        if name not in self._sums:
+            return torch.zeros(width, width)
+        return (self._sums[name] / max(1, self._rows[name])).cpu()
+
+    @contextmanager
+    def watching(self, family: Family, layers: Iterable[str], chosen: Tensor | None = None) -> Iterator[None]:
+        """While the model runs, take in the inputs of these layers, which must carry adapters.
+
+        `chosen` (B, tokens) bool: only these tokens of a text encoder's batch, whose samples may be repeated.
+        """
+        places = family.named_layers(_components(layers))
+        with ExitStack() as stack:
+            for name in layers:
+                layer = current(places[name])
+                spec = spec_of(name, layer)
+                assert spec is not None
+                handle = layer.register_forward_pre_hook(self._hook(name, spec, chosen))
+                stack.callback(handle.remove)
+            yield
+
+    def _hook(self, name: str, spec: LayerSpec, chosen: Tensor | None) -> Any:
+        def hook(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+            rows = rows_of(spec, given[0])
+            if chosen is not None:
+                mask = chosen.to(rows.device).repeat_interleave(len(given[0]) // len(chosen), 0)
+                rows = rows[mask.flatten()]
+            self.add(name, rows)
+
+        return hook
+
+
+def rows_of(spec: LayerSpec, x: Tensor) -> Tensor:
+    """The vectors that a layer multiplies with its weight, (rows, n)."""
+    if spec.kind != "conv":
+        return x.flatten(0, -2)
+    windows = F.unfold(x.float(), spec.shape[2:], spec.dilation, spec.padding, spec.stride)
+    return windows.transpose(1, 2).flatten(0, 1)
+
+
+@contextmanager
+def attached(family: Family, changes: dict[str, Factors], layers: Iterable[str]) -> Iterator[None]:
+    """With these changes on the model, and adapters that change nothing on the others of `layers`."""
+    places = family.named_layers(_components([*layers, *changes]))
+    adapters: dict[str, Adapter] = {}
+    for name in dict.fromkeys([*layers, *changes]):
+        layer = current(places[name])
+        spec = spec_of(name, layer)
+        assert spec is not None
+        weight: Any = layer.weight
+        up, down = changes.get(name) or (torch.zeros(spec.shape[0], 1), torch.zeros(1, weight[0].numel()))
+        words = lora_words(up, down, spec.shape)
+        adapters[name] = LoRA().restore(spec, weight, words).to(weight.device).eval()
+    found = AdapterSet.restore(adapters, places).attach()
+    try:
+        yield
+    finally:
+        found.detach()
+
+
+def _components(layers: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(name.split(".", 1)[0] for name in layers))
