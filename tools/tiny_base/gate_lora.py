@@ -62,12 +62,13 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("recipes/garp.toml"))
     parser.add_argument("--output", type=Path, default=Path("runs/gate-lora"))
     parser.add_argument("--to", type=Path, default=Path("gates.json"))
+    parser.add_argument("--rounds", type=int, default=1, help="of 48 pictures")
     options = parser.parse_args()
     answer = train(options.config, options.output)
     family, eye = load("tiny-sd"), Judge.load()
-    before = score(family, eye)
+    before = score(family, eye, options.rounds)
     adapters = load_lora(family, Path(answer["file"]))
-    after = score(family, eye)
+    after = score(family, eye, options.rounds)
     adapters.detach()
     found = json.loads(options.to.read_text()) if options.to.exists() else {}
     found["lora"] = {"training_seconds": round(answer["seconds"], 1), "before": before, "after": after}
