@@ -14,6 +14,8 @@ from pathlib import Path
 from lorasmith.compat.kohya.dataset import IMAGE_KEYS, SIZE_KEYS, SOURCE_KEYS
 from lorasmith.compat.kohya.network import ALGORITHMS, MODULES, PRESETS
 from lorasmith.compat.kohya.options import OPTIONS, SDXL_OPTIONS, SECTIONS
+from lorasmith.compat.kohya.options.inversion import ABSENT, OWN
+from lorasmith.compat.kohya.options.inversion import OPTIONS as INVERSION_OPTIONS
 from lorasmith.compat.options import STATES, Option, all_scripts
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -76,7 +78,7 @@ def page() -> str:
     parts = [HEAD, "## Options", f"{len(OPTIONS)} options of `train_network`. {says}."]
     for title, options in SECTIONS.items():
         parts += [f"### {title}", table(options)]
-    parts += ["### Of sdxl_train_network besides", table(SDXL_OPTIONS), dataset(), networks()]
+    parts += ["### Of sdxl_train_network besides", table(SDXL_OPTIONS), inversion(), dataset(), networks()]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -118,6 +120,22 @@ def default(option: Option) -> str:
 def key(option: Option) -> str:
     """The key of our config."""
     return f"`{option.to}`" if option.to else ""
+
+
+def inversion() -> str:
+    """The scripts of textual inversion."""
+    return "\n\n".join(
+        (
+            "## Textual inversion",
+            f"`train_textual_inversion` ({len(INVERSION_OPTIONS)} options), `sdxl_train_textual_inversion`, and "
+            "`train_textual_inversion_XTI`, which starts again here: a set of vectors for each cross-attention layer.",
+            "The word stands in `output_dir/output_name.pt` (or `.safetensors`; called as the word unless a "
+            "name is given) as `emb_params`, of SDXL `clip_l` and `clip_g`, of XTI `IN01` to `OUT11`. The run's folder "
+            "has it in our exact form and, as a mean over layers where it has them, for user interfaces. "
+            f"Without {', '.join(f'`{n}`' for n in sorted(ABSENT - {'save_model_as'}))}; besides:",
+            table(OWN),
+        )
+    )
 
 
 def dataset() -> str:

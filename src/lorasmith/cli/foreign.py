@@ -55,7 +55,7 @@ def as_command(name: Name, arguments: Arguments = None) -> None:
     )
     if result.finished:
         copies = deliver(conversion, result.file)
-        console.say(f"LoRA:   {', '.join(map(str, copies)) or result.file}\nreport: {result.report}")
+        console.say(f"{conversion.makes + ':':7} {', '.join(map(str, copies)) or result.file}\nreport: {result.report}")
         console.say(f"steps:  {result.steps} in {console.clock(result.seconds)}")
     if as_json:
         console.answer(asdict(result))
@@ -122,7 +122,7 @@ def deliver(conversion: Conversion, file: Path | str | None) -> list[Path]:
         if source.resolve() != target.resolve():
             shutil.copyfile(source, target)
         made.append(target)
-    return made
+    return made + (conversion.finish(Path(file).parent) if conversion.finish else [])
 
 
 def options_of(script: Script) -> str:

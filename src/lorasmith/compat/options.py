@@ -152,6 +152,10 @@ class Conversion:
     resume: Path | None = None
     prepare: Callable[[Progress | None], None] | None = None
     """What is done before training, such as drawing class pictures."""
+    makes: str = "LoRA"
+    """What is in the files, for people."""
+    finish: Callable[[Path], list[Path]] | None = None
+    """What is made of a finished run's folder, where a copy does not do; returns the files."""
 
 
 class Script(ABC):

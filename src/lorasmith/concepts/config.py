@@ -21,7 +21,8 @@ class Concept(Config):
     """Of each word."""
     init: tuple[str, ...] = ()
     """What each word starts as: an existing word, several (one a vector), or `<rand-0.013>`, a random vector with this
-    standard deviation. One entry is for all words. Default: `<rand-0.017>`."""
+    standard deviation, or a file of textual inversion to go on from. One entry is for all words.
+    Default: `<rand-0.017>`."""
     layerwise: bool = False
     """Learn a vector for each cross-attention layer (P+, arXiv 2303.09522) in place of one for all."""
     lr: float = Field(default=1e-3, ge=0)

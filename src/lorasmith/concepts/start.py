@@ -13,7 +13,8 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.core.rng import torch_generator
 
 OwnVectors = Callable[[str], Mapping[str, Tensor]]
-"""A model's own token vectors of a text, (tokens, width) by text encoder."""
+"""The vectors that an initial word stands for, by text encoder: a model's own, (tokens, width), or a file's, which may
+be (vectors, layers, width)."""
 
 
 def begin(concepts: Sequence[Concept], own: OwnVectors, size: int, layers: int, seed: int) -> Vocabulary:
@@ -27,12 +28,12 @@ def begin(concepts: Sequence[Concept], own: OwnVectors, size: int, layers: int, 
             first = _first(concept.init_of(index), word, concept.vectors, own, seed)
             depth = layers if concept.layerwise else 1
             words.append(word)
-            vectors.append({part: t[:, None].repeat(1, depth, 1) for part, t in first.items()})
+            vectors.append({part: t if t.dim() == 3 else t[:, None].repeat(1, depth, 1) for part, t in first.items()})
     return Vocabulary(words, vectors, size, layers)
 
 
 def _first(init: str, word: str, count: int, own: OwnVectors, seed: int) -> dict[str, Tensor]:
-    """(count, width) by text encoder."""
+    """(count, width), or (count, layers, width), by text encoder."""
     if drawn := RANDOM.fullmatch(init):
         like = own("a")
         return {
@@ -43,4 +44,4 @@ def _first(init: str, word: str, count: int, own: OwnVectors, seed: int) -> dict
     found = own(init)
     if any(len(t) == 0 for t in found.values()):
         raise LorasmithError(f'concepts: the initial word "{init}" of {word} has no tokens; give an existing word')
-    return {part: t.repeat(-(-count // len(t)), 1)[:count].detach().cpu().clone() for part, t in found.items()}
+    return {part: t[torch.arange(count) % len(t)].detach().cpu().clone() for part, t in found.items()}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.formats import xti
 from lorasmith.formats.read import read_tensors
 
 PARTS = {"te": "clip_l", "te1": "clip_l", "te2": "clip_g"}
@@ -47,7 +48,10 @@ def bundle(words: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def decode(tensors: Mapping[str, Tensor], source: str = "the file") -> dict[str, Tensor]:
-    """Vectors (count, width) by component, of a file of one word in any of the usual layouts."""
+    """Vectors (count, width) by component, of a file of one word in any of the usual layouts; of sd-scripts' XTI,
+    which has vectors for each layer, (count, layers, width)."""
+    if xti.recognises(tensors):
+        return {"te": xti.decode(tensors)}
     if "clip_g" in tensors:
         parts = {"te1": tensors.get("clip_l"), "te2": tensors["clip_g"]}
         return {part: _matrix(t, part) for part, t in parts.items() if t is not None}

@@ -88,9 +88,9 @@ def beside(file: LoraFile) -> Words:
 
 
 def deep(vectors: Mapping[str, Tensor], parts: tuple[str, ...]) -> dict[str, Tensor]:
-    """(vectors, width) as (vectors, 1, width), by the text encoders of a model."""
+    """(vectors, width) as (vectors, 1, width), by the text encoders of a model; what has layers stays."""
     renamed = {"te1": "te"} if parts == ("te",) else {"te": "te1"} if "te1" in parts else {}
-    return {renamed.get(part, part): t[:, None] for part, t in vectors.items()}
+    return {renamed.get(part, part): t if t.dim() == 3 else t[:, None] for part, t in vectors.items()}
 
 
 def plain(words: Words) -> dict[str, dict[str, Tensor]]:

@@ -29,6 +29,7 @@ from lorasmith.train.optimizers import AdamW, Groups
 from lorasmith.train.ranks import Ranks
 from lorasmith.train.run import Length, Run
 from lorasmith.train.summary import write_summary
+from lorasmith.train.words import starts
 
 DEFAULT_VIEWS = 100
 
@@ -108,7 +109,8 @@ def learn_words(config: TrainConfig, family: Family) -> Learning | None:
     table = family.own_table()
     layers = len(getattr(family.unet, "cross_attentions", ()))
     size = len(next(iter(table.values())))
-    vocabulary = begin(config.concepts, family.own_vectors, size, layers, config.seed).to(family.device)
+    own = starts(config.concepts, family, layers)
+    vocabulary = begin(config.concepts, own, size, layers, config.seed).to(family.device)
     family.learn(vocabulary)
     return Learning(vocabulary, config.concepts, table)
 

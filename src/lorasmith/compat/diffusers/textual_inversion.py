@@ -8,33 +8,8 @@ from typing import ClassVar
 from lorasmith.compat.diffusers.options import INVERSION, common, merged
 from lorasmith.compat.diffusers.shared import conversion, count_images, general, needed, optimizer
 from lorasmith.compat.options import Conversion, Option, Parsed, Script
+from lorasmith.compat.sentences import SENTENCES
 from lorasmith.formats.words import file_name
-
-SENTENCES = {
-    "object": (
-        "a photo of {caption}",
-        "a picture of {caption}",
-        "a close-up photo of {caption}",
-        "a photo of one {caption}",
-        "{caption} in bright light",
-        "a dark photo of {caption}",
-        "a cropped photo of {caption}",
-        "a clean photo of {caption}",
-        "a small picture of {caption}",
-        "a rendering of {caption}",
-        "a good photo of {caption}",
-        "{caption}",
-    ),
-    "style": (
-        "a painting in the style of {caption}",
-        "a picture in the style of {caption}",
-        "{caption} style artwork",
-        "a drawing in the style of {caption}",
-        "a rendering in the style of {caption}",
-        "a detail in the style of {caption}",
-    ),
-}
-"""Of our own; that they vary is what counts."""
 
 
 class TextualInversion(Script):

@@ -1,0 +1,39 @@
+"""sd-scripts' files of a word with vectors for each cross-attention layer (XTI; P+, arXiv 2303.09522).
+
+One tensor (vectors, width) a layer, named by the block of the original layout it is in: `IN01` is `input_blocks.1`,
+`MID` the middle block, `OUT03` is `output_blocks.3`. SD 1.x and 2.x have sixteen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lorasmith.core.errors import LorasmithError
+
+LAYERS = (
+    *("IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID"),
+    *("OUT03", "OUT04", "OUT05", "OUT06", "OUT07", "OUT08", "OUT09", "OUT10", "OUT11"),
+)
+"""In the order in which the UNet runs them."""
+
+
+def encode(vectors: Tensor) -> dict[str, Tensor]:
+    """Tensors of a file. `vectors`: (vectors, 16, width). Raises LorasmithError for another number of layers."""
+    if vectors.dim() != 3 or vectors.shape[1] != len(LAYERS):
+        raise LorasmithError(
+            f"a word of shape {tuple(vectors.shape)} cannot be written as XTI, which has {len(LAYERS)} layers"
+        )
+    return {name: vectors[:, i].contiguous() for i, name in enumerate(LAYERS)}
+
+
+def recognises(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether these are the tensors of such a file."""
+    return set(tensors) == set(LAYERS)
+
+
+def decode(tensors: Mapping[str, Tensor]) -> Tensor:
+    """(vectors, 16, width), float32."""
+    return torch.stack([tensors[name].detach().float().cpu() for name in LAYERS], 1)
