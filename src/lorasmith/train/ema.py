@@ -27,14 +27,11 @@ class Ema:
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
         """The weights hold the average inside; afterwards they are what they were."""
-        self._swap()
+        kept = [w.data for w in self.weights]
+        for w, mean in zip(self.weights, self.average, strict=True):  # what is read meanwhile stays as it was read
+            w.data = mean
         try:
             yield
         finally:
-            self._swap()
-
-    @torch.no_grad()
-    def _swap(self) -> None:
-        kept = [w.detach().clone() for w in self.weights]
-        torch._foreach_copy_([w.detach() for w in self.weights], self.average)
-        self.average = kept
+            for w, before in zip(self.weights, kept, strict=True):
+                w.data = before

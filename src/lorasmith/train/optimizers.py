@@ -7,7 +7,10 @@ when a gradient is not finite.
 from __future__ import annotations
 
 import importlib
+import inspect
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -17,6 +20,10 @@ from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.registry import Component
 
 Groups = list[dict[str, Any]]
+ONE_RATE = ("prodigyopt.", "dadaptation.")
+PACKAGES = dict.fromkeys(("prodigyopt", "dadaptation", "lion_pytorch", "schedulefree"), '"lorasmith[optimizers]"') | {
+    "bitsandbytes": '"lorasmith[8bit]"'
+}
 
 
 class OptimizerConfig(Component, root="optimizer", default="adamw"):
@@ -82,11 +89,22 @@ class AnyOptimizer(OptimizerConfig):
     args: dict[str, Any] = Field(default_factory=dict)
 
     def build(self, groups: Groups) -> torch.optim.Optimizer:
-        optimizer = self._find()
+        optimizer, rates = self._find(), {group["lr"] for group in groups} - {0}
+        if self.name.startswith(ONE_RATE) and len(rates) > 1:
+            said = ", ".join(f"{rate:g}" for rate in sorted(rates))
+            raise LorasmithError(
+                f"optimizer: {self.name} finds the learning rate by itself and takes one for all parts, not {said}; "
+                "set lr and text_lr (and the lr of concepts) to 1.0, or text_lr to 0"
+            )
+        asks = inspect.signature(optimizer).parameters.get("lr")
+        own = {"lr": groups[0]["lr"]} if asks is not None and asks.default is inspect.Parameter.empty else {}
         try:
-            return optimizer(groups, **self.args)
+            built: Any = optimizer(groups, **(own | self.args))
         except (TypeError, ValueError) as error:
             raise LorasmithError(f"optimizer.args: {self.name} does not take {self.args}: {error}") from None
+        if switches(built):
+            built.train()
+        return built
 
     def _find(self) -> type[torch.optim.Optimizer]:
         if "." not in self.name:
@@ -102,10 +120,34 @@ class AnyOptimizer(OptimizerConfig):
         try:
             return getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
-            package = module.split(".")[0].replace("_", "-")
+            package = PACKAGES.get(module.split(".")[0], module.split(".")[0].replace("_", "-"))
             raise LorasmithError(
                 f'optimizer.name: "{self.name}" cannot be imported ({error}). To install it: pip install {package}'
             ) from None
+
+
+def switches(optimizer: Any) -> bool:
+    """Whether it trains other weights than those to look at, as schedule-free ones do (arXiv 2405.15682)."""
+    return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
+
+
+@contextmanager
+def averaged(optimizer: Any) -> Iterator[None]:
+    """With the weights to look at in place of those that are trained; afterwards these are as they were, to the bit."""
+    if not switches(optimizer):
+        yield
+        return
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    kept = [p.data for p in weights]
+    for p in weights:  # what is read meanwhile stays as it was read, so it must not be written over afterwards
+        p.data = p.data.clone()
+    optimizer.eval()
+    try:
+        yield
+    finally:
+        optimizer.train()
+        for p, before in zip(weights, kept, strict=True):
+            p.data = before
 
 
 def update(optimizer: torch.optim.Optimizer, finite: torch.Tensor) -> None:

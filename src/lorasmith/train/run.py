@@ -22,6 +22,7 @@ from lorasmith.train.gradients import LossScale
 from lorasmith.train.graph import Graphs
 from lorasmith.train.hooks import Hook
 from lorasmith.train.losses import Losses
+from lorasmith.train.optimizers import averaged
 from lorasmith.train.ranks import Ranks
 
 
@@ -96,7 +97,7 @@ class Run:
         """The adapter as it will be exported: in eval mode, averaged if there is an average."""
         self.adapters.eval()
         try:
-            with self.ema.swapped_in() if self.ema else nullcontext(), torch.no_grad():
+            with self.ema.swapped_in() if self.ema else averaged(self.optimizer), torch.no_grad():
                 yield
         finally:
             self.adapters.train()

@@ -6,12 +6,15 @@ Each gives the factor of the learning rate for a step in [0, total). Warm-up is 
 
 from __future__ import annotations
 
+import importlib
 import math
 from abc import abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+import torch
+from pydantic import Field, PrivateAttr, model_validator
 
+from lorasmith.core.errors import LorasmithError
 from lorasmith.core.registry import Component
 
 
@@ -118,3 +121,71 @@ class WarmupStableDecay(LrSchedule):
         if step < max(self.warmup_steps(total), total - decay):
             return super().factor(step, total) if step < self.warmup_steps(total) else 1.0
         return self.shape(min(1.0, (step - total + decay) / max(1, decay)))
+
+
+class PiecewiseConstant(LrSchedule):
+    """Factors with the step at which each ends, and a last one: `[[1.0, 100], [0.1, 200]]`, then `end`."""
+
+    kind: Literal["piecewise_constant"] = "piecewise_constant"
+    pieces: tuple[tuple[float, int], ...] = Field(min_length=1)
+    end: float = Field(default=1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> PiecewiseConstant:
+        ends = [end for _, end in self.pieces]
+        if ends != sorted(set(ends)) or ends[0] < 1 or any(factor < 0 for factor, _ in self.pieces):
+            raise ValueError(
+                "pieces are [factor, step at which it ends], their steps rising from 1, factors at least 0"
+            )
+        return self
+
+    def shape(self, progress: float) -> float:
+        raise NotImplementedError  # it depends on the step, not on the share of the run
+
+    def factor(self, step: int, total: int) -> float:
+        warmup = self.warmup_steps(total)
+        if step < warmup:
+            return super().factor(step, total)
+        return next((factor for factor, end in self.pieces if step < end), self.end)
+
+
+class AnySchedule(LrSchedule):
+    """A class of `torch.optim.lr_scheduler` by its name, or any other by its dotted path, with `args`.
+
+    It is run once beforehand, on an optimizer with nothing to do, so there is no state to save. One that looks at the
+    loss cannot be used.
+    """
+
+    kind: Literal["class"] = "class"
+    name: str
+    args: dict[str, Any] = Field(default_factory=dict)
+    _factors: list[float] = PrivateAttr(default_factory=list)
+
+    def shape(self, progress: float) -> float:
+        raise NotImplementedError  # it depends on the step, not on the share of the run
+
+    def factor(self, step: int, total: int) -> float:
+        warmup = self.warmup_steps(total)
+        if step < warmup:
+            return super().factor(step, total)
+        if not self._factors:
+            self._factors.extend(self._run(total - warmup + 1))
+        return self._factors[min(step - warmup, len(self._factors) - 1)]
+
+    def _run(self, steps: int) -> list[float]:
+        module, _, name = self.name.rpartition(".")
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
+        try:
+            found = getattr(importlib.import_module(module or "torch.optim.lr_scheduler"), name)
+            schedule = found(optimizer, **self.args)
+            factors = []
+            for _ in range(steps):
+                factors.append(float(optimizer.param_groups[0]["lr"]))
+                optimizer.step()
+                schedule.step()
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
+            raise LorasmithError(
+                f'lr_schedule: "{self.name}" with {self.args} cannot be used: {error}. Give a class of '
+                "torch.optim.lr_scheduler, or a dotted path, whose step() takes nothing"
+            ) from None
+        return factors

@@ -77,6 +77,8 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "text_encoder_lr": {"text_encoder_lr": [1e-4]},
     "max_grad_norm": {"max_grad_norm": 0},
     "lr_scheduler": {"lr_scheduler": "cosine"},
+    "lr_scheduler_type": {"lr_scheduler_type": "ConstantLR"},
+    "lr_scheduler_args": {"lr_scheduler": "cosine", "lr_scheduler_args": ["end=0.1"]},
     "lr_warmup_steps": {"lr_scheduler": "cosine", "lr_warmup_steps": 10},
     "lr_scheduler_num_cycles": {"lr_scheduler": "cosine_with_restarts", "lr_scheduler_num_cycles": 3},
     "lr_decay_steps": {"lr_scheduler": "warmup_stable_decay", "lr_decay_steps": 20},

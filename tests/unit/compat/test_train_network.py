@@ -208,10 +208,29 @@ def test_optimizer_arguments(convert: Convert) -> None:
     assert (built.defaults["momentum"], built.defaults["nesterov"]) == (0.9, True)
 
 
+def test_schedules_by_class_and_in_pieces(convert: Convert) -> None:
+    own = {"lr_scheduler_type": "StepLR", "lr_scheduler_args": ["step_size=3", "gamma=0.5"]}
+    assert convert(**own).config["lr_schedule"] == {
+        "kind": "class", "name": "StepLR", "args": {"step_size": 3, "gamma": 0.5}
+    }  # fmt: skip
+    pieces = {"lr_scheduler": "piecewise_constant", "lr_scheduler_args": ["step_rules=1:10,0.1:20,0.01"]}
+    assert convert(**pieces).config["lr_schedule"] == {
+        "kind": "piecewise_constant", "pieces": [[1.0, 10], [0.1, 20]], "end": 0.01
+    }  # fmt: skip
+
+
+def test_schedule_free_optimizers_get_no_schedule(convert: Convert) -> None:
+    config = convert(optimizer_type="AdamWScheduleFree", lr_scheduler="cosine").config
+    assert config["optimizer"]["name"] == "schedulefree.AdamWScheduleFree"
+    assert config["lr_schedule"] == {"kind": "constant"}
+
+
 @pytest.mark.parametrize(
     ("values", "where"),
     [
         ({"lr_scheduler": "banana"}, "lr_scheduler"),
+        ({"lr_scheduler": "piecewise_constant"}, "lr_scheduler_args.step_rules"),
+        ({"lr_scheduler": "cosine", "lr_scheduler_args": ["power=2"]}, "lr_scheduler_args.power"),
         ({"network_module": "networks.banana"}, "network_module"),
         ({"network_module": None}, "network_module"),
         ({"pretrained_model_name_or_path": ""}, "pretrained_model_name_or_path"),
@@ -226,7 +245,6 @@ def test_optimizer_arguments(convert: Convert) -> None:
         ({"log_with": "wandb"}, "log_with"),
         ({"resolution": "a"}, "resolution"),
         ({"resize_interpolation": "nearer"}, "resize_interpolation"),
-        ({"optimizer_type": "AdamWScheduleFree"}, "optimizer_type"),
     ],
 )
 def test_refusals(convert: Convert, values: dict[str, Any], where: str) -> None:

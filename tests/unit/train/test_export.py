@@ -1,8 +1,14 @@
 """What a file tells about a run, and what it keeps to itself."""
 
 from pathlib import Path
+from typing import Any
 
+import torch
+from safetensors.torch import load_file
+
+from lorasmith.train.config import load_config
 from lorasmith.train.export import public
+from lorasmith.train.session import train
 
 
 def test_absolute_paths_are_cut_to_their_names() -> None:
@@ -17,3 +23,31 @@ def test_absolute_paths_are_cut_to_their_names() -> None:
     assert found["data"] == {"subsets": [{"images": "photos", "repeats": 2}], "cache_dir": None}
     assert found["output"] == Path("runs/mia")
     assert found["name"] == "/not/a/path"
+
+
+def test_an_averaged_run_exports_its_average(pictures: Any, tmp_path: Path) -> None:
+    """Not the weights that training goes on with, which come back before the file is written."""
+    table = {
+        "base": "tiny-sd",
+        "output": str(tmp_path / "run"),
+        "steps": 5,
+        "ema": 0.9,
+        "data": {"images": str(pictures(3)), "resolution": 64},
+        "adapter": {"rank": 2, "layers": ["*.attn1.to_k"]},
+        "optimizer": {"lr": 1e-2},
+        "export": {"dtype": "fp32"},
+        "checkpoint": {"every_steps": 5},
+        "log": {"tensorboard": False},
+    }
+    file = train(load_config(table)).file
+    assert file is not None
+    exported = [t for name, t in load_file(file).items() if name.endswith("lora_up.weight")]
+    kept = tmp_path / "run" / "checkpoints" / "step-00000005"
+    trained = [t for name, t in load_file(kept / "adapter.safetensors").items() if name.endswith("/up")]
+    average = list(load_file(kept / "ema.safetensors").values())
+
+    def held(by: list[torch.Tensor]) -> int:
+        return sum(any(t.shape == e.shape and torch.allclose(t, e, rtol=0, atol=1e-9) for t in by) for e in exported)
+
+    assert held(average) == len(exported)
+    assert held(trained) < len(exported)

@@ -4,14 +4,17 @@ import pytest
 import torch
 from transformers import get_scheduler
 
+from lorasmith.core.errors import LorasmithError
 from lorasmith.core.registry import registered
 from lorasmith.train.schedules import (
+    AnySchedule,
     Constant,
     Cosine,
     CosineWithRestarts,
     InverseSqrt,
     Linear,
     LrSchedule,
+    PiecewiseConstant,
     Polynomial,
     WarmupStableDecay,
 )
@@ -48,9 +51,38 @@ def test_shapes_equal_transformers(ours: LrSchedule, name: str, extra: dict) -> 
     assert [ours.factor(i, TOTAL) for i in range(TOTAL)] == pytest.approx(theirs(name, 0, **extra), abs=1e-6)
 
 
+def test_pieces_equal_diffusers() -> None:
+    from diffusers.optimization import get_piecewise_constant_schedule
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = get_piecewise_constant_schedule(optimizer, "1:10,0.1:20,0.01")
+    ours = PiecewiseConstant(pieces=((1.0, 10), (0.1, 20)), end=0.01)
+    for step in range(TOTAL):
+        assert ours.factor(step, TOTAL) == schedule.get_last_lr()[0]
+        optimizer.step()
+        schedule.step()
+    with pytest.raises(ValueError, match="steps rising"):
+        PiecewiseConstant(pieces=((1.0, 10), (0.1, 10)))
+
+
+def test_a_class_of_torch_is_run_beforehand() -> None:
+    ours = AnySchedule(name="CosineAnnealingLR", args={"T_max": TOTAL})
+    assert [ours.factor(i, TOTAL) for i in range(TOTAL)] == pytest.approx(
+        [Cosine().factor(i, TOTAL) for i in range(TOTAL)], abs=1e-6
+    )
+    warm = AnySchedule(name="torch.optim.lr_scheduler.StepLR", args={"step_size": 3, "gamma": 0.5}, warmup=2)
+    assert [warm.factor(i, 10) for i in range(8)] == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 0.5, 0.5, 0.5])
+    for name, args in (("Banana", {}), ("StepLR", {}), ("ReduceLROnPlateau", {})):
+        with pytest.raises(LorasmithError, match=f'"{name}".* cannot be used'):
+            AnySchedule(name=name, args=args).factor(0, 10)
+
+
+FIELDS = {"piecewise_constant": {"pieces": ((1.0, 5),)}, "class": {"name": "ConstantLR", "args": {"factor": 1.0}}}
+
+
 @pytest.mark.parametrize("kind", sorted(registered(LrSchedule)))
 def test_warm_up_rises_to_one_and_never_starts_at_zero(kind: str) -> None:
-    schedule = registered(LrSchedule)[kind](warmup=0.25)
+    schedule = registered(LrSchedule)[kind](**FIELDS.get(kind, {}), warmup=0.25)
     rates = [schedule.factor(i, TOTAL) for i in range(TOTAL)]
     assert 0 < rates[0] < rates[5] < rates[9] < 1
     assert rates[10] == pytest.approx(1, abs=1e-6)

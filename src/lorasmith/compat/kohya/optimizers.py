@@ -30,10 +30,13 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "dadaptsgd": ("dadaptation.DAdaptSGD", {}),
     "prodigy": ("prodigyopt.Prodigy", {}),
     "adafactor": ("transformers.optimization.Adafactor", {}),
+    "radamschedulefree": ("schedulefree.RAdamScheduleFree", {}),
+    "adamwschedulefree": ("schedulefree.AdamWScheduleFree", {}),
+    "sgdschedulefree": ("schedulefree.SGDScheduleFree", {}),
 }
 """Names of the original, in small letters, that are no kind of ours: class and arguments."""
-ITSELF = ("radamschedulefree", "adamwschedulefree", "sgdschedulefree")
-"""Optimizers that need more than a class: a mode for training and one for looking at the weights."""
+FREE = "schedulefree"
+"""How names of optimizers end that need no schedule, and get none, as in the original."""
 SCHEDULES = {
     "constant": "constant",
     "constant_with_warmup": "constant",
@@ -45,6 +48,7 @@ SCHEDULES = {
     "cosine_warmup_with_min_lr": "cosine",
     "inverse_sqrt": "inverse_sqrt",
     "warmup_stable_decay": "warmup_stable_decay",
+    "piecewise_constant": "piecewise_constant",
     "adafactor": "constant",
 }
 ADAPTIVE = ("prodigy", "dadapt")
@@ -92,10 +96,6 @@ def kind_of(asked: str, arguments: dict[str, Any], problems: list[Problem]) -> d
     if name in CLASSES:
         path, own = CLASSES[name]
         return {"kind": "class", "name": path, "args": own | arguments}
-    if name in ITSELF:
-        known = ", ".join(sorted({*CLASSES, *kinds} - {"class"}))
-        problems.append(Problem("optimizer_type", f'"{asked}" is not supported', known, "use AdamW or Prodigy"))
-        return {"kind": "adamw"}
     return {"kind": "class", "name": asked, "args": arguments}
 
 
@@ -120,6 +120,16 @@ def rates(values: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
 def convert_schedule(values: Mapping[str, Any], notes: list[str], problems: list[Problem]) -> dict[str, Any]:
     """The table `lr_schedule`."""
     asked = str(values["lr_scheduler"]).lower()
+    arguments = Arguments.read("lr_scheduler_args", values["lr_scheduler_args"], problems)
+    if str(values["optimizer_type"] or "").lower().endswith(FREE):
+        if asked != "constant":
+            notes.append(f"lr_scheduler is left out: {values['optimizer_type']} has no schedule, as in the original")
+        return {"kind": "constant"}
+    if values["lr_scheduler_type"]:
+        found = {key: arguments.literal(key) for key in list(arguments.texts)}
+        return {"kind": "class", "name": values["lr_scheduler_type"], "args": found}
+    if asked == "piecewise_constant":
+        return pieces(arguments, problems)
     kinds = registered(LrSchedule)
     kind = SCHEDULES.get(asked)
     if kind is None or kind not in kinds:
@@ -145,7 +155,28 @@ def convert_schedule(values: Mapping[str, Any], notes: list[str], problems: list
         "end": values["lr_scheduler_min_lr_ratio"] if asked == "warmup_stable_decay" else None,
     }
     fields = kinds[kind].model_fields
+    for key in list(arguments.texts):
+        if key in fields:
+            table[key] = arguments.literal(key)
+        else:
+            allowed = ", ".join(f for f in fields if f != "kind")
+            problems.append(Problem(f"lr_scheduler_args.{key}", f"{asked} has no such argument here", allowed))
     for name, field in (("lr_decay_steps", "decay"), ("lr_scheduler_timescale", "timescale")):
         if values[name] and field not in fields:
             notes.append(f"{name} is left out: {asked} has none")
     return table | {key: value for key, value in extra.items() if value is not None and key in fields}
+
+
+def pieces(arguments: Arguments, problems: list[Problem]) -> dict[str, Any]:
+    """diffusers' `step_rules`, "1:10,0.1:20,0.01": the factor up to step 10, up to step 20, and from there on."""
+    rules = arguments.text("step_rules")
+    parts = [part.partition(":") for part in rules.split(",")]
+    try:
+        found = [[float(factor), int(end)] for factor, sign, end in parts if sign]
+        last = [float(factor) for factor, sign, _ in parts if not sign]
+    except ValueError:
+        found, last = [], []
+    if len(last) != 1 or not found:
+        problems.append(Problem("lr_scheduler_args.step_rules", f'found "{rules}"', '"1:10,0.1:20,0.01"'))
+        return {}
+    return {"kind": "piecewise_constant", "pieces": found, "end": last[0]}

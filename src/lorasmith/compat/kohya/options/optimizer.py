@@ -21,6 +21,6 @@ OPTIONS = (
     Option("lr_scheduler_power", "float", 1, to="lr_schedule.power"),
     Option("lr_scheduler_timescale", "int", None, to="lr_schedule.timescale", note="of inverse_sqrt"),
     Option("lr_scheduler_min_lr_ratio", "float", None, to="lr_schedule.end"),
-    Option("lr_scheduler_type", "text", "", "refused", "use one of the named schedules in lr_scheduler"),
-    Option("lr_scheduler_args", "texts", None, "refused", "use the options of the named schedules"),
+    Option("lr_scheduler_type", "text", "", to="lr_schedule.kind", note="a class of torch or a dotted path"),
+    Option("lr_scheduler_args", "texts", None, to="lr_schedule"),
 )
