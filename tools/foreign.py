@@ -14,6 +14,9 @@ from pathlib import Path
 from lorasmith.compat.kohya.dataset import IMAGE_KEYS, SIZE_KEYS, SOURCE_KEYS
 from lorasmith.compat.kohya.network import ALGORITHMS, MODULES, PRESETS
 from lorasmith.compat.kohya.options import OPTIONS, SDXL_OPTIONS, SECTIONS
+from lorasmith.compat.kohya.options.dreambooth import ABSENT as DB_ABSENT
+from lorasmith.compat.kohya.options.dreambooth import OPTIONS as DB_OPTIONS
+from lorasmith.compat.kohya.options.dreambooth import OWN as DB_OWN
 from lorasmith.compat.kohya.options.inversion import ABSENT, OWN
 from lorasmith.compat.kohya.options.inversion import OPTIONS as INVERSION_OPTIONS
 from lorasmith.compat.options import STATES, Option, all_scripts
@@ -78,7 +81,14 @@ def page() -> str:
     parts = [HEAD, "## Options", f"{len(OPTIONS)} options of `train_network`. {says}."]
     for title, options in SECTIONS.items():
         parts += [f"### {title}", table(options)]
-    parts += ["### Of sdxl_train_network besides", table(SDXL_OPTIONS), inversion(), dataset(), networks()]
+    parts += [
+        "### Of sdxl_train_network besides",
+        table(SDXL_OPTIONS),
+        inversion(),
+        dreambooth(),
+        dataset(),
+        networks(),
+    ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -134,6 +144,20 @@ def inversion() -> str:
             "has it in our exact form and, as a mean over layers where it has them, for user interfaces. "
             f"Without {', '.join(f'`{n}`' for n in sorted(ABSENT - {'save_model_as'}))}; besides:",
             table(OWN),
+        )
+    )
+
+
+def dreambooth() -> str:
+    """The script of full fine-tuning."""
+    return "\n\n".join(
+        (
+            "## Full fine-tuning",
+            f"`train_db` ({len(DB_OPTIONS)} options) trains all weights of the UNet, and of the text encoder but for "
+            "its embeddings. They are learned as differences in float32, so that small updates are not lost and weight "
+            "decay pulls to the base; the run's folder has these too. "
+            f"Without {', '.join(f'`{n}`' for n in sorted(DB_ABSENT - {'save_model_as'}))}; besides:",
+            table(DB_OWN),
         )
     )
 

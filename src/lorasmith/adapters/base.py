@@ -186,8 +186,6 @@ class AdapterConfig(Component, root="adapter", default="lora"):
     """All file words that `restore` understands."""
     precedence: ClassVar[int] = 0
     """Kinds that contain another kind's words are asked first."""
-    on_norms: ClassVar[bool] = False
-    """Whether this kind sits on norms, which other kinds pass over."""
 
     layers: str | tuple[str, ...] = "attention-mlp"
     """A preset of the family, or fnmatch patterns of layer names; a pattern with `!` in front takes layers out."""
@@ -205,6 +203,11 @@ class AdapterConfig(Component, root="adapter", default="lora"):
             if not hasattr(self, name) and any(getattr(rule, name) is not None for rule in self.overrides):
                 raise ValueError(f"overrides: this kind of adapter has no {name} that a rule could change")
         return self
+
+    @property
+    def on_norms(self) -> bool:
+        """Whether this kind sits on norms, which other kinds pass over."""
+        return False
 
     @property
     def dropouts(self) -> Dropouts:

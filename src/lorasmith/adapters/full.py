@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lorasmith.adapters.base import Adapter, AdapterConfig, LayerSpec
 from lorasmith.adapters.factored import parameter
+from lorasmith.adapters.norm import Norm
 
 
 class FullAdapter(Adapter):
@@ -40,9 +41,18 @@ class Full(AdapterConfig):
     kind: Literal["full"] = "full"
     bias: bool = False
     """The layers' biases too."""
+    norms: bool = False
+    """The norms among the layers too, with their biases. With this, `bias = true` and `layers = "*"` the whole UNet is
+    trained, and with `optimizer.text_lr` the text encoders but for their embeddings."""
 
-    def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> FullAdapter | None:
-        if layer.kind == "norm" or layer.groups != 1:
+    @property
+    def on_norms(self) -> bool:
+        return self.norms
+
+    def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> Adapter | None:
+        if layer.kind == "norm":
+            return Norm().build(layer, base, generator) if self.norms else None
+        if layer.groups != 1:
             return None
         bias = torch.zeros(layer.shape[0]) if self.bias and layer.bias else None
         return FullAdapter(layer, torch.zeros(layer.shape), bias)

@@ -38,9 +38,12 @@ class Norm(AdapterConfig):
 
     signatures: ClassVar[tuple[str, ...]] = ("w_norm", "b_norm")
     reads: ClassVar[frozenset[str]] = frozenset({"w_norm", "b_norm", "alpha"})
-    on_norms: ClassVar[bool] = True
     kind: Literal["norm"] = "norm"
     layers: str | tuple[str, ...] = ("unet.*norm*",)
+
+    @property
+    def on_norms(self) -> bool:
+        return True
 
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> NormAdapter | None:
         if layer.kind != "norm":

@@ -1,5 +1,6 @@
-"""sd-scripts: `train_network`, textual inversion, their TOML files and dataset configs."""
+"""sd-scripts: `train_network`, textual inversion, `train_db`, their TOML files and dataset configs."""
 
+from lorasmith.compat.kohya.train_db import TrainDb
 from lorasmith.compat.kohya.train_network import SdxlTrainNetwork, TrainNetwork
 from lorasmith.compat.kohya.train_textual_inversion import (
     SdxlTrainTextualInversion,
@@ -10,6 +11,7 @@ from lorasmith.compat.kohya.train_textual_inversion import (
 __all__ = [
     "SdxlTrainNetwork",
     "SdxlTrainTextualInversion",
+    "TrainDb",
     "TrainNetwork",
     "TrainTextualInversion",
     "TrainTextualInversionXti",

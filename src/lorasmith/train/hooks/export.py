@@ -10,6 +10,7 @@ from lorasmith.formats.base import Format
 from lorasmith.formats.kohya import Kohya
 from lorasmith.train import export
 from lorasmith.train.hooks.base import Hook
+from lorasmith.train.whole_model import check_layout, whole_model
 
 if TYPE_CHECKING:
     from lorasmith.train.run import Run
@@ -27,11 +28,16 @@ class Exports(Hook):
     """How the file is laid out; `kohya` is what user interfaces read."""
     also: tuple[Format, ...] = ()
     """Further forms, written beside at the end: `name.peft.safetensors`."""
+    model: Literal["layout", "single_file"] | None = None
+    """At the end, also write the base model with the change in it: in the base's own `layout` (the folder `name.model`,
+    or the file `name.model.safetensors`), or as `single_file` in the original layout (SD 1.x)."""
 
     def start(self, run: Run) -> None:
         """Find out before training whether the adapter can be written in these forms."""
         for form in (self.format, *self.also) if len(run.adapters) else ():
             export.encode(run, form)
+        if self.model is not None:
+            check_layout(run.config.base, self.model)
         super().start(run)
 
     def act(self, run: Run) -> None:
@@ -46,6 +52,9 @@ class Exports(Hook):
         for form in self.also if last else ():
             beside = run.folder / f"{name}.{form.model_dump()['kind']}.safetensors"
             run.events.write("export", run.state.step, file=export.write(run, beside, form, self.dtype).name)
+        if last and self.model is not None:
+            made = whole_model(run.config.base, path, run.folder / f"{name}.model", self.model)
+            run.events.write("export", run.state.step, file=made.name)
         if self.keep is not None and not last:
             numbered = sorted(run.folder.glob(f"{run.config.file_name}-[0-9][0-9][0-9][0-9][0-9][0-9].safetensors"))
             for old in numbered[: -self.keep]:
