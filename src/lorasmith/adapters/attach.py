@@ -57,6 +57,7 @@ class AdapterSet:
             adapter = own.build(spec, base.detach(), torch_generator(seed, "adapter", name))
             if adapter is not None:
                 adapter.dropout, adapter.max_norm = own.dropouts, own.max_norm
+                adapter.late_rate = own.late_rate(adapter.layer.component)
                 adapters[name] = adapter.to(base.device)
                 rates[name] = rate
         if not adapters:
@@ -83,14 +84,18 @@ class AdapterSet:
     def parameters(self, component: str | None = None) -> list[nn.Parameter]:
         """What is trained, of one component or of all."""
         wanted = (a for a in self.adapters.values() if component in (None, a.layer.component))
-        return [p for adapter in wanted for p in adapter.parameters()]
+        return [p for adapter in wanted for p in adapter.parameters() if p.requires_grad]
 
     def parameters_by_rate(self, component: str) -> dict[float, list[nn.Parameter]]:
         """What is trained of a component, by the factor of its learning rate."""
         found: dict[float, list[nn.Parameter]] = {}
         for name, adapter in self.adapters.items():
             if adapter.layer.component == component:
-                found.setdefault(self._rates[name], []).extend(adapter.parameters())
+                late = late_of(adapter)
+                for p in adapter.parameters():
+                    if p.requires_grad:
+                        rate = self._rates[name] * (adapter.late_rate if id(p) in late else 1.0)
+                        found.setdefault(rate, []).append(p)
         return found
 
     def attach(self) -> AdapterSet:
@@ -224,6 +229,11 @@ def chosen(layers: str | tuple[str, ...], places: Places, presets: Mapping[str, 
             + f"Presets: {', '.join(presets)}; or patterns of names such as {next(iter(places), '')}"
         )
     return names
+
+
+def late_of(adapter: Adapter) -> set[int]:
+    """Which parameters, by identity, start as zero."""
+    return {id(getattr(m, name)) for m in adapter.modules() for name in getattr(m, "carriers", ())}
 
 
 def current(place: tuple[nn.Module, str]) -> nn.Module:

@@ -66,6 +66,8 @@ class Adapter(nn.Module):
     dropout: Dropouts
     max_norm: float | None = None
     """Bound of the Frobenius norm of the change; `limit_norm` keeps it."""
+    late_rate: float = 1.0
+    """Factor of the learning rate of the factors that start as zero."""
 
     def __init__(self, layer: LayerSpec) -> None:
         super().__init__()
@@ -221,6 +223,10 @@ class AdapterConfig(Component, root="adapter", default="lora"):
         changes = {k: v for k in ("rank", "alpha") if (v := getattr(rule, k)) is not None and hasattr(self, k)}
         changes |= {f"conv_{k}": None for k in changes if hasattr(self, f"conv_{k}")}
         return self.model_copy(update=changes), rule.lr
+
+    def late_rate(self, component: str) -> float:
+        """Factor of the learning rate of the factors that start as zero, in `unet` or a text encoder."""
+        return 1.0
 
     @classmethod
     def claims(cls, tensors: Mapping[str, Tensor]) -> bool:

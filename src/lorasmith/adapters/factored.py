@@ -16,7 +16,7 @@ class FactoredAdapter(Adapter):
     """A change of alpha / rank times a product. With `scalar`, also times a learned number that starts at 0."""
 
     carriers: tuple[str, ...] = ()
-    """The attributes that take up the scalar in files, which have no word for it; one per summand."""
+    """The factors that start as zero, one per summand; in files, which have no word for the scalar, they take it up."""
 
     def __init__(self, layer: LayerSpec, rank: int, alpha: float) -> None:
         super().__init__(layer)
@@ -65,6 +65,10 @@ class FactoredConfig(AdapterConfig):
     conv_alpha: float | None = Field(default=None, gt=0)
     rank_stabilised: bool = False
     """Scale by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732); files store the alpha that gives the same scale."""
+    up_lr: float = Field(default=1.0, gt=0)
+    """Factor of the learning rate of the factor that starts as zero (LoRA+, arXiv 2402.12354); in text encoders
+    `text_up_lr`."""
+    text_up_lr: float | None = Field(default=None, gt=0)
     scalar: bool = False
     """Start with all factors random and a learned scalar of 0, instead of a factor of zeros."""
 
@@ -76,6 +80,9 @@ class FactoredConfig(AdapterConfig):
             alpha = self.conv_alpha or (alpha if self.conv_rank is None else None)
         alpha = float(rank if alpha is None else alpha)
         return rank, alpha * math.sqrt(rank) if self.rank_stabilised else alpha
+
+    def late_rate(self, component: str) -> float:
+        return self.up_lr if component == "unet" or self.text_up_lr is None else self.text_up_lr
 
     def last(self, *shape: int, generator: torch.Generator) -> Tensor:
         """The factor that makes the change zero at the start, unless a scalar does."""

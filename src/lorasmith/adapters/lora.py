@@ -110,6 +110,8 @@ class LoRA(FactoredConfig):
     init: Literal["kaiming", "gaussian", "orthogonal", "pissa", "olora", "eva"] = "kaiming"
     """Of `down`, with `up` zero; `eva`: what the layers see on the first batches (arXiv 2410.07170). `pissa` and
     `olora` start as a part of the weight, which files of rank 2r take off."""
+    freeze_down: bool = False
+    """Train `up` alone (LoRA-FA, arXiv 2308.03303): fewer activations and optimizer states."""
     tucker: bool = False
     """Three factors for convolutions larger than 1x1."""
 
@@ -134,6 +136,7 @@ class LoRA(FactoredConfig):
             inner = [inner[0], 1, 1]
         down = inits.down(self.init, (rank, *inner), generator)
         adapter = LoRAAdapter(layer, down, self.last(out, rank, generator=generator), alpha, mid)
+        adapter.down.requires_grad_(not self.freeze_down)
         self.finish(adapter)
         return adapter
 
@@ -144,6 +147,7 @@ class LoRA(FactoredConfig):
         up, down = inits.of_weight(self.init, base, rank, generator)
         adapter = LoRAAdapter(layer, down, up / scale, scale * rank)
         adapter.start_from(adapter.up.detach(), adapter.down.detach())
+        adapter.down.requires_grad_(not self.freeze_down)
         return adapter
 
     def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> LoRAAdapter:

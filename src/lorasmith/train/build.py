@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 from lorasmith.adapters.attach import AdapterSet
 from lorasmith.concepts.start import begin
 from lorasmith.concepts.train import Learning
+from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.data.dataset import Dataset, TextPlan
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
+from lorasmith.infer.loras import load_lora
 from lorasmith.infer.settings import DTYPES
 from lorasmith.train import checkpoint
 from lorasmith.train.config import TrainConfig
@@ -120,10 +123,30 @@ def make_adapters(config: TrainConfig, family: Family) -> AdapterSet:
     components = [c for c in ("unet", *family.text_components) if config.optimizer.rate(c) > 0]
     if not components:  # new words alone
         return AdapterSet({}, {}, {})
-    layers = family.named_layers(components, norms=config.adapter.on_norms)
-    adapters = AdapterSet.create(config.adapter, layers, family.layer_presets, seed=config.seed)
-    adapters.attach()
+    if config.start is None:
+        layers = family.named_layers(components, norms=config.adapter.on_norms)
+        adapters = AdapterSet.create(config.adapter, layers, family.layer_presets, seed=config.seed)
+        adapters.attach()
+    else:
+        adapters = going_on(config, family, config.start, components)
     family.as_base = lambda: adapters.enabled(False)
+    return adapters
+
+
+def going_on(config: TrainConfig, family: Family, file: Path, components: Sequence[str]) -> AdapterSet:
+    """The adapters of a file, attached, to be trained further. Raises LorasmithError if it changes a part that this run
+    does not train, which it would have to leave out."""
+    adapters = load_lora(family, file)
+    others = [c for c in adapters.components() if c not in components]
+    if others:
+        adapters.detach()
+        part = "optimizer.unet_lr" if "unet" in others else "optimizer.text_lr"
+        raise LorasmithError(
+            f"start: {file} also changes {' and '.join(others)}, which this run does not train; set {part} above 0"
+        )
+    for adapter in adapters.adapters.values():
+        adapter.dropout, adapter.max_norm = config.adapter.dropouts, config.adapter.max_norm
+        adapter.late_rate = config.adapter.late_rate(adapter.layer.component)
     return adapters
 
 

@@ -90,6 +90,8 @@ class TrainConfig(Config):
     """From when to when each part is trained, as shares of the run; for example `words = [0, 0.5]`, `unet = [0.5, 1]`.
     A part that is not named is trained throughout."""
     adapter: AdapterConfig = Field(default_factory=LoRA)
+    start: Path | None = None
+    """A LoRA file to go on from: it says layers, kinds and ranks, and `adapter` only dropouts, `max_norm` and rates."""
     objective: Objective = Field(default_factory=Denoising)
     optimizer: OptimizerConfig = Field(default_factory=AdamW)
     lr_schedule: LrSchedule = Field(default_factory=Constant)

@@ -68,6 +68,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "network_train_unet_only": {"network_train_unet_only": True},
     "network_train_text_encoder_only": {"network_train_text_encoder_only": True},
     "scale_weight_norms": {"scale_weight_norms": 1},
+    "network_weights": {"network_weights": "other.safetensors"},
     "optimizer_type": {"optimizer_type": "RAdam"},
     "optimizer_args": {"optimizer_args": ["weight_decay=0.1"]},
     "use_8bit_adam": {"use_8bit_adam": True},

@@ -168,12 +168,20 @@ def test_blocks(convert: Convert) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["block_dims=1,2", "down_lr_weight=x", "algo", "loraplus_lr_ratio=4", "conv_dim=a", "mid_lr_weight=sinus"]
+    "given", ["block_dims=1,2", "down_lr_weight=x", "algo", "loraplus_lr_ratio=x", "conv_dim=a", "mid_lr_weight=sinus"]
 )
 def test_wrong_network_arguments(convert: Convert, given: str) -> None:
     with pytest.raises(ConfigError) as error:
         convert(network_args=[given])
     assert problems(error)[0].startswith("network_args")
+
+
+def test_lora_plus_and_lora_fa(convert: Convert) -> None:
+    args = ["loraplus_lr_ratio=4", "loraplus_text_encoder_lr_ratio=2"]
+    adapter: Any = load_config(convert(network_args=args).config).adapter
+    assert (adapter.late_rate("unet"), adapter.late_rate("te")) == (4, 2)
+    frozen: Any = load_config(convert(network_module="networks.lora_fa").config).adapter
+    assert (frozen.kind, frozen.freeze_down) == ("lora", True)
 
 
 def test_unknown_network_arguments_are_mentioned(convert: Convert) -> None:

@@ -100,10 +100,17 @@ def lora(values: Mapping[str, Any], arguments: Arguments, blocks: Blocks, notes:
     return table
 
 
+def lora_fa(values: Mapping[str, Any], arguments: Arguments, blocks: Blocks, notes: list[str]) -> dict[str, Any]:
+    """networks.lora_fa: networks.lora with its downward factors as they were drawn."""
+    return lora(values, arguments, blocks, notes) | {"freeze_down": True}
+
+
 def lora_plus(arguments: Arguments, table: dict[str, Any]) -> None:
     """Ratios of learning rates of the factor that starts as zero."""
-    for name in LORA_PLUS:
-        arguments.refuse(name, "raise the learning rate instead; both factors have the same one")
+    both, unet, text = (arguments.float(name) for name in LORA_PLUS)
+    table["up_lr"] = unet or both or 1.0
+    if (text or both or 1.0) != table["up_lr"]:
+        table["text_up_lr"] = text or both or 1.0
 
 
 def named(kind: str) -> Convert:
@@ -209,7 +216,7 @@ def dora(table: dict[str, Any], kind: str, arguments: Arguments, notes: list[str
 
 MODULES: dict[str, Convert] = {
     "networks.lora": lora,
-    "networks.lora_fa": named("lora_fa"),
+    "networks.lora_fa": lora_fa,
     "networks.dylora": named("dylora"),
     "networks.oft": oft,
     "lycoris.kohya": lycoris,

@@ -65,6 +65,8 @@ class TrainNetwork(Script):
         table["data"] = convert_data(parsed, notes, problems)
         table["text"] = text_of(values, problems)
         table["adapter"] = convert_network(values, self.blocks(), notes, problems)
+        if values["network_weights"]:
+            table["start"] = str(values["network_weights"])
         table["objective"] = convert_objective(values, problems)
         if any(subset.get("masks") for subset in table["data"].get("subsets", ())):
             table["objective"] = {"kind": "denoising", **table["objective"], "mask_mean": "image"}

@@ -8,10 +8,8 @@ OPTIONS = (
     Option("network_alpha", "float", 1.0, to="adapter.alpha"),
     Option("network_dropout", "float", None, to="adapter.dropout"),
     Option("network_args", "texts", None, to="adapter"),
-    Option(
-        "network_weights", "text", None, "refused", "merge the file into the base (lorasmith merge) and train on that"
-    ),
-    Option("dim_from_weights", state="refused", note="give network_dim; lorasmith inspect tells a file's rank"),
+    Option("network_weights", "text", None, "better", "layers, kinds and ranks are always the file's", "start"),
+    Option("dim_from_weights", state="pointless", note="network_weights always says the ranks"),
     Option(
         "network_train_unet_only",
         "flag",
