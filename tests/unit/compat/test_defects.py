@@ -1,4 +1,8 @@
-"""Faults that were found in the original by running it, absent here: each test names one."""
+"""Faults that were found in the original by running it, absent here: each test names one.
+
+Two need whole runs: resuming (`tests/e2e/test_kohya_states.py`) and XTI, which cannot start there
+(`tests/e2e/test_kohya_words.py`).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ import torch
 from PIL import Image
 
 from lorasmith.compat.options import Conversion
+from lorasmith.core.errors import ConfigError
 from lorasmith.data.dataset import Dataset
 from lorasmith.diffusion.prediction import VPrediction
 from lorasmith.diffusion.schedule import NoiseSchedule
@@ -113,6 +118,12 @@ def test_weights_follow_the_schedule_that_is_used() -> None:
     expected = snr.clamp(max=5.0) / (snr + 1)
     found = MinSnr(gamma=5.0)(t, schedule, VPrediction())
     assert found.double() == pytest.approx(expected, rel=1e-4)
+
+
+def test_weights_that_are_merged_do_not_change_what_is_trained(convert: Convert) -> None:
+    """A merge is a step of its own, and its result a base like any other."""
+    with pytest.raises(ConfigError, match="lorasmith merge"):
+        convert(base_weights=["a.safetensors"])
 
 
 def test_parts_that_rest_have_no_gradients(convert: Convert) -> None:

@@ -40,7 +40,8 @@ def test_the_text_encoder_stops(convert: Callable[..., Conversion]) -> None:
 
 def test_class_pictures_keep_their_weight(convert: Callable[..., Conversion]) -> None:
     found = convert("train_db", network_module=None, reg_data_dir="reg", prior_loss_weight=0.3).config
-    assert [subset.get("loss_weight", 1.0) for subset in found["data"]["subsets"]].count(0.3) == 1
+    weights = {subset["images"]: subset.get("loss_weight", 1.0) for subset in found["data"]["subsets"]}
+    assert weights == {"img/1_b_c": 1.0, "img/2_a": 1.0, "reg/1_c": 0.3}
 
 
 def test_the_model_is_what_the_original_writes(convert: Callable[..., Conversion]) -> None:

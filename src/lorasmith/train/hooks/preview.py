@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from lorasmith.core.errors import LorasmithError
+from lorasmith.core.store import write_text
 from lorasmith.train.hooks.base import Hook
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ class Previews(Hook):
 
     kind: Literal["preview"] = "preview"
     prompts: tuple[str, ...] | Path
-    """Prompts, or a file of them (one a line, with kohya's `--n --w --h --s --d --l` options)."""
+    """Prompts, or a file of them (one a line, with kohya's `--n --w --h --s --d --l --ss` options, or kohya's TOML or
+    JSON), read anew each time."""
     negative: str = ""
     seed: int = 0
     steps: int = Field(default=20, ge=1)
@@ -35,12 +38,26 @@ class Previews(Hook):
     height: int | None = None
     compare_base: bool = True
 
+    def start(self, run: Run) -> None:
+        """Find out before training whether the prompts can be read and drawn."""
+        self.requests(run)
+        super().start(run)
+
     def act(self, run: Run) -> None:
+        """A file of prompts is read anew each time; one that was spoilt meanwhile does not end the training."""
+        try:
+            requests = self.requests(run)
+        except LorasmithError as error:
+            run.progress.say(f"no previews at step {run.state.step}: {error}")
+            run.events.write("preview_skipped", run.state.step, reason=str(error))
+            return
+        self._draw(run, requests)
+
+    def _draw(self, run: Run, requests: list[Request]) -> None:
         from lorasmith.infer.grid import grid
         from lorasmith.infer.png import save, to_image
         from lorasmith.infer.sample import sample
 
-        requests = self.requests(run)
         folder = run.folder / "previews" / f"step-{run.state.step:08d}"
         with run.showing():
             pictures = sample(run.family, requests)
@@ -82,10 +99,13 @@ class Previews(Hook):
         from lorasmith.infer.sample import sample
 
         files = [run.folder / "previews" / "base" / f"{i:02d}.png" for i in range(len(requests))]
-        if all(file.is_file() for file in files):
+        drawn = run.folder / "previews" / "base" / "prompts.txt"
+        asked = "\n".join(map(repr, requests))
+        if all(file.is_file() for file in files) and drawn.is_file() and drawn.read_text(encoding="utf-8") == asked:
             return [Image.open(file).convert("RGB") for file in files]
         with run.as_base():
             pictures = sample(run.family, requests)
         for picture, file in zip(pictures, files, strict=True):
             save(picture, file)
+        write_text(drawn, asked)
         return [to_image(picture.pixels) for picture in pictures]

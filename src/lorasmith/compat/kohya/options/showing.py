@@ -8,7 +8,15 @@ CONSOLE = "messages go to stderr; redirect it"
 SPEC = "write it into training_comment, or on the page where you publish the file"
 
 OPTIONS = (
-    Option("sample_prompts", "text", None, to="preview.prompts"),
+    Option(
+        "sample_prompts",
+        "text",
+        None,
+        "better",
+        "read before training, so that a mistake costs nothing; without dropouts; sides are those of training and the "
+        "seed is 0 where a prompt has none, so that pictures can be compared",
+        "preview.prompts",
+    ),
     Option("sample_sampler", "text", "ddim", to="preview.sampler"),
     Option("sample_every_n_epochs", "int", None, to="preview.every_epochs"),
     Option("sample_every_n_steps", "int", None, to="preview.every_steps"),
