@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lorasmith.data.maskers import Made
     from lorasmith.files.lora import Output, Report
     from lorasmith.fusion import FuseReport
+    from lorasmith.infer.evaluate.run import Evaluation
     from lorasmith.infer.run import SampleResult
     from lorasmith.train.check import CheckResult
     from lorasmith.train.config import TrainConfig
@@ -151,6 +152,46 @@ def sample(
     lines = [prompts] if isinstance(prompts, str) else prompts
     uses = [LoraUse.read(str(lora)) for lora in loras]
     return sample_to_folder(base, lines, Path(output), loras=uses, settings=chosen, progress=progress)
+
+
+class Evaluating(TypedDict, total=False):
+    """What is evaluated besides LoRA files."""
+
+    base: str | Path | None
+    """The base model to draw with."""
+    drawn: Sequence[Path | str]
+    """Folders of pictures that are there."""
+    with_base: bool
+    """Also the base alone, called with the class word."""
+
+
+def evaluate(
+    images: Path | str,
+    loras: Sequence[str | Path] = (),
+    *,
+    prompts: str | Path | Sequence[str] = "object",
+    output: Path | str = "evaluation",
+    settings: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+    **what: Unpack[Evaluating],
+) -> Evaluation:
+    """Measure LoRAs (`file.safetensors` or `file.safetensors:0.8`), each a row, against a folder of training images.
+
+    `prompts`: a built-in set (`object`, `character`, `scene`), a file, or a list, with `<TOK>` for the concept.
+    `settings`: `trigger`, `class_word`, `count`, `scorer` (`{"kind": "clip", "model": FOLDER}`) and what drawing takes.
+    """
+    from lorasmith.core.config import validate
+    from lorasmith.infer.evaluate.ask import EvaluateSettings, contestants, prompts_of
+    from lorasmith.infer.evaluate.run import evaluate as work
+    from lorasmith.infer.loras import LoraUse
+
+    given = {**(settings or {}), "base": None if what.get("base") is None else str(what.get("base"))}
+    chosen = validate(EvaluateSettings, given, "the settings")
+    uses = [LoraUse.read(str(lora)) for lora in loras]
+    folders = [Path(folder) for folder in what.get("drawn", ())]
+    rows = contestants(uses, folders, chosen.strengths, what.get("with_base", False))
+    lines = prompts_of(prompts) if any(row.folder is None for row in rows) else []
+    return work(Path(images), rows, lines, Path(output), settings=chosen, progress=progress)
 
 
 def inspect(file: Path | str, *, plot: Path | str | None = None) -> dict[str, Any]:

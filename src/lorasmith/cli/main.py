@@ -20,6 +20,7 @@ from lorasmith.cli.check import check_command
 from lorasmith.cli.combine import combine_command
 from lorasmith.cli.convert import convert_command
 from lorasmith.cli.demo import demo_command
+from lorasmith.cli.evaluate import evaluate_command
 from lorasmith.cli.extract import extract_command
 from lorasmith.cli.foreign import SEPARATE, as_command, convert_config_command
 from lorasmith.cli.fuse import fuse_command
@@ -59,6 +60,7 @@ _add("train", train_command)
 _add("sample", sample_command)
 _add("check", check_command)
 _add("sweep", sweep_command)
+_add("evaluate", evaluate_command)
 _add("masks", masks_command)
 _add("inspect", inspect_command)
 _add("convert", convert_command)

@@ -1,1 +1,5 @@
-"""Measures of pictures."""
+"""Measures of pictures. One file a scorer."""
+
+from lorasmith.infer.evaluate.base import Eyes, Scorer, Seen
+
+__all__ = ["Eyes", "Scorer", "Seen"]
