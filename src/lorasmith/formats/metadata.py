@@ -54,6 +54,8 @@ class Facts:
     config: str = ""
     """Our own config, TOML."""
     comment: str = ""
+    spec: Mapping[str, str] = field(default_factory=dict)
+    """Further fields of the model spec, by their names without the prefix."""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -87,6 +89,7 @@ def describe(facts: Facts) -> dict[str, str]:
     }
     if facts.trigger:
         spec["trigger_phrase"] = ", ".join(facts.trigger)
+    spec |= facts.spec
     result = {f"ss_{name}": str(value) for name, value in kohya.items()}
     result |= {f"modelspec.{name}": value for name, value in spec.items()}
     if facts.config:

@@ -43,6 +43,13 @@ class TextConfig(Config):
     """Brackets in captions are emphasis, as in prompts: `(red hat:1.3), [dark]`; without it they are letters."""
 
 
+SpecField = Literal[
+    "title", "author", "description", "license", "tags", "usage_hint", "thumbnail", "merged_from", "preprocessor",
+    "is_negative_embedding",
+]  # fmt: skip
+"""Fields of the model spec of Stability AI (1.0.1) that nobody but the user knows."""
+
+
 class TrainConfig(Config):
     """Everything that decides a run. Same config, same base, same images: same LoRA."""
 
@@ -107,6 +114,8 @@ class TrainConfig(Config):
     """Python modules that add kinds."""
     comment: str = ""
     """Written into the file's metadata."""
+    metadata: dict[SpecField, str] = Field(default_factory=dict)
+    """More for the file's `modelspec` metadata, such as `author` or `license`."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:

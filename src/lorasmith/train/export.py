@@ -75,6 +75,7 @@ def facts_of(run: Run) -> Facts:
         tags=tags_of(run),
         config=to_toml(public(config.model_dump(mode="python") | {"base": Path(config.base)})),
         comment=config.comment,
+        spec={str(name): value for name, value in config.metadata.items()},
         settings=settings_of(run),
     )
 

@@ -7,13 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from lorasmith.compat.kohya.options import OPTIONS
 from lorasmith.compat.options import Conversion
 from lorasmith.core.errors import ConfigError
+from lorasmith.train.config import SpecField
 
 ROOT = Path(__file__).parents[3]
 INVENTORY = (Path(__file__).parent / "train_network_options.txt").read_text(encoding="utf-8").split()
@@ -128,6 +129,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "sample_every_n_steps": {"sample_prompts": "p.txt", "sample_every_n_steps": 1},
     "sample_at_first": {"sample_prompts": "p.txt", "sample_at_first": True},
     "training_comment": {"training_comment": "a"},
+    **{f"metadata_{name}": {f"metadata_{name}": "x"} for name in get_args(SpecField)},
     "metadata_trigger_phrase": {"metadata_trigger_phrase": "a"},
     "validation_split": {"validation_split": 0.5},
     "validation_seed": {"validation_split": 0.5, "validation_seed": 5},

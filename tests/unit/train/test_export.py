@@ -51,3 +51,22 @@ def test_an_averaged_run_exports_its_average(pictures: Any, tmp_path: Path) -> N
 
     assert held(average) == len(exported)
     assert held(trained) < len(exported)
+
+
+def test_the_model_spec_says_what_the_user_says(pictures: Any, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    table = {
+        "base": "tiny-sd",
+        "output": str(tmp_path / "run"),
+        "steps": 1,
+        "data": {"images": str(pictures(2)), "resolution": 64},
+        "adapter": {"rank": 1, "layers": ["*.attn1.to_k"]},
+        "metadata": {"author": "Mia", "license": "CC0", "title": "A title"},
+        "log": {"tensorboard": False},
+    }
+    file = train(load_config(table)).file
+    assert file is not None
+    with safe_open(file, "pt") as opened:
+        said = opened.metadata()
+    assert (said["modelspec.author"], said["modelspec.license"], said["modelspec.title"]) == ("Mia", "CC0", "A title")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lorasmith.compat.kohya.blocks import Blocks, sd_blocks, sdxl_blocks
 from lorasmith.compat.kohya.images import convert_data
@@ -19,6 +19,7 @@ from lorasmith.compat.kohya.writing import convert_export, resumed
 from lorasmith.compat.options import Conversion, Parsed, Script, split_arguments
 from lorasmith.core.config import to_toml
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
+from lorasmith.train.config import SpecField
 
 PRECISIONS = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 
@@ -108,6 +109,7 @@ def general(values: Mapping[str, Any], notes: list[str], problems: list[Problem]
         "prediction": "v_prediction" if values["v_parameterization"] else None,
         "zero_terminal_snr": bool(values["zero_terminal_snr"]),
         "comment": values["training_comment"] or None,
+        "metadata": {name: str(v) for name in get_args(SpecField) if (v := values.get(f"metadata_{name}"))},
     }
     if values["max_train_epochs"]:
         table["epochs"] = values["max_train_epochs"]

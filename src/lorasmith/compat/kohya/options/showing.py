@@ -5,7 +5,6 @@ from lorasmith.compat.options import Option
 ALWAYS = "events.jsonl, report.html and TensorBoard's files are always in the run's folder"
 WANDB = "counts with wandb only"
 CONSOLE = "messages go to stderr; redirect it"
-SPEC = "write it into training_comment, or on the page where you publish the file"
 
 OPTIONS = (
     Option(
@@ -34,17 +33,17 @@ OPTIONS = (
     Option("console_log_simple", state="pointless", note=CONSOLE),
     Option("no_metadata", state="refused", note="metadata hold no paths; leave it out"),
     Option("training_comment", "text", None, to="comment"),
-    Option("metadata_title", "text", None, "refused", "the title is output_name"),
-    Option("metadata_author", "text", None, "refused", SPEC),
-    Option("metadata_description", "text", None, "refused", SPEC),
-    Option("metadata_license", "text", None, "refused", SPEC),
-    Option("metadata_tags", "text", None, "refused", SPEC),
-    Option("metadata_usage_hint", "text", None, "refused", SPEC),
-    Option("metadata_thumbnail", "text", None, "refused", SPEC),
-    Option("metadata_merged_from", "text", None, "refused", SPEC),
+    Option("metadata_title", "text", None, to="metadata.title"),
+    Option("metadata_author", "text", None, to="metadata.author"),
+    Option("metadata_description", "text", None, to="metadata.description"),
+    Option("metadata_license", "text", None, to="metadata.license"),
+    Option("metadata_tags", "text", None, to="metadata.tags"),
+    Option("metadata_usage_hint", "text", None, to="metadata.usage_hint"),
+    Option("metadata_thumbnail", "text", None, to="metadata.thumbnail"),
+    Option("metadata_merged_from", "text", None, to="metadata.merged_from"),
     Option("metadata_trigger_phrase", "text", None, to="trigger"),
-    Option("metadata_preprocessor", "text", None, "refused", SPEC),
-    Option("metadata_is_negative_embedding", "text", None, "refused", SPEC),
+    Option("metadata_preprocessor", "text", None, to="metadata.preprocessor"),
+    Option("metadata_is_negative_embedding", "text", None, to="metadata.is_negative_embedding"),
     Option(
         "validation_split",
         "float",
