@@ -29,6 +29,12 @@ def words_of(*rows: list[int]) -> Tensor:
     return found
 
 
+def test_a_concept_said_twice_in_a_row_is_two_mentions() -> None:
+    columns = Part().columns(words_of([0, 1, 2, 1, 2]))
+    assert columns[0, 0].nonzero().flatten().tolist() == [1, 3]
+    assert columns[0, 1].nonzero().flatten().tolist() == [2, 4]
+
+
 def test_mentions_are_adjectives_and_a_subject() -> None:
     columns = Part().columns(words_of([0, 1, 2, 0, 1, 2, 0], [0, 3, 0], [0, 0]))
     assert columns[0, 0].nonzero().flatten().tolist() == [1, 4]

@@ -17,10 +17,11 @@ from lorasmith.train.objectives.parts.base import ObjectivePart
 class AttentionRegularisation(ObjectivePart):
     """weight * sum over sizes of (adjective term + subject term).
 
-    Of each mention (tokens of new words side by side) the last is the subject, those before are adjectives. Maps are
-    divided by their maximum. Adjectives: the mean of the map outside the mask. Subject: with `full_identity` the mean
-    squared distance from map to mask; else the mean outside too. Samples without new words do not count, nor do images
-    without a mask (of one in a letterbox, the mask is where the image is), nor a size at which nothing is outside it.
+    Of each mention (tokens of new words side by side, in order) the last is the subject, those before are adjectives.
+    Maps are divided by their maximum. Adjectives: the mean of the map outside the mask. Subject: with `full_identity`
+    the mean squared distance from map to mask; else the mean outside too. Samples without new words do not count, nor
+    do images without a mask (of one in a letterbox, the mask is where the image is), nor a size at which nothing is
+    outside it.
     """
 
     kind: Literal["attention_regularisation"] = "attention_regularisation"
@@ -32,7 +33,7 @@ class AttentionRegularisation(ObjectivePart):
 
     def columns(self, words: Tensor) -> Tensor:
         new = words > 0
-        following = F.pad(new[:, 1:], (0, 1), value=False)
+        following = F.pad(words[:, 1:] > words[:, :-1], (0, 1), value=False)  # a lower vector begins a mention anew
         both = torch.stack([new & following, new & ~following], 1).float()
         return both / both.sum(-1, keepdim=True).clamp(min=1)
 
