@@ -28,6 +28,8 @@ from tools.tiny_base.gate_lora import PLACES, train
 MEANS = {"garp": "garp", "blib": "lion", "quop": "house"}
 BACKGROUNDS = ("a red background", "a blue background", "a white background", "a green background", "grass", "a beach")
 SEEDS = 8
+PROMPTS = ("a photo of {}, on grass", "a photo of {}", "{}")
+"""That gather inputs: one of the four places at which the judge looks, and none of the others."""
 
 
 def pictures(family: Family, name: str, folder: Path) -> Path:
@@ -96,7 +98,7 @@ def main() -> None:
         output = options.work / f"{method}.safetensors"
         if method not in result:
             given = [f"{file}={name}" for name, file in files.items()]
-            report = lorasmith.fuse(given, "tiny-sd", output, method=method, overwrite=True)
+            report = lorasmith.fuse(given, "tiny-sd", output, method=method, prompts=PROMPTS, overwrite=True)
             with Loras(family).attached([LoraUse(output)]):
                 facts = {"seconds": report.seconds, "peak_gib": report.peak_gib, "missed": report.missed[method]}
                 keep(method, {"found": found(family, eye, list(MEANS))} | facts)

@@ -15,7 +15,7 @@ from typing import Any
 
 from lorasmith.families.load import load
 from lorasmith.infer.evaluate.judge import Judge
-from lorasmith.infer.loras import load_lora
+from lorasmith.infer.loras import Loras, LoraUse
 from tools.tiny_base.gate_lora import score, train
 
 
@@ -36,21 +36,21 @@ def main() -> None:
     parser.add_argument("recipes", type=Path, nargs="*", default=sorted(Path("recipes/kinds").glob("*.toml")))
     parser.add_argument("--runs", type=Path, default=Path("runs/kinds"))
     parser.add_argument("--to", type=Path, default=Path("kinds.json"))
+    parser.add_argument("--rounds", type=int, default=1, help="of 48 pictures")
     options = parser.parse_args()
     family, eye = load("tiny-sd"), Judge.load()
     for recipe in options.recipes:
         found = json.loads(options.to.read_text()) if options.to.exists() else {}
         found.setdefault("base", None)
         if found["base"] is None:
-            found["base"] = score(family, eye)
+            found["base"] = score(family, eye, options.rounds)
         if recipe.stem not in found:
             folder = options.runs / recipe.stem
             answer = train(recipe, folder)
-            adapters = load_lora(family, Path(answer["file"]))
             summary = json.loads((folder / "summary.json").read_text())["adapter"]
             facts = {"seconds": round(answer["seconds"], 1), "parameters": summary["parameters"]}
-            found[recipe.stem] = score(family, eye) | facts | {"layers": summary["layers"]}
-            adapters.detach()
+            with Loras(family).attached([LoraUse(Path(answer["file"]))]):  # with its new words, if it has any
+                found[recipe.stem] = score(family, eye, options.rounds) | facts | {"layers": summary["layers"]}
             print(recipe.stem, json.dumps(found[recipe.stem]), flush=True)
         options.to.write_text(json.dumps(found, indent=1) + "\n")
     print(table(json.loads(options.to.read_text()), options.recipes))

@@ -37,7 +37,7 @@ def fuse_command(
     preserve: Annotated[
         list[str] | None, typer.Option("--preserve", help="A prompt on which the base is to stay as it is.")
     ] = None,
-    ridge: Annotated[float, typer.Option("--ridge", min=0, help="Larger: nearer to the base, less exact.")] = 1e-3,
+    ridge: Annotated[float, typer.Option("--ridge", min=0, help="Larger: nearer to the base, less exact.")] = 1e-2,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Of each picture that gathers inputs.")] = 20,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Pictures for each prompt.")] = 1,
     size: Annotated[int | None, typer.Option("--size", help="Of these pictures. Default: the base's own.")] = None,

@@ -37,7 +37,7 @@ class FuseSettings:
     prompts: tuple[str, ...] = PROMPTS
     preserve: tuple[str, ...] = ()
     """Prompts on which the base is to stay as it was."""
-    ridge: float = 1e-3
+    ridge: float = 1e-2
     """See `closed_form.regress`."""
     seeds: int = 1
     """Pictures drawn for each prompt."""
