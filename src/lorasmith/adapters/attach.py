@@ -84,7 +84,7 @@ class AdapterSet:
     def parameters(self, component: str | None = None) -> list[nn.Parameter]:
         """What is trained, of one component or of all."""
         wanted = (a for a in self.adapters.values() if component in (None, a.layer.component))
-        return [p for adapter in wanted for p in adapter.parameters() if p.requires_grad]
+        return [p for adapter in wanted for p in trained(adapter)]
 
     def parameters_by_rate(self, component: str) -> dict[float, list[nn.Parameter]]:
         """What is trained of a component, by the factor of its learning rate."""
@@ -92,10 +92,9 @@ class AdapterSet:
         for name, adapter in self.adapters.items():
             if adapter.layer.component == component:
                 late = late_of(adapter)
-                for p in adapter.parameters():
-                    if p.requires_grad:
-                        rate = self._rates[name] * (adapter.late_rate if id(p) in late else 1.0)
-                        found.setdefault(rate, []).append(p)
+                for p in trained(adapter):
+                    rate = self._rates[name] * (adapter.late_rate if id(p) in late else 1.0)
+                    found.setdefault(rate, []).append(p)
         return found
 
     def attach(self) -> AdapterSet:
@@ -229,6 +228,12 @@ def chosen(layers: str | tuple[str, ...], places: Places, presets: Mapping[str, 
             + f"Presets: {', '.join(presets)}; or patterns of names such as {next(iter(places), '')}"
         )
     return names
+
+
+def trained(adapter: Adapter) -> list[nn.Parameter]:
+    """The parameters that training may move, whether or not it does so now."""
+    still = {id(getattr(m, name)) for m in adapter.modules() for name in getattr(m, "still", ())}
+    return [p for p in adapter.parameters() if id(p) not in still]
 
 
 def late_of(adapter: Adapter) -> set[int]:

@@ -68,6 +68,8 @@ class Adapter(nn.Module):
     """Bound of the Frobenius norm of the change; `limit_norm` keeps it."""
     late_rate: float = 1.0
     """Factor of the learning rate of the factors that start as zero."""
+    still: tuple[str, ...] = ()
+    """Attributes that are not trained, ever."""
 
     def __init__(self, layer: LayerSpec) -> None:
         super().__init__()

@@ -136,9 +136,14 @@ class LoRA(FactoredConfig):
             inner = [inner[0], 1, 1]
         down = inits.down(self.init, (rank, *inner), generator)
         adapter = LoRAAdapter(layer, down, self.last(out, rank, generator=generator), alpha, mid)
-        adapter.down.requires_grad_(not self.freeze_down)
+        self._freeze(adapter)
         self.finish(adapter)
         return adapter
+
+    def _freeze(self, adapter: LoRAAdapter) -> None:
+        if self.freeze_down:
+            adapter.still = ("down",)
+            adapter.down.requires_grad_(False)
 
     def _from_weight(
         self, layer: LayerSpec, base: Tensor, rank: int, alpha: float, generator: torch.Generator
@@ -147,7 +152,7 @@ class LoRA(FactoredConfig):
         up, down = inits.of_weight(self.init, base, rank, generator)
         adapter = LoRAAdapter(layer, down, up / scale, scale * rank)
         adapter.start_from(adapter.up.detach(), adapter.down.detach())
-        adapter.down.requires_grad_(not self.freeze_down)
+        self._freeze(adapter)
         return adapter
 
     def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> LoRAAdapter:
