@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lorasmith.concepts import Vocabulary
 from lorasmith.diffusion.schedule import NoiseSchedule
+from lorasmith.families.steering import Regions, Residuals
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Cond:
     time_ids: Tensor | None = None
     words: Tensor | None = None
     """(B, tokens) int64: 0 for a token of the model's own, k for the k-th vector of the new words, from 1."""
+    regions: Regions | None = None
+    """Texts of their own for parts of the picture; like `residuals` for drawing only, so no method here keeps them."""
+    residuals: Residuals | None = None
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Cond:
         """The same condition on another device or in another dtype."""
@@ -36,8 +40,8 @@ class Cond:
             return None if x is None else x.to(device, dtype, non_blocking=True)
 
         words = None if self.words is None else self.words.to(device, non_blocking=True)
-        moved = {"context": move(self.context), "pooled": move(self.pooled), "time_ids": move(self.time_ids)}
-        return replace(self, words=words, **moved)
+        named: dict[str, Any] = {"context": self.context, "pooled": self.pooled, "time_ids": self.time_ids}
+        return replace(self, words=words, **{name: move(x) for name, x in named.items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """The parts that are there, by name (for caches)."""
@@ -47,8 +51,8 @@ class Cond:
     @staticmethod
     def concat(parts: Sequence[Cond]) -> Cond:
         """Several conditions as one batch. All must have the same parts and number of tokens."""
-        names = parts[0].tensors()
-        return Cond(**{name: torch.cat([p.tensors()[name] for p in parts]) for name in names})
+        joined: dict[str, Any] = {n: torch.cat([p.tensors()[n] for p in parts]) for n in parts[0].tensors()}
+        return Cond(**joined)
 
 
 @dataclass(frozen=True)

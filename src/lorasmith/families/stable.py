@@ -17,6 +17,7 @@ from lorasmith.families.base import Cond, Family, Moments
 from lorasmith.families.fingerprint import part_hash
 from lorasmith.families.reader import fill
 from lorasmith.families.source import Source, part_words
+from lorasmith.families.steering import regional
 from lorasmith.families.text import own_embedding, tokens
 from lorasmith.families.unet import UNet
 
@@ -157,7 +158,8 @@ class StableDiffusion(Family):
         return cond
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return self.unet(x_t, t, cond.context, cond.pooled, cond.time_ids).float()
+        with regional(self.unet, cond.regions):
+            return self.unet(x_t, t, cond.context, cond.pooled, cond.time_ids, cond.residuals).float()
 
     def components(self) -> Mapping[str, nn.Module]:
         return {"unet": self.unet, **self.text_encoders}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lorasmith.families import ops
 from lorasmith.families.attention_maps import Maps
+from lorasmith.families.steering import Regions, Residuals
 from lorasmith.families.unet_config import UNetConfig
 
 Run = Callable[..., Tensor]
@@ -74,31 +76,33 @@ class UNet(nn.Module):
         return self.like.dtype
 
     def forward(
-        self, x: Tensor, t: Tensor, context: Tensor, pooled: Tensor | None = None, time_ids: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        context: Tensor,
+        pooled: Tensor | None = None,
+        time_ids: Tensor | None = None,
+        residuals: Residuals | None = None,
     ) -> Tensor:
         """The prediction, (B, C, H, W) in the model's dtype.
 
         `x`: (B, C, H, W); `t`: (B,) or scalar; `context`: (B, tokens, width), or (B, layers, tokens, width) with one
-        context for each cross-attention layer; `pooled` (B, width) and `time_ids` (B, 6) for SDXL.
+        context for each cross-attention layer; `pooled` (B, width) and `time_ids` (B, 6) for SDXL; `residuals`: what is
+        added inside, if anything.
         """
         run = self._recompute if self.checkpointing and torch.is_grad_enabled() else _call
         emb = F.silu(self._embed(t, x, pooled, time_ids))
         contexts = self._contexts(context)
         x = x.to(self.dtype, memory_format=torch.channels_last) if x.is_cuda else x.to(self.dtype)
-        x = ops.conv(self.conv_in, x)
-        skips = [x]
-        for level in self.down_blocks:
-            for resnet, transformer in level.pairs():
-                x = run(resnet, x, emb)
-                x = transformer(x, contexts, run) if transformer is not None else x
-                skips.append(x)
-            if level.downsamplers is not None:
-                x = level.downsamplers[0](x)
-                skips.append(x)
+        added = residuals or Residuals()
+        x, skips = self._down(ops.conv(self.conv_in, x), emb, contexts, run, added.levels)
+        if added.skips:
+            skips = [skip + more for skip, more in zip(skips, added.skips, strict=True)]
         first, last = self.mid_block.resnets
         x = run(first, x, emb)
         x = self.mid_block.attentions[0](x, contexts, run)
         x = run(last, x, emb)
+        x = x if added.middle is None else x + added.middle
         for level in self.up_blocks:
             for resnet, transformer in level.pairs():
                 x = run(resnet, torch.cat([x, skips.pop()], 1), emb)
@@ -106,6 +110,27 @@ class UNet(nn.Module):
             if level.upsamplers is not None:
                 x = level.upsamplers[0](x, skips[-1].shape[-2:])
         return ops.conv(self.conv_out, ops.gn_silu(self.conv_norm_out, x))
+
+    def _down(
+        self, x: Tensor, emb: Tensor, contexts: Sequence[Tensor], run: Run, added: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The way down and its skips. `added`: one a level, on what leaves it; where it has attention, on what enters
+        its downsampling (diffusers' places, for which T2I-Adapters were trained)."""
+        skips = [x]
+        for index, level in enumerate(self.down_blocks):
+            own = added[index] if added else None
+            for resnet, transformer in level.pairs():
+                x = run(resnet, x, emb)
+                x = transformer(x, contexts, run) if transformer is not None else x
+                skips.append(x)
+            early = level.attentions is not None or level.downsamplers is None
+            if own is not None and early:
+                skips[-1] = x = x + own
+            if level.downsamplers is not None:
+                x = level.downsamplers[0](x)
+                skips.append(x if own is None or early else x + own)
+                x = skips[-1]
+        return x, skips
 
     def _embed(self, t: Tensor, x: Tensor, pooled: Tensor | None, time_ids: Tensor | None) -> Tensor:
         """t, and for SDXL pooled text and sizes, as one vector (B, 4 * first width)."""
@@ -290,6 +315,7 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.heads, self.order = heads, order
         self.watch: Maps | None = None
+        self.regions: Regions | None = None
         self.norm1 = nn.LayerNorm(channels)
         self.attn1 = Attention(channels, channels)
         self.norm2 = nn.LayerNorm(channels)
@@ -304,7 +330,10 @@ class TransformerBlock(nn.Module):
         q, k, v = ops.ln_qkv(self.norm2, self.attn2, x, context)
         if self.watch is not None:
             self.watch.see(q, k, self.heads)
-        x = x + ops.linear(self.attn2.to_out[0], ops.attention(q, k, v, self.heads))
+        seen = ops.attention(q, k, v, self.heads)
+        if self.regions is not None:
+            seen = self.regions.rewrite(seen, q, partial(ops.attention, heads=self.heads), self.attn2, self.order)
+        x = x + ops.linear(self.attn2.to_out[0], seen)
         return x + ops.linear(self.ff.net[2], ops.ln_geglu(self.norm3, self.ff.net[0].proj, x))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lorasmith.core.store import atomic_path
 from lorasmith.infer import samplers
+from lorasmith.infer.regions import written
 from lorasmith.infer.sample import Picture
 
 
@@ -31,6 +32,8 @@ def parameters(picture: Picture) -> str:
         "Size": f"{r.width}x{r.height}",
         **({"Clip skip": r.clip_skip} if r.clip_skip > 1 else {}),
         **({"CFG Rescale": f"{r.rescale:g}"} if r.rescale else {}),
+        **({"Regions": written(r.regions, r.width, r.height)} if r.regions else {}),
+        **({"Controls": " | ".join(map(str, r.controls))} if r.controls else {}),
         **picture.facts,
     }
     lines = [r.prompt, *([f"Negative prompt: {r.negative}"] if r.negative else [])]

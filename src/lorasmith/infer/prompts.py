@@ -61,8 +61,15 @@ KEYS: dict[str, tuple[str, type[Any]]] = {
     "sample_sampler": ("sampler", str),
     "clip_skip": ("clip_skip", int),
     "rescale": ("rescale", float),
+    "apart": ("apart", float),
+    "regions": ("regions", list),
+    "controls": ("controls", list),
 }
 """Keys of TOML and JSON files, ours and sd-scripts', to the name in a request."""
+
+
+SCENE = {"regions", "controls"}
+"""Keys that say of a file that it is one picture."""
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:
@@ -70,13 +77,15 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
     `.json` as sd-scripts has them: a list of tables, or defaults in `prompt` and the tables in `prompt.subset`.
 
     Each result is a table with `prompt` and what it asks for besides. Sides are rounded down to multiples of 8, at
-    least 64, as sd-scripts does. Raises LorasmithError, naming the line or table, for what is unknown or does not fit.
+    least 64, as sd-scripts does. A file with `regions` or `controls` at its top is one picture, a scene.
+    Raises LorasmithError, naming the line or table, for what is unknown or does not fit.
     """
     if not path.is_file():
         raise LorasmithError(f"{path}: no such file of prompts")
     if path.suffix.lower() in (".toml", ".json"):
-        tables = _tables(path, read_table(path))
-        found = [_typed(table, KEYS, f"{path}: prompt {i}") for i, table in enumerate(tables, 1)]
+        found = read_scenes(path)
+        if any("prompt" not in scene for scene in found):
+            raise LorasmithError(f"{path}: there is no `prompt` for the whole picture in it; add it, or give --prompt")
     else:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
         found = [parse_line(line, f"{path}:{i}") for i, line in enumerate(lines, 1) if line and line[0] != "#"]
@@ -85,14 +94,24 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def read_scenes(path: Path) -> list[dict[str, Any]]:
+    """The tables of a TOML or JSON file; one with `regions` may lack its prompt. Raises as `read_prompts`."""
+    tables = _tables(path, read_table(path))
+    return [_typed(table, KEYS, f"{path}: prompt {i}") for i, table in enumerate(tables, 1)]
+
+
 def _tables(path: Path, content: Any) -> list[dict[str, Any]]:
     tables: Any = content
-    if isinstance(content, dict):
+    if isinstance(content, dict) and content.keys() & SCENE:
+        tables = [content]
+    elif isinstance(content, dict):
         shared = content.get("prompt", {})
         shared = dict(shared) if isinstance(shared, dict) else {"subset": shared}
         subsets = shared.pop("subset", [shared] if "prompt" in shared else [])
         tables = [{**shared, **t} if isinstance(t, dict) else t for t in subsets] if isinstance(subsets, list) else None
-    if not isinstance(tables, list) or not all(isinstance(t, dict) and "prompt" in t for t in tables):
+    if not isinstance(tables, list) or not all(
+        isinstance(t, dict) and t.keys() & {"prompt", "regions"} for t in tables
+    ):
         raise LorasmithError(f"{path}: expected a list of tables, each with a `prompt`")
     return tables
 
@@ -121,7 +140,7 @@ def _typed(
         try:
             result[name] = read(value)
         except (TypeError, ValueError):
-            kind = "a whole number" if read is int else "a number"
+            kind = {int: "a whole number", list: "a list of tables"}.get(read, "a number")
             raise LorasmithError(f"{start}{sign}{key} is {value!r}, which is not {kind}") from None
         if name in ("width", "height"):
             result[name] = max(64, result[name] // 8 * 8)

@@ -43,7 +43,8 @@ class Cell:
     @property
     def plain(self) -> Request:
         """The request as the model sees it, without LoRA tags."""
-        return replace(self.request, prompt=split_loras(self.request.prompt)[0])
+        regions = tuple(r.model_copy(update={"prompt": split_loras(r.prompt)[0]}) for r in self.request.regions)
+        return replace(self.request, prompt=split_loras(self.request.prompt)[0], regions=regions)
 
 
 def sample_to_folder(
@@ -153,7 +154,8 @@ def arrange(images: Sequence[Image.Image], cells: Sequence[Cell], settings: Samp
 
 
 def uses_of(request: Request, loras: Sequence[LoraUse]) -> tuple[LoraUse, ...]:
-    """The LoRAs of a request: those of the call, then those of its tags, which go before."""
-    tagged = [find_lora(tag, loras) for tag in split_loras(request.prompt)[1]]
+    """The LoRAs of a request: those of the call, then those of its tags, in a region's prompt too, which go before."""
+    texts = (request.prompt, *(region.prompt for region in request.regions))
+    tagged = list(dict.fromkeys(find_lora(tag, loras) for text in texts for tag in split_loras(text)[1]))
     named = {use.path.resolve() for use in tagged}
     return (*(use for use in loras if use.path.resolve() not in named), *tagged)

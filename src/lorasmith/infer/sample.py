@@ -18,9 +18,12 @@ from torch import Tensor
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.core.rng import torch_generator
-from lorasmith.families.base import Cond, Family
+from lorasmith.families.base import Family
 from lorasmith.infer import samplers
-from lorasmith.infer.prompts import count_windows, encode
+from lorasmith.infer.control import Control, Guides
+from lorasmith.infer.predictions import Predictions
+from lorasmith.infer.prompts import count_windows
+from lorasmith.infer.regions import Region
 
 MOST_STEPS = 1000
 
@@ -42,9 +45,18 @@ class Request:
     clip_skip: int = 1
     rescale: float = 0.0
     """How far guidance keeps the std of the unguided prediction, 0..1 (arXiv 2305.08891, section 3.4)."""
+    regions: tuple[Region, ...] = ()
+    """Parts of the picture with texts of their own."""
+    apart: float = 0.0
+    """For this share of the steps, 0..1, each region is a picture of its own, so that none takes another's place."""
+    controls: tuple[Control, ...] = ()
+    """ControlNets and T2I-Adapters with their pictures."""
 
     def __post_init__(self) -> None:
         samplers.find(self.sampler)
+        for name, value in (("rescale", self.rescale), ("apart", self.apart)):
+            if not 0 <= value <= 1:
+                raise LorasmithError(f"{name} is {value}; it must be within 0 and 1")
         for name, value in (("width", self.width), ("height", self.height)):
             if value < 8 or value % 8:
                 raise LorasmithError(f"{name} is {value}; it must be a multiple of 8")
@@ -52,18 +64,22 @@ class Request:
             raise LorasmithError(f"steps is {self.steps}; it must be within 1 and {MOST_STEPS}")
         if self.clip_skip < 1:
             raise LorasmithError(f"clip_skip is {self.clip_skip}; 1 is the last layer, 2 the one before")
-        if not 0 <= self.rescale <= 1:
-            raise LorasmithError(f"rescale is {self.rescale}; it must be within 0 and 1")
+        for place in (*self.regions, *(area for control in self.controls for area in control.areas)):
+            place.share(self.width, self.height)
 
     @property
-    def texts(self) -> tuple[str, ...]:
-        """What is encoded for it: without guidance the prompt alone."""
-        return (self.prompt,) if self.cfg == 1 else (self.prompt, self.negative)
+    def texts(self) -> tuple[tuple[str, ...], ...]:
+        """What is encoded for it: the prompt and, unless there is no guidance, the negative one; then each region's."""
+        pairs = [(self.prompt, self.negative)]
+        pairs += [(r.prompt, self.negative if r.negative is None else r.negative) for r in self.regions]
+        return tuple(pair[:1] if self.cfg == 1 else pair for pair in pairs)
 
     @property
     def group(self) -> tuple[Any, ...]:
         """Requests of one group may be drawn in one batch."""
-        return (self.steps, self.width, self.height, self.sampler, self.cfg, self.clip_skip, self.rescale)
+        places = (tuple((r.share(self.width, self.height), r.weight) for r in self.regions), self.apart)
+        size = (self.width, self.height)
+        return (self.steps, *size, self.sampler, self.cfg, self.clip_skip, self.rescale, places, self.controls)
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,9 @@ def sample(
     `done` gets each picture as soon as it is there, with its index. LoRA tags in prompts are not looked at here.
     Raises LorasmithError for a sampler that cannot be had.
     """
-    listener = progress or Progress()
+    listener, guides = progress or Progress(), Guides(family)
+    for model in {control.model: None for request in requests for control in request.controls}:
+        guides.guide(model)  # one that does not fit is found before the first picture
     pictures: dict[int, Picture] = {}
     batches = [
         (members, _scheduler(family, requests[members[0]])) for members in _batches(family, requests, batch_size)
@@ -102,7 +120,7 @@ def sample(
     with listener.track("sampling", total) as advance:
         for members, scheduler in batches:
             chosen = [requests[i] for i in members]
-            x0 = draw(family, chosen, scheduler, partial(advance, len(members), ""))
+            x0 = draw(family, chosen, scheduler, partial(advance, len(members), ""), guides)
             for index, latent in zip(members, x0, strict=True):
                 pixels = family.decode(latent[None])[0].float().cpu()
                 if not bool(pixels.isfinite().all()):
@@ -119,7 +137,7 @@ def _batches(family: Family, requests: Sequence[Request], size: int) -> Iterator
     shorter text would change its picture."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, request in enumerate(requests):
-        windows = count_windows(family, request.texts)
+        windows = tuple(count_windows(family, texts) for texts in request.texts)
         groups.setdefault((request.group, windows), []).append(index)
     for members in groups.values():
         for start in range(0, len(members), size):
@@ -132,10 +150,16 @@ def _scheduler(family: Family, request: Request) -> Any:
     return scheduler
 
 
-def draw(family: Family, requests: Sequence[Request], scheduler: Any, tick: Callable[[], object]) -> Tensor:
+def draw(
+    family: Family,
+    requests: Sequence[Request],
+    scheduler: Any,
+    tick: Callable[[], object],
+    guides: Guides | None = None,
+) -> Tensor:
     """Requests of one group as one batch of clean latents (B, C, h, w); `tick` is called after each evaluation."""
     first = requests[0]
-    predict = guidance(family, condition(family, requests), first)
+    predict = Predictions(family, requests, guides or Guides(family))
     noise = [torch_generator(r.seed, "sampling") for r in requests]
     options: dict[str, Any] = {"return_dict": False}
     if "generator" in inspect.signature(scheduler.step).parameters:
@@ -143,35 +167,9 @@ def draw(family: Family, requests: Sequence[Request], scheduler: Any, tick: Call
 
     shape = (family.latent_channels, first.height // family.downscale, first.width // family.downscale)
     x = torch.stack([torch.randn(shape, generator=g) for g in noise]).to(family.device) * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
-        output = predict(scheduler.scale_model_input(x, t), t.expand(len(x)).to(family.device))
+    for index, t in enumerate(scheduler.timesteps):
+        done = index / len(scheduler.timesteps)
+        output = predict(scheduler.scale_model_input(x, t), t.expand(len(x)).to(family.device), done)
         x = scheduler.step(output, t, x, **options)[0]
         tick()
     return x
-
-
-def condition(family: Family, requests: Sequence[Request]) -> Cond:
-    """The prompts, and unless there is no guidance the negative prompts after them, with SDXL's sizes: an uncropped
-    original of the size that is asked for."""
-    first = requests[0]
-    texts = [text for parts in zip(*(r.texts for r in requests), strict=True) for text in parts]
-    cond = encode(family, texts, clip_skip=first.clip_skip)
-    size = torch.tensor([[first.height, first.width]], device=family.device).expand(len(texts), 2)
-    return family.size_cond(cond, size, torch.zeros_like(size), size)
-
-
-def guidance(family: Family, cond: Cond, request: Request) -> Callable[[Tensor, Tensor], Tensor]:
-    """The guided prediction. `cond`: prompts followed by as many negative ones, or prompts alone with cfg 1."""
-    cfg, rescale = request.cfg, request.rescale
-    if cfg == 1:
-        return lambda x, t: family.predict(x, t, cond)
-
-    def predict(x: Tensor, t: Tensor) -> Tensor:
-        wanted, unwanted = family.predict(torch.cat([x, x]), torch.cat([t, t]), cond).chunk(2)
-        guided = unwanted + cfg * (wanted - unwanted)
-        if rescale:
-            ratio = wanted.std((1, 2, 3), keepdim=True) / guided.std((1, 2, 3), keepdim=True)
-            guided = guided * (rescale * ratio + 1 - rescale)
-        return guided
-
-    return predict

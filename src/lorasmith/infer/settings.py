@@ -9,10 +9,13 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, field_validator
 
+from lorasmith.core.config import validate
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.registry import Config
 from lorasmith.infer import samplers
+from lorasmith.infer.control import Control
 from lorasmith.infer.prompts import parse_line, read_prompts
+from lorasmith.infer.regions import Region
 from lorasmith.infer.sample import MOST_STEPS, Request
 
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -45,6 +48,12 @@ class SampleSettings(Config):
     prediction: Literal["auto", "epsilon", "v_prediction"] = "auto"
     """What the network gives, if a LoRA was trained for something else than its base."""
     zero_terminal_snr: bool = False
+    regions: tuple[Region, ...] = ()
+    """Parts of each picture with texts of their own."""
+    apart: float = Field(default=0.0, ge=0, le=1)
+    """For this share of the steps each region is a picture of its own, so that none takes another's place."""
+    controls: tuple[Control, ...] = ()
+    """ControlNets and T2I-Adapters with their pictures."""
 
     @field_validator("sampler")
     @classmethod
@@ -77,16 +86,26 @@ def requests_of(prompts: Sequence[str] | Path, settings: SampleSettings, native:
     lines = read_prompts(prompts) if isinstance(prompts, Path) else [parse_line(p) for p in prompts]
     if not lines:
         raise LorasmithError("there is no prompt to draw")
-    shared = settings.model_dump(include={"negative", "seed", "steps", "cfg", "sampler", "clip_skip", "rescale"})
+    shared = settings.model_dump(
+        include={"negative", "seed", "steps", "cfg", "sampler", "clip_skip", "rescale", "apart"}
+    )
     shared |= {"width": settings.width or native, "height": settings.height or native}
+    shared |= {"regions": settings.regions, "controls": settings.controls}
     return [_request({**shared, **line}) for line in lines]
 
 
+class _Scene(Config):
+    regions: tuple[Region, ...] = ()
+    controls: tuple[Control, ...] = ()
+
+
 def _request(values: dict[str, Any]) -> Request:
+    place = repr(values["prompt"])
+    scene = validate(_Scene, {name: values[name] for name in _Scene.model_fields}, f"the prompt {place}")
     try:
-        return Request(**values)
+        return Request(**{**values, "regions": scene.regions, "controls": scene.controls})
     except LorasmithError as error:
-        raise LorasmithError(f"{values['prompt']!r}: {error}") from None
+        raise LorasmithError(f"{place}: {error}") from None
 
 
 def pick_device(name: str) -> torch.device:
