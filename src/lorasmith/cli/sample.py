@@ -84,6 +84,8 @@ def sample_command(
     """
     if regions is not None and prompt is None and prompts is None and regions.suffix in (".toml", ".json"):
         prompts, regions = regions, None
+    if regions is not None and prompt is None and prompts is None:
+        raise LorasmithError(f"{regions}: add --prompt TEXT for the whole picture")
     if (prompt is None) == (prompts is None):
         raise LorasmithError("give either --prompt TEXT (it may be repeated) or --prompts FILE")
     width, height = (None, None) if size is None else read_size(size)

@@ -42,6 +42,19 @@ def load(path: Path) -> LoraFile:
     return LoraFile(path, tensors, metadata, "Mix-of-Show", {}, words, tuple(tensors))
 
 
+def fused_words(path: Path, table: Tensor) -> dict[str, dict[str, Tensor]]:
+    """The words of a whole fused model, from its `new_concept_cfg.json`: each (1, layers, width).
+
+    `table`: the text encoder's own embedding (tokens, width), among whose rows they are. Raises LorasmithError.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        rows = {word: torch.tensor(of["concept_token_ids"]) for word, of in found.items()}
+        return {word: {"te": table[ids].detach().float().cpu()[None]} for word, ids in rows.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise LorasmithError(f"{path}: not the list of words of a fused model of Mix-of-Show that fits it") from None
+
+
 def _opened(path: Path) -> Mapping[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)

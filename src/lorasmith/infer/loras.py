@@ -18,7 +18,7 @@ from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.progress import Progress
 from lorasmith.core.store import sha256_of
 from lorasmith.families.base import Family
-from lorasmith.formats import embeddings, kohya
+from lorasmith.formats import embeddings, kohya, mixofshow
 from lorasmith.formats import words as words_format
 from lorasmith.formats.read import LoraFile, load
 from lorasmith.formats.words import Words
@@ -112,7 +112,10 @@ def vocabulary_of(family: Family, words: Words) -> Vocabulary:
 
 
 def load_words(family: Family, path: Path) -> Words:
-    """The words of a file: of our own form, or one word of textual inversion, called as its file is."""
+    """The words of a file: of our own form, of a fused model of Mix-of-Show (its JSON), or one word of textual
+    inversion, called as its file is."""
+    if path.suffix == ".json":
+        return mixofshow.fused_words(path, next(iter(family.own_table().values())))
     if path.suffix == SUFFIX and (file := load(path)).words:
         return {word: dict(vectors) for word, vectors in file.words.items()}
     word, vectors = embeddings.load(path)

@@ -2,6 +2,7 @@
 
 from lorasmith.compat.mixofshow.edlora import TrainEdlora
 from lorasmith.compat.mixofshow.fusion import GradientFusion
+from lorasmith.compat.mixofshow.regions import RegionallyControlableSampling
 from lorasmith.compat.mixofshow.testing import TestEdlora
 
-__all__ = ["GradientFusion", "TestEdlora", "TrainEdlora"]
+__all__ = ["GradientFusion", "RegionallyControlableSampling", "TestEdlora", "TrainEdlora"]

@@ -120,3 +120,48 @@ FUSION = (
     Option("optimize_textenc_iters", "int", 500, "pointless", "solved in closed form, without iterations"),
     Option("suffix", "text", "base", "same", "of the file's name, combined_model_<suffix>"),
 )
+
+OURS = "not of the original"
+REGIONS = (
+    Option("pretrained_model", "text", None, "better", "a fused model of the original, or what gradient_fusion writes"),
+    Option("base", "text", None, "same", f"{OURS}: the base of a fused LoRA that does not name it"),
+    Option("prompt", "text", None, "same", "", "prompt"),
+    Option("negative_prompt", "text", "", "same", "", "negative"),
+    Option(
+        "prompt_rewrite",
+        "text",
+        None,
+        "better",
+        "[prompt]-*-[negative]-*-[top, left, bottom, right]|...; read, never evaluated",
+        "regions",
+    ),
+    Option("sketch_condition", "text", None, "better", "may be left out, as the pose may", "controls"),
+    Option("keypose_condition", "text", None, "better", "may be left out, as the sketch may", "controls"),
+    Option("sketch_adaptor_weight", "float", 1.0, "same", "", "controls.weight"),
+    Option("keypose_adaptor_weight", "float", 1.0, "same", "", "controls.weight"),
+    Option("region_sketch_adaptor_weight", "text", "", "same", "", "controls.areas"),
+    Option("region_keypose_adaptor_weight", "text", "", "same", "", "controls.areas"),
+    Option(
+        "sketch_adaptor",
+        "text",
+        "TencentARC/t2iadapter_sketch_sd14v1",
+        "same",
+        f"{OURS}: a local folder",
+        "controls.model",
+    ),
+    Option(
+        "keypose_adaptor",
+        "text",
+        "TencentARC/t2iadapter_openpose_sd14v1",
+        "same",
+        f"{OURS}: a local folder, of a ControlNet too",
+        "controls.model",
+    ),
+    Option("seed", "int", 16141, "same", "", "seed"),
+    Option("suffix", "text", "", "same", "a folder below save_dir"),
+    Option("save_dir", "text", None, "same", ""),
+    Option("width", "int", None, "same", f"{OURS}: pixels; else as the condition has them, or the regions"),
+    Option("height", "int", None, "same", f"{OURS}: pixels"),
+    Option("apart", "float", 0.0, "same", f"{OURS}: see docs/regions.md", "apart"),
+    Option("count", "int", 1, "same", f"{OURS}: pictures, seeds count up", "count"),
+)
