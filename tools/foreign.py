@@ -70,7 +70,7 @@ lorasmith as test_edlora -opt EDLoRA_x.yml --lora-path experiments/x/x.safetenso
 
 The run is in `experiments/<name>`: `<name>.safetensors` (the LoRA, for every program), `<name>.exact.safetensors`
 (with the words of each cross-attention layer) and `embeddings/` (the words for user interfaces: the mean over the
-layers).
+layers). Pictures of several concepts by regions: [regions.md](regions.md).
 """
 
 

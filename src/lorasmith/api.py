@@ -126,6 +126,12 @@ class Drawing(TypedDict, total=False):
     """Factors of the LoRAs' strengths to draw each picture at, side by side in the grid; 0 is the base model."""
     device: str
     precision: str
+    regions: Sequence[dict[str, Any]]
+    """Parts of the picture: tables of `prompt`, `box`, `negative`, `weight`."""
+    apart: float
+    """The share of steps in which each region is a picture of its own."""
+    controls: Sequence[dict[str, Any]]
+    """ControlNets and T2I-Adapters: tables of `model`, `image`, `weight`, `start`, `end`, `areas`."""
 
 
 def sample(

@@ -17,6 +17,9 @@ import typer
 from lorasmith.cli.main import app
 from lorasmith.compat.options import all_scripts
 from lorasmith.core.registry import registered, roots
+from lorasmith.infer.control import Control
+from lorasmith.infer.prompts import KEYS
+from lorasmith.infer.regions import regions_of
 from lorasmith.train.config import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +37,9 @@ TOML = [(page.name, text) for page in PAGES for text in blocks(page, "toml")]
 @pytest.mark.parametrize("text", [t for _, t in TOML], ids=[f"{name}-{i}" for i, (name, _) in enumerate(TOML)])
 def test_configs_in_the_documents_are_valid(text: str) -> None:
     table: dict[str, Any] = tomllib.loads(text)
+    if table.keys() & {"regions", "controls"}:
+        check_scene(table)
+        return
     table = {"base": "tiny-sd", "output": "runs/x"} | table
     if "preview" in table:
         table["preview"].setdefault("prompts", ["a"])
@@ -41,6 +47,14 @@ def test_configs_in_the_documents_are_valid(text: str) -> None:
     if "subsets" not in data:
         data.setdefault("images", "photos")
     load_config(table)
+
+
+def check_scene(table: dict[str, Any]) -> None:
+    """A picture by regions; pictures that lead it need not be there."""
+    assert table.keys() <= KEYS.keys()
+    assert regions_of(table.get("regions", []), "the page") or table["controls"]
+    for control in table.get("controls", []):
+        Control.model_validate(control | {"image": __file__})
 
 
 def commands() -> list[tuple[str, str]]:

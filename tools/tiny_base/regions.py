@@ -23,28 +23,31 @@ from lorasmith.infer.regions import Region
 from lorasmith.infer.sample import Request, sample
 from lorasmith.infer.settings import pick_device
 
-SEEDS = 40
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
-PAIRS = (("cat", "house"), ("house", "cat"), ("banana", "dog"), ("dog", "car"), ("penguin", "guitar"))
+PAIRS = (("cat", "house"), ("house", "cat"), ("dog", "car"), ("banana", "dog"))
 FUSED = {"garp": "garp", "blib": "lion", "quop": "house"}
 WAYS: dict[str, dict[str, Any]] = {
     "one prompt, no regions": {"regions": ()},
     "regions": {},
+    "regions, apart 0.1": {"apart": 0.1},
     "regions, apart 0.2": {"apart": 0.2},
+    "regions, apart 0.3": {"apart": 0.3},
     "regions, apart 0.5": {"apart": 0.5},
-    "regions, apart": {"apart": 1.0},
 }
 
 
-def asked(left: str, right: str, place: str, whole: str) -> list[Request]:
+def asked(left: str, right: str, place: str, whole: str, seeds: int) -> list[Request]:
     """Pictures with a name in each half."""
     regions = [
-        Region(prompt=f"a photo of a {name}, on {place}", box=box) for name, box in ((left, LEFT), (right, RIGHT))
+        Region(prompt=f"a photo of {called(name)}, on {place}", box=box) for name, box in ((left, LEFT), (right, RIGHT))
     ]
-    prompt = whole.format(left=left, right=right, place=place)
-    return [
-        Request(prompt, seed=seed, cfg=5.0, width=256, height=128, regions=tuple(regions)) for seed in range(SEEDS)
-    ]
+    prompt = whole.format(left=called(left), right=called(right), place=place)
+    return [Request(prompt, seed=seed, cfg=5.0, width=256, height=128, regions=tuple(regions)) for seed in range(seeds)]
+
+
+def called(name: str) -> str:
+    """A name as captions have it: those that are new without an article."""
+    return name if name in FUSED else f"a {name}"
 
 
 def halves(family: Family, eye: Judge, requests: Sequence[Request], means: tuple[str, str]) -> dict[str, float]:
@@ -61,7 +64,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lora", type=Path, help="A fused LoRA of garp, blib and quop.")
     parser.add_argument("--place", default="grass")
-    parser.add_argument("--whole", default="a photo of a {left} and a {right}, on {place}")
+    parser.add_argument("--whole", default="a photo of {left} and {right}, on {place}")
+    parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--to", type=Path, default=Path("regions.json"))
     options = parser.parse_args()
     family, eye = load("tiny-sd", device=pick_device("auto")), Judge.load()
@@ -70,10 +74,12 @@ def main() -> None:
     def row(key: str, pairs: Sequence[tuple[str, str]], means: dict[str, str]) -> None:
         for way, changes in WAYS.items():
             for left, right in pairs:
-                name = f"{key}: {way}: {left} | {right}: {options.place}: {options.whole}"
+                name = f"{key}: {way}: {left} | {right}"
                 if name in result:
                     continue
-                requests = [replace(r, **changes) for r in asked(left, right, options.place, options.whole)]
+                requests = [
+                    replace(r, **changes) for r in asked(left, right, options.place, options.whole, options.seeds)
+                ]
                 result[name] = halves(family, eye, requests, (means.get(left, left), means.get(right, right)))
                 print(name, json.dumps(result[name]), flush=True)
                 options.to.write_text(json.dumps(result, indent=1) + "\n")
