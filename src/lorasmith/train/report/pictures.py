@@ -1,4 +1,4 @@
-"""Preview grids as images inside the page."""
+"""Preview grids, and pictures of where words look, as images inside the page."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ from lorasmith.train.report.record import Record
 MOST = 12
 """More grids than this are thinned out evenly; the first and the last stay."""
 WIDEST = 1400
+
+
+def attention(record: Record) -> list[tuple[int, str]]:
+    """(step, data URL) of the pictures of where words look, oldest first."""
+    newest = {int(e.get("step") or 0): str(e.get("picture")) for e in record.of("attention")}
+    found = [(step, data_url(record.folder / newest[step])) for step in spread(sorted(newest))]
+    return [(step, url) for step, url in found if url]
 
 
 def previews(record: Record) -> list[tuple[int, str, list[str]]]:
