@@ -82,3 +82,21 @@ def test_the_terms_weigh_as_in_the_original(convert: Convert) -> None:
     assert objective["mask_mean"] == "channel_sum"
     (part,) = objective["parts"]
     assert (part["weight"], part["full_identity"], part["maximum"]) == (0.01, False, "batch")
+
+
+def test_pictures_while_training_are_those_of_the_original(convert: Convert) -> None:
+    values = {
+        "datasets__val_vis__prompts": ["photo of a <TOK>"],
+        "datasets__val_vis__replace_mapping": {"<TOK>": "<a1> <a2>"},
+        "datasets__val_vis__num_samples_per_prompt": 8,
+        "datasets__val_vis__latent_size": [4, 64, 48],
+        "val__alpha_list": [0, 0.7, 1.0],
+        "logger__save_checkpoint_freq": 500,
+    }
+    preview = convert(**values).config["preview"]
+    assert (preview["seed"], preview["count"], preview["strengths"]) == (1, 8, [0.0, 0.7, 1.0])
+    assert preview["prompts"] == ["photo of a <a1> <a2>"]
+    assert (preview["width"], preview["height"], preview["every_steps"]) == (384, 512, 500)
+    assert preview["negative"].startswith("longbody, lowres")
+    assert not preview["compare_base"]
+    assert "preview" not in convert(**values, val__val_during_save=False).config

@@ -74,19 +74,22 @@ def pictures(record: Record) -> str:
     found = previews(record)
     if not found:
         return ""
-    *earlier, (step, url, prompts) = found
+    *earlier, (step, urls, prompts) = found
     listed = "".join(f"<li>{escape(p)}</li>" for p in prompts)
     parts = [
         "<h2>Previews</h2>",
         f'<ol class="prompts">{listed}</ol>' if listed else "",
-        f'<div class="preview"><b>step {step:,}</b><img alt="previews at step {step}" src="{url}"></div>',
+        f'<div class="preview"><b>step {step:,}</b>{grids(step, urls)}</div>',
     ]
     if earlier:
-        shown = "".join(
-            f'<div><b>step {s:,}</b><img alt="previews at step {s}" src="{u}"></div>' for s, u, _ in reversed(earlier)
-        )
+        shown = "".join(f"<div><b>step {s:,}</b>{grids(s, u)}</div>" for s, u, _ in reversed(earlier))
         parts.append(f'<h2>Earlier previews, newest first</h2><div class="previews preview">{shown}</div>')
     return "".join(parts)
+
+
+def grids(step: int, urls: Iterable[str]) -> str:
+    """The grids of a step, one below the other."""
+    return "".join(f'<img alt="previews at step {step}" src="{url}">' for url in urls)
 
 
 def looks(record: Record) -> str:

@@ -23,13 +23,13 @@ def attention(record: Record) -> list[tuple[int, str]]:
     return [(step, url) for step, url in found if url]
 
 
-def previews(record: Record) -> list[tuple[int, str, list[str]]]:
-    """(step, data URL of the grid, prompts) of the previews that can still be read, oldest first."""
+def previews(record: Record) -> list[tuple[int, list[str], list[str]]]:
+    """(step, data URLs of the grids, prompts) of the previews that can still be read, oldest first."""
     newest = {int(e.get("step") or 0): e for e in record.of("preview")}
-    found = [
-        (step, url, prompts_of(newest[step])) for step in spread(sorted(newest)) if (url := _url(record, newest[step]))
-    ]
-    return found
+    most = max((len(grids_of(event)) for event in newest.values()), default=1)
+    steps = spread(sorted(newest), max(2, MOST // max(1, most)))
+    found = [(step, _urls(record, newest[step]), prompts_of(newest[step])) for step in steps]
+    return [one for one in found if one[1]]
 
 
 def prompts_of(event: dict[str, Any]) -> list[str]:
@@ -44,9 +44,13 @@ def spread(steps: list[int], most: int = MOST) -> list[int]:
     return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
 
 
-def _url(record: Record, event: dict[str, Any]) -> str | None:
-    grid = event.get("grid")
-    return data_url(record.folder / str(grid)) if grid else None
+def grids_of(event: dict[str, Any]) -> list[str]:
+    """The grids of a preview: one, or one for each prompt."""
+    return [str(grid) for grid in event.get("grids") or [event.get("grid")] if grid]
+
+
+def _urls(record: Record, event: dict[str, Any]) -> list[str]:
+    return [url for grid in grids_of(event) if (url := data_url(record.folder / grid))]
 
 
 def data_url(path: Path) -> str | None:
