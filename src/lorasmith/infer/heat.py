@@ -17,6 +17,8 @@ STOPS = (
 SHADE = (20, 24, 60)
 """What lies over the places outside of a mask."""
 EDGE = (255, 220, 60)
+THIN = (255, 255, 255)
+"""The line around a mask, on the picture and on a map."""
 
 
 def heat(picture: Image.Image, values: NDArray[np.floating]) -> Image.Image:
@@ -37,10 +39,15 @@ def masked(picture: Image.Image, values: NDArray[np.floating]) -> Image.Image:
     """A picture, dark outside a mask (h, w) in 0..1, with a line around it."""
     mask = Image.fromarray((np.asarray(stretched(values, picture.size)).clip(0, 1) * 255).astype(np.uint8))
     dark = Image.blend(picture, Image.new("RGB", picture.size, SHADE), 0.75)
-    found = Image.composite(picture, dark, mask)
-    inside = Image.fromarray((np.asarray(mask) >= 128).astype(np.uint8) * 255)
+    return outlined(Image.composite(picture, dark, mask), values, EDGE)
+
+
+def outlined(picture: Image.Image, values: NDArray[np.floating], colour: tuple[int, int, int]) -> Image.Image:
+    """A picture with a line around a mask (h, w) in 0..1."""
+    inside = Image.fromarray((np.asarray(stretched(values, picture.size)) >= 0.5).astype(np.uint8) * 255)
     line = np.asarray(inside.filter(ImageFilter.MaxFilter(3))) != np.asarray(inside.filter(ImageFilter.MinFilter(3)))
-    found.paste(EDGE, mask=Image.fromarray(line.astype(np.uint8) * 255))
+    found = picture.copy()
+    found.paste(colour, mask=Image.fromarray(line.astype(np.uint8) * 255))
     return found
 
 

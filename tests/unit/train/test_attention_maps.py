@@ -150,6 +150,29 @@ def test_ordinary_words_and_prompts(build: Any) -> None:
     assert len(asked.chosen(run)) == 1
 
 
+def test_each_word_is_measured_by_the_mask_of_its_concept(build: Any, tmp_path: Path) -> None:
+    (tmp_path / "right").mkdir()
+    for image in sorted(GARP.glob("*.png"))[:2]:
+        with Image.open(image) as opened:
+            mask = Image.new("L", opened.size)
+        mask.paste(255, (mask.width // 2, 0, mask.width, mask.height))
+        mask.save(tmp_path / "right" / image.name)
+    data = {"images": str(GARP), "part": [0, 3], "masks": str(tmp_path / "masks"), "resolution": 64}
+    data |= {"concept_masks": {"<b>": str(tmp_path / "right")}, "cache_dir": str(tmp_path / "cache")}
+    data |= {"transforms": [{"kind": "replace", "words": {"garp": "<a> <b>"}}]}
+    run = build({}, data=data, concepts=[{"words": "<a>", "init": "cat"}, {"words": "<b>", "init": "dog"}])
+    hook = run.config.hooks[0]
+    with run.showing():
+        looks = [hook.look(run, i, ("<a>", "<b>", "photo")) for i in (0, 2)]
+    for word, side in (("<a>", 0), ("photo", 0), ("<b>", 1)):
+        assert looks[0].masks[word][:, 4 * side : 4 * side + 4].mean() > 0.9
+        assert looks[0].masks[word][:, 4 - 4 * side : 8 - 4 * side].mean() < 0.1
+    assert np.array_equal(looks[1].masks["<b>"], looks[1].masks["<a>"])  # the third image has none of its own
+    share = looks[0].maps["<b>"][:, 4:].sum() / looks[0].maps["<b>"].sum()
+    assert looks[0].inside("<b>") == pytest.approx(share, abs=0.03)
+    hook.act(run)
+
+
 def test_what_cannot_be_drawn_is_said_before_training(build: Any) -> None:
     run = build({"words": ["zebra"]})
     with pytest.raises(LorasmithError, match=r'none of the 6 captions has any of "zebra"; .* a prompt'):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from lorasmith.concepts import Vocabulary
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.rng import StepRng
 from lorasmith.data.batch import Batch, Item, Plan
@@ -21,6 +22,7 @@ from lorasmith.families.attention_maps import Maps, watched
 from lorasmith.families.base import Cond
 from lorasmith.train.batches import complete
 from lorasmith.train.hooks.base import Hook
+from lorasmith.train.objectives.parts.attention_regularisation import masks_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,19 +36,21 @@ Map = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Looked:
-    """What one image shows: `maps` by word (h, w), those of words that its caption has; `mask` (h, w) in 0..1."""
+    """What one image shows: `maps` by word (h, w), those of words that its caption has; `masks` by word in 0..1, of
+    words whose place is known; `mask`: the image's own."""
 
     picture: Image.Image
     caption: str
     mask: Map | None
     maps: dict[str, Map]
+    masks: dict[str, Map]
 
     def inside(self, word: str) -> float | None:
-        """The share of a word's attention that is inside the mask; None without either."""
-        if self.mask is None or word not in self.maps:
+        """The share of a word's attention that is inside its mask; None without either."""
+        if word not in self.masks or word not in self.maps:
             return None
         found = self.maps[word]
-        return float((found * self.mask).sum() / max(float(found.sum()), 1e-12))
+        return float((found * self.masks[word]).sum() / max(float(found.sum()), 1e-12))
 
 
 class AttentionMaps(Hook):
@@ -54,7 +58,8 @@ class AttentionMaps(Hook):
 
     A map is the mean of a word's cross-attention over heads, layers, mentions and `timesteps`. Noise and timesteps are
     the same each time, so that pictures differ only because the weights do. The figure on each is the share of the
-    word's attention that lies inside the mask; beside the mask stands what an even look would give.
+    word's attention that lies inside its concept's mask, whose line is drawn; below the image's mask stands its size,
+    which is what an even look would give.
     """
 
     kind: Literal["attention_maps"] = "attention_maps"
@@ -131,11 +136,10 @@ class AttentionMaps(Hook):
         columns = self.columns(run, caption, words)
         maps = self.maps(run, batch, columns, index)
         picture = enlarged(to_image(dataset.view(record, item).read()["pixels"]), SIDE)
-        known = batch.subject is not None and batch.masked is not None and bool(batch.masked[0] > 0)
-        mask = batch.subject[0, 0].cpu().numpy() if known and batch.subject is not None else None
         said = [bool(column.sum() > 0) for column in columns]
         found = {w: m.cpu().numpy() for w, m, there in zip(words, maps, said, strict=True) if there}
-        return Looked(picture, caption, mask, found)
+        masks = {word: mask for word in words if (mask := mask_for(batch, word, run.family.vocabulary)) is not None}
+        return Looked(picture, caption, mask_for(batch, "", None), found, masks)
 
     def maps(self, run: Run, batch: Batch, columns: Tensor, index: int) -> Tensor:
         """(words, h, w) on the grid of the latents. `index`: the image's place, which its noise follows."""
@@ -152,6 +156,16 @@ class AttentionMaps(Hook):
         with watched(family.unet, each, size) as maps:
             family.predict(x_t, t, Cond.concat([batch.cond] * len(times)))
         return on_latents(maps, size)
+
+
+def mask_for(batch: Batch, word: str, vocabulary: Vocabulary | None) -> Map | None:
+    """(h, w): where a word of a batch of one is, by its concept's mask, else the image's; None if nothing is known."""
+    number = None if vocabulary is None else vocabulary.concept_of(word)
+    masks, known = masks_of(batch, None if number is None else vocabulary)
+    if masks is None or known is None:
+        return None
+    place = min(number or 0, masks.shape[1] - 1)  # one mask for all concepts, or one for each
+    return masks[0, place].cpu().numpy() if bool(known[0, place] > 0) else None
 
 
 def places(row: Sequence[int], word: Sequence[int]) -> Tensor:
@@ -179,7 +193,7 @@ def sheet(looks: Sequence[Looked], words: Sequence[str], title: str) -> Image.Im
     """One row for each image: as it is, its mask if any image has one, and the map of each word."""
     from lorasmith.infer.grid import grid
 
-    masks = any(look.mask is not None for look in looks)
+    masks = any(look.mask is not None or look.masks for look in looks)
     rows = [cells(look, words, masks) for look in looks]
     heads = ["image", *(["mask"] if masks else []), *words]
     captions = [look.caption for look in looks]
@@ -191,7 +205,7 @@ def cells(look: Looked, words: Sequence[str], masks: bool) -> list[Image.Image]:
     from PIL import Image
 
     from lorasmith.infer.grid import captioned
-    from lorasmith.infer.heat import heat, masked
+    from lorasmith.infer.heat import THIN, heat, masked, outlined
 
     def below(picture: Image.Image, text: str) -> Image.Image:
         return captioned(picture, text, below=True)
@@ -205,7 +219,8 @@ def cells(look: Looked, words: Sequence[str], masks: bool) -> list[Image.Image]:
         inside = look.inside(word)
         text = " " if inside is None else f"{inside:.0%} inside"
         if word in look.maps:
-            found.append(below(heat(look.picture, look.maps[word]), text))
+            shown = heat(look.picture, look.maps[word])
+            found.append(below(outlined(shown, look.masks[word], THIN) if word in look.masks else shown, text))
         else:
             found.append(below(Image.new("RGB", look.picture.size, "white"), "not in the caption"))
     return found

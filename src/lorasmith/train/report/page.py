@@ -117,8 +117,13 @@ def curves(record: Record) -> str:
     rates = [
         Line(name, points, styles[min(i, len(styles) - 1)]) for i, (name, points) in enumerate(record.rates().items())
     ]
+    parts = [
+        Line(name, smoothed(points), styles[min(i, len(styles) - 1)])
+        for i, (name, points) in enumerate(record.parts().items())
+    ]
     drawn = [
         chart("Loss", loss_lines(record), note=validation),
+        chart("Parts of the loss", parts, note="They add up to the loss; means over about a twentieth of the steps."),
         chart("Learning rate", rates, from_zero=True),
         chart("Gradient norm, before clipping", [Line("each step", norms, "raw"), Line("mean", smoothed(norms))]),
         chart("Validation loss by timestep", by_timestep(record)),
