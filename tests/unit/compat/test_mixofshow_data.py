@@ -100,3 +100,14 @@ def test_pictures_while_training_are_those_of_the_original(convert: Convert) -> 
     assert preview["negative"].startswith("longbody, lowres")
     assert not preview["compare_base"]
     assert "preview" not in convert(**values, val__val_during_save=False).config
+
+
+def test_keys_and_values_are_dropped_as_in_the_research_branch(convert: Convert) -> None:
+    config = load_config(convert(train__unet_kv_drop_rate=0.2).config | {"output": "x"})
+    rates = {
+        name: config.adapter.for_layer(f"unet.mid_block.attentions.0.transformer_blocks.0.{name}")[0]
+        for name in ("attn2.to_k", "attn2.to_v", "attn2.to_q", "attn1.to_k")
+    }
+    assert [own.module_dropout for own in rates.values()] == [0.2, 0.2, 0, 0]
+    assert {(own.rank, own.alpha) for own in rates.values()} == {(4, 4.0)}  # type: ignore[attr-defined]
+    assert not load_config(convert(train__unet_kv_drop_rate=0).config).adapter.sits_out

@@ -17,6 +17,7 @@ UNET = {
     "Transformer2DModel": ("unet.*.attentions.*",),
 }
 UNET["CrossAttention"] = UNET["Attention"]
+KEYS_AND_VALUES = "unet.*.attn2.to_[kv]"
 TEXT = {"CLIPAttention": ("te*.self_attn.*_proj",), "CLIPEncoderLayer": ("te*.self_attn.*_proj", "te*.mlp.fc[12]")}
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "object": (
@@ -181,7 +182,10 @@ def parts(v: dict[str, Any]) -> dict[str, Any]:
             raise LorasmithError(f'finetune_cfg: where is "{where}"; allowed: {", ".join(places)}')
         rank = int(lora.get("rank", 4))
         layers += places[where]
-        rules.append({"layers": name, "rank": rank, "alpha": rank * float(lora.get("alpha", 1.0))})
+        rule = {"layers": name, "rank": rank, "alpha": rank * float(lora.get("alpha", 1.0))}
+        if name == "unet.*" and v["train.unet_kv_drop_rate"]:
+            rules.append(rule | {"layers": KEYS_AND_VALUES, "module_dropout": v["train.unet_kv_drop_rate"]})
+        rules.append(rule)
     concept: dict[str, Any] = {
         "words": str(v["models.new_concept_token"]).split("+"),
         "layerwise": v["models.enable_edlora"],

@@ -85,7 +85,15 @@ TRAIN = (
     Option("train.optim_g", "any", {}, "same", "", "optimizer"),
     Option("train.emb_norm_threshold", "float", 0.55, "same", "", "concepts.norm_stop"),
     Option("train.scheduler", "text", "linear", "pointless", "never read: linear to 0, and so it is here"),
-    Option("train.unet_kv_drop_rate", "float", 0.0, "pointless", "never read by the original's main branch"),
+    Option(
+        "train.unet_kv_drop_rate",
+        "float",
+        0.0,
+        "better",
+        "never read by the original's main branch; as in its research branch, keys and values are dropped apart, for a "
+        "whole micro-batch, but from the first step on",
+        "adapter.overrides (module_dropout)",
+    ),
     Option("path.pretrain_network", "text", None, "pointless", "never read by the original either"),
     Option("path.lora_path", "text", None, "pointless", "of test files"),
     Option("val.val_during_save", "flag", True, "same", "pictures at each save and at the end", "preview"),
