@@ -1,6 +1,7 @@
 """How densely a model's own word vectors lie around a value, in each dimension: a kernel density estimate.
 
-p_d(x) = mean over the rows e of N(x_d - e_d; bandwidth), N the normal density. With 49,408 rows of 768 numbers a sum
+p_d(x) = mean over the rows e of exp(-(x_d - e_d)^2 / 2h^2), h the bandwidth; the factor that would make it a density is
+the same everywhere and left out, so that p_d is at most 1. With 49,408 rows of 768 numbers a sum
 over rows is too much for each step of a training, but where the kernel is as wide as the rows it can be taken apart:
 
     exp(-(x - e)^2 / 2h^2) = exp(-x^2 / 2h^2) * sum over k of (x / h)^k / k! * (e / h)^k exp(-e^2 / 2h^2),
@@ -30,7 +31,6 @@ class Density:
 
     def __init__(self, table: Tensor, bandwidth: float) -> None:
         self.bandwidth = bandwidth
-        self.constant = -math.log(bandwidth * math.sqrt(2 * math.pi))
         self.dtype = torch.float32 if table.device.type == "mps" else torch.float64
         largest = max(float(table.detach().abs().max()) / bandwidth, 1e-6)
         reach = min(REACH, STEEPEST / largest)
@@ -56,14 +56,14 @@ class Density:
         """log p_d(x), (n, width) like `x`."""
         if self.means is None:
             assert self.table is not None
-            return Summed.apply(x, self.table, self.bandwidth, self.dtype) + self.constant  # type: ignore[no-any-return]
+            return Summed.apply(x, self.table, self.bandwidth, self.dtype)  # type: ignore[no-any-return]
         x = x.to(self.dtype)
         u = x.clamp(-self.limit, self.limit) / self.bandwidth
         power, total = torch.ones_like(u), torch.zeros_like(u)
         for k in range(self.terms):
             total = total + power * self.means[k]
             power = power * u / math.sqrt(k + 1)
-        return total.log() - (x / self.bandwidth).square() / 2 + self.constant
+        return total.log() - (x / self.bandwidth).square() / 2
 
 
 def needed(z: float) -> int:

@@ -3,6 +3,7 @@ Mix-of-Show, `KDELoss`)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Literal
 from weakref import WeakKeyDictionary
@@ -26,8 +27,9 @@ class KernelDensity(ObjectivePart):
     """weight * sum over the vectors x of new words, and over text encoders, of -log of a density at x.
 
     In each dimension d the density is the mean over the model's own vectors e of a Gaussian kernel, p_d(x) = mean of
-    N(x_d - e_d; bandwidth). With `dimensions = "sum"` the density is the sum of p_d over the dimensions, as in the
-    original; with `"product"` it is their product, that of independent dimensions, whose pull is far stronger.
+    exp(-(x_d - e_d)^2 / 2 bandwidth^2). With `dimensions = "sum"` the density is the mean of p_d over dimensions, as
+    in the original but for a constant in its logarithm, which has no gradient: here the term is 0 at best. With
+    `"product"` it is their product, that of independent dimensions, whose pull is far stronger.
     """
 
     kind: Literal["kde"] = "kde"
@@ -63,4 +65,4 @@ def vectors_of(vocabulary: Vocabulary) -> Iterator[tuple[str, Tensor]]:
 
 def _joined(logs: Tensor, dimensions: Literal["sum", "product"]) -> Tensor:
     """From log p_d (rows, width) to the log of the density (rows,)."""
-    return {"sum": lambda x: x.logsumexp(-1), "product": lambda x: x.sum(-1)}[dimensions](logs)
+    return {"sum": lambda x: x.logsumexp(-1) - math.log(x.shape[-1]), "product": lambda x: x.sum(-1)}[dimensions](logs)
