@@ -7,6 +7,7 @@ import shutil
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from answers import ROOT, Program
 from PIL import Image, ImageDraw
@@ -143,6 +144,15 @@ def test_its_yaml_trains_and_its_test_draws(folder: Path, here: Program) -> None
     assert answer.code == 0, answer.err
     assert len(list(out.glob("0*.png"))) == 2 * 2 * 3
     assert (out / "grid.png").is_file()
+
+    # the previews while training were the same pictures: prompt, seed, strength
+    previews = run / "previews" / "step-00000003"
+    drawn = sorted(out.glob("0*.png"))
+    names = [f"{prompt * 2 + seed:02d}-{a}.png" for prompt in (0, 1) for seed in (0, 1) for a in ("0", "0.7", "1")]
+    assert {p.name for p in previews.glob("0*.png")} == set(names)
+    for name, picture in zip(names, drawn, strict=True):
+        pair = [np.asarray(Image.open(p)).astype(int) for p in (previews / name, picture)]
+        assert abs(pair[0] - pair[1]).max() <= 2, name
 
 
 def test_what_is_wrong_is_said_at_once(folder: Path, here: Program) -> None:

@@ -107,6 +107,21 @@ def test_accumulation_text_ema_and_adamw(base: str, pictures: Callable[..., Path
 
 
 @pytest.mark.slow
+def test_parts_of_the_loss_are_of_all_ranks(base: str, pictures: Callable[..., Path], tmp_path: Path) -> None:
+    """Seven images of one bucket in batches of 3, so the last has one image, of which the second rank has no part."""
+    images = pictures(7)
+    more: dict[str, Any] = {"concepts": [{"words": ["<garp>"], "init": "dog"}], "steps": 3}
+    more["objective"] = {"parts": [{"kind": "kde", "weight": 0.5}]}
+    alone = train(load_config(settings(base, images, tmp_path / "alone", **more))).folder
+    pair = together(2, settings(base, images, tmp_path / "pair", **more))
+    for name in ("denoising", "kde"):
+        first, second = ([e[name] for e in events(run, "step")] for run in (alone, pair))
+        assert len(first) == 3
+        assert first == pytest.approx(second, rel=1e-5)
+        assert min(map(abs, first)) > 0
+
+
+@pytest.mark.slow
 def test_latents_are_shared_out(base: str, pictures: Callable[..., Path], tmp_path: Path) -> None:
     images = pictures(7)
     run = together(2, settings(base, images, tmp_path / "pair", steps=1))

@@ -136,9 +136,14 @@ class AdapterSet:
     @contextmanager
     def enabled(self, on: bool) -> Iterator[None]:
         """With `enabled(False)` the model is the base model."""
+        with self.at(self.strength if on else 0.0):
+            yield
+
+    @contextmanager
+    def at(self, strength: float | Mapping[str, float]) -> Iterator[None]:
+        """The model at a strength of all components, or at one for each named."""
         before = self.strength
-        if not on:
-            self.set_strength(0.0)
+        self.set_strength(strength)
         try:
             yield
         finally:

@@ -179,6 +179,8 @@ class LayerRule(Config):
     alpha: float | None = Field(default=None, gt=0)
     lr: float = Field(default=1.0, gt=0)
     """Factor of the learning rate."""
+    module_dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Such as 0.2 on `unet.*.attn2.to_[kv]`: Mix-of-Show's dropping of keys and values."""
 
 
 class AdapterConfig(Component, root="adapter", default="lora"):
@@ -214,6 +216,11 @@ class AdapterConfig(Component, root="adapter", default="lora"):
         return False
 
     @property
+    def sits_out(self) -> bool:
+        """Whether any layer's adapter leaves out whole passes."""
+        return any(p for p in (self.module_dropout, *(rule.module_dropout for rule in self.overrides)))
+
+    @property
     def dropouts(self) -> Dropouts:
         return Dropouts(self.dropout, self.rank_dropout, self.module_dropout)
 
@@ -224,6 +231,7 @@ class AdapterConfig(Component, root="adapter", default="lora"):
             return self, 1.0
         changes = {k: v for k in ("rank", "alpha") if (v := getattr(rule, k)) is not None and hasattr(self, k)}
         changes |= {f"conv_{k}": None for k in changes if hasattr(self, f"conv_{k}")}
+        changes |= {} if rule.module_dropout is None else {"module_dropout": rule.module_dropout}
         return self.model_copy(update=changes), rule.lr
 
     def late_rate(self, component: str) -> float:

@@ -22,14 +22,15 @@ def begin(concepts: Sequence[Concept], own: OwnVectors, size: int, layers: int, 
 
     Raises LorasmithError if an initial word is none, or two concepts share a word.
     """
-    words, vectors = [], []
-    for concept in concepts:
+    words, vectors, numbers = [], [], []
+    for number, concept in enumerate(concepts):
         for index, word in enumerate(concept.words):
             first = _first(concept.init_of(index), word, concept.vectors, own, seed)
             depth = layers if concept.layerwise else 1
             words.append(word)
+            numbers.append(number)
             vectors.append({part: t if t.dim() == 3 else t[:, None].repeat(1, depth, 1) for part, t in first.items()})
-    return Vocabulary(words, vectors, size, layers)
+    return Vocabulary(words, vectors, size, layers, numbers)
 
 
 def _first(init: str, word: str, count: int, own: OwnVectors, seed: int) -> dict[str, Tensor]:

@@ -25,13 +25,21 @@ class Word:
 class Vocabulary(nn.Module):
     """New words by text encoder: `values[i][part]` is word i's tensor (vectors, layers or 1, width), float32.
 
-    In token ids, row k of the new vectors is `size + k`, where `size` is how many tokens the model has of its own; for
-    cross-attention layer l it is `size + l * rows + k`.
+    Words of one concept stand for one thing. In token ids, row k of the new vectors is `size + k`, where `size` is how
+    many tokens the model has of its own; for cross-attention layer l it is `size + l * rows + k`.
     """
 
+    _concepts: Tensor
+
     def __init__(
-        self, words: Sequence[str], vectors: Sequence[Mapping[str, Tensor]], size: int, layers: int = 1
+        self,
+        words: Sequence[str],
+        vectors: Sequence[Mapping[str, Tensor]],
+        size: int,
+        layers: int = 1,
+        concepts: Sequence[int] = (),
     ) -> None:
+        """`concepts`: for each word the number of its concept, from 0; default: all are of one."""
         super().__init__()
         twice = {w for w in words if list(words).count(w) > 1}
         if twice:
@@ -48,6 +56,9 @@ class Vocabulary(nn.Module):
             self.words.append(Word(text, first, next(iter(_tensors(tensors).values())).shape[0]))
         self.rows = sum(word.count for word in self.words)
         self._pattern = _pattern(words)
+        self.concepts = tuple(concepts) or (0,) * len(self.words)
+        rows = [c for c, word in zip(self.concepts, self.words, strict=True) for _ in range(word.count)]
+        self.register_buffer("_concepts", torch.tensor([-1, *rows]), persistent=False)
         self.initial = {name: p.detach().clone() for name, p in self.named_parameters()}
 
     def table(self, part: str) -> Tensor:
@@ -76,6 +87,14 @@ class Vocabulary(nn.Module):
     def rows_in(self, ids: Tensor) -> Tensor:
         """For each token id 0, or 1 + its row of the new vectors."""
         return torch.where(ids >= self.size, (ids - self.size) % max(1, self.rows) + 1, 0)
+
+    def concepts_in(self, rows: Tensor) -> Tensor:
+        """For each entry of `rows_in` the number of its concept, or -1 for a token of the model's own."""
+        return self._concepts[rows]
+
+    def concept_of(self, word: str) -> int | None:
+        """The number of the concept that a word is of; None if it is no new word."""
+        return next((c for c, own in zip(self.concepts, self.words, strict=True) if own.text == word), None)
 
     def per_layer(self, ids: Tensor) -> Tensor:
         """Ids (B, ...) as each cross-attention layer has them, (B, layers, ...)."""

@@ -36,7 +36,9 @@ class Batch:
 
     `mask`: (B, 1, h, w) in 0..1 on the latent grid: where the loss counts; None if it does everywhere. `subject`: the
     same, where the subject is, or at least the image; None if no sample tells; `masked` (B,): 1 where it does, 0 where
-    ones stand in for it. `preserve` (B,): 1 for samples whose target is the base's own output; None if there is none.
+    ones stand in for it. `concept_masks` (B, concepts, h, w) and `concept_masked` (B, concepts): the same for each of
+    the concepts with masks of their own, by a word of it in `concept_names`. `preserve` (B,): 1 for samples whose
+    target is the base's own output; None if there is none.
     """
 
     moments: Moments | None
@@ -52,6 +54,9 @@ class Batch:
     subject: Tensor | None = None
     masked: Tensor | None = None
     preserve: Tensor | None = None
+    concept_masks: Tensor | None = None
+    concept_masked: Tensor | None = None
+    concept_names: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
@@ -61,5 +66,6 @@ class Batch:
 
         moments = self.moments and Moments(self.moments.mean.to(device, non_blocking=True), move(self.moments.std))
         names = ("pixels", "loss_weight", "mask", "subject", "masked", "preserve", "original", "crop", "target")
+        names += ("concept_masks", "concept_masked")
         moved = {n: move(getattr(self, n)) for n in names}
         return replace(self, moments=moments, cond=self.cond and self.cond.to(device), **moved)

@@ -77,6 +77,9 @@ class SubsetConfig(Config):
     """If off, an image without a mask in the folder is trained whole; else it is an error."""
     masks_weigh: bool = True
     """If off, the loss counts everywhere, and masks only tell attention regularisation where the subject is."""
+    concept_masks: dict[str, Path] = Field(default_factory=dict)
+    """For pictures with several concepts: by a word of a concept the folder of masks of where it is. They only tell
+    attention regularisation; for an image that has none in the folder, its own mask does."""
     transforms: tuple[Transform, ...] = ()
     """After those of the whole data set."""
 

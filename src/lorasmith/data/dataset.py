@@ -26,7 +26,7 @@ from lorasmith.data.buckets import Buckets, Placement, Size
 from lorasmith.data.cache import TensorCache, default_folder
 from lorasmith.data.config import BucketConfig, DataConfig, SubsetConfig
 from lorasmith.data.latents import LatentCache, Sharing
-from lorasmith.data.masks import masks_of
+from lorasmith.data.masks import concept_masks_of, masks_of
 from lorasmith.data.pixels import DOWNSCALE
 from lorasmith.data.scan import ImageRecord, Scan, scan
 from lorasmith.data.texts import TextCache, TextPlan, outcomes
@@ -110,6 +110,11 @@ class Dataset:
         """All transforms of an image, in order."""
         return (*self.config.transforms, *record.transforms)
 
+    @property
+    def concept_names(self) -> tuple[str, ...]:
+        """The words of the concepts that have masks of their own anywhere."""
+        return tuple(dict.fromkeys(name for source in self.config.sources for name in source.concept_masks))
+
     def samples_per_epoch(self) -> int:
         """How many views an epoch has: the sum of all repeats."""
         return sum(record.repeats for record in self.records)
@@ -174,13 +179,15 @@ class Dataset:
         tensors = self._tensors(plan, views)
         records = [record for record, _ in chosen]
         width, height = plan.bucket
+        grid = (height // DOWNSCALE, width // DOWNSCALE)
         return Batch(
             moments=moments_of(tensors),
             pixels=stacked(tensors, "pixels"),
             captions=captions,
             cond=self._texts.of(captions) if self.text_cached else None,
             loss_weight=torch.tensor([record.loss_weight for record in records]),
-            **masks_of(tensors, [r.masks_weigh for r in records], (height // DOWNSCALE, width // DOWNSCALE)),
+            **masks_of(tensors, [r.masks_weigh for r in records], grid),
+            **concept_masks_of(tensors, [r.concepts for r in records], self.concept_names, grid),
             preserve=torch.tensor([float(r.preserve) for r in records]) if any(r.preserve for r in records) else None,
             original=torch.tensor([[record.size[1], record.size[0]] for record in records]),
             crop=torch.tensor([[max(0, view.cut.box[1]), max(0, view.cut.box[0])] for view in views]),
@@ -313,6 +320,7 @@ def row_of(record: ImageRecord) -> list[Any]:
     own = {
         "masks_weigh": None if record.masks_weigh else False,
         "preserve": record.preserve or None,
+        "concept_masks": [[name, digest] for name, _, digest in record.concept_masks] or None,
         "resize": None if record.resize == "auto" else record.resize,
         "resolution": record.resolution,
         "batch_size": record.batch_size,

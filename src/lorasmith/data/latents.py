@@ -27,10 +27,10 @@ class Sharing(Protocol):
 
 
 class LatentCache(TensorCache):
-    """`mean`, `std` (4, h, w) float32, unscaled, `mask` and `filled` (1, h, w), for each view.
+    """`mean`, `std` (4, h, w) float32, unscaled, `mask` and `filled` (1, h, w), `concepts` (N, h, w), for each view.
 
     `std` is not there for deterministic encoders, `mask` not for images without one, `filled` not for those that fill
-    their bucket.
+    their bucket, `concepts` not without masks of concepts.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -42,8 +42,9 @@ def decode_mask(data: bytes, size: tuple[int, int]) -> Image.Image:
 
 
 def to_latent(mask: NDArray[np.float32], downscale: int) -> Tensor:
-    """(H, W) in 0..1 to (1, H / downscale, W / downscale), by area."""
-    return F.avg_pool2d(torch.from_numpy(mask)[None, None], downscale)[0]
+    """(H, W) in 0..1 to (1, H / downscale, W / downscale), by area; (H, W, N) to (N, ...)."""
+    masks = torch.from_numpy(mask if mask.ndim == 3 else mask[..., None])
+    return F.avg_pool2d(masks.permute(2, 0, 1)[None], downscale)[0]
 
 
 def masks_of(tensors: Sequence[Mapping[str, Tensor]], weigh: Sequence[bool], shape: tuple[int, int]) -> dict[str, Any]:
@@ -57,6 +58,25 @@ def masks_of(tensors: Sequence[Mapping[str, Tensor]], weigh: Sequence[bool], sha
     known = torch.tensor([float(subject is not None) for subject in subjects])
     masked = known if bool(known.any()) else None
     return {"mask": together(losses, shape), "subject": together(subjects, shape), "masked": masked}
+
+
+def concept_masks_of(
+    tensors: Sequence[Mapping[str, Tensor]], own: Sequence[Sequence[str]], names: Sequence[str], shape: tuple[int, int]
+) -> dict[str, Any]:
+    """`concept_masks`, `concept_masked` and `concept_names` of a batch (see `Batch`); empty without `names`.
+
+    `own`: the concepts that each image has masks of, in the order of its tensor; the others take the image's own mask.
+    """
+    if not names:
+        return {}
+    rows = []
+    for t, has in zip(tensors, own, strict=True):
+        found = {name: t["concepts"][i][None] for i, name in enumerate(has)}
+        rows.append([found.get(name, t.get("mask", t.get("filled"))) for name in names])
+    ones = torch.ones(1, *shape)
+    masks = torch.stack([torch.cat([ones if mask is None else mask for mask in row]) for row in rows])
+    known = torch.tensor([[float(mask is not None) for mask in row] for row in rows])
+    return {"concept_masks": masks, "concept_masked": known, "concept_names": tuple(names)}
 
 
 def together(masks: Sequence[Tensor | None], shape: tuple[int, int]) -> Tensor | None:

@@ -41,6 +41,7 @@ class ImageRecord:
     """An image that was read whole: `size` is (width, height) as seen, `digest` the SHA-256 of the file.
 
     `captions` is empty if there is none; `mask_digest` is the SHA-256 of the mask's file, if it has one;
+    `concept_masks`: the concepts that it has masks of, with each mask's file and its SHA-256;
     `resolution` (width, height), `batch_size` and `buckets` are there if they differ from the data's.
     """
 
@@ -61,6 +62,12 @@ class ImageRecord:
     preserve: bool = False
     resize: str = "auto"
     opaque: bool = True
+    concept_masks: tuple[tuple[str, Path, str], ...] = ()
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """The concepts that it has masks of."""
+        return tuple(name for name, _, _ in self.concept_masks)
 
     @property
     def caption(self) -> str:
@@ -84,6 +91,7 @@ def scan(subset: SubsetConfig, key: str, skip_bad: bool) -> Scan:
         results = list(pool.map(read_record, found))
     records = [r for r in results if isinstance(r, ImageRecord)]
     bad = [r for r in results if isinstance(r, Problem)]
+    problems += unused(subset, key, records)
     if not skip_bad:
         return Scan(records, [], problems + bad)
     if found and not records:
@@ -91,13 +99,22 @@ def scan(subset: SubsetConfig, key: str, skip_bad: bool) -> Scan:
     return Scan(records, bad, problems)
 
 
+def unused(subset: SubsetConfig, key: str, records: Sequence[ImageRecord]) -> Iterator[Problem]:
+    """Folders of concepts' masks in which there is none of any image."""
+    for word, folder in subset.concept_masks.items():
+        if records and folder.expanduser().is_dir() and not any(word in record.concepts for record in records):
+            what = f'{folder} has no mask of any of the {len(records)} images, such as "{records[0].path.stem}.png"'
+            yield Problem(f"{key}.concept_masks.{word}", what, remedy="give masks the names of their images")
+
+
 def find(subset: SubsetConfig, key: str) -> tuple[list[Found], list[Problem]]:
     """The image files that a subset names."""
     source = subset.images.expanduser()
     problems: list[Problem] = []
     found: list[Found] = []
-    for name in ("captions", "masks"):
-        folder = getattr(subset, name)
+    folders = {"captions": subset.captions, "masks": subset.masks}
+    folders |= {f"concept_masks.{word}": folder for word, folder in subset.concept_masks.items()}
+    for name, folder in folders.items():
         if isinstance(folder, Path) and not folder.expanduser().is_dir():
             problems.append(Problem(f"{key}.{name}", f'"{folder}" is no folder', remedy="correct the path"))
     if not source.exists():
@@ -139,8 +156,10 @@ def from_folder(folder: Path, subset: SubsetConfig, problems: list[Problem]) -> 
                 for path in images_in(sub, subset.recursive):
                     yield Found(path, captions_of(path, own, problems), repeats * subset.repeats, own)
         return
+    places = (subset.masks, *subset.concept_masks.values())
+    masks = [f for f in places if isinstance(f, Path) and f != folder and f.is_relative_to(folder)]
     for path in images_in(folder, subset.recursive):
-        if not (isinstance(subset.masks, Path) and path.is_relative_to(subset.masks)):
+        if not any(path.is_relative_to(place) for place in masks):
             yield Found(path, captions_of(path, subset, problems), subset.repeats, subset)
 
 
@@ -194,7 +213,7 @@ def captions_in(row: dict[str, Any], image: Path, subset: SubsetConfig, problems
 
 
 def read_record(found: Found) -> ImageRecord | Problem:
-    """Read and decode an image and its mask once, so that training never meets one that cannot be read."""
+    """Read and decode an image and its masks once, so that training never meets one that cannot be read."""
     subset, where = found.subset, found.path
     try:
         data = found.path.read_bytes()
@@ -209,11 +228,14 @@ def read_record(found: Found) -> ImageRecord | Problem:
                 return Problem(str(found.path), what, remedy=remedy)
             if mask is not None:
                 where = mask
-                mask_data = mask.read_bytes()
-                decode_mask(mask_data, picture.size)
-                mask_digest = hashlib.sha256(mask_data).hexdigest()
+                mask_digest = digest_of_mask(mask, picture.size)
         elif subset.masks == "alpha":
             mask = "alpha"
+        concept_masks = []
+        for word, folder in subset.concept_masks.items():
+            if (own := mask_path(found.path, folder.expanduser())) is not None:
+                where = own
+                concept_masks.append((word, own, digest_of_mask(own, picture.size)))
     except OSError as error:
         return Problem(str(where), f"cannot be read ({error.strerror or error})", remedy=BAD_IMAGE)
     except ValueError as error:
@@ -236,7 +258,15 @@ def read_record(found: Found) -> ImageRecord | Problem:
         preserve=subset.preserve,
         resize=subset.resize,
         opaque=alpha is None,
+        concept_masks=tuple(concept_masks),
     )
+
+
+def digest_of_mask(path: Path, size: tuple[int, int]) -> str:
+    """The SHA-256 of a mask's file, which must be one for an image of `size`. Raises OSError and ValueError."""
+    data = path.read_bytes()
+    decode_mask(data, size)
+    return hashlib.sha256(data).hexdigest()
 
 
 def images_in(folder: Path, recursive: bool) -> list[Path]:

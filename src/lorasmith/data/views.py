@@ -33,14 +33,16 @@ class View:
         return next((cut for cut in cuts if cut is not None), Cut(self.place.resized, self.place.box()))
 
     def read(self) -> dict[str, Tensor]:
-        """`pixels` (3, H, W) in -1..1; `mask` and `filled` (1, H / 8, W / 8), if they are there."""
+        """`pixels` (3, H, W) in -1..1; `mask`, `filled` (1, H / 8, W / 8), `concepts` (N, ...), if they are there."""
         return read_sample(self.record, self.cut, self.transforms, self.variant)
 
     def causes(self) -> dict[str, Any]:
         """Everything that decides what `read` gives. A transform that only places the crop is in the cut."""
         pairs = zip(self.transforms, self.variant, strict=True)
         cut = self.cut
+        concepts = [digest for _, _, digest in self.record.concept_masks]
         return {
+            **({"concepts": concepts} if concepts else {}),
             "image": self.record.digest,
             "resize": self.record.resize,
             "place": [cut.resized, cut.box, cut.seen],

@@ -24,11 +24,20 @@ class Maps:
 
     def see(self, q: Tensor, k: Tensor, heads: int) -> None:
         """Queries (B, pixels, C) and keys (B, tokens, C) of a layer. Once closed, only what a recomputation in the
-        backward pass needs is done, so that it matches the first pass."""
+        backward pass needs is done, so that it matches the first pass; a pass of another shape is none.
+
+        Raises ValueError if what is watched has other samples or tokens than `columns`.
+        """
         if self.closed and not torch.is_grad_enabled():
             return
-        if q.shape[0] != self.columns.shape[0] or k.shape[1] != self.columns.shape[2]:
-            return
+        wanted, given = (self.columns.shape[0], self.columns.shape[2]), (q.shape[0], k.shape[1])
+        if given != wanted:
+            if self.closed:
+                return
+            raise ValueError(
+                f"attention maps are asked for of {wanted[0]} samples with {wanted[1]} tokens, but the layers get "
+                f"{given[0]} with {given[1]}"
+            )
         q, k = (x.float().unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k))
         chances = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1).mean(1)
         found = chances @ self.columns.to(chances).transpose(1, 2)
@@ -64,13 +73,19 @@ class Maps:
 def watched(unet: nn.Module, columns: Tensor, size: tuple[int, int]) -> Iterator[Maps]:
     """Maps of all cross-attention layers of what runs inside. `size`: height and width of the latents.
 
-    The watch stays on the layers after that, closed, since gradient checkpointing runs them once more.
+    Where there are gradients, the watch stays on the layers after that, closed: checkpointing runs them once more.
     """
     maps = Maps(columns, size)
-    for module in unet.modules():
-        if hasattr(module, "watch"):
-            module.watch = maps  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    layers = [module for module in unet.modules() if hasattr(module, "watch")]
+    _put(layers, maps)
     try:
         yield maps
     finally:
         maps.closed = True
+        if not torch.is_grad_enabled():
+            _put(layers, None)
+
+
+def _put(layers: Sequence[nn.Module], watch: Maps | None) -> None:
+    for layer in layers:
+        layer.watch = watch  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]

@@ -81,12 +81,17 @@ def encode(family: Family, texts: Sequence[str], *, clip_skip: int = 1, count: i
 
     Token states are multiplied by the weights, and each window gets the mean back that it had; gradients flow.
     """
+    ids, weight = ids_of(family, texts, count)
+    plain = bool((weight == 1).all())
+    return family.encode_ids(ids, clip_skip=clip_skip, weights=None if plain else weight.to(family.device))
+
+
+def ids_of(family: Family, texts: Sequence[str], count: int | None = None) -> tuple[Tensor, Tensor]:
+    """Token ids and weights (B, count, 77) of texts with emphasis."""
     windows = [tokens_of(family, text)[:count] for text in texts]
     count = count or max(len(w) for w in windows)
     ids, weights = zip(*(_filled(family, w, count) for w in windows), strict=True)
-    weight = torch.stack(weights).to(family.device)
-    plain = bool((weight == 1).all())
-    return family.encode_ids(torch.stack(ids), clip_skip=clip_skip, weights=None if plain else weight)
+    return torch.stack(ids), torch.stack(weights)
 
 
 Windows = list[list[tuple[int, float]]]

@@ -57,14 +57,14 @@ def folded(pictures: Sequence[Image.Image], captions: Sequence[str], *, title: s
     return grid([cells[i : i + columns] for i in range(0, len(cells), columns)], title=title)
 
 
-def captioned(picture: Image.Image, text: str) -> Image.Image:
-    """A picture with a text above it."""
+def captioned(picture: Image.Image, text: str, *, below: bool = False) -> Image.Image:
+    """A picture with a text above it, or below it."""
     font, size = font_for(picture.width)
     lines = wrapped(text, font, picture.width)
-    top = _height([lines], size)
-    canvas = Image.new("RGB", (picture.width, picture.height + top), BACKGROUND)
-    ImageDraw.Draw(canvas).multiline_text((0, 0), lines, INK, font)
-    canvas.paste(picture, (0, top))
+    room = max(size + 4 + GAP, _height([lines], size)) if below else _height([lines], size)
+    canvas = Image.new("RGB", (picture.width, picture.height + room), BACKGROUND)
+    ImageDraw.Draw(canvas).multiline_text((0, picture.height + 2 if below else 0), lines, INK, font)
+    canvas.paste(picture, (0, 0 if below else room))
     return canvas
 
 

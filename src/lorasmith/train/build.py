@@ -188,11 +188,13 @@ def assemble(
 
 
 def can_graph(config: TrainConfig, family: Family, dataset: Dataset) -> bool:
-    """Whether steps may be captured: a GPU, everything cached, one micro-batch a step, an optimizer that allows it."""
+    """Whether steps may be captured: a GPU, everything cached, one micro-batch a step, an optimizer that allows it, and
+    the same adapters in each step."""
     fused = isinstance(config.optimizer, AdamW)
     cached = dataset.text_cached and dataset.latents_cached
     whole = config.accumulation == 1 and not config.phases
-    return config.cuda_graph and family.device.type == "cuda" and cached and fused and whole
+    steady = not config.adapter.sits_out
+    return config.cuda_graph and family.device.type == "cuda" and cached and fused and whole and steady
 
 
 def parameter_groups(config: TrainConfig, adapters: AdapterSet, words: Learning | None = None) -> Groups:

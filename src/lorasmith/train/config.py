@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -186,9 +187,30 @@ def sense_problems(config: TrainConfig) -> list[Problem]:
                 remedy="let the phases of the parts that are trained follow each other, or overlap",
             )
         )
+    problems += word_problems(config)
     if "/" in config.file_name or "\\" in config.file_name:
         problems.append(Problem("name", f'"{config.file_name}" is not a file name', "a name without / and \\"))
     return problems
+
+
+def word_problems(config: TrainConfig) -> Iterator[Problem]:
+    """What is asked of new words that are not there."""
+    for i, part in enumerate(getattr(config.objective, "parts", ())):
+        if part.needs_words and not config.concepts:
+            what = f"{part.kind} is about new words, and there are none"
+            yield Problem(f"objective.parts.{i}", what, remedy="add [[concepts]], or leave the part out")
+    owner = {word: i for i, concept in enumerate(config.concepts) for word in concept.words}
+    used: dict[int, str] = {}
+    for i, subset in enumerate(config.data.sources):
+        key = f"data.subsets.{i}.concept_masks" if config.data.subsets else "data.concept_masks"
+        for word in subset.concept_masks:
+            if word not in owner:
+                yield Problem(
+                    f"{key}.{word}", "is no new word", ", ".join(owner) or "words of concepts", "name a concept"
+                )
+            elif used.setdefault(owner[word], word) != word:
+                what = f"is of the same concept as {used[owner[word]]}, which has masks already"
+                yield Problem(f"{key}.{word}", what, remedy="name each concept by one of its words")
 
 
 def _gap(config: TrainConfig) -> float | None:

@@ -7,6 +7,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from lorasmith.core.store import write_text
 
 
@@ -25,6 +28,14 @@ class Events:
             file.write(line + "\n")
         self._to_tensorboard(event, step, fields)
 
+    def picture(self, name: str, step: int, path: Path) -> None:
+        """Show an image file in TensorBoard."""
+        if self._open(step) is None:
+            return
+        with Image.open(path) as opened:
+            pixels = np.asarray(opened.convert("RGB"))
+        self._writer.add_image(name, pixels, step, dataformats="HWC")
+
     def rewind(self, step: int) -> None:
         """Drop lines after `step`, which a resumed run makes again."""
         if self.path.is_file():
@@ -32,17 +43,21 @@ class Events:
             write_text(self.path, "".join(line + "\n" for line in lines))
 
     def _to_tensorboard(self, event: str, step: int, fields: dict[str, Any]) -> None:
-        if self._tensorboard_folder is None or event not in ("step", "validation"):
+        if event not in ("step", "validation", "attention") or self._open(step) is None:
             return
-        if self._writer is None:
-            from torch.utils.tensorboard.writer import SummaryWriter
-
-            self._writer = SummaryWriter(str(self._tensorboard_folder), purge_step=step)
         for name, value in fields.items():
             values = value if isinstance(value, dict) else {"": value}
             for part, number in values.items():
                 if isinstance(number, int | float) and name not in ("epoch", "seconds", "samples"):
                     self._writer.add_scalar(f"{event}/{name}/{part}".rstrip("/"), number, step)
+
+    def _open(self, step: int) -> Any:
+        """TensorBoard's writer, if it is wanted."""
+        if self._writer is None and self._tensorboard_folder is not None:
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._tensorboard_folder), purge_step=step)
+        return self._writer
 
     def close(self) -> None:
         if self._writer is not None:

@@ -107,19 +107,24 @@ def prepared(
 
 
 def update_on(run: Run, batches: Iterable[tuple[Batch, StepRng]], total: int) -> Outcome:
-    """Gradients of all micro-batches and ranks, clipped, and one optimizer step. No host synchronisation on a GPU."""
+    """Gradients, loss and its parts of all micro-batches and ranks, clipped, and one optimizer step. No host
+    synchronisation on a GPU."""
     run.optimizer.zero_grad(set_to_none=True)
     loss = torch.zeros((), device=run.device)
-    parts: dict[str, torch.Tensor] = {}
+    parts = {name: torch.zeros((), device=run.device) for name in run.config.objective.terms}
     names: list[str] = []
     for batch, rng in batches:
         result = run.config.objective(run.family, batch, rng)
         (result.loss / total * run.scale.value).backward()
         loss += result.loss.detach() / total
-        parts |= result.parts
+        for name, value in result.parts.items():
+            parts[name] = parts[name] + value * (len(batch.names) / total)
         names += batch.names
 
-    loss = run.ranks.add_up(run.parameters, loss, steady=run.graphs is not None)
+    loss, *rest = run.ranks.add_up(
+        run.parameters, torch.stack([loss, *parts.values()]), steady=run.graphs is not None
+    ).unbind()
+    parts = dict(zip(parts, rest, strict=True))
     norm = unscale_and_clip(run.parameters, run.scale.value, run.config.optimizer.clip)
     finite = torch.isfinite(loss) & torch.isfinite(norm)
     update(run.optimizer, finite)

@@ -68,10 +68,12 @@ class Losses:
         if not pending:
             return []
         outcomes = [s.outcome for s in pending]
-        table = torch.stack([torch.stack([o.loss, o.grad_norm, o.finite.float()]) for o in outcomes]).tolist()
-        return [self._read(step, *row) for step, row in zip(pending, table, strict=True)]
+        values = [[o.loss, o.grad_norm, o.finite, *o.parts.values()] for o in outcomes]
+        flat = iter(torch.stack([v.float() for row in values for v in row]).tolist())
+        return [self._read(step, [next(flat) for _ in row]) for step, row in zip(pending, values, strict=True)]
 
-    def _read(self, step: Step, loss: float, norm: float, finite: float) -> Record:
+    def _read(self, step: Step, values: list[float]) -> Record:
+        loss, norm, finite, *parts = values
         if not finite and math.isfinite(loss) and step.scaled:
             reason = "a gradient overflowed in fp16; the loss scale was halved"
             return Record("skip", {"step": step.number, "reason": reason, "images": list(step.outcome.names)})
@@ -84,7 +86,7 @@ class Losses:
         self.smooth = loss if self.smooth is None else self.smooth + (loss - self.smooth) / 50
         fields: dict[str, Any] = {"step": step.number, "epoch": step.epoch, "loss": loss, "grad_norm": norm}
         fields |= {"lr": step.lr, "seconds": round(step.seconds, 3), "samples": step.samples}
-        fields |= {name: float(value) for name, value in step.outcome.parts.items()}
+        fields |= dict(zip(step.outcome.parts, parts, strict=True))
         return Record("step", fields)
 
     def stop_if_lost(self) -> None:

@@ -4,7 +4,7 @@ The global batch of a step is the config's (`data.batch_size` times `accumulatio
 rank takes a share of it. Draws are made by place in the global batch, so N ranks draw what one would, and gradients are
 sums, so theirs add up to one's. All ranks hold the same weights; the first alone writes.
 
-Per step there is one sum on the device (gradients and loss in one flat buffer) and a short meeting or two on the CPU,
+Per step there is one sum on the device (gradients and losses in one flat buffer) and a short meeting or two on the CPU,
 which wait for no GPU and at which a rank that is gone is noticed.
 """
 
@@ -75,15 +75,15 @@ class Ranks:
             seen += len(plan.items)
         return found
 
-    def add_up(self, parameters: Sequence[nn.Parameter], loss: Tensor, steady: bool = False) -> Tensor:
-        """Give each parameter the sum of all ranks' gradients; returns the sum of their losses.
+    def add_up(self, parameters: Sequence[nn.Parameter], scalars: Tensor, steady: bool = False) -> Tensor:
+        """Give each parameter the sum of all ranks' gradients; returns the sum of their `scalars` (n,), such as losses.
 
         A parameter that no rank has a gradient for has none afterwards; which they are is asked in each step, or, if
         that is `steady`, in the first alone: then nothing but the sum is done, and a CUDA graph can hold it. Numbers
         that are not finite stay so in the sum, so all ranks judge a step alike.
         """
         if self.count == 1:
-            return loss
+            return scalars
         import torch.distributed as dist
 
         trained = [p for p in parameters if p.requires_grad]
@@ -91,20 +91,21 @@ class Ranks:
             self._used = self._any([p.grad is not None for p in trained])
         used = self._used
         moved = [p for p, wanted in zip(trained, used, strict=True) if wanted]
-        size = sum(p.numel() for p in moved) + 1
+        sizes = [p.numel() for p in moved]
+        size = sum(sizes) + len(scalars)
         if self._flat is None or len(self._flat) != size:
-            self._flat = torch.empty(size, dtype=torch.float32, device=loss.device)
-        parts = self._flat[:-1].split([p.numel() for p in moved])
+            self._flat = torch.empty(size, dtype=torch.float32, device=scalars.device)
+        *parts, last = self._flat.split([*sizes, len(scalars)])
         for part, p in zip(parts, moved, strict=True):
             part.zero_() if p.grad is None else part.copy_(p.grad.flatten())
-        self._flat[-1] = loss
+        last.copy_(scalars)
         with self._together():
             dist.all_reduce(self._flat)
         for part, p in zip(parts, moved, strict=True):
             if p.grad is None:
                 p.grad = torch.empty_like(p)
             p.grad.copy_(part.view_as(p))
-        return self._flat[-1].clone()
+        return last.clone()
 
     def any(self, flag: bool) -> bool:
         """Whether it is so on any rank."""

@@ -82,3 +82,32 @@ def test_the_terms_weigh_as_in_the_original(convert: Convert) -> None:
     assert objective["mask_mean"] == "channel_sum"
     (part,) = objective["parts"]
     assert (part["weight"], part["full_identity"], part["maximum"]) == (0.01, False, "batch")
+
+
+def test_pictures_while_training_are_those_of_the_original(convert: Convert) -> None:
+    values = {
+        "datasets__val_vis__prompts": ["photo of a <TOK>"],
+        "datasets__val_vis__replace_mapping": {"<TOK>": "<a1> <a2>"},
+        "datasets__val_vis__num_samples_per_prompt": 8,
+        "datasets__val_vis__latent_size": [4, 64, 48],
+        "val__alpha_list": [0, 0.7, 1.0],
+        "logger__save_checkpoint_freq": 500,
+    }
+    preview = convert(**values).config["preview"]
+    assert (preview["seed"], preview["count"], preview["strengths"]) == (1, 8, [0.0, 0.7, 1.0])
+    assert preview["prompts"] == ["photo of a <a1> <a2>"]
+    assert (preview["width"], preview["height"], preview["every_steps"]) == (384, 512, 500)
+    assert preview["negative"].startswith("longbody, lowres")
+    assert not preview["compare_base"]
+    assert "preview" not in convert(**values, val__val_during_save=False).config
+
+
+def test_keys_and_values_are_dropped_as_in_the_research_branch(convert: Convert) -> None:
+    config = load_config(convert(train__unet_kv_drop_rate=0.2).config | {"output": "x"})
+    rates = {
+        name: config.adapter.for_layer(f"unet.mid_block.attentions.0.transformer_blocks.0.{name}")[0]
+        for name in ("attn2.to_k", "attn2.to_v", "attn2.to_q", "attn1.to_k")
+    }
+    assert [own.module_dropout for own in rates.values()] == [0.2, 0.2, 0, 0]
+    assert {(own.rank, own.alpha) for own in rates.values()} == {(4, 4.0)}  # type: ignore[attr-defined]
+    assert not load_config(convert(train__unet_kv_drop_rate=0).config).adapter.sits_out

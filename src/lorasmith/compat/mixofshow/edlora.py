@@ -17,6 +17,7 @@ UNET = {
     "Transformer2DModel": ("unet.*.attentions.*",),
 }
 UNET["CrossAttention"] = UNET["Attention"]
+KEYS_AND_VALUES = "unet.*.attn2.to_[kv]"
 TEXT = {"CLIPAttention": ("te*.self_attn.*_proj",), "CLIPEncoderLayer": ("te*.self_attn.*_proj", "te*.mlp.fc[12]")}
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "object": (
@@ -29,6 +30,11 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "human": ("a photo of {caption}", "a portrait of {caption}", "a picture of {caption}", "a snapshot of {caption}"),
 }
 """Sentences of our own for EnhanceText: that the caption is set into varied sentences is what counts."""
+NEGATIVE = (
+    "longbody, lowres, bad anatomy, bad hands, missing fingers, extra digit, fewer digits, cropped, worst quality, "
+    "low quality"
+)
+"""The original's negative prompt, for every picture."""
 
 
 class TrainEdlora(Script):
@@ -176,7 +182,10 @@ def parts(v: dict[str, Any]) -> dict[str, Any]:
             raise LorasmithError(f'finetune_cfg: where is "{where}"; allowed: {", ".join(places)}')
         rank = int(lora.get("rank", 4))
         layers += places[where]
-        rules.append({"layers": name, "rank": rank, "alpha": rank * float(lora.get("alpha", 1.0))})
+        rule = {"layers": name, "rank": rank, "alpha": rank * float(lora.get("alpha", 1.0))}
+        if name == "unet.*" and v["train.unet_kv_drop_rate"]:
+            rules.append(rule | {"layers": KEYS_AND_VALUES, "module_dropout": v["train.unet_kv_drop_rate"]})
+        rules.append(rule)
     concept: dict[str, Any] = {
         "words": str(v["models.new_concept_token"]).split("+"),
         "layerwise": v["models.enable_edlora"],
@@ -216,13 +225,26 @@ def objective(v: dict[str, Any]) -> dict[str, Any]:
 
 
 def preview(v: dict[str, Any], width: int, height: int) -> dict[str, Any]:
-    """Pictures at the end."""
+    """Pictures at each save and at the end: of each prompt and seed, from 1, one for each strength."""
     sample = v["val.sample"] or {}
     lines = prompts_of(v["datasets.val_vis.prompts"], pairs(v["datasets.val_vis.replace_mapping"]))
     latent = v["datasets.val_vis.latent_size"]
     width, height = (latent[2] * 8, latent[1] * 8) if latent else (width, height)
-    asked = {"steps": sample.get("num_inference_steps", 50), "cfg": sample.get("guidance_scale", 7.5)}
-    return {"prompts": lines, "width": width, "height": height, "sampler": "dpm++_2m", "at_end": True, **asked}
+    return {
+        "prompts": lines,
+        "negative": NEGATIVE,
+        "seed": 1,
+        "count": v["datasets.val_vis.num_samples_per_prompt"],
+        "strengths": [float(a) for a in v["val.alpha_list"] or (1.0,)],
+        "compare_base": False,
+        "steps": sample.get("num_inference_steps", 50),
+        "cfg": sample.get("guidance_scale", 7.5),
+        "sampler": "dpm++_2m",
+        "width": width,
+        "height": height,
+        "every_steps": v["logger.save_checkpoint_freq"],
+        "at_end": True,
+    }
 
 
 def prompts_of(source: Any, words: dict[str, str]) -> list[str]:

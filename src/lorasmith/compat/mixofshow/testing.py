@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lorasmith.compat.mixofshow.edlora import prompts_of
+from lorasmith.compat.mixofshow.edlora import NEGATIVE, prompts_of
 from lorasmith.compat.mixofshow.options import TEST
 from lorasmith.compat.mixofshow.reading import arguments, pairs, read_yaml
 from lorasmith.compat.options import Action, Parsed, split_arguments
@@ -15,12 +15,6 @@ from lorasmith.core.progress import Progress
 from lorasmith.infer.loras import LoraUse
 from lorasmith.infer.run import sample_to_folder
 from lorasmith.infer.settings import SampleSettings
-
-NEGATIVE = (
-    "longbody, lowres, bad anatomy, bad hands, missing fingers, extra digit, fewer digits, cropped, worst quality, "
-    "low quality"
-)
-"""The original's, for every prompt."""
 
 
 class TestEdlora(Action):

@@ -22,16 +22,18 @@ if TYPE_CHECKING:
 class Sample:
     """An image in the size of its bucket: pixels (H, W, 3) uint8 and, perhaps, a mask (H, W) float32 in 0..1.
 
-    `filled` (H, W) float32: 1 where the image is, 0 where black surrounds it; None if it fills the bucket.
+    `filled` (H, W) float32: 1 where the image is, 0 where black surrounds it; None if it fills the bucket. `concepts`
+    (H, W, N) float32: masks of single concepts.
     """
 
     pixels: NDArray[np.uint8]
     mask: NDArray[np.float32] | None = None
     filled: NDArray[np.float32] | None = None
+    concepts: NDArray[np.float32] | None = None
 
     def map(self, change: str, *args: object) -> Sample:
         """The same numpy function on pixels and masks."""
-        parts = {"pixels": self.pixels, "mask": self.mask, "filled": self.filled}
+        parts = {"pixels": self.pixels, "mask": self.mask, "filled": self.filled, "concepts": self.concepts}
         function = getattr(np, change)
         changed = {k: np.ascontiguousarray(function(v, *args)) for k, v in parts.items() if v is not None}
         return replace(self, **changed)

@@ -1,7 +1,10 @@
-"""Pictures while training: the same prompts and seeds each time, the base model's beside the adapter's."""
+"""Pictures while training: the same prompts and seeds each time, the base model's beside the adapter's, and the
+adapter's at several strengths."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,11 +20,17 @@ if TYPE_CHECKING:
     from lorasmith.infer.sample import Request
     from lorasmith.train.run import Run
 
+Strength = float | tuple[float, float]
+"""Of the whole LoRA, or of the UNet's and the text encoders'."""
+Row = tuple[str, "list[Image.Image]"]
+"""A label and the pictures of all requests."""
+
 
 class Previews(Hook):
-    """Draws the prompts now and then, into `previews/step-00000100/`.
+    """Draws the prompts now and then, into `previews/step-00000100/`, with the weights that are being trained.
 
-    The base model's pictures are drawn once and stand in the first row of each grid.
+    The base model's pictures are drawn once and stand in the first row of each grid, above those of the strengths. The
+    columns are prompts; with `count` above 1 each prompt has a grid of its own, `grid-00.png`, whose columns are seeds.
     """
 
     kind: Literal["preview"] = "preview"
@@ -30,6 +39,12 @@ class Previews(Hook):
     JSON), read anew each time."""
     negative: str = ""
     seed: int = 0
+    """Of the first picture of each prompt; further ones count up."""
+    count: int = Field(default=1, ge=1)
+    """Pictures of each prompt."""
+    strengths: tuple[Strength, ...] = Field(default=(1.0,), min_length=1)
+    """Draws each picture once for each of these strengths of the LoRA; 0 is the new words alone, and `[0.7, 1]` means
+    0.7 on the UNet and 1 on the text encoders."""
     steps: int = Field(default=20, ge=1)
     cfg: float = Field(default=7.0, ge=1)
     sampler: str = "ddim"
@@ -54,27 +69,51 @@ class Previews(Hook):
         self._draw(run, requests)
 
     def _draw(self, run: Run, requests: list[Request]) -> None:
-        from lorasmith.infer.grid import grid
-        from lorasmith.infer.png import save, to_image
+        from lorasmith.infer.png import save, save_image, to_image
         from lorasmith.infer.sample import sample
 
         folder = run.folder / "previews" / f"step-{run.state.step:08d}"
+        strengths = self.strengths if len(run.adapters) else (1.0,)  # new words alone have none
+        rows: list[Row] = []
+        files: list[Path] = []
         with run.showing():
-            pictures = sample(run.family, requests)
-            files = [save(picture, folder / f"{i:02d}.png") for i, picture in enumerate(pictures)]
-            rows, labels = [[to_image(p.pixels) for p in pictures]], [f"step {run.state.step}"]
             if self.compare_base:
-                rows.insert(0, self._base_pictures(run, requests))
-                labels.insert(0, "base")
-        sheet = grid(rows, row_labels=labels, column_labels=[r.prompt for r in requests])
-        sheet.save(folder / "grid.png")
-        place = (folder / "grid.png").relative_to(run.folder).as_posix()
+                rows.append(("base", self._base_pictures(run, requests)))
+            for strength in strengths:
+                with run.adapters.at(by_component(strength, run.adapters.components())):
+                    pictures = sample(run.family, requests)
+                suffix = "" if len(strengths) == 1 else f"-{named(strength)}"
+                files += [save(picture, folder / f"{i:02d}{suffix}.png") for i, picture in enumerate(pictures)]
+                label = f"step {run.state.step}" if len(strengths) == 1 else said(strength)
+                rows.append((label, [to_image(p.pixels) for p in pictures]))
+        grids = [save_image(sheet, folder / name) for name, sheet in self._sheets(requests, rows).items()]
+        places = [grid.relative_to(run.folder).as_posix() for grid in grids]
         images = [file.relative_to(run.folder).as_posix() for file in files]
-        prompts = [r.prompt for r in requests]
-        run.events.write("preview", run.state.step, grid=place, images=images, prompts=prompts)
+        prompts = [r.prompt for r in requests[:: self.count]]
+        shown = {"grid": places[0], "grids": places, "images": images, "prompts": prompts}
+        run.events.write("preview", run.state.step, **shown)
+        for i, grid in enumerate(grids):
+            run.events.picture("preview" if len(grids) == 1 else f"preview/{i:02d}", run.state.step, grid)
+
+    def _sheets(self, requests: Sequence[Request], rows: Sequence[Row]) -> dict[str, Image.Image]:
+        """The labelled grids by file name."""
+        from lorasmith.infer.grid import grid
+
+        labels = [label for label, _ in rows]
+        if self.count == 1:
+            heads = [r.prompt for r in requests]
+            return {"grid.png": grid([p for _, p in rows], row_labels=labels, column_labels=heads)}
+        found = {}
+        for i in range(0, len(requests), self.count):
+            own = requests[i : i + self.count]
+            heads = [f"seed {r.seed}" for r in own]
+            pictures = [p[i : i + self.count] for _, p in rows]
+            name = f"grid-{i // self.count:02d}.png"
+            found[name] = grid(pictures, row_labels=labels, column_labels=heads, title=own[0].prompt)
+        return found
 
     def requests(self, run: Run) -> list[Request]:
-        """The prompts with their settings: those of a prompt's own line, else the hook's."""
+        """The prompts with their settings, `count` times: those of a prompt's own line, else the hook's."""
         from lorasmith.infer.prompts import parse_line, read_prompts
         from lorasmith.infer.sample import Request
 
@@ -89,7 +128,8 @@ class Previews(Hook):
         }
         common |= {"width": self.width or width, "height": self.height or height}
         common |= {"clip_skip": run.config.text.clip_skip, "seed": self.seed}
-        return [Request(**(common | line)) for line in lines]
+        asked = [Request(**(common | line)) for line in lines]
+        return [replace(request, seed=request.seed + i) for request in asked for i in range(self.count)]
 
     def _base_pictures(self, run: Run, requests: list[Request]) -> list[Image.Image]:
         """The base model's pictures; drawn once, then read back."""
@@ -109,3 +149,21 @@ class Previews(Hook):
             save(picture, file)
         write_text(drawn, asked)
         return [to_image(picture.pixels) for picture in pictures]
+
+
+def by_component(strength: Strength, components: Sequence[str]) -> dict[str, float]:
+    """The strength of each component that carries adapters."""
+    unet, text = strength if isinstance(strength, tuple) else (strength, strength)
+    return {name: unet if name == "unet" else text for name in components}
+
+
+def said(strength: Strength) -> str:
+    """As a label."""
+    if isinstance(strength, tuple):
+        return f"UNet {strength[0]:g}, text {strength[1]:g}"
+    return "words alone" if strength == 0 else f"strength {strength:g}"
+
+
+def named(strength: Strength) -> str:
+    """As a part of a file's name."""
+    return "_".join(f"{value:g}" for value in (strength if isinstance(strength, tuple) else (strength,)))

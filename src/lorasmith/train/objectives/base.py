@@ -18,7 +18,7 @@ class StepResult:
     """One micro-batch's outcome; everything stays on the device.
 
     `loss`: scalar, the weighted *sum* over samples, so that micro-batches of any size add up to the global batch.
-    `per_sample`: (B,) unweighted means; `t`: (B,); `parts`: further scalars to log.
+    `per_sample`: (B,) unweighted means; `t`: (B,); `parts`: scalars to log by name, means over the samples.
     """
 
     loss: Tensor
@@ -29,6 +29,11 @@ class StepResult:
 
 class Objective(Component, root="objective", default="denoising"):
     """From a batch to a loss. Called with completed batches: `moments` and `cond` are there, on the device."""
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The names of all `parts` that a step may give, in order."""
+        return ()
 
     @abstractmethod
     def __call__(self, family: Family, batch: Batch, rng: StepRng) -> StepResult:

@@ -17,11 +17,11 @@ from lorasmith.diffusion.prediction import Epsilon, Prediction, VPrediction
 from lorasmith.diffusion.timesteps import TimestepSampler
 from lorasmith.diffusion.timesteps.uniform import Uniform
 from lorasmith.diffusion.weightings import Weighting
-from lorasmith.families.attention_maps import watched
 from lorasmith.families.base import Family
 from lorasmith.train.objectives.base import Objective, StepResult
 from lorasmith.train.objectives.masked import MaskMean, mean_per_sample
 from lorasmith.train.objectives.parts import ObjectivePart
+from lorasmith.train.objectives.parts.terms import numbered, predicted
 
 PREDICTIONS: dict[str, Prediction] = {"epsilon": Epsilon(), "v_prediction": VPrediction()}
 
@@ -41,7 +41,11 @@ class Denoising(Objective):
     the whole image, where a small mask counts less (sd-scripts); `channel_sum`, 4 times the first (Mix-of-Show)."""
     weightings: tuple[Weighting, ...] = ()
     parts: tuple[ObjectivePart, ...] = ()
-    """Further terms of the loss; each is logged by its kind."""
+    """Further terms of the loss; each is logged by its kind, and beside them `denoising`, the loss without them."""
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        return ("denoising", *numbered(self.parts)) if self.parts else ()
 
     def __call__(self, family: Family, batch: Batch, rng: StepRng) -> StepResult:
         schedule, prediction = family.schedule, PREDICTIONS[family.prediction]
@@ -60,7 +64,7 @@ class Denoising(Objective):
                 added = change(added, x0, rng)
         x_t = schedule.add_noise(x0, added, t)
 
-        output, terms = self._predicted(family, x_t, t, batch)
+        output, terms = predicted(family, x_t, t, batch, self.parts)
         target = prediction.target(x0, noise, t, schedule)
         if batch.preserve is not None:
             target = torch.where(batch.preserve[:, None, None, None] > 0, base_output(family, x_t, t, batch), target)
@@ -70,21 +74,10 @@ class Denoising(Objective):
         weight = batch.loss_weight
         for weighting in self.weightings:
             weight = weight * weighting(t, schedule, prediction)
-        loss = (weight * per_sample).sum() + len(per_sample) * sum(terms.values(), per_sample.new_zeros(()))
-        return StepResult(loss, per_sample.detach(), t, {name: term.detach() for name, term in terms.items()})
-
-    def _predicted(self, family: Family, x_t: Tensor, t: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The network's output, and the further terms by kind."""
-        assert batch.cond is not None
-        words = batch.cond.words
-        if not self.parts or words is None:
-            return family.predict(x_t, t, batch.cond), {}
-        columns = [part.columns(words) for part in self.parts]
-        with watched(family.unet, torch.cat(columns, 1), (x_t.shape[2], x_t.shape[3])) as maps:
-            output = family.predict(x_t, t, batch.cond)
-        counts = [found.shape[1] for found in columns]
-        each = maps.split(counts)
-        return output, {part.kind: part(own, batch) for part, own in zip(self.parts, each, strict=True)}  # type: ignore[attr-defined]
+        main, count = (weight * per_sample).sum(), len(per_sample)
+        loss = main + count * sum(terms.values(), per_sample.new_zeros(()))
+        parts = {"denoising": main / count, **terms} if terms else {}
+        return StepResult(loss, per_sample.detach(), t, {name: term.detach() for name, term in parts.items()})
 
 
 def base_output(family: Family, x_t: Tensor, t: Tensor, batch: Batch) -> Tensor:

@@ -11,7 +11,7 @@ import lorasmith
 from lorasmith.train.report import tables
 from lorasmith.train.report.axes import Line
 from lorasmith.train.report.notes import warnings
-from lorasmith.train.report.pictures import previews
+from lorasmith.train.report.pictures import attention, previews
 from lorasmith.train.report.plot import loss_lines
 from lorasmith.train.report.record import Record, smoothed
 from lorasmith.train.report.svg import chart
@@ -21,8 +21,8 @@ ASSETS = Path(lorasmith.__file__).parent / "assets" / "report"
 
 def page(record: Record) -> str:
     """The whole page; every part that the run has nothing for is left out."""
-    parts = [head(record), tiles(record), warning_box(record), pictures(record), curves(record)]
-    parts += [data(record), made_of(record), settings(record), footer(record)]
+    parts = [head(record), tiles(record), warning_box(record), pictures(record), looks(record)]
+    parts += [curves(record), data(record), made_of(record), settings(record), footer(record)]
     name = escape(record.name)
     style, script = ((ASSETS / file).read_text(encoding="utf-8") for file in ("page.css", "page.js"))
     return (
@@ -74,18 +74,38 @@ def pictures(record: Record) -> str:
     found = previews(record)
     if not found:
         return ""
-    *earlier, (step, url, prompts) = found
+    *earlier, (step, urls, prompts) = found
     listed = "".join(f"<li>{escape(p)}</li>" for p in prompts)
     parts = [
         "<h2>Previews</h2>",
         f'<ol class="prompts">{listed}</ol>' if listed else "",
-        f'<div class="preview"><b>step {step:,}</b><img alt="previews at step {step}" src="{url}"></div>',
+        f'<div class="preview"><b>step {step:,}</b>{grids(step, urls)}</div>',
     ]
     if earlier:
-        shown = "".join(
-            f'<div><b>step {s:,}</b><img alt="previews at step {s}" src="{u}"></div>' for s, u, _ in reversed(earlier)
-        )
+        shown = "".join(f"<div><b>step {s:,}</b>{grids(s, u)}</div>" for s, u, _ in reversed(earlier))
         parts.append(f'<h2>Earlier previews, newest first</h2><div class="previews preview">{shown}</div>')
+    return "".join(parts)
+
+
+def grids(step: int, urls: Iterable[str]) -> str:
+    """The grids of a step, one below the other."""
+    return "".join(f'<img alt="previews at step {step}" src="{url}">' for url in urls)
+
+
+def looks(record: Record) -> str:
+    """Where the words look: the newest picture large, the earlier ones below it."""
+    found = attention(record)
+    if not found:
+        return ""
+    *earlier, (step, url) = found
+    parts = [
+        "<h2>Where the words look</h2>",
+        f'<div class="preview"><b>step {step:,}</b><img alt="attention at step {step}" src="{url}"></div>',
+    ]
+    shown = [f'<div><b>step {s:,}</b><img alt="attention at step {s}" src="{u}"></div>' for s, u in reversed(earlier)]
+    if shown:
+        parts.append(f'<details><summary>Earlier, newest first</summary><div class="previews preview">{"".join(shown)}')
+        parts.append("</div></details>")
     return "".join(parts)
 
 
@@ -97,8 +117,13 @@ def curves(record: Record) -> str:
     rates = [
         Line(name, points, styles[min(i, len(styles) - 1)]) for i, (name, points) in enumerate(record.rates().items())
     ]
+    parts = [
+        Line(name, smoothed(points), styles[min(i, len(styles) - 1)])
+        for i, (name, points) in enumerate(record.parts().items())
+    ]
     drawn = [
         chart("Loss", loss_lines(record), note=validation),
+        chart("Parts of the loss", parts, note="They add up to the loss; means over about a twentieth of the steps."),
         chart("Learning rate", rates, from_zero=True),
         chart("Gradient norm, before clipping", [Line("each step", norms, "raw"), Line("mean", smoothed(norms))]),
         chart("Validation loss by timestep", by_timestep(record)),

@@ -1,4 +1,4 @@
-"""Preview grids as images inside the page."""
+"""Preview grids, and pictures of where words look, as images inside the page."""
 
 from __future__ import annotations
 
@@ -16,13 +16,20 @@ MOST = 12
 WIDEST = 1400
 
 
-def previews(record: Record) -> list[tuple[int, str, list[str]]]:
-    """(step, data URL of the grid, prompts) of the previews that can still be read, oldest first."""
+def attention(record: Record) -> list[tuple[int, str]]:
+    """(step, data URL) of the pictures of where words look, oldest first."""
+    newest = {int(e.get("step") or 0): str(e.get("picture")) for e in record.of("attention")}
+    found = [(step, data_url(record.folder / newest[step])) for step in spread(sorted(newest))]
+    return [(step, url) for step, url in found if url]
+
+
+def previews(record: Record) -> list[tuple[int, list[str], list[str]]]:
+    """(step, data URLs of the grids, prompts) of the previews that can still be read, oldest first."""
     newest = {int(e.get("step") or 0): e for e in record.of("preview")}
-    found = [
-        (step, url, prompts_of(newest[step])) for step in spread(sorted(newest)) if (url := _url(record, newest[step]))
-    ]
-    return found
+    most = max((len(grids_of(event)) for event in newest.values()), default=1)
+    steps = spread(sorted(newest), max(2, MOST // max(1, most)))
+    found = [(step, _urls(record, newest[step]), prompts_of(newest[step])) for step in steps]
+    return [one for one in found if one[1]]
 
 
 def prompts_of(event: dict[str, Any]) -> list[str]:
@@ -37,9 +44,13 @@ def spread(steps: list[int], most: int = MOST) -> list[int]:
     return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
 
 
-def _url(record: Record, event: dict[str, Any]) -> str | None:
-    grid = event.get("grid")
-    return data_url(record.folder / str(grid)) if grid else None
+def grids_of(event: dict[str, Any]) -> list[str]:
+    """The grids of a preview: one, or one for each prompt."""
+    return [str(grid) for grid in event.get("grids") or [event.get("grid")] if grid]
+
+
+def _urls(record: Record, event: dict[str, Any]) -> list[str]:
+    return [url for grid in grids_of(event) if (url := data_url(record.folder / grid))]
 
 
 def data_url(path: Path) -> str | None:

@@ -11,6 +11,8 @@ from lorasmith.core.errors import LorasmithError
 
 Point = tuple[float, float]
 Event = dict[str, Any]
+STEP = ("event", "step", "epoch", "loss", "grad_norm", "lr", "seconds", "samples")
+"""What the log tells of every step; all else in such a line is a part of the loss."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Record:
                 if _number(value):
                     found.setdefault(name, []).append((event["step"], value))
         return found
+
+    def parts(self) -> dict[str, list[Point]]:
+        """(step, value) of each part of the loss, if it has any."""
+        names = dict.fromkeys(key for event in self.of("step") for key in event if key not in STEP)
+        return {name: points for name in names if (points := self.points("step", name))}
 
     def part(self, *keys: str) -> Any:
         """A value of the summary, or None."""

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
+from lorasmith.concepts import Vocabulary
 from lorasmith.core.registry import Component
 from lorasmith.data.dataset import Batch
 from lorasmith.families.attention_maps import Maps
+from lorasmith.families.base import Family
 
 
 class ObjectivePart(Component, root="objective part"):
-    """A term beside the loss, from where the new words look."""
+    """A term beside the loss: of where the new words look, or of the words themselves."""
+
+    needs_words: ClassVar[bool] = True
+    """Whether there must be new words."""
+
+    def columns(self, words: Tensor, vocabulary: Vocabulary) -> Tensor:
+        """From `Cond.words` (B, tokens) to (B, kinds, tokens): what the maps are of. Default: no maps are wanted."""
+        return words.new_zeros(len(words), 0, words.shape[1]).float()
 
     @abstractmethod
-    def columns(self, words: Tensor) -> Tensor:
-        """From `Cond.words` (B, tokens) to (B, kinds, tokens): what the maps are of."""
-
-    @abstractmethod
-    def __call__(self, maps: Maps, batch: Batch) -> Tensor:
-        """The term, a scalar: a mean over samples, with gradient."""
+    def __call__(self, maps: Maps, batch: Batch, family: Family) -> Tensor:
+        """The term, a scalar: a mean over samples, with gradient. `maps`: those of `columns`."""
