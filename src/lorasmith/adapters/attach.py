@@ -150,11 +150,14 @@ class AdapterSet:
             if adapter.max_norm is not None:
                 adapter.limit_norm(tensor_of(current(self._places[name]), "weight"))
 
-    def merge(self, strength: float = 1.0) -> None:
-        """Write the changes into the weights and biases of the layers (which must not be attached)."""
+    def merge(self, strength: float = 1.0, *, for_good: bool = False) -> None:
+        """Write the changes into the weights and biases of the layers (which must not be attached).
+
+        `for_good`: without keeping what was there before, which `unmerge` would put back.
+        """
         if self.attached or self._kept is not None:
             raise LorasmithError("detach the adapters before merging them, and merge them once")
-        self._kept = {}
+        self._kept = None if for_good else {}
         for name, adapter in self.adapters.items():
             layer, change = current(self._places[name]), adapter.bias_delta()
             weight = tensor_of(layer, "weight")
@@ -163,11 +166,11 @@ class AdapterSet:
                 self._write(name, "bias", tensor_of(layer, "bias").detach().float() + strength * change)
 
     def _write(self, name: str, part: str, value: Tensor) -> None:
-        kept = tensor_of(current(self._places[name]), part)
-        assert self._kept is not None
-        self._kept[f"{name}/{part}"] = kept.detach().clone()
+        place = tensor_of(current(self._places[name]), part)
+        if self._kept is not None:
+            self._kept[f"{name}/{part}"] = place.detach().clone()
         with torch.no_grad():
-            kept.copy_(value)
+            place.copy_(value)
 
     def unmerge(self) -> None:
         """Put the weights back that `merge` found."""

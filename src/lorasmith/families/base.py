@@ -109,6 +109,11 @@ class Family(ABC):
         """A hash that changes when `part` (`vae`, `text`, `unet`) would give other numbers; needs no loading of it."""
 
     @abstractmethod
+    def amend(self, component: str, mark: str, change: Callable[[], None]) -> None:
+        """Let `change` alter the weights of a component, for good: at once if it is loaded, else as soon as it is, and
+        again whenever it is loaded anew. `mark` names the change and enters the fingerprint."""
+
+    @abstractmethod
     def encode_image(self, pixels: Tensor) -> Moments:
         """(B, 3, H, W) in -1..1 to raw latents, without gradients. H and W are multiples of `downscale`."""
 

@@ -17,7 +17,8 @@ from lorasmith.core.progress import Progress
 from lorasmith.data.dataset import Dataset, TextPlan
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
-from lorasmith.infer.loras import load_lora
+from lorasmith.infer.baked import bake
+from lorasmith.infer.loras import LoraUse, load_lora
 from lorasmith.infer.settings import DTYPES
 from lorasmith.train import checkpoint
 from lorasmith.train.config import TrainConfig
@@ -59,7 +60,7 @@ def build_run(
 
     dataset = Dataset.build(config.data, seed=config.seed)
     dataset.steps = length_of(config, dataset).steps
-    family = load_family(config, ranks.device(config.device))
+    family = load_family(config, ranks.device(config.device), progress)
     words = learn_words(config, family)
     cache(config, dataset, family, progress, ranks)
     adapters = make_adapters(config, family)
@@ -80,9 +81,12 @@ def build_run(
     return run
 
 
-def load_family(config: TrainConfig, device: torch.device) -> Family:
-    """The base model on a device, with the schedule and prediction that the config asks for."""
+def load_family(config: TrainConfig, device: torch.device, progress: Progress) -> Family:
+    """The base model on a device, with what is to be merged, and the schedule and prediction that the config asks
+    for."""
     family = load(config.base, dtype=DTYPES[config.precision], device=device)
+    for said in bake(family, [LoraUse.read(written) for written in config.merge]):
+        progress.say(said)
     if config.zero_terminal_snr:
         family.schedule = family.schedule.zero_terminal_snr()
     if config.prediction != "auto":

@@ -25,6 +25,8 @@ from lorasmith.families.names import PRESETS, text_layers
 from lorasmith.families.resolve import find
 from lorasmith.families.source import PARTS, Source
 from lorasmith.families.unet import UNet
+from lorasmith.files.lora import Use, read
+from lorasmith.files.model import Model
 from lorasmith.train.build import build_run, length_of
 from lorasmith.train.config import TrainConfig
 from lorasmith.train.loop import step, steps_from
@@ -90,6 +92,8 @@ def check(read: Callable[[], TrainConfig], *, measure: bool, progress: Progress)
         result.errors += error.problems
         return result
     attempt(result, "base", lambda: check_model(config, result))
+    if result.base:
+        attempt(result, "start", lambda: check_loras(config))
     attempt(result, "data", lambda: check_data(config, result, progress))
     check_folder(config, result)
     if measure and result.ok:
@@ -138,6 +142,19 @@ def check_model(config: TrainConfig, result: CheckResult) -> None:
     for component in layers:
         rate = config.optimizer.rate(component)
         result.rates[component] = {"lr": rate, "scale": scale, "effective": rate * scale}
+
+
+def check_loras(config: TrainConfig) -> None:
+    """Whether the LoRA files that the run starts from are there and fit the base."""
+    model, problems = Model.of(config.base), []
+    named = [("merge", use.path) for use in map(Use.read, config.merge)]
+    for key, path in [*named, *([("start", config.start)] if config.start else [])]:
+        try:
+            read(path, model)
+        except LorasmithError as error:
+            problems.append(Problem(key, str(error)))
+    if problems:
+        raise ConfigError(problems)
 
 
 def trained_layers(config: TrainConfig, base: Source) -> Iterable[tuple[LayerSpec, int]]:

@@ -15,6 +15,7 @@ from lorasmith.formats.metadata import Facts, describe, tag_counts
 from lorasmith.formats.write import write as write_file
 
 if TYPE_CHECKING:
+    from lorasmith.train.config import TrainConfig
     from lorasmith.train.run import Run
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -73,11 +74,16 @@ def facts_of(run: Run) -> Facts:
         resolution=(resolution, resolution) if isinstance(resolution, int) else resolution,
         trigger=config.trigger,
         tags=tags_of(run),
-        config=to_toml(public(config.model_dump(mode="python") | {"base": Path(config.base)})),
+        config=to_toml(public(config.model_dump(mode="python") | places_in(config))),
         comment=config.comment,
         spec={str(name): value for name, value in config.metadata.items()},
         settings=settings_of(run),
     )
+
+
+def places_in(config: TrainConfig) -> dict[str, Any]:
+    """Settings that may be paths though they are texts, as paths."""
+    return {"base": Path(config.base), "merge": [Path(written) for written in config.merge]}
 
 
 def public(value: Any) -> Any:

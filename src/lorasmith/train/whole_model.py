@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,14 +23,15 @@ def check_layout(base: str, layout: Layout) -> None:
         check(source)
 
 
-def whole_model(base: str, change: Path, stem: Path, layout: Layout) -> Path:
-    """Write the base with the change of a file of ours in it; returns the file or folder. Dtypes are the base's."""
+def whole_model(base: str, changes: Sequence[Use], stem: Path, layout: Layout) -> Path:
+    """Write the base with the changes of files in it, in their order; returns the file or folder. Dtypes are the
+    base's."""
     source = find(base)
     if not source.path.is_dir():
         target = stem.with_name(f"{stem.name}.safetensors")
-        merge(base, [Use(change, 1.0)], target, overwrite=True)
+        merge(base, changes, target, overwrite=True)
         return target
-    merge(base, [Use(change, 1.0)], stem, overwrite=True)
+    merge(base, changes, stem, overwrite=True)
     if layout == "layout":
         return stem
     target = write_original(Folder(base, stem, source.kind), stem.with_name(f"{stem.name}.safetensors"))

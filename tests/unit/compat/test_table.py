@@ -21,6 +21,8 @@ INVENTORY = (Path(__file__).parent / "train_network_options.txt").read_text(enco
 """The options of the original's parser."""
 SAMPLES: dict[str, dict[str, Any]] = {
     "pretrained_model_name_or_path": {"pretrained_model_name_or_path": "other"},
+    "base_weights": {"base_weights": ["a.safetensors"]},
+    "base_weights_multiplier": {"base_weights": ["a.safetensors"], "base_weights_multiplier": [0.5]},
     "v_parameterization": {"v_parameterization": True},
     "train_data_dir": {"train_data_dir": "reg"},
     "reg_data_dir": {"reg_data_dir": "reg"},

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from lorasmith.files.lora import Use
 from lorasmith.formats.base import Format
 from lorasmith.formats.kohya import Kohya
 from lorasmith.train import export
@@ -53,7 +54,8 @@ class Exports(Hook):
             beside = run.folder / f"{name}.{form.model_dump()['kind']}.safetensors"
             run.events.write("export", run.state.step, file=export.write(run, beside, form, self.dtype).name)
         if last and self.model is not None:
-            made = whole_model(run.config.base, path, run.folder / f"{name}.model", self.model)
+            changes = [*map(Use.read, run.config.merge), Use(path)]
+            made = whole_model(run.config.base, changes, run.folder / f"{name}.model", self.model)
             run.events.write("export", run.state.step, file=made.name)
         if self.keep is not None and not last:
             numbered = sorted(run.folder.glob(f"{run.config.file_name}-[0-9][0-9][0-9][0-9][0-9][0-9].safetensors"))

@@ -2,7 +2,7 @@
 
 from lorasmith.compat.options import Option
 
-MERGE = "merge first (lorasmith merge BASE FILE:MULTIPLIER --output NEW) and train on the new base"
+MERGED = "which layers are then trained does not depend on it"
 
 OPTIONS = (
     Option("pretrained_model_name_or_path", "text", None, to="base"),
@@ -14,6 +14,6 @@ OPTIONS = (
     Option("tokenizer_cache_dir", "text", None, "pointless", "the tokenizer comes with the model or with lorasmith"),
     Option("no_half_vae", state="pointless", note="the VAE never computes in fp16"),
     Option("lowram", state="pointless", note="weights are read tensor by tensor, straight to the device"),
-    Option("base_weights", "texts", None, "refused", MERGE),
-    Option("base_weights_multiplier", "floats", None, "refused", MERGE),
+    Option("base_weights", "texts", None, "better", MERGED, "merge"),
+    Option("base_weights_multiplier", "floats", None, to="merge"),
 )
