@@ -54,7 +54,7 @@ def sample_command(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Further settings: clip_skip, rescale, batch_size, device, precision, prediction, zero_terminal_snr.",
+            help="Further: vae, clip_skip, rescale, batch_size, device, precision, prediction, zero_terminal_snr.",
         ),
     ] = None,
     json: Json = False,

@@ -34,6 +34,9 @@ ARCHITECTURES = {
     ("sdxl", "v_prediction"): "stable-diffusion-xl-v1-base/lora",
 }
 
+MINIMAL = ("network_module", "network_dim", "network_alpha", "network_args", "base_model_version", "v2")
+"""What kohya's scripts write with `no_metadata`, of `ss_*`."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -57,6 +60,8 @@ class Facts:
     spec: Mapping[str, str] = field(default_factory=dict)
     """Further fields of the model spec, by their names without the prefix."""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    minimal: bool = False
+    """Say only what programs need to know the network, and the model spec; nothing of data and training."""
 
 
 def describe(facts: Facts) -> dict[str, str]:
@@ -90,9 +95,11 @@ def describe(facts: Facts) -> dict[str, str]:
     if facts.trigger:
         spec["trigger_phrase"] = ", ".join(facts.trigger)
     spec |= facts.spec
+    if facts.minimal:
+        kohya = {name: kohya[name] for name in MINIMAL}
     result = {f"ss_{name}": str(value) for name, value in kohya.items()}
     result |= {f"modelspec.{name}": value for name, value in spec.items()}
-    if facts.config:
+    if facts.config and not facts.minimal:
         result["lorasmith.config"] = facts.config
     return result
 

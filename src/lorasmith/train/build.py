@@ -84,7 +84,7 @@ def build_run(
 def load_family(config: TrainConfig, device: torch.device, progress: Progress) -> Family:
     """The base model on a device, with what is to be merged, and the schedule and prediction that the config asks
     for."""
-    family = load(config.base, dtype=DTYPES[config.precision], device=device)
+    family = load(config.base, dtype=DTYPES[config.precision], device=device, vae=config.vae)
     for said in bake(family, [LoraUse.read(written) for written in config.merge]):
         progress.say(said)
     if config.zero_terminal_snr:

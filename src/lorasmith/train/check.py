@@ -22,7 +22,7 @@ from lorasmith.core.rng import torch_generator
 from lorasmith.data.dataset import Dataset
 from lorasmith.data.lint import ImageProblem, lint
 from lorasmith.families.names import PRESETS, text_layers
-from lorasmith.families.resolve import find
+from lorasmith.families.resolve import find, with_vae
 from lorasmith.families.source import PARTS, Source
 from lorasmith.families.unet import UNet
 from lorasmith.files.lora import Use, read
@@ -116,6 +116,8 @@ def attempt(result: CheckResult, where: str, work: Callable[[], object]) -> None
 def check_model(config: TrainConfig, result: CheckResult) -> None:
     """The base by its headers, and the layers that would be trained, without loading any weights."""
     base = find(config.base)
+    if config.vae:
+        attempt(result, "vae", lambda: with_vae(base, config.vae))
     result.base = {
         "source": config.base,
         "path": str(base.path),

@@ -100,6 +100,7 @@ def general(values: Mapping[str, Any], notes: list[str], problems: list[Problem]
         notes.append("seed: 0, so that the run can be repeated; the original draws one")
     table: dict[str, Any] = {
         "base": base,
+        "vae": values["vae"],
         "output": str(Path(values["output_dir"] or ".") / name_of(values)),
         "name": name_of(values),
         "trigger": [values["metadata_trigger_phrase"]] if values["metadata_trigger_phrase"] else None,
