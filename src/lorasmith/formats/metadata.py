@@ -34,6 +34,8 @@ ARCHITECTURES = {
     ("sdxl", "v_prediction"): "stable-diffusion-xl-v1-base/lora",
 }
 
+MODULES = {"lora": "networks.lora", "dylora": "networks.dylora"}
+"""Kohya's modules of kinds; all others are LyCORIS'."""
 MINIMAL = ("network_module", "network_dim", "network_alpha", "network_args", "base_model_version", "v2")
 """What kohya's scripts write with `no_metadata`, of `ss_*`."""
 
@@ -66,13 +68,13 @@ class Facts:
 
 def describe(facts: Facts) -> dict[str, str]:
     """The metadata, all strings, hashes left out (they need the tensors)."""
-    module = "networks.lora" if facts.kind == "lora" else "lycoris.kohya"
+    own = facts.kind in MODULES
     kohya: dict[str, Any] = {
         "output_name": facts.name,
-        "network_module": module,
+        "network_module": MODULES.get(facts.kind, "lycoris.kohya"),
         "network_dim": facts.rank,
         "network_alpha": facts.alpha,
-        "network_args": json.dumps({} if facts.kind == "lora" else {"algo": facts.kind}),
+        "network_args": json.dumps({} if own else {"algo": facts.kind}),
         "base_model_version": VERSIONS[facts.family, facts.prediction],
         "v2": facts.family == "sd2",
         "sd_model_name": facts.base_name,

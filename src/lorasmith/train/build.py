@@ -148,6 +148,7 @@ def going_on(config: TrainConfig, family: Family, file: Path, components: Sequen
         raise LorasmithError(
             f"start: {file} also changes {' and '.join(others)}, which this run does not train; set {part} above 0"
         )
+    adapters = adapters.adopted(config.adapter.adopt)
     for adapter in adapters.adapters.values():
         adapter.dropout, adapter.max_norm = config.adapter.dropouts, config.adapter.max_norm
         adapter.late_rate = config.adapter.late_rate(adapter.layer.component)
@@ -165,7 +166,7 @@ def assemble(
     """The run at step 0. `trained`: adapters and new words."""
     adapters, words = trained
     groups = parameter_groups(config, adapters, words)
-    graphed = can_graph(config, family, dataset)
+    graphed = adapters.steady and can_graph(config, family, dataset)
     if graphed:  # a captured step reads its learning rate from the device
         groups = [g | {"lr": torch.tensor(g["lr"], device=family.device)} for g in groups]
     optimizer = config.optimizer.build(groups)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lorasmith.adapters.attach import chosen
+from lorasmith.adapters.attach import chosen, fresh
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.adapters.layer import spec_of
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
@@ -168,7 +168,7 @@ def trained_layers(config: TrainConfig, base: Source) -> Iterable[tuple[LayerSpe
     places = dict.fromkeys(trained, (torch.nn.Module(), ""))
     for name in chosen(config.adapter.layers, places, PRESETS):
         own, _ = config.adapter.for_layer(name)
-        adapter = own.build(trained[name], torch.zeros(trained[name].shape), torch_generator(0, "check", name))
+        adapter = fresh(own, trained[name], torch.zeros(trained[name].shape), torch_generator(0, "check", name))
         if adapter is not None:
             yield trained[name], sum(p.numel() for p in adapter.parameters())
 

@@ -143,6 +143,19 @@ def test_metadata_of_images(convert: Convert, train_dir: Path) -> None:
             {"kind": "dora", "over": "lora", "axis": "input"},
         ),
         ({"network_module": "lycoris.kohya", "network_args": ["algo=diag-oft"], "network_dim": 8}, {"block_size": 8}),
+        (
+            {"network_module": "networks.dylora", "network_args": ["unit=2"], "network_dim": 8},
+            {"kind": "dylora", "unit": 2, "boost": 0.5, "rank": 8, "alpha": 1.0, "layers": "attention-mlp"},
+        ),
+        (
+            {"network_module": "lycoris.kohya", "network_args": ["algo=dylora", "block_size=2"], "network_dim": 8},
+            {"kind": "dylora", "unit": 2, "boost": 1.0},
+        ),
+        ({"network_module": "lycoris.kohya", "network_args": ["algo=dylora"]}, {"kind": "dylora", "unit": 4}),
+        (
+            {"network_module": "lycoris.kohya", "network_args": ["algo=lokr", "train_norm=True"]},
+            {"kind": "lokr", "norms": True},
+        ),
     ],
 )
 def test_networks(convert: Convert, values: dict[str, Any], expected: dict[str, Any]) -> None:
