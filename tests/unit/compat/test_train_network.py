@@ -400,3 +400,23 @@ def test_adafactor(convert: Convert, args: list[str]) -> None:
         stepper.step()
     assert torch.equal(weight, expected)
     assert not torch.equal(weight, torch.ones(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("strengths", "expected"),
+    [
+        (None, ["a:1", "c:1"]),
+        ([0.5], ["a:0.5", "c:1"]),
+        ([0, -1, 3], ["a:0", "c:-1"]),
+    ],
+)
+def test_what_is_merged_has_its_multiplier_or_one(
+    convert: Convert, strengths: list[float] | None, expected: list[str]
+) -> None:
+    found = convert(base_weights=["a", "c"], base_weights_multiplier=strengths)
+    assert found.config["merge"] == expected
+    assert any("draw it with" in note for note in found.notes)
+    assert any("3 numbers for 2 files" in note for note in found.notes) == (strengths == [0, -1, 3])
+    alone = convert(base_weights_multiplier=[0.5])
+    assert "merge" not in alone.config
+    assert any("1 numbers for 0 files" in note for note in alone.notes)

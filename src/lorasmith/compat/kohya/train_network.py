@@ -127,10 +127,10 @@ def general(values: Mapping[str, Any], notes: list[str], problems: list[Problem]
 def merged(values: Mapping[str, Any], notes: list[str]) -> list[str]:
     """Files that are merged into the base, with their strengths; what has no multiplier has 1."""
     files, strengths = values["base_weights"] or [], values["base_weights_multiplier"] or []
-    if not files:
-        return []
     if len(strengths) > len(files):
         notes.append(f"base_weights_multiplier: {len(strengths)} numbers for {len(files)} files; the rest is left out")
+    if not files:
+        return []
     found = [f"{file}:{strength:g}" for file, strength in zip(files, [*strengths, *[1.0] * len(files)], strict=False)]
     notes.append(f"base_weights: the new LoRA is one for the merged base; draw it with {', '.join(found)} before it")
     return found
