@@ -194,9 +194,10 @@ def networks() -> str:
             "`networks.lora` reads conv_dim, conv_alpha, rank_dropout, module_dropout, block_dims, block_alphas, "
             "conv_block_dims, conv_block_alphas, down_lr_weight, mid_lr_weight, up_lr_weight (numbers, or sine, "
             "cosine, linear, reverse_linear, zeros with `+base`) and block_lr_zero_threshold.",
+            "`networks.dylora` reads `unit` besides; `lycoris.kohya` calls it block_size, with `algo=dylora`.",
             f"`lycoris.kohya`: `algo` {algorithms}; `preset` {', '.join(f'`{p}`' for p in PRESETS)}; conv_dim, "
             "conv_alpha, dropout, rank_dropout, module_dropout, factor, decompose_both, full_matrix, use_tucker, "
-            "use_scalar, rs_lora, dora_wd, wd_on_output, block_size, constraint.",
+            "use_scalar, rs_lora, dora_wd, wd_on_output, block_size, constraint, train_norm.",
         )
     )
 

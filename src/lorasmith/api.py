@@ -124,6 +124,8 @@ class Drawing(TypedDict, total=False):
     clip_skip: int
     strengths: Sequence[float]
     """Factors of the LoRAs' strengths to draw each picture at, side by side in the grid; 0 is the base model."""
+    vae: str
+    """Another VAE in the place of the base's: a folder of diffusers, a hub id, or a `.safetensors`."""
     device: str
     precision: str
     regions: Sequence[dict[str, Any]]

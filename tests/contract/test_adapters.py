@@ -25,6 +25,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "oft": [{"constraint": 0.01}],
     "boft": [{"constraint": 0.01}],
     "glora": [{"scalar": True}],
+    "dylora": [{"scalar": True}, {"unit": 2}],
     "full": [{"bias": True}],
 }
 """Settings beside the defaults, for kinds that have them."""
@@ -218,7 +219,7 @@ def test_file_tensors_give_the_same_weight(config: AdapterConfig, layer: str) ->
     tensors, base = adapter.tensors(), model.x.base.weight
     kind = kind_of(tensors)
     assert kind is not None
-    assert kind.model_fields["kind"].default == config.kind  # type: ignore[attr-defined]
+    assert kind.model_fields["kind"].default == (config.writes or config.kind)  # type: ignore[attr-defined]
     restored = kind().restore(adapter.layer, base, tensors)
     close(restored.delta(base), adapter.delta(base), 1e-5)
     if (change := adapter.bias_delta()) is not None:

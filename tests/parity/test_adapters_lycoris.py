@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lorasmith.adapters.base import Adapter, AdapterConfig
 from lorasmith.adapters.boft import BOFT, butterfly
 from lorasmith.adapters.dora import DoRA
+from lorasmith.adapters.dylora import DyLoRA
 from lorasmith.adapters.factored import FactoredAdapter
 from lorasmith.adapters.full import Full
 from lorasmith.adapters.glora import GLoRA
@@ -193,3 +194,60 @@ def test_norms() -> None:
     assert bias is not None
     found = nn.functional.group_norm(x, 4, ours.weight(layer.weight), layer.bias + bias, layer.eps)
     torch.testing.assert_close(found, expected)
+
+
+def test_dylora_at_every_rank() -> None:
+    """The change of a step with b ranks, of blocks of 1: LyCORIS divides by blocks, the paper by ranks."""
+    from lycoris.modules.dylora import DyLoraModule
+
+    layer = nn.Linear(12, 10)
+    module = DyLoraModule("x", layer, lora_dim=6, alpha=3.0, block_size=1)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for p in (*module.up_list, *module.down_list):
+            p.copy_(torch.randn(p.shape, generator=generator))
+    spec = spec_of("unet.x", layer)
+    assert spec is not None
+    words = module.custom_state_dict()
+    ours: Any = DyLoRA(boost=1.0).restore(spec, layer.weight, words)
+    ours.train()
+    for rank in range(6):
+        ours.begin((rank + 0.5) / 6)
+        expected, _ = module.get_diff_weight(rank=rank)
+        torch.testing.assert_close(ours.passing_weight(torch.zeros(10, 12)), expected)
+
+
+@pytest.mark.parametrize(
+    "args", [["algo=lokr", "preset=unet-convblock-only"], ["algo=loha", "conv_dim=0", "preset=attn-mlp"]]
+)
+def test_norms_beside_another_algorithm_are_those_of_lycoris(args: list[str]) -> None:
+    """The same norms, and no other layer than its network has on the same base with train_norm."""
+    from diffusers import UNet2DConditionModel
+    from lycoris.kohya import create_network
+    from transformers import CLIPTextModel
+
+    from lorasmith.compat.options import find_script
+    from lorasmith.families.load import load
+    from lorasmith.families.source import assets
+    from lorasmith.train.build import make_adapters
+    from lorasmith.train.config import load_config
+
+    given = [*args, "train_norm=True"]
+    folder = assets() / "tiny-sd"
+    unet: Any = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
+    text: Any = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder")
+    network = create_network(1.0, 4, 1.0, None, text, unet, **dict(item.split("=") for item in given))
+    theirs = {m.lora_name for m in (*network.unet_loras, *network.text_encoder_loras)}
+    theirs = {name.replace("lora_te_encoder_", "lora_te_text_model_encoder_") for name in theirs}
+    values = {"pretrained_model_name_or_path": "tiny-sd", "train_data_dir": "elsewhere", "resolution": "64"}
+    values |= {"network_module": "lycoris.kohya", "network_dim": 4, "network_args": given, "output_name": "x"}
+    script: Any = find_script("train_network")
+    config = load_config(script.convert(script.read(values, [])).config)
+    family = load("tiny-sd")
+    adapters = make_adapters(config, family)
+    ours = {family.kohya_name(name): adapter for name, adapter in adapters.adapters.items()}
+    assert ours.keys() <= theirs
+    norms = {name for name, adapter in ours.items() if "w_norm" in adapter.tensors()}
+    assert norms == {m.lora_name for m in network.unet_loras if type(m).__name__ == "NormModule"}
+    assert len(norms) > 20
+    adapters.detach()

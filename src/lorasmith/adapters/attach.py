@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
-from lorasmith.adapters.base import Adapter, AdapterConfig
+from lorasmith.adapters.base import Adapter, AdapterConfig, LayerSpec
 from lorasmith.adapters.layer import Adapted, spec_of, tensor_of
+from lorasmith.adapters.norm import Norm
 from lorasmith.core.errors import LorasmithError, nearest
 from lorasmith.core.rng import torch_generator
 
@@ -54,7 +55,7 @@ class AdapterSet:
                 continue
             own, rate = config.for_layer(name)
             base = tensor_of(layer, "weight")
-            adapter = own.build(spec, base.detach(), torch_generator(seed, "adapter", name))
+            adapter = fresh(own, spec, base.detach(), torch_generator(seed, "adapter", name))
             if adapter is not None:
                 adapter.dropout, adapter.max_norm = own.dropouts, own.max_norm
                 adapter.late_rate = own.late_rate(adapter.layer.component)
@@ -109,6 +110,12 @@ class AdapterSet:
         self._apply_strength()
         return self
 
+    def adopted(self, change: Callable[[Adapter], Adapter]) -> AdapterSet:
+        """The set with each adapter as `change` makes it, attached in the place of this one."""
+        self.detach()
+        adapters = {name: change(adapter) for name, adapter in self.adapters.items()}
+        return AdapterSet(adapters, self._places, self._rates).attach()
+
     def detach(self) -> None:
         """Take them off; layers without any other adapter are the very modules that they were."""
         if not self.attached:
@@ -149,17 +156,32 @@ class AdapterSet:
         finally:
             self.set_strength(before)
 
+    @property
+    def steady(self) -> bool:
+        """Whether all steps are the same operations."""
+        return all(adapter.steady for adapter in self.adapters.values())
+
+    def begin(self, seed: int, step: int) -> None:
+        """Before the passes of a step: what differs from step to step follows from its number."""
+        if not self.steady:
+            draw = float(torch.rand((), generator=torch_generator(seed, "adapter", step)))
+            for adapter in self.adapters.values():
+                adapter.begin(draw)
+
     def limit_norms(self) -> None:
         """Shrink the changes that exceed their `max_norm`; for after a step. Does nothing where there is none."""
         for name, adapter in self.adapters.items():
             if adapter.max_norm is not None:
                 adapter.limit_norm(tensor_of(current(self._places[name]), "weight"))
 
-    def merge(self, strength: float = 1.0) -> None:
-        """Write the changes into the weights and biases of the layers (which must not be attached)."""
+    def merge(self, strength: float = 1.0, *, for_good: bool = False) -> None:
+        """Write the changes into the weights and biases of the layers (which must not be attached).
+
+        `for_good`: without keeping what was there before, which `unmerge` would put back.
+        """
         if self.attached or self._kept is not None:
             raise LorasmithError("detach the adapters before merging them, and merge them once")
-        self._kept = {}
+        self._kept = None if for_good else {}
         for name, adapter in self.adapters.items():
             layer, change = current(self._places[name]), adapter.bias_delta()
             weight = tensor_of(layer, "weight")
@@ -168,11 +190,11 @@ class AdapterSet:
                 self._write(name, "bias", tensor_of(layer, "bias").detach().float() + strength * change)
 
     def _write(self, name: str, part: str, value: Tensor) -> None:
-        kept = tensor_of(current(self._places[name]), part)
-        assert self._kept is not None
-        self._kept[f"{name}/{part}"] = kept.detach().clone()
+        place = tensor_of(current(self._places[name]), part)
+        if self._kept is not None:
+            self._kept[f"{name}/{part}"] = place.detach().clone()
         with torch.no_grad():
-            kept.copy_(value)
+            place.copy_(value)
 
     def unmerge(self) -> None:
         """Put the weights back that `merge` found."""
@@ -211,6 +233,12 @@ class AdapterSet:
             layer.set_strength(adapter, self._strength[adapter.layer.component])
 
 
+def fresh(config: AdapterConfig, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> Adapter | None:
+    """A new adapter of a kind for a layer or, for a norm that is to be trained beside it, of kind `norm`."""
+    kind = Norm() if layer.kind == "norm" and config.norms else config
+    return kind.build(layer, base, generator)
+
+
 def chosen(layers: str | tuple[str, ...], places: Places, presets: Mapping[str, tuple[str, ...]]) -> list[str]:
     """Names of the layers that a preset or patterns choose, in the model's order.
 
@@ -243,7 +271,7 @@ def trained(adapter: Adapter) -> list[nn.Parameter]:
 
 def late_of(adapter: Adapter) -> set[int]:
     """Which parameters, by identity, start as zero."""
-    return {id(getattr(m, name)) for m in adapter.modules() for name in getattr(m, "carriers", ())}
+    return {id(p) for m in adapter.modules() if isinstance(m, Adapter) for p in m.late()}
 
 
 def current(place: tuple[nn.Module, str]) -> nn.Module:

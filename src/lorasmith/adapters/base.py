@@ -104,6 +104,18 @@ class Adapter(nn.Module):
         change = self.branch(x)
         return out + (change if strength == 1 else change * strength)
 
+    def begin(self, draw: float) -> None:
+        """Before each training step, with a number in [0, 1) that is the same for all layers of the step."""
+
+    @property
+    def steady(self) -> bool:
+        """Whether the passes of all steps are the same operations, as a CUDA graph needs it."""
+        return self.dropout.module == 0
+
+    def late(self) -> list[nn.Parameter]:
+        """The factors that start as zero, which `late_rate` is for."""
+        return []
+
     @property
     def alpha(self) -> float | None:
         """The alpha that files store, or None; consumers scale by alpha / rank."""
@@ -190,6 +202,8 @@ class AdapterConfig(Component, root="adapter", default="lora"):
     """File words, each of which tells this kind from the others."""
     reads: ClassVar[frozenset[str]] = frozenset()
     """All file words that `restore` understands."""
+    writes: ClassVar[str] = ""
+    """The kind whose words its files have, if it is another's, which they are then read as."""
     precedence: ClassVar[int] = 0
     """Kinds that contain another kind's words are asked first."""
 
@@ -200,6 +214,8 @@ class AdapterConfig(Component, root="adapter", default="lora"):
     module_dropout: float = Field(default=0.0, ge=0, lt=1)
     max_norm: float | None = Field(default=None, gt=0)
     """After each step, shrink any layer's change to this Frobenius norm (kohya's scale_weight_norms)."""
+    norms: bool = False
+    """Train the norms among the layers too, weights and biases, as kind `norm` does; they stand in the same file."""
     overrides: tuple[LayerRule, ...] = ()
     """Other settings for some layers; the first rule that fits a layer counts."""
 
@@ -212,8 +228,8 @@ class AdapterConfig(Component, root="adapter", default="lora"):
 
     @property
     def on_norms(self) -> bool:
-        """Whether this kind sits on norms, which other kinds pass over."""
-        return False
+        """Whether norms are among the layers that are chosen from; without `norms`, most kinds pass over them."""
+        return self.norms
 
     @property
     def sits_out(self) -> bool:
@@ -237,6 +253,10 @@ class AdapterConfig(Component, root="adapter", default="lora"):
     def late_rate(self, component: str) -> float:
         """Factor of the learning rate of the factors that start as zero, in `unet` or a text encoder."""
         return 1.0
+
+    def adopt(self, adapter: Adapter) -> Adapter:
+        """An adapter of a file, as it is to be trained further with these settings."""
+        return adapter
 
     @classmethod
     def claims(cls, tensors: Mapping[str, Tensor]) -> bool:

@@ -41,6 +41,9 @@ class FactoredAdapter(Adapter):
         """The scale, with the scalar."""
         return self.scale if self.scalar is None else self.scale * self.scalar
 
+    def late(self) -> list[nn.Parameter]:
+        return [getattr(self, name) for name in self.carriers]
+
     def shrink(self, ratio: Tensor) -> None:
         if self.scalar is None:
             super().shrink(ratio)

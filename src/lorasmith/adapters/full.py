@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lorasmith.adapters.base import Adapter, AdapterConfig, LayerSpec
 from lorasmith.adapters.factored import parameter
-from lorasmith.adapters.norm import Norm
 
 
 class FullAdapter(Adapter):
@@ -34,25 +33,20 @@ class FullAdapter(Adapter):
 
 
 class Full(AdapterConfig):
-    """Full fine-tuning of the chosen layers, kept as differences."""
+    """Full fine-tuning of the chosen layers, kept as differences.
+
+    With `bias = true`, `norms = true` and `layers = "*"` the whole UNet is trained, and with `optimizer.text_lr` the
+    text encoders but for their embeddings.
+    """
 
     signatures: ClassVar[tuple[str, ...]] = ("diff", "diff_b")
     reads: ClassVar[frozenset[str]] = frozenset({"diff", "diff_b", "alpha"})
     kind: Literal["full"] = "full"
     bias: bool = False
     """The layers' biases too."""
-    norms: bool = False
-    """The norms among the layers too, with their biases. With this, `bias = true` and `layers = "*"` the whole UNet is
-    trained, and with `optimizer.text_lr` the text encoders but for their embeddings."""
 
-    @property
-    def on_norms(self) -> bool:
-        return self.norms
-
-    def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> Adapter | None:
-        if layer.kind == "norm":
-            return Norm().build(layer, base, generator) if self.norms else None
-        if layer.groups != 1:
+    def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> FullAdapter | None:
+        if layer.kind == "norm" or layer.groups != 1:
             return None
         bias = torch.zeros(layer.shape[0]) if self.bias and layer.bias else None
         return FullAdapter(layer, torch.zeros(layer.shape), bias)

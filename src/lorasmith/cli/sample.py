@@ -52,7 +52,7 @@ Further = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Further: apart, clip_skip, rescale, batch_size, device, precision, prediction, zero_terminal_snr.",
+        help="Further: apart, clip_skip, rescale, vae, batch_size, device, precision, prediction, zero_terminal_snr.",
     ),
 ]
 

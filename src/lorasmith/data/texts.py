@@ -60,7 +60,7 @@ class TextCache(TensorCache):
         found = self.get(self.key_of(caption))
         if found is None:
             raise LorasmithError(f'the text "{caption}" left the cache while training; start again')
-        return Cond(**found)
+        return Cond.of(found)
 
 
 def outcomes(captions: Sequence[str], transforms: Sequence[CaptionTransform]) -> set[str] | None:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from lorasmith.families.steering import level_sizes
+
 
 class Maps:
     """Collects maps while the network runs. `columns`: (B, kinds, tokens), for each kind of map the tokens' weights."""
@@ -57,12 +59,7 @@ class Maps:
 
     def by_size(self) -> dict[tuple[int, int], Tensor]:
         """(h, w) to maps (B, kinds, h, w), the mean over the layers of that size."""
-        sizes = {}
-        height, width = self._size
-        while height * width > 1:
-            sizes[height * width] = (height, width)
-            height, width = -(-height // 2), -(-width // 2)
-        sizes[1] = (1, 1)
+        sizes = level_sizes(self._size)
         return {
             sizes[pixels]: torch.stack(found).mean(0).transpose(1, 2).unflatten(-1, sizes[pixels])
             for pixels, found in self._found.items()

@@ -49,10 +49,15 @@ class Cond:
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     @staticmethod
+    def of(tensors: Mapping[str, Tensor]) -> Cond:
+        """The condition with these parts; the inverse of `tensors`."""
+        named: dict[str, Any] = dict(tensors)
+        return Cond(**named)
+
+    @staticmethod
     def concat(parts: Sequence[Cond]) -> Cond:
         """Several conditions as one batch. All must have the same parts and number of tokens."""
-        joined: dict[str, Any] = {n: torch.cat([p.tensors()[n] for p in parts]) for n in parts[0].tensors()}
-        return Cond(**joined)
+        return Cond.of({name: torch.cat([p.tensors()[name] for p in parts]) for name in parts[0].tensors()})
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,11 @@ class Family(ABC):
     @abstractmethod
     def fingerprint(self, part: str) -> str:
         """A hash that changes when `part` (`vae`, `text`, `unet`) would give other numbers; needs no loading of it."""
+
+    @abstractmethod
+    def amend(self, component: str, mark: str, change: Callable[[], None]) -> None:
+        """Let `change` alter the weights of a component, for good: at once if it is loaded, else as soon as it is, and
+        again whenever it is loaded anew. `mark` names the change and enters the fingerprint."""
 
     @abstractmethod
     def encode_image(self, pixels: Tensor) -> Moments:

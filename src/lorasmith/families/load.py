@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from lorasmith.families.resolve import BaseInfo, find, identify
+from lorasmith.families.resolve import BaseInfo, find, identify, with_vae
 from lorasmith.families.sd1 import SD1
 from lorasmith.families.sd2 import SD2
 from lorasmith.families.sdxl import SDXL
@@ -23,11 +23,14 @@ def load(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     family: str | None = None,
+    vae: str = "",
 ) -> StableDiffusion:
     """The base model that `source` names: `tiny-sd`, a diffusers folder, a hub id, or one original-layout file.
 
     `dtype` None: bfloat16 for full-size models, float32 for UNets under 100 M weights. `family` (`sd1`, `sd2`, `sdxl`)
-    overrides what the files say. Raises LorasmithError if nothing suitable is there, or if it is not whole.
+    overrides what the files say. `vae`: another VAE in the place of its own (`resolve.with_vae`). Raises LorasmithError
+    if nothing suitable is there, or if it is not whole.
     """
     base = find(source, family)
+    base = with_vae(base, vae) if vae else base
     return _FAMILIES[base.kind](base, dtype, device)

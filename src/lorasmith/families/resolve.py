@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,15 @@ import torch
 
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.families.fingerprint import file_hash, part_hash
+from lorasmith.families.other_vae import OtherVae
 from lorasmith.families.source import PARTS, Folder, SingleFile, Source, assets, pickle_advice
 
 EMBEDDED = "tiny-sd"
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _CONFIGS = ["model_index.json", "*/config.json", "scheduler/*.json", "tokenizer*/*", "*/*.index.json"]
+_HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
+_BASES = "A base model is tiny-sd, a diffusers folder, an original-layout .safetensors"
+_VAES = "A VAE is a folder of diffusers that is one or has one, a .safetensors"
 _WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder*": "model"}
 
 
@@ -77,31 +82,46 @@ def find(source: str | Path, family: str | None = None) -> Source:
         raise LorasmithError(f"{name} {pickle_advice(path) if path.is_file() else _no_such(path)}")
     if path.is_file():
         return SingleFile(name, path, family)
-    if isinstance(source, Path) or path.suffix == ".safetensors" or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+    if isinstance(source, Path) or path.suffix == ".safetensors" or not re.fullmatch(_HUB_ID, name):
         raise LorasmithError(f"{name}: {_no_such(path)}")
-    return Folder(name, _from_hub(name), family)
+    stems = [f"{part}/{stem}" for part, stem in _WEIGHTS.items()]
+    return Folder(name, _from_hub(name, stems, _CONFIGS, "unet/*.safetensors"), family)
 
 
-def _no_such(path: Path) -> str:
+def with_vae(base: Source, name: str) -> Source:
+    """`base` with the VAE that `name` names: a folder of diffusers that is one or has one, a hub id of such, or a
+    `.safetensors` in the original layout. Raises LorasmithError if there is none or it is a pickle."""
+    path = assets() / EMBEDDED if name == EMBEDDED and not Path(name).exists() else Path(name).expanduser()
+    if path.suffix.lower() in _PICKLES:
+        raise LorasmithError(f"{name} {pickle_advice(path) if path.is_file() else _no_such(path, _VAES)}")
+    if path.exists():
+        return OtherVae(base, path)
+    if path.suffix == ".safetensors" or not re.fullmatch(_HUB_ID, name):
+        raise LorasmithError(f"{name}: {_no_such(path, _VAES)}")
+    stems = (f"vae/{_WEIGHTS['vae']}", _WEIGHTS["vae"])
+    return OtherVae(base, _from_hub(name, stems, ["config.json", "vae/config.json"], "**/*.safetensors"))
+
+
+def _no_such(path: Path, what: str = _BASES) -> str:
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     hint = did_you_mean(path.name, beside)
-    return (
-        "no such file or folder. A base model is tiny-sd, a diffusers folder, an original-layout .safetensors, or a "
-        f"hub id like owner/name.{' ' + hint if hint else ''}"
-    )
+    return f"no such file or folder. {what}, or a hub id like owner/name.{' ' + hint if hint else ''}"
 
 
-def _from_hub(name: str) -> Path:
-    """The local copy of a hub repository: configs and one set of `.safetensors`, the fp16 variant only if alone."""
+def _from_hub(name: str, stems: Iterable[str], configs: list[str], sign: str) -> Path:
+    """The local copy of a hub repository: configs and one set of `.safetensors`, the fp16 variant only if alone.
+
+    `stems`: of the weight files; `sign`: a pattern that finds some where the plain ones are there.
+    """
     from huggingface_hub import snapshot_download
 
-    weights = [f"{part}/{stem}" for part, stem in _WEIGHTS.items()]
+    weights = list(stems)
     plain = [p for w in weights for p in (f"{w}.safetensors", f"{w}-?????-of-?????.safetensors")]
     variant = [f"{w}.fp16*.safetensors" for w in weights]
     try:
-        path = Path(snapshot_download(name, allow_patterns=[*_CONFIGS, *plain]))
-        if not list(path.glob("unet/*.safetensors")):
-            path = Path(snapshot_download(name, allow_patterns=[*_CONFIGS, *variant]))
+        path = Path(snapshot_download(name, allow_patterns=[*configs, *plain]))
+        if not list(path.glob(sign)):
+            path = Path(snapshot_download(name, allow_patterns=[*configs, *variant]))
     except Exception as error:  # the hub's client raises errors of several libraries
         offline = " (offline mode is on)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", "") else ""
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

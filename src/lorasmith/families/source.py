@@ -48,7 +48,7 @@ class Source(ABC):
     `name`: as the user wrote it; `kind`: `sd1`, `sd2`, `sdxl`; `layout`: `diffusers` or `single-file`.
     """
 
-    layout: ClassVar[str]
+    layout: str
     name: str
     path: Path
     kind: str
@@ -138,7 +138,7 @@ class Folder(Source):
 
     def raw(self, part: str) -> dict[str, TensorRef]:
         refs: dict[str, TensorRef] = {}
-        for file in _weight_files(Path(self.where(part)), part_words(part)):
+        for file in weight_files(Path(self.where(part)), part_words(part)):
             refs.update(read_header(file)[0])
         return refs
 
@@ -146,7 +146,7 @@ class Folder(Source):
         if part == "unet":
             return self.raw(part)
         if part == "vae":
-            return {_modern_vae(name): ref for name, ref in self.raw(part).items()}
+            return modern_vae(self.raw(part))
         return _text_refs(self.raw(part), set(names))
 
     def tokenizer(self, part: str) -> Path:
@@ -224,21 +224,10 @@ class SingleFile(Source):
         if part == "unet":
             return _renamed(refs, {n: ldm_names.unet_name(n, self.unet_config) for n in names})
         if part == "vae":
-            return self._resolve_vae(refs, names)
+            return vae_refs(refs, names, len(self.config("vae")["block_out_channels"]))
         if not self.prefix(part).endswith(".model."):
             return _text_refs(refs, set(names))
         return _openclip_refs(refs, names, self.config(part)["num_hidden_layers"])
-
-    def _resolve_vae(self, refs: dict[str, TensorRef], names: list[str]) -> dict[str, TensorRef]:
-        levels = len(self.config("vae")["block_out_channels"])
-        found = _renamed(
-            {n: ref for n, ref in refs.items() if not n.startswith(("loss.", "model_ema."))},
-            {n: ldm_names.vae_name(n, levels) for n in names},
-        )
-        for name, ref in found.items():
-            if ".attentions." in name and len(ref.shape) == 4:
-                found[name] = ref.view(*ref.shape[:2])
-        return found
 
     def tokenizer(self, part: str) -> Path:
         return assets() / self._configs.get("tokenizer", "clip")
@@ -247,7 +236,7 @@ class SingleFile(Source):
         return self.config(part).get("pad_token_id")
 
 
-def _renamed(refs: dict[str, TensorRef], words: Mapping[str, str]) -> dict[str, TensorRef]:
+def _renamed(refs: Mapping[str, TensorRef], words: Mapping[str, str]) -> dict[str, TensorRef]:
     """Tensors under our names; what no name claims stays under its own."""
     left = dict(refs)
     found = {name: left.pop(theirs) for name, theirs in words.items() if theirs in left}
@@ -280,19 +269,34 @@ def _ignored(name: str) -> bool:
     return name.rpartition(".")[2] in _IGNORED or name.startswith("text_projection")
 
 
-def _modern_vae(name: str) -> str:
-    """Attention names of diffusers before 0.15, which the published SD 1.5 folder still has."""
-    if ".attentions." in name:
-        for old, new in {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}.items():
-            name = name.replace(f".{old}.", f".{new}.")
-    return name
+def vae_refs(refs: Mapping[str, TensorRef], names: Iterable[str], levels: int) -> dict[str, TensorRef]:
+    """The tensors of an original-layout VAE, under diffusers' names. `levels`: of its resolutions."""
+    found = _renamed(
+        {n: ref for n, ref in refs.items() if not n.startswith(("loss.", "model_ema."))},
+        {n: ldm_names.vae_name(n, levels) for n in names},
+    )
+    for name, ref in found.items():
+        if ".attentions." in name and len(ref.shape) == 4:
+            found[name] = ref.view(*ref.shape[:2])
+    return found
+
+
+def modern_vae(refs: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
+    """Attention names of diffusers before 0.15, which the published SD 1.5 folder still has, as they are now."""
+    found = {}
+    for name, ref in refs.items():
+        if ".attentions." in name:
+            for old, new in {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}.items():
+                name = name.replace(f".{old}.", f".{new}.")
+        found[name] = ref
+    return found
 
 
 def _looks_like_lora(names: Iterable[str]) -> bool:
     return any("lora" in name for name in names)
 
 
-def _weight_files(folder: Path, what: str) -> list[Path]:
+def weight_files(folder: Path, what: str) -> list[Path]:
     """The `.safetensors` of a part: whole or in shards, plain before variants (fp16 ...)."""
     if not folder.is_dir():
         raise LorasmithError(f"{folder}: missing, so there is no {what}. Is the model folder complete?")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -44,6 +44,7 @@ class StableDiffusion(Family):
         self._texts: dict[str, nn.Module] = {}
         self._tokenizers: dict[str, Any] = {}
         self._known: tuple[str, ...] = ()
+        self._amended: dict[str, list[tuple[str, Callable[[], None]]]] = {}
         self._layers = {"unet": _layers_of(self._unet, "unet")}
 
     @property
@@ -63,11 +64,14 @@ class StableDiffusion(Family):
 
     @property
     def text_encoders(self) -> Mapping[str, nn.Module]:
-        for part in self.text_components:
-            if part not in self._texts:
-                self._texts[part] = text.load_text_encoder(self.base, part, self.dtype, self.device)
-                self._layers[part] = _layers_of(self._texts[part], part)
-                text.learn(self._texts[part], self.vocabulary, part)
+        fresh = [part for part in self.text_components if part not in self._texts]
+        for part in fresh:
+            self._texts[part] = text.load_text_encoder(self.base, part, self.dtype, self.device)
+            self._layers[part] = _layers_of(self._texts[part], part)
+        for part in fresh:
+            for _, change in self._amended.get(part, ()):
+                change()
+            text.learn(self._texts[part], self.vocabulary, part)
         return self._texts
 
     @property
@@ -84,11 +88,17 @@ class StableDiffusion(Family):
         return self.tokenizers[self.text_components[0]]
 
     def fingerprint(self, part: str) -> str:
-        if part == "text":
-            return "-".join([*(part_hash(self.base, p) for p in self.text_components), _word(self.dtype)])
-        if part not in ("unet", "vae"):
+        if part not in ("unet", "vae", "text"):
             raise LorasmithError(f'no part is called "{part}"; there are unet, vae, text')
-        return f"{part_hash(self.base, part)}-{_word(self.dtype if part == 'unet' else self._vae_dtype)}"
+        components = self.text_components if part == "text" else (part,)
+        hashes = [part_hash(self.base, component) for component in components]
+        marks = [f"{component}+{mark}" for component in components for mark, _ in self._amended.get(component, ())]
+        return "-".join([*hashes, _word(self._vae_dtype if part == "vae" else self.dtype), *marks])
+
+    def amend(self, component: str, mark: str, change: Callable[[], None]) -> None:
+        self._amended.setdefault(component, []).append((mark, change))
+        if component == "unet" or component in self._texts:
+            change()
 
     def encode_image(self, pixels: Tensor) -> Moments:
         height, width = pixels.shape[-2:]

@@ -24,6 +24,8 @@ def check(source: Source) -> None:
     if source.kind != "sd1":
         raise LorasmithError(f"{source.name}: {source.kind} cannot be written as one file in the original layout yet")
     tokenizer_of(source)
+    if (kind := source.config("vae").get("_class_name", "AutoencoderKL")) != "AutoencoderKL":
+        raise LorasmithError(f"{source.where('vae')}: the original layout has no place for a VAE of class {kind}")
 
 
 def tokenizer_of(source: Source) -> str:

@@ -34,6 +34,11 @@ ARCHITECTURES = {
     ("sdxl", "v_prediction"): "stable-diffusion-xl-v1-base/lora",
 }
 
+MODULES = {"lora": "networks.lora", "dylora": "networks.dylora"}
+"""Kohya's modules of kinds; all others are LyCORIS'."""
+MINIMAL = ("network_module", "network_dim", "network_alpha", "network_args", "base_model_version", "v2")
+"""What kohya's scripts write with `no_metadata`, of `ss_*`."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -57,17 +62,19 @@ class Facts:
     spec: Mapping[str, str] = field(default_factory=dict)
     """Further fields of the model spec, by their names without the prefix."""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    minimal: bool = False
+    """Say only what programs need to know the network, and the model spec; nothing of data and training."""
 
 
 def describe(facts: Facts) -> dict[str, str]:
     """The metadata, all strings, hashes left out (they need the tensors)."""
-    module = "networks.lora" if facts.kind == "lora" else "lycoris.kohya"
+    own = facts.kind in MODULES
     kohya: dict[str, Any] = {
         "output_name": facts.name,
-        "network_module": module,
+        "network_module": MODULES.get(facts.kind, "lycoris.kohya"),
         "network_dim": facts.rank,
         "network_alpha": facts.alpha,
-        "network_args": json.dumps({} if facts.kind == "lora" else {"algo": facts.kind}),
+        "network_args": json.dumps({} if own else {"algo": facts.kind}),
         "base_model_version": VERSIONS[facts.family, facts.prediction],
         "v2": facts.family == "sd2",
         "sd_model_name": facts.base_name,
@@ -90,9 +97,11 @@ def describe(facts: Facts) -> dict[str, str]:
     if facts.trigger:
         spec["trigger_phrase"] = ", ".join(facts.trigger)
     spec |= facts.spec
+    if facts.minimal:
+        kohya = {name: kohya[name] for name in MINIMAL}
     result = {f"ss_{name}": str(value) for name, value in kohya.items()}
     result |= {f"modelspec.{name}": value for name, value in spec.items()}
-    if facts.config:
+    if facts.config and not facts.minimal:
         result["lorasmith.config"] = facts.config
     return result
 

@@ -147,9 +147,18 @@ def load_lora(family: Family, path: Path, progress: Progress | None = None) -> A
 
 def adapters_of(family: Family, file: LoraFile) -> AdapterSet:
     """The adapters of a file that was read, attached at strength 1; none if it holds new words alone."""
+    layers = changes_in(file, family)
+    return built(family, file, layers).attach()
+
+
+def changes_in(file: LoraFile, family: Family) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a file by layer and word; none if it holds new words alone.
+
+    Raises LorasmithError if some of them belong to no layer of this base.
+    """
     path = file.path
     if not file.tensors and (file.words or file.embeddings):
-        return AdapterSet({}, {}, {}).attach()
+        return {}
     layers, strangers = kohya.decode(file.tensors, family.from_kohya)
     if not layers:
         raise LorasmithError(
@@ -161,14 +170,18 @@ def adapters_of(family: Family, file: LoraFile) -> AdapterSet:
             f"{path}: {len(strangers)} of its tensors belong to no layer of this {family.kind} base{_made_for(file)}, "
             f"for example {strangers[0]}"
         )
-    components = list(dict.fromkeys(name.split(".", 1)[0] for name in layers))
-    places = family.named_layers(components, norms=True)
+    return layers
+
+
+def built(family: Family, file: LoraFile, layers: Mapping[str, Mapping[str, Tensor]]) -> AdapterSet:
+    """Adapters with the tensors of some layers of a file, not attached."""
+    places = family.named_layers(dict.fromkeys(name.split(".", 1)[0] for name in layers), norms=True)
     adapters: dict[str, Adapter] = {}
     for name, words in layers.items():
-        adapters[name] = restore(name, current(places[name]), words, path, _made_for(file))
+        adapters[name] = restore(name, current(places[name]), words, file.path, _made_for(file))
     found = AdapterSet.restore(adapters, places)
     found.eval()
-    return found.attach()
+    return found
 
 
 @torch.no_grad()

@@ -78,7 +78,7 @@ def sample_to_folder(
     if len(settings.strengths) > 1 and not any(cell.uses for cell in cells):
         raise LorasmithError("strengths are those of LoRAs, and there is none; name one, or leave strengths out")
     progress.say(f"loading {base}")
-    family = load(base, dtype=settings.dtype, device=device)
+    family = load(base, dtype=settings.dtype, device=device, vae=settings.vae)
     adjust(family, settings)
     return draw_cells(family, cells, folder, settings, progress)
 

@@ -42,6 +42,8 @@ class SampleSettings(Config):
     """Draws each picture once for each of these factors of the LoRAs' strengths; 0 is the base model."""
     embeddings: tuple[Path, ...] = ()
     """Files of new words (textual inversion); each word is called by its file's name."""
+    vae: str = ""
+    """Another VAE in the place of the base's, as in a training config."""
     batch_size: int = Field(default=4, ge=1)
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -17,7 +17,8 @@ from lorasmith.core.progress import Progress
 from lorasmith.data.dataset import Dataset, TextPlan
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
-from lorasmith.infer.loras import load_lora
+from lorasmith.infer.baked import bake
+from lorasmith.infer.loras import LoraUse, load_lora
 from lorasmith.infer.settings import DTYPES
 from lorasmith.train import checkpoint
 from lorasmith.train.config import TrainConfig
@@ -59,7 +60,7 @@ def build_run(
 
     dataset = Dataset.build(config.data, seed=config.seed)
     dataset.steps = length_of(config, dataset).steps
-    family = load_family(config, ranks.device(config.device))
+    family = load_family(config, ranks.device(config.device), progress)
     words = learn_words(config, family)
     cache(config, dataset, family, progress, ranks)
     adapters = make_adapters(config, family)
@@ -80,9 +81,12 @@ def build_run(
     return run
 
 
-def load_family(config: TrainConfig, device: torch.device) -> Family:
-    """The base model on a device, with the schedule and prediction that the config asks for."""
-    family = load(config.base, dtype=DTYPES[config.precision], device=device)
+def load_family(config: TrainConfig, device: torch.device, progress: Progress) -> Family:
+    """The base model on a device, with what is to be merged, and the schedule and prediction that the config asks
+    for."""
+    family = load(config.base, dtype=DTYPES[config.precision], device=device, vae=config.vae)
+    for said in bake(family, [LoraUse.read(written) for written in config.merge]):
+        progress.say(said)
     if config.zero_terminal_snr:
         family.schedule = family.schedule.zero_terminal_snr()
     if config.prediction != "auto":
@@ -144,6 +148,7 @@ def going_on(config: TrainConfig, family: Family, file: Path, components: Sequen
         raise LorasmithError(
             f"start: {file} also changes {' and '.join(others)}, which this run does not train; set {part} above 0"
         )
+    adapters = adapters.adopted(config.adapter.adopt)
     for adapter in adapters.adapters.values():
         adapter.dropout, adapter.max_norm = config.adapter.dropouts, config.adapter.max_norm
         adapter.late_rate = config.adapter.late_rate(adapter.layer.component)
@@ -161,7 +166,7 @@ def assemble(
     """The run at step 0. `trained`: adapters and new words."""
     adapters, words = trained
     groups = parameter_groups(config, adapters, words)
-    graphed = can_graph(config, family, dataset)
+    graphed = adapters.steady and can_graph(config, family, dataset)
     if graphed:  # a captured step reads its learning rate from the device
         groups = [g | {"lr": torch.tensor(g["lr"], device=family.device)} for g in groups]
     optimizer = config.optimizer.build(groups)

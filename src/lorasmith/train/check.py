@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lorasmith.adapters.attach import chosen
+from lorasmith.adapters.attach import chosen, fresh
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.adapters.layer import spec_of
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
@@ -22,9 +22,11 @@ from lorasmith.core.rng import torch_generator
 from lorasmith.data.dataset import Dataset
 from lorasmith.data.lint import ImageProblem, lint
 from lorasmith.families.names import PRESETS, text_layers
-from lorasmith.families.resolve import find
+from lorasmith.families.resolve import find, with_vae
 from lorasmith.families.source import PARTS, Source
 from lorasmith.families.unet import UNet
+from lorasmith.files.lora import Use, read
+from lorasmith.files.model import Model
 from lorasmith.train.build import build_run, length_of
 from lorasmith.train.config import TrainConfig
 from lorasmith.train.loop import step, steps_from
@@ -90,6 +92,8 @@ def check(read: Callable[[], TrainConfig], *, measure: bool, progress: Progress)
         result.errors += error.problems
         return result
     attempt(result, "base", lambda: check_model(config, result))
+    if result.base:
+        attempt(result, "start", lambda: check_loras(config))
     attempt(result, "data", lambda: check_data(config, result, progress))
     check_folder(config, result)
     if measure and result.ok:
@@ -112,6 +116,8 @@ def attempt(result: CheckResult, where: str, work: Callable[[], object]) -> None
 def check_model(config: TrainConfig, result: CheckResult) -> None:
     """The base by its headers, and the layers that would be trained, without loading any weights."""
     base = find(config.base)
+    if config.vae:
+        attempt(result, "vae", lambda: with_vae(base, config.vae))
     result.base = {
         "source": config.base,
         "path": str(base.path),
@@ -140,6 +146,19 @@ def check_model(config: TrainConfig, result: CheckResult) -> None:
         result.rates[component] = {"lr": rate, "scale": scale, "effective": rate * scale}
 
 
+def check_loras(config: TrainConfig) -> None:
+    """Whether the LoRA files that the run starts from are there and fit the base."""
+    model, problems = Model.of(config.base), []
+    named = [("merge", use.path) for use in map(Use.read, config.merge)]
+    for key, path in [*named, *([("start", config.start)] if config.start else [])]:
+        try:
+            read(path, model)
+        except LorasmithError as error:
+            problems.append(Problem(key, str(error)))
+    if problems:
+        raise ConfigError(problems)
+
+
 def trained_layers(config: TrainConfig, base: Source) -> Iterable[tuple[LayerSpec, int]]:
     """The layers that would carry adapters, with the number of trained weights of each."""
     specs = {spec.name: spec for spec in layers_of(base) if config.adapter.on_norms or spec.kind != "norm"}
@@ -149,7 +168,7 @@ def trained_layers(config: TrainConfig, base: Source) -> Iterable[tuple[LayerSpe
     places = dict.fromkeys(trained, (torch.nn.Module(), ""))
     for name in chosen(config.adapter.layers, places, PRESETS):
         own, _ = config.adapter.for_layer(name)
-        adapter = own.build(trained[name], torch.zeros(trained[name].shape), torch_generator(0, "check", name))
+        adapter = fresh(own, trained[name], torch.zeros(trained[name].shape), torch_generator(0, "check", name))
         if adapter is not None:
             yield trained[name], sum(p.numel() for p in adapter.parameters())
 

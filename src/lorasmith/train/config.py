@@ -57,6 +57,12 @@ class TrainConfig(Config):
     base: str
     """The model to train on: `tiny-sd` (embedded), a diffusers folder, a hub id, or one original-layout
     `.safetensors` file."""
+    merge: tuple[str, ...] = ()
+    """LoRA files of any kind that are written into the base before training, each `file.safetensors` or
+    `file.safetensors:0.8`. The new LoRA is one for the merged base: draw it with these beside it, before it."""
+    vae: str = ""
+    """Another VAE in the place of the base's: a folder of diffusers that is one or has one in `vae`, a hub id, or a
+    `.safetensors` in the original layout. Latents are made, and previews drawn, with it."""
     output: Path
     """The run's folder. It must not hold another run."""
     name: str = ""

@@ -68,7 +68,7 @@ def prime(run: Run) -> None:
     """
     if getattr(run.config.adapter, "init", "") != "eva":
         return
-    adapters: dict[str, Any] = run.adapters.adapters
+    adapters: dict[str, Any] = {n: a for n, a in run.adapters.adapters.items() if a.layer.kind != "norm"}
     sketches = {name: Sketch(2 * len(factor_of(a))) for name, a in adapters.items()}
     handles = []
     for name, adapter in adapters.items():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lorasmith.core.config import to_toml
+from lorasmith.families.fingerprint import file_hash
 from lorasmith.formats import embeddings, words
 from lorasmith.formats.base import Encoded, Format
 from lorasmith.formats.kohya import Kohya
@@ -15,6 +17,7 @@ from lorasmith.formats.metadata import Facts, describe, tag_counts
 from lorasmith.formats.write import write as write_file
 
 if TYPE_CHECKING:
+    from lorasmith.train.config import TrainConfig
     from lorasmith.train.run import Run
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -50,7 +53,9 @@ def write_embeddings(run: Run, folder: Path) -> list[Path]:
     with run.showing():
         found = words.plain(words.values_of(run.words.vocabulary))
     folder.mkdir(exist_ok=True)
-    metadata = {"modelspec.title": run.config.file_name, "ss_output_name": run.config.file_name}
+    metadata = {"modelspec.title": run.config.file_name}
+    if run.config.export.metadata == "full":
+        metadata["ss_output_name"] = run.config.file_name
     return [
         write_file(folder / f"{words.file_name(w)}.safetensors", embeddings.encode(v), metadata, torch.float32)
         for w, v in found.items()
@@ -73,11 +78,18 @@ def facts_of(run: Run) -> Facts:
         resolution=(resolution, resolution) if isinstance(resolution, int) else resolution,
         trigger=config.trigger,
         tags=tags_of(run),
-        config=to_toml(public(config.model_dump(mode="python") | {"base": Path(config.base)})),
+        config=to_toml(public(config.model_dump(mode="python") | places_in(config))),
         comment=config.comment,
         spec={str(name): value for name, value in config.metadata.items()},
-        settings=settings_of(run),
+        settings=settings_of(run) | vae_facts(config.vae),
+        minimal=config.export.metadata == "minimal",
     )
+
+
+def places_in(config: TrainConfig) -> dict[str, Any]:
+    """Settings that may be paths though they are texts, as paths."""
+    vae = Path(config.vae) if config.vae else ""
+    return {"base": Path(config.base), "vae": vae, "merge": [Path(written) for written in config.merge]}
 
 
 def public(value: Any) -> Any:
@@ -125,3 +137,16 @@ def settings_of(run: Run) -> dict[str, Any]:
         "zero_terminal_snr": config.zero_terminal_snr,
         "training_started_at": run.started,
     }
+
+
+def vae_facts(name: str) -> dict[str, str]:
+    """A replaced VAE in kohya's words: its name and, of a file, SHA-256 of all and of 64 KiB at 1 MiB."""
+    path = Path(name).expanduser()
+    if not name or not path.exists():
+        return {"vae_name": name} if name else {}
+    if path.is_dir():
+        return {"vae_name": path.name, "vae_hash": "IsADirectory", "new_vae_hash": "IsADirectory"}
+    with path.open("rb") as file:
+        file.seek(0x100000)
+        short = hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
+    return {"vae_name": path.name, "vae_hash": short, "new_vae_hash": file_hash(path)}

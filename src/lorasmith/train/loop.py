@@ -65,6 +65,7 @@ def step(run: Run, epoch: int, plans: list[Plan]) -> None:
     """One optimizer step over micro-batches that together are the global batch."""
     number = run.state.step
     rates = set_rates(run)
+    run.adapters.begin(run.config.seed, number)
     outcome = replace(descend(run, plans, number), names=names_of(run, plans))
     run.state.step += 1
     run.state.samples += len(outcome.names)

@@ -29,6 +29,8 @@ def summary(run: Run) -> dict[str, Any]:
         "trigger": list(run.config.trigger),
         "base": {
             "source": family.source,
+            "vae": run.config.vae,
+            "merged": list(run.config.merge),
             "kind": family.kind,
             "parameters": sum(p.numel() for p in family.unet.parameters()) - _adapter_part(run, "unet"),
             "dtype": str(family.dtype).removeprefix("torch."),

@@ -15,14 +15,25 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from lorasmith.adapters.attach import current
+from lorasmith.adapters.layer import tensor_of
 from lorasmith.compat.options import Conversion
-from lorasmith.core.errors import ConfigError
 from lorasmith.data.dataset import Dataset
 from lorasmith.diffusion.prediction import VPrediction
 from lorasmith.diffusion.schedule import NoiseSchedule
 from lorasmith.diffusion.weightings.min_snr import MinSnr
-from lorasmith.train.config import TrainConfig, load_config
+from lorasmith.families import names, stable
+from lorasmith.families.base import Family
+from lorasmith.families.sd1 import SD1
+from lorasmith.families.source import Source, shipped_config
+from lorasmith.families.unet import UNet
+from lorasmith.infer.baked import bake
+from lorasmith.infer.loras import LoraUse
+from lorasmith.train.build import build_run, make_adapters
+from lorasmith.train.config import load_config
+from lorasmith.train.loop import step, steps_from
 
 Convert = Callable[..., Conversion]
 
@@ -120,16 +131,92 @@ def test_weights_follow_the_schedule_that_is_used() -> None:
     assert found.double() == pytest.approx(expected, rel=1e-4)
 
 
-def test_weights_that_are_merged_do_not_change_what_is_trained(convert: Convert) -> None:
-    """A merge is a step of its own, and its result a base like any other."""
-    with pytest.raises(ConfigError, match="lorasmith merge"):
-        convert(base_weights=["a.safetensors"])
+@pytest.fixture
+def full_size(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Family]:
+    """SD 1.5 by its real modules, whose numbers nobody set (the pages of which stay untouched)."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    def unet(source: Source, dtype: torch.dtype, device: torch.device) -> UNet:
+        with torch.device("meta"):
+            model = UNet(source.unet_config)
+        return model.to(dtype).to_empty(device="cpu").requires_grad_(False)
+
+    def encoder(source: Source, part: str, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
+        with torch.device("meta"):
+            model = CLIPTextModel(CLIPTextConfig.from_dict(source.config(part)))
+        return model.to(dtype).to_empty(device="cpu").requires_grad_(False)
+
+    class Published(Source):
+        name, path, kind = "published", Path(), "sd1"
+        config = lambda self, part: shipped_config("sd1", part)  # noqa: E731
+        raw = lambda self, part: {}  # noqa: E731
+        resolve = lambda self, part, names: {}  # noqa: E731
+        tokenizer = lambda self, part: Path()  # noqa: E731
+
+    monkeypatch.setattr(stable, "load_unet", unet)
+    monkeypatch.setattr(stable.text, "load_text_encoder", encoder)
+    return lambda: SD1(Published(), torch.float16, "cpu")
+
+
+@pytest.mark.parametrize(("args", "unet"), [([], 192), (["conv_dim=4"], 278)])
+def test_weights_that_are_merged_do_not_change_what_is_trained(
+    convert: Convert, full_size: Callable[[], Family], tmp_path: Path, args: list[str], unet: int
+) -> None:
+    """264 modules of SD 1.5 without convolutions, with and without base_weights; in the original 36 more with them."""
+    file, layers = tmp_path / "a.safetensors", {spec.name: spec for spec in names.layers("sd1")}
+    changed = {
+        "unet.down_blocks.0.attentions.0.proj_in": "lora_unet_down_blocks_0_attentions_0_proj_in",
+        "unet.up_blocks.1.resnets.0.conv1": "lora_unet_up_blocks_1_resnets_0_conv1",
+        "te.text_model.encoder.layers.3.mlp.fc1": "lora_te_text_model_encoder_layers_3_mlp_fc1",
+    }
+    tensors = {}
+    for layer, flat in changed.items():
+        out, *inner = layers[layer].shape
+        tensors[f"{flat}.lora_down.weight"] = torch.ones(1, *inner)
+        tensors[f"{flat}.lora_up.weight"] = torch.ones(out, 1, *[1] * len(inner[1:]))
+    save_file(tensors, file)
+    found = {}
+    for merged in (None, [str(file)]):
+        config = load_config(convert(network_args=args, base_weights=merged, base_weights_multiplier=[0.5]).config)
+        family, uses = full_size(), [LoraUse.read(written) for written in config.merge]
+        places = family.named_layers(("unet", "te"), norms=True)
+        weights = [tensor_of(current(places[layer]), "weight").zero_() for layer in changed]
+        bake(family, uses)
+        assert [float(w.min()) for w in weights] == [float(w.max()) for w in weights] == [0.5 if merged else 0.0] * 3
+        found[bool(merged)] = list(make_adapters(config, family).adapters)
+    assert found[True] == found[False]
+    parts = Counter(name.split(".")[0] for name in found[True])
+    assert parts == {"unet": unet, "te": 72}
 
 
 def test_parts_that_rest_have_no_gradients(convert: Convert) -> None:
-    config: TrainConfig = load_config(convert(text_encoder_lr=0).config)
-    assert config.parts() == ("unet",)
-    assert load_config(convert(unet_lr=0).config).parts() == ("text",)
+    """A part with the rate 0 has no share in the norm of gradients, and none are kept in it. The squares of the norms
+    of each part alone add up to that of both, by which the original clips even where one part rests."""
+    squares: dict[str, float] = {}
+    for trained, rates in {
+        "unet te": {},
+        "unet": {"text_encoder_lr": 0},
+        "unet ": {"network_train_unet_only": True},
+        "te": {"unet_lr": 0},
+    }.items():
+        values = {"learning_rate": 1e-3, "max_grad_norm": 0, "max_train_steps": 3, "output_name": trained, **rates}
+        run = build_run(load_config(convert(**values).config))
+        run.adapters.train()
+        step(run, *next(steps_from(run)))
+        run.events.close()
+        held = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
+        parts = {}
+        for part, model in run.family.components().items():
+            assert {id(p) for p in model.parameters() if p.requires_grad or p.grad is not None} <= held
+            parts[part] = sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None)
+        assert [part for part, square in parts.items() if square > 0] == trained.split()
+        squares[trained] = run.losses.drain()[0].fields["grad_norm"] ** 2
+        assert squares[trained] == pytest.approx(sum(parts.values()), rel=1e-4)
+        assert set(run.adapters.components()) == set(trained.split())
+        run.adapters.detach()
+    assert squares["unet"] == squares["unet "]
+    assert squares["unet"] + squares["te"] == pytest.approx(squares["unet te"], rel=1e-4)
+    assert min(squares.values()) > 1e-3 * squares["unet te"]
 
 
 @pytest.mark.parametrize("size", [(40, 300), (8, 8), (300, 40), (3000, 400)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,15 +11,18 @@ from typing import Any, get_args
 import pytest
 
 from lorasmith.compat.kohya.options import OPTIONS
-from lorasmith.compat.options import Conversion
+from lorasmith.compat.options import Conversion, all_scripts
 from lorasmith.core.errors import ConfigError
-from lorasmith.train.config import SpecField
+from lorasmith.train.config import SpecField, load_config
 
 ROOT = Path(__file__).parents[3]
 INVENTORY = (Path(__file__).parent / "train_network_options.txt").read_text(encoding="utf-8").split()
 """The options of the original's parser."""
 SAMPLES: dict[str, dict[str, Any]] = {
     "pretrained_model_name_or_path": {"pretrained_model_name_or_path": "other"},
+    "base_weights": {"base_weights": ["a.safetensors"]},
+    "base_weights_multiplier": {"base_weights": ["a.safetensors"], "base_weights_multiplier": [0.5]},
+    "vae": {"vae": "other"},
     "v_parameterization": {"v_parameterization": True},
     "train_data_dir": {"train_data_dir": "reg"},
     "reg_data_dir": {"reg_data_dir": "reg"},
@@ -61,7 +63,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "weighted_captions": {"weighted_captions": True},
     "max_token_length": {"max_token_length": 225},
     "clip_skip": {"clip_skip": 2},
-    "network_module": {"network_module": "lycoris.kohya"},
+    "network_module": {"network_module": "networks.oft"},
     "network_dim": {"network_dim": 8},
     "network_alpha": {"network_alpha": 2},
     "network_dropout": {"network_dropout": 0.1},
@@ -128,6 +130,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "sample_every_n_epochs": {"sample_prompts": "p.txt", "sample_every_n_epochs": 1},
     "sample_every_n_steps": {"sample_prompts": "p.txt", "sample_every_n_steps": 1},
     "sample_at_first": {"sample_prompts": "p.txt", "sample_at_first": True},
+    "no_metadata": {"no_metadata": True},
     "training_comment": {"training_comment": "a"},
     **{f"metadata_{name}": {f"metadata_{name}": "x"} for name in get_args(SpecField)},
     "metadata_trigger_phrase": {"metadata_trigger_phrase": "a"},
@@ -137,6 +140,24 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "validate_every_n_epochs": {"validation_split": 0.5, "validate_every_n_epochs": 2},
 }
 """Values with which an option counts: it, and what it needs."""
+WORD = {"token_string": "qux", "init_word": "face"}
+OWN: dict[str, dict[str, dict[str, Any]]] = {
+    "sdxl_train_network": {},
+    "train_db": {
+        "save_model_as": {"save_model_as": "safetensors"},
+        "learning_rate_te": {"learning_rate_te": 1e-3},
+        "stop_text_encoder_training": {"stop_text_encoder_training": 100},
+    },
+    "train_textual_inversion": {
+        "token_string": WORD,
+        "init_word": WORD,
+        "num_vectors_per_token": {**WORD, "num_vectors_per_token": 3},
+        "weights": {**WORD, "weights": "earlier.safetensors"},
+        "use_object_template": {**WORD, "use_object_template": True},
+        "use_style_template": {**WORD, "use_style_template": True},
+    },
+}
+"""The same of options that other scripts have, or have otherwise."""
 ELSEWHERE = {
     "config_file": "test_train_network",
     "output_config": "test_train_network",
@@ -148,13 +169,21 @@ ELSEWHERE = {
     "cache_latents": "always",
     "cache_latents_to_disk": "always",
     "save_state_on_train_end": "always",
+    "train_textual_inversion save_model_as": "tests/e2e/test_kohya_words.py",
 }
 """Options whose effect is shown by another test, or that ask for what is always so."""
 
 
-def place(table: dict[str, Any], key: str) -> str:
-    """What stands in the part of a config that a key names."""
-    return json.dumps(table.get(key.split(".")[0]), sort_keys=True, default=str)
+def place(found: Conversion, key: str) -> Any:
+    """What stands at a dotted key of the whole config, defaults included; of a list, in all of its items. Where there
+    is no such key, None."""
+    node: Any = load_config(found.config).model_dump(mode="json")
+    for part in key.split("."):
+        if isinstance(node, list):
+            node = [item[part] for item in node if part in item]
+        else:
+            node = node.get(part) if isinstance(node, dict) else None
+    return node
 
 
 def test_the_inventory_is_covered() -> None:
@@ -170,7 +199,7 @@ def test_the_page_is_current() -> None:
 
 def test_every_option_that_counts_has_a_sample() -> None:
     counting = {option.name for option in OPTIONS if option.state in ("same", "better")}
-    assert counting == SAMPLES.keys() | ELSEWHERE.keys()
+    assert counting == SAMPLES.keys() | {name for name in ELSEWHERE if " " not in name}
 
 
 @pytest.fixture
@@ -179,18 +208,50 @@ def files(train_dir: Path) -> None:
     (train_dir / "data.toml").write_text('[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "img/2_a"\n')
 
 
+@pytest.mark.parametrize("script", OWN)
+def test_every_option_of_other_scripts_that_counts_has_a_sample(script: str) -> None:
+    counting = {o.name for o in all_scripts()[script].options if o.state in ("same", "better") and o not in OPTIONS}
+    elsewhere = {name.split()[1] for name in ELSEWHERE if name.startswith(f"{script} ")}
+    assert counting == OWN[script].keys() | elsewhere
+
+
 @pytest.mark.usefixtures("files")
-@pytest.mark.parametrize("name", SAMPLES)
-def test_an_option_changes_what_the_table_says(name: str, convert: Callable[..., Conversion]) -> None:
-    option = next(o for o in OPTIONS if o.name == name)
-    with_it = convert(**SAMPLES[name]).config
-    own = {key: value for key, value in SAMPLES[name].items() if key != name}
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [*(("train_network", name) for name in SAMPLES), *((script, name) for script in OWN for name in OWN[script])],
+)
+def test_an_option_changes_what_the_table_says(script: str, name: str, convert: Callable[..., Conversion]) -> None:
+    option = next(o for o in all_scripts()[script].options if o.name == name)
+    sample = SAMPLES[name] if script == "train_network" else OWN[script][name]
+    own = {key: value for key, value in sample.items() if key != name}
+    with_it = convert(script, **sample)
     try:
-        without = convert(**own).config
+        without = convert(script, **({"token_string": "x"} if name == "token_string" else {}) | own)
     except ConfigError:
         pytest.fail(f"{name}: what it needs does not stand by itself")
-    target = "epochs" if name == "max_train_epochs" else option.to
-    assert place(with_it, target) != place(without, target)
+    assert sample[name] != option.default
+    for target in option.to.split(", "):
+        assert place(with_it, target) is not None, target
+        assert place(with_it, target) != place(without, target), target
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "value"),
+    [
+        ({"cache_latents": True}, "data.cache_latents", True),
+        ({"cache_latents_to_disk": True}, "data.cache_latents", True),
+        ({"save_state_on_train_end": True}, "checkpoint.at_end", True),
+        ({"log_with": "tensorboard"}, "log.tensorboard", True),
+        ({"mixed_precision": "fp16", "full_fp16": True}, "precision", "fp16"),
+        ({"mixed_precision": "bf16", "full_bf16": True}, "precision", "bf16"),
+        ({"save_model_as": "safetensors"}, "export.format", {"kind": "kohya"}),
+    ],
+)
+def test_what_is_asked_for_is_so_already(
+    given: dict[str, Any], key: str, value: Any, convert: Callable[..., Conversion]
+) -> None:
+    assert place(convert(**given), key) == value
+    assert convert(**given).config == convert(**{k: v for k, v in given.items() if k == "mixed_precision"}).config
 
 
 @pytest.mark.parametrize("name", [o.name for o in OPTIONS if o.state == "pointless"])

@@ -143,6 +143,19 @@ def test_metadata_of_images(convert: Convert, train_dir: Path) -> None:
             {"kind": "dora", "over": "lora", "axis": "input"},
         ),
         ({"network_module": "lycoris.kohya", "network_args": ["algo=diag-oft"], "network_dim": 8}, {"block_size": 8}),
+        (
+            {"network_module": "networks.dylora", "network_args": ["unit=2"], "network_dim": 8},
+            {"kind": "dylora", "unit": 2, "boost": 0.5, "rank": 8, "alpha": 1.0, "layers": "attention-mlp"},
+        ),
+        (
+            {"network_module": "lycoris.kohya", "network_args": ["algo=dylora", "block_size=2"], "network_dim": 8},
+            {"kind": "dylora", "unit": 2, "boost": 1.0},
+        ),
+        ({"network_module": "lycoris.kohya", "network_args": ["algo=dylora"]}, {"kind": "dylora", "unit": 4}),
+        (
+            {"network_module": "lycoris.kohya", "network_args": ["algo=lokr", "train_norm=True"]},
+            {"kind": "lokr", "norms": True},
+        ),
     ],
 )
 def test_networks(convert: Convert, values: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -387,3 +400,23 @@ def test_adafactor(convert: Convert, args: list[str]) -> None:
         stepper.step()
     assert torch.equal(weight, expected)
     assert not torch.equal(weight, torch.ones(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("strengths", "expected"),
+    [
+        (None, ["a:1", "c:1"]),
+        ([0.5], ["a:0.5", "c:1"]),
+        ([0, -1, 3], ["a:0", "c:-1"]),
+    ],
+)
+def test_what_is_merged_has_its_multiplier_or_one(
+    convert: Convert, strengths: list[float] | None, expected: list[str]
+) -> None:
+    found = convert(base_weights=["a", "c"], base_weights_multiplier=strengths)
+    assert found.config["merge"] == expected
+    assert any("draw it with" in note for note in found.notes)
+    assert any("3 numbers for 2 files" in note for note in found.notes) == (strengths == [0, -1, 3])
+    alone = convert(base_weights_multiplier=[0.5])
+    assert "merge" not in alone.config
+    assert any("1 numbers for 0 files" in note for note in alone.notes)

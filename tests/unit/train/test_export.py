@@ -70,3 +70,36 @@ def test_the_model_spec_says_what_the_user_says(pictures: Any, tmp_path: Path) -
     with safe_open(file, "pt") as opened:
         said = opened.metadata()
     assert (said["modelspec.author"], said["modelspec.license"], said["modelspec.title"]) == ("Mia", "CC0", "A title")
+
+
+def test_minimal_metadata_say_nothing_of_data_and_training(pictures: Any, tmp_path: Path) -> None:
+    """The keys that kohya's scripts keep with no_metadata; hashes of the tensors are the same as ever."""
+    from safetensors import safe_open
+
+    said = {}
+    for name in ("full", "minimal"):
+        table = {
+            "base": "tiny-sd",
+            "output": str(tmp_path / name),
+            "name": "a",
+            "steps": 1,
+            "trigger": ["garp"],
+            "comment": "secret",
+            "data": {"images": str(pictures(2, name=f"secret {name}")), "resolution": 64},
+            "adapter": {"kind": "loha", "rank": 1, "layers": ["*.attn1.to_k"]},
+            "export": {"metadata": name},
+            "metadata": {"author": "Mia"},
+            "log": {"tensorboard": False},
+        }
+        file = train(load_config(table)).file
+        assert file is not None
+        with safe_open(file, "pt") as opened:
+            said[name] = opened.metadata()
+    own = {key for key in said["minimal"] if not key.startswith(("modelspec.", "sshs_"))}
+    network = {f"ss_network_{name}" for name in ("module", "dim", "alpha", "args")}
+    assert own == {"format", "ss_v2", "ss_base_model_version", *network}
+    assert {key: said["full"][key] for key in own} == {key: said["minimal"][key] for key in own}
+    assert said["minimal"]["modelspec.author"] == "Mia"
+    assert said["minimal"]["sshs_model_hash"] == said["full"]["sshs_model_hash"]
+    assert "secret" not in str(said["minimal"])
+    assert str(said["full"]).count("secret") > 2

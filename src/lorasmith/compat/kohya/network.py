@@ -119,7 +119,7 @@ def named(kind: str) -> Convert:
     def convert(values: Mapping[str, Any], arguments: Arguments, blocks: Blocks, notes: list[str]) -> dict[str, Any]:
         table = lora(values, arguments, blocks, notes) | {"kind": kind}
         if kind == "dylora":
-            table["unit"] = arguments.int("unit", 1)
+            table |= {"unit": arguments.int("unit", 1), "boost": 0.5}
         return table
 
     return convert
@@ -154,14 +154,14 @@ def lycoris(values: Mapping[str, Any], arguments: Arguments, blocks: Blocks, not
     layers = preset_of(arguments)
     table["layers"] = layers if conv else [*layers, *SPATIAL]
     table |= switches(arguments)
+    if kind == "dylora":
+        table |= {"unit": table.pop("block_size", 4), "boost": 1.0}
     if kind in ("oft", "boft"):
         table.setdefault("block_size", max(2, table["rank"]))
     if arguments.flag("dora_wd"):
         table = dora(table, kind, arguments, notes)
     arguments.drop("wd_on_output")
-    if arguments.flag("train_norm"):
-        remedy = "train the norms by themselves: kind = norm"
-        arguments.problems.append(Problem("network_args.train_norm", "is not supported", remedy=remedy))
+    table["norms"] = arguments.flag("train_norm")
     for name in ("rescaled", "unbalanced_factorization"):
         arguments.refuse(name, "leave it out")
     arguments.drop("bypass_mode")

@@ -53,6 +53,8 @@ class TrainDb(TrainNetwork):
         if table["export"].pop("every_steps", None) or table["export"].pop("every_epochs", None):
             table["export"].pop("keep", None)
             notes.append("save_every_n_*: a whole model is written at the end; save_state makes checkpoints before")
+        if values["vae"] and not is_folder(values["pretrained_model_name_or_path"]):
+            notes.append("vae: the model that is written keeps the base's own VAE, since the base is one file")
         if values["save_precision"]:
             notes.append("save_precision is left out: the model has the dtypes of the base")
         table = {key: value for key, value in table.items() if value not in (None, {}, [])}

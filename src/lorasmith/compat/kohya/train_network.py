@@ -64,6 +64,7 @@ class TrainNetwork(Script):
             return Conversion({}, notes, copies_of(values), resumed(values))
         table = general(values, notes, problems)
         table["data"] = convert_data(parsed, notes, problems)
+        table["merge"] = merged(values, notes)
         table["text"] = text_of(values, problems)
         table["adapter"] = convert_network(values, self.blocks(), notes, problems)
         if values["network_weights"]:
@@ -99,6 +100,7 @@ def general(values: Mapping[str, Any], notes: list[str], problems: list[Problem]
         notes.append("seed: 0, so that the run can be repeated; the original draws one")
     table: dict[str, Any] = {
         "base": base,
+        "vae": values["vae"],
         "output": str(Path(values["output_dir"] or ".") / name_of(values)),
         "name": name_of(values),
         "trigger": [values["metadata_trigger_phrase"]] if values["metadata_trigger_phrase"] else None,
@@ -120,6 +122,18 @@ def general(values: Mapping[str, Any], notes: list[str], problems: list[Problem]
             remedy = f"set mixed_precision = {precision}, or leave {name} out"
             problems.append(Problem(name, f"with mixed_precision = {values['mixed_precision']}", remedy=remedy))
     return table
+
+
+def merged(values: Mapping[str, Any], notes: list[str]) -> list[str]:
+    """Files that are merged into the base, with their strengths; what has no multiplier has 1."""
+    files, strengths = values["base_weights"] or [], values["base_weights_multiplier"] or []
+    if len(strengths) > len(files):
+        notes.append(f"base_weights_multiplier: {len(strengths)} numbers for {len(files)} files; the rest is left out")
+    if not files:
+        return []
+    found = [f"{file}:{strength:g}" for file, strength in zip(files, [*strengths, *[1.0] * len(files)], strict=False)]
+    notes.append(f"base_weights: the new LoRA is one for the merged base; draw it with {', '.join(found)} before it")
+    return found
 
 
 def name_of(values: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ def convert_export(values: Mapping[str, Any], notes: list[str], problems: list[P
         problems.append(Problem("log_with", "wandb is not supported", "tensorboard", remedy))
     epochs, steps = every(values), values["save_every_n_steps"]
     export: dict[str, Any] = {"every_epochs": epochs, "every_steps": steps}
+    export["metadata"] = "minimal" if values["no_metadata"] else None
     export["dtype"] = DTYPES[values["save_precision"].lower()] if values["save_precision"] else None
     export["keep"] = kept(values["save_last_n_epochs"], values["save_last_n_steps"], epochs, steps)
     if epochs or steps:

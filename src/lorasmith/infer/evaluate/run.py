@@ -152,7 +152,7 @@ def drawn(
     missing = [c for c in drawing if not all(shown.path.is_file() for _, shown in plans[c.name])]
     if missing:
         progress.say(f"loading {base}")
-        family = load(base, dtype=settings.dtype, device=pick_device(settings.device))
+        family = load(base, dtype=settings.dtype, device=pick_device(settings.device), vae=settings.vae)
         adjust(family, settings)
         loras = Loras(family, progress, settings.embeddings)
         for use in (use for c in missing for use in c.uses):

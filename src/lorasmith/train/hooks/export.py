@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from lorasmith.files.lora import Use
 from lorasmith.formats.base import Format
 from lorasmith.formats.kohya import Kohya
 from lorasmith.train import export
 from lorasmith.train.hooks.base import Hook
-from lorasmith.train.whole_model import check_layout, whole_model
+from lorasmith.train.whole_model import check_layout, keeps_vae, whole_model
 
 if TYPE_CHECKING:
     from lorasmith.train.run import Run
@@ -24,6 +25,9 @@ class Exports(Hook):
     """Keep the newest few of the numbered files; default: all."""
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Of the numbers in the file. fp16 halves the file; fp32 is exact."""
+    metadata: Literal["full", "minimal"] = "full"
+    """What files say about themselves. `minimal`: kind, rank and alpha, what base they are for and the model spec's
+    fields; neither captions nor settings."""
     format: Format = Field(default_factory=Kohya)
     """How the file is laid out; `kohya` is what user interfaces read."""
     also: tuple[Format, ...] = ()
@@ -37,7 +41,9 @@ class Exports(Hook):
         for form in (self.format, *self.also) if len(run.adapters) else ():
             export.encode(run, form)
         if self.model is not None:
-            check_layout(run.config.base, self.model)
+            check_layout(run.config.base, self.model, run.config.vae)
+            if run.config.vae and keeps_vae(run.config.base):
+                run.progress.say("export.model: the base is one file, so the model that is written keeps its own VAE")
         super().start(run)
 
     def act(self, run: Run) -> None:
@@ -53,7 +59,8 @@ class Exports(Hook):
             beside = run.folder / f"{name}.{form.model_dump()['kind']}.safetensors"
             run.events.write("export", run.state.step, file=export.write(run, beside, form, self.dtype).name)
         if last and self.model is not None:
-            made = whole_model(run.config.base, path, run.folder / f"{name}.model", self.model)
+            changes = [*map(Use.read, run.config.merge), Use(path)]
+            made = whole_model(run.config.base, changes, run.folder / f"{name}.model", self.model, run.config.vae)
             run.events.write("export", run.state.step, file=made.name)
         if self.keep is not None and not last:
             numbered = sorted(run.folder.glob(f"{run.config.file_name}-[0-9][0-9][0-9][0-9][0-9][0-9].safetensors"))

@@ -53,11 +53,23 @@ OPTIONS = (
         "better",
         "brightness is a power of values up to 1, which does not clip; with cache_latents, which the original refuses, "
         "images are encoded anew in each step",
-        "data.transforms",
+        "data.subsets.transforms",
     ),
-    Option("flip_aug", "flag", None, "better", "each view draws its own, also with several workers", "data.transforms"),
     Option(
-        "random_crop", "flag", None, "better", "a fixed number of places, so that latents are cached", "data.transforms"
+        "flip_aug",
+        "flag",
+        None,
+        "better",
+        "each view draws its own, also with several workers",
+        "data.subsets.transforms",
+    ),
+    Option(
+        "random_crop",
+        "flag",
+        None,
+        "better",
+        "a fixed number of places, so that latents are cached",
+        "data.subsets.transforms",
     ),
     Option(
         "face_crop_aug_range",
@@ -65,7 +77,7 @@ OPTIONS = (
         None,
         "better",
         "with buckets too; a fixed number of crops, so that latents are cached",
-        "data.transforms",
+        "data.subsets.transforms",
     ),
     Option("alpha_mask", "flag", None, "better", "switching it off forgets the mask", "data.subsets.masks"),
     Option(

@@ -5,8 +5,8 @@ from lorasmith.compat.options import Option
 ATTENTION = "torch's fused attention is always used"
 FP32 = "adapters stay in float32, in which small updates are not lost"
 FP8 = "saves memory only; the base stays in its precision, nearer to the truth"
-DEEPSPEED = "a LoRA's optimizer states are small; leave it out"
-WITH_DEEPSPEED = "counts with deepspeed only"
+DEEPSPEED = "a LoRA's optimizer states are small, so there is nothing to spread or to offload"
+WITH_DEEPSPEED = "belongs to deepspeed, which is pointless here"
 DDP = "gradients of adapters are small"
 
 OPTIONS = (
@@ -41,7 +41,7 @@ OPTIONS = (
     Option("ddp_timeout", "int", None, "pointless", DDP),
     Option("ddp_gradient_as_bucket_view", state="pointless", note=DDP),
     Option("ddp_static_graph", state="pointless", note=DDP),
-    Option("deepspeed", state="refused", note=DEEPSPEED),
+    Option("deepspeed", state="pointless", note=DEEPSPEED),
     Option("zero_stage", "int", 2, "pointless", WITH_DEEPSPEED),
     Option("offload_optimizer_device", "text", None, "pointless", WITH_DEEPSPEED),
     Option("offload_optimizer_nvme_path", "text", None, "pointless", WITH_DEEPSPEED),

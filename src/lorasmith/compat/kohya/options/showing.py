@@ -31,7 +31,7 @@ OPTIONS = (
     Option("console_log_level", "text", None, "pointless", CONSOLE),
     Option("console_log_file", "text", None, "pointless", CONSOLE),
     Option("console_log_simple", state="pointless", note=CONSOLE),
-    Option("no_metadata", state="refused", note="metadata hold no paths; leave it out"),
+    Option("no_metadata", to="export.metadata"),
     Option("training_comment", "text", None, to="comment"),
     Option("metadata_title", "text", None, to="metadata.title"),
     Option("metadata_author", "text", None, to="metadata.author"),
