@@ -56,7 +56,7 @@ class Density:
         """log p_d(x), (n, width) like `x`."""
         if self.means is None:
             assert self.table is not None
-            return Summed.apply(x, self.table, self.bandwidth, self.dtype)  # type: ignore[no-any-return]
+            return Summed.apply(x, self.table, self.bandwidth)  # type: ignore[no-any-return]
         x = x.to(self.dtype)
         u = x.clamp(-self.limit, self.limit) / self.bandwidth
         power, total = torch.ones_like(u), torch.zeros_like(u)
@@ -79,28 +79,28 @@ class Summed(torch.autograd.Function):
     """log of the mean of exp(-(x - e)^2 / 2h^2) over the rows e of a table, piece by piece; no piece is kept."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, table: Tensor, bandwidth: float, dtype: torch.dtype) -> Tensor:
-        """`x`: (n, width)."""
-        z = x.detach().to(dtype) / bandwidth
+    def forward(ctx: Any, x: Tensor, table: Tensor, bandwidth: float) -> Tensor:
+        """`x`: (n, width), in whose dtype it is computed."""
+        z = x.detach() / bandwidth
         most = torch.full_like(z, -math.inf)
         total, pull = torch.zeros_like(z), torch.zeros_like(z)
         for rows in pieces(table, z.numel()):
-            away = rows.to(dtype)[:, None] / bandwidth - z  # (rows, n, width)
+            away = rows.to(z.dtype)[:, None] / bandwidth - z  # (rows, n, width)
             logs = -away.square() / 2
             now = torch.maximum(most, logs.amax(0))
             weights = (logs - now).exp()
             shrunk = (most - now).exp()
             total, pull, most = total * shrunk + weights.sum(0), pull * shrunk + (weights * away).sum(0), now
         ctx.save_for_backward(pull / total / bandwidth)
-        ctx.like = x.dtype
         return most + total.log() - math.log(len(table))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (slope,) = ctx.saved_tensors
-        return (grad * slope).to(ctx.like), None, None, None
+        return grad * slope, None, None
 
 
 def pieces(table: Tensor, per_row: int) -> tuple[Tensor, ...]:
     """The table in pieces of so many rows that a result with `per_row` numbers for each is not too large."""
-    return table.split(max(1, CHUNK // max(1, per_row)))
+    room = CHUNK if table.device.type == "cpu" else CHUNK << 8  # a GPU wants large pieces
+    return table.split(max(1, room // max(1, per_row)))

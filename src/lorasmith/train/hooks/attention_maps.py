@@ -58,8 +58,8 @@ class AttentionMaps(Hook):
 
     A map is the mean of a word's cross-attention over heads, layers, mentions and `timesteps`. Noise and timesteps are
     the same each time, so that pictures differ only because the weights do. The figure on each is the share of the
-    word's attention that lies inside its concept's mask, whose line is drawn; below the image's mask stands its size,
-    which is what an even look would give.
+    word's attention that lies inside its concept's mask, whose line is drawn; beside it stands the mask's share of the
+    image, which is what an even look would give.
     """
 
     kind: Literal["attention_maps"] = "attention_maps"
@@ -193,7 +193,7 @@ def sheet(looks: Sequence[Looked], words: Sequence[str], title: str) -> Image.Im
     """One row for each image: as it is, its mask if any image has one, and the map of each word."""
     from lorasmith.infer.grid import grid
 
-    masks = any(look.mask is not None or look.masks for look in looks)
+    masks = any(look.mask is not None for look in looks)
     rows = [cells(look, words, masks) for look in looks]
     heads = ["image", *(["mask"] if masks else []), *words]
     captions = [look.caption for look in looks]
@@ -217,7 +217,7 @@ def cells(look: Looked, words: Sequence[str], masks: bool) -> list[Image.Image]:
         found.append(below(masked(look.picture, look.mask), f"{look.mask.mean():.0%} of the image"))
     for word in words:
         inside = look.inside(word)
-        text = " " if inside is None else f"{inside:.0%} inside"
+        text = " " if inside is None else f"{inside:.0%} inside (even: {look.masks[word].mean():.0%})"
         if word in look.maps:
             shown = heat(look.picture, look.maps[word])
             found.append(below(outlined(shown, look.masks[word], THIN) if word in look.masks else shown, text))

@@ -86,7 +86,9 @@ class Previews(Hook):
                 files += [save(picture, folder / f"{i:02d}{suffix}.png") for i, picture in enumerate(pictures)]
                 label = f"step {run.state.step}" if len(strengths) == 1 else said(strength)
                 rows.append((label, [to_image(p.pixels) for p in pictures]))
-        grids = [save_image(sheet, folder / name) for name, sheet in self._sheets(requests, rows).items()]
+        grids = [
+            save_image(sheet, folder / name) for name, sheet in self._sheets(requests, rows, run.state.step).items()
+        ]
         places = [grid.relative_to(run.folder).as_posix() for grid in grids]
         images = [file.relative_to(run.folder).as_posix() for file in files]
         prompts = [r.prompt for r in requests[:: self.count]]
@@ -95,21 +97,22 @@ class Previews(Hook):
         for i, grid in enumerate(grids):
             run.events.picture("preview" if len(grids) == 1 else f"preview/{i:02d}", run.state.step, grid)
 
-    def _sheets(self, requests: Sequence[Request], rows: Sequence[Row]) -> dict[str, Image.Image]:
+    def _sheets(self, requests: Sequence[Request], rows: Sequence[Row], step: int) -> dict[str, Image.Image]:
         """The labelled grids by file name."""
         from lorasmith.infer.grid import grid
 
         labels = [label for label, _ in rows]
         if self.count == 1:
             heads = [r.prompt for r in requests]
-            return {"grid.png": grid([p for _, p in rows], row_labels=labels, column_labels=heads)}
+            title = f"step {step}" if len(self.strengths) > 1 else ""
+            return {"grid.png": grid([p for _, p in rows], row_labels=labels, column_labels=heads, title=title)}
         found = {}
         for i in range(0, len(requests), self.count):
             own = requests[i : i + self.count]
             heads = [f"seed {r.seed}" for r in own]
             pictures = [p[i : i + self.count] for _, p in rows]
             name = f"grid-{i // self.count:02d}.png"
-            found[name] = grid(pictures, row_labels=labels, column_labels=heads, title=own[0].prompt)
+            found[name] = grid(pictures, row_labels=labels, column_labels=heads, title=f"step {step}: {own[0].prompt}")
         return found
 
     def requests(self, run: Run) -> list[Request]:
