@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import lorasmith
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.load import load
+from lorasmith.families.source import assets
 from lorasmith.files.lora import Use
 from lorasmith.files.merge import merge
 from lorasmith.infer.baked import bake
@@ -43,10 +46,6 @@ def table(images: Path, output: Path, **changes: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded base in float32, in which merging rounds nothing away."""
-    import shutil
-
-    from lorasmith.families.source import assets
-
     folder = tmp_path_factory.mktemp("base") / "whole"
     shutil.copytree(assets() / "tiny-sd", folder)
     for file in folder.rglob("*.safetensors"):
@@ -58,10 +57,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def loras(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A file of each kind that changes UNet and text encoder."""
-    from conftest import make_pictures
-
     folder = tmp_path_factory.mktemp("loras")
-    images = make_pictures(folder / "images", 2, (64, 64))
+    images = folder / "images"
+    images.mkdir()
+    for i in range(2):
+        Image.new("RGB", (64, 64), (90 * i, 60, 200 - 90 * i)).save(images / f"{i}.png")
+        (images / f"{i}.txt").write_text(f"a photo of garp, number {i}")
     found = {}
     for kind in KINDS:
         layers: Any = ["*attn2.to_k", "*mid_block*conv1", "te.*q_proj"]

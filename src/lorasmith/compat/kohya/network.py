@@ -156,6 +156,8 @@ def lycoris(values: Mapping[str, Any], arguments: Arguments, blocks: Blocks, not
     table |= switches(arguments)
     if kind == "dylora":
         table |= {"unit": table.pop("block_size", 4), "boost": 1.0}
+        if table["unit"] > 1:
+            notes.append("dylora: alpha is divided by ranks, in training as in files; LyCORIS' training, by blocks")
     if kind in ("oft", "boft"):
         table.setdefault("block_size", max(2, table["rank"]))
     if arguments.flag("dora_wd"):
