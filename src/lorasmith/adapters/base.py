@@ -232,11 +232,6 @@ class AdapterConfig(Component, root="adapter", default="lora"):
         return self.norms
 
     @property
-    def sits_out(self) -> bool:
-        """Whether any layer's adapter leaves out whole passes."""
-        return any(p for p in (self.module_dropout, *(rule.module_dropout for rule in self.overrides)))
-
-    @property
     def dropouts(self) -> Dropouts:
         return Dropouts(self.dropout, self.rank_dropout, self.module_dropout)
 

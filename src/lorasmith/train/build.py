@@ -149,8 +149,9 @@ def going_on(config: TrainConfig, family: Family, file: Path, components: Sequen
             f"start: {file} also changes {' and '.join(others)}, which this run does not train; set {part} above 0"
         )
     adapters = adapters.adopted(config.adapter.adopt)
-    for adapter in adapters.adapters.values():
-        adapter.dropout, adapter.max_norm = config.adapter.dropouts, config.adapter.max_norm
+    for name, adapter in adapters.adapters.items():
+        own = config.adapter.for_layer(name)[0]
+        adapter.dropout, adapter.max_norm = own.dropouts, own.max_norm
         adapter.late_rate = config.adapter.late_rate(adapter.layer.component)
     return adapters
 
@@ -193,13 +194,11 @@ def assemble(
 
 
 def can_graph(config: TrainConfig, family: Family, dataset: Dataset) -> bool:
-    """Whether steps may be captured: a GPU, everything cached, one micro-batch a step, an optimizer that allows it, and
-    the same adapters in each step."""
+    """Whether steps may be captured: a GPU, everything cached, one micro-batch a step, an optimizer that allows it."""
     fused = isinstance(config.optimizer, AdamW)
     cached = dataset.text_cached and dataset.latents_cached
     whole = config.accumulation == 1 and not config.phases
-    steady = not config.adapter.sits_out
-    return config.cuda_graph and family.device.type == "cuda" and cached and fused and whole and steady
+    return config.cuda_graph and family.device.type == "cuda" and cached and fused and whole
 
 
 def parameter_groups(config: TrainConfig, adapters: AdapterSet, words: Learning | None = None) -> Groups:

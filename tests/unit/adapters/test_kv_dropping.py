@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 
 from lorasmith.adapters.layer import Adapted
 from lorasmith.adapters.lora import LoRA
-from lorasmith.train.build import build_run, can_graph
+from lorasmith.train.build import build_run
 from lorasmith.train.config import TrainConfig, load_config
 from lorasmith.train.loop import prepared
 from lorasmith.train.run import Run
@@ -82,6 +81,4 @@ def test_which_sit_out_follows_from_the_step(run: Run) -> None:
 )
 def test_a_step_with_other_adapters_each_time_is_no_graph(tmp_path: Path, adapter: Any, graphed: bool) -> None:
     """A captured step would leave out the same ones for ever."""
-    family: Any = SimpleNamespace(device=torch.device("cuda"))
-    data: Any = SimpleNamespace(text_cached=True, latents_cached=True)
-    assert can_graph(config(tmp_path, **adapter), family, data) is graphed
+    assert build_run(config(tmp_path, **adapter)).adapters.steady is graphed
