@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from lorasmith.adapters.layer import Adapted
 from lorasmith.adapters.lora import LoRA

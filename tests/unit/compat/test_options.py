@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from lorasmith.compat.options import Option, all_scripts, find_script, split_arguments
@@ -87,3 +89,20 @@ def test_every_option_says_what_it_must() -> None:
         assert len(set(names)) == len(names)
         for option in script.options:
             assert option.note or option.state == "same", option.name
+
+
+def test_another_vae_of_diffusers_scripts(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from lorasmith.compat.options import find_script
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    script = find_script("train_dreambooth_lora_sdxl")
+    words = [
+        "--pretrained_model_name_or_path=x",
+        f"--instance_data_dir={tmp_path}",
+        "--instance_prompt=a",
+        "--output_dir=y",
+    ]
+    for more, found in (([], None), (["--pretrained_vae_model_name_or_path=fixed"], "fixed")):
+        assert script.convert(script.parse([*words, *more])).config.get("vae") == found

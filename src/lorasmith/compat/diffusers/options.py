@@ -71,7 +71,7 @@ COMMON = (
     Option("hub_model_id", "text", None, "pointless", UPLOAD),
     Option("local_rank", "int", -1, "pointless", "the launcher's environment says it"),
     Option("tokenizer_name", "text", None, "refused", "the base model's own tokenizer is used"),
-    Option("pretrained_vae_model_name_or_path", "text", None, "refused", "put the VAE into the base's folder"),
+    Option("pretrained_vae_model_name_or_path", "text", None, to="vae"),
 )
 
 
