@@ -45,14 +45,18 @@ def train(
     """Train a LoRA, or continue a run.
 
     `overrides`: `key=value` assignments over the config; `output`: the run's folder, in place of the config's;
-    `resume`: the folder of a run to continue, in place of `config`; `overwrite`: move a run that is in the way aside.
+    `resume`: the folder of a run to continue, or of one of its checkpoints and states to go on from; with the run's own
+    settings, unless `config` is given; `overwrite`: move a run that is in the way aside.
     Ctrl-C ends after the step under way and saves; the result then says `finished=False`.
     Raises ConfigError with all problems of the config, LorasmithError for all else that the caller can repair.
     """
     from lorasmith.train import session
 
     folder = None if resume is None else Path(resume)
-    settings = _reopen(folder, overrides) if folder is not None else read_config(config, overrides, output)
+    if folder is not None and config is None:
+        settings = _reopen(folder, overrides)
+    else:
+        settings = read_config(config, overrides, output)
     return session.train(settings, progress=progress, resume=folder, overwrite=overwrite)
 
 
@@ -386,9 +390,9 @@ def read_config(config: Source | None, overrides: Sequence[str] = (), output: Pa
 
 
 def _reopen(folder: Path, overrides: Sequence[str]) -> TrainConfig:
-    from lorasmith.train.folder import CONFIG, reopen
+    from lorasmith.train.folder import find, reopen
 
-    settings = reopen(folder)
-    if overrides:
-        settings = read_config(folder / CONFIG, overrides, folder)
-    return settings
+    if not overrides:
+        return reopen(folder)
+    found = find(folder)
+    return read_config(found.config, overrides, found.run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -47,14 +48,12 @@ def as_command(name: Name, arguments: Arguments = None) -> None:
         console.say(f"note: {note}")
     if conversion.prepare is not None and conversion.resume is None:
         conversion.prepare(console.progress_for())
+    os.environ.update(conversion.secrets)
     result = api.train(
-        {} if conversion.resume else conversion.config,
-        resume=conversion.resume,
-        overwrite=conversion.resume is None,
-        progress=console.progress_for(),
+        conversion.config or None, resume=conversion.resume, overwrite=True, progress=console.progress_for()
     )
     if result.finished:
-        copies = deliver(conversion, result.file)
+        copies = deliver(conversion, result.folder)
         console.say(f"{conversion.makes + ':':7} {', '.join(map(str, copies)) or result.file}\nreport: {result.report}")
         console.say(f"steps:  {result.steps} in {console.clock(result.seconds)}")
     if as_json:
@@ -109,20 +108,18 @@ def converted(script: Script, words: list[str]) -> Conversion:
     return conversion
 
 
-def deliver(conversion: Conversion, file: Path | str | None) -> list[Path]:
-    """Copy files from the run's folder to where the original script writes them."""
-    if file is None:
-        return []
+def deliver(conversion: Conversion, folder: Path) -> list[Path]:
+    """Where the original script writes its files; what training did not write there is copied from the run's folder."""
     made = []
     for name, target in conversion.copies.items():
-        source = Path(file).parent / name
+        source = folder / name
         if not source.is_file():
             raise LorasmithError(f"{source} is missing, so it cannot be copied to {target}")
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.resolve() != target.resolve():
             shutil.copyfile(source, target)
         made.append(target)
-    return made + (conversion.finish(Path(file).parent) if conversion.finish else [])
+    return made + (conversion.finish(folder) if conversion.finish else [])
 
 
 def options_of(script: Script) -> str:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lorasmith.core.store import write_text
+
+Listener = Callable[[str, int, dict[str, Any]], object]
 
 
 class Events:
@@ -17,6 +20,11 @@ class Events:
         self.path = folder / "events.jsonl"
         self._tensorboard_folder = folder / "tensorboard" if tensorboard else None
         self._writer: Any = None
+        self._listeners: list[Listener] = []
+
+    def listen(self, told: Listener) -> None:
+        """Have `told` called with each event after it has been written: its kind, step and fields."""
+        self._listeners.append(told)
 
     def write(self, event: str, step: int, **fields: Any) -> None:
         """One line. Numbers that are not finite are written as null."""
@@ -24,6 +32,16 @@ class Events:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         self._to_tensorboard(event, step, fields)
+        for told in self._listeners:
+            told(event, step, fields)
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        """The events of one kind that were written so far, in order, those of earlier parts of the run too."""
+        if not self.path.is_file():
+            return []
+        word = json.dumps({"event": event})[1:-1]
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if word in line and line.endswith("}")]
 
     def rewind(self, step: int) -> None:
         """Drop lines after `step`, which a resumed run makes again."""
@@ -32,17 +50,13 @@ class Events:
             write_text(self.path, "".join(line + "\n" for line in lines))
 
     def _to_tensorboard(self, event: str, step: int, fields: dict[str, Any]) -> None:
-        if self._tensorboard_folder is None or event not in ("step", "validation"):
-            return
-        if self._writer is None:
+        found = {} if self._tensorboard_folder is None else scalars(event, fields)
+        if found and self._writer is None:
             from torch.utils.tensorboard.writer import SummaryWriter
 
             self._writer = SummaryWriter(str(self._tensorboard_folder), purge_step=step)
-        for name, value in fields.items():
-            values = value if isinstance(value, dict) else {"": value}
-            for part, number in values.items():
-                if isinstance(number, int | float) and name not in ("epoch", "seconds", "samples"):
-                    self._writer.add_scalar(f"{event}/{name}/{part}".rstrip("/"), number, step)
+        for name, number in found.items():
+            self._writer.add_scalar(name, number, step)
 
     def close(self) -> None:
         if self._writer is not None:
@@ -55,6 +69,17 @@ class Silence(Events):
     def write(self, event: str, step: int, **fields: Any) -> None: ...
 
     def rewind(self, step: int) -> None: ...
+
+
+def scalars(event: str, fields: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a step or a validation as curves: `step/loss`, `step/lr/unet` ..."""
+    found = {}
+    for name, value in fields.items() if event in ("step", "validation") else ():
+        values = value if isinstance(value, dict) else {"": value}
+        for part, number in values.items():
+            if isinstance(number, int | float) and name not in ("epoch", "seconds", "samples"):
+                found[f"{event}/{name}/{part}".rstrip("/")] = number
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ from lorasmith.formats.base import Encoded, Format
 from lorasmith.formats.kohya import Kohya
 from lorasmith.formats.metadata import Facts, describe, tag_counts
 from lorasmith.formats.write import write as write_file
+from lorasmith.formats.write import write_pickle
 
 if TYPE_CHECKING:
     from lorasmith.train.run import Run
@@ -28,8 +29,10 @@ def encode(run: Run, form: Format) -> Encoded:
 
 
 def write(run: Run, path: Path, form: Format, dtype: str) -> Path:
-    """Write the adapter as it is now."""
+    """Write the adapter as it is now; into a pickle of tensors alone, if that is what the path's suffix says."""
     encoded = encode(run, form)
+    if path.suffix != ".safetensors":
+        return write_pickle(path, encoded.tensors, DTYPES[dtype])
     named = {} if run.words is None else words.named(run.words.vocabulary)
     return write_file(path, encoded.tensors, describe(facts_of(run)) | named | encoded.metadata, DTYPES[dtype])
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from lorasmith.core.store import write_text
 from lorasmith.train.config import TrainConfig, load_config
 
 CONFIG = "config.toml"
+STATE = "state.json"
 
 
 def claim(folder: Path, overwrite: bool) -> str:
@@ -36,10 +40,39 @@ def write_config(folder: Path, config: TrainConfig) -> None:
     write_text(folder / CONFIG, "# Everything that this run used, defaults included.\n" + config.to_toml())
 
 
-def reopen(folder: Path) -> TrainConfig:
-    """The config of a run that is to be continued."""
-    if not (folder / CONFIG).is_file():
+@dataclass(frozen=True)
+class Found:
+    """What `--resume` names: a run, and the checkpoint to go on from if it is not to be the newest."""
+
+    run: Path
+    checkpoint: Path | None = None
+
+    @property
+    def config(self) -> Path:
+        """The settings of the run; a checkpoint that left its run has them with it."""
+        there = self.run / CONFIG
+        return there if there.is_file() or self.checkpoint is None else self.checkpoint / CONFIG
+
+
+def find(path: Path) -> Found:
+    """The run in a folder, or the run of a checkpoint's folder. Raises LorasmithError if it is neither."""
+    if (path / STATE).is_file():
+        try:
+            run = json.loads((path / STATE).read_text(encoding="utf-8")).get("run", "../..")
+        except (ValueError, AttributeError):
+            raise LorasmithError(f"--resume: {path / STATE} cannot be read; name another checkpoint") from None
+        found = Found(Path(os.path.normpath(path / run)), path)
+    else:
+        found = Found(path)
+    if not found.config.is_file():
         raise LorasmithError(
-            f"--resume: {folder} holds no run (no {CONFIG} in it). Name the output folder of the run to continue."
+            f"--resume: {path} holds no run (no {CONFIG} in it). Name the output folder of the run to continue, or one "
+            "of its checkpoints."
         )
-    return load_config(folder / CONFIG).model_copy(update={"output": folder})
+    return found
+
+
+def reopen(folder: Path) -> TrainConfig:
+    """The config of a run that is to be continued. `folder`: the run's, or a checkpoint's."""
+    found = find(folder)
+    return load_config(found.config).model_copy(update={"output": found.run})

@@ -16,9 +16,18 @@ from lorasmith.compat.kohya.optimizers import convert_optimizer, convert_schedul
 from lorasmith.compat.kohya.options import OPTIONS as NETWORK_OPTIONS
 from lorasmith.compat.kohya.options import SDXL_OPTIONS
 from lorasmith.compat.kohya.options.inversion import OPTIONS
+from lorasmith.compat.kohya.sending import secrets_of
 from lorasmith.compat.kohya.showing import convert_preview
-from lorasmith.compat.kohya.train_network import TrainNetwork, general, name_of, remarks, text_of
-from lorasmith.compat.kohya.writing import DTYPES, convert_export, resumed
+from lorasmith.compat.kohya.train_network import (
+    TrainNetwork,
+    further_hooks,
+    general,
+    name_of,
+    remarks,
+    resumed_from,
+    text_of,
+)
+from lorasmith.compat.kohya.writing import DTYPES, convert_export
 from lorasmith.compat.options import Conversion, Parsed
 from lorasmith.compat.sentences import SENTENCES
 from lorasmith.core.errors import ConfigError, Problem
@@ -47,8 +56,9 @@ class TrainTextualInversion(TrainNetwork):
         word = str(given["token_string"]).strip()
         values = given | {"output_name": given["output_name"] or words.file_name(word), "save_model_as": "safetensors"}
         finish = self.writer(values | {"save_model_as": given["save_model_as"]}, word)
-        if values["resume"]:
-            return Conversion({}, notes, resume=resumed(values), makes="word", finish=finish)
+        secrets = secrets_of(values)
+        if run := resumed_from(values):
+            return Conversion({}, notes, resume=run, makes="word", finish=finish, secrets=secrets)
         table = general(values, notes, problems) | {"trigger": [word]}
         table["data"] = convert_data(replace(parsed, values=values), notes, problems)
         for subset in table["data"].get("subsets", ()):
@@ -61,13 +71,14 @@ class TrainTextualInversion(TrainNetwork):
         table["optimizer"] = convert_optimizer(values, notes, problems) | {"unet_lr": 0.0, "text_lr": 0.0}
         table["concepts"] = [concept(values, word, table["optimizer"], self.layerwise)]
         table["lr_schedule"] = convert_schedule(values, notes, problems)
-        table |= convert_preview(values, notes) | convert_export(values, notes, problems)
+        table |= convert_preview(values, notes) | convert_export(values)
+        table["hooks"] = further_hooks(values, notes, problems)
         if problems:
             raise ConfigError(problems, self.name)
         if words.file_name(word) != name_of(values):
             notes.append(f"user interfaces call the word as its file is called: {name_of(values)}")
         table = {key: value for key, value in table.items() if value not in (None, {}, [])}
-        return Conversion(table, notes, makes="word", finish=finish)
+        return Conversion(table, notes, makes="word", finish=finish, secrets=secrets)
 
     def writer(self, values: Mapping[str, Any], word: str) -> Callable[[Path], list[Path]]:
         """What writes the original's file from the folder of a run."""
