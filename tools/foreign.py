@@ -147,7 +147,8 @@ def inversion() -> str:
             f"`train_textual_inversion` ({len(INVERSION_OPTIONS)} options), `sdxl_train_textual_inversion`, and "
             "`train_textual_inversion_XTI`, which starts again here: a set of vectors for each cross-attention layer.",
             "The word stands in `output_dir/output_name.pt` (or `.safetensors`; called as the word unless a "
-            "name is given) as `emb_params`, of SDXL `clip_l` and `clip_g`, of XTI `IN01` to `OUT11`. The run's folder "
+            "name is given) as `emb_params`, of SDXL `clip_l` and `clip_g`, of XTI `IN01` to `OUT11`; files of epochs "
+            "and steps stand beside it. The run's folder "
             "has it in our exact form and, as a mean over layers where it has them, for user interfaces. "
             f"Without {', '.join(f'`{n}`' for n in sorted(ABSENT - {'save_model_as'}))}; besides:",
             table(OWN),

@@ -119,7 +119,7 @@ def deliver(conversion: Conversion, folder: Path) -> list[Path]:
         if source.resolve() != target.resolve():
             shutil.copyfile(source, target)
         made.append(target)
-    return made + (conversion.finish(folder) if conversion.finish else [])
+    return made
 
 
 def options_of(script: Script) -> str:

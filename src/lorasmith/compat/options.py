@@ -155,8 +155,6 @@ class Conversion:
     """What is done before training, such as drawing class pictures."""
     makes: str = "LoRA"
     """What is in the files, for people."""
-    finish: Callable[[Path], list[Path]] | None = None
-    """What is made of a finished run's folder, where a copy does not do; returns the files."""
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
     """Environment variables that the options set: what no file or message may hold."""
 

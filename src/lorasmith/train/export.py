@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from lorasmith.core.config import to_toml
 from lorasmith.formats import embeddings, words
@@ -53,11 +55,18 @@ def write_embeddings(run: Run, folder: Path) -> list[Path]:
     with run.showing():
         found = words.plain(words.values_of(run.words.vocabulary))
     folder.mkdir(exist_ok=True)
-    metadata = {"modelspec.title": run.config.file_name, "ss_output_name": run.config.file_name}
     return [
-        write_file(folder / f"{words.file_name(w)}.safetensors", embeddings.encode(v), metadata, torch.float32)
+        write_word(run, folder / f"{words.file_name(w)}.safetensors", embeddings.encode(v), "fp32")
         for w, v in found.items()
     ]
+
+
+def write_word(run: Run, path: Path, tensors: Mapping[str, Tensor], dtype: str) -> Path:
+    """Write the tensors of one word; into a pickle, if that is what the path's suffix says."""
+    if path.suffix != ".safetensors":
+        return write_pickle(path, tensors, DTYPES[dtype])
+    metadata = {"modelspec.title": run.config.file_name, "ss_output_name": run.config.file_name}
+    return write_file(path, tensors, metadata, DTYPES[dtype])
 
 
 def facts_of(run: Run) -> Facts:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.train import checkpoint
@@ -63,6 +64,18 @@ def test_words_are_pruned_too(pictures: Callable[..., Path], tmp_path: Path) -> 
     train(load_config(table(pictures(3), tmp_path / "run", concepts=words, export={"every_steps": 2, "keep": 1})))
     names = ["a-000006.exact", "a-000006", "a.exact", "a"]
     assert files(tmp_path / "run") == [f"{name}.safetensors" for name in names]
+
+
+def test_several_words_have_a_file_each(pictures: Callable[..., Path], tmp_path: Path) -> None:
+    """Those of one step go together."""
+    concepts = [{"words": ["<a>"], "lr": 1e-3}, {"words": ["<b>"], "lr": 1e-3, "vectors": 2}]
+    hook = {"kind": "words", "every_steps": 2, "keep": 2, "folder": str(tmp_path / "words"), "container": "safetensors"}
+    train(load_config(table(pictures(3), tmp_path / "run", concepts=concepts, hooks=[hook], optimizer={"unet_lr": 0})))
+    times = ["a", "a-000004", "a-000006"]
+    assert files(tmp_path / "words") == sorted(f"{t}.{w}.safetensors" for t in times for w in ("a", "b"))
+    assert load_file(tmp_path / "words/a.b.safetensors")["emb_params"].shape == (2, 128)
+    with pytest.raises(LorasmithError, match="the run learns none"):
+        train(load_config(table(pictures(3, name="more"), tmp_path / "none", hooks=[hook])))
 
 
 def test_a_file_in_another_folder_is_not_overwritten(pictures: Callable[..., Path], tmp_path: Path) -> None:

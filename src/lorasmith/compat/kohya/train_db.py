@@ -41,7 +41,8 @@ class TrainDb(TrainNetwork):
         given = {option.name: option.default for option in NETWORK_OPTIONS} | parsed.values
         values = given | {"save_model_as": "safetensors", "unet_lr": None}
         notes, problems = remarks(self, parsed), []
-        if run := resumed_from(values):
+        run = resumed_from(values)
+        if run and not values["pretrained_model_name_or_path"]:  # with the run's own settings
             return Conversion(
                 {}, notes, copies_of(given, find(run).run), run, makes="model", secrets=secrets_of(values)
             )
@@ -68,7 +69,7 @@ class TrainDb(TrainNetwork):
             notes.append("save_precision is left out: the model has the dtypes of the base")
         table = {key: value for key, value in table.items() if value not in (None, {}, [])}
         copies = copies_of(given, Path(table["output"]))
-        return Conversion(table, notes, copies, makes="model", secrets=secrets_of(values))
+        return Conversion(table, notes, copies, run, makes="model", secrets=secrets_of(values))
 
 
 def text_rate(values: Mapping[str, Any]) -> float:

@@ -58,13 +58,15 @@ class Numbered(Hook):
             found[filled(self.epoch_name or "", run)] = "epoch"
         return found
 
-    def prune(self, run: Run, event: str, row: str) -> None:
-        """Of the files that the run has told of in events of this kind, remove those of a row that are too old."""
+    def prune(self, run: Run, event: str, row: str, each: int = 1) -> None:
+        """Of the files that the run has told of in events of this kind, remove those of a row that are too old.
+
+        `each`: how many files of the row are written at a time."""
         keep = self.keep_epochs if row.startswith("epoch") else self.keep
         if keep is None:
             return
         made = dict.fromkeys(e["file"] for e in run.events.of(event) if e.get("row") == row)
-        for name in list(made)[:-keep]:
+        for name in list(made)[: -keep * each]:
             path = run.folder / name
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
