@@ -51,10 +51,11 @@ def train(
     Raises ConfigError with all problems of the config, LorasmithError for all else that the caller can repair.
     """
     from lorasmith.train import session
+    from lorasmith.train.folder import reopen
 
     folder = None if resume is None else Path(resume)
     if folder is not None and config is None:
-        settings = _reopen(folder, overrides)
+        settings = reopen(folder, overrides)
     else:
         settings = read_config(config, overrides, output)
     return session.train(settings, progress=progress, resume=folder, overwrite=overwrite)
@@ -66,17 +67,22 @@ def check(
     overrides: Sequence[str] = (),
     output: Path | str | None = None,
     measure: bool = False,
+    pictures: Path | str | None = None,
     progress: Progress | None = None,
 ) -> CheckResult:
     """What a run would do and what is wrong with it, without training: config, images, buckets, length, layers.
 
-    `measure`: also make two real steps in a temporary folder, for seconds per step, peak memory and hours. Problems are
-    in the result, not raised.
+    `measure`: also make two real steps in a temporary folder, for seconds per step, peak memory and hours; `pictures`:
+    also draw the first batches into this JPEG, images and captions as training gets them. Problems are in the result,
+    not raised.
     """
     from lorasmith.train import check as checking
 
     return checking.check(
-        lambda: read_config(config, overrides, output), measure=measure, progress=progress or Progress()
+        lambda: read_config(config, overrides, output),
+        measure=measure,
+        progress=progress or Progress(),
+        pictures=None if pictures is None else Path(pictures),
     )
 
 
@@ -387,12 +393,3 @@ def read_config(config: Source | None, overrides: Sequence[str] = (), output: Pa
     if output is not None:
         changes.append(f"output={json.dumps(str(output))}")
     return load_config(config if isinstance(config, dict) else Path(config or ""), changes)
-
-
-def _reopen(folder: Path, overrides: Sequence[str]) -> TrainConfig:
-    from lorasmith.train.folder import find, reopen
-
-    if not overrides:
-        return reopen(folder)
-    found = find(folder)
-    return read_config(found.config, overrides, found.run)

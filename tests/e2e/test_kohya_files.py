@@ -162,3 +162,12 @@ def test_pictures_stand_where_the_original_has_them(folder: Path, here: Program)
     ]
     first = folder / "out/x/previews/step-00000003/00.png"
     assert (folder / "out/sample" / found[2]).read_bytes() == first.read_bytes()
+
+
+def test_the_data_are_shown_in_place_of_training(folder: Path, here: Program) -> None:
+    answer = here(*TRAIN, "--max_train_steps=3", "--debug_dataset")
+    assert answer.code == 0, answer.err
+    assert "first batches: out/x-dataset.jpg" in answer.err
+    assert names(folder) == {"x-dataset.jpg"}
+    (folder / "img/1_garp/bad.png").write_bytes(b"no picture")
+    assert_clear(here(*TRAIN, "--max_train_steps=3", "--debug_dataset"), "bad.png")

@@ -46,6 +46,9 @@ def as_command(name: Name, arguments: Arguments = None) -> None:
     conversion = converted(script, words)
     for note in conversion.notes:
         console.say(f"note: {note}")
+    if conversion.look is not None:
+        look(conversion, as_json)
+        return
     if conversion.prepare is not None and conversion.resume is None:
         conversion.prepare(console.progress_for())
     os.environ.update(conversion.secrets)
@@ -60,6 +63,19 @@ def as_command(name: Name, arguments: Arguments = None) -> None:
         console.answer(asdict(result))
     if not result.finished:
         raise typer.Exit(130)
+
+
+def look(conversion: Conversion, as_json: bool) -> None:
+    """Draw the first batches in place of training."""
+    from lorasmith import api
+    from lorasmith.core.errors import ConfigError
+
+    found = api.check(conversion.config, pictures=conversion.look, progress=console.progress_for())
+    if not found.ok:
+        raise ConfigError(found.errors, "the data")
+    console.say(f"first batches: {found.pictures}")
+    if as_json:
+        console.answer(found.to_dict())
 
 
 def act(script: Action, words: list[str], as_json: bool) -> None:

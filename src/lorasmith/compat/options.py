@@ -155,6 +155,8 @@ class Conversion:
     """What is done before training, such as drawing class pictures."""
     makes: str = "LoRA"
     """What is in the files, for people."""
+    look: Path | None = None
+    """Draw the first batches into this file, and train nothing."""
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
     """Environment variables that the options set: what no file or message may hold."""
 

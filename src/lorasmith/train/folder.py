@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -72,7 +73,7 @@ def find(path: Path) -> Found:
     return found
 
 
-def reopen(folder: Path) -> TrainConfig:
-    """The config of a run that is to be continued. `folder`: the run's, or a checkpoint's."""
+def reopen(folder: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The config, with `key=value` overrides, of a run that is continued. `folder`: its own, or a checkpoint's."""
     found = find(folder)
-    return load_config(found.config).model_copy(update={"output": found.run})
+    return load_config(found.config, list(overrides)).model_copy(update={"output": found.run})

@@ -160,6 +160,7 @@ ELSEWHERE = {
     "huggingface_token": "test_sending",
     "wandb_api_key": "test_sending",
     "skip_until_initial_step": "always",
+    "debug_dataset": "tests/e2e/test_kohya_files.py",
     "full_fp16": "test_train_network",
     "full_bf16": "test_train_network",
     "cache_latents": "always",

@@ -18,6 +18,7 @@ from lorasmith.compat.kohya.train_network import (
     TrainNetwork,
     further_hooks,
     general,
+    look_of,
     name_of,
     remarks,
     resumed_from,
@@ -69,7 +70,8 @@ class TrainDb(TrainNetwork):
             notes.append("save_precision is left out: the model has the dtypes of the base")
         table = {key: value for key, value in table.items() if value not in (None, {}, [])}
         copies = copies_of(given, Path(table["output"]))
-        return Conversion(table, notes, copies, run, makes="model", secrets=secrets_of(values))
+        own = {"look": look_of(values), "secrets": secrets_of(values)}
+        return Conversion(table, notes, copies, run, makes="model", **own)
 
 
 def text_rate(values: Mapping[str, Any]) -> float:

@@ -83,7 +83,7 @@ class TrainNetwork(Script):
         if problems:
             raise ConfigError(problems, self.name)
         table = {k: v for k, v in table.items() if v not in (None, {}, [])}
-        return Conversion(table, notes, resume=resume, secrets=secrets_of(values))
+        return Conversion(table, notes, resume=resume, look=look_of(values), secrets=secrets_of(values))
 
 
 class SdxlTrainNetwork(TrainNetwork):
@@ -139,6 +139,11 @@ def resumed_from(values: Mapping[str, Any]) -> Path | None:
     if not values["resume"]:
         return None
     return resumed({**values, "resume": downloaded(values)} if values["resume_from_huggingface"] else values)
+
+
+def look_of(values: Mapping[str, Any]) -> Path | None:
+    """The picture of the data, if the original would show them in place of training."""
+    return Path(folder_of(values)) / f"{name_of(values)}-dataset.jpg" if values["debug_dataset"] else None
 
 
 def further_hooks(values: Mapping[str, Any], notes: list[str], problems: list[Problem]) -> list[dict[str, Any]]:

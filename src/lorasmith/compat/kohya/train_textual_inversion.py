@@ -19,6 +19,7 @@ from lorasmith.compat.kohya.train_network import (
     TrainNetwork,
     further_hooks,
     general,
+    look_of,
     name_of,
     remarks,
     resumed_from,
@@ -73,7 +74,7 @@ class TrainTextualInversion(TrainNetwork):
         table = {key: value for key, value in table.items() if value not in (None, {}, [])}
         file = f"{name_of(values)}.{str(values['save_model_as']).lower()}"
         copies = {f"../{file}": Path(folder_of(values)) / file}  # stands there already
-        return Conversion(table, notes, copies, run, makes="word", secrets=secrets)
+        return Conversion(table, notes, copies, run, makes="word", look=look_of(values), secrets=secrets)
 
     def word_files(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The hook that writes the original's files where the original does."""
