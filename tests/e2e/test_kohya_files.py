@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from answers import ROOT, Program, assert_clear
@@ -171,3 +175,50 @@ def test_the_data_are_shown_in_place_of_training(folder: Path, here: Program) ->
     assert names(folder) == {"x-dataset.jpg"}
     (folder / "img/1_garp/bad.png").write_bytes(b"no picture")
     assert_clear(here(*TRAIN, "--max_train_steps=3", "--debug_dataset"), "bad.png")
+
+
+def test_hub_and_tracker(folder: Path, here: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a hub that is a folder: files go up as they are made, and a run goes on from there, elsewhere."""
+    logged: list[dict[str, Any]] = []
+
+    class Hub:
+        def __init__(self, token: str | None) -> None:
+            assert token == "hf_secret"
+
+        def create_repo(self, repo_id: str, **more: Any) -> None: ...
+
+        def upload_file(self, *, path_or_fileobj: Path, path_in_repo: str, **more: Any) -> None:
+            (folder / "hub").mkdir(exist_ok=True)
+            shutil.copyfile(path_or_fileobj, folder / "hub" / path_in_repo)
+
+        def upload_folder(self, *, folder_path: Path, path_in_repo: str, **more: Any) -> None:
+            shutil.copytree(folder_path, folder / "hub" / path_in_repo)
+
+    class Tracker:
+        id, __spec__ = "abc", ModuleSpec("wandb", None)
+        define_metric = finish = init = Image = lambda self, *names, **more: self
+
+        def log(self, values: dict[str, Any]) -> None:
+            logged.append(values)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **more: str(folder / "hub"))
+    monkeypatch.setitem(sys.modules, "wandb", Tracker())  # type: ignore[arg-type]
+    for name in ("HF_TOKEN", "WANDB_API_KEY"):
+        monkeypatch.setenv(name, "")
+    more = ["--huggingface_repo_id=me/x", "--huggingface_token=hf_secret", "--save_state_to_huggingface"]
+    more += ["--log_with=wandb", "--wandb_api_key=key_secret", "--log_config", "--max_train_steps=5"]
+    answer = here(*TRAIN, *SAVING[:1], "--save_state", *more)
+    assert answer.code == 0, answer.err
+    assert {path.name for path in (folder / "hub").iterdir()} == with_states("x", "x-000001")
+    assert [v["step"] for v in logged] == [1, 2, 3, 4, 5]
+    assert os.environ["WANDB_API_KEY"] == "key_secret"
+    kept = [p for p in folder.rglob("*") if p.is_file() and p.suffix in (".toml", ".json", ".jsonl", ".html")]
+    assert not any("_secret" in path.read_text() for path in kept)
+    assert "_secret" not in answer.out + answer.err
+
+    shutil.move(folder / "out", folder / "first")
+    answer = here(*TRAIN, "--max_train_steps=5", "--resume=me/x/x-000001-state", "--resume_from_huggingface")
+    assert answer.code == 0, answer.err
+    assert "continuing from step 3" in answer.err
+    assert_equal(folder / "first/x.safetensors", folder / "out/x.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def build_run(
     for hook in hooks_of(config) if ranks.first else ():
         hook.ready()
     found = None if resume is None else find(resume)
-    if ranks.first and (found is None or found.run.resolve() != config.output.resolve()):
+    if ranks.first and (found is None or not found.belongs_to(config.output)):
         config.export.claim(config.file_name, overwrite)
         if said := claim(config.output, overwrite):
             progress.say(said)
@@ -83,7 +84,8 @@ def build_run(
     if ranks.first:
         write_config(run.folder, config)
         write_summary(run)
-    run.events.write("resume" if run.resumed else "start", run.state.step)
+    known = {} if run.events.id else {"id": f"{time.time_ns():x}"}
+    run.events.write("resume" if run.resumed else "start", run.state.step, **known)
     return run
 
 

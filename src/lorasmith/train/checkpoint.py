@@ -52,6 +52,7 @@ def save(run: Run, path: Path | None = None, texts: Mapping[str, str] | None = N
             "loss_scale": [float(run.scale.value), float(run.scale.good)],
             "dataset": run.dataset.fingerprint(),
             "torch": torch.__version__,
+            "id": run.events.id,
             "run": Path(os.path.relpath(run.folder, path)).as_posix(),
             "files": {f.name: sha256_of(f) for f in sorted(folder.glob("*.safetensors"))},
         }

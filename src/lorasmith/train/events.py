@@ -43,6 +43,15 @@ class Events:
         lines = self.path.read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines if word in line and line.endswith("}")]
 
+    @property
+    def id(self) -> str:
+        """Of the run whose events these are; it stands in their first line."""
+        try:
+            with self.path.open(encoding="utf-8") as file:
+                return str(json.loads(file.readline()).get("id", ""))
+        except (OSError, ValueError):
+            return ""
+
     def rewind(self, step: int) -> None:
         """Drop lines after `step`, which a resumed run makes again."""
         if self.path.is_file():

@@ -12,6 +12,7 @@ from pathlib import Path
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import write_text
 from lorasmith.train.config import TrainConfig, load_config
+from lorasmith.train.events import Events
 
 CONFIG = "config.toml"
 STATE = "state.json"
@@ -47,22 +48,32 @@ class Found:
 
     run: Path
     checkpoint: Path | None = None
+    id: str = ""
+    """Of the run that made the checkpoint; another one may be in its folder by now."""
 
     @property
     def config(self) -> Path:
-        """The settings of the run; a checkpoint that left its run has them with it."""
+        """The settings of the run; a checkpoint that left its run, or whose run is gone, has them with it."""
         there = self.run / CONFIG
-        return there if there.is_file() or self.checkpoint is None else self.checkpoint / CONFIG
+        if self.checkpoint is None or (there.is_file() and self.belongs_to(self.run)):
+            return there
+        return self.checkpoint / CONFIG
+
+    def belongs_to(self, folder: Path) -> bool:
+        """Whether the run in `folder` is the one that is continued."""
+        same = self.run.resolve() == folder.resolve()
+        return same and (not self.id or Events(folder, tensorboard=False).id == self.id)
 
 
 def find(path: Path) -> Found:
     """The run in a folder, or the run of a checkpoint's folder. Raises LorasmithError if it is neither."""
     if (path / STATE).is_file():
         try:
-            run = json.loads((path / STATE).read_text(encoding="utf-8")).get("run", "../..")
+            state = json.loads((path / STATE).read_text(encoding="utf-8"))
+            run, own = state.get("run", "../.."), state.get("id", "")
         except (ValueError, AttributeError):
             raise LorasmithError(f"--resume: {path / STATE} cannot be read; name another checkpoint") from None
-        found = Found(Path(os.path.normpath(path / run)), path)
+        found = Found(Path(os.path.normpath(path / run)), path, own)
     else:
         found = Found(path)
     if not found.config.is_file():

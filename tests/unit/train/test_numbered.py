@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
@@ -14,7 +15,7 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.train import checkpoint
 from lorasmith.train.config import load_config
 from lorasmith.train.events import Events
-from lorasmith.train.folder import find
+from lorasmith.train.folder import find, reopen
 from lorasmith.train.hooks.export import Exports
 from lorasmith.train.hooks.preview import Previews
 from lorasmith.train.session import train
@@ -111,6 +112,24 @@ def test_events_of_one_kind(tmp_path: Path) -> None:
         file.write('{"event": "export", "st')  # torn by a kill
     assert [(e["step"], e["file"]) for e in events.of("export")] == [(2, "a"), (4, '"event": "export"')]
     assert told == [("export", 2), ("step", 3), ("export", 4)]
+
+
+def test_a_state_of_a_run_that_another_one_has_replaced(pictures: Callable[..., Path], tmp_path: Path) -> None:
+    """The other run is moved aside, not gone on with; settings are those of the state."""
+    images, run = pictures(3), tmp_path / "run"
+    state = {"kind": "state", "every_steps": 2, "folder": str(tmp_path)}
+    train(load_config(table(images, run, steps=4, seed=1, hooks=[state])))
+    first = load_file(run / "a.safetensors")
+    train(load_config(table(images, run, steps=4, seed=2)), overwrite=True)
+    second = load_file(run / "a.safetensors")
+    with pytest.raises(LorasmithError, match="already holds a run"):
+        train(reopen(tmp_path / "a-000002-state"), resume=tmp_path / "a-000002-state")
+    train(reopen(tmp_path / "a-000002-state"), resume=tmp_path / "a-000002-state", overwrite=True)
+    third = load_file(run / "a.safetensors")
+    assert all(torch.equal(third[key], first[key]) for key in first)
+    assert any(not torch.equal(second[key], first[key]) for key in first)
+    aside = load_file(tmp_path / "run.old-2" / "a.safetensors")
+    assert all(torch.equal(aside[key], second[key]) for key in second)
 
 
 def test_what_resume_names(tmp_path: Path) -> None:
