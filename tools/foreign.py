@@ -38,9 +38,16 @@ Options on the command line count before the file's. Sections of the file have n
 last one counts; `""` is unset; numbers may be texts and `1` may be true. An unknown option is left out with a note that
 names the nearest one. An option that is refused is an error, unless it is unset or has its default.
 
-The LoRA stands where the original writes it, `output_dir/output_name.safetensors`. All else of the run (files of
-steps and epochs, checkpoints, previews, log, report) is in the folder `output_dir/output_name`; an earlier run of that
-name is moved aside. `--resume=output_dir/output_name` continues a run, exactly.
+Files stand where the original writes them, as soon as they are made: `output_dir/output_name.safetensors`, those of
+epochs `output_name-000002.safetensors`, those of steps `output_name-step00000100.safetensors`, pictures in
+`output_dir/sample`. All else of the run (its settings, checkpoints, log, report) is in the folder
+`output_dir/output_name`; an earlier run of that name is moved aside.
+
+`save_state` writes the folders `output_name-000002-state`, `output_name-step00000100-state` and `output_name-state`.
+`--resume` continues from any of them exactly, also when the run has gone further since; and from
+`output_dir/output_name`, where the run last was. The other options count as they do without it, so a run can be made
+longer. A state that sd-scripts wrote cannot be continued; set `network_weights` to the `model.safetensors` in it and
+`initial_step` to its step.
 """
 
 
@@ -140,7 +147,8 @@ def inversion() -> str:
             f"`train_textual_inversion` ({len(INVERSION_OPTIONS)} options), `sdxl_train_textual_inversion`, and "
             "`train_textual_inversion_XTI`, which starts again here: a set of vectors for each cross-attention layer.",
             "The word stands in `output_dir/output_name.pt` (or `.safetensors`; called as the word unless a "
-            "name is given) as `emb_params`, of SDXL `clip_l` and `clip_g`, of XTI `IN01` to `OUT11`. The run's folder "
+            "name is given) as `emb_params`, of SDXL `clip_l` and `clip_g`, of XTI `IN01` to `OUT11`; files of epochs "
+            "and steps stand beside it. The run's folder "
             "has it in our exact form and, as a mean over layers where it has them, for user interfaces. "
             f"Without {', '.join(f'`{n}`' for n in sorted(ABSENT - {'save_model_as'}))}; besides:",
             table(OWN),

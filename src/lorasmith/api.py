@@ -45,14 +45,19 @@ def train(
     """Train a LoRA, or continue a run.
 
     `overrides`: `key=value` assignments over the config; `output`: the run's folder, in place of the config's;
-    `resume`: the folder of a run to continue, in place of `config`; `overwrite`: move a run that is in the way aside.
+    `resume`: the folder of a run to continue, or of one of its checkpoints and states to go on from; with the run's own
+    settings, unless `config` is given; `overwrite`: move a run that is in the way aside.
     Ctrl-C ends after the step under way and saves; the result then says `finished=False`.
     Raises ConfigError with all problems of the config, LorasmithError for all else that the caller can repair.
     """
     from lorasmith.train import session
+    from lorasmith.train.folder import reopen
 
     folder = None if resume is None else Path(resume)
-    settings = _reopen(folder, overrides) if folder is not None else read_config(config, overrides, output)
+    if folder is not None and config is None:
+        settings = reopen(folder, overrides)
+    else:
+        settings = read_config(config, overrides, output)
     return session.train(settings, progress=progress, resume=folder, overwrite=overwrite)
 
 
@@ -62,17 +67,22 @@ def check(
     overrides: Sequence[str] = (),
     output: Path | str | None = None,
     measure: bool = False,
+    pictures: Path | str | None = None,
     progress: Progress | None = None,
 ) -> CheckResult:
     """What a run would do and what is wrong with it, without training: config, images, buckets, length, layers.
 
-    `measure`: also make two real steps in a temporary folder, for seconds per step, peak memory and hours. Problems are
-    in the result, not raised.
+    `measure`: also make two real steps in a temporary folder, for seconds per step, peak memory and hours; `pictures`:
+    also draw the first batches into this JPEG, images and captions as training gets them. Problems are in the result,
+    not raised.
     """
     from lorasmith.train import check as checking
 
     return checking.check(
-        lambda: read_config(config, overrides, output), measure=measure, progress=progress or Progress()
+        lambda: read_config(config, overrides, output),
+        measure=measure,
+        progress=progress or Progress(),
+        pictures=None if pictures is None else Path(pictures),
     )
 
 
@@ -391,12 +401,3 @@ def read_config(config: Source | None, overrides: Sequence[str] = (), output: Pa
     if output is not None:
         changes.append(f"output={json.dumps(str(output))}")
     return load_config(config if isinstance(config, dict) else Path(config or ""), changes)
-
-
-def _reopen(folder: Path, overrides: Sequence[str]) -> TrainConfig:
-    from lorasmith.train.folder import CONFIG, reopen
-
-    settings = reopen(folder)
-    if overrides:
-        settings = read_config(folder / CONFIG, overrides, folder)
-    return settings

@@ -56,6 +56,24 @@ def test_the_word_of_training_is_in_stock_diffusers(folder: Path, here: Program)
     assert 0 < (there[0] - own).abs().max() < 0.1
 
 
+def test_files_of_steps_and_epochs(folder: Path, here: Program) -> None:
+    """Three pictures twice are six steps an epoch; a state goes on, and the word ends the same."""
+    more = ["--max_train_steps=8", "--save_every_n_epochs=1", "--save_every_n_steps=2", "--save_last_n_steps=2"]
+    more.append("--save_state")
+    assert here("as", "train_textual_inversion", "--config_file=ti.toml", *more).code == 0
+    made = {path.name for path in (folder / "out").glob("*.pt")}
+    assert made == {"garp.pt", "garp-000001.pt", "garp-step00000006.pt", "garp-step00000008.pt"}
+    whole = torch.load(folder / "out/garp.pt", weights_only=True)["emb_params"]
+    then = torch.load(folder / "out/garp-000001.pt", weights_only=True)["emb_params"]
+    assert not torch.equal(whole, then)
+    more.append("--resume=out/garp-000001-state")
+    (folder / "out/garp.pt").unlink()
+    answer = here("as", "train_textual_inversion", "--config_file=ti.toml", *more)
+    assert answer.code == 0, answer.err
+    assert "word:   out/garp.pt" in answer.err
+    assert torch.equal(torch.load(folder / "out/garp.pt", weights_only=True)["emb_params"], whole)
+
+
 def test_training_goes_on_from_a_file(folder: Path, here: Program) -> None:
     assert here("as", "train_textual_inversion", "--config_file=ti.toml", "--save_model_as=safetensors").code == 0
     first = load_file(folder / "out/garp.safetensors")["emb_params"]

@@ -25,6 +25,10 @@ def check_command(
     measure: Annotated[
         bool, typer.Option("--measure", help="Also make two real steps: time of a step, peak memory, hours in all.")
     ] = False,
+    pictures: Annotated[
+        Path | None,
+        typer.Option("--pictures", metavar="FILE.jpg", help="Also draw the first batches, as training gets them."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Check a config and its images; trains nothing, writes nothing into the output folder.
@@ -33,7 +37,8 @@ def check_command(
     """
     from lorasmith import api
 
-    found = api.check(config, overrides=overrides or (), measure=measure, progress=console.progress_for())
+    progress = console.progress_for()
+    found = api.check(config, overrides=overrides or (), measure=measure, pictures=pictures, progress=progress)
     if json:
         console.answer(found.to_dict())
     else:
@@ -58,6 +63,8 @@ def show(found: CheckResult) -> None:
     if found.measured is not None:
         out.print()
         out.print(_pairs(_measured(found.measured)))
+    if found.pictures is not None:
+        out.print(f"\nfirst batches: {found.pictures}")
     verdict = "A run would start." if found.ok else "A run would not start: repair the errors first."
     out.print(f"\n{verdict}", style="green" if found.ok else "bold red")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -45,22 +46,36 @@ def as_command(name: Name, arguments: Arguments = None) -> None:
     conversion = converted(script, words)
     for note in conversion.notes:
         console.say(f"note: {note}")
+    if conversion.look is not None:
+        look(conversion, as_json)
+        return
     if conversion.prepare is not None and conversion.resume is None:
         conversion.prepare(console.progress_for())
+    os.environ.update(conversion.secrets)
     result = api.train(
-        {} if conversion.resume else conversion.config,
-        resume=conversion.resume,
-        overwrite=conversion.resume is None,
-        progress=console.progress_for(),
+        conversion.config or None, resume=conversion.resume, overwrite=True, progress=console.progress_for()
     )
     if result.finished:
-        copies = deliver(conversion, result.file)
+        copies = deliver(conversion, result.folder)
         console.say(f"{conversion.makes + ':':7} {', '.join(map(str, copies)) or result.file}\nreport: {result.report}")
         console.say(f"steps:  {result.steps} in {console.clock(result.seconds)}")
     if as_json:
         console.answer(asdict(result))
     if not result.finished:
         raise typer.Exit(130)
+
+
+def look(conversion: Conversion, as_json: bool) -> None:
+    """Draw the first batches in place of training."""
+    from lorasmith import api
+    from lorasmith.core.errors import ConfigError
+
+    found = api.check(conversion.config, pictures=conversion.look, progress=console.progress_for())
+    if not found.ok:
+        raise ConfigError(found.errors, "the data")
+    console.say(f"first batches: {found.pictures}")
+    if as_json:
+        console.answer(found.to_dict())
 
 
 def act(script: Action, words: list[str], as_json: bool) -> None:
@@ -109,20 +124,18 @@ def converted(script: Script, words: list[str]) -> Conversion:
     return conversion
 
 
-def deliver(conversion: Conversion, file: Path | str | None) -> list[Path]:
-    """Copy files from the run's folder to where the original script writes them."""
-    if file is None:
-        return []
+def deliver(conversion: Conversion, folder: Path) -> list[Path]:
+    """Where the original script writes its files; what training did not write there is copied from the run's folder."""
     made = []
     for name, target in conversion.copies.items():
-        source = Path(file).parent / name
+        source = folder / name
         if not source.is_file():
             raise LorasmithError(f"{source} is missing, so it cannot be copied to {target}")
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.resolve() != target.resolve():
             shutil.copyfile(source, target)
         made.append(target)
-    return made + (conversion.finish(Path(file).parent) if conversion.finish else [])
+    return made
 
 
 def options_of(script: Script) -> str:

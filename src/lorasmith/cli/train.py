@@ -25,7 +25,8 @@ def train_command(
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run; replaces `output`.")] = None,
     resume: Annotated[
-        Path | None, typer.Option("--resume", metavar="RUN", help="Continue the run in this folder; needs no config.")
+        Path | None,
+        typer.Option("--resume", metavar="RUN", help="Continue the run in this folder, or from this state; no config."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="If the folder holds a run already, move that one aside.")
@@ -46,7 +47,7 @@ def train_command(
         )
     from lorasmith import api
 
-    source = {} if config is None else Path(config)
+    source = None if config is None else Path(config)
     progress = console.progress_for()
     result = api.train(source, overrides=changes, output=output, resume=resume, overwrite=overwrite, progress=progress)
     if not launched().first:

@@ -143,7 +143,8 @@ class Conversion:
     """A table for TrainConfig, and what a reader should know of it.
 
     `copies`: where the original would write its LoRA, by the name that it has in our run's folder; copied when a run is
-    finished. `resume`: the run of ours to continue, in place of starting one.
+    finished. `resume`: the run of ours to continue, or a checkpoint to go on from, in place of starting one; if
+    `config` is empty, with its own settings.
     """
 
     config: dict[str, Any]
@@ -154,8 +155,10 @@ class Conversion:
     """What is done before training, such as drawing class pictures."""
     makes: str = "LoRA"
     """What is in the files, for people."""
-    finish: Callable[[Path], list[Path]] | None = None
-    """What is made of a finished run's folder, where a copy does not do; returns the files."""
+    look: Path | None = None
+    """Draw the first batches into this file, and train nothing."""
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    """Environment variables that the options set: what no file or message may hold."""
 
 
 class Script(ABC):

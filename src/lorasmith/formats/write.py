@@ -18,6 +18,25 @@ from lorasmith.formats.metadata import hashes
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], dtype: torch.dtype) -> Path:
     """Write tensors in `dtype` with metadata and hashes. Raises LorasmithError if a number is not finite (the old file
     then stays), or if the file cannot be written."""
+    rounded = rounding(path, tensors, dtype)
+    with atomic_path(path) as temporary:
+        save_file(rounded, temporary, {"format": "pt", **metadata, **hashes(rounded, metadata)})
+        _verify(temporary, rounded)
+    return path
+
+
+def write_pickle(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Path:
+    """Write the plain dict of tensors by `torch.save`, for programs that read nothing else; it opens with
+    `weights_only=True`. Raises LorasmithError as `write` does."""
+    rounded = rounding(path, tensors, dtype)
+    with atomic_path(path) as temporary:
+        torch.save(rounded, temporary)
+    return path
+
+
+def rounding(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors in `dtype`, in the order of their names. Raises LorasmithError if a number is not finite, or is not in
+    this dtype."""
     bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise LorasmithError(f"{path}: not written, since it would hold numbers that are not finite, in {bad[0]}")
@@ -26,10 +45,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     lost = [name for name, tensor in rounded.items() if not torch.isfinite(tensor).all()]
     if lost:
         raise LorasmithError(f"{path}: {lost[0]} does not fit into {dtype}; export with another dtype")
-    with atomic_path(path) as temporary:
-        save_file(rounded, temporary, {"format": "pt", **metadata, **hashes(rounded, metadata)})
-        _verify(temporary, rounded)
-    return path
+    return rounded
 
 
 def _verify(path: Path, tensors: Mapping[str, Tensor]) -> None:

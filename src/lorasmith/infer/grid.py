@@ -50,20 +50,23 @@ def grid(
     return canvas
 
 
-def folded(pictures: Sequence[Image.Image], captions: Sequence[str], *, title: str = "") -> Image.Image:
-    """Pictures in about as many rows as columns (up to four in one row), each with its caption above."""
+def folded(
+    pictures: Sequence[Image.Image], captions: Sequence[str], *, title: str = "", lines: int = LINES
+) -> Image.Image:
+    """Pictures in about as many rows as columns (up to four in one row), each with its caption above, of which so many
+    lines are shown."""
     columns = len(pictures) if len(pictures) <= 4 else math.ceil(len(pictures) ** 0.5)
-    cells = [captioned(picture, text) for picture, text in zip(pictures, captions, strict=True)]
+    cells = [captioned(picture, text, lines) for picture, text in zip(pictures, captions, strict=True)]
     return grid([cells[i : i + columns] for i in range(0, len(cells), columns)], title=title)
 
 
-def captioned(picture: Image.Image, text: str, *, below: bool = False) -> Image.Image:
-    """A picture with a text above it, or below it."""
+def captioned(picture: Image.Image, text: str, lines: int = LINES, *, below: bool = False) -> Image.Image:
+    """A picture with a text of at most so many lines above it, or below it."""
     font, size = font_for(picture.width)
-    lines = wrapped(text, font, picture.width)
-    room = max(size + 4 + GAP, _height([lines], size)) if below else _height([lines], size)
+    shown = wrapped(text, font, picture.width, lines)
+    room = max(size + 4 + GAP, _height([shown], size)) if below else _height([shown], size)
     canvas = Image.new("RGB", (picture.width, picture.height + room), BACKGROUND)
-    ImageDraw.Draw(canvas).multiline_text((0, picture.height + 2 if below else 0), lines, INK, font)
+    ImageDraw.Draw(canvas).multiline_text((0, picture.height + 2 if below else 0), shown, INK, font)
     canvas.paste(picture, (0, 0 if below else room))
     return canvas
 
@@ -74,11 +77,11 @@ def font_for(width: int) -> tuple[Font, int]:
     return ImageFont.load_default(size), size
 
 
-def wrapped(text: str, font: Font, width: int) -> str:
-    """The text in lines that fit into `width` pixels, at most four for each line that it has."""
+def wrapped(text: str, font: Font, width: int, lines: int = LINES) -> str:
+    """The text in lines that fit into `width` pixels, at most so many for each line that it has."""
     letters = max(6, int(width / max(1.0, font.getlength("n"))))
-    lines = (textwrap.wrap(line, letters, max_lines=LINES, placeholder=" ...") for line in text.splitlines())
-    return "\n".join(line for group in lines for line in group)
+    groups = (textwrap.wrap(line, letters, max_lines=lines, placeholder=" ...") for line in text.splitlines())
+    return "\n".join(line for group in groups for line in group)
 
 
 def _height(texts: Sequence[str], size: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,13 @@ from lorasmith.train.config import TrainConfig
 from lorasmith.train.ema import Ema
 from lorasmith.train.eva import prime
 from lorasmith.train.events import Events, Silence
-from lorasmith.train.folder import claim, write_config
+from lorasmith.train.folder import Found, claim, find, write_config
 from lorasmith.train.gradients import LossScale
 from lorasmith.train.graph import Graphs
 from lorasmith.train.hooks import Hook
 from lorasmith.train.optimizers import AdamW, Groups
 from lorasmith.train.ranks import Ranks
-from lorasmith.train.run import Length, Run
+from lorasmith.train.run import Length, Run, TrainState
 from lorasmith.train.summary import write_summary
 from lorasmith.train.words import starts
 
@@ -49,12 +50,19 @@ def build_run(
     """Check, load, cache, attach; returns a run that `fit` can start.
 
     `ranks`: those that train together, if they are several. `resume` is the folder of a run to continue from its newest
-    whole checkpoint. Raises LorasmithError and ConfigError for what the user can repair, before anything is written.
+    whole checkpoint, or the folder of the checkpoint to go on from. If it is not the run of `config.output`, that one
+    is a new run which begins there. Raises LorasmithError and ConfigError for what the user can repair, before anything
+    is written.
     """
     progress = progress or Progress()
     ranks = ranks or Ranks()
-    if resume is None and ranks.first and (said := claim(config.output, overwrite)):
-        progress.say(said)
+    for hook in hooks_of(config) if ranks.first else ():
+        hook.ready()
+    found = None if resume is None else find(resume)
+    if ranks.first and (found is None or not found.belongs_to(config.output)):
+        config.export.claim(config.file_name, overwrite)
+        if said := claim(config.output, overwrite):
+            progress.say(said)
     if config.threads:
         torch.set_num_threads(config.threads)
 
@@ -66,9 +74,9 @@ def build_run(
     adapters = make_adapters(config, family)
     run = assemble(config, family, dataset, (adapters, words), progress, ranks)
 
-    if resume is not None:
-        restore(run, resume)
-    if run.state.step == 0:
+    if found is not None:
+        restore(run, found)
+    if not run.resumed:
         prime(run)
     ranks.agree({"images, captions and data settings": dataset.fingerprint(), "step to start from": run.state.step})
     ranks.align(run.parameters)
@@ -77,7 +85,8 @@ def build_run(
     if ranks.first:
         write_config(run.folder, config)
         write_summary(run)
-    run.events.write("resume" if run.state.step else "start", run.state.step)
+    known = {} if run.events.id else {"id": f"{time.time_ns():x}"}
+    run.events.write("resume" if run.resumed else "start", run.state.step, **known)
     return run
 
 
@@ -172,6 +181,7 @@ def assemble(
         groups = [g | {"lr": torch.tensor(g["lr"], device=family.device)} for g in groups]
     optimizer = config.optimizer.build(groups)
     config.output.mkdir(parents=True, exist_ok=True)
+    length = length_of(config, dataset)
     run = Run(
         config=config,
         folder=config.output,
@@ -181,7 +191,8 @@ def assemble(
         words=words,
         optimizer=optimizer,
         ema=Ema([p for group in groups for p in group["params"]], config.ema) if config.ema else None,
-        length=length_of(config, dataset),
+        length=length,
+        state=beginning(config, dataset, length),
         device=family.device,
         progress=progress,
         events=Events(config.output, config.log.tensorboard) if ranks.first else Silence(config.output, False),
@@ -236,14 +247,33 @@ def length_of(config: TrainConfig, dataset: Dataset) -> Length:
     return Length(steps, per_epoch, samples)
 
 
-def restore(run: Run, folder: Path) -> None:
-    """Go to the newest whole checkpoint of a run, or to its start if it has none yet."""
-    path, faults = checkpoint.newest(folder)
+def beginning(config: TrainConfig, dataset: Dataset, length: Length) -> TrainState:
+    """Where the run begins: at its first step, or as if those before `first_step`, `first_epoch` had been made.
+
+    Raises LorasmithError if nothing of the run would be left.
+    """
+    step = config.first_step or config.first_epoch * length.steps_per_epoch
+    if step >= length.steps:
+        name = "first_step" if config.first_step else "first_epoch"
+        raise LorasmithError(f"{name}: step {step} is not within the run, which has {length.steps} steps; lengthen it")
+    epoch, position = divmod(step, length.steps_per_epoch)
+    begun = dataset.epoch(epoch)[: position * config.accumulation]
+    return TrainState(step, epoch * length.samples_per_epoch + sum(len(plan.items) for plan in begun))
+
+
+def restore(run: Run, found: Found) -> None:
+    """Go to a checkpoint, or to the newest whole one of a run, or to the run's start if it has none yet."""
+    path, faults = (found.checkpoint, []) if found.checkpoint else checkpoint.newest(found.run)
     for fault in faults:
         run.progress.say(f"left out: checkpoint {fault}")
     if path is None:
-        run.progress.say(f"{folder} has no checkpoint yet; starting from the first step")
+        run.progress.say(f"{found.run} has no checkpoint yet; starting from the first step")
     else:
+        if fault := found.checkpoint and checkpoint.fault_of(path):
+            raise LorasmithError(f"{path}: {fault}; name another checkpoint")
         checkpoint.load(run, path)
+        run.resumed = run.state.step > 0
         run.progress.say(f"continuing from step {run.state.step} ({path.name})")
+    if run.ranks.first and found.checkpoint and (later := checkpoint.leave(run.folder, run.state.step)):
+        run.progress.say(f"later checkpoints are put aside: {', '.join(later)}")
     run.events.rewind(run.state.step)

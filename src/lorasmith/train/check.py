@@ -29,6 +29,7 @@ from lorasmith.files.lora import Use, read
 from lorasmith.files.model import Model
 from lorasmith.train.build import build_run, length_of
 from lorasmith.train.config import TrainConfig
+from lorasmith.train.first_batches import draw
 from lorasmith.train.loop import step, steps_from
 
 MEASURED_STEPS = 2
@@ -69,6 +70,8 @@ class CheckResult:
     rates: dict[str, dict[str, float]] = field(default_factory=dict)
     """Component to `lr`, `scale` (alpha / rank) and `effective` (lr x scale)."""
     measured: Measured | None = None
+    pictures: Path | None = None
+    """Of the first batches."""
 
     @property
     def ok(self) -> bool:
@@ -77,13 +80,16 @@ class CheckResult:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data for JSON."""
-        return {"ok": self.ok, **asdict(self)}
+        return {"ok": self.ok, **asdict(self), "pictures": self.pictures and str(self.pictures)}
 
 
-def check(read: Callable[[], TrainConfig], *, measure: bool, progress: Progress) -> CheckResult:
+def check(
+    read: Callable[[], TrainConfig], *, measure: bool, progress: Progress, pictures: Path | None = None
+) -> CheckResult:
     """Gather all that can be gathered: one fault does not hide the others.
 
-    `read` gives the config. Raises LorasmithError only if there is no config to check.
+    `read` gives the config; `pictures`: draw the first batches into this file, if there are no errors. Raises
+    LorasmithError only if there is no config to check.
     """
     result = CheckResult()
     try:
@@ -96,6 +102,8 @@ def check(read: Callable[[], TrainConfig], *, measure: bool, progress: Progress)
         attempt(result, "start", lambda: check_loras(config))
     attempt(result, "data", lambda: check_data(config, result, progress))
     check_folder(config, result)
+    if pictures is not None and result.ok:
+        attempt(result, "data", lambda: setattr(result, "pictures", draw_batches(config, pictures)))
     if measure and result.ok:
         attempt(result, "", lambda: setattr(result, "measured", measure_steps(config, progress)))
     return result
@@ -211,6 +219,13 @@ def check_data(config: TrainConfig, result: CheckResult, progress: Progress) -> 
         )
 
 
+def draw_batches(config: TrainConfig, output: Path) -> Path:
+    """The first batches as a picture."""
+    dataset = Dataset.build(config.data, seed=config.seed)
+    dataset.steps = length_of(config, dataset).steps
+    return draw(dataset, config.accumulation, output)
+
+
 def check_folder(config: TrainConfig, result: CheckResult) -> None:
     """A run that is in the way is an error of `train`; here it is worth a warning."""
     if (config.output / "config.toml").is_file():
@@ -221,12 +236,17 @@ def check_folder(config: TrainConfig, result: CheckResult) -> None:
                 remedy=f"train --resume {config.output}, another output, or --overwrite",
             )
         )
+    try:
+        config.export.claim(config.file_name, overwrite=False)
+    except LorasmithError as error:
+        result.warnings.append(Problem("export.folder", str(error).partition(": ")[2]))
 
 
 def measure_steps(config: TrainConfig, progress: Progress) -> Measured:
     """Build the run in a temporary folder and make two steps of it."""
     with tempfile.TemporaryDirectory(prefix="lorasmith-check-") as folder:
         quiet = {"preview": None, "validation": None, "hooks": (), "output": Path(folder) / "run"}
+        quiet |= {"export": config.export.model_copy(update={"folder": None})}
         log = config.log.model_copy(update={"tensorboard": False})
         started = time.perf_counter()
         run = build_run(config.model_copy(update={**quiet, "log": log}), progress=progress)

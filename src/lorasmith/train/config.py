@@ -76,6 +76,11 @@ class TrainConfig(Config):
     epochs: int | None = Field(default=None, ge=1)
     views_per_image: float | None = Field(default=None, gt=0)
     """How often the run sees an image, on average; 100 if no length is given."""
+    first_step: int = Field(default=0, ge=0)
+    """So many steps of the run count as made, for example those behind the file in `start`: data, noise, learning rate
+    and numbers begin there, and the rest of the run is trained."""
+    first_epoch: int = Field(default=0, ge=0)
+    """The same in epochs."""
     accumulation: int = Field(default=1, ge=1)
     """Micro-batches in one optimizer step."""
 
@@ -129,6 +134,8 @@ class TrainConfig(Config):
         given = [k for k in ("steps", "epochs", "views_per_image") if getattr(self, k) is not None]
         if len(given) > 1:
             raise ValueError(f"give one of steps, epochs, views_per_image, not {' and '.join(given)}")
+        if self.first_step and self.first_epoch:
+            raise ValueError("give one of first_step and first_epoch, not both")
         return self
 
     @property

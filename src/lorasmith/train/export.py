@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from lorasmith.core.config import to_toml
 from lorasmith.families.fingerprint import file_hash
@@ -15,6 +17,7 @@ from lorasmith.formats.base import Encoded, Format
 from lorasmith.formats.kohya import Kohya
 from lorasmith.formats.metadata import Facts, describe, tag_counts
 from lorasmith.formats.write import write as write_file
+from lorasmith.formats.write import write_pickle
 
 if TYPE_CHECKING:
     from lorasmith.train.config import TrainConfig
@@ -31,8 +34,10 @@ def encode(run: Run, form: Format) -> Encoded:
 
 
 def write(run: Run, path: Path, form: Format, dtype: str) -> Path:
-    """Write the adapter as it is now."""
+    """Write the adapter as it is now; into a pickle of tensors alone, if that is what the path's suffix says."""
     encoded = encode(run, form)
+    if path.suffix != ".safetensors":
+        return write_pickle(path, encoded.tensors, DTYPES[dtype])
     named = {} if run.words is None else words.named(run.words.vocabulary)
     return write_file(path, encoded.tensors, describe(facts_of(run)) | named | encoded.metadata, DTYPES[dtype])
 
@@ -53,13 +58,20 @@ def write_embeddings(run: Run, folder: Path) -> list[Path]:
     with run.showing():
         found = words.plain(words.values_of(run.words.vocabulary))
     folder.mkdir(exist_ok=True)
+    return [
+        write_word(run, folder / f"{words.file_name(w)}.safetensors", embeddings.encode(v), "fp32")
+        for w, v in found.items()
+    ]
+
+
+def write_word(run: Run, path: Path, tensors: Mapping[str, Tensor], dtype: str) -> Path:
+    """Write the tensors of one word; into a pickle, if that is what the path's suffix says."""
+    if path.suffix != ".safetensors":
+        return write_pickle(path, tensors, DTYPES[dtype])
     metadata = {"modelspec.title": run.config.file_name}
     if run.config.export.metadata == "full":
         metadata["ss_output_name"] = run.config.file_name
-    return [
-        write_file(folder / f"{words.file_name(w)}.safetensors", embeddings.encode(v), metadata, torch.float32)
-        for w, v in found.items()
-    ]
+    return write_file(path, tensors, metadata, DTYPES[dtype])
 
 
 def facts_of(run: Run) -> Facts:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import write_text
 from lorasmith.train.config import TrainConfig, load_config
+from lorasmith.train.events import Events
 
 CONFIG = "config.toml"
+STATE = "state.json"
 
 
 def claim(folder: Path, overwrite: bool) -> str:
@@ -36,10 +42,49 @@ def write_config(folder: Path, config: TrainConfig) -> None:
     write_text(folder / CONFIG, "# Everything that this run used, defaults included.\n" + config.to_toml())
 
 
-def reopen(folder: Path) -> TrainConfig:
-    """The config of a run that is to be continued."""
-    if not (folder / CONFIG).is_file():
+@dataclass(frozen=True)
+class Found:
+    """What `--resume` names: a run, and the checkpoint to go on from if it is not to be the newest."""
+
+    run: Path
+    checkpoint: Path | None = None
+    id: str = ""
+    """Of the run that made the checkpoint; another one may be in its folder by now."""
+
+    @property
+    def config(self) -> Path:
+        """The settings of the run; a checkpoint that left its run, or whose run is gone, has them with it."""
+        there = self.run / CONFIG
+        if self.checkpoint is None or (there.is_file() and self.belongs_to(self.run)):
+            return there
+        return self.checkpoint / CONFIG
+
+    def belongs_to(self, folder: Path) -> bool:
+        """Whether the run in `folder` is the one that is continued."""
+        same = self.run.resolve() == folder.resolve()
+        return same and (not self.id or Events(folder, tensorboard=False).id == self.id)
+
+
+def find(path: Path) -> Found:
+    """The run in a folder, or the run of a checkpoint's folder. Raises LorasmithError if it is neither."""
+    if (path / STATE).is_file():
+        try:
+            state = json.loads((path / STATE).read_text(encoding="utf-8"))
+            run, own = state.get("run", "../.."), state.get("id", "")
+        except (ValueError, AttributeError):
+            raise LorasmithError(f"--resume: {path / STATE} cannot be read; name another checkpoint") from None
+        found = Found(Path(os.path.normpath(path / run)), path, own)
+    else:
+        found = Found(path)
+    if not found.config.is_file():
         raise LorasmithError(
-            f"--resume: {folder} holds no run (no {CONFIG} in it). Name the output folder of the run to continue."
+            f"--resume: {path} holds no run (no {CONFIG} in it). Name the output folder of the run to continue, or one "
+            "of its checkpoints."
         )
-    return load_config(folder / CONFIG).model_copy(update={"output": folder})
+    return found
+
+
+def reopen(folder: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The config, with `key=value` overrides, of a run that is continued. `folder`: its own, or a checkpoint's."""
+    found = find(folder)
+    return load_config(found.config, list(overrides)).model_copy(update={"output": found.run})

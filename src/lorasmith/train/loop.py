@@ -26,6 +26,8 @@ def fit(run: Run) -> None:
     """Train from the run's position to its end, or until it is told to stop."""
     run.adapters.train()
     for hook in run.hooks:
+        hook.open(run)
+    for hook in run.hooks:
         hook.start(run)
     with run.progress.track("training", run.length.steps) as advance:
         advance(run.state.step, "")

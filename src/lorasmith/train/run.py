@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -84,6 +85,8 @@ class Run:
     """When each hook last acted, for those that go by the clock."""
     started: float = field(default_factory=time.time)
     """Seconds since 1970."""
+    resumed: bool = False
+    """Whether it goes on from a checkpoint."""
     stopping: bool = False
     """Set by Ctrl-C: the loop ends after the step under way."""
 
@@ -91,6 +94,13 @@ class Run:
     def parameters(self) -> list[torch.nn.Parameter]:
         """All that is trained."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def shown(self, path: Path) -> str:
+        """A file's place as events and reports name it: from the run's folder on, which may be moved with it."""
+        try:
+            return Path(os.path.relpath(path, self.folder)).as_posix()
+        except ValueError:  # on another drive
+            return path.as_posix()
 
     @contextmanager
     def showing(self) -> Iterator[None]:

@@ -55,6 +55,8 @@ def train(
         finally:
             if run.graphs is not None:
                 run.graphs.close()
+            for hook in run.hooks:
+                hook.close(run)
             run.events.close()
             run.adapters.detach()
 
@@ -63,13 +65,13 @@ def close(run: Run) -> TrainResult:
     """Read the last losses, save what a stopped run needs, write the report."""
     run.config.log.act(run)
     finished = run.state.step >= run.length.steps
-    suffix = ".safetensors" if len(run.adapters) else ".exact.safetensors"
-    file = run.folder / f"{run.config.file_name}{suffix}" if finished else None
+    file = run.config.export.file(run) if finished else None
     report = None
     if not run.ranks.first:
         pass
     elif finished:
-        run.events.write("end", run.state.step, seconds=round(run.state.seconds, 2), file=file.name if file else None)
+        shown = run.shown(file) if file else None
+        run.events.write("end", run.state.step, seconds=round(run.state.seconds, 2), file=shown)
         from lorasmith.train.report import write_report
 
         report = write_report(run.folder)

@@ -72,9 +72,9 @@ def test_wrong_types(type_: str, given: object) -> None:
 def test_all_problems_at_once_and_the_nearest_name() -> None:
     script = find_script("some/path/train_network.py")
     with pytest.raises(ConfigError) as error:
-        script.parse(["--network_dim=a", "--loss_type=banana", "--debug_dataset"])
-    assert {p.where for p in error.value.problems} == {"network_dim", "loss_type", "debug_dataset"}
-    assert "lorasmith check" in str(error.value)
+        script.parse(["--network_dim=a", "--loss_type=banana", "--dataset_class=a.B"])
+    assert {p.where for p in error.value.problems} == {"network_dim", "loss_type", "dataset_class"}
+    assert "dataset_config" in str(error.value)
     assert "network_dim" in script.parse(["--netwrk_dim=8"]).warnings[0]
 
 

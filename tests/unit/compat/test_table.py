@@ -125,6 +125,21 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "save_last_n_steps": {"save_every_n_steps": 1, "save_last_n_steps": 2},
     "save_last_n_steps_state": {"save_every_n_steps": 1, "save_state": True, "save_last_n_steps_state": 2},
     "save_state": {"save_every_n_steps": 1, "save_state": True},
+    "save_model_as": {"save_model_as": "pt"},
+    "save_state_on_train_end": {"save_state_on_train_end": True},
+    "initial_epoch": {"initial_epoch": 2},
+    "initial_step": {"initial_step": 3},
+    "huggingface_repo_id": {"huggingface_repo_id": "a/b"},
+    "huggingface_repo_type": {"huggingface_repo_id": "a/b", "huggingface_repo_type": "dataset"},
+    "huggingface_path_in_repo": {"huggingface_repo_id": "a/b", "huggingface_path_in_repo": "loras"},
+    "huggingface_repo_visibility": {"huggingface_repo_id": "a/b", "huggingface_repo_visibility": "public"},
+    "save_state_to_huggingface": {"huggingface_repo_id": "a/b", "save_state_to_huggingface": True},
+    "async_upload": {"huggingface_repo_id": "a/b", "async_upload": True},
+    "log_with": {"log_with": "wandb"},
+    "log_tracker_name": {"log_with": "all", "log_tracker_name": "faces"},
+    "log_tracker_config": {"log_with": "wandb", "log_tracker_config": "tracker.toml"},
+    "wandb_run_name": {"log_with": "wandb", "wandb_run_name": "a"},
+    "log_config": {"log_with": "wandb", "log_config": True},
     "sample_prompts": {"sample_prompts": "p.txt", "sample_every_n_steps": 1},
     "sample_sampler": {"sample_prompts": "p.txt", "sample_every_n_steps": 1, "sample_sampler": "euler_a"},
     "sample_every_n_epochs": {"sample_prompts": "p.txt", "sample_every_n_epochs": 1},
@@ -162,25 +177,28 @@ ELSEWHERE = {
     "config_file": "test_train_network",
     "output_config": "test_train_network",
     "resume": "tests/e2e/test_kohya.py",
-    "save_model_as": "test_train_network",
-    "log_with": "test_train_network",
+    "resume_from_huggingface": "test_sending",
+    "huggingface_token": "test_sending",
+    "wandb_api_key": "test_sending",
+    "skip_until_initial_step": "always",
+    "debug_dataset": "tests/e2e/test_kohya_files.py",
     "full_fp16": "test_train_network",
     "full_bf16": "test_train_network",
     "cache_latents": "always",
     "cache_latents_to_disk": "always",
-    "save_state_on_train_end": "always",
     "train_textual_inversion save_model_as": "tests/e2e/test_kohya_words.py",
 }
 """Options whose effect is shown by another test, or that ask for what is always so."""
 
 
 def place(found: Conversion, key: str) -> Any:
-    """What stands at a dotted key of the whole config, defaults included; of a list, in all of its items. Where there
-    is no such key, None."""
+    """What stands at a dotted key of the whole config, defaults included; of a list, in all of its items, or in those
+    of the kind that the key names. Where there is no such key, None."""
     node: Any = load_config(found.config).model_dump(mode="json")
     for part in key.split("."):
         if isinstance(node, list):
-            node = [item[part] for item in node if part in item]
+            kind = [item for item in node if item.get("kind") == part]
+            node = kind or [item[part] for item in node if part in item]
         else:
             node = node.get(part) if isinstance(node, dict) else None
     return node
@@ -205,6 +223,7 @@ def test_every_option_that_counts_has_a_sample() -> None:
 @pytest.fixture
 def files(train_dir: Path) -> None:
     (train_dir / "meta.json").write_text("{}")
+    (train_dir / "tracker.toml").write_text('[wandb]\nentity = "me"\n')
     (train_dir / "data.toml").write_text('[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = "img/2_a"\n')
 
 
@@ -240,7 +259,6 @@ def test_an_option_changes_what_the_table_says(script: str, name: str, convert: 
     [
         ({"cache_latents": True}, "data.cache_latents", True),
         ({"cache_latents_to_disk": True}, "data.cache_latents", True),
-        ({"save_state_on_train_end": True}, "checkpoint.at_end", True),
         ({"log_with": "tensorboard"}, "log.tensorboard", True),
         ({"mixed_precision": "fp16", "full_fp16": True}, "precision", "fp16"),
         ({"mixed_precision": "bf16", "full_bf16": True}, "precision", "bf16"),

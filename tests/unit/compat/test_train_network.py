@@ -262,8 +262,7 @@ def test_schedule_free_optimizers_get_no_schedule(convert: Convert) -> None:
         ({"adaptive_noise_scale": 0.1}, "adaptive_noise_scale"),
         ({"scale_v_pred_loss_like_noise_pred": True}, "scale_v_pred_loss_like_noise_pred"),
         ({"v_pred_like_loss": 0.1, "v_parameterization": True}, "v_pred_like_loss"),
-        ({"save_model_as": "ckpt"}, "save_model_as"),
-        ({"log_with": "wandb"}, "log_with"),
+        ({"huggingface_repo_id": "one"}, "huggingface_repo_id"),
         ({"resolution": "a"}, "resolution"),
         ({"resize_interpolation": "nearer"}, "resize_interpolation"),
     ],
@@ -275,9 +274,10 @@ def test_refusals(convert: Convert, values: dict[str, Any], where: str) -> None:
 
 
 def test_files_go_where_the_original_writes_them(convert: Convert) -> None:
-    found = convert(output_dir="a", output_name="b")
-    assert (found.config["output"], found.copies) == ("a/b", {"b.safetensors": Path("a/b.safetensors")})
-    assert convert(output_name=None).copies == {"last.safetensors": Path("out/last.safetensors")}
+    found = convert(output_dir="a", output_name="b").config
+    assert (found["output"], found["name"], found["export"]["folder"]) == ("a/b", "b", "a")
+    assert convert(output_name=None).config["name"] == "last"
+    assert load_config(convert(save_model_as="ckpt").config).export.container == "ckpt"
 
 
 def test_left_overs_of_interfaces_are_harmless(convert: Convert) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -24,7 +25,14 @@ def convert_preview(values: Mapping[str, Any], notes: list[str]) -> dict[str, An
             notes.append("sample_prompts is left out: nothing says when, set sample_every_n_epochs")
         return {}
     drawing = {"sampler": values["sample_sampler"], "steps": 30, "cfg": 7.5}
-    return {"preview": {"prompts": prompts, **when, "at_end": False, **drawing}}
+    return {"preview": {"prompts": prompts, **when, "at_end": False, **drawing, **copies(values)}}
+
+
+def copies(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the original has its pictures, and what it calls them."""
+    name, rest = "{name}_" if values["output_name"] else "", "_{index:02d}_{time}_{seed}"
+    names = {"copy_name": f"{name}{{step:06d}}{rest}", "epoch_copy_name": f"{name}e{{epoch:06d}}{rest}"}
+    return {"copies": str(Path(values["output_dir"] or ".") / "sample"), **names}
 
 
 def convert_validation(values: Mapping[str, Any]) -> dict[str, Any]:

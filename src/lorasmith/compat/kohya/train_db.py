@@ -12,11 +12,22 @@ from lorasmith.compat.kohya.objectives import convert_objective
 from lorasmith.compat.kohya.optimizers import convert_optimizer, convert_schedule
 from lorasmith.compat.kohya.options import OPTIONS as NETWORK_OPTIONS
 from lorasmith.compat.kohya.options.dreambooth import OPTIONS
+from lorasmith.compat.kohya.sending import secrets_of
 from lorasmith.compat.kohya.showing import convert_preview
-from lorasmith.compat.kohya.train_network import TrainNetwork, general, name_of, remarks, text_of
-from lorasmith.compat.kohya.writing import convert_export, resumed
+from lorasmith.compat.kohya.train_network import (
+    TrainNetwork,
+    further_hooks,
+    general,
+    look_of,
+    name_of,
+    remarks,
+    resumed_from,
+    text_of,
+)
+from lorasmith.compat.kohya.writing import convert_export
 from lorasmith.compat.options import Conversion, Parsed
 from lorasmith.core.errors import ConfigError, Problem
+from lorasmith.train.folder import find
 
 FOLDERS = ("diffusers", "diffusers_safetensors")
 
@@ -31,9 +42,11 @@ class TrainDb(TrainNetwork):
         given = {option.name: option.default for option in NETWORK_OPTIONS} | parsed.values
         values = given | {"save_model_as": "safetensors", "unet_lr": None}
         notes, problems = remarks(self, parsed), []
-        if values["resume"]:
-            run = resumed(values)
-            return Conversion({}, notes, copies_of(given, run), run, makes="model")
+        run = resumed_from(values)
+        if run and not values["pretrained_model_name_or_path"]:  # with the run's own settings
+            return Conversion(
+                {}, notes, copies_of(given, find(run).run), run, makes="model", secrets=secrets_of(values)
+            )
         table = general(values, notes, problems)
         rate, stop = text_rate(values), values["stop_text_encoder_training"]
         table["data"] = convert_data(replace(parsed, values=values), notes, problems)
@@ -46,19 +59,21 @@ class TrainDb(TrainNetwork):
         if rate and stop and stop > 0:
             table["phases"] = {"text": [0.0, share_of(stop, values, problems)]}
         table["lr_schedule"] = convert_schedule(values, notes, problems)
-        table |= convert_preview(values, notes) | convert_export(values, notes, problems)
-        table["export"] = {**table.get("export", {}), "dtype": "fp32", "model": layout_of(given, problems)}
+        table |= convert_preview(values, notes)
+        table["export"] = {"dtype": "fp32", "model": layout_of(given, problems)}
+        table["hooks"] = further_hooks(values, notes, problems)
         if problems:
             raise ConfigError(problems, self.name)
-        if table["export"].pop("every_steps", None) or table["export"].pop("every_epochs", None):
-            table["export"].pop("keep", None)
+        if convert_export(values).get("export", {}).keys() & {"every_steps", "every_epochs"}:
             notes.append("save_every_n_*: a whole model is written at the end; save_state makes checkpoints before")
         if values["vae"] and not is_folder(values["pretrained_model_name_or_path"]):
             notes.append("vae: the model that is written keeps the base's own VAE, since the base is one file")
         if values["save_precision"]:
             notes.append("save_precision is left out: the model has the dtypes of the base")
         table = {key: value for key, value in table.items() if value not in (None, {}, [])}
-        return Conversion(table, notes, copies_of(given, Path(table["output"])), makes="model")
+        copies = copies_of(given, Path(table["output"]))
+        own = {"look": look_of(values), "secrets": secrets_of(values)}
+        return Conversion(table, notes, copies, run, makes="model", **own)
 
 
 def text_rate(values: Mapping[str, Any]) -> float:

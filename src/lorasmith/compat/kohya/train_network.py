@@ -14,8 +14,9 @@ from lorasmith.compat.kohya.objectives import convert_objective
 from lorasmith.compat.kohya.optimizers import convert_optimizer, convert_schedule
 from lorasmith.compat.kohya.options import OPTIONS, SDXL_OPTIONS
 from lorasmith.compat.kohya.reading import flat, read_file
+from lorasmith.compat.kohya.sending import SECRETS, downloaded, secrets_of, tracking, uploads
 from lorasmith.compat.kohya.showing import convert_preview, convert_validation
-from lorasmith.compat.kohya.writing import convert_export, resumed
+from lorasmith.compat.kohya.writing import convert_export, folder_of, resumed, states
 from lorasmith.compat.options import Conversion, Parsed, Script, split_arguments
 from lorasmith.core.config import to_toml
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
@@ -60,8 +61,9 @@ class TrainNetwork(Script):
     def convert(self, parsed: Parsed) -> Conversion:
         values, notes, problems = parsed.values, [], []
         notes += remarks(self, parsed)
-        if values["resume"]:
-            return Conversion({}, notes, copies_of(values), resumed(values))
+        resume = resumed_from(values)
+        if resume and not values["pretrained_model_name_or_path"]:  # with the run's own settings
+            return Conversion({}, notes, resume=resume, secrets=secrets_of(values))
         table = general(values, notes, problems)
         table["data"] = convert_data(parsed, notes, problems)
         table["merge"] = merged(values, notes)
@@ -74,10 +76,15 @@ class TrainNetwork(Script):
             table["objective"] = {"kind": "denoising", **table["objective"], "mask_mean": "image"}
         table["optimizer"] = convert_optimizer(values, notes, problems)
         table["lr_schedule"] = convert_schedule(values, notes, problems)
-        table |= convert_preview(values, notes) | convert_validation(values) | convert_export(values, notes, problems)
+        table |= convert_preview(values, notes) | convert_validation(values)
+        files = {"folder": folder_of(values), "container": str(values["save_model_as"] or "safetensors").lower()}
+        table["export"] = convert_export(values).get("export", {}) | files
+        table["hooks"] = further_hooks(values, notes, problems)
+        table |= first_step(values, resume is not None, notes)
         if problems:
             raise ConfigError(problems, self.name)
-        return Conversion({k: v for k, v in table.items() if v not in (None, {}, [])}, notes, copies_of(values))
+        table = {k: v for k, v in table.items() if v not in (None, {}, [])}
+        return Conversion(table, notes, resume=resume, look=look_of(values), secrets=secrets_of(values))
 
 
 class SdxlTrainNetwork(TrainNetwork):
@@ -141,10 +148,31 @@ def name_of(values: Mapping[str, Any]) -> str:
     return values["output_name"] or "last"
 
 
-def copies_of(values: Mapping[str, Any]) -> dict[str, Path]:
-    """Where the original writes the LoRA."""
-    file = f"{name_of(values)}.safetensors"
-    return {file: Path(values["output_dir"] or ".") / file}
+def resumed_from(values: Mapping[str, Any]) -> Path | None:
+    """What `resume` names here, fetched from the hub if it is there. Raises LorasmithError if it is nothing of ours."""
+    if not values["resume"]:
+        return None
+    return resumed({**values, "resume": downloaded(values)} if values["resume_from_huggingface"] else values)
+
+
+def look_of(values: Mapping[str, Any]) -> Path | None:
+    """The picture of the data, if the original would show them in place of training."""
+    return Path(folder_of(values)) / f"{name_of(values)}-dataset.jpg" if values["debug_dataset"] else None
+
+
+def further_hooks(values: Mapping[str, Any], notes: list[str], problems: list[Problem]) -> list[dict[str, Any]]:
+    """States, uploads and Weights & Biases."""
+    return [*states(values), *uploads(values, problems), *tracking(values, notes)]
+
+
+def first_step(values: Mapping[str, Any], resumes: bool, notes: list[str]) -> dict[str, Any]:
+    """Where a run begins that goes on from a file."""
+    step, epoch = values["initial_step"], values["initial_epoch"]
+    if resumes and (step or epoch):
+        notes.append("initial_step and initial_epoch are left out: the state says where the run goes on")
+    if resumes or not (step or epoch):
+        return {}
+    return {"first_step": step} if step else {"first_epoch": epoch - 1}
 
 
 def text_of(values: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
@@ -177,6 +205,8 @@ def write_values(path: Path, parsed: Parsed) -> str:
     target = path if path.suffix == ".toml" else path.with_name(f"{path.name}.toml")
     if path == Path() or target.exists():
         raise LorasmithError(f"--output_config needs --config_file with the name of a new file; found {target}")
-    given = {k: parsed.values[k] for k in sorted(parsed.given) if k not in ("config_file", "output_config")}
+    apart = ("config_file", "output_config", *SECRETS)
+    given = {k: parsed.values[k] for k in sorted(parsed.given) if k not in apart}
     target.write_text(to_toml(given), encoding="utf-8")
-    return f"written: {target}"
+    secret = sorted(parsed.given & SECRETS.keys())
+    return f"written: {target}" + (f", without {' and '.join(secret)}, which belong in no file" if secret else "")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
 
 from lorasmith.compat.kohya.images import convert_data
 from lorasmith.compat.kohya.objectives import convert_objective
@@ -16,18 +13,24 @@ from lorasmith.compat.kohya.optimizers import convert_optimizer, convert_schedul
 from lorasmith.compat.kohya.options import OPTIONS as NETWORK_OPTIONS
 from lorasmith.compat.kohya.options import SDXL_OPTIONS
 from lorasmith.compat.kohya.options.inversion import OPTIONS
+from lorasmith.compat.kohya.sending import secrets_of
 from lorasmith.compat.kohya.showing import convert_preview
-from lorasmith.compat.kohya.train_network import TrainNetwork, general, name_of, remarks, text_of
-from lorasmith.compat.kohya.writing import DTYPES, convert_export, resumed
+from lorasmith.compat.kohya.train_network import (
+    TrainNetwork,
+    further_hooks,
+    general,
+    look_of,
+    name_of,
+    remarks,
+    resumed_from,
+    text_of,
+)
+from lorasmith.compat.kohya.writing import convert_export, folder_of
 from lorasmith.compat.options import Conversion, Parsed
 from lorasmith.compat.sentences import SENTENCES
 from lorasmith.core.errors import ConfigError, Problem
-from lorasmith.core.store import write_with
-from lorasmith.formats import embeddings, words, xti
-from lorasmith.formats.read import load
-from lorasmith.formats.write import write
+from lorasmith.formats import words
 
-TORCH = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ADAMW_DECAY = 0.01
 
 
@@ -45,10 +48,11 @@ class TrainTextualInversion(TrainNetwork):
             problems.append(Problem("token_string", "missing", remedy="give the new word, as captions have it"))
             raise ConfigError(problems, self.name)
         word = str(given["token_string"]).strip()
-        values = given | {"output_name": given["output_name"] or words.file_name(word), "save_model_as": "safetensors"}
-        finish = self.writer(values | {"save_model_as": given["save_model_as"]}, word)
-        if values["resume"]:
-            return Conversion({}, notes, resume=resumed(values), makes="word", finish=finish)
+        values = given | {"output_name": given["output_name"] or words.file_name(word)}
+        secrets = secrets_of(values)
+        run = resumed_from(values)
+        if run and not values["pretrained_model_name_or_path"]:  # with the run's own settings
+            return Conversion({}, notes, resume=run, makes="word", secrets=secrets)
         table = general(values, notes, problems) | {"trigger": [word]}
         table["data"] = convert_data(replace(parsed, values=values), notes, problems)
         for subset in table["data"].get("subsets", ()):
@@ -61,35 +65,22 @@ class TrainTextualInversion(TrainNetwork):
         table["optimizer"] = convert_optimizer(values, notes, problems) | {"unet_lr": 0.0, "text_lr": 0.0}
         table["concepts"] = [concept(values, word, table["optimizer"], self.layerwise)]
         table["lr_schedule"] = convert_schedule(values, notes, problems)
-        table |= convert_preview(values, notes) | convert_export(values, notes, problems)
+        table |= convert_preview(values, notes) | convert_export(values)
+        table["hooks"] = [self.word_files(values), *further_hooks(values, notes, problems)]
         if problems:
             raise ConfigError(problems, self.name)
         if words.file_name(word) != name_of(values):
             notes.append(f"user interfaces call the word as its file is called: {name_of(values)}")
         table = {key: value for key, value in table.items() if value not in (None, {}, [])}
-        return Conversion(table, notes, makes="word", finish=finish)
+        file = f"{name_of(values)}.{str(values['save_model_as']).lower()}"
+        copies = {f"../{file}": Path(folder_of(values)) / file}  # stands there already
+        return Conversion(table, notes, copies, run, makes="word", look=look_of(values), secrets=secrets)
 
-    def writer(self, values: Mapping[str, Any], word: str) -> Callable[[Path], list[Path]]:
-        """What writes the original's file from the folder of a run."""
-        kind = str(values["save_model_as"]).lower()
-        name = name_of(values)
-        dtype = TORCH[DTYPES[str(values["save_precision"] or "float").lower()]]
-        target = Path(values["output_dir"] or ".") / f"{name}.{kind}"
-
-        def finish(folder: Path) -> list[Path]:
-            trained = load(folder / f"{name}.exact.safetensors").words[word]
-            tensors = {key: t.to(dtype).contiguous() for key, t in self.encode(trained).items()}
-            if kind == "safetensors":
-                write(target, tensors, {"modelspec.title": name, "ss_output_name": name}, dtype)
-            else:
-                write_with(target, lambda path: torch.save(tensors, path))
-            return [target]
-
-        return finish
-
-    def encode(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of the original's file. `vectors`: (vectors, 1, width) by text encoder."""
-        return embeddings.encode(words.plain({"": dict(vectors)})[""])
+    def word_files(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The hook that writes the original's files where the original does."""
+        often = convert_export(values).get("export", {})
+        own = {"kind": "words", "folder": folder_of(values), "layers": self.layerwise}
+        return {"dtype": "fp32", **often, **own, "container": str(values["save_model_as"]).lower()}
 
 
 class TrainTextualInversionXti(TrainTextualInversion):
@@ -97,9 +88,6 @@ class TrainTextualInversionXti(TrainTextualInversion):
 
     name = "train_textual_inversion_XTI"
     layerwise = True
-
-    def encode(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return xti.encode(vectors["te"])
 
 
 class SdxlTrainTextualInversion(TrainTextualInversion):

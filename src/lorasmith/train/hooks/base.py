@@ -25,10 +25,16 @@ class Hook(Component, root="hook"):
     at_start: bool = False
     at_end: bool = True
 
+    def ready(self) -> None:
+        """Before anything is loaded: raises LorasmithError if something that the hook needs is missing."""
+
+    def open(self, run: Run) -> None:
+        """Before any hook starts: the time to ask for being told of events (`run.events.listen`)."""
+
     def start(self, run: Run) -> None:
         """Before the first step of this process."""
         run.marks[self._mark] = time.monotonic()
-        if self.at_start and run.state.step == 0:
+        if self.at_start and not run.resumed:
             self.act(run)
 
     def after_step(self, run: Run) -> None:
@@ -42,15 +48,23 @@ class Hook(Component, root="hook"):
         if self.at_end and not self.due(run):
             self.act(run)
 
+    def close(self, run: Run) -> None:
+        """When the session ends, however it ends."""
+
     def due(self, run: Run) -> bool:
         """Whether the step just made is this hook's turn."""
-        step, per_epoch = run.state.step, run.length.steps_per_epoch
-        if self.every_steps and step % self.every_steps == 0:
-            return True
-        if self.every_epochs and step % (self.every_epochs * per_epoch) == 0:
+        if self.due_by_step(run) or self.due_by_epoch(run):
             return True
         waited = time.monotonic() - run.marks.get(self._mark, time.monotonic())
         return bool(self.every_minutes) and waited >= 60 * (self.every_minutes or 0)
+
+    def due_by_step(self, run: Run) -> bool:
+        """Whether `every_steps` makes it the hook's turn."""
+        return bool(self.every_steps) and run.state.step % (self.every_steps or 1) == 0
+
+    def due_by_epoch(self, run: Run) -> bool:
+        """Whether `every_epochs` makes it the hook's turn: an epoch has just ended."""
+        return bool(self.every_epochs) and run.state.step % ((self.every_epochs or 1) * run.length.steps_per_epoch) == 0
 
     def act(self, run: Run) -> None:
         """The hook's work."""

@@ -3,16 +3,19 @@ adapter's at several strengths."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import write_text
 from lorasmith.train.hooks.base import Hook
+from lorasmith.train.hooks.numbered import check_pattern, filled
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,6 +27,9 @@ Strength = float | tuple[float, float]
 """Of the whole LoRA, or of the UNet's and the text encoders'."""
 Row = tuple[str, "list[Image.Image]"]
 """A label and the pictures of all requests."""
+
+
+COPY_FIELDS = ("name", "step", "epoch", "index", "time", "seed")
 
 
 class Previews(Hook):
@@ -52,6 +58,21 @@ class Previews(Hook):
     """Default: the training resolution."""
     height: int | None = None
     compare_base: bool = True
+    copies: Path | None = None
+    """A folder for a second copy of each picture, where other programs look for them."""
+    copy_name: str = "{name}-{step:06d}-{index:02d}"
+    """Of these copies, without suffix, from `{name}`, `{step}`, `{epoch}`, `{index}`, `{time}` (such as
+    20250131235959) and `{seed}`."""
+    epoch_copy_name: str | None = None
+    """Of those that are made because an epoch has ended, or at the start; default: `copy_name`."""
+
+    @field_validator("copy_name", "epoch_copy_name")
+    @classmethod
+    def _pattern(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            check_pattern(pattern, COPY_FIELDS, ("step", "epoch", "time"))
+            check_pattern(pattern, COPY_FIELDS, ("index",))
+        return pattern
 
     def start(self, run: Run) -> None:
         """Find out before training whether the prompts can be read and drawn."""
@@ -86,6 +107,7 @@ class Previews(Hook):
                 files += [save(picture, folder / f"{i:02d}{suffix}.png") for i, picture in enumerate(pictures)]
                 label = f"step {run.state.step}" if len(strengths) == 1 else said(strength)
                 rows.append((label, [to_image(p.pixels) for p in pictures]))
+        self._copy(run, files[-len(requests) :], [request.seed for request in requests])
         grids = [
             save_image(sheet, folder / name) for name, sheet in self._sheets(requests, rows, run.state.step).items()
         ]
@@ -114,6 +136,16 @@ class Previews(Hook):
             name = f"grid-{i // self.count:02d}.png"
             found[name] = grid(pictures, row_labels=labels, column_labels=heads, title=f"step {step}: {own[0].prompt}")
         return found
+
+    def _copy(self, run: Run, files: list[Path], seeds: list[int]) -> None:
+        if self.copies is None:
+            return
+        ended = self.epoch_copy_name if self.due_by_epoch(run) or run.state.step == 0 else None
+        time = f"{datetime.now():%Y%m%d%H%M%S}"
+        self.copies.mkdir(parents=True, exist_ok=True)
+        for index, (file, seed) in enumerate(zip(files, seeds, strict=True)):
+            name = filled(ended or self.copy_name, run, index=index, time=time, seed=seed)
+            shutil.copyfile(file, self.copies / f"{name}.png")
 
     def requests(self, run: Run) -> list[Request]:
         """The prompts with their settings, `count` times: those of a prompt's own line, else the hook's."""

@@ -95,7 +95,13 @@ OPTIONS = (
     ),
     Option("prior_loss_weight", "float", 1.0, to="data.subsets.loss_weight"),
     Option("cache_info", state="pointless", note="sizes and captions are read quickly, and never mixed up"),
-    Option("debug_dataset", state="refused", note="see the data with: lorasmith check"),
+    Option(
+        "debug_dataset",
+        "flag",
+        None,
+        "better",
+        "in place of windows a picture of the first batches, `output_dir/output_name-dataset.jpg`; nothing is trained",
+    ),
     Option(
         "cache_latents",
         "flag",

@@ -20,7 +20,7 @@ OWN = (
         "pt",
         "same",
         "a .pt holds `emb_params` alone and opens with weights_only",
-        "name",
+        "hooks.words.container",
         choices=("safetensors", "ckpt", "pt"),
     ),
     Option("token_string", "text", None, to="concepts.words"),

@@ -3,7 +3,7 @@
 from lorasmith.compat.options import Option
 
 ALWAYS = "events.jsonl, report.html and TensorBoard's files are always in the run's folder"
-WANDB = "counts with wandb only"
+WANDB = "a run that is resumed goes on there; what cannot be sent is a note"
 CONSOLE = "messages go to stderr; redirect it"
 
 OPTIONS = (
@@ -13,7 +13,7 @@ OPTIONS = (
         None,
         "better",
         "read before training, so that a mistake costs nothing; without dropouts; sides are those of training and the "
-        "seed is 0 where a prompt has none, so that pictures can be compared",
+        "seed is 0 where a prompt has none, so that pictures can be compared; they are in `output_dir/sample` too",
         "preview.prompts",
     ),
     Option("sample_sampler", "text", "ddim", to="preview.sampler"),
@@ -21,13 +21,21 @@ OPTIONS = (
     Option("sample_every_n_steps", "int", None, to="preview.every_steps"),
     Option("sample_at_first", to="preview.at_start"),
     Option("logging_dir", "text", None, "pointless", ALWAYS),
-    Option("log_with", "text", None, "better", ALWAYS, "log.tensorboard", ("tensorboard", "wandb", "all")),
+    Option(
+        "log_with",
+        "text",
+        None,
+        "better",
+        f"{ALWAYS}; wandb and all: {WANDB}",
+        "hooks.wandb",
+        ("tensorboard", "wandb", "all"),
+    ),
     Option("log_prefix", "text", None, "pointless", ALWAYS),
-    Option("log_tracker_name", "text", None, "pointless", WANDB),
-    Option("log_tracker_config", "text", None, "pointless", WANDB),
-    Option("wandb_run_name", "text", None, "pointless", WANDB),
-    Option("wandb_api_key", "text", None, "pointless", WANDB),
-    Option("log_config", state="pointless", note="the config is always in the run's folder"),
+    Option("log_tracker_name", "text", None, to="hooks.wandb.project", note="of wandb; unset: network_train"),
+    Option("log_tracker_config", "text", None, to="hooks.wandb.options", note="its table `[wandb]`"),
+    Option("wandb_run_name", "text", None, to="hooks.wandb.run_name"),
+    Option("wandb_api_key", "text", None, "better", "written nowhere; without it WANDB_API_KEY or the login counts"),
+    Option("log_config", "flag", None, "better", "without the folders of this machine", "hooks.wandb.send_config"),
     Option("console_log_level", "text", None, "pointless", CONSOLE),
     Option("console_log_file", "text", None, "pointless", CONSOLE),
     Option("console_log_simple", state="pointless", note=CONSOLE),
