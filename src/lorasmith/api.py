@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lorasmith.data.maskers import Made
     from lorasmith.files.lora import Output, Report
     from lorasmith.fusion import FuseReport
+    from lorasmith.fusion.refit_files import RefitReport
     from lorasmith.infer.evaluate.run import Evaluation
     from lorasmith.infer.run import SampleResult
     from lorasmith.train.check import CheckResult
@@ -338,6 +339,44 @@ def fuse(
     given.setdefault("size", int(find(base).config("unet").get("sample_size", 64)) * 8)
     target = Output(Path(output), overwrite=overwrite)
     return fuse_files(base, uses, target, FuseSettings(**given), progress=progress)
+
+
+class Refitting(Saving, total=False):
+    """How to refit; see `lorasmith.fusion.refit.RefitSettings`. `prompts` and `preserve` come beside the built-in."""
+
+    rank: int | None
+    names: Sequence[str] | None
+    prompts: Sequence[str] | None
+    preserve: Sequence[str] | None
+    ridge: float
+    clip_skip: int | None
+    device: str
+    precision: str | None
+
+
+def refit(
+    file: Path | str, base: Path | str, *, progress: Progress | None = None, **settings: Unpack[Refitting]
+) -> RefitReport:
+    """Write an ordinary LoRA and embeddings of a file whose words have a vector for each layer (`.exact.safetensors`,
+    or Mix-of-Show's `.pth`): the mean of each word, and keys and values that make up for the rest.
+
+    The report has the errors that remain, by layer, for the mean alone and for this.
+    """
+    from lorasmith.families.resolve import find
+    from lorasmith.fusion.refit import RefitSettings
+    from lorasmith.fusion.refit_files import refit_file
+
+    source = Path(file)
+    given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
+    saving: Saving = {key: given.pop(key) for key in Saving.__annotations__ if key in given}  # type: ignore[assignment]
+    default = RefitSettings()
+    given["prompts"] = (*default.prompts, *given.get("prompts", ()))
+    given["preserve"] = (*default.preserve, *given.get("preserve", ()))
+    given["names"] = tuple(given.get("names", ()))
+    given["size"] = min(256, int(find(base).config("unet").get("sample_size", 64)) * 8)
+    stem = source.with_name(source.name.replace(".exact.safetensors", ".safetensors"))
+    target = _output(saving, stem, "refit")
+    return refit_file(source, base, target, RefitSettings(**given), progress)
 
 
 def masks(

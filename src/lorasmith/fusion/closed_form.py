@@ -35,6 +35,24 @@ def regress(
     return up, torch.linalg.solve(total, moved.T).T.float()
 
 
+def solved(moved: Tensor, total: Tensor, ridge: float) -> Tensor:
+    """moved (total + l I)^-1 in float32, `ridge` being l as a share of the mean diagonal of `total`; (r, n)."""
+    total = total.double().clone()
+    total.diagonal().add_(ridge * total.diagonal().mean())
+    return torch.linalg.solve(total, moved.double().T).T.float()
+
+
+def nearest_of_rank(change: Tensor, gram: Tensor, ridge: float, rank: int) -> Factors:
+    """Of all changes of a rank the one that does most nearly the same to inputs with this Gram matrix (reduced-rank
+    regression, Izenman 1975): the change (out, n) projected on the main directions of its outputs."""
+    gram = gram.to(change.device).double().clone()
+    gram.diagonal().add_(ridge * gram.diagonal().mean())
+    wide = change.double()
+    _, vectors = torch.linalg.eigh(wide @ gram @ wide.T)
+    basis = vectors[:, -min(rank, *change.shape) :].flip(1)
+    return basis.float().cpu(), (basis.T @ wide).float().cpu()
+
+
 def stacked(changes: Sequence[Factors | None], share: float = 1.0) -> Factors:
     """`share` times the sum of the changes: all of it is weight concatenation, 1 / n weight fusion."""
     pairs = [pair for pair in changes if pair]

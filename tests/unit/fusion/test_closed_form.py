@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lorasmith.fusion.closed_form import Factors, missed, regress, stacked
+from lorasmith.fusion.closed_form import Factors, missed, nearest_of_rank, regress, solved, stacked
 
 
 def material(rank: int = 3, rows: int = 60) -> tuple[list[Factors], list[Tensor]]:
@@ -87,3 +87,23 @@ def test_without_any_input_changes_are_added_up() -> None:
     changes, _ = material()
     up, down = regress(changes, [torch.zeros(11, 11)] * 3, 1e-3)
     torch.testing.assert_close(up @ down, sum(u @ d for u, d in changes), rtol=1e-4, atol=1e-4)
+
+
+def test_the_nearest_change_of_a_rank_is_that_of_the_outputs() -> None:
+    """Against the singular values of the outputs themselves (Eckart and Young)."""
+    change, x = torch.randn(7, 11), torch.randn(60, 11) @ torch.randn(11, 11)
+    outputs = change @ x.T
+    for rank in (1, 3):
+        up, down = nearest_of_rank(change, gram(x), 0, rank)
+        assert up.shape == (7, rank)
+        left = float((up @ down @ x.T - outputs).square().sum())
+        assert left == pytest.approx(float(torch.linalg.svdvals(outputs)[rank:].square().sum()), rel=1e-3)
+    up, down = nearest_of_rank(change, gram(x), 0, 99)
+    torch.testing.assert_close(up @ down, change, rtol=1e-4, atol=1e-4)
+
+
+def test_solved_is_the_damped_inverse() -> None:
+    x, moved = torch.randn(30, 5), torch.randn(2, 5)
+    total = gram(x)
+    damped = total + 0.1 * total.diagonal().mean() * torch.eye(5)
+    torch.testing.assert_close(solved(moved, total, 0.1), moved @ torch.linalg.inv(damped), rtol=1e-4, atol=1e-4)
