@@ -227,16 +227,19 @@ def convert(
     *,
     base: Path | str | None = None,
     rank: int | None = None,
+    words: Sequence[Path | str] = (),
     **saving: Unpack[Saving],
 ) -> Report:
-    """Write a LoRA as `kohya`, `peft`, `portable`, `lycoris` or `diff`.
+    """Write a LoRA as `kohya`, `peft`, `portable`, `lycoris`, `diff` or `bundle`.
 
     `base`: the model that it is for, where its family cannot be told or its change depends on the weights; `rank`: of
-    the best LoRA in place of what has no exact form in that format. Raises LorasmithError if the format cannot hold it.
+    the best LoRA in place of what has no exact form in that format; `words`: embedding files for a bundle. Raises
+    LorasmithError if the format cannot hold it.
     """
     from lorasmith.files.convert import convert as work
 
-    return work(Path(file), to, _output(saving, Path(file), to), base=base, rank=rank)
+    more = [Path(word) for word in words]
+    return work(Path(file), to, _output(saving, Path(file), to), base=base, rank=rank, words=more)
 
 
 def resize(

@@ -22,7 +22,7 @@ from lorasmith.core.progress import Progress
 from lorasmith.core.rng import torch_generator
 from lorasmith.families.base import Cond, Family
 from lorasmith.files.lora import Lora
-from lorasmith.formats.words import Words
+from lorasmith.formats.words import Words, cosines
 from lorasmith.fusion.closed_form import Factors, nearest_of_rank, solved, stacked
 from lorasmith.fusion.concepts import factors
 from lorasmith.fusion.inputs import attached
@@ -81,15 +81,6 @@ class Refitted:
 def shared(words: Words) -> Words:
     """The mean over the layers, (vectors, 1, width)."""
     return {word: {part: t.mean(1, keepdim=True) for part, t in parts.items()} for word, parts in words.items()}
-
-
-def cosines(words: Words) -> dict[str, list[float]]:
-    """How near each layer's vectors are to the mean that stands for them: cosine over all vectors of a word."""
-    found = {}
-    for word, parts in words.items():
-        rows = torch.cat([t.transpose(0, 1).flatten(1) for t in parts.values()], 1)
-        found[word] = torch.cosine_similarity(rows, rows.mean(0, keepdim=True)).tolist()
-    return found
 
 
 class Texts:

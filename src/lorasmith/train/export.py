@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from lorasmith.core.config import to_toml
 from lorasmith.formats import embeddings, words
@@ -30,8 +31,25 @@ def encode(run: Run, form: Format) -> Encoded:
 def write(run: Run, path: Path, form: Format, dtype: str) -> Path:
     """Write the adapter as it is now."""
     encoded = encode(run, form)
-    named = {} if run.words is None else words.named(run.words.vocabulary)
-    return write_file(path, encoded.tensors, describe(facts_of(run)) | named | encoded.metadata, DTYPES[dtype])
+    carried = carried_words(run, form)
+    metadata = describe(facts_of(run)) | encoded.metadata
+    if run.words is not None:
+        more = (
+            words.renamed(metadata, words.values_of(run.words.vocabulary))
+            if carried
+            else words.named(run.words.vocabulary)
+        )
+        metadata |= more
+    return write_file(path, {**encoded.tensors, **carried}, metadata, DTYPES[dtype])
+
+
+def carried_words(run: Run, form: Format) -> dict[str, Tensor]:
+    """The new words as they are now, in a form that has a place for them. Raises LorasmithError if it cannot hold
+    one."""
+    if run.words is None:
+        return {}
+    with run.showing():
+        return form.words(words.plain(words.values_of(run.words.vocabulary)))
 
 
 def write_exact(run: Run, path: Path) -> Path:

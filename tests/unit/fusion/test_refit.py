@@ -23,7 +23,7 @@ from lorasmith.formats import words as words_format
 from lorasmith.formats.kohya import Kohya
 from lorasmith.formats.words import Words
 from lorasmith.formats.write import write
-from lorasmith.fusion.refit import RefitSettings, cosines, refit
+from lorasmith.fusion.refit import RefitSettings, refit
 from lorasmith.fusion.refit_files import refit_file
 from lorasmith.fusion.texts import PROMPTS
 from lorasmith.infer.loras import Loras, LoraUse, vocabulary_of
@@ -120,11 +120,6 @@ def test_words_that_are_alike_in_all_layers_need_nothing(family: Any, tmp_path: 
         assert max(found.prediction[method].values()) < 1e-3
     assert max(found.moved.values()) < 1e-3
     assert all(abs(c - 1) < 1e-5 for values in found.cosines.values() for c in values)
-
-
-def test_cosines_are_of_the_layers_with_the_mean() -> None:
-    rows = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
-    assert cosines({"w": {"te": rows}})["w"] == pytest.approx([0.5**0.5] * 2)
 
 
 def test_the_files_do_what_the_report_says(family: Any, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from lorasmith.formats import words
 from lorasmith.formats.base import Format
 from lorasmith.formats.kohya import Kohya
 from lorasmith.train import export
@@ -36,6 +37,7 @@ class Exports(Hook):
         """Find out before training whether the adapter can be written in these forms."""
         for form in (self.format, *self.also) if len(run.adapters) else ():
             export.encode(run, form)
+            export.carried_words(run, form)
         if self.model is not None:
             check_layout(run.config.base, self.model)
         super().start(run)
@@ -66,3 +68,6 @@ class Exports(Hook):
         run.events.write("export", run.state.step, file=path.name)
         for file in export.write_embeddings(run, run.folder / "embeddings") if last else ():
             run.events.write("export", run.state.step, file=f"embeddings/{file.name}")
+        assert run.words is not None
+        if last and (warning := words.apart(words.values_of(run.words.vocabulary))):
+            run.progress.say(warning)
