@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lorasmith.data.maskers import Made
     from lorasmith.files.lora import Output, Report
     from lorasmith.fusion import FuseReport
+    from lorasmith.fusion.asked import Fusing, Refitting
     from lorasmith.fusion.refit_files import RefitReport
     from lorasmith.infer.evaluate.run import Evaluation
     from lorasmith.infer.run import SampleResult
@@ -302,21 +303,6 @@ def combine(
     return work([Use.read(lora) for lora in loras], target, base=base, rank=rank)
 
 
-class Fusing(TypedDict, total=False):
-    """How to fuse; see `lorasmith.fusion.FuseSettings`. `size` of the pictures that gather inputs: the base's own."""
-
-    method: str
-    rank: int | None
-    prompts: Sequence[str] | None
-    preserve: Sequence[str] | None
-    ridge: float
-    steps: int
-    seeds: int
-    size: int | None
-    device: str
-    precision: str | None
-
-
 def fuse(
     files: Sequence[Path | str],
     base: Path | str,
@@ -331,30 +317,10 @@ def fuse(
     `files`: `"garp.safetensors:0.9=garp"` (strength, and what prompts call it), or one `.json` list of concepts as
     Mix-of-Show has it. The report says what each concept loses, by this and by plainer methods.
     """
-    from lorasmith.families.resolve import find
     from lorasmith.files.lora import Output
-    from lorasmith.fusion import ConceptUse, FuseSettings, fuse_files, read_list
+    from lorasmith.fusion.asked import fuse as work
 
-    listed = len(files) == 1 and str(files[0]).endswith(".json")
-    uses = read_list(Path(files[0])) if listed else [ConceptUse.read(str(file)) for file in files]
-    given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
-    given |= {key: tuple(given[key]) for key in ("prompts", "preserve") if key in given}
-    given.setdefault("size", int(find(base).config("unet").get("sample_size", 64)) * 8)
-    target = Output(Path(output), overwrite=overwrite)
-    return fuse_files(base, uses, target, FuseSettings(**given), progress=progress)
-
-
-class Refitting(Saving, total=False):
-    """How to refit; see `lorasmith.fusion.refit.RefitSettings`. `prompts` and `preserve` come beside the built-in."""
-
-    rank: int | None
-    names: Sequence[str] | None
-    prompts: Sequence[str] | None
-    preserve: Sequence[str] | None
-    ridge: float
-    clip_skip: int | None
-    device: str
-    precision: str | None
+    return work(files, base, Output(Path(output), overwrite=overwrite), settings, progress)
 
 
 def refit(
@@ -365,21 +331,12 @@ def refit(
 
     The report has the errors that remain, by layer, for the mean alone and for this.
     """
-    from lorasmith.families.resolve import find
-    from lorasmith.fusion.refit import RefitSettings
-    from lorasmith.fusion.refit_files import refit_file
+    from lorasmith.fusion.asked import refit as work
 
-    source = Path(file)
-    given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
-    saving: Saving = {key: given.pop(key) for key in Saving.__annotations__ if key in given}  # type: ignore[assignment]
-    default = RefitSettings()
-    given["prompts"] = (*default.prompts, *given.get("prompts", ()))
-    given["preserve"] = (*default.preserve, *given.get("preserve", ()))
-    given["names"] = tuple(given.get("names", ()))
-    given["size"] = min(256, int(find(base).config("unet").get("sample_size", 64)) * 8)
+    source, given = Path(file), dict(settings)
+    saving: Any = {key: given.pop(key) for key in Saving.__annotations__ if key in given}
     stem = source.with_name(source.name.replace(".exact.safetensors", ".safetensors"))
-    target = _output(saving, stem, "refit")
-    return refit_file(source, base, target, RefitSettings(**given), progress)
+    return work(source, base, _output(saving, stem, "refit"), given, progress)
 
 
 def masks(

@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=Path("refit.json"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--count", type=int, default=48, help="pictures of garp, and of others")
-    parser.add_argument("--ridge", type=float, default=1e-2)
+    parser.add_argument("--ridge", type=float, default=3e-2)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)

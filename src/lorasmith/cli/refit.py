@@ -43,7 +43,7 @@ def refit_command(
     ] = None,
     ridge: Annotated[
         float, typer.Option("--ridge", min=0, help="Larger: other texts stay more as they are, the concept less.")
-    ] = 1e-2,
+    ] = 3e-2,
     clip_skip: Annotated[int | None, typer.Option("--clip-skip", help="Default: as the file was trained.")] = None,
     device: Annotated[str, typer.Option("--device")] = "auto",
     dtype: Dtype = None,

@@ -50,7 +50,7 @@ class RefitSettings:
     """What prompts call the concepts; empty: the file's trigger phrases that hold its words, or all its words."""
     rank: int | None = None
     """Of keys and values in the result; None: what the file has and `EXTRA` more."""
-    ridge: float = 1e-2
+    ridge: float = 3e-2
     """l as a share of the mean diagonal of the sums: larger keeps other texts more as they are, the concept less."""
     clip_skip: int | None = None
     """None: as the file says that it was trained."""

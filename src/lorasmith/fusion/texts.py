@@ -27,11 +27,25 @@ HELD_OUT = (
 )
 """None of their parts is in `PROMPTS`."""
 
-PLAIN = ("a dog", "a woman", "a man with a beard", "a red car", "an old house", "a bowl of fruit")
+PLAIN = (
+    *(
+        "a dog",
+        "a cat",
+        "a white horse",
+        "a small bird",
+        "a fish",
+        "a bear",
+        "a woman",
+        "a man with a beard",
+        "a child",
+    ),
+    *("a red car", "a bicycle", "a boat", "a train", "an old house", "a castle", "a flower", "a mountain", "a chair"),
+    *("a lamp", "a clock", "a bowl of fruit", "a cake", "a bottle", "a book", "a robot", "a face"),
+)
 KEPT = (
     "",
     "blurry, lowres, bad anatomy, worst quality, text, watermark",
-    *(f"{front}{thing}{end}" for front in FRONTS[:3] for thing in PLAIN for end in ENDS[:4]),
+    *(f"{front}{thing}{end}" for front in FRONTS[:3] for thing in PLAIN for end in (*ENDS[:3], ENDS[4])),
 )
 """Texts that should stay as they are: the empty one and a usual negative one among them."""
 HELD_PLAIN = ("a photo of a lion, on a beach", "a picture of a bridge, at night", "a drawing of a tree", "a cup of tea")
