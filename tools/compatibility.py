@@ -25,6 +25,12 @@ others are right. **wrong**: loads, with other weights. **no**: not loaded. Numb
 `lorasmith inspect FILE` says the same of any file, and `lorasmith convert FILE --to portable` makes the file that loads
 everywhere where there is one. On SD 1.x; SD 2.x and SDXL differ in names only (tests/unit/families/test_names.py).
 
+New words of a LoRA go into embedding files beside it, which all five read (docs/edlora.md). `bundle` is a further file
+for A1111 with the words inside (`lorasmith convert FILE --to bundle`, or `export.also = ["bundle"]` when training);
+there **partly** means that the LoRA is right and its words are missing. Words are called as their files are (`<garp1>`
+is garp1), must have no dot, and are one tensor each (SDXL two); of words with a vector for each layer the file has the
+mean, so use `lorasmith refit` first.
+
 """
 
 FULL = (

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from lorasmith.data.maskers import Made
     from lorasmith.files.lora import Output, Report
     from lorasmith.fusion import FuseReport
+    from lorasmith.fusion.asked import Fusing, Refitting
+    from lorasmith.fusion.refit_files import RefitReport
     from lorasmith.infer.evaluate.run import Evaluation
     from lorasmith.infer.run import SampleResult
     from lorasmith.train.check import CheckResult
@@ -244,16 +246,19 @@ def convert(
     *,
     base: Path | str | None = None,
     rank: int | None = None,
+    words: Sequence[Path | str] = (),
     **saving: Unpack[Saving],
 ) -> Report:
-    """Write a LoRA as `kohya`, `peft`, `portable`, `lycoris` or `diff`.
+    """Write a LoRA as `kohya`, `peft`, `portable`, `lycoris`, `diff` or `bundle`.
 
     `base`: the model that it is for, where its family cannot be told or its change depends on the weights; `rank`: of
-    the best LoRA in place of what has no exact form in that format. Raises LorasmithError if the format cannot hold it.
+    the best LoRA in place of what has no exact form in that format; `words`: embedding files for a bundle. Raises
+    LorasmithError if the format cannot hold it.
     """
     from lorasmith.files.convert import convert as work
 
-    return work(Path(file), to, _output(saving, Path(file), to), base=base, rank=rank)
+    more = [Path(word) for word in words]
+    return work(Path(file), to, _output(saving, Path(file), to), base=base, rank=rank, words=more)
 
 
 def resize(
@@ -316,21 +321,6 @@ def combine(
     return work([Use.read(lora) for lora in loras], target, base=base, rank=rank)
 
 
-class Fusing(TypedDict, total=False):
-    """How to fuse; see `lorasmith.fusion.FuseSettings`. `size` of the pictures that gather inputs: the base's own."""
-
-    method: str
-    rank: int | None
-    prompts: Sequence[str] | None
-    preserve: Sequence[str] | None
-    ridge: float
-    steps: int
-    seeds: int
-    size: int | None
-    device: str
-    precision: str | None
-
-
 def fuse(
     files: Sequence[Path | str],
     base: Path | str,
@@ -345,17 +335,26 @@ def fuse(
     `files`: `"garp.safetensors:0.9=garp"` (strength, and what prompts call it), or one `.json` list of concepts as
     Mix-of-Show has it. The report says what each concept loses, by this and by plainer methods.
     """
-    from lorasmith.families.resolve import find
     from lorasmith.files.lora import Output
-    from lorasmith.fusion import ConceptUse, FuseSettings, fuse_files, read_list
+    from lorasmith.fusion.asked import fuse as work
 
-    listed = len(files) == 1 and str(files[0]).endswith(".json")
-    uses = read_list(Path(files[0])) if listed else [ConceptUse.read(str(file)) for file in files]
-    given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
-    given |= {key: tuple(given[key]) for key in ("prompts", "preserve") if key in given}
-    given.setdefault("size", int(find(base).config("unet").get("sample_size", 64)) * 8)
-    target = Output(Path(output), overwrite=overwrite)
-    return fuse_files(base, uses, target, FuseSettings(**given), progress=progress)
+    return work(files, base, Output(Path(output), overwrite=overwrite), settings, progress)
+
+
+def refit(
+    file: Path | str, base: Path | str, *, progress: Progress | None = None, **settings: Unpack[Refitting]
+) -> RefitReport:
+    """Write an ordinary LoRA and embeddings of a file whose words have a vector for each layer (`.exact.safetensors`,
+    or Mix-of-Show's `.pth`): the mean of each word, and keys and values that make up for the rest.
+
+    The report has the errors that remain, by layer, for the mean alone and for this.
+    """
+    from lorasmith.fusion.asked import refit as work
+
+    source, given = Path(file), dict(settings)
+    saving: Any = {key: given.pop(key) for key in Saving.__annotations__ if key in given}
+    stem = source.with_name(source.name.replace(".exact.safetensors", ".safetensors"))
+    return work(source, base, _output(saving, stem, "refit"), given, progress)
 
 
 def masks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,3 +146,25 @@ def test_words_that_are_not_trained_leave_the_cache_alone(pictures: Callable[...
     run = build_run(load_config(table))
     assert run.dataset.text_cached
     assert all("words" not in load_file(path) for path in (tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_a_bundle_beside(pictures: Callable[..., Path], tmp_path: Path, here: Program) -> None:
+    """The words inside the LoRA, called as their embedding files are, mean what these mean."""
+    config = tmp_path / "c.json"
+    table = settings(pictures(3), tmp_path / "run", trigger=["<g1> <g2>"], export={"also": ["bundle"]}, steps=2)
+    config.write_text(json.dumps(table))
+    told = here("train", config)
+    assert told.code == 0, told.err
+    assert "lorasmith refit" in told.err, "embeddings of layer-wise words are their mean"
+    bundle = load_file(tmp_path / "run" / "garp.bundle.safetensors")
+    lora = load_file(tmp_path / "run" / "garp.safetensors")
+    assert {name for name in bundle if name not in lora} == {
+        "bundle_emb.g1.string_to_param.*",
+        "bundle_emb.g2.string_to_param.*",
+    }
+    word = load_file(tmp_path / "run" / "embeddings" / "g1.safetensors")["emb_params"]
+    torch.testing.assert_close(bundle["bundle_emb.g1.string_to_param.*"], word)
+    dotted = table | {"concepts": [{"words": ["my.word"], "init": "robot"}], "output": str(tmp_path / "no")}
+    dotted["data"] = table["data"] | {"transforms": [{"kind": "template", "templates": ["my.word"]}]}
+    config.write_text(json.dumps(dotted))
+    assert "has a dot" in here("train", config).err

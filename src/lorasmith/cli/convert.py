@@ -29,12 +29,18 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file tha
 def convert_command(
     file: File,
     to: Annotated[
-        str, typer.Option("--to", metavar="kohya|peft|portable|lycoris|diff", help="The format of the new file.")
+        str, typer.Option("--to", metavar="kohya|peft|portable|lycoris|diff|bundle", help="The format of the new file.")
     ],
     output: Out = None,
     base: Base = None,
     rank: Annotated[
         int | None, typer.Option("--rank", help="What has no exact form becomes the best LoRA of this rank.")
+    ] = None,
+    word: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--word", metavar="FILE", help="An embedding that a bundle is to carry, beside the LoRA's own words."
+        ),
     ] = None,
     dtype: Dtype = None,
     overwrite: Overwrite = False,
@@ -44,10 +50,12 @@ def convert_command(
 
     portable: plain LoRA that A1111, Forge, ComfyUI, InvokeAI and diffusers all read alike. kohya: every kind, in the
     words of most trainers. lycoris: the same with nothing rewritten. peft: diffusers' own. diff: full differences.
+    bundle: kohya with its new words inside, for A1111 alone.
     """
     from lorasmith import api
 
-    report = api.convert(file, to, base=base, rank=rank, output=output, dtype=dtype, overwrite=overwrite)
+    saving = {"output": output, "dtype": dtype, "overwrite": overwrite}
+    report = api.convert(file, to, base=base, rank=rank, words=word or (), **saving)  # type: ignore[arg-type]
     tell(report, json)
 
 

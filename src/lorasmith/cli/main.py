@@ -27,6 +27,7 @@ from lorasmith.cli.fuse import fuse_command
 from lorasmith.cli.inspect import inspect_command
 from lorasmith.cli.masks import masks_command
 from lorasmith.cli.merge import merge_command
+from lorasmith.cli.refit import refit_command
 from lorasmith.cli.resize import resize_command
 from lorasmith.cli.sample import sample_command
 from lorasmith.cli.sweep import sweep_command
@@ -69,6 +70,7 @@ _add("resize", resize_command)
 _add("merge", merge_command)
 _add("combine", combine_command)
 _add("fuse", fuse_command)
+_add("refit", refit_command)
 _add("demo", demo_command, needs_arguments=False)
 _add("as", as_command, settings=SEPARATE)
 _add("convert-config", convert_config_command, settings=SEPARATE)

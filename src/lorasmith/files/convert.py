@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -26,20 +26,35 @@ from lorasmith.files.lora import (
 )
 from lorasmith.files.lowrank import Cut, Dense, Loss
 from lorasmith.files.model import Model, Weights
+from lorasmith.formats import embeddings
+from lorasmith.formats import words as words_format
+from lorasmith.formats.consumers import verdicts
+from lorasmith.formats.read import load
 from lorasmith.formats.rewrite import Words, plain, product
+from lorasmith.formats.survey import Survey
+from lorasmith.formats.words import Words as WordVectors
 
-CARRYING = ("kohya", "lycoris", "diff")
+CARRYING = ("kohya", "lycoris", "diff", "bundle")
 """Formats whose readers know bundled new words."""
 
 
-def convert(path: Path, to: str, output: Output, *, base: str | Path | None = None, rank: int | None = None) -> Report:
+def convert(
+    path: Path,
+    to: str,
+    output: Output,
+    *,
+    base: str | Path | None = None,
+    rank: int | None = None,
+    words: Sequence[Path] = (),
+) -> Report:
     """Write the LoRA at `path` in the format `to`.
 
     `base`: the model that it is for, needed where its family cannot be told or where the change depends on the weights;
-    `rank`: replace what has no exact form as LoRA by the best LoRA of this rank. Raises LorasmithError if the format
+    `rank`: replace what has no exact form as LoRA by the best LoRA of this rank; `words`: embedding files that a bundle
+    is to carry, beside the words that the file has. Raises LorasmithError if the format
     cannot hold the file.
     """
-    format_named(to)
+    form = format_named(to)
     output.check()
     lora = read(path, None if base is None else Model.of(base))
     loss, notes = Loss(), []
@@ -54,18 +69,44 @@ def convert(path: Path, to: str, output: Output, *, base: str | Path | None = No
         raise LorasmithError(f"{path}: {error}{_way_out(to, rank)}") from None
     except UNFIT:
         raise LorasmithError(f"{path}: some tensors do not fit the layers of {lora.model}") from None
-    extra = lora.bundled if to in CARRYING else {}
+    extra = dict(lora.bundled) if to in CARRYING else {}
     if lora.bundled and not extra:
         notes.append(f"{len(lora.bundled)} tensors of new words are left out: {to} files cannot carry them")
-    if lora.words:
+    own = _own_words(path, words)
+    if found := form.words(words_format.plain(own)):
+        extra |= found
+        kept = {key: value for key, value in lora.metadata.items() if key != words_format.KEY}
+        lora = replace(lora, metadata=kept | words_format.renamed(kept, own))
+        notes += [note for note in (words_format.apart(own),) if note]
+    elif words or (to == "bundle" and not extra):
+        raise LorasmithError(_no_bundle(path, to, words))
+    elif lora.words:
         notes.append(
             f"its new words ({', '.join(lora.words)}) are not in the new file; for user interfaces they are in the "
             "embeddings folder of the run"
         )
     approximated = f", the best LoRA of rank {rank} where needed, error {loss.error:.3g}" if loss.worst else ""
     save(output, lora, encoded, f"converted from {lora.spelling} names to {to}{approximated}", extra)
+    if found:
+        answers = verdicts(Survey(load(output.path)))
+        notes += [f"{reader}: {why}" for reader, answer in answers.items() for why in answer["remarks"]]
     error = loss.error if loss.worst else None
     return Report(output.path, len(layers), error, loss.worst, ranks_of(layers), notes)
+
+
+def _own_words(path: Path, files: Sequence[Path]) -> WordVectors:
+    """The words that are in a file in our own form, or in the exact file beside it, and those of embedding files."""
+    found = words_format.beside(load(path))
+    for file in files:
+        word, vectors = embeddings.load(file)
+        found[word] = words_format.deep(vectors, tuple(vectors))
+    return found
+
+
+def _no_bundle(path: Path, to: str, files: Sequence[Path]) -> str:
+    if files:
+        return f"--word: {to} files have no place for new words; bundle files do (--to bundle)"
+    return f"{path}: there are no new words to bundle, in it or in an exact file beside it; name embeddings with --word"
 
 
 def _way_out(to: str, rank: int | None) -> str:

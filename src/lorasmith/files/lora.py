@@ -17,7 +17,7 @@ from lorasmith.adapters.base import Adapter, kind_of
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.registry import registered
 from lorasmith.files.model import Model
-from lorasmith.formats import diff, kohya, peft, write  # noqa: F401
+from lorasmith.formats import bundle, diff, kohya, peft, write  # noqa: F401
 from lorasmith.formats.base import Encoded, Format
 from lorasmith.formats.read import load
 from lorasmith.formats.rewrite import Words, alpha_of

@@ -51,6 +51,11 @@ class Format(Component, root="format"):
         """Tensors by their names in the file, float32. Raises LorasmithError for changes that the format has no words
         for, naming the layers and another format."""
 
+    def words(self, vectors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Tensors that new words have in such files, which most forms have no place for: none. `vectors`: by word and
+        text encoder, (count, width)."""
+        return {}
+
     def encode_adapters(
         self, adapters: Mapping[str, Adapter], names: Names, weight_of: Callable[[str], Tensor] | None = None
     ) -> Encoded:

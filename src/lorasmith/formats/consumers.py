@@ -213,6 +213,8 @@ def _parts() -> Iterator[Rule]:
     yield Rule((A1111,), "no", "it fails at diff_b without diff", lone("diff_b", "diff"))
     yield Rule((DIFFUSERS,), "no", "text encoder attention without any out_proj is refused", no_out_proj)
     yield Rule((A1111,), "partly", "of OpenCLIP attention it takes q, k, v and out together, or none", split_openclip)
+    yield Rule((FORGE, COMFY, INVOKE), "partly", "it leaves out the bundled words; give it their embeddings as files",
+               lambda s: bool(s.file.embeddings))  # fmt: skip
     yield Rule((DIFFUSERS,), "no", "bundled new words make it refuse the whole file", lambda s: bool(s.file.embeddings))
     yield Rule((A1111,), "no", "it fails at bundled words of SD 1.x with clip_l_out",
                lambda s: any({"clip_l", "clip_l_out"} <= p.keys() and "clip_g" not in p

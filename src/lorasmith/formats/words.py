@@ -7,9 +7,10 @@ Tensors `lorasmith.word.<i>.<part>` of shape (vectors, layers or 1, width), floa
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lorasmith.concepts import Vocabulary
@@ -37,6 +38,14 @@ def encode(vocabulary: Vocabulary) -> tuple[dict[str, Tensor], dict[str, str]]:
 def named(vocabulary: Vocabulary) -> dict[str, str]:
     """The metadata alone, for a LoRA whose words are in another file."""
     return {KEY: json.dumps([word.text for word in vocabulary.words])}
+
+
+def renamed(metadata: Mapping[str, str], words: Iterable[str]) -> dict[str, str]:
+    """The trigger phrase with the words as their embedding files are called, for a file that carries them so."""
+    said = metadata.get("modelspec.trigger_phrase", "")
+    for word in words:
+        said = said.replace(word, file_name(word))
+    return {"modelspec.trigger_phrase": said} if said else {}
 
 
 def values_of(vocabulary: Vocabulary) -> Words:
@@ -96,6 +105,28 @@ def deep(vectors: Mapping[str, Tensor], parts: tuple[str, ...]) -> dict[str, Ten
 def plain(words: Words) -> dict[str, dict[str, Tensor]]:
     """(vectors, width) of each word for files that know no layers: the mean over them, exact where they are shared."""
     return {word: {part: t.mean(1) for part, t in tensors.items()} for word, tensors in words.items()}
+
+
+def cosines(words: Words) -> dict[str, list[float]]:
+    """How near each layer's vectors are to the mean that stands for them in such files: by word, the cosine over all
+    its vectors, in the order of the layers."""
+    found = {}
+    for word, parts in words.items():
+        rows = torch.cat([t.transpose(0, 1).flatten(1) for t in parts.values()], 1)
+        found[word] = torch.cosine_similarity(rows, rows.mean(0, keepdim=True)).tolist()
+    return found
+
+
+def apart(words: Words) -> str:
+    """A warning of what the mean of layer-wise words leaves out; empty where it is exact."""
+    found = {word: values for word, values in cosines(words).items() if len(values) > 1}
+    if not found:
+        return ""
+    said = ", ".join(f"{word} {sum(values) / len(values):.2f}" for word, values in found.items())
+    return (
+        "the words have a vector for each layer, and embeddings only their mean, which can be far from them (cosine "
+        f"{said}): programs that know one vector a word need what `lorasmith refit` makes of the exact file"
+    )
 
 
 def file_name(word: str) -> str:

@@ -17,22 +17,54 @@ Factors = tuple[Tensor, Tensor]
 """up (out, r) and down (r, n) of a change up @ down; n counts a convolution's window too."""
 
 
-def regress(
-    changes: Sequence[Factors | None], grams: Sequence[Tensor], ridge: float, kept: Tensor | None = None
-) -> Factors:
-    """The fused change. `grams` (n, n), one a concept; `changes`: None where a concept leaves this layer alone.
+class Sums:
+    """What the regression of one layer needs of all concepts. It grows with their ranks only: no Gram matrix is kept.
 
-    `ridge` is l as a share of the mean diagonal of the sum of the Gram matrices. `kept` (n, n): inputs on which the
-    layer is to stay as it was. Where no input ever came the changes are added up.
+    Where no input ever came the changes are added up.
     """
-    total = torch.stack([g.double() for g in grams]).sum(0) + (0 if kept is None else kept.double())
-    size = total.diagonal().mean()
-    if size == 0:
-        return stacked(changes)
-    up, _ = stacked(changes)
-    moved = torch.cat([pair[1].double() @ g.double() for pair, g in zip(changes, grams, strict=True) if pair])
-    total.diagonal().add_(ridge * size)
-    return up, torch.linalg.solve(total, moved.T).T.float()
+
+    def __init__(self) -> None:
+        self.changes: list[Factors | None] = []
+        self._total: Tensor | None = None
+        self._moved: list[Tensor] = []
+
+    def add(self, change: Factors | None, gram: Tensor) -> None:
+        """One concept, whose inputs have the Gram matrix `gram` (n, n); `change`: None where it leaves this layer
+        alone. `gram` is used up."""
+        self.changes.append(change)
+        if change is not None:
+            self._moved.append(change[1].to(gram) @ gram)
+        self.keep(gram)
+
+    def keep(self, gram: Tensor) -> None:
+        """Inputs (n, n) on which the layer is to stay as it was. `gram` is used up."""
+        self._total = gram if self._total is None else self._total.add_(gram)
+
+    def solve(self, ridge: float) -> Factors:
+        """The fused change. `ridge` is l as a share of the mean diagonal of the sum of the Gram matrices."""
+        assert self._total is not None
+        if self._total.diagonal().mean() == 0:
+            return stacked(self.changes)
+        up, _ = stacked(self.changes)
+        return up, solved(torch.cat(self._moved), self._total, ridge)
+
+
+def solved(moved: Tensor, total: Tensor, ridge: float) -> Tensor:
+    """moved (total + l I)^-1 in float32, `ridge` being l as a share of the mean diagonal of `total`; (r, n)."""
+    total = total.double().clone()
+    total.diagonal().add_(ridge * total.diagonal().mean())
+    return torch.linalg.solve(total, moved.double().T).T.float()
+
+
+def nearest_of_rank(change: Tensor, gram: Tensor, ridge: float, rank: int) -> Factors:
+    """Of all changes of a rank the one that does most nearly the same to inputs with this Gram matrix (reduced-rank
+    regression, Izenman 1975): the change (out, n) projected on the main directions of its outputs."""
+    gram = gram.to(change.device).double().clone()
+    gram.diagonal().add_(ridge * gram.diagonal().mean())
+    wide = change.double()
+    _, vectors = torch.linalg.eigh(wide @ gram @ wide.T)
+    basis = vectors[:, -min(rank, *change.shape) :].flip(1)
+    return basis.float().cpu(), (basis.T @ wide).float().cpu()
 
 
 def stacked(changes: Sequence[Factors | None], share: float = 1.0) -> Factors:
@@ -41,16 +73,12 @@ def stacked(changes: Sequence[Factors | None], share: float = 1.0) -> Factors:
     return torch.cat([share * up for up, _ in pairs], 1).float(), torch.cat([down for _, down in pairs]).float()
 
 
-def missed(fused: Factors, own: Factors | None, gram: Tensor) -> tuple[float, float]:
-    """|(D - D_i) X_i|^2 and |D_i X_i|^2: what the fused change misses of a concept's own, and the whole of it."""
-    up, down = (t.double() for t in fused)
+def missed(fused: Factors, own: Factors | None, rows: Tensor) -> tuple[float, float]:
+    """|(D - D_i) X_i|^2 and |D_i X_i|^2: what the fused change misses of a concept's own, and the whole of it. `rows`:
+    the concept's inputs X_i^T, or a sketch of them, (q, n)."""
+    rows = rows.float()
+    made = (rows @ fused[1].T) @ fused[0].T
     if own is None:
-        return _square(up, down, gram), 0.0
-    own_up, own_down = (t.double() for t in own)
-    both = torch.cat([up, -own_up], 1), torch.cat([down, own_down])
-    return _square(*both, gram), _square(own_up, own_down, gram)
-
-
-def _square(up: Tensor, down: Tensor, gram: Tensor) -> float:
-    """|up down X|^2 with X X^T = gram, never forming up down."""
-    return max(0.0, float(((up.T @ up) * (down @ gram.double() @ down.T)).sum()))
+        return float(made.double().square().sum()), 0.0
+    wanted = (rows @ own[1].T) @ own[0].T
+    return float((made - wanted).double().square().sum()), float(wanted.double().square().sum())

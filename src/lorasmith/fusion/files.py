@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -113,22 +113,31 @@ def save(
 ) -> None:
     """Write the LoRA; where there are new words, the exact file of both and an embedding for each word."""
     lora: Lora = replace(concepts[0].lora, layers=layers)
-    encoded = as_format(lora, layers, "kohya")
     words = {word: vectors for concept in concepts for word, vectors in concept.words.items()}
+    lora.metadata.pop("lorasmith.config", None)
     trigger = {"modelspec.trigger_phrase": ", ".join(c.name for c in concepts)}
-    metadata = carried(lora.metadata, note) | facts(encoded.tensors, lora.metadata) | encoded.metadata | trigger
-    metadata.pop("lorasmith.config", None)
-    vocabulary: Vocabulary | None = vocabulary_of(family, words) if words else None
+    vocabulary = vocabulary_of(family, words) if words else None
+    report.exact, report.embeddings = write_all(lora, output, note, vocabulary, trigger)
+
+
+def write_all(
+    lora: Lora, output: Output, note: str, vocabulary: Vocabulary | None, more: Mapping[str, str]
+) -> tuple[Path | None, list[Path]]:
+    """Write a LoRA as training does: the LoRA alone, and with new words the exact file of both and an embedding for
+    each word; the paths of these. `more`: metadata."""
+    encoded = as_format(lora, lora.layers, "kohya")
+    metadata = carried(lora.metadata, note) | facts(encoded.tensors, lora.metadata) | encoded.metadata | dict(more)
     named = {} if vocabulary is None else words_format.named(vocabulary)
     write(output.path, encoded.tensors, metadata | named, output.dtype or torch.float32)
     if vocabulary is None:
-        return
+        return None, []
     tensors, said = words_format.encode(vocabulary)
-    report.exact = output.path.with_name(f"{output.path.stem}.exact.safetensors")
-    write(report.exact, {**encoded.tensors, **tensors}, metadata | said, torch.float32)
+    exact = output.path.with_name(f"{output.path.stem}.exact.safetensors")
+    write(exact, {**encoded.tensors, **tensors}, metadata | said, torch.float32)
     folder = output.path.parent / "embeddings"
     folder.mkdir(exist_ok=True)
-    for word, vectors in words_format.plain(words).items():
+    found = []
+    for word, vectors in words_format.plain(words_format.values_of(vocabulary)).items():
         path = folder / f"{words_format.file_name(word)}.safetensors"
-        write(path, embeddings.encode(vectors), {}, torch.float32)
-        report.embeddings.append(path)
+        found.append(write(path, embeddings.encode(vectors), {}, torch.float32))
+    return exact, found

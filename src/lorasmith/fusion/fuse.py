@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-import psutil
 import torch
 from torch import Tensor
 
+from lorasmith.core.memory import peak_memory
 from lorasmith.core.progress import Progress
 from lorasmith.families.base import Family
-from lorasmith.fusion.closed_form import Factors, missed, regress, stacked
+from lorasmith.fusion.closed_form import Factors, Sums, missed, stacked
 from lorasmith.fusion.concepts import Concept
 from lorasmith.fusion.inputs import Grams, attached
 from lorasmith.infer import samplers
@@ -38,7 +38,7 @@ class FuseSettings:
     preserve: tuple[str, ...] = ()
     """Prompts on which the base is to stay as it was."""
     ridge: float = 1e-2
-    """See `closed_form.regress`."""
+    """See `closed_form.Sums`."""
     seeds: int = 1
     """Pictures drawn for each prompt."""
     steps: int = 20
@@ -53,7 +53,8 @@ class FuseSettings:
 
 @dataclass
 class Fused:
-    """The changes of all layers; `missed`: for each method and stage, each concept's |(D - D_i) X_i| / |D_i X_i|."""
+    """The changes of all layers; `missed`: for each method and stage, each concept's |(D - D_i) X_i| / |D_i X_i|, from
+    sketches of the inputs X_i: within a few percent of itself."""
 
     layers: dict[str, Factors] = field(default_factory=dict)
     missed: dict[str, dict[str, list[float]]] = field(default_factory=dict)
@@ -78,23 +79,24 @@ def fuse(
             if not layers:
                 continue
             listener.say(f"fusing {len(layers)} layers: {stage}")
-            grams = [Grams() for _ in concepts]
+            widths = {n: next(c.changes[n][1].shape[1] for c in concepts if n in c.changes) for n in layers}
+            sums, sketches = {name: Sums() for name in layers}, []
             with attached(family, result.layers, ()):
-                for concept, found in zip(concepts, grams, strict=True):
-                    own = (
-                        {}
-                        if stage == "keys and values"
-                        else {n: concept.changes[n] for n in layers if n in concept.changes}
-                    )
+                for concept in concepts:
+                    own = {} if stage == "keys and values" else _own(concept, layers)
                     with attached(family, own, layers):
-                        gatherers[stage](found, [concept.name], layers)
-                kept = Grams() if settings.preserve else None
-                if kept is not None:
+                        gatherers[stage](grams := Grams(), [concept.name], layers)
+                    sketches.append({name: grams.sketch(name, width) for name, width in widths.items()})
+                    for name in layers:
+                        sums[name].add(concept.changes.get(name), grams.take(name, widths[name]))
+                if settings.preserve:
                     with attached(family, {}, layers):
-                        gatherers[stage](kept, [], layers)
-            _solve(concepts, (stage, layers), grams, kept, settings, result)
+                        gatherers[stage](grams := Grams(), [], layers)
+                    for name in layers:
+                        sums[name].keep(grams.take(name, widths[name]))
+            _solve(stage, sums, sketches, settings, result)
     result.seconds = time.monotonic() - started
-    result.peak_gib = psutil.Process().memory_info().rss / 2**30
+    result.peak_gib = peak_memory(family.device) / 2**30
     return result
 
 
@@ -106,28 +108,25 @@ def _stages(concepts: Sequence[Concept]) -> dict[str, list[str]]:
     return {"text": text, "keys and values": context, "picture": rest}
 
 
+def _own(concept: Concept, layers: Sequence[str]) -> dict[str, Factors]:
+    return {name: concept.changes[name] for name in layers if name in concept.changes}
+
+
 def _solve(
-    concepts: Sequence[Concept],
-    part: tuple[str, Sequence[str]],
-    grams: Sequence[Grams],
-    kept: Grams | None,
-    settings: FuseSettings,
-    result: Fused,
+    stage: str, sums: dict[str, Sums], sketches: Sequence[dict[str, Tensor]], settings: FuseSettings, result: Fused
 ) -> None:
-    stage, layers = part
-    squares = {method: [[0.0, 0.0] for _ in concepts] for method in METHODS}
-    for name in layers:
-        changes = [concept.changes.get(name) for concept in concepts]
-        width = next(pair for pair in changes if pair)[1].shape[1]
-        own = [found.of(name, width) for found in grams]
+    """The changes of a stage's layers, and what each method misses of each concept; uses the sums up."""
+    squares = {method: [[0.0, 0.0] for _ in sketches] for method in METHODS}
+    for name in list(sums):
+        own = sums.pop(name)
         fused = {
-            "gradient": regress(changes, own, settings.ridge, None if kept is None else kept.of(name, width)),
-            "weights": stacked(changes, 1 / len(concepts)),
-            "sum": stacked(changes),
+            "gradient": own.solve(settings.ridge),
+            "weights": stacked(own.changes, 1 / len(sketches)),
+            "sum": stacked(own.changes),
         }
         for method, change in fused.items():
-            for index, (pair, gram) in enumerate(zip(changes, own, strict=True)):
-                lost, whole = missed(change, pair, gram)
+            for index, (pair, sketch) in enumerate(zip(own.changes, sketches, strict=True)):
+                lost, whole = missed(change, pair, sketch[name])
                 squares[method][index][0] += lost
                 squares[method][index][1] += whole
         result.layers[name] = fused[settings.method]

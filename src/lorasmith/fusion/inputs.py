@@ -1,4 +1,4 @@
-"""What goes into layers while a model runs, as Gram matrices: no activation is kept."""
+"""What goes into layers while a model runs, as Gram matrices and sketches: no activation is kept."""
 
 from __future__ import annotations
 
@@ -14,16 +14,23 @@ from lorasmith.adapters.attach import AdapterSet, current
 from lorasmith.adapters.base import Adapter, LayerSpec
 from lorasmith.adapters.layer import spec_of
 from lorasmith.adapters.lora import LoRA
+from lorasmith.core.rng import torch_generator
 from lorasmith.families.base import Family
 from lorasmith.files.lora import lora_words
 from lorasmith.fusion.closed_form import Factors
 
+SKETCH = 64
+"""Rows that stand for all inputs of a layer where only norms of outputs are asked for."""
+
 
 class Grams:
-    """Mean of x x^T over all inputs x of each layer, (n, n) float32; n counts a convolution's window too."""
+    """Mean of x x^T over all inputs x of each layer, (n, n) float32; n counts a convolution's window too. And of each
+    layer a sketch (CountSketch, Charikar et al. 2002): few rows R, sums of inputs with random signs, for which R^T R is
+    this mean on average, and exactly while there are no more inputs than rows."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
+        self._sketches: dict[str, Tensor] = {}
         self._rows: dict[str, int] = {}
 
     def add(self, name: str, rows: Tensor) -> None:
@@ -31,15 +38,26 @@ class Grams:
         rows = rows.detach().float()
         if name not in self._sums:
             self._sums[name] = torch.zeros(rows.shape[1], rows.shape[1], device=rows.device)
+            self._sketches[name] = torch.zeros(SKETCH, rows.shape[1], device=rows.device)
             self._rows[name] = 0
         self._sums[name].addmm_(rows.T, rows)
-        self._rows[name] += len(rows)
+        before, count = self._rows[name], len(rows)
+        signs = torch.randint(2, (count, 1), generator=torch_generator(0, "sketch", name, before)) * 2 - 1
+        at = (torch.arange(before, before + count) % SKETCH).to(rows.device)
+        self._sketches[name].index_add_(0, at, rows * signs.to(rows))
+        self._rows[name] += count
 
-    def of(self, name: str, width: int) -> Tensor:
-        """A layer's matrix, on the CPU; zeros if it never ran."""
+    def take(self, name: str, width: int) -> Tensor:
+        """A layer's matrix, on the CPU; zeros if it never ran. It is not kept."""
         if name not in self._sums:
             return torch.zeros(width, width)
-        return (self._sums[name] / max(1, self._rows[name])).cpu()
+        return (self._sums.pop(name) / max(1, self._rows[name])).cpu()
+
+    def sketch(self, name: str, width: int) -> Tensor:
+        """A layer's sketch (q, n), on the CPU; zeros if it never ran."""
+        if name not in self._sketches:
+            return torch.zeros(1, width)
+        return (self._sketches[name] / max(1, self._rows[name]) ** 0.5).cpu()
 
     @contextmanager
     def watching(self, family: Family, layers: Iterable[str], chosen: Tensor | None = None) -> Iterator[None]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -17,6 +15,7 @@ from lorasmith.adapters.attach import chosen, fresh
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.adapters.layer import spec_of
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
+from lorasmith.core.memory import peak_memory
 from lorasmith.core.progress import Progress
 from lorasmith.core.rng import torch_generator
 from lorasmith.data.dataset import Dataset
@@ -274,11 +273,3 @@ def measure_steps(config: TrainConfig, progress: Progress) -> Measured:
             run.adapters.detach()
         hours = seconds[-1] * run.length.steps / 3600
         return Measured(seconds[0], seconds[-1], hours, peak, losses[-1] if losses else None, built)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes at the highest point: of the GPU's memory, or of this process."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -36,10 +36,24 @@ def encode(run: Run, form: Format) -> Encoded:
 def write(run: Run, path: Path, form: Format, dtype: str) -> Path:
     """Write the adapter as it is now; into a pickle of tensors alone, if that is what the path's suffix says."""
     encoded = encode(run, form)
+    carried = carried_words(run, form)
+    tensors = {**encoded.tensors, **carried}
     if path.suffix != ".safetensors":
-        return write_pickle(path, encoded.tensors, DTYPES[dtype])
-    named = {} if run.words is None else words.named(run.words.vocabulary)
-    return write_file(path, encoded.tensors, describe(facts_of(run)) | named | encoded.metadata, DTYPES[dtype])
+        return write_pickle(path, tensors, DTYPES[dtype])
+    metadata = describe(facts_of(run)) | encoded.metadata
+    if run.words is not None:
+        vocabulary = run.words.vocabulary
+        metadata |= words.renamed(metadata, words.values_of(vocabulary)) if carried else words.named(vocabulary)
+    return write_file(path, tensors, metadata, DTYPES[dtype])
+
+
+def carried_words(run: Run, form: Format) -> dict[str, Tensor]:
+    """The new words as they are now, in a form that has a place for them. Raises LorasmithError if it cannot hold
+    one."""
+    if run.words is None:
+        return {}
+    with run.showing():
+        return form.words(words.plain(words.values_of(run.words.vocabulary)))
 
 
 def write_exact(run: Run, path: Path) -> Path:

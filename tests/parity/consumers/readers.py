@@ -53,6 +53,10 @@ class Reader(ABC):
                 changed[f"{flat}.bias"] = base[f"{flat}.bias"] + bias
         return changed
 
+    def words(self, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """New words in the file, by text encoder (`clip_l`, `clip_g`; the only one: empty)."""
+        return {}
+
     def admit(self, layers: Mapping[str, f.Words], base: Weights) -> None:  # noqa: B027
         """Raise RefusedError for what makes it refuse the file."""
 
@@ -70,6 +74,27 @@ class A1111(Reader):
             lone = ("w_norm" in words and "b_norm" not in words) or ("diff_b" in words and "diff" not in words)
             if flat in base and lone:
                 raise RefusedError("no module type accepts these words")
+
+    def words(self, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """`bundle_emb.<word>.<rest>`; the word ends at the next dot. What a word has is then taken as an embedding file
+        is: `string_to_param` with one entry, SDXL's two encoders, or one tensor of any name."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            first, _, rest = key.partition(".")
+            if first == "bundle_emb":
+                word, _, leaf = rest.partition(".")
+                found.setdefault(word, {})[leaf] = tensor
+        return {word: self.embedding(parts) for word, parts in found.items()}
+
+    def embedding(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        inner = {name: t for name, t in parts.items() if name.startswith("string_to_param")}
+        if not inner and {"clip_l", "clip_g"} <= parts.keys():
+            return {name: parts[name] for name in ("clip_l", "clip_g")}
+        single = inner or dict(parts)
+        if len(single) != 1:
+            raise RefusedError("embedding file has multiple terms in it")
+        tensor = next(iter(single.values()))
+        return {"": tensor if tensor.dim() > 1 else tensor[None]}
 
     def finds(self, flat: str, words: f.Words) -> bool:
         return flat != "lora_unet_conv_norm_out"

@@ -7,11 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from matrix import FORMATS, READER_NAMES, ROWS, cells
+import torch
+from matrix import CASES, NEW_WORDS, READER_NAMES, WORDY, cells, same_words
+from readers import READERS, RefusedError
+
+from lorasmith.formats.bundle import Bundle
+from lorasmith.formats.consumers import verdicts
+from lorasmith.formats.read import LoraFile
+from lorasmith.formats.survey import Survey
 
 
-@pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize(("row", "form"), CASES)
 def test_readers_do_what_we_say(row: str, form: str) -> None:
     found = cells(row, form)
     if isinstance(found, str):  # the format refuses the kind
@@ -29,6 +35,41 @@ def test_there_is_a_way_into_every_reader_for_every_kind() -> None:
         portable = cells(row, "portable")
         assert not isinstance(portable, str), row
         assert {cell.found for cell in portable.values()} == {"yes"}, row
+
+
+def test_a1111_has_the_words_and_the_others_the_lora_alone() -> None:
+    found = cells(WORDY, "bundle")
+    assert not isinstance(found, str)
+    assert {name: cell.found for name, cell in found.items()} == {
+        "A1111": "yes",
+        "Forge": "partly",
+        "ComfyUI": "partly",
+        "InvokeAI": "partly",
+        "diffusers": "no",
+    }
+
+
+def test_words_of_sdxl_and_of_onetrainer() -> None:
+    """The latter writes `clip_l_out` too, at which A1111 fails for SD 1.x."""
+    two = {"garp": {"te1": torch.ones(2, 768), "te2": torch.ones(2, 1280)}}
+    found = READERS["A1111"].words(Bundle().words(two))
+    assert {part: t.shape for part, t in found["garp"].items()} == {"clip_l": (2, 768), "clip_g": (2, 1280)}
+    one = Bundle().words(NEW_WORDS)
+    assert same_words(READERS["A1111"].words(one), NEW_WORDS)
+    with pytest.raises(RefusedError):
+        READERS["A1111"].words({"bundle_emb.g.clip_l": torch.ones(2), "bundle_emb.g.clip_l_out": torch.ones(2)})
+
+
+def test_forge_refuses_more_than_twelve_words() -> None:
+    many = {f"w{i}": {"te": torch.ones(1, 128)} for i in range(13)}
+    survey = Survey(
+        LoraFile(Path("f"), {}, {}, embeddings={w: {"string_to_param.*": p["te"]} for w, p in many.items()})
+    )
+    assert verdicts(survey)["Forge"]["loads"] == "no"
+    with pytest.raises(RefusedError):
+        READERS["Forge"].read(Bundle().words(many), {})
+    twelve = dict(list(many.items())[:12])
+    assert READERS["Forge"].read(Bundle().words(twelve), {}) == {}
 
 
 def test_the_page_is_current() -> None:

@@ -20,6 +20,9 @@ from lorasmith.adapters.norm import Norm
 from lorasmith.adapters.oft import OFT
 from lorasmith.core.errors import LorasmithError
 from lorasmith.files.convert import convert
+from lorasmith.formats import words
+from lorasmith.formats.read import load as load_lora_file
+from lorasmith.formats.write import write
 
 LORA = LoRA(rank=3, alpha=2, layers="full")
 LINEAR = ("unet.mid_block.*to_*", "unet.mid_block.*conv1", "te.*q_proj")
@@ -113,10 +116,10 @@ def test_metadata_stay_and_say_what_was_done(make, bases, out) -> None:
 
 def test_new_words_go_along_where_they_can(make, bases, out, tmp_path: Path) -> None:
     path, _ = make(LORA)
-    words = {"bundle_emb.garp.clip_l": torch.randn(2, 32)}
-    save_file({**load_file(path), **words}, bundle := tmp_path / "bundle.safetensors")
+    new = {"bundle_emb.garp.clip_l": torch.randn(2, 32)}
+    save_file({**load_file(path), **new}, bundle := tmp_path / "bundle.safetensors")
     kept = load_file(convert(bundle, "kohya", out("k.safetensors"), base=bases()).file)
-    torch.testing.assert_close(kept["bundle_emb.garp.clip_l"], words["bundle_emb.garp.clip_l"])
+    torch.testing.assert_close(kept["bundle_emb.garp.clip_l"], new["bundle_emb.garp.clip_l"])
     report = convert(bundle, "portable", out(), base=bases())
     assert not any(n.startswith("bundle") for n in load_file(report.file))
     assert "new words" in report.notes[0]
@@ -185,3 +188,28 @@ def test_a_dora_without_base_says_that_it_needs_one(out, tmp_path: Path) -> None
     with pytest.raises(LorasmithError, match="--base"):
         convert(path, "diff", out())
     assert not out().path.exists()
+
+
+def test_bundles_carry_the_words_and_are_read_back(make, bases, out, tmp_path: Path) -> None:
+    path, _ = make(LoRA(rank=2))
+    width = 32
+    own = {f"{words.PREFIX}0.te": torch.randn(2, 1, width), f"{words.PREFIX}1.te": torch.randn(1, 3, width)}
+    metadata = {words.KEY: '["<a>", "<b>"]', "modelspec.trigger_phrase": "<a> <b>"}
+    exact = write(tmp_path / "e.safetensors", {**load_file(path), **own}, metadata, torch.float32)
+    save_file({"emb_params": torch.ones(1, width)}, tmp_path / "more.safetensors")
+    report = convert(exact, "bundle", out(), base=bases(), words=[tmp_path / "more.safetensors"])
+    assert any("refit" in note for note in report.notes), "the layers of <b> differ"
+    assert any(note.startswith("diffusers: bundled") for note in report.notes)
+    file = load_lora_file(report.file)
+    assert file.metadata["modelspec.trigger_phrase"] == "a b"
+    assert words.word_list(file.metadata) == []
+    found = words.bundled(file.embeddings, ("te",))
+    torch.testing.assert_close(found["a"]["te"], own[f"{words.PREFIX}0.te"])
+    torch.testing.assert_close(found["b"]["te"], own[f"{words.PREFIX}1.te"].mean(1, keepdim=True))
+    torch.testing.assert_close(found["more"]["te"], torch.ones(1, 1, width))
+    assert {n: t for n, t in load_file(report.file).items() if n.startswith("lora_")}.keys() == load_file(path).keys()
+
+    with pytest.raises(LorasmithError, match="no new words to bundle"):
+        convert(path, "bundle", out("x.safetensors"), base=bases())
+    with pytest.raises(LorasmithError, match="have no place for new words"):
+        convert(path, "portable", out("x.safetensors"), base=bases(), words=[tmp_path / "more.safetensors"])

@@ -70,7 +70,7 @@ FATES: dict[str, tuple[dict[str, Tensor], str]] = {
     "full": (words(K, diff=torch.zeros(320, 768)), "yyyyn"),
     "norm": (words(f"{C[:-5]}norm1", w_norm=torch.zeros(320), b_norm=torch.zeros(320)) | lora(K), "yyyyn"),
     "unknown": (words(K, q_layer=torch.zeros(3)) | lora(K), "nnnnn"),
-    "bundled": (lora(K) | {"bundle_emb.a.string_to_param.*": torch.ones(1, 768)}, "yyyyn"),
+    "bundled": (lora(K) | {"bundle_emb.a.string_to_param.*": torch.ones(1, 768)}, "ypppn"),
     "text without out": (lora(f"{ATTENTION}q_proj", 768, 768), "yyyyn"),
     "text without text_model": (lora("lora_te_encoder_layers_0_mlp_fc1", 768, 3072) | lora(K), "ppppy"),
     "peft": ({"unet.mid_block.attentions.0.proj_in.lora_A.weight": torch.ones(2, 8),

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.files.lora import Use
+from lorasmith.formats import words
 from lorasmith.formats.base import Format
 from lorasmith.formats.kohya import Kohya
 from lorasmith.train import export
@@ -57,6 +58,7 @@ class Exports(Numbered):
         """Find out before training whether the adapter can be written in these forms."""
         for form in (self.format, *self.also) if len(run.adapters) else ():
             export.encode(run, form)
+            export.carried_words(run, form)
         if self.model is not None:
             check_layout(run.config.base, self.model, run.config.vae)
             if run.config.vae and keeps_vae(run.config.base):
@@ -83,6 +85,8 @@ class Exports(Numbered):
         if run.words is not None:
             for file in export.write_embeddings(run, run.folder / "embeddings"):
                 self._tell(run, file)
+            if warning := words.apart(words.values_of(run.words.vocabulary)):
+                run.progress.say(warning)
         if not len(run.adapters):
             return
         path = self.file(run)

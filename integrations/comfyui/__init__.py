@@ -1,0 +1,5 @@
+"""Lorasmith's LoRAs with words for each layer, in ComfyUI. Copy this folder into ComfyUI/custom_nodes."""
+
+from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
