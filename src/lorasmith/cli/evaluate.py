@@ -55,7 +55,7 @@ def evaluate_command(
 
     Draws prompts many times, or takes pictures that are there, and compares them with their texts (text alignment) and
     with the training images (image alignment). Writes evaluation.json, report.html and the pictures; called again, it
-    draws only what is missing.
+    draws only what is missing and looks only at what is new.
     """
     width, height = (None, None) if size is None else read_size(size)
     table: dict[str, Any] = {

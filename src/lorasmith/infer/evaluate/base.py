@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from lorasmith import __version__
 from lorasmith.core.registry import Component
 
 
@@ -39,6 +41,14 @@ class Scorer(Component, root="scorer"):
     @abstractmethod
     def load(self, device: torch.device) -> Eyes:
         """Ready to look. Raises LorasmithError if it cannot be had."""
+
+    def identity(self) -> str:
+        """Differs where the vectors would: the settings, and the files of a model that lies on this machine."""
+        model = getattr(self, "model", None)
+        folder = Path(str(model)) if model is not None else None
+        files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder is not None and folder.is_dir() else []
+        facts = [f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files]
+        return "\n".join([self.model_dump_json(exclude={"batch_size"}), __version__, *facts])
 
     @property
     def name(self) -> str:

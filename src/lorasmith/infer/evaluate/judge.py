@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from lorasmith.core.errors import LorasmithError
 
+HOME = Path(str(resources.files("lorasmith").joinpath("assets/tiny-sd/judge")))
+"""The one that comes with Lorasmith."""
 SIZE = 128
 """Edge in pixels of the pictures that the judge looks at; others are resized to it."""
 WIDTHS = (32, 56, 88, 136)
@@ -84,7 +86,7 @@ class Judge:
 
         Raises LorasmithError if there is none.
         """
-        home = folder or Path(str(resources.files("lorasmith").joinpath("assets/tiny-sd/judge")))
+        home = folder or HOME
         try:
             names = json.loads((home / "judge.json").read_text("utf-8"))
             weights = load_file(home / "judge.safetensors")

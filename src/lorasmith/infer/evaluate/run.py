@@ -16,16 +16,14 @@ from lorasmith.core.store import write_text
 from lorasmith.families.load import load
 from lorasmith.families.resolve import find
 from lorasmith.infer.evaluate.ask import Contestant, EvaluateSettings
-from lorasmith.infer.evaluate.base import Eyes, Seen
+from lorasmith.infer.evaluate.base import Eyes
 from lorasmith.infer.evaluate.measure import Measured, likeness, mean, measure, text_alignment
 from lorasmith.infer.evaluate.page import page
-from lorasmith.infer.evaluate.pictures import Shown, draw, given, opened, pictures_in, planned
+from lorasmith.infer.evaluate.pictures import Shown, draw, given, pictures_in, planned
+from lorasmith.infer.evaluate.remembered import Remembered
 from lorasmith.infer.loras import Loras
 from lorasmith.infer.run import adjust
 from lorasmith.infer.settings import pick_device
-
-AT_ONCE = 64
-"""Pictures that are open at a time."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,8 @@ def evaluate(
     progress: Progress | None = None,
 ) -> Evaluation:
     """Draw what is missing, measure everything against the training images in `images`, and write `evaluation.json`
-    and `report.html` into `folder`; pictures stay in `folder/pictures` for the next call.
+    and `report.html` into `folder`; pictures stay in `folder/pictures` for the next call, and what the scorer saw in
+    them in `folder/seen`.
 
     Raises LorasmithError for what the user can repair, as far as possible before anything is drawn.
     """
@@ -113,11 +112,12 @@ def evaluate(
     device = pick_device(settings.device)
     eyes = settings.scorer.load(device)  # before hours of drawing: it may not be there
     shown = drawn(who, prompts, folder, settings, progress)
-    known = look(eyes, training, "looking at the training images", progress)
+    memory = Remembered(folder / "seen", settings.scorer, eyes)
+    known = memory.look(training, "looking at the training images", progress)
     found = Evaluation(folder, settings.scorer.name, training, likeness(known))
     for contestant in who:
         own = shown[contestant.name]
-        seen = look(eyes, [s.path for s in own], f"looking at {contestant.name}", progress)
+        seen = memory.look([s.path for s in own], f"looking at {contestant.name}", progress)
         found.rows.append(Row(contestant.name, own, measure(seen, texts(eyes, own), known)))
     write_text(found.file, json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n")
     write_text(found.report, page(found))
@@ -160,17 +160,6 @@ def drawn(
         for contestant in missing:
             draw(family, contestant, plans[contestant.name], loras, settings, progress)
     return found | {name: [shown for _, shown in plan] for name, plan in plans.items()}
-
-
-def look(eyes: Eyes, paths: Sequence[Path], what: str, progress: Progress) -> Seen:
-    """All pictures as vectors."""
-    parts: list[Seen] = []
-    with progress.track(what, len(paths)) as advance:
-        for start in range(0, len(paths), AT_ONCE):
-            part = paths[start : start + AT_ONCE]
-            parts.append(eyes.pictures([opened(path) for path in part]))
-            advance(len(part), "")
-    return Seen(torch.cat([p.image for p in parts]), torch.cat([p.text for p in parts]))
 
 
 def texts(eyes: Eyes, shown: Sequence[Shown]) -> torch.Tensor:

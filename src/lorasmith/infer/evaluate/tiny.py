@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from lorasmith.core.store import sha256_of
 from lorasmith.infer.evaluate.base import Eyes, Scorer, Seen
-from lorasmith.infer.evaluate.judge import Judge
+from lorasmith.infer.evaluate.judge import HOME, Judge
 
 
 class TinyJudge(Scorer):
@@ -26,6 +27,9 @@ class TinyJudge(Scorer):
     @property
     def name(self) -> str:
         return "the tiny base's judge"
+
+    def identity(self) -> str:
+        return f"{super().identity()}\n{sha256_of((self.model or HOME) / 'judge.safetensors')}"
 
     def load(self, device: torch.device) -> Eyes:
         return JudgeEyes(Judge.load(self.model).to(device))
