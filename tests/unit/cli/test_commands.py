@@ -9,6 +9,7 @@ import pytest
 from lorasmith import api
 from lorasmith.cli.inspect import rows
 from lorasmith.cli.train import split
+from lorasmith.infer.asked import Drawing
 from lorasmith.infer.settings import SampleSettings
 
 
@@ -22,7 +23,7 @@ def test_an_override_in_the_place_of_the_config(tmp_path: Path, monkeypatch: pyt
 
 
 def test_options_of_the_python_function_are_the_settings() -> None:
-    assert set(api.Drawing.__annotations__) <= set(SampleSettings.model_fields)
+    assert set(Drawing.__annotations__) <= set(SampleSettings.model_fields)
 
 
 def test_an_output_may_hold_any_character(tmp_path: Path) -> None:
