@@ -38,7 +38,7 @@ def general(v: Table, images: int) -> Table:
     per_epoch = max(1, math.ceil(math.ceil(max(1, images) / v["train_batch_size"]) / v["gradient_accumulation_steps"]))
     return {
         "base": v["pretrained_model_name_or_path"],
-        "vae": v.get("pretrained_vae_model_name_or_path"),
+        **({"vae": vae} if (vae := v.get("pretrained_vae_model_name_or_path")) else {}),
         "output": v["output_dir"],
         "seed": v["seed"] or 0,
         "steps": v["max_train_steps"] or v["num_train_epochs"] * per_epoch,
