@@ -72,6 +72,7 @@ def test_forge_refuses_more_than_twelve_words() -> None:
     assert READERS["Forge"].read(Bundle().words(twelve), {}) == {}
 
 
+@pytest.mark.slow
 def test_the_page_is_current() -> None:
     root = Path(__file__).parents[3]
     command = [sys.executable, "-m", "tools.compatibility", "--check"]
