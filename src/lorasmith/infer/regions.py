@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,35 +72,28 @@ def parse(text: str) -> list[dict[str, Any]]:
     Coordinates are pixels; none at all means the whole picture. Raises LorasmithError, with the place, for anything
     else.
     """
-    tables, at = [], 0
-    text = text.strip()
-    while at < len(text):
-        match = _WRITTEN.match(text, at)
-        if match is None:
-            raise LorasmithError(
-                f"regions: cannot read {text[at : at + 60]!r}; write [prompt]-*-[negative]-*-[top, left, bottom, "
-                "right], with | between regions"
-            )
-        prompt, negative, box = match.groups()
-        tables.append({"prompt": prompt.strip(), "negative": negative.strip(), "box": _box(box)})
-        at = match.end()
-    return tables
+    how = "[prompt]-*-[negative]-*-[top, left, bottom, right], with | between regions"
+    return [
+        {"prompt": match[1].strip(), "negative": match[2].strip(), "box": _box(match[3])}
+        for match in _matches(_WRITTEN, text, how)
+    ]
 
 
 def parse_weights(text: str) -> list[dict[str, Any]]:
-    """Mix-of-Show's `[top, left, bottom, right]-weight|...` as tables of `infer.control.Share`."""
-    tables, at = [], 0
-    text = text.strip()
+    """Mix-of-Show's `[top, left, bottom, right]-weight|...` as tables of `infer.control.Share`. Raises as `parse`."""
+    how = "[top, left, bottom, right]-0.8, with | between regions"
+    return [{"box": _box(match[1]), "weight": float(match[2])} for match in _matches(_WEIGHT, text, how)]
+
+
+def _matches(pattern: re.Pattern[str], text: str, how: str) -> Iterator[re.Match[str]]:
+    """A pattern again and again over a whole text. `how`: what should have been written."""
+    text, at = text.strip(), 0
     while at < len(text):
-        match = _WEIGHT.match(text, at)
+        match = pattern.match(text, at)
         if match is None:
-            raise LorasmithError(
-                f"weights of regions: cannot read {text[at : at + 60]!r}; write [top, left, bottom, right]-0.8, with | "
-                "between them"
-            )
-        tables.append({"box": _box(match[1]), "weight": float(match[2])})
+            raise LorasmithError(f"regions: cannot read {text[at : at + 60]!r}; write {how}")
+        yield match
         at = match.end()
-    return tables
 
 
 def _box(text: str) -> Box:
