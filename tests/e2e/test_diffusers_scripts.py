@@ -50,6 +50,7 @@ def loaded_weights(path: Path) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.slow
 def test_dreambooth_with_class_pictures_and_text_encoder(folder: Path, here: Program) -> None:
     arguments = [
         "--instance_data_dir=garp",

@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from answers import Program
 
 
+@pytest.mark.slow
 def test_the_base_and_a_lora_are_compared_and_pictures_kept(
     config: Callable[..., Path], pictures: Callable[..., Path], here: Program, tmp_path: Path
 ) -> None:

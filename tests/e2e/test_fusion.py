@@ -85,6 +85,7 @@ def test_a_concept_alone_is_almost_its_own_lora(two: list[Path], tmp_path: Path,
             torch.testing.assert_close(found * scale[1], expected * scale[0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_command_of_mix_of_show(two: list[Path], tmp_path: Path, here: Program) -> None:
     """One of its own files among them; paths beside the list."""
     vectors = torch.randn(16, 128) * 0.02

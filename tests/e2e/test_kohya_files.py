@@ -133,6 +133,7 @@ def test_pickles_hold_the_tensors_alone(folder: Path, here: Program) -> None:
     assert {t.dtype for t in found.values() if t.dim()} == {torch.float16}
 
 
+@pytest.mark.slow
 def test_a_run_begins_in_the_middle(folder: Path, here: Program) -> None:
     """From a file it ends with the weights of the uninterrupted run, where the optimizer remembers nothing: data,
     noise, dropouts, rates and numbers are those of its place in the run."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from answers import Program, assert_clear
 from safetensors.torch import load_file
@@ -27,6 +28,7 @@ def mix_of_show(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_file_of_mix_of_show_for_every_program(tmp_path: Path, here: Program) -> None:
     source = mix_of_show(tmp_path / "c.pth")
     answer = here("refit", source, "--base", "tiny-sd", "--rank", "6", "--prompt", "a toy of {}", "--json")

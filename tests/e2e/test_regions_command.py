@@ -52,6 +52,7 @@ def pixels(file: str | Path) -> np.ndarray:
         return np.asarray(image, dtype=np.int16)
 
 
+@pytest.mark.slow
 def test_a_fused_model_of_the_original_draws_as_our_files_do(
     fused: tuple[Path, Path], tmp_path: Path, here: Program
 ) -> None:

@@ -97,6 +97,7 @@ def test_stop_and_resume_is_bit_for_bit_in_the_middle_of_an_epoch(
     assert steps == list(range(1, 13))
 
 
+@pytest.mark.slow
 def test_what_changes_in_the_course_of_a_run_goes_on_after_a_stop(
     pictures: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -190,6 +190,7 @@ def test_a_rank_that_fails_stops_all_with_its_message(
     assert not (tmp_path / "pair" / "garp.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_with_a_run_stops_all(base: str, pictures: Callable[..., Path], tmp_path: Path) -> None:
     table = settings(base, pictures(3), tmp_path / "run", steps=1)
     train(load_config(table))
