@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from changes import deltas
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lorasmith.adapters.dora import DoRA
@@ -99,7 +100,8 @@ def test_memory_is_a_few_tensors_not_the_checkpoint(make, tmp_path) -> None:
     write_base(tmp_path / "base", "sd1", tiny=True, layouts=("single",), dtype=torch.float32, seed=1)
     source = single(tmp_path / "base")
     tensors = load_file(source) | {f"ballast.{i}": torch.zeros(1 << 20) for i in range(100)}
-    save_file(tensors, tmp_path / "big.safetensors")
+    with safe_open(source, "pt") as opened:
+        save_file(tensors, tmp_path / "big.safetensors", opened.metadata())
     path, _ = make(LoRA(rank=2, layers=LAYERS))
     code = (
         "import resource, sys; from pathlib import Path; from lorasmith.files.merge import merge; "
