@@ -62,13 +62,12 @@ class Control(Config):
         model, sign, rest = text.partition("=")
         if not sign or not model or not rest:
             raise LorasmithError(f'--control "{text}": write MODEL=IMAGE or MODEL=IMAGE:WEIGHT')
+        plain: dict[str, Any] = {"model": model, "image": rest}
         image, _, weight = rest.rpartition(":")
         try:
-            return (
-                {"model": model, "image": image, "weight": float(weight)} if image else {"model": model, "image": rest}
-            )
+            return {"model": model, "image": image, "weight": float(weight)} if image else plain
         except ValueError:
-            return {"model": model, "image": rest}
+            return plain
 
     def __str__(self) -> str:
         return f"{Path(self.model).name} {self.image.name} {self.weight:g}"
