@@ -112,9 +112,9 @@ def timed(step: Callable[[], object], batch: int, steps: int, peak: float) -> di
 
 def ours(base: Path, images: Path, batch: int, work: Path, graph: bool) -> Callable[[], object]:
     """Our step, built as the command builds it."""
-    from lorasmith.train.build import build_run
-    from lorasmith.train.config import load_config
-    from lorasmith.train.loop import step, steps_from
+    from lorasmith.training.config import load_config
+    from lorasmith.training.setup.build import build_run
+    from lorasmith.training.step.loop import step, steps_from
 
     free()
     shutil.rmtree(work / "run", ignore_errors=True)

@@ -26,8 +26,8 @@ from lorasmith import api
 from lorasmith.cli.main import app
 from lorasmith.core.registry import Component, registered, roots
 from lorasmith.data import maskers  # noqa: F401  (kinds that no config of training names, as the next)
-from lorasmith.infer.evaluate import clip, tiny  # noqa: F401
-from lorasmith.train.config import TrainConfig
+from lorasmith.evaluation import clip, tiny  # noqa: F401
+from lorasmith.training.config import TrainConfig
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
 HEAD = """# Reference

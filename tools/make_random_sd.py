@@ -20,11 +20,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lorasmith.families import ldm_names
 from lorasmith.families.source import PARTS, assets, shipped_config
-from lorasmith.families.text import plain_name
-from lorasmith.families.unet import UNet
-from lorasmith.families.unet_config import UNetConfig
+from lorasmith.families.stable_diffusion import ldm_names
+from lorasmith.families.stable_diffusion.text import plain_name
+from lorasmith.families.stable_diffusion.unet import UNet
+from lorasmith.families.stable_diffusion.unet_config import UNetConfig
 
 FOLDERS = {"unet": "unet", "vae": "vae", "te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2"}
 CLASSES = {"sd1": "StableDiffusionPipeline", "sd2": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}

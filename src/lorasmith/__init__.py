@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from lorasmith import moved_modules
+
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from lorasmith.api import (
@@ -69,6 +71,9 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(_HOMES.get(name, "lorasmith.api")), name)
     globals()[name] = value
     return value
+
+
+moved_modules.install()
 
 
 def __dir__() -> list[str]:

@@ -20,17 +20,17 @@ from lorasmith.core.progress import Progress
 
 if TYPE_CHECKING:
     from lorasmith.data.maskers import Made
+    from lorasmith.evaluation.run import Evaluation
     from lorasmith.files.lora import Output, Report
     from lorasmith.fusion import FuseReport
-    from lorasmith.fusion.asked import Fusing, Refitting
+    from lorasmith.fusion.options import FuseOptions, RefitOptions
     from lorasmith.fusion.refit_files import RefitReport
-    from lorasmith.infer.asked import Drawing
-    from lorasmith.infer.evaluate.run import Evaluation
-    from lorasmith.infer.run import SampleResult
-    from lorasmith.train.check import CheckResult
-    from lorasmith.train.config import TrainConfig
-    from lorasmith.train.session import TrainResult
-    from lorasmith.train.sweep import SweepResult
+    from lorasmith.sampling.options import SampleOptions
+    from lorasmith.sampling.run import SampleResult
+    from lorasmith.training.config import TrainConfig
+    from lorasmith.training.session import TrainResult
+    from lorasmith.training.setup.check import CheckResult
+    from lorasmith.training.sweep import SweepResult
 
 Source = Path | str | dict[str, Any]
 """A config: the path of a TOML or JSON file, or its table."""
@@ -53,8 +53,8 @@ def train(
     Ctrl-C ends after the step under way and saves; the result then says `finished=False`.
     Raises ConfigError with all problems of the config, LorasmithError for all else that the caller can repair.
     """
-    from lorasmith.train import session
-    from lorasmith.train.folder import reopen
+    from lorasmith.training import session
+    from lorasmith.training.output.folder import reopen
 
     folder = None if resume is None else Path(resume)
     if folder is not None and config is None:
@@ -79,7 +79,7 @@ def check(
     also draw the first batches into this JPEG, images and captions as training gets them. Problems are in the result,
     not raised.
     """
-    from lorasmith.train import check as checking
+    from lorasmith.training.setup import check as checking
 
     return checking.check(
         lambda: read_config(config, overrides, output),
@@ -89,7 +89,7 @@ def check(
     )
 
 
-class Running(TypedDict, total=False):
+class SweepOptions(TypedDict, total=False):
     """How a sweep is run."""
 
     overrides: Sequence[str]
@@ -108,13 +108,13 @@ def sweep(
     out: Path | str,
     *,
     progress: Progress | None = None,
-    **running: Unpack[Running],
+    **running: Unpack[SweepOptions],
 ) -> SweepResult:
     """Train with every combination of settings (`over`: `["adapter.rank=4,8", "optimizer.lr=1e-4,3e-4"]`), each run in
     a process of its own, and write a table and a picture of the results into `out`. Finished runs are not made again.
     """
-    from lorasmith.train.sweep import Sweep
-    from lorasmith.train.sweep import sweep as work
+    from lorasmith.training.sweep import Sweep
+    from lorasmith.training.sweep import sweep as work
 
     source = config if isinstance(config, dict) else Path(config)
     return work(Sweep(source, over, Path(out), **running), progress)
@@ -128,7 +128,7 @@ def sample(
     loras: Sequence[Path | str] = (),
     count: int = 1,
     progress: Progress | None = None,
-    **settings: Unpack[Drawing],
+    **settings: Unpack[SampleOptions],
 ) -> SampleResult:
     """Draw pictures into a folder: PNG files with their settings inside, and a labelled grid.
 
@@ -137,8 +137,8 @@ def sample(
     that does not fit the base, or settings that do not exist.
     """
     from lorasmith.core.config import validate
-    from lorasmith.infer.run import LoraUse, sample_to_folder
-    from lorasmith.infer.settings import SampleSettings
+    from lorasmith.sampling.run import LoraUse, sample_to_folder
+    from lorasmith.sampling.settings import SampleSettings
 
     chosen = validate(SampleSettings, {**settings, "count": count}, "the settings")
     lines = [prompts] if isinstance(prompts, str) else prompts
@@ -146,7 +146,7 @@ def sample(
     return sample_to_folder(base, lines, Path(output), loras=uses, settings=chosen, progress=progress)
 
 
-class Evaluating(TypedDict, total=False):
+class EvaluateOptions(TypedDict, total=False):
     """What is evaluated besides LoRA files."""
 
     base: str | Path | None
@@ -165,7 +165,7 @@ def evaluate(
     output: Path | str = "evaluation",
     settings: dict[str, Any] | None = None,
     progress: Progress | None = None,
-    **what: Unpack[Evaluating],
+    **what: Unpack[EvaluateOptions],
 ) -> Evaluation:
     """Measure LoRAs (`file.safetensors` or `file.safetensors:0.8`), each a row, against a folder of training images.
 
@@ -173,9 +173,9 @@ def evaluate(
     `settings`: `trigger`, `class_word`, `count`, `scorer` (`{"kind": "clip", "model": FOLDER}`) and what drawing takes.
     """
     from lorasmith.core.config import validate
-    from lorasmith.infer.evaluate.ask import EvaluateSettings, contestants, prompts_of
-    from lorasmith.infer.evaluate.run import evaluate as work
-    from lorasmith.infer.loras import LoraUse
+    from lorasmith.evaluation.candidates import EvaluateSettings, contestants, prompts_of
+    from lorasmith.evaluation.run import evaluate as work
+    from lorasmith.sampling.loras import LoraUse
 
     given = {**(settings or {}), "base": None if what.get("base") is None else str(what.get("base"))}
     chosen = validate(EvaluateSettings, given, "the settings")
@@ -201,7 +201,7 @@ def inspect(file: Path | str, *, plot: Path | str | None = None) -> dict[str, An
     return found
 
 
-class Saving(TypedDict, total=False):
+class SaveOptions(TypedDict, total=False):
     """How a changed file is written."""
 
     output: Path | str | None
@@ -219,7 +219,7 @@ def convert(
     base: Path | str | None = None,
     rank: int | None = None,
     words: Sequence[Path | str] = (),
-    **saving: Unpack[Saving],
+    **saving: Unpack[SaveOptions],
 ) -> Report:
     """Write a LoRA as `kohya`, `peft`, `portable`, `lycoris`, `diff` or `bundle`.
 
@@ -241,7 +241,7 @@ def resize(
     frobenius: float | None = None,
     per_layer: bool = False,
     base: Path | str | None = None,
-    **saving: Unpack[Saving],
+    **saving: Unpack[SaveOptions],
 ) -> Report:
     """Write a LoRA with fewer ranks: `rank`, or as many as keep a share of the squared norm (`energy`) or of the norm
     (`frobenius`); with a share, `rank` is the most. `per_layer`: each layer its own rank."""
@@ -259,7 +259,7 @@ def extract(
     rank: int | None = None,
     energy: float | None = None,
     progress: Progress | None = None,
-    **saving: Unpack[Saving],
+    **saving: Unpack[SaveOptions],
 ) -> Report:
     """Write the best LoRA of the difference of two checkpoints, of a rank or with a share of the squared norm."""
     from lorasmith.files.extract import extract as work
@@ -300,7 +300,7 @@ def fuse(
     *,
     overwrite: bool = False,
     progress: Progress | None = None,
-    **settings: Unpack[Fusing],
+    **settings: Unpack[FuseOptions],
 ) -> FuseReport:
     """Fuse LoRAs of several concepts into one that does for each what its own did.
 
@@ -308,23 +308,23 @@ def fuse(
     Mix-of-Show has it. The report says what each concept loses, by this and by plainer methods.
     """
     from lorasmith.files.lora import Output
-    from lorasmith.fusion.asked import fuse as work
+    from lorasmith.fusion.options import fuse as work
 
     return work(files, base, Output(Path(output), overwrite=overwrite), settings, progress)
 
 
 def refit(
-    file: Path | str, base: Path | str, *, progress: Progress | None = None, **settings: Unpack[Refitting]
+    file: Path | str, base: Path | str, *, progress: Progress | None = None, **settings: Unpack[RefitOptions]
 ) -> RefitReport:
     """Write an ordinary LoRA and embeddings of a file whose words have a vector for each layer (`.exact.safetensors`,
     or Mix-of-Show's `.pth`): the mean of each word, and keys and values that make up for the rest.
 
     The report has the errors that remain, by layer, for the mean alone and for this.
     """
-    from lorasmith.fusion.asked import refit as work
+    from lorasmith.fusion.options import refit as work
 
     source, given = Path(file), dict(settings)
-    saving: Any = {key: given.pop(key) for key in Saving.__annotations__ if key in given}
+    saving: Any = {key: given.pop(key) for key in SaveOptions.__annotations__ if key in given}
     stem = source.with_name(source.name.replace(".exact.safetensors", ".safetensors"))
     return work(source, base, _output(saving, stem, "refit"), given, progress)
 
@@ -343,21 +343,25 @@ def masks(
     `source`: `alpha`, `color` or `rembg`, with its `settings` (`{"color": "white", "tolerance": 0.2}`). Masks that are
     there stay, unless `overwrite`. The result tells of masks that are probably wrong.
     """
+    from PIL import Image
+
     from lorasmith.core.config import validate
+    from lorasmith.data.images import decode
     from lorasmith.data.maskers.config import MaskConfig
     from lorasmith.data.maskers.make import make_masks
-    from lorasmith.infer.sheet import mask_sheet
+    from lorasmith.imaging.contact_sheet import mask_contact_sheet
 
     masker = validate(MaskConfig, {"source": {"kind": source, **(settings or {})}}, "masks").source
     target = None if output is None else Path(output)
     made = make_masks(Path(images), masker, output=target, overwrite=overwrite, progress=progress or Progress())
     shares = made.made | made.kept
-    labels = {path: f"{path.name}: {share:.0%}" for path, share in shares.items()}
-    made.sheet = mask_sheet({path: made.mask(path) for path in shares}, labels, made.folder / "contact-sheet.jpg")
+    labels = [f"{path.name}: {share:.0%}" for path, share in shares.items()]
+    masked = ((decode(path.read_bytes())[0], Image.open(made.mask(path))) for path in shares)
+    made.sheet = mask_contact_sheet(masked, labels, made.folder / "contact-sheet.jpg")
     return made
 
 
-def _output(saving: Saving, file: Path, ending: str) -> Output:
+def _output(saving: SaveOptions, file: Path, ending: str) -> Output:
     from lorasmith.files.lora import Output, dtype_named
 
     output = saving.get("output") or file.with_name(f"{file.stem}-{ending}.safetensors")
@@ -366,7 +370,7 @@ def _output(saving: Saving, file: Path, ending: str) -> Output:
 
 def read_config(config: Source | None, overrides: Sequence[str] = (), output: Path | str | None = None) -> TrainConfig:
     """A config as `train` would use it, with all defaults. Raises ConfigError with all problems."""
-    from lorasmith.train.config import load_config
+    from lorasmith.training.config import load_config
 
     changes = list(overrides)
     if output is not None:

@@ -18,7 +18,7 @@ from lorasmith.core.registry import registered
 from lorasmith.core.rng import python_random
 from lorasmith.data.buckets import Placement
 from lorasmith.data.config import DataConfig
-from lorasmith.data.transforms import CaptionTransform, ImageTransform, Moment, Transform
+from lorasmith.data.transforms import CaptionTransform, ImageTransform, TrainingProgress, Transform
 from lorasmith.data.transforms.base import Sample
 
 NEEDED: dict[str, dict[str, Any]] = {
@@ -70,7 +70,7 @@ def test_a_caption_follows_from_the_position(kind: str) -> None:
 
     def texts(seed: int) -> list[str]:
         return [
-            transform.at(Moment(epoch, epoch, 80))(CAPTION, python_random(seed, "caption", epoch))
+            transform.at(TrainingProgress(epoch, epoch, 80))(CAPTION, python_random(seed, "caption", epoch))
             for epoch in range(40)
         ]
 
@@ -85,7 +85,7 @@ def test_a_caption_follows_from_the_position(kind: str) -> None:
 def test_outcomes_are_all_there_is(kind: str, caption: str) -> None:
     transform = make(kind)
     possible = transform.outcomes(caption)
-    seen = {transform.at(Moment(i, i, 400))(caption, Random(i)) for i in range(300)}
+    seen = {transform.at(TrainingProgress(i, i, 400))(caption, Random(i)) for i in range(300)}
     assert all(isinstance(text, str) for text in seen)
     assert possible is None or possible == seen
 
@@ -166,7 +166,7 @@ def test_dropout_rates(kind: str, left: str) -> None:
 
 def test_all_captions_are_left_out_every_so_many_epochs() -> None:
     dropout = make("caption_dropout", rate=0.0, every_epochs=3)
-    texts = [dropout.at(Moment(epoch))(CAPTION, Random(0)) for epoch in range(7)]
+    texts = [dropout.at(TrainingProgress(epoch))(CAPTION, Random(0)) for epoch in range(7)]
     assert [text == "" for text in texts] == [False, False, True, False, False, True, False]
     assert dropout.random
     assert dropout.outcomes(CAPTION) == {CAPTION, ""}
@@ -175,7 +175,9 @@ def test_all_captions_are_left_out_every_so_many_epochs() -> None:
 @given(st.integers(0, 12), st.integers(0, 4), st.integers(0, 3), st.integers(1, 30), st.integers(0, 40))
 def test_tags_come_little_by_little(tags: int, start: int, keep: int, until: int, step: int) -> None:
     every = [f"t{i}" for i in range(tags + keep)]
-    found = make("tag_warmup", until=until, start=start, keep=keep).at(Moment(0, step, 99))(", ".join(every), Random(0))
+    found = make("tag_warmup", until=until, start=start, keep=keep).at(TrainingProgress(0, step, 99))(
+        ", ".join(every), Random(0)
+    )
     n = tags
     wanted = math.floor(step * Fraction(n - start, until)) + start if step < until else n  # sd-scripts' formula
     assert found == ", ".join(every[: keep + min(n, wanted)])
@@ -184,7 +186,7 @@ def test_tags_come_little_by_little(tags: int, start: int, keep: int, until: int
 def test_warmup_by_share_of_the_run_and_between_separators() -> None:
     warmup = make("tag_warmup", until=0.5, start=1, keep_separator="|||")
     caption = "girl, garp ||| a, b, c ||| best"
-    texts = [warmup.at(Moment(0, step, 8))(caption, Random(0)) for step in range(5)]
+    texts = [warmup.at(TrainingProgress(0, step, 8))(caption, Random(0)) for step in range(5)]
     assert texts == [
         "girl, garp ||| a ||| best",
         "girl, garp ||| a ||| best",
@@ -194,7 +196,9 @@ def test_warmup_by_share_of_the_run_and_between_separators() -> None:
     ]
     tags = make("tags", keep_separator="|||", shuffle=False)
     assert tags(texts[0], Random(0)) == "girl, garp, a, best"
-    nothing = make("tag_warmup", until=4, start=0, keep_separator="|||").at(Moment(0, 0, 8))(caption, Random(0))
+    nothing = make("tag_warmup", until=4, start=0, keep_separator="|||").at(TrainingProgress(0, 0, 8))(
+        caption, Random(0)
+    )
     assert tags(nothing, Random(0)) == "girl, garp, best"
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from lorasmith.train.config import load_config
-from lorasmith.train.session import train
+from lorasmith.training.config import load_config
+from lorasmith.training.session import train
 
 pytestmark = [
     pytest.mark.cuda,
@@ -90,7 +90,7 @@ def test_adamw8bit(pictures: Callable[..., Path], tmp_path: Path) -> None:
 @pytest.mark.parametrize("silu", [False, True])
 @pytest.mark.parametrize("shape", [(2, 32, 16, 16), (1, 320, 64, 64), (3, 960, 9, 7), (2, 2560, 8, 8)])
 def test_channels_last_group_norm(shape: tuple[int, ...], silu: bool, dtype: torch.dtype) -> None:
-    from lorasmith.families import nhwc
+    from lorasmith.families.ops import channels_last
 
     torch.manual_seed(0)
     norm = nn.GroupNorm(8 if shape[1] == 32 else 32, shape[1]).cuda()
@@ -100,9 +100,9 @@ def test_channels_last_group_norm(shape: tuple[int, ...], silu: bool, dtype: tor
     start = (torch.randn(shape, device="cuda") * 2 + 1).to(dtype)
     grad = torch.randn(shape, device="cuda").to(dtype)
     ours, theirs = start.clone().requires_grad_(), start.double().requires_grad_()
-    assert nhwc.suits(norm, ours)
-    out = nhwc.group_norm(norm, ours, silu)
-    expected = nhwc.plain(norm.double(), theirs, silu)
+    assert channels_last.suits(norm, ours)
+    out = channels_last.group_norm(norm, ours, silu)
+    expected = channels_last.plain(norm.double(), theirs, silu)
     out.backward(grad)
     expected.backward(grad.double())
     assert out.is_contiguous(memory_format=torch.channels_last)

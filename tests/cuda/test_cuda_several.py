@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorasmith.train.config import load_config
-from lorasmith.train.session import train
+from lorasmith.training.config import load_config
+from lorasmith.training.session import train
 
 pytestmark = [
     pytest.mark.cuda,

@@ -12,8 +12,8 @@ import torch
 from answers import Program
 from safetensors.torch import load_file
 
-from lorasmith.train.config import load_config
-from lorasmith.train.session import train
+from lorasmith.training.config import load_config
+from lorasmith.training.session import train
 
 
 @pytest.fixture

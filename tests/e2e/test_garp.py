@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import lorasmith
+from lorasmith.evaluation.judge import Judge
 from lorasmith.families.load import load
-from lorasmith.infer.evaluate.judge import Judge
-from lorasmith.infer.loras import load_lora
+from lorasmith.sampling.loras import load_lora
 from tools.tiny_base.gate_lora import score
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "garp.toml"

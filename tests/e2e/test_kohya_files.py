@@ -17,7 +17,7 @@ import torch
 from answers import ROOT, Program, assert_clear
 from safetensors.torch import load_file
 
-from lorasmith.train import loop
+from lorasmith.training.step import loop
 
 GARP = ROOT / "src/lorasmith/assets/garp"
 TRAIN = ["as", "train_network", "--pretrained_model_name_or_path=tiny-sd", "--train_data_dir=img", "--resolution=64"]

@@ -15,11 +15,11 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.core.rng import StepRng
 from lorasmith.data.dataset import Batch
 from lorasmith.families.base import Family
-from lorasmith.train.build import build_run
-from lorasmith.train.config import load_config
-from lorasmith.train.loop import fit
-from lorasmith.train.objectives import StepResult
-from lorasmith.train.objectives.denoising import Denoising
+from lorasmith.training.config import load_config
+from lorasmith.training.setup.build import build_run
+from lorasmith.training.step.loop import fit
+from lorasmith.training.step.objectives import StepResult
+from lorasmith.training.step.objectives.denoising import Denoising
 
 
 class Poisoned(Denoising):

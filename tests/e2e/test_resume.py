@@ -18,11 +18,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorasmith.train.build import build_run
-from lorasmith.train.checkpoint import newest
-from lorasmith.train.config import load_config
-from lorasmith.train.loop import descend
-from lorasmith.train.session import train
+from lorasmith.training.config import load_config
+from lorasmith.training.output.checkpoint import newest
+from lorasmith.training.session import train
+from lorasmith.training.setup.build import build_run
+from lorasmith.training.step.loop import optimizer_step
 
 
 def settings(images: Path, output: Path, **changes: object) -> dict:
@@ -153,7 +153,7 @@ def test_micro_batches_of_one_step_add_up_to_the_whole_batch(pictures: Callable[
         whole = run.dataset.epoch(0)[0]
         places = [0, *itertools.accumulate(sizes)]
         parts = [replace(whole, items=whole.items[a:b]) for a, b in itertools.pairwise(places)]
-        outcome = descend(run, parts, number=0)
+        outcome = optimizer_step(run, parts, number=0)
         outcomes.append((float(outcome.loss), float(outcome.grad_norm)))
         run.adapters.detach()
     assert outcomes[1] == pytest.approx(outcomes[0], rel=1e-4)

@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorasmith.train.config import load_config
-from lorasmith.train.session import train
+from lorasmith.training.config import load_config
+from lorasmith.training.session import train
 
 SGD = {"kind": "class", "name": "SGD", "lr": 1.0, "text_lr": 1.0}
 """Its steps are linear in the gradient: what differs by rounding stays so."""
@@ -150,7 +150,7 @@ def test_a_bad_step_on_one_rank_is_skipped_on_all(
 POISON = '''
 from dataclasses import replace
 from typing import Literal
-from lorasmith.train.objectives.denoising import Denoising
+from lorasmith.training.step.objectives.denoising import Denoising
 
 
 class Poison(Denoising):

@@ -16,7 +16,7 @@ import pytest
 from answers import Program, assert_clear
 from PIL import Image
 
-from lorasmith.train.report.record import read
+from lorasmith.training.output.report.record import read
 
 Config = Callable[..., Path]
 

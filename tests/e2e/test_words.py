@@ -12,10 +12,10 @@ import torch
 from answers import Program
 from safetensors.torch import load_file
 
-from lorasmith.train.build import build_run
-from lorasmith.train.config import load_config
-from lorasmith.train.loop import fit
-from lorasmith.train.session import train
+from lorasmith.training.config import load_config
+from lorasmith.training.session import train
+from lorasmith.training.setup.build import build_run
+from lorasmith.training.step.loop import fit
 
 
 def settings(images: Path, output: Path, **changes: Any) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def test_a_resumed_run_has_the_same_words(pictures: Callable[..., Path], tmp_pat
     run = build_run(load_config(settings(images, tmp_path / "parts", **changes)))
     run.stopping = True  # ends after the first step
     fit(run)
-    from lorasmith.train.session import close
+    from lorasmith.training.session import close
 
     close(run)
     run.events.close()

@@ -17,10 +17,10 @@ import typer
 from lorasmith.cli.main import app
 from lorasmith.compat.options import all_scripts
 from lorasmith.core.registry import registered, roots
-from lorasmith.infer.control import Control
-from lorasmith.infer.prompts import KEYS
-from lorasmith.infer.regions import regions_of
-from lorasmith.train.config import load_config
+from lorasmith.sampling.control import Control
+from lorasmith.sampling.prompts import KEYS
+from lorasmith.sampling.regions import regions_of
+from lorasmith.training.config import load_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -10,12 +10,13 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "lorasmith"
 
 LAYERS: list[set[str]] = [
+    {"moved_modules"},
     {"core"},
-    {"diffusion"},
+    {"diffusion", "imaging"},
     {"adapters", "concepts"},
     {"families", "formats", "data"},
-    {"infer", "files"},
-    {"train", "fusion"},
+    {"sampling", "files"},
+    {"evaluation", "training", "fusion"},
     {"compat"},
     {"api", "integrations"},
     {"cli", "studio"},

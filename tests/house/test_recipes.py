@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lorasmith.train.config import load_config
+from lorasmith.training.config import load_config
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))

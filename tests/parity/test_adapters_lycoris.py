@@ -229,8 +229,8 @@ def test_norms_beside_another_algorithm_are_those_of_lycoris(args: list[str]) ->
     from lorasmith.compat.options import find_script
     from lorasmith.families.load import load
     from lorasmith.families.source import assets
-    from lorasmith.train.build import make_adapters
-    from lorasmith.train.config import load_config
+    from lorasmith.training.config import load_config
+    from lorasmith.training.setup.build import make_adapters
 
     given = [*args, "train_norm=True"]
     folder = assets() / "tiny-sd"

@@ -15,9 +15,9 @@ from torch import Tensor
 from lorasmith.core.errors import ConfigError, LorasmithError
 from lorasmith.core.rng import torch_generator
 from lorasmith.families.load import load
-from lorasmith.families.steering import Residuals
-from lorasmith.infer.control import Control, Share
-from lorasmith.infer.sample import Request, sample
+from lorasmith.families.stable_diffusion.steering import Residuals
+from lorasmith.sampling.control import Control, Share
+from lorasmith.sampling.sample import Request, sample
 from tests.parity.test_sampling_pipeline import SD, pipeline
 from tests.parity.test_unet_forward import inputs, ours, peer
 

@@ -24,7 +24,7 @@ from lorasmith.formats.base import Encoded, Format
 from lorasmith.formats.kohya import Kohya, Portable
 from lorasmith.formats.peft import Peft
 from lorasmith.formats.write import write
-from lorasmith.infer.loras import load_lora
+from lorasmith.sampling.loras import load_lora
 
 torch.set_num_threads(1)
 

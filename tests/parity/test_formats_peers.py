@@ -14,7 +14,7 @@ from torch import Tensor
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
 from lorasmith.formats.inspect import inspect
-from lorasmith.infer.loras import load_lora
+from lorasmith.sampling.loras import load_lora
 
 torch.set_num_threads(1)
 Bases = Callable[[str], Path]

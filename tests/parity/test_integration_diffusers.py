@@ -21,12 +21,12 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.core.rng import torch_generator
 from lorasmith.families.load import load
 from lorasmith.families.resolve import find
-from lorasmith.formats import words
+from lorasmith.formats import token_embeddings
 from lorasmith.formats.kohya import Lycoris
 from lorasmith.formats.write import write
-from lorasmith.infer.loras import Loras, LoraUse
-from lorasmith.infer.sample import Request, sample
 from lorasmith.integrations import diffusers as integration
+from lorasmith.sampling.loras import Loras, LoraUse
+from lorasmith.sampling.sample import Request, sample
 
 PROMPT, NEGATIVE = "a photo of a <x> <y>, on grass", "red"
 
@@ -53,7 +53,7 @@ def made_file(path: Path, config: AdapterConfig, layerwise: bool) -> Path:
         for p in (*adapters.parameters(), *new.parameters()):
             p.add_(torch.randn_like(p) * 0.02)
     encoded = Lycoris().encode_adapters(adapters.adapters, family, adapters.weight_of)
-    tensors, metadata = words.encode(new)
+    tensors, metadata = token_embeddings.encode(new)
     return write(path, {**encoded.tensors, **tensors}, metadata, torch.float32)
 
 

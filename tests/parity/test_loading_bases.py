@@ -239,7 +239,7 @@ import sys, torch
 from pathlib import Path
 from lorasmith.families.load import load
 torch.set_num_threads(1)
-import lorasmith.families.unet
+import lorasmith.families.stable_diffusion.unet
 def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(key)).split()[1]) * 1024

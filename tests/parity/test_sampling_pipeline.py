@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lorasmith.core.rng import torch_generator
 from lorasmith.families.load import load
-from lorasmith.infer.sample import Request, sample
+from lorasmith.sampling.sample import Request, sample
 
 SD: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SIZE = {"width": 72, "height": 64}

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.source import shipped_config
-from lorasmith.families.unet import UNet
-from lorasmith.families.unet_config import UNetConfig
+from lorasmith.families.stable_diffusion.unet import UNet
+from lorasmith.families.stable_diffusion.unet_config import UNetConfig
 
 KINDS = ("sd1", "sd2", "sdxl")
 

@@ -11,9 +11,9 @@ from lorasmith.concepts import Concept
 from lorasmith.concepts.start import begin
 from lorasmith.families.load import load
 from lorasmith.families.resolve import find
-from lorasmith.formats import embeddings, words
+from lorasmith.formats import embeddings, token_embeddings
 from lorasmith.formats.write import write
-from lorasmith.infer.loras import Loras
+from lorasmith.sampling.loras import Loras
 
 
 def test_diffusers_and_we_condition_alike(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_diffusers_and_we_condition_alike(tmp_path: Path) -> None:
     size = len(next(iter(family.own_table().values())))
     new = begin([Concept(words=("<x>",), vectors=2, init=("<rand-0.3>",))], family.own_vectors, size, 16, seed=3)
     path = tmp_path / "zork.safetensors"
-    write(path, embeddings.encode(words.plain(words.values_of(new))["<x>"]), {}, torch.float32)
+    write(path, embeddings.encode(token_embeddings.plain(token_embeddings.values_of(new))["<x>"]), {}, torch.float32)
 
     folder = find("tiny-sd").path
     pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)

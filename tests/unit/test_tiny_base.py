@@ -15,7 +15,7 @@ from safetensors import safe_open
 from transformers import CLIPTokenizer
 
 from lorasmith.core.errors import LorasmithError
-from lorasmith.infer.evaluate.judge import Judge
+from lorasmith.evaluation.judge import Judge
 from tools.tiny_base import backgrounds, captions, models, optim, render, sprites, store, tokenizer, train_vae
 from tools.tiny_base.concepts import CONCEPTS, HELD_OUT
 

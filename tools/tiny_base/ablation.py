@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
+from lorasmith.evaluation.judge import Judge
 from lorasmith.families.load import load
-from lorasmith.infer.evaluate.judge import Judge
-from lorasmith.infer.loras import Loras, LoraUse
+from lorasmith.sampling.loras import Loras, LoraUse
 from tools.tiny_base.gate_lora import score, train
 
 WORDS = "<garp1> <garp2>"

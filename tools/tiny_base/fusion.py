@@ -17,12 +17,12 @@ from typing import Any
 import torch
 
 import lorasmith
+from lorasmith.evaluation.judge import Judge
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
-from lorasmith.infer.evaluate.judge import Judge
-from lorasmith.infer.loras import Loras, LoraUse
-from lorasmith.infer.png import to_image
-from lorasmith.infer.sample import Request, sample
+from lorasmith.imaging.png import to_image
+from lorasmith.sampling.loras import Loras, LoraUse
+from lorasmith.sampling.sample import Request, sample
 from tools.tiny_base.gate_lora import PLACES, train
 
 MEANS = {"garp": "garp", "blib": "lion", "quop": "house"}

@@ -13,9 +13,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from lorasmith.evaluation.judge import Judge
 from lorasmith.families.load import load
-from lorasmith.infer.evaluate.judge import Judge
-from lorasmith.infer.loras import Loras, LoraUse
+from lorasmith.sampling.loras import Loras, LoraUse
 from tools.tiny_base.gate_lora import score, train
 
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
+from lorasmith.evaluation.judge import Judge
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
-from lorasmith.infer.evaluate.judge import Judge
-from lorasmith.infer.loras import load_lora
-from lorasmith.infer.sample import Request, sample
+from lorasmith.sampling.loras import load_lora
+from lorasmith.sampling.sample import Request, sample
 
 PLACES = {"on a beach": "beach", "at night": "night", "on grass": "grass", "on an orange background": "orange"}
 OTHERS = ("dog", "cat", "car", "lion", "rocket", "house", "apple", "pizza", "frog", "sunflower", "tree", "elephant")

@@ -18,11 +18,11 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Generator
 
+from lorasmith.evaluation.judge import Judge
 from lorasmith.families.load import load
-from lorasmith.infer.evaluate.judge import Judge
-from lorasmith.infer.grid import grid
-from lorasmith.infer.png import to_image
-from lorasmith.infer.sample import Request, sample
+from lorasmith.imaging.grid import grid
+from lorasmith.imaging.png import to_image
+from lorasmith.sampling.sample import Request, sample
 from tools.tiny_base import backgrounds, captions, sprites, train_judge, train_vae
 from tools.tiny_base.concepts import CONCEPTS
 

@@ -18,13 +18,13 @@ import torch
 from safetensors import safe_open
 
 import lorasmith
+from lorasmith.evaluation.judge import Judge
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
-from lorasmith.formats.words import PREFIX
+from lorasmith.formats.token_embeddings import PREFIX
 from lorasmith.formats.write import write
-from lorasmith.infer.evaluate.judge import Judge
-from lorasmith.infer.loras import Loras, LoraUse
-from lorasmith.infer.sample import Request, sample
+from lorasmith.sampling.loras import Loras, LoraUse
+from lorasmith.sampling.sample import Request, sample
 from tools.tiny_base.ablation import WORDS, variants
 from tools.tiny_base.gate_lora import OTHERS, train
 

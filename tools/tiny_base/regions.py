@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
+from lorasmith.evaluation.judge import Judge
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
-from lorasmith.infer.evaluate.judge import Judge
-from lorasmith.infer.loras import Loras, LoraUse
-from lorasmith.infer.regions import Region
-from lorasmith.infer.sample import Request, sample
-from lorasmith.infer.settings import pick_device
+from lorasmith.sampling.loras import Loras, LoraUse
+from lorasmith.sampling.regions import Region
+from lorasmith.sampling.sample import Request, sample
+from lorasmith.sampling.settings import pick_device
 
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
 PAIRS = (("cat", "house"), ("house", "cat"), ("dog", "car"), ("banana", "dog"))

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
-from lorasmith.infer.evaluate.judge import JudgeNet
+from lorasmith.evaluation.judge import JudgeNet
 from tools.tiny_base import backgrounds, models, render, sprites, store
 from tools.tiny_base.concepts import GARP, HELD_OUT
 from tools.tiny_base.sprites import Bank

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lorasmith.core.errors import Problem
     from lorasmith.data.lint import ImageProblem
-    from lorasmith.train.check import CheckResult, Measured
+    from lorasmith.training.setup.check import CheckResult, Measured
 
 
 def check_command(

@@ -60,10 +60,10 @@ def prompts(config: Any) -> list[str]:
 def before_after(base: str, lora: Path, wanted: list[str], progress: Progress) -> Image.Image:
     """The same prompts and seeds, on the base model above and with the LoRA file below."""
     from lorasmith.families.load import load
-    from lorasmith.infer.grid import grid
-    from lorasmith.infer.loras import load_lora
-    from lorasmith.infer.png import to_image
-    from lorasmith.infer.sample import Request, sample
+    from lorasmith.imaging.grid import grid
+    from lorasmith.imaging.png import to_image
+    from lorasmith.sampling.loras import load_lora
+    from lorasmith.sampling.sample import Request, sample
 
     family = load(base)
     requests = [

@@ -99,8 +99,8 @@ def sample_command(
 
 def scene(regions: Path | None, controls: list[str] | None) -> dict[str, Any]:
     """The settings that lead parts of a picture, as tables."""
-    from lorasmith.infer.control import Control
-    from lorasmith.infer.regions import read_regions
+    from lorasmith.sampling.control import Control
+    from lorasmith.sampling.regions import read_regions
 
     found: dict[str, Any] = {"controls": [Control.read(text) for text in controls]} if controls else {}
     if regions is not None:
@@ -113,9 +113,9 @@ def draw(
 ) -> Any:
     """Check the settings, then draw."""
     from lorasmith.core.config import override, validate
-    from lorasmith.infer.loras import LoraUse
-    from lorasmith.infer.run import sample_to_folder
-    from lorasmith.infer.settings import SampleSettings
+    from lorasmith.sampling.loras import LoraUse
+    from lorasmith.sampling.run import sample_to_folder
+    from lorasmith.sampling.settings import SampleSettings
 
     table, further = settings
     chosen = override({key: value for key, value in table.items() if value is not None}, further)

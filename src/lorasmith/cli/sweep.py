@@ -12,7 +12,7 @@ from lorasmith.cli import console
 from lorasmith.cli.train import Json, Overrides
 
 if TYPE_CHECKING:
-    from lorasmith.train.sweep import SweepResult
+    from lorasmith.training.sweep import SweepResult
 
 
 def sweep_command(

@@ -11,7 +11,7 @@ from lorasmith.concepts.config import Concept
 from lorasmith.concepts.vocabulary import Vocabulary
 
 
-class Learning:
+class TokenTrainer:
     """The words of a run: which parameters each concept has, and what is done to them after a step."""
 
     def __init__(self, vocabulary: Vocabulary, concepts: Sequence[Concept], own: Mapping[str, Tensor]) -> None:

@@ -20,7 +20,6 @@ from torch import Tensor
 from lorasmith.core.errors import ConfigError, Problem
 from lorasmith.core.progress import Progress
 from lorasmith.core.rng import derive, python_random
-from lorasmith.data.ahead import Ahead
 from lorasmith.data.batch import Batch, Item, Plan
 from lorasmith.data.buckets import Buckets, Placement, Size
 from lorasmith.data.cache import TensorCache, default_folder
@@ -28,9 +27,10 @@ from lorasmith.data.config import BucketConfig, DataConfig, SubsetConfig
 from lorasmith.data.latents import LatentCache, Sharing
 from lorasmith.data.masks import concept_masks_of, masks_of
 from lorasmith.data.pixels import DOWNSCALE
+from lorasmith.data.prefetch import Prefetcher
 from lorasmith.data.scan import ImageRecord, Scan, scan
 from lorasmith.data.texts import TextCache, TextPlan, outcomes
-from lorasmith.data.transforms import CaptionTransform, ImageTransform, Moment, Transform
+from lorasmith.data.transforms import CaptionTransform, ImageTransform, TrainingProgress, Transform
 from lorasmith.data.views import View, variants
 from lorasmith.families.base import Family, Moments
 
@@ -62,7 +62,7 @@ class Dataset:
     def __post_init__(self) -> None:
         folder = self.config.cache_dir or default_folder()
         self._latents, self._texts = LatentCache(folder), TextCache(folder)
-        self._ahead = Ahead(self.config.workers)
+        self._ahead = Prefetcher(self.config.workers)
         self._places: dict[tuple[Size, Rule], Placement] = {}
         self._rules: dict[Rule, Buckets] = {(self.config.size, self.config.buckets): self.buckets}
         self.epoch = lru_cache(2)(self._epoch)
@@ -201,7 +201,7 @@ class Dataset:
         random = python_random(self.seed, "caption", item.epoch, record.digest, item.occurrence)
         several = len(record.captions) > 1 and not held_out
         caption = random.choice(record.captions) if several else record.caption
-        moment = Moment(item.epoch, step, self.steps)
+        moment = TrainingProgress(item.epoch, step, self.steps)
         for transform in self._caption_transforms(record):
             if not (held_out and transform.random):
                 caption = transform.at(moment)(caption, random)

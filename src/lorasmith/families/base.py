@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lorasmith.concepts import Vocabulary
 from lorasmith.diffusion.schedule import NoiseSchedule
-from lorasmith.families.steering import Regions, Residuals
+from lorasmith.families.stable_diffusion.steering import Regions, Residuals
 
 
 @dataclass(frozen=True)

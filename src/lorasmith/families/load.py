@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from lorasmith.families.resolve import BaseInfo, find, identify, with_vae
-from lorasmith.families.sd1 import SD1
-from lorasmith.families.sd2 import SD2
-from lorasmith.families.sdxl import SDXL
-from lorasmith.families.stable import StableDiffusion
+from lorasmith.families.stable_diffusion.family import StableDiffusion
+from lorasmith.families.stable_diffusion.sd1 import SD1
+from lorasmith.families.stable_diffusion.sd2 import SD2
+from lorasmith.families.stable_diffusion.sdxl import SDXL
 
 __all__ = ["BaseInfo", "identify", "load"]
 

@@ -12,8 +12,8 @@ import torch
 
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.families.fingerprint import file_hash, part_hash
-from lorasmith.families.other_vae import OtherVae
 from lorasmith.families.source import PARTS, Folder, SingleFile, Source, assets, pickle_advice
+from lorasmith.families.stable_diffusion.other_vae import OtherVae
 
 EMBEDDED = "tiny-sd"
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lorasmith.core.errors import LorasmithError
-from lorasmith.families import ldm_names
 from lorasmith.families.reader import TensorRef, read_header
-from lorasmith.families.unet_config import UNetConfig
+from lorasmith.families.stable_diffusion import ldm_names
+from lorasmith.families.stable_diffusion.unet_config import UNetConfig
 
 PARTS: dict[str, tuple[str, ...]] = {
     "sd1": ("unet", "vae", "te"),

@@ -26,13 +26,12 @@ from lorasmith.files.lora import (
 )
 from lorasmith.files.lowrank import Cut, Dense, Loss
 from lorasmith.files.model import Model, Weights
-from lorasmith.formats import embeddings
-from lorasmith.formats import words as words_format
+from lorasmith.formats import embeddings, token_embeddings
 from lorasmith.formats.consumers import verdicts
 from lorasmith.formats.read import load
 from lorasmith.formats.rewrite import Words, plain, product
 from lorasmith.formats.survey import Survey
-from lorasmith.formats.words import Words as WordVectors
+from lorasmith.formats.token_embeddings import Words as WordVectors
 
 CARRYING = ("kohya", "lycoris", "diff", "bundle")
 """Formats whose readers know bundled new words."""
@@ -73,11 +72,11 @@ def convert(
     if lora.bundled and not extra:
         notes.append(f"{len(lora.bundled)} tensors of new words are left out: {to} files cannot carry them")
     own = _own_words(path, words)
-    if found := form.words(words_format.plain(own)):
+    if found := form.words(token_embeddings.plain(own)):
         extra |= found
-        kept = {key: value for key, value in lora.metadata.items() if key != words_format.KEY}
-        lora = replace(lora, metadata=kept | words_format.renamed(kept, own))
-        notes += [note for note in (words_format.apart(own),) if note]
+        kept = {key: value for key, value in lora.metadata.items() if key != token_embeddings.KEY}
+        lora = replace(lora, metadata=kept | token_embeddings.renamed(kept, own))
+        notes += [note for note in (token_embeddings.apart(own),) if note]
     elif words or (to == "bundle" and not extra):
         raise LorasmithError(_no_bundle(path, to, words))
     elif lora.words:
@@ -96,10 +95,10 @@ def convert(
 
 def _own_words(path: Path, files: Sequence[Path]) -> WordVectors:
     """The words that are in a file in our own form, or in the exact file beside it, and those of embedding files."""
-    found = words_format.beside(load(path))
+    found = token_embeddings.beside(load(path))
     for file in files:
         word, vectors = embeddings.load(file)
-        found[word] = words_format.deep(vectors, tuple(vectors))
+        found[word] = token_embeddings.deep(vectors, tuple(vectors))
     return found
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from lorasmith.adapters.attach import chosen
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
-from lorasmith.families.names import PRESETS
 from lorasmith.families.reader import TensorRef
+from lorasmith.families.stable_diffusion.layer_names import PRESETS
 from lorasmith.files.lora import Lora, Output, Report, as_format, lora_words, ranks_of, save
 from lorasmith.files.lowrank import Cut, Dense, Loss
 from lorasmith.files.model import Model, Weights, components

@@ -14,12 +14,12 @@ from torch import Tensor
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.adapters.layer import spec_of
 from lorasmith.core.errors import LorasmithError
-from lorasmith.families import names
 from lorasmith.families.reader import Reader, TensorRef
 from lorasmith.families.resolve import find
 from lorasmith.families.source import PARTS, Source
-from lorasmith.families.unet import UNet
-from lorasmith.families.unet_config import UNetConfig
+from lorasmith.families.stable_diffusion import layer_names
+from lorasmith.families.stable_diffusion.unet import UNet
+from lorasmith.families.stable_diffusion.unet_config import UNetConfig
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Model:
     @classmethod
     def published(cls, kind: str) -> Model:
         """What all published models of a kind (`sd1`, `sd2`, `sdxl`) share."""
-        return cls(kind, {spec.name: spec for spec in names.layers(kind)}, names.published_unet(kind))
+        return cls(kind, {spec.name: spec for spec in layer_names.layers(kind)}, layer_names.published_unet(kind))
 
     @classmethod
     def of(cls, base: str | Path) -> Model:
@@ -44,7 +44,7 @@ class Model:
             unet = UNet(source.unet_config)
         specs = [s for name, module in unet.named_modules() if (s := spec_of(f"unet.{name}", module))]
         for part in _text_parts(source):
-            specs += names.text_layers(part, source.config(part))
+            specs += layer_names.text_layers(part, source.config(part))
         return cls(source.kind, {spec.name: spec for spec in specs}, source.unet_config, source)
 
     @property
@@ -53,13 +53,13 @@ class Model:
         return {name: spec.shape for name, spec in self.layers.items()}
 
     def kohya_name(self, layer: str) -> str:
-        return names.kohya(self.kind, layer, self.config)
+        return layer_names.kohya(self.kind, layer, self.config)
 
     def from_kohya(self, name: str) -> str | None:
-        return names.from_kohya(self.kind, name, self.layers, self.config)
+        return layer_names.from_kohya(self.kind, name, self.layers, self.config)
 
     def peft_name(self, layer: str) -> str:
-        return names.peft_name(layer)
+        return layer_names.peft_name(layer)
 
     def __str__(self) -> str:
         return f"{self.source.name} ({self.kind})" if self.source else f"the published {self.kind} models"

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import write_with
-from lorasmith.families import ldm_names
 from lorasmith.families.reader import Reader
 from lorasmith.families.source import Folder, Source, assets, shipped_config
+from lorasmith.families.stable_diffusion import ldm_names
 
 CONFIGS = ("unet", "te", "vae", "scheduler")
 TOKENIZERS = ("clip", "tiny-sd/tokenizer")

@@ -15,7 +15,7 @@ from lorasmith.formats import embeddings
 from lorasmith.formats.base import Encoded, Format, Names, Shapes
 from lorasmith.formats.kohya import named, settled
 from lorasmith.formats.rewrite import Words
-from lorasmith.formats.words import file_name
+from lorasmith.formats.token_embeddings import file_name
 
 
 class Bundle(Format):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.formats.read import LoraFile
-from lorasmith.formats.words import KEY
+from lorasmith.formats.token_embeddings import KEY
 
 SUFFIX = ".pth"
 _LEAF = re.compile(r"(.*?)[._]lora[._](down|up)\.weight$")

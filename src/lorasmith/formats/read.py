@@ -48,14 +48,14 @@ class LoraFile:
 
 def load(path: Path) -> LoraFile:
     """A LoRA in any known spelling. Raises LorasmithError for a missing, damaged, pickled or non-finite file."""
-    from lorasmith.formats import mixofshow, words  # they read files through this module
+    from lorasmith.formats import mixofshow, token_embeddings
 
     if path.suffix.lower() == mixofshow.SUFFIX and path.is_file():
         return mixofshow.load(path)
     tensors, metadata = read_tensors(path)
     bundled = {name: t for name, t in tensors.items() if name.startswith("bundle_emb.")}
-    own = words.decode(tensors, metadata, str(path))
-    rest = {n: t for n, t in tensors.items() if n not in bundled and not n.startswith(words.PREFIX)}
+    own = token_embeddings.decode(tensors, metadata, str(path))
+    rest = {n: t for n, t in tensors.items() if n not in bundled and not n.startswith(token_embeddings.PREFIX)}
     try:
         found, spelling = canonical(rest, metadata)
     except ValueError as error:

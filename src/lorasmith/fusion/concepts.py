@@ -16,12 +16,12 @@ from lorasmith.families.base import Family
 from lorasmith.files.lora import Lora, product_of, read, restore
 from lorasmith.files.lowrank import Dense
 from lorasmith.files.model import Model
-from lorasmith.formats import words as words_format
+from lorasmith.formats import token_embeddings
 from lorasmith.formats.read import load
 from lorasmith.formats.rewrite import plain
-from lorasmith.formats.words import Words
+from lorasmith.formats.token_embeddings import Words
 from lorasmith.fusion.closed_form import Factors
-from lorasmith.infer.loras import words_of
+from lorasmith.sampling.loras import words_of
 
 KEYS = ("lora_path", "unet_alpha", "text_encoder_alpha", "concept_name")
 
@@ -120,7 +120,7 @@ def read_concept(family: Family, model: Model, use: ConceptUse) -> Concept:
     linear layers and convolutions."""
     file = load(use.path)
     words = words_of(file, family, None)
-    named = words_format.word_list(file.metadata)
+    named = token_embeddings.word_list(file.metadata)
     name = use.name or " ".join(named) or file.metadata.get("modelspec.trigger_phrase", "").split(",")[0].strip()
     if not name:
         raise LorasmithError(f"{use.path}: what prompts call it is not in the file; say it: {use.path.name}=NAME")

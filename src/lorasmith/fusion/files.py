@@ -17,14 +17,13 @@ from lorasmith.families.load import load
 from lorasmith.files.lora import Lora, Output, as_format, carried, facts, lora_words, ranks_of
 from lorasmith.files.lowrank import Cut, Dense, Loss, Product
 from lorasmith.files.model import Model
-from lorasmith.formats import embeddings
-from lorasmith.formats import words as words_format
+from lorasmith.formats import embeddings, token_embeddings
 from lorasmith.formats.rewrite import Words
 from lorasmith.formats.write import write
 from lorasmith.fusion.concepts import Concept, ConceptUse, read_concepts
 from lorasmith.fusion.fuse import METHODS, Fused, FuseSettings, fuse
-from lorasmith.infer.loras import vocabulary_of
-from lorasmith.infer.settings import DTYPES, pick_device
+from lorasmith.sampling.loras import vocabulary_of
+from lorasmith.sampling.settings import DTYPES, pick_device
 
 
 @dataclass
@@ -127,17 +126,17 @@ def write_all(
     each word; the paths of these. `more`: metadata."""
     encoded = as_format(lora, lora.layers, "kohya")
     metadata = carried(lora.metadata, note) | facts(encoded.tensors, lora.metadata) | encoded.metadata | dict(more)
-    named = {} if vocabulary is None else words_format.named(vocabulary)
+    named = {} if vocabulary is None else token_embeddings.named(vocabulary)
     write(output.path, encoded.tensors, metadata | named, output.dtype or torch.float32)
     if vocabulary is None:
         return None, []
-    tensors, said = words_format.encode(vocabulary)
+    tensors, said = token_embeddings.encode(vocabulary)
     exact = output.path.with_name(f"{output.path.stem}.exact.safetensors")
     write(exact, {**encoded.tensors, **tensors}, metadata | said, torch.float32)
     folder = output.path.parent / "embeddings"
     folder.mkdir(exist_ok=True)
     found = []
-    for word, vectors in words_format.plain(words_format.values_of(vocabulary)).items():
-        path = folder / f"{words_format.file_name(word)}.safetensors"
+    for word, vectors in token_embeddings.plain(token_embeddings.values_of(vocabulary)).items():
+        path = folder / f"{token_embeddings.file_name(word)}.safetensors"
         found.append(write(path, embeddings.encode(vectors), {}, torch.float32))
     return exact, found

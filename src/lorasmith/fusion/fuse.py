@@ -21,9 +21,9 @@ from lorasmith.families.base import Family
 from lorasmith.fusion.closed_form import Factors, Sums, missed, stacked
 from lorasmith.fusion.concepts import Concept
 from lorasmith.fusion.inputs import Grams, attached
-from lorasmith.infer import samplers
-from lorasmith.infer.loras import vocabulary_of
-from lorasmith.infer.sample import Request, draw
+from lorasmith.sampling import samplers
+from lorasmith.sampling.loras import vocabulary_of
+from lorasmith.sampling.sample import Request, draw
 
 PROMPTS = ("a photo of {}", "{}")
 METHODS = ("gradient", "weights", "sum")

@@ -22,12 +22,12 @@ from lorasmith.core.progress import Progress
 from lorasmith.core.rng import torch_generator
 from lorasmith.families.base import Cond, Family
 from lorasmith.files.lora import Lora
-from lorasmith.formats.words import Words, cosines
+from lorasmith.formats.token_embeddings import Words, cosines
 from lorasmith.fusion.closed_form import Factors, nearest_of_rank, solved, stacked
 from lorasmith.fusion.concepts import factors
 from lorasmith.fusion.inputs import attached
 from lorasmith.fusion.texts import HELD_OUT, HELD_PLAIN, KEPT, PROMPTS
-from lorasmith.infer.loras import Loras, LoraUse, vocabulary_of
+from lorasmith.sampling.loras import Loras, LoraUse, vocabulary_of
 
 AT_ONCE = 4
 """Prompts that are encoded at a time, each for all layers."""

@@ -13,11 +13,11 @@ from lorasmith.files.lora import Lora, Output, lora_words, ranks_of, read
 from lorasmith.files.model import Model
 from lorasmith.formats.read import LoraFile
 from lorasmith.formats.read import load as load_file
-from lorasmith.formats.words import Words
+from lorasmith.formats.token_embeddings import Words
 from lorasmith.fusion.files import write_all
 from lorasmith.fusion.refit import RefitSettings, Refitted, refit, shared
-from lorasmith.infer.loras import vocabulary_of, words_of
-from lorasmith.infer.settings import DTYPES, pick_device
+from lorasmith.sampling.loras import vocabulary_of, words_of
+from lorasmith.sampling.settings import DTYPES, pick_device
 
 
 @dataclass

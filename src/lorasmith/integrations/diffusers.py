@@ -19,12 +19,12 @@ from lorasmith.adapters.base import kind_of
 from lorasmith.adapters.layer import spec_of
 from lorasmith.concepts import Vocabulary
 from lorasmith.core.errors import LorasmithError
-from lorasmith.families import names, text
-from lorasmith.families.unet_config import UNetConfig
+from lorasmith.families.stable_diffusion import layer_names, text
+from lorasmith.families.stable_diffusion.unet_config import UNetConfig
 from lorasmith.formats import kohya
 from lorasmith.formats.read import LoraFile
 from lorasmith.formats.read import load as read
-from lorasmith.formats.words import Words, beside
+from lorasmith.formats.token_embeddings import Words, beside
 
 PARTS = {"unet": "unet", "te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2"}
 
@@ -69,7 +69,7 @@ def _merge(handle: Handle, file: LoraFile, strengths: Mapping[str, float]) -> No
     places = dict(_places(handle.pipe))
     kind = "sdxl" if getattr(handle.pipe, "text_encoder_2", None) is not None else "sd1"
     config = UNetConfig.from_diffusers(dict(handle.pipe.unet.config))
-    layers, strangers = kohya.decode(file.tensors, lambda name: names.from_kohya(kind, name, places, config))
+    layers, strangers = kohya.decode(file.tensors, lambda name: layer_names.from_kohya(kind, name, places, config))
     if strangers or not layers:
         raise LorasmithError(f"{file.path}: {(strangers or ['nothing in it'])[0]} belongs to no layer of this pipeline")
     for name, words in layers.items():

@@ -9,10 +9,10 @@ import pytest
 
 from lorasmith.adapters.layer import Adapted
 from lorasmith.adapters.lora import LoRA
-from lorasmith.train.build import build_run
-from lorasmith.train.config import TrainConfig, load_config
-from lorasmith.train.loop import prepared
-from lorasmith.train.run import Run
+from lorasmith.training.config import TrainConfig, load_config
+from lorasmith.training.run import Run
+from lorasmith.training.setup.build import build_run
+from lorasmith.training.step.loop import prepared
 
 GARP = Path(__file__).parents[3] / "src/lorasmith/assets/garp"
 RULE = {"layers": "unet.*.attn2.to_[kv]", "module_dropout": 0.3}

@@ -9,8 +9,8 @@ import pytest
 from lorasmith import api
 from lorasmith.cli.inspect import rows
 from lorasmith.cli.train import split
-from lorasmith.infer.asked import Drawing
-from lorasmith.infer.settings import SampleSettings
+from lorasmith.sampling.options import SampleOptions
+from lorasmith.sampling.settings import SampleSettings
 
 
 def test_an_override_in_the_place_of_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +23,7 @@ def test_an_override_in_the_place_of_the_config(tmp_path: Path, monkeypatch: pyt
 
 
 def test_options_of_the_python_function_are_the_settings() -> None:
-    assert set(Drawing.__annotations__) <= set(SampleSettings.model_fields)
+    assert set(SampleOptions.__annotations__) <= set(SampleSettings.model_fields)
 
 
 def test_an_output_may_hold_any_character(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_an_output_may_hold_any_character(tmp_path: Path) -> None:
 
 def test_the_package_is_the_train_function_too() -> None:
     import lorasmith
-    import lorasmith.train.config
+    import lorasmith.training.config
 
     with pytest.raises(lorasmith.LorasmithError, match="no such file"):
         lorasmith.train("no-such.toml")

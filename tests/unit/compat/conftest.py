@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lorasmith.compat.options import Conversion, find_script
-from lorasmith.train.config import load_config
+from lorasmith.training.config import load_config
 
 Convert = Callable[..., Conversion]
 

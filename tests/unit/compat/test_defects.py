@@ -24,16 +24,17 @@ from lorasmith.data.dataset import Dataset
 from lorasmith.diffusion.prediction import VPrediction
 from lorasmith.diffusion.schedule import NoiseSchedule
 from lorasmith.diffusion.weightings.min_snr import MinSnr
-from lorasmith.families import names, stable
 from lorasmith.families.base import Family
-from lorasmith.families.sd1 import SD1
 from lorasmith.families.source import Source, shipped_config
-from lorasmith.families.unet import UNet
-from lorasmith.infer.baked import bake
-from lorasmith.infer.loras import LoraUse
-from lorasmith.train.build import build_run, make_adapters
-from lorasmith.train.config import load_config
-from lorasmith.train.loop import step, steps_from
+from lorasmith.families.stable_diffusion import family as stable
+from lorasmith.families.stable_diffusion import layer_names
+from lorasmith.families.stable_diffusion.sd1 import SD1
+from lorasmith.families.stable_diffusion.unet import UNet
+from lorasmith.sampling.loras import LoraUse
+from lorasmith.training.config import load_config
+from lorasmith.training.setup.build import build_run, make_adapters
+from lorasmith.training.setup.merge_into_base import merge_into_base
+from lorasmith.training.step.loop import step, steps_from
 
 Convert = Callable[..., Conversion]
 
@@ -163,7 +164,7 @@ def test_weights_that_are_merged_do_not_change_what_is_trained(
     convert: Convert, full_size: Callable[[], Family], tmp_path: Path, args: list[str], unet: int
 ) -> None:
     """264 modules of SD 1.5 without convolutions, with and without base_weights; in the original 36 more with them."""
-    file, layers = tmp_path / "a.safetensors", {spec.name: spec for spec in names.layers("sd1")}
+    file, layers = tmp_path / "a.safetensors", {spec.name: spec for spec in layer_names.layers("sd1")}
     changed = {
         "unet.down_blocks.0.attentions.0.proj_in": "lora_unet_down_blocks_0_attentions_0_proj_in",
         "unet.up_blocks.1.resnets.0.conv1": "lora_unet_up_blocks_1_resnets_0_conv1",
@@ -181,7 +182,7 @@ def test_weights_that_are_merged_do_not_change_what_is_trained(
         family, uses = full_size(), [LoraUse.read(written) for written in config.merge]
         places = family.named_layers(("unet", "te"), norms=True)
         weights = [tensor_of(current(places[layer]), "weight").zero_() for layer in changed]
-        bake(family, uses)
+        merge_into_base(family, uses)
         assert [float(w.min()) for w in weights] == [float(w.max()) for w in weights] == [0.5 if merged else 0.0] * 3
         found[bool(merged)] = list(make_adapters(config, family).adapters)
     assert found[True] == found[False]

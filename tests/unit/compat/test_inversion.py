@@ -12,7 +12,7 @@ from lorasmith.compat.kohya.options.inversion import ABSENT, OPTIONS
 from lorasmith.compat.options import Conversion
 from lorasmith.core.errors import ConfigError, LorasmithError
 from lorasmith.formats import embeddings, xti
-from lorasmith.train.config import load_config
+from lorasmith.training.config import load_config
 
 SCRIPT = "train_textual_inversion"
 WORD = {"token_string": "<new>", "network_module": None}

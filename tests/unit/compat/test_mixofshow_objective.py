@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from lorasmith.compat.options import find_script
-from lorasmith.train.build import build_run
-from lorasmith.train.config import load_config
-from lorasmith.train.loop import prepared
-from lorasmith.train.run import Run
+from lorasmith.training.config import load_config
+from lorasmith.training.run import Run
+from lorasmith.training.setup.build import build_run
+from lorasmith.training.step.loop import prepared
 
 GARP = Path(__file__).parents[3] / "src/lorasmith/assets/garp"
 WEIGHT = 0.01

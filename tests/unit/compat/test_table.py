@@ -13,7 +13,7 @@ import pytest
 from lorasmith.compat.kohya.options import OPTIONS
 from lorasmith.compat.options import Conversion, all_scripts
 from lorasmith.core.errors import ConfigError
-from lorasmith.train.config import SpecField, load_config
+from lorasmith.training.config import SpecField, load_config
 
 ROOT = Path(__file__).parents[3]
 INVENTORY = (Path(__file__).parent / "train_network_options.txt").read_text(encoding="utf-8").split()

@@ -11,7 +11,7 @@ from lorasmith.compat.kohya.options import OPTIONS as NETWORK
 from lorasmith.compat.kohya.options.dreambooth import ABSENT, OPTIONS
 from lorasmith.compat.options import Conversion
 from lorasmith.core.errors import ConfigError
-from lorasmith.train.config import load_config
+from lorasmith.training.config import load_config
 
 
 def test_options_are_of_one_meaning() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from lorasmith.compat.kohya.folders import balanced
 from lorasmith.compat.options import Conversion, find_script
 from lorasmith.core.errors import ConfigError
-from lorasmith.train.config import load_config
+from lorasmith.training.config import load_config
 
 Convert = Callable[..., Conversion]
 
@@ -317,11 +317,11 @@ def test_captions_of_several_lines(convert: Convert, train_dir: Path) -> None:
 def test_modules_of_the_full_model(convert: Convert, args: list[str], unet: int) -> None:
     """72 of the text encoder, 192 or 278 of the UNet, of which 50 are 3x3: the original's counts."""
     from lorasmith.adapters.attach import chosen
-    from lorasmith.families import names
+    from lorasmith.families.stable_diffusion import layer_names
 
     config = load_config(convert(network_args=args, network_dim=8).config)
-    places = {spec.name: spec for spec in names.layers("sd1") if spec.kind != "norm"}
-    found = chosen(config.adapter.layers, places, names.PRESETS)  # type: ignore[arg-type]
+    places = {spec.name: spec for spec in layer_names.layers("sd1") if spec.kind != "norm"}
+    found = chosen(config.adapter.layers, places, layer_names.PRESETS)  # type: ignore[arg-type]
     assert sum(name.startswith("te.") for name in found) == 72
     assert sum(name.startswith("unet.") for name in found) == unet
     assert sum(tuple(places[name].shape[2:]) == (3, 3) for name in found) == (50 if args else 0)

@@ -13,7 +13,7 @@ import torch
 from lorasmith.concepts import Vocabulary, density
 from lorasmith.concepts.density import Density
 from lorasmith.families.load import load
-from lorasmith.train.objectives.parts.kde import KernelDensity
+from lorasmith.training.step.objectives.terms.kde import KernelDensity
 
 
 def plain(x: np.ndarray, table: np.ndarray, bandwidth: float) -> np.ndarray:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from lorasmith.concepts import Concept, Vocabulary
 from lorasmith.concepts.start import begin
-from lorasmith.concepts.train import Learning
+from lorasmith.concepts.train import TokenTrainer
 from lorasmith.core.config import validate
 from lorasmith.core.errors import ConfigError, LorasmithError
 from lorasmith.families.load import load
 from lorasmith.families.resolve import find
-from lorasmith.formats import words as words_format
+from lorasmith.formats import token_embeddings
 from lorasmith.formats.read import load as load_file
 from lorasmith.formats.write import write
 
@@ -93,7 +93,7 @@ def test_two_concepts_need_two_words() -> None:
 def test_long_enough_words_stop_for_good_and_the_others_go_on() -> None:
     concepts = (Concept(words=("<a>",), norm_stop=6.0, init=("on",)), Concept(words=("<b>",), init=("on",)))
     new = vocabulary(*concepts)
-    learning = Learning(new, concepts, own("x"))
+    learning = TokenTrainer(new, concepts, own("x"))
     grown = []
     for _ in range(5):
         with torch.no_grad():
@@ -104,7 +104,7 @@ def test_long_enough_words_stop_for_good_and_the_others_go_on() -> None:
     # length = 2 * sqrt(8) = 5.66 at first; 2.2 * sqrt(8) = 6.2 is the first that is long enough
     assert [a for a, _ in grown] == [2.1, 2.2, 2.2, 2.2, 2.2]
     assert grown[-1][1] == 2.5
-    resumed = Learning(vocabulary(*concepts), concepts, own("x"))
+    resumed = TokenTrainer(vocabulary(*concepts), concepts, own("x"))
     resumed.load_state_dict(learning.state_dict())
     with torch.no_grad():
         for p in resumed.vocabulary.parameters():
@@ -116,22 +116,22 @@ def test_long_enough_words_stop_for_good_and_the_others_go_on() -> None:
 def test_the_spread_of_the_models_own_words_is_kept() -> None:
     concepts = (Concept(words=("<a>",), keep_std=True, init=("<rand-1.0>",)),)
     new = vocabulary(*concepts)
-    Learning(new, concepts, {"te": torch.randn(50, WIDTH) * 0.03}).after_step()
+    TokenTrainer(new, concepts, {"te": torch.randn(50, WIDTH) * 0.03}).after_step()
     assert float(next(new.parameters()).detach().std()) == pytest.approx(0.03, rel=0.2)
 
 
 def test_files_give_back_every_vector(tmp_path: Path) -> None:
     new = vocabulary(Concept(words=("<a>", "b.c"), layerwise=True, vectors=2), Concept(words=("<d>",)))
-    tensors, metadata = words_format.encode(new)
+    tensors, metadata = token_embeddings.encode(new)
     write(tmp_path / "f.safetensors", tensors, metadata, torch.float32)
     found = load_file(tmp_path / "f.safetensors").words
     assert list(found) == ["<a>", "b.c", "<d>"]
     again = Vocabulary(list(found), list(found.values()), SIZE, 4)
     assert torch.equal(again.table("te"), new.table("te"))
-    plain = words_format.plain({w: dict(v) for w, v in found.items()})
+    plain = token_embeddings.plain({w: dict(v) for w, v in found.items()})
     assert plain["<a>"]["te"].shape == (2, WIDTH)
     with pytest.raises(LorasmithError, match="none of its words"):
-        words_format.decode({"lorasmith.word.9.te": torch.zeros(1, 1, 2)}, metadata, "f")
+        token_embeddings.decode({"lorasmith.word.9.te": torch.zeros(1, 1, 2)}, metadata, "f")
 
 
 def test_a_family_reads_new_words() -> None:

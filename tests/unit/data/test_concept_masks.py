@@ -16,7 +16,7 @@ from lorasmith.core.errors import ConfigError
 from lorasmith.core.progress import Progress
 from lorasmith.data.batch import Batch
 from lorasmith.data.dataset import Dataset, TextPlan
-from lorasmith.train.config import load_config
+from lorasmith.training.config import load_config
 
 Build = Callable[..., Dataset]
 SIZES = ((80, 64), (64, 96), (64, 64))

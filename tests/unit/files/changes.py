@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lorasmith.families.stable import StableDiffusion
-from lorasmith.infer.loras import load_lora
+from lorasmith.families.stable_diffusion.family import StableDiffusion
+from lorasmith.sampling.loras import load_lora
 
 
 def deltas(family: StableDiffusion, path: Path) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from lorasmith.adapters.attach import AdapterSet
 from lorasmith.adapters.base import AdapterConfig
 from lorasmith.families.load import load
-from lorasmith.families.stable import StableDiffusion
+from lorasmith.families.stable_diffusion.family import StableDiffusion
 from lorasmith.files.lora import Output
 from lorasmith.formats.base import Format
 from lorasmith.formats.kohya import Lycoris

@@ -20,7 +20,7 @@ from lorasmith.adapters.norm import Norm
 from lorasmith.adapters.oft import OFT
 from lorasmith.core.errors import LorasmithError
 from lorasmith.files.convert import convert
-from lorasmith.formats import words
+from lorasmith.formats import token_embeddings
 from lorasmith.formats.read import load as load_lora_file
 from lorasmith.formats.write import write
 
@@ -193,8 +193,11 @@ def test_a_dora_without_base_says_that_it_needs_one(out, tmp_path: Path) -> None
 def test_bundles_carry_the_words_and_are_read_back(make, bases, out, tmp_path: Path) -> None:
     path, _ = make(LoRA(rank=2))
     width = 32
-    own = {f"{words.PREFIX}0.te": torch.randn(2, 1, width), f"{words.PREFIX}1.te": torch.randn(1, 3, width)}
-    metadata = {words.KEY: '["<a>", "<b>"]', "modelspec.trigger_phrase": "<a> <b>"}
+    own = {
+        f"{token_embeddings.PREFIX}0.te": torch.randn(2, 1, width),
+        f"{token_embeddings.PREFIX}1.te": torch.randn(1, 3, width),
+    }
+    metadata = {token_embeddings.KEY: '["<a>", "<b>"]', "modelspec.trigger_phrase": "<a> <b>"}
     exact = write(tmp_path / "e.safetensors", {**load_file(path), **own}, metadata, torch.float32)
     save_file({"emb_params": torch.ones(1, width)}, tmp_path / "more.safetensors")
     report = convert(exact, "bundle", out(), base=bases(), words=[tmp_path / "more.safetensors"])
@@ -202,10 +205,10 @@ def test_bundles_carry_the_words_and_are_read_back(make, bases, out, tmp_path: P
     assert any(note.startswith("diffusers: bundled") for note in report.notes)
     file = load_lora_file(report.file)
     assert file.metadata["modelspec.trigger_phrase"] == "a b"
-    assert words.word_list(file.metadata) == []
-    found = words.bundled(file.embeddings, ("te",))
-    torch.testing.assert_close(found["a"]["te"], own[f"{words.PREFIX}0.te"])
-    torch.testing.assert_close(found["b"]["te"], own[f"{words.PREFIX}1.te"].mean(1, keepdim=True))
+    assert token_embeddings.word_list(file.metadata) == []
+    found = token_embeddings.bundled(file.embeddings, ("te",))
+    torch.testing.assert_close(found["a"]["te"], own[f"{token_embeddings.PREFIX}0.te"])
+    torch.testing.assert_close(found["b"]["te"], own[f"{token_embeddings.PREFIX}1.te"].mean(1, keepdim=True))
     torch.testing.assert_close(found["more"]["te"], torch.ones(1, 1, width))
     assert {n: t for n, t in load_file(report.file).items() if n.startswith("lora_")}.keys() == load_file(path).keys()
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from lorasmith.core.errors import LorasmithError
-from lorasmith.formats import embeddings, words
+from lorasmith.formats import embeddings, token_embeddings
 
 V = torch.arange(12.0).view(2, 6)
 
@@ -66,12 +66,12 @@ def test_bundles() -> None:
 
 def test_cosines_are_of_the_layers_with_their_mean() -> None:
     rows = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
-    assert words.cosines({"w": {"te": rows}})["w"] == pytest.approx([0.5**0.5] * 2)
-    assert "w 0.71" in words.apart({"w": {"te": rows}})
-    assert words.apart({"w": {"te": rows[:, :1]}}) == ""
+    assert token_embeddings.cosines({"w": {"te": rows}})["w"] == pytest.approx([0.5**0.5] * 2)
+    assert "w 0.71" in token_embeddings.apart({"w": {"te": rows}})
+    assert token_embeddings.apart({"w": {"te": rows[:, :1]}}) == ""
 
 
 def test_trigger_phrases_call_words_as_their_files_are() -> None:
-    said = words.renamed({"modelspec.trigger_phrase": "a <g1> <g2>"}, ["<g1>", "<g2>"])
+    said = token_embeddings.renamed({"modelspec.trigger_phrase": "a <g1> <g2>"}, ["<g1>", "<g2>"])
     assert said == {"modelspec.trigger_phrase": "a g1 g2"}
-    assert words.renamed({}, ["<g1>"]) == {}
+    assert token_embeddings.renamed({}, ["<g1>"]) == {}

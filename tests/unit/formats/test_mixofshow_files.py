@@ -11,7 +11,7 @@ import torch
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.load import load as load_base
 from lorasmith.formats.read import load
-from lorasmith.infer.loras import Loras, LoraUse
+from lorasmith.sampling.loras import Loras, LoraUse
 
 UNET = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 TEXT = "encoder.layers.0.self_attn.q_proj"

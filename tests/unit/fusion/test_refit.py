@@ -19,14 +19,14 @@ from lorasmith.core.rng import torch_generator
 from lorasmith.families.load import load
 from lorasmith.files.lora import Output, read
 from lorasmith.files.model import Model
-from lorasmith.formats import words as words_format
+from lorasmith.formats import token_embeddings
 from lorasmith.formats.kohya import Kohya
-from lorasmith.formats.words import Words
+from lorasmith.formats.token_embeddings import Words
 from lorasmith.formats.write import write
 from lorasmith.fusion.refit import RefitSettings, refit
 from lorasmith.fusion.refit_files import refit_file
 from lorasmith.fusion.texts import PROMPTS
-from lorasmith.infer.loras import Loras, LoraUse, vocabulary_of
+from lorasmith.sampling.loras import Loras, LoraUse, vocabulary_of
 
 NAME = "<x> <y>"
 SETTINGS = RefitSettings(
@@ -60,7 +60,7 @@ def made(family: Any, path: Path, spread: float, layers: tuple[str, ...] = ("*.a
         for p in new.parameters():
             p.add_(torch.randn(p.shape, generator=generator) * spread)
     encoded = Kohya().encode_adapters(adapters.adapters, family, adapters.weight_of)
-    tensors, metadata = words_format.encode(new)
+    tensors, metadata = token_embeddings.encode(new)
     return write(path, {**encoded.tensors, **tensors}, metadata, torch.float32)
 
 
@@ -175,8 +175,8 @@ def test_mistakes_are_told(family: Any, tmp_path: Path) -> None:
         refit_file(path, "tiny-sd", output, replace(SETTINGS, rank=0))
     with pytest.raises(LorasmithError, match="holds none of the words"):
         refit_file(path, "tiny-sd", output, replace(SETTINGS, names=("garp",)))
-    words = {f"{words_format.PREFIX}0.te": torch.ones(1, 1, 128)}
-    write(tmp_path / "h.safetensors", words, {words_format.KEY: '["<x>"]'}, torch.float32)
+    words = {f"{token_embeddings.PREFIX}0.te": torch.ones(1, 1, 128)}
+    write(tmp_path / "h.safetensors", words, {token_embeddings.KEY: '["<x>"]'}, torch.float32)
     with pytest.raises(LorasmithError, match="one vector for all layers, so there is nothing"):
         refit_file(tmp_path / "h.safetensors", "tiny-sd", output, SETTINGS)
     assert not output.path.exists()

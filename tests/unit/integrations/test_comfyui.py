@@ -23,14 +23,14 @@ from lorasmith.adapters.attach import AdapterSet
 from lorasmith.adapters.lora import LoRA
 from lorasmith.concepts import Concept
 from lorasmith.concepts.start import begin
-from lorasmith.families import names, text
-from lorasmith.families.ldm_names import unet_blocks
 from lorasmith.families.load import load
-from lorasmith.families.unet import UNet
-from lorasmith.formats import words as words_format
+from lorasmith.families.stable_diffusion import layer_names, text
+from lorasmith.families.stable_diffusion.ldm_names import unet_blocks
+from lorasmith.families.stable_diffusion.unet import UNet
+from lorasmith.formats import token_embeddings
 from lorasmith.formats.kohya import Kohya
 from lorasmith.formats.write import write
-from lorasmith.infer.loras import Loras, LoraUse
+from lorasmith.sampling.loras import Loras, LoraUse
 
 FOLDER = Path(__file__).parents[3] / "integrations" / "comfyui"
 PROMPTS = ("a photo of a <x> <y>, on grass", "<x>", "two <y> beside <x> <y> and a dog")
@@ -71,7 +71,7 @@ def file(family: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for p in (*adapters.parameters(), *new.parameters()):
             p.add_(torch.randn(p.shape, generator=generator) * 0.05)
     encoded = Kohya().encode_adapters(adapters.adapters, family, adapters.weight_of)
-    tensors, metadata = words_format.encode(new)
+    tensors, metadata = token_embeddings.encode(new)
     folder = tmp_path_factory.mktemp("loras")
     return write(folder / "g.exact.safetensors", {**encoded.tensors, **tensors}, metadata, torch.float32)
 
@@ -249,7 +249,7 @@ def test_weights_and_long_texts(node: Any, family: Any, file: Path) -> None:
 def test_every_layer_of_each_model_has_its_place(node: Any) -> None:
     for kind, layers in (("sd1", 16), ("sd2", 16), ("sdxl", 70)):
         with torch.device("meta"):
-            unet = UNet(names.published_unet(kind))
+            unet = UNet(layer_names.published_unet(kind))
         assert len(unet.cross_attentions) == layers
         context = torch.arange(layers).repeat_interleave(77).float()
         context = torch.cat([context, context[:1]])[None, :, None]

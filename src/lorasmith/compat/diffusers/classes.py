@@ -8,8 +8,8 @@ from pathlib import Path
 
 from lorasmith.core.progress import Progress
 from lorasmith.data.images import SUFFIXES
-from lorasmith.infer.run import sample_to_folder
-from lorasmith.infer.settings import SampleSettings
+from lorasmith.sampling.run import sample_to_folder
+from lorasmith.sampling.settings import SampleSettings
 
 NEW = ".drawing"
 

@@ -32,7 +32,7 @@ from lorasmith.compat.diffusers.shared import (
 )
 from lorasmith.compat.options import Conversion, Option, Parsed, Script
 from lorasmith.core.errors import LorasmithError
-from lorasmith.infer.settings import SampleSettings
+from lorasmith.sampling.settings import SampleSettings
 
 NO_CAPTIONS = (".no-captions",)
 OUTPUT = "lora-dreambooth-model"

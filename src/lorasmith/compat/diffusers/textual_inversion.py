@@ -8,8 +8,8 @@ from typing import ClassVar
 from lorasmith.compat.diffusers.options import INVERSION, common, merged
 from lorasmith.compat.diffusers.shared import conversion, count_images, general, needed, optimizer
 from lorasmith.compat.options import Conversion, Option, Parsed, Script
-from lorasmith.compat.sentences import SENTENCES
-from lorasmith.formats.words import file_name
+from lorasmith.compat.prompt_templates import SENTENCES
+from lorasmith.formats.token_embeddings import file_name
 
 
 class TextualInversion(Script):

@@ -8,8 +8,8 @@ from typing import Any
 from lorasmith.compat.kohya.arguments import Arguments
 from lorasmith.core.errors import Problem, did_you_mean
 from lorasmith.core.registry import registered
-from lorasmith.train.optimizers import OptimizerConfig
-from lorasmith.train.schedules import LrSchedule
+from lorasmith.training.step.lr_schedules import LrSchedule
+from lorasmith.training.step.optimizers import OptimizerConfig
 
 CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "lion": ("lion_pytorch.Lion", {}),

@@ -12,8 +12,8 @@ from lorasmith.compat.kohya.objectives import convert_objective
 from lorasmith.compat.kohya.optimizers import convert_optimizer, convert_schedule
 from lorasmith.compat.kohya.options import OPTIONS as NETWORK_OPTIONS
 from lorasmith.compat.kohya.options.dreambooth import OPTIONS
-from lorasmith.compat.kohya.sending import secrets_of
-from lorasmith.compat.kohya.showing import convert_preview
+from lorasmith.compat.kohya.outputs import convert_export
+from lorasmith.compat.kohya.previews import convert_preview
 from lorasmith.compat.kohya.train_network import (
     TrainNetwork,
     further_hooks,
@@ -24,10 +24,10 @@ from lorasmith.compat.kohya.train_network import (
     resumed_from,
     text_of,
 )
-from lorasmith.compat.kohya.writing import convert_export
+from lorasmith.compat.kohya.uploads import secrets_of
 from lorasmith.compat.options import Conversion, Parsed
 from lorasmith.core.errors import ConfigError, Problem
-from lorasmith.train.folder import find
+from lorasmith.training.output.folder import find
 
 FOLDERS = ("diffusers", "diffusers_safetensors")
 

@@ -13,14 +13,14 @@ from lorasmith.compat.kohya.network import convert_network
 from lorasmith.compat.kohya.objectives import convert_objective
 from lorasmith.compat.kohya.optimizers import convert_optimizer, convert_schedule
 from lorasmith.compat.kohya.options import OPTIONS, SDXL_OPTIONS
+from lorasmith.compat.kohya.outputs import convert_export, folder_of, resumed, states
+from lorasmith.compat.kohya.previews import convert_preview, convert_validation
 from lorasmith.compat.kohya.reading import flat, read_file
-from lorasmith.compat.kohya.sending import SECRETS, downloaded, secrets_of, tracking, uploads
-from lorasmith.compat.kohya.showing import convert_preview, convert_validation
-from lorasmith.compat.kohya.writing import convert_export, folder_of, resumed, states
+from lorasmith.compat.kohya.uploads import SECRETS, downloaded, secrets_of, tracking, uploads
 from lorasmith.compat.options import Conversion, Parsed, Script, split_arguments
 from lorasmith.core.config import to_toml
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
-from lorasmith.train.config import SpecField
+from lorasmith.training.config import SpecField
 
 PRECISIONS = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 

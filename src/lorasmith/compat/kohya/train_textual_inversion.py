@@ -13,8 +13,8 @@ from lorasmith.compat.kohya.optimizers import convert_optimizer, convert_schedul
 from lorasmith.compat.kohya.options import OPTIONS as NETWORK_OPTIONS
 from lorasmith.compat.kohya.options import SDXL_OPTIONS
 from lorasmith.compat.kohya.options.inversion import OPTIONS
-from lorasmith.compat.kohya.sending import secrets_of
-from lorasmith.compat.kohya.showing import convert_preview
+from lorasmith.compat.kohya.outputs import convert_export, folder_of
+from lorasmith.compat.kohya.previews import convert_preview
 from lorasmith.compat.kohya.train_network import (
     TrainNetwork,
     further_hooks,
@@ -25,11 +25,11 @@ from lorasmith.compat.kohya.train_network import (
     resumed_from,
     text_of,
 )
-from lorasmith.compat.kohya.writing import convert_export, folder_of
+from lorasmith.compat.kohya.uploads import secrets_of
 from lorasmith.compat.options import Conversion, Parsed
-from lorasmith.compat.sentences import SENTENCES
+from lorasmith.compat.prompt_templates import SENTENCES
 from lorasmith.core.errors import ConfigError, Problem
-from lorasmith.formats import words
+from lorasmith.formats import token_embeddings
 
 ADAMW_DECAY = 0.01
 
@@ -48,7 +48,7 @@ class TrainTextualInversion(TrainNetwork):
             problems.append(Problem("token_string", "missing", remedy="give the new word, as captions have it"))
             raise ConfigError(problems, self.name)
         word = str(given["token_string"]).strip()
-        values = given | {"output_name": given["output_name"] or words.file_name(word)}
+        values = given | {"output_name": given["output_name"] or token_embeddings.file_name(word)}
         secrets = secrets_of(values)
         run = resumed_from(values)
         if run and not values["pretrained_model_name_or_path"]:  # with the run's own settings
@@ -69,7 +69,7 @@ class TrainTextualInversion(TrainNetwork):
         table["hooks"] = [self.word_files(values), *further_hooks(values, notes, problems)]
         if problems:
             raise ConfigError(problems, self.name)
-        if words.file_name(word) != name_of(values):
+        if token_embeddings.file_name(word) != name_of(values):
             notes.append(f"user interfaces call the word as its file is called: {name_of(values)}")
         table = {key: value for key, value in table.items() if value not in (None, {}, [])}
         file = f"{name_of(values)}.{str(values['save_model_as']).lower()}"

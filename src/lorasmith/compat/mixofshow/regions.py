@@ -17,10 +17,10 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.families.resolve import find
 from lorasmith.formats.read import load as read_lora
-from lorasmith.infer.loras import LoraUse
-from lorasmith.infer.regions import parse, parse_weights
-from lorasmith.infer.run import sample_to_folder
-from lorasmith.infer.settings import SampleSettings
+from lorasmith.sampling.loras import LoraUse
+from lorasmith.sampling.regions import parse, parse_weights
+from lorasmith.sampling.run import sample_to_folder
+from lorasmith.sampling.settings import SampleSettings
 
 WORDS = "new_concept_cfg.json"
 SUFFIX = ".safetensors"

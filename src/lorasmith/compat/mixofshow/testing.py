@@ -12,9 +12,9 @@ from lorasmith.compat.mixofshow.reading import arguments, pairs, read_yaml
 from lorasmith.compat.options import Action, Parsed, split_arguments
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.progress import Progress
-from lorasmith.infer.loras import LoraUse
-from lorasmith.infer.run import sample_to_folder
-from lorasmith.infer.settings import SampleSettings
+from lorasmith.sampling.loras import LoraUse
+from lorasmith.sampling.run import sample_to_folder
+from lorasmith.sampling.settings import SampleSettings
 
 
 class TestEdlora(Action):

@@ -1,5 +1,13 @@
 """Changes of images and captions on their way into a batch. One file a kind."""
 
-from lorasmith.data.transforms.base import CaptionTransform, Cut, ImageTransform, Moment, Transform
+from typing import Any
 
-__all__ = ["CaptionTransform", "Cut", "ImageTransform", "Moment", "Transform"]
+from lorasmith.data.transforms.base import CaptionTransform, Cut, ImageTransform, TrainingProgress, Transform
+from lorasmith.moved_modules import renamed
+
+__all__ = ["CaptionTransform", "Cut", "ImageTransform", "TrainingProgress", "Transform"]
+
+
+def __getattr__(name: str) -> Any:
+    """Old names, until version 0.3."""
+    return renamed("data.transforms", name)

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorasmith.core.registry import Component
+from lorasmith.moved_modules import renamed
 
 if TYPE_CHECKING:
     from lorasmith.data.buckets import Placement
@@ -62,7 +63,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Moment:
+class TrainingProgress:
     """When a view comes, for what changes in the course of a run: epoch and step, from 0, of a run of `steps`."""
 
     epoch: int = 0
@@ -82,7 +83,7 @@ class Transform(Component, root="transform"):
 class CaptionTransform(Transform):
     """Changes the caption."""
 
-    def at(self, moment: Moment) -> Callable[[str, Random], str]:
+    def at(self, moment: TrainingProgress) -> Callable[[str, Random], str]:
         """What it does at a moment of the run: always the same, unless a kind says otherwise."""
         return self
 
@@ -134,3 +135,8 @@ def tags_of(caption: str, separator: str) -> list[str]:
 def joined(tags: list[str], separator: str) -> str:
     """Tags as one caption: `a, b` for the separator `,`."""
     return f"{separator.strip()} ".join(tags)
+
+
+def __getattr__(name: str) -> Any:
+    """Old names, until version 0.3."""
+    return renamed("data.transforms.base", name)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lorasmith.data.transforms.base import CaptionTransform, Moment
+from lorasmith.data.transforms.base import CaptionTransform, TrainingProgress
 
 
 class CaptionDropout(CaptionTransform):
@@ -23,7 +23,7 @@ class CaptionDropout(CaptionTransform):
     def random(self) -> bool:
         return self.rate > 0 or self.every_epochs > 0
 
-    def at(self, moment: Moment) -> Callable[[str, Random], str]:
+    def at(self, moment: TrainingProgress) -> Callable[[str, Random], str]:
         now = self.every_epochs > 0 and (moment.epoch + 1) % self.every_epochs == 0
         return (lambda caption, random: "") if now else self
 

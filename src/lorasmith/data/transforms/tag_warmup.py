@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lorasmith.data.transforms.base import CaptionTransform, Moment, joined, tags_of
+from lorasmith.data.transforms.base import CaptionTransform, TrainingProgress, joined, tags_of
 
 
 class TagWarmup(CaptionTransform):
@@ -32,7 +32,7 @@ class TagWarmup(CaptionTransform):
     def random(self) -> bool:
         return True
 
-    def at(self, moment: Moment) -> Callable[[str, Random], str]:
+    def at(self, moment: TrainingProgress) -> Callable[[str, Random], str]:
         until = math.floor(self.until * moment.steps) if self.until < 1 else self.until
         if moment.step >= until:
             return self

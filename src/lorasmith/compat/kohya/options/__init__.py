@@ -7,9 +7,9 @@ from lorasmith.compat.kohya.options import (
     network,
     objective,
     optimizer,
+    previews,
     running,
     saving,
-    showing,
 )
 
 SECTIONS = {
@@ -21,7 +21,7 @@ SECTIONS = {
     "Loss, noise, timesteps": objective.OPTIONS,
     "Steps, precision, memory": running.OPTIONS,
     "Files and states": saving.OPTIONS,
-    "Previews, log, metadata, validation": showing.OPTIONS,
+    "Previews, log, metadata, validation": previews.OPTIONS,
 }
 OPTIONS = tuple(option for options in SECTIONS.values() for option in options)
 """Of `train_network`."""

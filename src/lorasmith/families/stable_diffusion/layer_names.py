@@ -1,0 +1,125 @@
+"""What layers are called: by us, by kohya-style files (two dialects), and by peft-style files. Needs no weights.
+
+Our name is the component and the path of diffusers: `unet.mid_block.attentions.0.proj_in`,
+`te.text_model.encoder.layers.0.self_attn.q_proj`. Kohya-style files join the path with underscores: SD 1.x and 2.x use
+diffusers' path, SDXL the original checkpoint's ("sgm"), so that every consumer finds every layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from lorasmith.adapters.base import LayerSpec
+from lorasmith.adapters.layer import spec_of
+from lorasmith.core.errors import LorasmithError
+from lorasmith.families.source import PARTS, shipped_config
+from lorasmith.families.stable_diffusion.ldm_names import unet_name
+from lorasmith.families.stable_diffusion.unet import UNet
+from lorasmith.families.stable_diffusion.unet_config import UNetConfig
+
+_ATTENTION = (
+    "unet.*.attn[12].to_q",
+    "unet.*.attn[12].to_k",
+    "unet.*.attn[12].to_v",
+    "unet.*.attn[12].to_out.0",
+    "te*.self_attn.*_proj",
+)
+_ATTENTION_MLP = ("unet.*.attentions.*", "te*.self_attn.*_proj", "te*.mlp.fc[12]")
+_RESIDUAL = ("unet.*.resnets.*", "unet.*.downsamplers.*", "unet.*.upsamplers.*")
+PRESETS: Mapping[str, tuple[str, ...]] = {
+    "attention": _ATTENTION,
+    "attention-mlp": _ATTENTION_MLP,
+    "full": (*_ATTENTION_MLP, *_RESIDUAL),
+}
+"""Fnmatch patterns on layer names; see Family.layer_presets."""
+
+_KOHYA = {"unet": "lora_unet_", "te": "lora_te_", "te1": "lora_te1_", "te2": "lora_te2_"}
+_PEFT = {"unet": "unet", "te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2"}
+
+
+@lru_cache
+def published_unet(kind: str) -> UNetConfig:
+    """The UNet of the published models of a kind (`sd1`, `sd2`, `sdxl`)."""
+    if kind not in PARTS:
+        raise LorasmithError(f'no family is called "{kind}"; there are {", ".join(PARTS)}')
+    return UNetConfig.from_diffusers(shipped_config(kind, "unet"))
+
+
+@lru_cache
+def layers(kind: str) -> tuple[LayerSpec, ...]:
+    """Every layer of the published models of a kind that may carry an adapter: linears, convolutions and norms."""
+    with torch.device("meta"):
+        unet = UNet(published_unet(kind))
+    specs = [s for name, module in unet.named_modules() if (s := spec_of(f"unet.{name}", module))]
+    for part in PARTS[kind]:
+        if part.startswith("te"):
+            specs += text_layers(part, shipped_config(kind, part))
+    return tuple(specs)
+
+
+def text_layers(part: str, config: Mapping[str, Any]) -> Iterator[LayerSpec]:
+    """The layers of a text encoder with transformers' config `config`."""
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    shapes = {f"self_attn.{p}_proj": (width, width) for p in "kvq"}
+    shapes |= {"self_attn.out_proj": (width, width), "mlp.fc1": (inner, width), "mlp.fc2": (width, inner)}
+    for i in range(config["num_hidden_layers"]):
+        stem = f"{part}.text_model.encoder.layers.{i}."
+        yield from (LayerSpec(stem + leaf, "linear", shape) for leaf, shape in shapes.items())
+        yield from (LayerSpec(f"{stem}layer_norm{n}", "norm", (width,)) for n in (1, 2))
+    yield LayerSpec(f"{part}.text_model.final_layer_norm", "norm", (width,))
+    if part == "te2":
+        yield LayerSpec("te2.text_projection", "linear", (config["projection_dim"], width))
+
+
+def kohya(kind: str, layer: str, config: UNetConfig | None = None) -> str:
+    """The name of a layer in kohya-style files: `lora_unet_...`, `lora_te_...` (SDXL: `lora_te1_`, `lora_te2_`)."""
+    component, _, path = layer.partition(".")
+    if component == "unet" and kind == "sdxl":
+        path = unet_name(path, config or published_unet(kind))
+    return _KOHYA[component] + path.replace(".", "_")
+
+
+def from_kohya(kind: str, flat: str, known_layers: Iterable[str], config: UNetConfig | None = None) -> str | None:
+    """Our name for a name of kohya-style files in either dialect, or None if `known_layers` has no such layer."""
+    return _kohya_table(kind, tuple(known_layers), config).get(flat)
+
+
+@lru_cache(maxsize=16)
+def _kohya_table(kind: str, known: tuple[str, ...], config: UNetConfig | None) -> Mapping[str, str]:
+    """Every spelling to our name. Ours and the published one last, so that they win."""
+    config = config or published_unet(kind)
+    spellings: dict[str, str] = {}
+    for layer in known:
+        component, _, path = layer.partition(".")
+        if component == "unet":
+            paths = [unet_name(path, config), path]
+            prefixes = ["lora_unet_"]
+        else:
+            paths = [path.removeprefix("text_model."), path]  # the first is what some trainers write by mistake
+            prefixes = [_KOHYA[component]] if component != "te" else ["lora_te1_", "lora_te_"]
+        for prefix in prefixes:
+            spellings |= {prefix + p.replace(".", "_"): layer for p in paths}
+    return spellings | {kohya(kind, layer, config): layer for layer in known}
+
+
+def peft_name(layer: str) -> str:
+    """The name of a layer in peft-style files: `unet.<path>`, `text_encoder.<path>`, `text_encoder_2.<path>`."""
+    component, _, path = layer.partition(".")
+    return f"{_PEFT[component]}.{path}"
+
+
+def from_peft(kind: str, name: str) -> str | None:
+    """Our name for a layer of a peft-style file (its text encoders with or without `text_model.`), or None."""
+    component, _, path = name.partition(".")
+    ours = {"unet": "unet", "text_encoder": "te1" if kind == "sdxl" else "te"}
+    if kind == "sdxl":
+        ours["text_encoder_2"] = "te2"
+    if component not in ours or not path:
+        return None
+    if component != "unet" and not path.startswith(("text_model.", "text_projection")):
+        path = f"text_model.{path}"
+    return f"{ours[component]}.{path}"

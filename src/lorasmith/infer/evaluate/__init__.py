@@ -1,5 +1,0 @@
-"""Measures of pictures. One file a scorer."""
-
-from lorasmith.infer.evaluate.base import Eyes, Scorer, Seen
-
-__all__ = ["Eyes", "Scorer", "Seen"]

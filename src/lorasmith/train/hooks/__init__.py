@@ -1,5 +1,0 @@
-"""What happens beside the steps: log, preview, validate, export, checkpoint. One file a kind."""
-
-from lorasmith.train.hooks.base import Hook
-
-__all__ = ["Hook"]

@@ -1,0 +1,1 @@
+"""Training: configuration, set-up, the training step, hooks, checkpoints and reports."""

@@ -1,0 +1,1 @@
+"""What a run writes: events, checkpoints, LoRA files, its folder and report."""

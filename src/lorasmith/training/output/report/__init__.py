@@ -1,0 +1,23 @@
+"""report.html and loss.png: a run folder as a person reads it. Reads only files of the folder; imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorasmith.core.store import write_text, write_with
+from lorasmith.training.output.report.page import page
+from lorasmith.training.output.report.plot import plot
+from lorasmith.training.output.report.record import read
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` and `loss.png` into a run folder; returns the former.
+
+    The folder needs `events.jsonl`; `summary.json`, `config.toml` and previews are shown where they are there. Raises
+    LorasmithError if the folder holds no run.
+    """
+    record = read(folder)
+    write_with(folder / "loss.png", lambda path: plot(record).save(path, format="PNG"))
+    target = folder / "report.html"
+    write_text(target, page(record))
+    return target

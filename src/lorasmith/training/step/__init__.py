@@ -1,0 +1,1 @@
+"""The training step: batches, objective, gradients, optimizer, and the loop around them."""

@@ -1,0 +1,163 @@
+"""The loop: epochs of steps, hooks after each step.
+
+Everything a step draws follows from its number, and the place in the data too, so going on after a stop needs the
+number, the weights and the optimizer, nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import accumulate
+
+import torch
+
+from lorasmith.core.rng import StepRng, derive
+from lorasmith.data.dataset import Batch, Plan
+from lorasmith.training.run import Run
+from lorasmith.training.step.batches import complete
+from lorasmith.training.step.gradients import unscale_and_clip
+from lorasmith.training.step.metrics import Outcome, Step
+from lorasmith.training.step.optimizers import update
+
+
+def fit(run: Run) -> None:
+    """Train from the run's position to its end, or until it is told to stop."""
+    run.adapters.train()
+    for hook in run.hooks:
+        hook.open(run)
+    for hook in run.hooks:
+        hook.start(run)
+    with run.progress.track("training", run.length.steps) as advance:
+        advance(run.state.step, "")
+        for epoch, plans in steps_from(run):
+            started = time.monotonic()
+            step(run, epoch, plans)
+            run.state.seconds += time.monotonic() - started
+            for hook in run.hooks:
+                hook.after_step(run)
+            advance(1, note(run))
+            if run.ranks.any(run.stopping):
+                run.stopping = True
+                return
+    for hook in run.hooks:
+        hook.finish(run)
+
+
+def note(run: Run) -> str:
+    """For the progress line: the mean loss, and how often an image has been seen on average."""
+    loss = "" if run.losses.smooth is None else f"loss {run.losses.smooth:.4f}, "
+    return f"{loss}{run.state.samples / len(run.dataset.records):.1f} views per image"
+
+
+def steps_from(run: Run) -> Iterator[tuple[int, list[Plan]]]:
+    """The remaining steps: epoch number and the micro-batches of each."""
+    per_epoch, accumulation = run.length.steps_per_epoch, run.config.accumulation
+    while run.state.step < run.length.steps:
+        epoch, position = divmod(run.state.step, per_epoch)
+        plans = run.dataset.epoch(epoch)
+        for start in range(position * accumulation, len(plans), accumulation):
+            if run.state.step >= run.length.steps:
+                return
+            yield epoch, plans[start : start + accumulation]
+
+
+def step(run: Run, epoch: int, plans: list[Plan]) -> None:
+    """One optimizer step over micro-batches that together are the global batch."""
+    number = run.state.step
+    rates = set_rates(run)
+    run.adapters.begin(run.config.seed, number)
+    outcome = replace(optimizer_step(run, plans, number), names=names_of(run, plans))
+    run.state.step += 1
+    run.state.samples += len(outcome.names)
+    if run.ema is not None:
+        run.ema.update(run.state.step)
+    run.losses.add(
+        Step(number + 1, epoch, outcome, rates, run.state.seconds, run.state.samples, scaled=run.scale.active)
+    )
+
+
+def optimizer_step(run: Run, plans: list[Plan], number: int) -> Outcome:
+    """Step `number`: the loss, the mean over the micro-batches' samples together, and one step down its gradient."""
+    total = sum(len(plan.items) for plan in plans)
+    shared = run.ranks.share(plans)
+    batches = prepared(run, [plan for _, plan in shared], number, [first for first, _ in shared])
+    if run.graphs is not None and len(plans) == len(shared) == 1:
+        batch, rng = next(batches)
+        return run.graphs(batch, rng, lambda held, rng: update_on(run, [(held, rng)], total))
+    return update_on(run, batches, total)
+
+
+def names_of(run: Run, plans: list[Plan]) -> tuple[str, ...]:
+    """The images of a step, those of all ranks."""
+    return tuple(str(run.dataset.records[item.record].path) for plan in plans for item in plan.items)
+
+
+def prepared(
+    run: Run, plans: list[Plan], number: int, firsts: list[int] | None = None
+) -> Iterator[tuple[Batch, StepRng]]:
+    """The micro-batches of a step with their draws. Dropout, too, follows from the position.
+
+    `firsts`: the place of each one's first sample in the global batch, where `plans` are not all of it.
+    """
+    sizes = [len(plan.items) for plan in plans]
+    places = accumulate([0, *sizes[:-1]]) if firsts is None else firsts
+    for plan, size, first in zip(plans, sizes, places, strict=True):
+        torch.manual_seed(derive(run.config.seed, "dropout", number, first))
+        samples = list(range(first, first + size))
+        yield complete(run, run.dataset.load(plan, number)), StepRng(run.config.seed, number, samples, run.device)
+
+
+def update_on(run: Run, batches: Iterable[tuple[Batch, StepRng]], total: int) -> Outcome:
+    """Gradients, loss and its parts of all micro-batches and ranks, clipped, and one optimizer step. No host
+    synchronisation on a GPU."""
+    run.optimizer.zero_grad(set_to_none=True)
+    loss = torch.zeros((), device=run.device)
+    parts = {name: torch.zeros((), device=run.device) for name in run.config.objective.terms}
+    names: list[str] = []
+    for batch, rng in batches:
+        result = run.config.objective(run.family, batch, rng)
+        (result.loss / total * run.scale.value).backward()
+        loss += result.loss.detach() / total
+        for name, value in result.parts.items():
+            parts[name] = parts[name] + value * (len(batch.names) / total)
+        names += batch.names
+
+    loss, *rest = run.ranks.add_up(
+        run.parameters, torch.stack([loss, *parts.values()]), steady=run.graphs is not None
+    ).unbind()
+    parts = dict(zip(parts, rest, strict=True))
+    norm = unscale_and_clip(run.parameters, run.scale.value, run.config.optimizer.clip)
+    finite = torch.isfinite(loss) & torch.isfinite(norm)
+    update(run.optimizer, finite)
+    run.adapters.limit_norms()
+    if run.words is not None:
+        run.words.after_step()
+    run.scale.update(finite)
+    return Outcome(loss, norm, finite, tuple(names), parts)
+
+
+def freeze_inactive_parts(run: Run) -> None:
+    """Parts outside their phase get no gradient: they neither move nor count in its norm."""
+    share = run.state.step / run.length.steps
+    for group in run.optimizer.param_groups if run.config.phases else ():
+        start, end = run.config.phases.get(group.get("part", ""), (0.0, 1.0))
+        for parameter in group["params"]:
+            parameter.requires_grad_(start <= share < end)
+
+
+def set_rates(run: Run) -> dict[str, float]:
+    """Give each parameter group its learning rate of this step; returns them by name.
+
+    A rate that is a tensor is written in place, so that a captured graph sees it.
+    """
+    factor = run.config.lr_schedule.factor(run.state.step, run.length.steps)
+    freeze_inactive_parts(run)
+    rates = {group["name"]: group["base_lr"] * factor for group in run.optimizer.param_groups}
+    for group in run.optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rates[group["name"]])
+        else:
+            group["lr"] = rates[group["name"]]
+    return rates

@@ -1,0 +1,38 @@
+"""The first losses of short runs stay what they were: a changed formula cannot pass for rounding."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tools import loss_fingerprints as fingerprints
+
+RECORDED: dict[str, list[float]] = json.loads(fingerprints.TARGET.read_text(encoding="utf-8"))
+CASES = {case.name: case for case in fingerprints.cases()}
+TOLERANCE = 1e-4
+"""Relative. Rounding between CPUs moves these losses by less than 1e-5; the smallest change of a formula, by 1e-3."""
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fingerprints")
+
+
+def test_every_case_is_recorded_and_none_is_left_over() -> None:
+    """After adding an adapter kind: `python -m tools.loss_fingerprints`."""
+    assert RECORDED.keys() == CASES.keys()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_first_losses_are_the_recorded_ones(name: str, workspace: Path) -> None:
+    losses = fingerprints.record(CASES[name], workspace)
+    assert fingerprints.difference(losses, RECORDED[name]) < TOLERANCE, f"{losses} instead of {RECORDED[name]}"
+
+
+def test_the_cases_of_one_family_have_different_losses() -> None:
+    """A setting that changed nothing would hide a broken one. (DyLoRA, for example, must not train as LoRA.)"""
+    for family in fingerprints.FAMILIES:
+        losses = [tuple(values) for name, values in RECORDED.items() if name.startswith(f"{family} ")]
+        assert len(set(losses)) == len(losses)

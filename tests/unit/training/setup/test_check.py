@@ -1,0 +1,120 @@
+"""`check`: says what a run then does, finds every problem, loads no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lorasmith
+from lorasmith.training.config import load_config
+from lorasmith.training.setup.build import build_run
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    import subprocess
+    import sys
+
+    folder = tmp_path_factory.mktemp("base")
+    tool = Path(__file__).parents[4] / "tools/make_random_sd.py"
+    subprocess.run([sys.executable, str(tool), str(folder), "--tiny", "--folder"], check=True, capture_output=True)
+    return str(folder)
+
+
+@pytest.fixture
+def table(base: str, pictures: Callable[..., Path], tmp_path: Path) -> dict[str, Any]:
+    return {
+        "base": base,
+        "output": str(tmp_path / "run"),
+        "trigger": ["garp"],
+        "epochs": 3,
+        "data": {"images": str(pictures(7)), "resolution": 64, "batch_size": 2, "validation": {"split": 0.3}},
+        "adapter": {"rank": 4, "alpha": 2, "layers": "full", "overrides": [{"layers": "*mid_block*", "rank": 1}]},
+        "optimizer": {"lr": 1e-3, "text_lr": 1e-4},
+    }
+
+
+def test_it_says_what_the_run_then_is(table: dict[str, Any], tmp_path: Path) -> None:
+    found = lorasmith.check(table)
+    assert found.ok
+    assert not (tmp_path / "run").exists()
+    run = build_run(load_config(table))
+    run.events.close()
+    for component in ("unet", "te"):
+        adapters = [a for a in run.adapters.adapters.values() if a.layer.component == component]
+        assert found.adapter["layers"][component] == len(adapters)
+        trained = sum(p.numel() for p in run.adapters.parameters(component))
+        assert found.adapter["parameters"][component] == trained
+    assert found.length["steps"] == run.length.steps
+    assert found.length["epochs"] == 3
+    assert found.data["images"] == len(run.dataset.records)
+    assert found.data["validation"] == len(run.dataset.validation) > 0
+    run.adapters.detach()
+
+
+def test_the_effective_rate_is_scaled_by_alpha_over_rank(table: dict[str, Any]) -> None:
+    rates = lorasmith.check(table).rates
+    assert rates["unet"] == {"lr": 1e-3, "scale": 0.5, "effective": 5e-4}
+    assert rates["te"]["effective"] == pytest.approx(5e-5)
+
+
+def test_a_part_that_is_not_trained_has_no_layers(table: dict[str, Any]) -> None:
+    found = lorasmith.check(table, overrides=["optimizer.text_lr=0"])
+    assert set(found.adapter["layers"]) == {"unet"}
+
+
+def test_one_fault_does_not_hide_another(table: dict[str, Any], tmp_path: Path) -> None:
+    images = Path(table["data"]["images"])
+    (images / "03.png").write_bytes(b"")
+    found = lorasmith.check(table, overrides=["base=no-such-base", f"output={tmp_path}"])
+    assert not found.ok
+    assert [p.where for p in found.errors if "03.png" in p.where]
+    assert [p for p in found.errors if p.where == "base" and "no-such-base" in p.found]
+
+
+def test_problems_of_the_config_are_in_the_answer(table: dict[str, Any]) -> None:
+    found = lorasmith.check(table, overrides=["adapter.ranc=3", "epochs=0"])
+    assert {p.where for p in found.errors} == {"adapter.ranc", "epochs"}
+    assert found.to_dict()["ok"] is False
+
+
+def test_a_layer_choice_that_fits_nothing_is_an_error(table: dict[str, Any]) -> None:
+    found = lorasmith.check(table, overrides=["adapter.layers=atention"])
+    assert [p.where for p in found.errors] == ["adapter.layers"]
+
+
+def test_validation_without_images_is_a_warning(table: dict[str, Any]) -> None:
+    found = lorasmith.check(table, overrides=["validation.every_epochs=1", "data.validation.split=0"])
+    assert found.ok
+    assert [p.where for p in found.warnings] == ["validation"]
+
+
+def test_a_run_in_the_way_is_a_warning(table: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.toml").touch()
+    found = lorasmith.check(table)
+    assert found.ok
+    assert "already holds a run" in found.warnings[0].found
+
+
+def test_measuring_makes_real_steps_and_leaves_nothing(table: dict[str, Any], tmp_path: Path) -> None:
+    found = lorasmith.check(table, measure=True)
+    assert found.measured is not None
+    assert found.measured.hours * 3600 == pytest.approx(found.measured.seconds_per_step * found.length["steps"])
+    assert found.measured.peak_memory > 50 << 20
+    assert found.measured.loss is not None
+    assert not (tmp_path / "run").exists()
+
+
+def test_remarks_on_images_come_even_where_another_cannot_be_read(table: dict[str, Any]) -> None:
+    images = Path(table["data"]["images"])
+    (images / "03.png").write_bytes(b"")
+    (images / "02.txt").write_text("a photo of something")
+    (images / "05.txt").unlink()
+    found = lorasmith.check(table, overrides=["data.validation.split=0"])
+    assert [Path(p.where).name for p in found.errors] == ["03.png"]
+    assert {(p.path.name, p.kind) for p in found.images} >= {("02.png", "trigger"), ("05.png", "no_caption")}
+    assert found.data["images"] == 6
