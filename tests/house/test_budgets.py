@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "tools").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
-LONGEST_FILE, LONGEST_FUNCTION, MOST_ARGUMENTS = 400, 60, 6
+LONGEST_FILE, LONGEST_FUNCTION, MOST_ARGUMENTS = 400, 80, 8
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
