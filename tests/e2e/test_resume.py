@@ -152,7 +152,7 @@ def test_micro_batches_of_one_step_add_up_to_the_whole_batch(pictures: Callable[
         run = build_run(load_config(table), overwrite=True)
         whole = run.dataset.epoch(0)[0]
         places = [0, *itertools.accumulate(sizes)]
-        parts = [replace(whole, items=whole.items[a:b]) for a, b in itertools.pairwise(places)]
+        parts = [replace(whole, views=whole.views[a:b]) for a, b in itertools.pairwise(places)]
         outcome = optimizer_step(run, parts, number=0)
         outcomes.append((float(outcome.loss), float(outcome.grad_norm)))
         run.adapters.detach()

@@ -12,7 +12,7 @@ from lorasmith.families.base import Cond, Moments
 
 
 @dataclass(frozen=True)
-class Item:
+class PlannedView:
     """One view of an image: `epoch` and `occurrence` (of its repeats) say which."""
 
     record: int
@@ -21,10 +21,10 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchPlan:
     """One batch: its views, all of one bucket."""
 
-    items: tuple[Item, ...]
+    views: tuple[PlannedView, ...]
     bucket: Size
     held_out: bool = False
 

@@ -20,21 +20,21 @@ from torch import Tensor
 from lorasmith.core.errors import ConfigError, Problem
 from lorasmith.core.progress import Progress
 from lorasmith.core.rng import derive, python_random
-from lorasmith.data.batch import Batch, Item, Plan
+from lorasmith.data.batch import Batch, BatchPlan, PlannedView
 from lorasmith.data.buckets import Buckets, Placement, Size
 from lorasmith.data.cache import TensorCache, default_folder
 from lorasmith.data.config import BucketConfig, DataConfig, SubsetConfig
-from lorasmith.data.latents import LatentCache, Sharing
+from lorasmith.data.latents import CacheRanks, LatentCache
 from lorasmith.data.masks import concept_masks_of, masks_of
 from lorasmith.data.pixels import DOWNSCALE
 from lorasmith.data.prefetch import Prefetcher
 from lorasmith.data.scan import ImageRecord, Scan, scan
-from lorasmith.data.texts import TextCache, TextPlan, outcomes
+from lorasmith.data.texts import TextCache, TextSettings, outcomes
 from lorasmith.data.transforms import CaptionTransform, ImageTransform, TrainingProgress, Transform
 from lorasmith.data.views import View, variants
 from lorasmith.families.base import Family, Moments
 
-__all__ = ["Batch", "Dataset", "Item", "Plan", "TextPlan"]
+__all__ = ["Batch", "BatchPlan", "Dataset", "PlannedView", "TextSettings"]
 
 Rule = tuple[Size, BucketConfig]
 """Resolution and buckets: how images are placed."""
@@ -123,17 +123,17 @@ class Dataset:
         """Optimizer steps in an epoch; the last may have fewer micro-batches."""
         return -(-len(self.epoch(0)) // accumulation)
 
-    def _epoch(self, number: int) -> list[Plan]:
+    def _epoch(self, number: int) -> list[BatchPlan]:
         """The batches of epoch `number`, in order: each image exactly `repeats` times."""
         random = python_random(self.seed, "order", number)
-        members: dict[tuple[Size, int], list[Item]] = {}
+        members: dict[tuple[Size, int], list[PlannedView]] = {}
         for i, record in enumerate(self.records):
             group = members.setdefault(self._group(record), [])
-            group += [Item(i, number, occurrence) for occurrence in range(record.repeats)]
+            group += [PlannedView(i, number, occurrence) for occurrence in range(record.repeats)]
         plans = []
         for (bucket, size), items in sorted(members.items()):
             random.shuffle(items)
-            plans += [Plan(tuple(part), bucket) for part in parts(items, size)]
+            plans += [BatchPlan(tuple(part), bucket) for part in parts(items, size)]
         random.shuffle(plans)
         return plans
 
@@ -141,17 +141,19 @@ class Dataset:
         """Bucket and batch size: what images of one batch have in common."""
         return self.placement(record).bucket, record.batch_size or self.config.batch_size
 
-    def validation_plans(self) -> list[Plan]:
+    def validation_plans(self) -> list[BatchPlan]:
         """The held-out images in batches, the same each time."""
-        members: dict[tuple[Size, int], list[Item]] = {}
+        members: dict[tuple[Size, int], list[PlannedView]] = {}
         for i, record in enumerate(self.validation):
-            members.setdefault(self._group(record), []).append(Item(i, 0, 0))
-        return [Plan(tuple(p), b, True) for (b, size), items in sorted(members.items()) for p in parts(items, size)]
+            members.setdefault(self._group(record), []).append(PlannedView(i, 0, 0))
+        return [
+            BatchPlan(tuple(p), b, True) for (b, size), items in sorted(members.items()) for p in parts(items, size)
+        ]
 
     def prepare(
-        self, family: Family, *, text: TextPlan | None, progress: Progress, share: Sharing | None = None
+        self, family: Family, *, text: TextSettings | None, progress: Progress, ranks: CacheRanks | None = None
     ) -> None:
-        """Fill the caches; models are used only for what is missing, and each image by one of those who `share`.
+        """Fill the caches; models are used only for what is missing, and each image by one of the `ranks`.
 
         `text` None: the text encoder is trained, so texts are encoded anew in each step; so they are if captions change
         in more ways than can be kept. Raises LorasmithError if latents come out that are not finite.
@@ -162,7 +164,7 @@ class Dataset:
         if live and self.config.cache_latents:
             progress.say(f"latents are made anew in each step: {live} changes images in too many ways to keep them")
         elif self.config.cache_latents:
-            self._latents.fill(self._views(), family, progress, share)
+            self._latents.fill(self._views(), family, progress, ranks)
         captions = None if text is None else self._captions()
         if text is not None and captions is not None:
             self._texts.fill(captions, family, text, progress)
@@ -171,7 +173,7 @@ class Dataset:
             if cache.unwritable:
                 progress.say(f"nothing is kept for the next run: {cache.unwritable}")
 
-    def load(self, plan: Plan, step: int = 0) -> Batch:
+    def load(self, plan: BatchPlan, step: int = 0) -> Batch:
         """A planned batch, for a step of the run: from the caches where they hold it, else read anew."""
         chosen = self._chosen(plan)
         captions = [self.caption(record, item, plan.held_out, step) for record, item in chosen]
@@ -195,7 +197,7 @@ class Dataset:
             names=[str(record.path) for record in records],
         )
 
-    def caption(self, record: ImageRecord, item: Item, held_out: bool = False, step: int = 0) -> str:
+    def caption(self, record: ImageRecord, item: PlannedView, held_out: bool = False, step: int = 0) -> str:
         """The caption of a view, with all caption transforms; of a held-out one, with those that leave nothing to
         chance."""
         random = python_random(self.seed, "caption", item.epoch, record.digest, item.occurrence)
@@ -207,7 +209,7 @@ class Dataset:
                 caption = transform.at(moment)(caption, random)
         return caption
 
-    def view(self, record: ImageRecord, item: Item, held_out: bool = False) -> View:
+    def view(self, record: ImageRecord, item: PlannedView, held_out: bool = False) -> View:
         """The image of a view: which variant of each image transform it has."""
         random = python_random(self.seed, "variant", item.epoch, record.digest, item.occurrence)
         image = self._image_transforms(record, held_out)
@@ -241,23 +243,23 @@ class Dataset:
             "cache": {"latents": counts(self._latents), "texts": counts(self._texts)},
         }
 
-    def _chosen(self, plan: Plan) -> list[tuple[ImageRecord, Item]]:
+    def _chosen(self, plan: BatchPlan) -> list[tuple[ImageRecord, PlannedView]]:
         source = self.validation if plan.held_out else self.records
-        return [(source[item.record], item) for item in plan.items]
+        return [(source[item.record], item) for item in plan.views]
 
-    def _views_of(self, plan: Plan) -> tuple[View, ...]:
+    def _views_of(self, plan: BatchPlan) -> tuple[View, ...]:
         return tuple(self.view(record, item, plan.held_out) for record, item in self._chosen(plan))
 
-    def _tensors(self, plan: Plan, views: tuple[View, ...]) -> list[dict[str, Tensor]]:
+    def _tensors(self, plan: BatchPlan, views: tuple[View, ...]) -> list[dict[str, Tensor]]:
         if self.latents_cached:
             return [self._latents.of(view) for view in views]
         return self._ahead.take(plan, views, [(other, self._views_of(other)) for other in self._coming(plan)])
 
-    def _coming(self, plan: Plan) -> list[Plan]:
+    def _coming(self, plan: BatchPlan) -> list[BatchPlan]:
         """The batches after a plan that are worth reading ahead."""
         if plan.held_out or not self._ahead.workers:
             return []
-        number, depth = plan.items[0].epoch, self._ahead.depth
+        number, depth = plan.views[0].epoch, self._ahead.depth
         place = self._order(number).get(plan)
         if place is None:
             return []
@@ -284,7 +286,7 @@ class Dataset:
 
     def _captions(self) -> set[str] | None:
         """Every text that may be asked for; None if they are too many to keep."""
-        texts = {self.caption(r, Item(0, 0, 0), held_out=True) for r in self.validation}
+        texts = {self.caption(r, PlannedView(0, 0, 0), held_out=True) for r in self.validation}
         for record in self.records:
             own = outcomes(record.captions, self._caption_transforms(record))
             if own is None:
@@ -294,7 +296,7 @@ class Dataset:
 
     def _views(self) -> list[View]:
         """Every image with every variant that may be asked for."""
-        views = [self.view(r, Item(0, 0, 0), held_out=True) for r in self.validation]
+        views = [self.view(r, PlannedView(0, 0, 0), held_out=True) for r in self.validation]
         for record in self.records:
             image = self._image_transforms(record, held_out=False)
             views += [View(record, self.placement(record), image, variant) for variant in variants(image)]
@@ -334,7 +336,7 @@ def counts(cache: TensorCache) -> dict[str, int]:
     return {"found": cache.hits, "made": cache.misses}
 
 
-def parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+def parts(items: Sequence[PlannedView], size: int) -> list[Sequence[PlannedView]]:
     """Consecutive parts of at most `size`."""
     return [items[i : i + size] for i in range(0, len(items), size)]
 

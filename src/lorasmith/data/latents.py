@@ -16,7 +16,7 @@ from lorasmith.data.views import View
 from lorasmith.families.base import Family
 
 
-class Sharing(Protocol):
+class CacheRanks(Protocol):
     """Several processes that fill one cache together; this one is `index` of `count`."""
 
     index: int
@@ -38,17 +38,17 @@ class LatentCache(TensorCache):
         self.encoder: dict[str, str] | None = None
         """Family and VAE that made the latents; None before they are made."""
 
-    def fill(self, views: Iterable[View], family: Family, progress: Progress, share: Sharing | None = None) -> None:
+    def fill(self, views: Iterable[View], family: Family, progress: Progress, ranks: CacheRanks | None = None) -> None:
         """Encode the views that are missing; where several share the work, a part of them, and read the others' from
         the disk. Raises LorasmithError if numbers come out that are not finite."""
         self.encoder = {"kind": family.kind, "vae": family.fingerprint("vae")}
         wanted = {self.key_of(view): view for view in views}
         missing = {key: view for key, view in wanted.items() if self.get(key) is None}
-        if share is not None and share.count > 1:
-            share.wait()  # all know what is missing before any writes
-            own = dict(list(missing.items())[share.index :: share.count])
+        if ranks is not None and ranks.count > 1:
+            ranks.wait()  # all know what is missing before any writes
+            own = dict(list(missing.items())[ranks.index :: ranks.count])
             self._encode(own, family, progress)
-            share.wait()
+            ranks.wait()
             missing = {key: view for key, view in missing.items() if key not in own and not self._keeps(key)}
         self._encode(missing, family, progress)
 

@@ -19,7 +19,7 @@ MOST_OUTCOMES = 64
 
 
 @dataclass(frozen=True)
-class TextPlan:
+class TextSettings:
     """How captions are encoded."""
 
     max_tokens: int = 75
@@ -35,7 +35,7 @@ class TextCache(TensorCache):
         self.encoder: dict[str, object] | None = None
         """Family, text encoder and plan that made the conditions; None before they are made."""
 
-    def fill(self, captions: Iterable[str], family: Family, plan: TextPlan, progress: Progress) -> None:
+    def fill(self, captions: Iterable[str], family: Family, plan: TextSettings, progress: Progress) -> None:
         """Encode the captions that are missing."""
         self.encoder = {"kind": family.kind, "text": family.fingerprint("text"), "plan": vars(plan)}
         missing = [c for c in sorted(set(captions)) if self.get(self.key_of(c)) is None]

@@ -67,7 +67,7 @@ def test_epochs_are_exact_with_any_number_of_workers(dataset: Callable[..., Data
     data = dataset(max_data_loader_n_workers=workers)
     orders = []
     for epoch in range(3):
-        seen = [item.record for plan in data.epoch(epoch) for item in plan.items]
+        seen = [item.record for plan in data.epoch(epoch) for item in plan.views]
         assert Counter(seen) == dict.fromkeys(range(40), 1)
         orders.append(seen)
     assert orders[0] != orders[1] != orders[2]
@@ -76,7 +76,7 @@ def test_epochs_are_exact_with_any_number_of_workers(dataset: Callable[..., Data
 def test_views_do_not_share_their_draws(dataset: Callable[..., Dataset]) -> None:
     """Two views of one epoch flip, or shuffle, each for itself."""
     data = dataset(flip_aug=True)
-    flips = [data.view(data.records[item.record], item).variant for plan in data.epoch(0) for item in plan.items]
+    flips = [data.view(data.records[item.record], item).variant for plan in data.epoch(0) for item in plan.views]
     assert len(set(flips)) == 2
     halves = flips[:20], flips[20:]
     assert halves[0] != halves[1]
@@ -85,7 +85,7 @@ def test_views_do_not_share_their_draws(dataset: Callable[..., Dataset]) -> None
 def test_captions_are_left_out_in_the_epochs_that_are_meant(dataset: Callable[..., Dataset]) -> None:
     data = dataset(caption_dropout_every_n_epochs=3, max_data_loader_n_workers=8)
     for epoch in range(6):
-        items = [item for plan in data.epoch(epoch) for item in plan.items]
+        items = [item for plan in data.epoch(epoch) for item in plan.views]
         empty = [data.caption(data.records[item.record], item) == "" for item in items]
         assert set(empty) == {epoch in (2, 5)}
 
@@ -107,7 +107,7 @@ def test_captions_stay_with_their_images(dataset: Callable[..., Dataset]) -> Non
 def test_latents_follow_size_and_content(dataset: Callable[..., Dataset], many: Path) -> None:
     def cause(data: Dataset) -> dict[str, Any]:
         record = data.records[0]
-        return data.view(record, next(i for p in data.epoch(0) for i in p.items if i.record == 0)).causes()
+        return data.view(record, next(i for p in data.epoch(0) for i in p.views if i.record == 0)).causes()
 
     first = cause(dataset())
     assert cause(dataset(resolution="128")) != first

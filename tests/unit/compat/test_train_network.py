@@ -349,7 +349,7 @@ def test_datasets_have_batches_and_buckets_of_their_own(convert: Convert, train_
         Image.new("RGB", size, (i, 0, 0)).save(train_dir / f"img/2_a/{i}.png")
     config = load_config(convert(dataset_config="d.toml", resolution=None, validation_split=0.0).config)
     data = Dataset.build(config.data, seed=0)
-    sizes = sorted((plan.bucket, len(plan.items)) for plan in data.epoch(0))
+    sizes = sorted((plan.bucket, len(plan.views)) for plan in data.epoch(0))
     assert sizes == [((64, 64), 1), ((64, 64), 2), ((64, 192), 1), ((128, 128), 1), ((192, 64), 1)]
     text = (train_dir / "d.toml").read_text()
     (train_dir / "d.toml").write_text(text.replace("batch_size = 1", "batch_size = 1\nvalidation_split = 0.4"))

@@ -17,7 +17,7 @@ from lorasmith.core.errors import ConfigError
 from lorasmith.core.progress import Lines
 from lorasmith.data.batch import Batch
 from lorasmith.data.buckets import Placement
-from lorasmith.data.dataset import Dataset, TextPlan
+from lorasmith.data.dataset import Dataset, TextSettings
 from lorasmith.data.lint import lint
 from lorasmith.data.transforms.base import Sample
 from lorasmith.data.transforms.color import Color, turned
@@ -38,7 +38,7 @@ def noisy(tmp_path: Path) -> Path:
 
 def loaded(data: Dataset, *epochs: int) -> tuple[list[Batch], list[str]]:
     said: list[str] = []
-    data.prepare(FakeFamily(), text=TextPlan(), progress=Lines(said.append))
+    data.prepare(FakeFamily(), text=TextSettings(), progress=Lines(said.append))
     return [data.load(plan) for epoch in epochs for plan in data.epoch(epoch)], said
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from lorasmith.core.progress import Lines, Progress
 from lorasmith.data.buckets import Placement
 from lorasmith.data.cache import TensorCache
-from lorasmith.data.dataset import Dataset, TextPlan
+from lorasmith.data.dataset import Dataset, TextSettings
 from lorasmith.data.views import View
 
 Build = Callable[..., Dataset]
@@ -38,9 +38,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def fill(data: Dataset, family: FakeFamily | None = None, text: TextPlan | None = None) -> FakeFamily:
+def fill(data: Dataset, family: FakeFamily | None = None, text: TextSettings | None = None) -> FakeFamily:
     family = family or FakeFamily()
-    data.prepare(family, text=text or TextPlan(), progress=Progress())
+    data.prepare(family, text=text or TextSettings(), progress=Progress())
     return family
 
 
@@ -114,7 +114,7 @@ def test_a_second_run_asks_no_model(folder: Path, dataset: Build) -> None:
 
 
 def test_what_makes_the_numbers_is_in_the_name(folder: Path, dataset: Build) -> None:
-    def made(vae: str = "v", text: str = "t", plan: TextPlan | None = None, **settings: Any) -> tuple[int, int]:
+    def made(vae: str = "v", text: str = "t", plan: TextSettings | None = None, **settings: Any) -> tuple[int, int]:
         family = fill(dataset(folder, **settings), FakeFamily(vae, text), plan)
         return family.images, family.texts
 
@@ -122,8 +122,8 @@ def test_what_makes_the_numbers_is_in_the_name(folder: Path, dataset: Build) -> 
     assert made() == (0, 0)
     assert made(vae="other") == (2, 0)
     assert made(text="other") == (0, 2)
-    assert made(plan=TextPlan(max_tokens=150)) == (0, 2)
-    assert made(plan=TextPlan(clip_skip=2)) == (0, 2)
+    assert made(plan=TextSettings(max_tokens=150)) == (0, 2)
+    assert made(plan=TextSettings(clip_skip=2)) == (0, 2)
     assert made(resolution=128) == (2, 0)
     assert made(transforms=["flip"]) == (4, 0)
     assert made(masks="alpha") == (2, 0)
@@ -184,7 +184,7 @@ def test_a_cache_that_cannot_be_written_is_said_and_not_needed(folder: Path, dat
     (tmp_path / "file").write_text("")
     data = dataset(folder, cache_dir=tmp_path / "file")
     said: list[str] = []
-    data.prepare(FakeFamily(), text=TextPlan(), progress=Lines(said.append))
+    data.prepare(FakeFamily(), text=TextSettings(), progress=Lines(said.append))
     assert len(everything(data)) == 3 * 2 * 4
     assert "nothing is kept" in said[0]
 
@@ -197,7 +197,7 @@ def test_no_half_files_stay(folder: Path, dataset: Build, tmp_path: Path, monkey
     monkeypatch.setattr("lorasmith.data.cache.save_file", fail)
     data = dataset(folder)
     said: list[str] = []
-    data.prepare(FakeFamily(), text=TextPlan(), progress=Lines(said.append))
+    data.prepare(FakeFamily(), text=TextSettings(), progress=Lines(said.append))
     assert "disk is full" in said[0]
     assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
 
@@ -225,10 +225,10 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from fake_family import FakeFamily
 from lorasmith.core.progress import Progress
 from lorasmith.data.config import DataConfig
-from lorasmith.data.dataset import Dataset, TextPlan
+from lorasmith.data.dataset import Dataset, TextSettings
 data = Dataset.build(DataConfig(images={str(folder)!r}, resolution=64, cache_dir={str(tmp_path / "cache")!r}), seed=0)
 family = FakeFamily()
-data.prepare(family, text=TextPlan(), progress=Progress())
+data.prepare(family, text=TextSettings(), progress=Progress())
 assert data.load(data.epoch(0)[0]).cond is not None
 assert family.images == family.texts == 0
 assert not {{"diffusers", "transformers"}} & set(sys.modules)

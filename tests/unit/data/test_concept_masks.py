@@ -15,7 +15,7 @@ from PIL import Image
 from lorasmith.core.errors import ConfigError
 from lorasmith.core.progress import Progress
 from lorasmith.data.batch import Batch
-from lorasmith.data.dataset import Dataset, TextPlan
+from lorasmith.data.dataset import Dataset, TextSettings
 from lorasmith.training.config import load_config
 
 Build = Callable[..., Dataset]
@@ -45,7 +45,7 @@ def settings(folder: Path, **more: Any) -> dict[str, Any]:
 
 
 def batches(data: Dataset, epochs: int = 3) -> list[Batch]:
-    data.prepare(FakeFamily(), text=TextPlan(), progress=Progress())
+    data.prepare(FakeFamily(), text=TextSettings(), progress=Progress())
     return [data.load(plan) for epoch in range(epochs) for plan in data.epoch(epoch)]
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from lorasmith.core.errors import ConfigError, LorasmithError
 from lorasmith.core.progress import Lines, Progress
 from lorasmith.data.batch import Batch
-from lorasmith.data.dataset import Dataset, TextPlan
+from lorasmith.data.dataset import Dataset, TextSettings
 
 Build = Callable[..., Dataset]
 SIZES = [(64, 64), (96, 64), (64, 100), (200, 64), (64, 64), (80, 72), (30, 64)]
@@ -40,8 +40,8 @@ def batches(dataset: Dataset, *epochs: int) -> list[Batch]:
     return [dataset.load(plan) for epoch in epochs for plan in dataset.epoch(epoch)]
 
 
-def prepared(dataset: Dataset, family: FakeFamily | None = None, text: TextPlan | None = None) -> Dataset:
-    dataset.prepare(family or FakeFamily(), text=text or TextPlan(), progress=Progress())
+def prepared(dataset: Dataset, family: FakeFamily | None = None, text: TextSettings | None = None) -> Dataset:
+    dataset.prepare(family or FakeFamily(), text=text or TextSettings(), progress=Progress())
     return dataset
 
 
@@ -69,13 +69,13 @@ def test_an_epoch_is_exact(
     sources = [{"images": folder, "repeats": repeats[0]}, {"images": folder / "3.png", "repeats": repeats[1]}]
     data = dataset(subsets=sources, batch_size=batch_size, buckets={"enabled": enabled})
     plans = data.epoch(epoch)
-    views = Counter((item.record, item.occurrence) for plan in plans for item in plan.items)
+    views = Counter((item.record, item.occurrence) for plan in plans for item in plan.views)
     assert views == Counter((i, n) for i, record in enumerate(data.records) for n in range(record.repeats))
     assert sum(views.values()) == data.samples_per_epoch() == 7 * repeats[0] + repeats[1]
-    assert all(1 <= len(plan.items) <= batch_size for plan in plans)
+    assert all(1 <= len(plan.views) <= batch_size for plan in plans)
     for plan in plans:
-        assert {data.placement(data.records[item.record]).bucket for item in plan.items} == {plan.bucket}
-    small = Counter(plan.bucket for plan in plans if len(plan.items) < batch_size)
+        assert {data.placement(data.records[item.record]).bucket for item in plan.views} == {plan.bucket}
+    small = Counter(plan.bucket for plan in plans if len(plan.views) < batch_size)
     assert max(small.values(), default=0) <= 1, "only the last batch of a bucket may be smaller"
     assert data.steps_per_epoch(accumulation) == -(-len(plans) // accumulation)
 
@@ -84,7 +84,7 @@ def test_the_order_follows_from_seed_and_epoch(folder: Path, dataset: Build) -> 
     first, second = dataset(folder, batch_size=2), dataset(folder, batch_size=2)
     assert [first.epoch(i) for i in range(4)] == [second.epoch(i) for i in (0, 1, 2, 3)]
     assert second.epoch(3) == first.epoch(3)
-    orders = [[item.record for plan in first.epoch(i) for item in plan.items] for i in range(4)]
+    orders = [[item.record for plan in first.epoch(i) for item in plan.views] for i in range(4)]
     assert len({tuple(order) for order in orders}) == 4
     assert dataset(folder, seed=1, batch_size=2).epoch(0) != first.epoch(0)
 
@@ -96,7 +96,7 @@ def test_a_cached_batch_holds_what_its_plan_says(folder: Path, dataset: Build) -
         assert batch.pixels is None
         assert batch.moments is not None
         assert batch.cond is not None
-        for i, item in enumerate(plan.items):
+        for i, item in enumerate(plan.views):
             record = data.records[item.record]
             assert batch.names[i] == str(record.path)
             assert batch.captions[i] == f"garp, number {record.path.stem}"
@@ -156,7 +156,7 @@ def test_flips_come_by_position_and_about_half_the_time(folder: Path, dataset: B
     flipped = 0
     for epoch in range(40):
         for plan, batch in zip(data.epoch(epoch), batches(data, epoch), strict=True):
-            view = data.view(data.records[plan.items[0].record], plan.items[0])
+            view = data.view(data.records[plan.views[0].record], plan.views[0])
             flipped += view.variant[0]
             assert batch.moments is not None
             expected = FakeFamily().encode_image(view.read()["pixels"][None]).mean
@@ -224,7 +224,7 @@ def test_weights_and_masks(folder: Path, dataset: Build, tmp_path: Path) -> None
         expected = torch.zeros(8, 8)
         expected[:4, :2] = 1
         expected[0, 2] = 128 / 255 / 64
-        turned = data.view(record, data.epoch(epoch)[0].items[own]).variant == (1,)
+        turned = data.view(record, data.epoch(epoch)[0].views[own]).variant == (1,)
         seen.add(turned)
         torch.testing.assert_close(batch.mask[own, 0], expected.flip(1) if turned else expected)
     assert seen == {True, False}
@@ -348,7 +348,7 @@ def test_captions_of_a_step_are_its_own_cached_or_not(folder: Path, dataset: Bui
     for epoch, step in ((0, 0), (0, 9), (0, 10), (1, 19)):
         plan = data.epoch(epoch)[0]
         batch = data.load(plan, step)
-        number = data.records[plan.items[0].record].path.stem
+        number = data.records[plan.views[0].record].path.stem
         whole = "garp" if step < 10 else f"garp, number {number}"
         assert batch.captions[0] in (("",) if epoch else ("", whole))
         assert batch.cond is not None

@@ -18,7 +18,7 @@ from lorasmith.core.errors import ConfigError
 from lorasmith.core.progress import Progress
 from lorasmith.data.batch import Batch
 from lorasmith.data.buckets import Placement
-from lorasmith.data.dataset import Dataset, TextPlan
+from lorasmith.data.dataset import Dataset, TextSettings
 from lorasmith.data.lint import lint
 from lorasmith.data.transforms.letterbox import Letterbox
 
@@ -92,7 +92,7 @@ def noisy(tmp_path: Path) -> Path:
 
 
 def loaded(data: Dataset, *epochs: int) -> list[Batch]:
-    data.prepare(FakeFamily(), text=TextPlan(), progress=Progress())
+    data.prepare(FakeFamily(), text=TextSettings(), progress=Progress())
     return [data.load(plan) for epoch in epochs for plan in data.epoch(epoch)]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from lorasmith.concepts import Vocabulary
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.rng import StepRng
-from lorasmith.data.batch import Batch, Item, Plan
+from lorasmith.data.batch import Batch, BatchPlan, PlannedView
 from lorasmith.families.base import Cond
 from lorasmith.families.stable_diffusion import emphasis
 from lorasmith.families.stable_diffusion.attention_maps import Maps, watched
@@ -111,7 +111,7 @@ class AttentionMaps(Hook):
 
     def said(self, run: Run, index: int) -> str:
         """What is said of an image: its caption, with the transforms that leave nothing to chance."""
-        return self.prompt or run.dataset.caption(run.dataset.records[index], Item(index, 0, 0), held_out=True)
+        return self.prompt or run.dataset.caption(run.dataset.records[index], PlannedView(index, 0, 0), held_out=True)
 
     def columns(self, run: Run, caption: str, words: Sequence[str]) -> Tensor:
         """(words, tokens): for each word the weights of its tokens, which sum up to 1, or are 0 if it is not there."""
@@ -130,8 +130,8 @@ class AttentionMaps(Hook):
         from lorasmith.imaging.png import to_image
 
         dataset, record, caption = run.dataset, run.dataset.records[index], self.said(run, index)
-        item = Item(index, 0, 0)
-        batch = dataset.load(Plan((item,), dataset.placement(record).bucket))
+        item = PlannedView(index, 0, 0)
+        batch = dataset.load(BatchPlan((item,), dataset.placement(record).bucket))
         batch = complete(run, replace(batch, captions=[caption], cond=None))
         columns = self.columns(run, caption, words)
         maps = self.maps(run, batch, columns, index)

@@ -15,7 +15,7 @@ from lorasmith.concepts.start import begin
 from lorasmith.concepts.train import TokenTrainer
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
-from lorasmith.data.dataset import Dataset, TextPlan
+from lorasmith.data.dataset import Dataset, TextSettings
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
 from lorasmith.sampling.loras import LoraUse, load_lora
@@ -110,8 +110,8 @@ def cache(config: TrainConfig, dataset: Dataset, family: Family, progress: Progr
     Each rank encodes a part of the images; the others' come from the disk.
     """
     live = "text" in config.parts() or bool(config.concepts)  # a cache entry knows nothing of new words
-    text = None if live else TextPlan(**config.text.model_dump())
-    dataset.prepare(family, text=text, progress=progress, share=ranks)
+    text = None if live else TextSettings(**config.text.model_dump())
+    dataset.prepare(family, text=text, progress=progress, ranks=ranks)
     if dataset.latents_cached:
         family.release("vae")
     if dataset.text_cached:
@@ -258,7 +258,7 @@ def beginning(config: TrainConfig, dataset: Dataset, length: Length) -> TrainSta
         raise LorasmithError(f"{name}: step {step} is not within the run, which has {length.steps} steps; lengthen it")
     epoch, position = divmod(step, length.steps_per_epoch)
     begun = dataset.epoch(epoch)[: position * config.accumulation]
-    return TrainState(step, epoch * length.samples_per_epoch + sum(len(plan.items) for plan in begun))
+    return TrainState(step, epoch * length.samples_per_epoch + sum(len(plan.views) for plan in begun))
 
 
 def restore(run: Run, found: Found) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.launch import Launch, launched
-from lorasmith.data.batch import Plan
+from lorasmith.data.batch import BatchPlan
 from lorasmith.sampling.settings import pick_device
 
 PATIENCE = timedelta(hours=1)
@@ -60,19 +60,19 @@ class Ranks:
             )
         return torch.device("cuda", self.local if seen > 1 else 0)
 
-    def share(self, plans: Sequence[Plan]) -> list[tuple[int, Plan]]:
+    def share(self, plans: Sequence[BatchPlan]) -> list[tuple[int, BatchPlan]]:
         """This rank's part of a step's batches: for each, the place of its first sample in the global batch.
 
         Parts are consecutive and differ by one sample at most; the first rank's is never empty.
         """
-        total = sum(len(plan.items) for plan in plans)
+        total = sum(len(plan.views) for plan in plans)
         start, end = (-(-total * i // self.count) for i in (self.index, self.index + 1))
         found, seen = [], 0
         for plan in plans:
-            a, b = max(start - seen, 0), min(end - seen, len(plan.items))
+            a, b = max(start - seen, 0), min(end - seen, len(plan.views))
             if a < b:
-                found.append((seen + a, replace(plan, items=plan.items[a:b])))
-            seen += len(plan.items)
+                found.append((seen + a, replace(plan, views=plan.views[a:b])))
+            seen += len(plan.views)
         return found
 
     def add_up(self, parameters: Sequence[nn.Parameter], scalars: Tensor, steady: bool = False) -> Tensor:

@@ -14,7 +14,7 @@ from itertools import accumulate
 import torch
 
 from lorasmith.core.rng import StepRng, derive
-from lorasmith.data.dataset import Batch, Plan
+from lorasmith.data.dataset import Batch, BatchPlan
 from lorasmith.training.run import Run
 from lorasmith.training.step.batches import complete
 from lorasmith.training.step.gradients import unscale_and_clip
@@ -51,7 +51,7 @@ def note(run: Run) -> str:
     return f"{loss}{run.state.samples / len(run.dataset.records):.1f} views per image"
 
 
-def steps_from(run: Run) -> Iterator[tuple[int, list[Plan]]]:
+def steps_from(run: Run) -> Iterator[tuple[int, list[BatchPlan]]]:
     """The remaining steps: epoch number and the micro-batches of each."""
     per_epoch, accumulation = run.length.steps_per_epoch, run.config.accumulation
     while run.state.step < run.length.steps:
@@ -63,7 +63,7 @@ def steps_from(run: Run) -> Iterator[tuple[int, list[Plan]]]:
             yield epoch, plans[start : start + accumulation]
 
 
-def step(run: Run, epoch: int, plans: list[Plan]) -> None:
+def step(run: Run, epoch: int, plans: list[BatchPlan]) -> None:
     """One optimizer step over micro-batches that together are the global batch."""
     number = run.state.step
     rates = set_rates(run)
@@ -78,9 +78,9 @@ def step(run: Run, epoch: int, plans: list[Plan]) -> None:
     )
 
 
-def optimizer_step(run: Run, plans: list[Plan], number: int) -> Outcome:
+def optimizer_step(run: Run, plans: list[BatchPlan], number: int) -> Outcome:
     """Step `number`: the loss, the mean over the micro-batches' samples together, and one step down its gradient."""
-    total = sum(len(plan.items) for plan in plans)
+    total = sum(len(plan.views) for plan in plans)
     shared = run.ranks.share(plans)
     batches = prepared(run, [plan for _, plan in shared], number, [first for first, _ in shared])
     if run.graphs is not None and len(plans) == len(shared) == 1:
@@ -89,19 +89,19 @@ def optimizer_step(run: Run, plans: list[Plan], number: int) -> Outcome:
     return update_on(run, batches, total)
 
 
-def names_of(run: Run, plans: list[Plan]) -> tuple[str, ...]:
+def names_of(run: Run, plans: list[BatchPlan]) -> tuple[str, ...]:
     """The images of a step, those of all ranks."""
-    return tuple(str(run.dataset.records[item.record].path) for plan in plans for item in plan.items)
+    return tuple(str(run.dataset.records[item.record].path) for plan in plans for item in plan.views)
 
 
 def prepared(
-    run: Run, plans: list[Plan], number: int, firsts: list[int] | None = None
+    run: Run, plans: list[BatchPlan], number: int, firsts: list[int] | None = None
 ) -> Iterator[tuple[Batch, StepRng]]:
     """The micro-batches of a step with their draws. Dropout, too, follows from the position.
 
     `firsts`: the place of each one's first sample in the global batch, where `plans` are not all of it.
     """
-    sizes = [len(plan.items) for plan in plans]
+    sizes = [len(plan.views) for plan in plans]
     places = accumulate([0, *sizes[:-1]]) if firsts is None else firsts
     for plan, size, first in zip(plans, sizes, places, strict=True):
         torch.manual_seed(derive(run.config.seed, "dropout", number, first))

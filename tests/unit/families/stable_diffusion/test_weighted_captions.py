@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lorasmith.core.progress import Progress
-from lorasmith.data.texts import TextCache, TextPlan
+from lorasmith.data.texts import TextCache, TextSettings
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
 from lorasmith.sampling.prompts import encode
@@ -26,9 +26,9 @@ def test_training_and_sampling_agree(family: Family, clip_skip: int, tmp_path: P
     sampled = encode(family, TEXTS, clip_skip=clip_skip).context
     assert torch.equal(family.encode_text(TEXTS, clip_skip=clip_skip, weighted=True).context, sampled)
     cache = TextCache(tmp_path)
-    cache.fill(TEXTS, family, TextPlan(clip_skip=clip_skip, weighted=True), Progress())
+    cache.fill(TEXTS, family, TextSettings(clip_skip=clip_skip, weighted=True), Progress())
     assert torch.allclose(cache.of(TEXTS).context, sampled, atol=1e-6)
-    cache.fill(TEXTS, family, TextPlan(clip_skip=clip_skip), Progress())
+    cache.fill(TEXTS, family, TextSettings(clip_skip=clip_skip), Progress())
     assert not torch.allclose(cache.of(TEXTS).context[:1], sampled[:1], atol=1e-3)
 
 

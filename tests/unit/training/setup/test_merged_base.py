@@ -152,7 +152,7 @@ def test_conditions_of_a_run_are_the_merged_encoders(
         family = load("tiny-sd", dtype=torch.float32)
         if merged:
             load_lora(family, loras["lora"])
-        captions = [run.dataset.records[item.record].captions[0] for item in run.dataset.epoch(0)[0].items]
+        captions = [run.dataset.records[item.record].captions[0] for item in run.dataset.epoch(0)[0].views]
         with torch.no_grad():
             torch.testing.assert_close(cond.context, family.encode_text(captions).context, rtol=1e-4, atol=1e-4)
     assert torch.equal(conditions[0], conditions[2])

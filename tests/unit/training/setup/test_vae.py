@@ -60,7 +60,7 @@ def test_latents_follow_the_vae(table: dict[str, Any], other: Path, tmp_path: Pa
         run = build_run(load_config(table | {"output": str(tmp_path / name), "vae": vae}))
         run.events.close()
         plan = run.dataset.epoch(0)[0]
-        images = [run.dataset.records[item.record].path for item in plan.items]
+        images = [run.dataset.records[item.record].path for item in plan.views]
         pixels = torch.stack([torch.tensor(np.array(Image.open(p))).permute(2, 0, 1) / 127.5 - 1 for p in images])
         moments = run.dataset.load(plan).moments
         assert moments is not None

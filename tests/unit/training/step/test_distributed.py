@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.launch import Launch, first_node, launched
-from lorasmith.data.batch import Item, Plan
+from lorasmith.data.batch import BatchPlan, PlannedView
 from lorasmith.training.step.distributed import Ranks
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu01", "MASTER_PORT": "29500"}
@@ -62,23 +62,23 @@ def test_the_first_node_of_a_list(nodes: str, first: str) -> None:
     assert first_node(nodes) == first
 
 
-def plans_of(sizes: Sequence[int]) -> list[Plan]:
+def plans_of(sizes: Sequence[int]) -> list[BatchPlan]:
     numbers = iter(range(sum(sizes)))
-    return [Plan(tuple(Item(next(numbers), 0, 0) for _ in range(n)), (64, 64)) for n in sizes]
+    return [BatchPlan(tuple(PlannedView(next(numbers), 0, 0) for _ in range(n)), (64, 64)) for n in sizes]
 
 
 @given(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=5), count=st.integers(1, 9))
 def test_shares_are_all_samples_once_in_their_places(sizes: list[int], count: int) -> None:
     plans = plans_of(sizes)
     shares = [Ranks(Launch(i, count)).share(plans) for i in range(count)]
-    taken = [[(first + k, item.record) for first, p in share for k, item in enumerate(p.items)] for share in shares]
+    taken = [[(first + k, item.record) for first, p in share for k, item in enumerate(p.views)] for share in shares]
     assert list(chain.from_iterable(taken)) == [(i, i) for i in range(sum(sizes))]
     lengths = [len(t) for t in taken]
     assert max(lengths) - min(lengths) <= 1
     assert taken[0]
-    wholes = {item.record: number for number, plan in enumerate(plans) for item in plan.items}
+    wholes = {item.record: number for number, plan in enumerate(plans) for item in plan.views}
     for _, part in chain.from_iterable(shares):
-        assert len({wholes[item.record] for item in part.items}) == 1, "a part is of one batch, so of one bucket"
+        assert len({wholes[item.record] for item in part.views}) == 1, "a part is of one batch, so of one bucket"
 
 
 def test_a_run_of_one_meets_nobody() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lorasmith.data.batch import Plan
+from lorasmith.data.batch import BatchPlan
 from lorasmith.training.config import load_config
 from lorasmith.training.output.report.page import curves
 from lorasmith.training.output.report.record import read
@@ -44,9 +44,9 @@ def run(tmp_path: Path) -> Run:
     return build_run(load_config(table))
 
 
-def cut(plan: Plan, *sizes: int) -> list[Plan]:
+def cut(plan: BatchPlan, *sizes: int) -> list[BatchPlan]:
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-    return [Plan(plan.items[end - size : end], plan.bucket) for end, size in zip(ends, sizes, strict=True)]
+    return [BatchPlan(plan.views[end - size : end], plan.bucket) for end, size in zip(ends, sizes, strict=True)]
 
 
 def test_micro_batches_of_any_size_log_the_same(run: Run) -> None:
