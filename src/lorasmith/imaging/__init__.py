@@ -1,1 +1,1 @@
-"""Pictures that several parts of the program draw: PNG files with metadata, grids, heatmaps, contact sheets."""
+"""Picture files and drawings that several packages share: PNG files with metadata, grids, heatmaps, contact sheets."""

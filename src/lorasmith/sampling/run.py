@@ -13,7 +13,7 @@ from lorasmith.core.progress import Progress
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
 from lorasmith.families.resolve import find
-from lorasmith.imaging.grid import folded, grid
+from lorasmith.imaging.grid import captioned_grid, grid
 from lorasmith.imaging.png import save_image, to_image
 from lorasmith.sampling.loras import Loras, LoraUse, find_lora, short_hash
 from lorasmith.sampling.png_metadata import save_picture
@@ -143,10 +143,10 @@ def arrange(images: Sequence[Image.Image], cells: Sequence[Cell], settings: Samp
         down = [f"{cells[i].request.prompt}\nseed {cells[i].request.seed}" for i in starts]
         return grid([images[i : i + columns] for i in starts], row_labels=down, column_labels=across)
     if columns == 1:
-        return folded(images, prompts)
+        return captioned_grid(images, prompts)
     seeds = [f"seed {cell.request.seed}" for cell in cells]
     if len(prompts) == 1:
-        return folded(images, seeds, title=prompts[0])
+        return captioned_grid(images, seeds, title=prompts[0])
     rows = [seeds[i : i + columns] for i in starts]
     if all(row == rows[0] for row in rows):
         return grid([images[i : i + columns] for i in starts], row_labels=prompts, column_labels=rows[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from lorasmith.imaging.grid import BACKGROUND, captioned, folded, grid
+from lorasmith.imaging.grid import BACKGROUND, add_caption, captioned_grid, grid
 from lorasmith.imaging.png import to_image
 
 
@@ -38,13 +38,13 @@ def test_rows_and_columns_are_where_they_belong() -> None:
 
 
 def test_many_are_folded() -> None:
-    sheet = folded([tile(RED)] * 9, ["x"] * 9, title="nine")
+    sheet = captioned_grid([tile(RED)] * 9, ["x"] * 9, title="nine")
     assert count(sheet, RED) == 9 * 64 * 48
     assert sheet.width < 4 * 64
 
 
 def test_a_caption_stands_above() -> None:
-    picture = captioned(tile(RED), "a caption")
+    picture = add_caption(tile(RED), "a caption")
     assert count(picture, RED) == 64 * 48
     assert picture.getpixel((63, 0)) == BACKGROUND
 

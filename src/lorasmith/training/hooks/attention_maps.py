@@ -126,7 +126,7 @@ class AttentionMaps(Hook):
 
     def look(self, run: Run, index: int, words: Sequence[str]) -> Looked:
         """The maps of an image, at fixed timesteps with fixed noise, without gradients."""
-        from lorasmith.imaging.heatmap import enlarged
+        from lorasmith.imaging.heatmap import resize_longer_side
         from lorasmith.imaging.png import to_image
 
         dataset, record, caption = run.dataset, run.dataset.records[index], self.said(run, index)
@@ -135,7 +135,7 @@ class AttentionMaps(Hook):
         batch = complete(run, replace(batch, captions=[caption], cond=None))
         columns = self.columns(run, caption, words)
         maps = self.maps(run, batch, columns, index)
-        picture = enlarged(to_image(dataset.view(record, item).read()["pixels"]), SIDE)
+        picture = resize_longer_side(to_image(dataset.view(record, item).read()["pixels"]), SIDE)
         said = [bool(column.sum() > 0) for column in columns]
         found = {w: m.cpu().numpy() for w, m, there in zip(words, maps, said, strict=True) if there}
         masks = {word: mask for word in words if (mask := mask_for(batch, word, run.family.vocabulary)) is not None}
@@ -204,23 +204,25 @@ def cells(look: Looked, words: Sequence[str], masks: bool) -> list[Image.Image]:
     """The pictures of one row."""
     from PIL import Image
 
-    from lorasmith.imaging.grid import captioned
-    from lorasmith.imaging.heatmap import THIN, heat, masked, outlined
+    from lorasmith.imaging.grid import add_caption
+    from lorasmith.imaging.heatmap import HEATMAP_OUTLINE, heatmap, highlight_mask, outline_mask
 
     def below(picture: Image.Image, text: str) -> Image.Image:
-        return captioned(picture, text, below=True)
+        return add_caption(picture, text, below=True)
 
     found = [below(look.picture, " ")]
     if masks and look.mask is None:
         found.append(below(Image.new("RGB", look.picture.size, "white"), "none"))
     elif look.mask is not None:
-        found.append(below(masked(look.picture, look.mask), f"{look.mask.mean():.0%} of the image"))
+        found.append(below(highlight_mask(look.picture, look.mask), f"{look.mask.mean():.0%} of the image"))
     for word in words:
         inside = look.inside(word)
         text = " " if inside is None else f"{inside:.0%} inside (even: {look.masks[word].mean():.0%})"
         if word in look.maps:
-            shown = heat(look.picture, look.maps[word])
-            found.append(below(outlined(shown, look.masks[word], THIN) if word in look.masks else shown, text))
+            shown = heatmap(look.picture, look.maps[word])
+            found.append(
+                below(outline_mask(shown, look.masks[word], HEATMAP_OUTLINE) if word in look.masks else shown, text)
+            )
         else:
             found.append(below(Image.new("RGB", look.picture.size, "white"), "not in the caption"))
     return found

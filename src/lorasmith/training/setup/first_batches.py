@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lorasmith.core.store import atomic_path
 from lorasmith.data.dataset import Dataset
-from lorasmith.imaging.contact_sheet import overlaid
-from lorasmith.imaging.grid import folded
+from lorasmith.imaging.contact_sheet import mask_overlay
+from lorasmith.imaging.grid import captioned_grid
 from lorasmith.imaging.png import to_image
 
 MOST = 36
@@ -39,7 +39,7 @@ def draw(dataset: Dataset, accumulation: int, output: Path) -> Path:
     title = "the first batches, as training gets them"
     if any(cell.masked for cell in shown):
         title += "; red: the loss does not count"
-    sheet = folded([c.picture for c in shown], [c.text for c in shown], title=title, lines=LONGEST)
+    sheet = captioned_grid([c.picture for c in shown], [c.text for c in shown], title=title, max_lines=LONGEST)
     with atomic_path(output) as temporary:
         sheet.save(temporary, "jpeg", quality=90)
     return output
@@ -56,7 +56,7 @@ def cells(dataset: Dataset, accumulation: int) -> Iterator[Cell]:
             if (weight := float(batch.loss_weight[i])) != 1:
                 text += f", loss x {weight:g}"
             mask = torch.ones(1, 8, 8) if batch.mask is None else batch.mask[i]
-            picture = overlaid(to_image(batch.pixels[i]), grey(mask))
+            picture = mask_overlay(to_image(batch.pixels[i]), grey(mask))
             yield Cell(picture, f"{text}\n{caption or '(no caption)'}", bool((mask < 1).any()))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.stable_diffusion.attention_maps import Maps, watched
-from lorasmith.imaging.heatmap import STOPS, heat, masked
+from lorasmith.imaging.heatmap import COLOUR_STOPS, heatmap, highlight_mask
 from lorasmith.training.config import load_config
 from lorasmith.training.hooks.attention_maps import AttentionMaps, places
 from lorasmith.training.output.report import write_report
@@ -214,11 +214,11 @@ def test_colours_go_from_the_least_to_the_most() -> None:
     white = Image.new("RGB", (40, 20), "white")
     values = np.zeros((2, 4))
     values[:, 3] = 2.0
-    found = heat(white, values)
+    found = heatmap(white, values)
     assert found.size == (40, 20)
-    assert found.getpixel((2, 10)) == pytest.approx(STOPS[0][1], abs=12)
-    assert found.getpixel((38, 10)) == pytest.approx(STOPS[-1][1], abs=12)
-    assert heat(white, np.ones((2, 4))).getpixel((20, 10)) == STOPS[0][1]
-    both = masked(white, values / 2)
+    assert found.getpixel((2, 10)) == pytest.approx(COLOUR_STOPS[0][1], abs=12)
+    assert found.getpixel((38, 10)) == pytest.approx(COLOUR_STOPS[-1][1], abs=12)
+    assert heatmap(white, np.ones((2, 4))).getpixel((20, 10)) == COLOUR_STOPS[0][1]
+    both = highlight_mask(white, values / 2)
     assert both.getpixel((38, 10)) == (255, 255, 255)
     assert max(both.getpixel((2, 10))) < 130  # type: ignore[arg-type]
