@@ -44,6 +44,7 @@ MOVED = {
     "train.objectives.parts.terms": "training.step.objectives.terms.evaluate",
     "train.objectives": "training.step.objectives",
     "train.hooks.numbered": "training.hooks.numbered_files",
+    "train.hooks.words": "training.hooks.token_embeddings",
     "train.hooks": "training.hooks",
     "train.sweep.outcome": "training.sweep.results",
     "train": "training",

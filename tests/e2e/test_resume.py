@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from lorasmith.training.config import load_config
-from lorasmith.training.output.checkpoint import newest
+from lorasmith.training.output.checkpoint import find_newest
 from lorasmith.training.session import train
 from lorasmith.training.setup.build import build_run
 from lorasmith.training.step.loop import optimizer_step
@@ -70,7 +70,7 @@ def test_kill_and_resume_is_bit_for_bit(pictures: Callable[..., Path], tmp_path:
     finally:
         child.kill()
         child.wait()
-    reached, _ = newest(killed)
+    reached, _ = find_newest(killed)
     assert reached is not None
     assert not (killed / "garp.safetensors").exists()
 

@@ -1,4 +1,4 @@
-"""What happens beside the steps: log, preview, validate, export, checkpoint. One file a kind."""
+"""What a run does beside its steps: log, preview, validate, export, save checkpoints. One file for each kind."""
 
 from lorasmith.training.hooks.base import Hook
 

@@ -1,4 +1,4 @@
-"""The extension point of hooks: when, and what."""
+"""The extension point of hooks."""
 
 from __future__ import annotations
 
@@ -14,62 +14,74 @@ if TYPE_CHECKING:
 
 
 class Hook(Component, root="hook"):
-    """Called at the start, after each optimizer step and at the end. `act` is the work; the cadence says when.
+    """Work that a run does beside its steps, such as logging, previews and exports.
 
-    Hooks read the run and write files; they cannot move training, since all its draws are made by position.
+    A hook is called before the first step, after each optimizer step and at the end. `act` does the work; the settings
+    below say when. Hooks read the run and write files. They cannot influence training, because every random draw of
+    training is seeded by its position in the run.
     """
 
     every_steps: int | None = Field(default=None, ge=1)
+    """Interval in optimizer steps at which the hook acts."""
     every_epochs: int | None = Field(default=None, ge=1)
+    """Interval in epochs at which the hook acts."""
     every_minutes: float | None = Field(default=None, gt=0)
+    """Interval in minutes, from when the hook last acted."""
     at_start: bool = False
+    """Also act before the first step of a new run."""
     at_end: bool = True
+    """Also act after the last step."""
 
     def ready(self) -> None:
-        """Before anything is loaded: raises LorasmithError if something that the hook needs is missing."""
+        """Called before anything is loaded. Raises LorasmithError if something that the hook needs is missing."""
 
     def open(self, run: Run) -> None:
-        """Before any hook starts: the time to ask for being told of events (`run.events.listen`)."""
+        """Called before any hook starts. Hooks register for events here (`run.events.listen`)."""
 
     def start(self, run: Run) -> None:
-        """Before the first step of this process."""
+        """Called before the first step of this process."""
         run.marks[self._mark] = time.monotonic()
         if self.at_start and not run.resumed:
             self.act(run)
 
     def after_step(self, run: Run) -> None:
-        """After each optimizer step."""
+        """Called after each optimizer step."""
         if self.due(run):
             self.act(run)
             run.marks[self._mark] = time.monotonic()
 
     def finish(self, run: Run) -> None:
-        """After the last step, unless the last step already was the hook's turn."""
+        """Called after the last step. Acts unless the hook was due at that step and so has acted already."""
         if self.at_end and not self.due(run):
             self.act(run)
 
     def close(self, run: Run) -> None:
-        """When the session ends, however it ends."""
+        """Called when the session ends, also when it ends with an error."""
 
     def due(self, run: Run) -> bool:
-        """Whether the step just made is this hook's turn."""
+        """Whether the hook acts after the step just made."""
         if self.due_by_step(run) or self.due_by_epoch(run):
             return True
-        waited = time.monotonic() - run.marks.get(self._mark, time.monotonic())
-        return bool(self.every_minutes) and waited >= 60 * (self.every_minutes or 0)
+        if self.every_minutes is None:
+            return False
+        now = time.monotonic()
+        return now - run.marks.get(self._mark, now) >= 60 * self.every_minutes
 
     def due_by_step(self, run: Run) -> bool:
-        """Whether `every_steps` makes it the hook's turn."""
-        return bool(self.every_steps) and run.state.step % (self.every_steps or 1) == 0
+        """Whether the hook acts after the step just made because of `every_steps`."""
+        return self.every_steps is not None and run.state.step % self.every_steps == 0
 
     def due_by_epoch(self, run: Run) -> bool:
-        """Whether `every_epochs` makes it the hook's turn: an epoch has just ended."""
-        return bool(self.every_epochs) and run.state.step % ((self.every_epochs or 1) * run.length.steps_per_epoch) == 0
+        """Whether the hook acts after the step just made because of `every_epochs`: an epoch has just ended."""
+        if self.every_epochs is None:
+            return False
+        return run.state.step % (self.every_epochs * run.length.steps_per_epoch) == 0
 
     def act(self, run: Run) -> None:
-        """The hook's work."""
+        """Do the hook's work."""
         raise NotImplementedError
 
     @property
     def _mark(self) -> str:
+        """The key of this hook's class in `run.marks`."""
         return f"{type(self).__module__}.{type(self).__qualname__}"

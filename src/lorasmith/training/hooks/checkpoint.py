@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 class Checkpoints(Hook):
-    """Writes a checkpoint now and then, and keeps the newest few."""
+    """Writes checkpoints and deletes all but the newest few."""
 
     kind: Literal["checkpoint"] = "checkpoint"
     every_minutes: float | None = Field(default=10.0, gt=0)
     keep: int = Field(default=2, ge=1)
+    """Number of checkpoints that are not deleted."""
 
     def act(self, run: Run) -> None:
         path = checkpoint.save(run)

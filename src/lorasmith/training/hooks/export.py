@@ -1,4 +1,4 @@
-"""Exports while training: LoRA files that people load."""
+"""Exports while training and at the end: LoRA files for user interfaces and other programs."""
 
 from __future__ import annotations
 
@@ -14,100 +14,113 @@ from lorasmith.formats.base import Format
 from lorasmith.formats.kohya import Kohya
 from lorasmith.training.hooks.numbered_files import NumberedFiles
 from lorasmith.training.output import export
-from lorasmith.training.output.full_model import check_layout, keeps_vae, whole_model
+from lorasmith.training.output.full_model import check_layout, keeps_vae, write_full_model
 
 if TYPE_CHECKING:
     from lorasmith.training.run import Run
 
 
 class Exports(NumberedFiles):
-    """Writes `name-000100.safetensors` at step 100, and `name.safetensors` at the end."""
+    """Writes `name-000100.safetensors` after step 100, and `name.safetensors` at the end."""
 
     kind: Literal["export"] = "export"
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Of the numbers in the file. fp16 halves the file; fp32 is exact."""
+    """Number format in the file. fp16 halves the size of the file; fp32 is exact."""
     metadata: Literal["full", "minimal"] = "full"
-    """What files say about themselves. `minimal`: kind, rank and alpha, what base they are for and the model spec's
-    fields; neither captions nor settings."""
+    """What the metadata of the files contain. `minimal`: kind, rank and alpha, the kind of base model and the fields of
+    the model spec, but neither captions nor settings."""
     format: Format = Field(default_factory=Kohya)
-    """How the file is laid out; `kohya` is what user interfaces read."""
+    """Layout of the file; `kohya` is what user interfaces read."""
     container: Literal["safetensors", "pt", "ckpt"] = "safetensors"
-    """The file's suffix. `pt` and `ckpt` hold the tensors alone, by `torch.save`, without a word about the run; at the
-    end the run's folder gets a `.safetensors` too."""
+    """Suffix of the file. `pt` and `ckpt` hold the tensors alone, written by `torch.save`, without metadata; at the end
+    a `.safetensors` file is also written into the run's folder."""
     also: tuple[Format, ...] = ()
-    """Further forms, written beside at the end: `name.peft.safetensors`."""
+    """Further layouts in which the final file is written as well, as `name.peft.safetensors`."""
     model: Literal["layout", "single_file"] | None = None
-    """At the end, also write the base model with the change in it: in the base's own `layout` (the folder `name.model`,
-    or the file `name.model.safetensors`), or as `single_file` in the original layout (SD 1.x)."""
+    """At the end, also write the base model with the trained change merged into it: in the `layout` of the base (the
+    folder `name.model`, or the file `name.model.safetensors`), or as `single_file` in the original layout (SD 1.x)."""
 
     def file(self, run: Run) -> Path:
-        """The file of the end."""
+        """The final file of the run. If only new tokens are trained, this is the file with their embeddings."""
         name = run.config.file_name
-        return self.place(run) / f"{name}.{self.container}" if len(run.adapters) else exact(run, name)
+        if len(run.adapters) == 0:
+            return exact_file(run, name)
+        return self.output_folder(run) / f"{name}.{self.container}"
 
     def claim(self, name: str, overwrite: bool) -> None:
-        """Raises LorasmithError if another run's file stands where this one's would, in a folder that is not the
-        run's."""
-        found = None if self.folder is None else self.folder / f"{name}.{self.container}"
-        if found is not None and found.exists() and not overwrite:
+        """Raises LorasmithError if `folder` is given and holds a file of another run where the final file of this run
+        would be written."""
+        if self.folder is None or overwrite:
+            return
+        path = self.folder / f"{name}.{self.container}"
+        if path.exists():
             raise LorasmithError(
-                f"export.folder: {found} is there already; choose another name or folder, or give --overwrite"
+                f"export.folder: {path} exists already; choose another name or folder, or give --overwrite"
             )
 
     def start(self, run: Run) -> None:
-        """Find out before training whether the adapter can be written in these forms."""
-        for form in (self.format, *self.also) if len(run.adapters) else ():
-            export.encode(run, form)
-            export.carried_words(run, form)
+        """Raises LorasmithError before training if the adapter cannot be written in the chosen layouts."""
+        if len(run.adapters):
+            for form in (self.format, *self.also):
+                export.encode(run, form)
+                export.encode_token_embeddings(run, form)
         if self.model is not None:
             check_layout(run.config.base, self.model, run.config.vae)
             if run.config.vae and keeps_vae(run.config.base):
-                run.progress.say("export.model: the base is one file, so the model that is written keeps its own VAE")
+                run.progress.say(
+                    "export.model: the base model is a single file, so the model that is written has the VAE of the "
+                    "base model, not the one of `vae`"
+                )
         super().start(run)
 
     def act(self, run: Run) -> None:
-        for name, row in self.names(run).items():
-            self._write(run, name, row)
+        for name, series in self.file_names(run).items():
+            self._write_files(run, name, series)
         if run.state.step >= run.length.steps:
-            self._last(run, run.config.file_name)
+            self._write_final_files(run, run.config.file_name)
 
-    def _write(self, run: Run, name: str, row: str) -> None:
-        """The files of one name; those of a row that are too old go."""
+    def _write_files(self, run: Run, name: str, series: str = "") -> None:
+        """Write the file of the adapter and, if there are new tokens, the file that holds them in float32."""
         if run.words is not None:
-            self._tell(run, export.write_exact(run, exact(run, name)), row and f"{row} exact")
+            path = export.write_exact(run, exact_file(run, name))
+            self.write_event(run, "export", path, f"{series} exact" if series else "")
         if len(run.adapters):
-            path = self.place(run) / f"{name}.{self.container}"
-            self._tell(run, export.write(run, path, self.format, self.dtype), row)
+            path = self.output_folder(run) / f"{name}.{self.container}"
+            export.write(run, path, self.format, self.dtype)
+            self.write_event(run, "export", path, series)
 
-    def _last(self, run: Run, name: str) -> None:
-        """What is made of a finished run."""
-        self._write(run, name, "")
+    def _write_final_files(self, run: Run, name: str) -> None:
+        """Write all files of a finished run."""
+        self._write_files(run, name)
         if run.words is not None:
-            for file in export.write_embeddings(run, run.folder / "embeddings"):
-                self._tell(run, file)
-            if warning := token_embeddings.apart(token_embeddings.values_of(run.words.vocabulary)):
+            for path in export.write_token_embeddings(run, run.folder / "embeddings"):
+                self.write_event(run, "export", path)
+            warning = token_embeddings.apart(token_embeddings.values_of(run.words.vocabulary))
+            if warning:
                 run.progress.say(warning)
-        if not len(run.adapters):
+        if len(run.adapters) == 0:
             return
+
+        # a pickle has no metadata and cannot be merged into the base, so a .safetensors file is written as well
         path = self.file(run)
         if self.container != "safetensors":
             path = export.write(run, run.folder / f"{name}.safetensors", self.format, self.dtype)
-            self._tell(run, path)
+            self.write_event(run, "export", path)
+
         for form in self.also:
-            beside = run.folder / f"{name}.{form.model_dump()['kind']}.safetensors"
-            self._tell(run, export.write(run, beside, form, self.dtype))
+            kind = form.model_dump()["kind"]
+            other_path = run.folder / f"{name}.{kind}.safetensors"
+            export.write(run, other_path, form, self.dtype)
+            self.write_event(run, "export", other_path)
+
         if self.model is not None:
+            # LoRAs of `merge` were part of the base model during training
             changes = [*map(Use.read, run.config.merge), Use(path)]
-            made = whole_model(run.config.base, changes, run.folder / f"{name}.model", self.model, run.config.vae)
-            self._tell(run, made)
-
-    def _tell(self, run: Run, path: Path, row: str = "") -> None:
-        more = {"row": row} if row else {}
-        run.events.write("export", run.state.step, file=run.shown(path), **more)
-        if row:
-            self.prune(run, "export", row)
+            stem = run.folder / f"{name}.model"
+            model = write_full_model(run.config.base, changes, stem, self.model, run.config.vae)
+            self.write_event(run, "export", model)
 
 
-def exact(run: Run, name: str) -> Path:
-    """The file with new words in our own form, which lies in the run's folder always."""
+def exact_file(run: Run, name: str) -> Path:
+    """The file that holds adapter and new tokens in float32, in our own layout. It is always in the run's folder."""
     return run.folder / f"{name}.exact.safetensors"

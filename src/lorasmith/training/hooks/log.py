@@ -1,4 +1,4 @@
-"""Losses, norms and learning rates to events.jsonl, TensorBoard and the progress line."""
+"""Losses, gradient norms and learning rates to events.jsonl, TensorBoard and the progress line."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from lorasmith.training.hooks.base import Hook
 if TYPE_CHECKING:
     from lorasmith.training.run import Run
 
+STEPS_BETWEEN_READS_ON_GPU = 10
+
 
 class Log(Hook):
-    """Reads back what the steps collected on the device; on a GPU not every step, since reading waits for it."""
+    """Reads the values that the steps collected on the device and writes them to the log. Reading makes the CPU wait
+    for the GPU, so on a GPU it does not happen after every step."""
 
     kind: Literal["log"] = "log"
     every_steps: int | None = Field(default=None, ge=1)
-    """Default: each step on a CPU, each tenth on a GPU."""
+    """Steps between two reads. Default: 1 on a CPU, 10 on a GPU."""
     tensorboard: bool = True
+    """Also write TensorBoard's files, into `tensorboard/`."""
 
     def due(self, run: Run) -> bool:
-        every = self.every_steps or (1 if run.device.type == "cpu" else 10)
-        return run.state.step % every == 0
+        default = 1 if run.device.type == "cpu" else STEPS_BETWEEN_READS_ON_GPU
+        return run.state.step % (self.every_steps or default) == 0
 
     def act(self, run: Run) -> None:
         for record in run.losses.drain():

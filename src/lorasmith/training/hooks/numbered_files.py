@@ -1,4 +1,4 @@
-"""Hooks whose files have numbers in their names: how they are called, and which of them stay."""
+"""Hooks that write numbered files: how the files are named, and which of them are deleted again."""
 
 from __future__ import annotations
 
@@ -18,20 +18,25 @@ FIELDS = ("name", "step", "epoch")
 
 
 class NumberedFiles(Hook):
-    """Files of steps, and, if they have a name of their own, files of epochs: two rows that are pruned apart."""
+    """Writes a numbered file each time it acts.
+
+    Files of steps form one series. If `epoch_name` is given, files of epochs form a second one. Old files are deleted
+    from each series separately; the events of the files name the series (`step` or `epoch`) as `row`.
+    """
 
     folder: Path | None = None
-    """Where the files go; default: the run's folder."""
+    """Folder of the files. Default: the run's folder."""
     step_name: str = "{name}-{step:06d}"
-    """Of the numbered files, without suffix: `{name}` is the run's, `{step}` and `{epoch}` count what has been made."""
+    """File name, without suffix, of the numbered files. `{name}` is the name of the run, `{step}` and `{epoch}` are the
+    number of steps and epochs made."""
     epoch_name: str | None = None
-    """Of files that are due because an epoch has ended; default: `step_name`."""
+    """File name of files that are written because an epoch has ended. Default: `step_name`."""
     keep: int | None = Field(default=None, ge=1)
-    """Keep the newest few of the numbered files; default: all."""
+    """Keep only so many of the numbered files, the newest. Default: all."""
     keep_epochs: int | None = Field(default=None, ge=1)
-    """The same for those that `epoch_name` names."""
+    """The same for the files that are named by `epoch_name`."""
     number_last: bool = False
-    """At the last step, too, write a numbered file where `every_steps` asks for one, beside the file of the end."""
+    """If `every_steps` falls on the last step, write a numbered file there too, beside the final file."""
 
     @field_validator("step_name", "epoch_name")
     @classmethod
@@ -40,34 +45,49 @@ class NumberedFiles(Hook):
             check_pattern(pattern, FIELDS, ("step", "epoch"))
         return pattern
 
-    def place(self, run: Run) -> Path:
-        """The folder of the files."""
+    def output_folder(self, run: Run) -> Path:
+        """The folder that the files are written to."""
         return self.folder or run.folder
 
-    def names(self, run: Run) -> dict[str, str]:
-        """Names without suffix that the step just made has, each with its row: `step`, `epoch`, or both."""
+    def file_names(self, run: Run) -> dict[str, str]:
+        """Names without suffix of the numbered files of the step just made, each with its series: `step`, `epoch`, or
+        one of both."""
         by_epoch = self.epoch_name is not None and self.due_by_epoch(run)
         if run.state.step >= run.length.steps:
-            by_step, by_epoch = self.number_last and self.due_by_step(run), False
+            # the final file, which has no number, is written at the last step anyway
+            by_step = self.number_last and self.due_by_step(run)
+            by_epoch = False
         else:
             by_step = self.due_by_step(run) or not by_epoch
-        found = {}
+
+        names = {}
         if by_step:
-            found[filled(self.step_name, run)] = "step"
+            names[format_pattern(self.step_name, run)] = "step"
         if by_epoch:
-            found[filled(self.epoch_name or "", run)] = "epoch"
-        return found
+            names[format_pattern(self.epoch_name or "", run)] = "epoch"
+        return names
 
-    def prune(self, run: Run, event: str, row: str, each: int = 1) -> None:
-        """Of the files that the run has told of in events of this kind, remove those of a row that are too old.
+    def write_event(self, run: Run, event: str, path: Path, series: str = "") -> None:
+        """Log that a file has been written, then delete the files of its series that are too old."""
+        file = run.shown(path)
+        if series:
+            run.events.write(event, run.state.step, file=file, row=series)
+            self.prune(run, event, series)
+        else:
+            run.events.write(event, run.state.step, file=file)
 
-        `each`: how many files of the row are written at a time."""
-        keep = self.keep_epochs if row.startswith("epoch") else self.keep
+    def prune(self, run: Run, event: str, series: str, files_per_step: int = 1) -> None:
+        """Delete the files of a series that are too old. The files are those that the run's events of this kind name.
+
+        `files_per_step`: number of files of the series that are written each time.
+        """
+        keep = self.keep_epochs if series.startswith("epoch") else self.keep
         if keep is None:
             return
-        made = dict.fromkeys(e["file"] for e in run.events.of(event) if e.get("row") == row)
-        for name in list(made)[: -keep * each]:
-            path = run.folder / name
+        # a resumed run can write a file a second time: the place of the first event counts
+        files = list(dict.fromkeys(e["file"] for e in run.events.of(event) if e.get("row") == series))
+        for file in files[: -keep * files_per_step]:
+            path = run.folder / file
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -75,19 +95,38 @@ class NumberedFiles(Hook):
 
 
 def check_pattern(pattern: str, allowed: tuple[str, ...], needed: tuple[str, ...]) -> None:
-    """Raises ValueError unless a pattern of a file name has known fields only, and one of those that number files."""
+    """Raises ValueError if a pattern of file names has an unknown field, or none of the fields in `needed`, which make
+    the names differ."""
+    examples: dict[str, Any] = dict.fromkeys(allowed, 1)
+    examples["name"] = "x"
+    examples["time"] = "x"
     try:
         fields = {field for _, field, _, _ in Formatter().parse(pattern) if field is not None}
-        pattern.format(**dict.fromkeys(allowed, 1) | {"name": "x", "time": "x"})
+        pattern.format(**examples)
     except (ValueError, KeyError, IndexError) as error:
-        raise ValueError(f"a pattern of {', '.join(f'{{{f}}}' for f in allowed)} and text ({error})") from None
-    if not fields & set(needed) or not fields <= set(allowed) or {"/", "\\"} & set(pattern):
-        fields_needed = " or ".join(f"{{{field}}}" for field in needed)
-        raise ValueError(f"a file name, without folder, with {fields_needed}; else files would overwrite each other")
+        raise ValueError(f"must be text with the fields {in_braces(allowed, ', ')} ({error})") from None
+
+    numbered = bool(fields & set(needed))
+    known = fields <= set(allowed)
+    in_a_folder = "/" in pattern or "\\" in pattern
+    if not numbered or not known or in_a_folder:
+        raise ValueError(
+            f"must be a file name without folder that contains {in_braces(needed, ' or ')}; "
+            "without it, files would overwrite each other"
+        )
 
 
-def filled(pattern: str, run: Run, **more: Any) -> str:
-    """A pattern with the run's name and position. `epoch`: epochs made, one that has begun counts."""
-    step = run.state.step
-    epoch = -(-step // run.length.steps_per_epoch)
-    return pattern.format(name=run.config.file_name, step=step, epoch=epoch, **more)
+def in_braces(fields: tuple[str, ...], separator: str) -> str:
+    """Fields as a pattern contains them: `{step} or {epoch}`."""
+    return separator.join(f"{{{field}}}" for field in fields)
+
+
+def format_pattern(pattern: str, run: Run, **extra_fields: Any) -> str:
+    """A pattern of file names filled in with the run's name and position."""
+    name = run.config.file_name
+    return pattern.format(name=name, step=run.state.step, epoch=epochs_begun(run), **extra_fields)
+
+
+def epochs_begun(run: Run) -> int:
+    """The number of epochs made so far; an epoch that is under way counts as one."""
+    return -(-run.state.step // run.length.steps_per_epoch)

@@ -1,5 +1,5 @@
-"""Pictures while training: the same prompts and seeds each time, the base model's beside the adapter's, and the
-adapter's at several strengths."""
+"""Preview pictures while training: the same prompts and seeds each time, drawn with the base model and with the LoRA at
+one or several strengths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import write_text
 from lorasmith.training.hooks.base import Hook
-from lorasmith.training.hooks.numbered_files import check_pattern, filled
+from lorasmith.training.hooks.numbered_files import check_pattern, format_pattern
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,47 +24,52 @@ if TYPE_CHECKING:
     from lorasmith.training.run import Run
 
 Strength = float | tuple[float, float]
-"""Of the whole LoRA, or of the UNet's and the text encoders'."""
+"""The strength of the whole LoRA, or those of the UNet and of the text encoders."""
 Row = tuple[str, "list[Image.Image]"]
-"""A label and the pictures of all requests."""
-
+"""A row of a grid: its label, and a picture for each request."""
 
 COPY_FIELDS = ("name", "step", "epoch", "index", "time", "seed")
 
 
 class Previews(Hook):
-    """Draws the prompts now and then, into `previews/step-00000100/`, with the weights that are being trained.
+    """Draws the prompts into `previews/step-00000100/`, with the weights that are being trained.
 
-    The base model's pictures are drawn once and stand in the first row of each grid, above those of the strengths. The
-    columns are prompts; with `count` above 1 each prompt has a grid of its own, `grid-00.png`, whose columns are seeds.
+    The pictures of the base model are drawn once and form the first row of each grid; each strength has a row below.
+    The columns are the prompts. If `count` is above 1, each prompt has a grid of its own, `grid-00.png`, and the
+    columns are the seeds.
     """
 
     kind: Literal["preview"] = "preview"
     prompts: tuple[str, ...] | Path
     """Prompts, or a file of them (one a line, with kohya's `--n --w --h --s --d --l --ss` options, or kohya's TOML or
-    JSON), read anew each time."""
+    JSON). The file is read again each time."""
     negative: str = ""
+    """Negative prompt."""
     seed: int = 0
-    """Of the first picture of each prompt; further ones count up."""
+    """Seed of the first picture of each prompt. Each further picture has the next seed."""
     count: int = Field(default=1, ge=1)
     """Pictures of each prompt."""
     strengths: tuple[Strength, ...] = Field(default=(1.0,), min_length=1)
-    """Draws each picture once for each of these strengths of the LoRA; 0 is the new words alone, and `[0.7, 1]` means
+    """Draw each picture once for each of these strengths of the LoRA. 0 means the new tokens alone; `[0.7, 1]` means
     0.7 on the UNet and 1 on the text encoders."""
     steps: int = Field(default=20, ge=1)
+    """Sampling steps."""
     cfg: float = Field(default=7.0, ge=1)
+    """Guidance scale."""
     sampler: str = "ddim"
     width: int | None = None
-    """Default: the training resolution."""
+    """Width in pixels. Default: the training resolution."""
     height: int | None = None
+    """Height in pixels. Default: the training resolution."""
     compare_base: bool = True
+    """Also draw the pictures with the base model."""
     copies: Path | None = None
-    """A folder for a second copy of each picture, where other programs look for them."""
+    """Folder for a second copy of each picture, where other programs expect it."""
     copy_name: str = "{name}-{step:06d}-{index:02d}"
-    """Of these copies, without suffix, from `{name}`, `{step}`, `{epoch}`, `{index}`, `{time}` (such as
-    20250131235959) and `{seed}`."""
+    """File name of these copies, without suffix, with the fields `{name}`, `{step}`, `{epoch}`, `{index}`, `{time}`
+    (such as 20250131235959) and `{seed}`."""
     epoch_copy_name: str | None = None
-    """Of those that are made because an epoch has ended, or at the start; default: `copy_name`."""
+    """File name of copies that are made because an epoch has ended, or at the start. Default: `copy_name`."""
 
     @field_validator("copy_name", "epoch_copy_name")
     @classmethod
@@ -75,12 +80,12 @@ class Previews(Hook):
         return pattern
 
     def start(self, run: Run) -> None:
-        """Find out before training whether the prompts can be read and drawn."""
+        """Raises LorasmithError before training if the prompts cannot be read."""
         self.requests(run)
         super().start(run)
 
     def act(self, run: Run) -> None:
-        """A file of prompts is read anew each time; one that was spoilt meanwhile does not end the training."""
+        """Draw the previews. If the file of prompts has become invalid since the start, they are left out."""
         try:
             requests = self.requests(run)
         except LorasmithError as error:
@@ -89,118 +94,149 @@ class Previews(Hook):
             return
         self._draw(run, requests)
 
+    def requests(self, run: Run) -> list[Request]:
+        """What is drawn: each prompt `count` times. Settings in a prompt's own line override those of the hook."""
+        from lorasmith.sampling.prompts import parse_line, read_prompts
+        from lorasmith.sampling.sample import Request
+
+        resolution = run.config.data.resolution
+        width, height = (resolution, resolution) if isinstance(resolution, int) else resolution
+        defaults: dict[str, Any] = {
+            "negative": self.negative,
+            "steps": self.steps,
+            "cfg": self.cfg,
+            "sampler": self.sampler,
+            "width": self.width or width,
+            "height": self.height or height,
+            "clip_skip": run.config.text.clip_skip,
+            "seed": self.seed,
+        }
+        if isinstance(self.prompts, Path):
+            lines = read_prompts(self.prompts)
+        else:
+            lines = [parse_line(prompt) for prompt in self.prompts]
+
+        requests = []
+        for line in lines:
+            first = Request(**(defaults | line))
+            requests += [replace(first, seed=first.seed + i) for i in range(self.count)]
+        return requests
+
     def _draw(self, run: Run, requests: list[Request]) -> None:
+        """Draw and save the pictures and their grids, and log them."""
         from lorasmith.imaging.png import save_image, to_image
         from lorasmith.sampling.png_metadata import save_picture
         from lorasmith.sampling.sample import sample
 
-        folder = run.folder / "previews" / f"step-{run.state.step:08d}"
-        strengths = self.strengths if len(run.adapters) else (1.0,)  # new words alone have none
+        step = run.state.step
+        folder = run.folder / "previews" / f"step-{step:08d}"
+        # a run that trains new tokens alone has no LoRA whose strength could differ
+        strengths = self.strengths if len(run.adapters) else (1.0,)
+        several = len(strengths) > 1
+
         rows: list[Row] = []
         files: list[Path] = []
         with run.showing():
             if self.compare_base:
                 rows.append(("base", self._base_pictures(run, requests)))
             for strength in strengths:
-                with run.adapters.at(by_component(strength, run.adapters.components())):
+                with run.adapters.at(strength_by_component(strength, run.adapters.components())):
                     pictures = sample(run.family, requests)
-                suffix = "" if len(strengths) == 1 else f"-{named(strength)}"
+                suffix = f"-{strength_suffix(strength)}" if several else ""
                 files += [save_picture(picture, folder / f"{i:02d}{suffix}.png") for i, picture in enumerate(pictures)]
-                label = f"step {run.state.step}" if len(strengths) == 1 else said(strength)
-                rows.append((label, [to_image(p.pixels) for p in pictures]))
-        self._copy(run, files[-len(requests) :], [request.seed for request in requests])
-        grids = [
-            save_image(sheet, folder / name) for name, sheet in self._sheets(requests, rows, run.state.step).items()
-        ]
-        places = [grid.relative_to(run.folder).as_posix() for grid in grids]
-        images = [file.relative_to(run.folder).as_posix() for file in files]
-        prompts = [r.prompt for r in requests[:: self.count]]
-        shown = {"grid": places[0], "grids": places, "images": images, "prompts": prompts}
-        run.events.write("preview", run.state.step, **shown)
-        for i, grid in enumerate(grids):
-            run.events.picture("preview" if len(grids) == 1 else f"preview/{i:02d}", run.state.step, grid)
+                label = strength_label(strength) if several else f"step {step}"
+                rows.append((label, [to_image(picture.pixels) for picture in pictures]))
 
-    def _sheets(self, requests: Sequence[Request], rows: Sequence[Row], step: int) -> dict[str, Image.Image]:
-        """The labelled grids by file name."""
-        from lorasmith.imaging.grid import grid
-
-        labels = [label for label, _ in rows]
-        if self.count == 1:
-            heads = [r.prompt for r in requests]
-            title = f"step {step}" if len(self.strengths) > 1 else ""
-            return {"grid.png": grid([p for _, p in rows], row_labels=labels, column_labels=heads, title=title)}
-        found = {}
-        for i in range(0, len(requests), self.count):
-            own = requests[i : i + self.count]
-            heads = [f"seed {r.seed}" for r in own]
-            pictures = [p[i : i + self.count] for _, p in rows]
-            name = f"grid-{i // self.count:02d}.png"
-            found[name] = grid(pictures, row_labels=labels, column_labels=heads, title=f"step {step}: {own[0].prompt}")
-        return found
-
-    def _copy(self, run: Run, files: list[Path], seeds: list[int]) -> None:
-        if self.copies is None:
-            return
-        ended = self.epoch_copy_name if self.due_by_epoch(run) or run.state.step == 0 else None
-        time = f"{datetime.now():%Y%m%d%H%M%S}"
-        self.copies.mkdir(parents=True, exist_ok=True)
-        for index, (file, seed) in enumerate(zip(files, seeds, strict=True)):
-            name = filled(ended or self.copy_name, run, index=index, time=time, seed=seed)
-            shutil.copyfile(file, self.copies / f"{name}.png")
-
-    def requests(self, run: Run) -> list[Request]:
-        """The prompts with their settings, `count` times: those of a prompt's own line, else the hook's."""
-        from lorasmith.sampling.prompts import parse_line, read_prompts
-        from lorasmith.sampling.sample import Request
-
-        lines = read_prompts(self.prompts) if isinstance(self.prompts, Path) else [parse_line(p) for p in self.prompts]
-        resolution = run.config.data.resolution
-        width, height = (resolution, resolution) if isinstance(resolution, int) else resolution
-        common: dict[str, Any] = {
-            "negative": self.negative,
-            "steps": self.steps,
-            "cfg": self.cfg,
-            "sampler": self.sampler,
-        }
-        common |= {"width": self.width or width, "height": self.height or height}
-        common |= {"clip_skip": run.config.text.clip_skip, "seed": self.seed}
-        asked = [Request(**(common | line)) for line in lines]
-        return [replace(request, seed=request.seed + i) for request in asked for i in range(self.count)]
+        if self.copies is not None:
+            self._copy(run, self.copies, files[-len(requests) :], requests)
+        grids = [save_image(grid, folder / name) for name, grid in self._grids(requests, rows, step).items()]
+        self._log(run, requests, grids, files)
 
     def _base_pictures(self, run: Run, requests: list[Request]) -> list[Image.Image]:
-        """The base model's pictures; drawn once, then read back."""
+        """The pictures of the base model. They are read from the disk if the same requests were drawn before."""
         from PIL import Image
 
         from lorasmith.imaging.png import to_image
         from lorasmith.sampling.png_metadata import save_picture
         from lorasmith.sampling.sample import sample
 
-        files = [run.folder / "previews" / "base" / f"{i:02d}.png" for i in range(len(requests))]
-        drawn = run.folder / "previews" / "base" / "prompts.txt"
-        asked = "\n".join(map(repr, requests))
-        if all(file.is_file() for file in files) and drawn.is_file() and drawn.read_text(encoding="utf-8") == asked:
+        folder = run.folder / "previews" / "base"
+        files = [folder / f"{i:02d}.png" for i in range(len(requests))]
+        requests_file = folder / "prompts.txt"
+        requests_text = "\n".join(map(repr, requests))
+        complete = requests_file.is_file() and all(file.is_file() for file in files)
+        if complete and requests_file.read_text(encoding="utf-8") == requests_text:
             return [Image.open(file).convert("RGB") for file in files]
+
         with run.as_base():
             pictures = sample(run.family, requests)
         for picture, file in zip(pictures, files, strict=True):
             save_picture(picture, file)
-        write_text(drawn, asked)
+        write_text(requests_file, requests_text)
         return [to_image(picture.pixels) for picture in pictures]
 
+    def _grids(self, requests: Sequence[Request], rows: Sequence[Row], step: int) -> dict[str, Image.Image]:
+        """The labelled grids by file name."""
+        from lorasmith.imaging.grid import grid
 
-def by_component(strength: Strength, components: Sequence[str]) -> dict[str, float]:
-    """The strength of each component that carries adapters."""
+        row_labels = [label for label, _ in rows]
+        if self.count == 1:
+            pictures = [row for _, row in rows]
+            prompts = [request.prompt for request in requests]
+            # with one strength, the label of the row names the step
+            title = f"step {step}" if len(self.strengths) > 1 else ""
+            return {"grid.png": grid(pictures, row_labels=row_labels, column_labels=prompts, title=title)}
+
+        grids = {}
+        for number, first in enumerate(range(0, len(requests), self.count)):
+            columns = slice(first, first + self.count)
+            pictures = [row[columns] for _, row in rows]
+            seeds = [f"seed {request.seed}" for request in requests[columns]]
+            title = f"step {step}: {requests[first].prompt}"
+            grids[f"grid-{number:02d}.png"] = grid(pictures, row_labels=row_labels, column_labels=seeds, title=title)
+        return grids
+
+    def _copy(self, run: Run, folder: Path, files: Sequence[Path], requests: Sequence[Request]) -> None:
+        """Copy the pictures into another folder, under the names that the settings give."""
+        pattern = self.copy_name
+        if self.epoch_copy_name is not None and (self.due_by_epoch(run) or run.state.step == 0):
+            pattern = self.epoch_copy_name
+        time = f"{datetime.now():%Y%m%d%H%M%S}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for index, (file, request) in enumerate(zip(files, requests, strict=True)):
+            name = format_pattern(pattern, run, index=index, time=time, seed=request.seed)
+            shutil.copyfile(file, folder / f"{name}.png")
+
+    def _log(self, run: Run, requests: Sequence[Request], grids: Sequence[Path], files: Sequence[Path]) -> None:
+        step = run.state.step
+        grid_names = [grid.relative_to(run.folder).as_posix() for grid in grids]
+        run.events.write(
+            "preview",
+            step,
+            grid=grid_names[0],
+            grids=grid_names,
+            images=[file.relative_to(run.folder).as_posix() for file in files],
+            prompts=[request.prompt for request in requests[:: self.count]],
+        )
+        for i, grid in enumerate(grids):
+            run.events.picture("preview" if len(grids) == 1 else f"preview/{i:02d}", step, grid)
+
+
+def strength_by_component(strength: Strength, components: Sequence[str]) -> dict[str, float]:
+    """The strength of each component that has adapters."""
     unet, text = strength if isinstance(strength, tuple) else (strength, strength)
-    return {name: unet if name == "unet" else text for name in components}
+    return {component: unet if component == "unet" else text for component in components}
 
 
-def said(strength: Strength) -> str:
-    """As a label."""
+def strength_label(strength: Strength) -> str:
+    """The label of a strength's row in a grid."""
     if isinstance(strength, tuple):
         return f"UNet {strength[0]:g}, text {strength[1]:g}"
-    return "words alone" if strength == 0 else f"strength {strength:g}"
+    return "new tokens alone" if strength == 0 else f"strength {strength:g}"
 
 
-def named(strength: Strength) -> str:
-    """As a part of a file's name."""
-    return "_".join(f"{value:g}" for value in (strength if isinstance(strength, tuple) else (strength,)))
+def strength_suffix(strength: Strength) -> str:
+    """The part of a file name that tells strengths apart."""
+    if isinstance(strength, tuple):
+        return f"{strength[0]:g}_{strength[1]:g}"
+    return f"{strength:g}"

@@ -1,11 +1,11 @@
-"""States: whole checkpoints under names of their own, which stay, to go on from any of them."""
+"""States: complete checkpoints under names of their own, which are kept so that a run can go on from any of them."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Literal
 
-from lorasmith.training.hooks.numbered_files import NumberedFiles
+from lorasmith.training.hooks.numbered_files import NumberedFiles, epochs_begun
 from lorasmith.training.output import checkpoint
 
 if TYPE_CHECKING:
@@ -13,23 +13,21 @@ if TYPE_CHECKING:
 
 
 class States(NumberedFiles):
-    """Writes the folder `name-000100-state` at step 100, and `name-state` at the end. `lorasmith train --resume FOLDER`
-    goes on from it, also when the run has gone further since."""
+    """Writes the folder `name-000100-state` after step 100, and `name-state` at the end. `lorasmith train --resume
+    FOLDER` continues from such a folder, also if the run has made further steps since."""
 
     kind: Literal["state"] = "state"
     step_name: str = "{name}-{step:06d}-state"
 
     def act(self, run: Run) -> None:
-        for name, row in self.names(run).items():
-            self._write(run, name, row)
+        for name, series in self.file_names(run).items():
+            self._write(run, name, series)
         if self.at_end and run.state.step >= run.length.steps:
             self._write(run, f"{run.config.file_name}-state")
 
-    def _write(self, run: Run, name: str, row: str = "") -> None:
-        step, per_epoch = run.state.step, run.length.steps_per_epoch
-        place = {"current_epoch": -(-step // per_epoch), "current_step": step}
-        path = checkpoint.save(run, self.place(run) / name, {"train_state.json": json.dumps(place)})
-        more = {"row": row} if row else {}
-        run.events.write("state", step, file=run.shown(path), **more)
-        if row:
-            self.prune(run, "state", row)
+    def _write(self, run: Run, name: str, series: str = "") -> None:
+        # kohya's scripts read the position from this file
+        position = {"current_epoch": epochs_begun(run), "current_step": run.state.step}
+        extra_files = {"train_state.json": json.dumps(position)}
+        path = checkpoint.save(run, self.output_folder(run) / name, extra_files)
+        self.write_event(run, "state", path, series)

@@ -1,4 +1,4 @@
-"""Exports to the Hugging Face hub as soon as they are made."""
+"""Upload exports to the Hugging Face Hub as soon as they are written."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from lorasmith.training.hooks.base import Hook
 if TYPE_CHECKING:
     from lorasmith.training.run import Run
 
+LONGEST_REASON = 300
+
 
 class Upload(Hook):
-    """Uploads each export when it is made. What cannot be uploaded is a note, and training goes on; the files stay on
-    the disk anyway."""
+    """Uploads each export as soon as it is written. A failed upload is reported and training continues; the files stay
+    on the disk in any case."""
 
     kind: Literal["upload"] = "upload"
     repo: str = Field(pattern=r"^[^/\s]+/[^/\s]+$")
-    """`user/name`; made if it does not exist."""
+    """Repository, as `user/name`. It is created if it does not exist."""
     repo_type: Literal["model", "dataset", "space"] = "model"
     path: str = ""
-    """The folder in the repository; default: its top."""
+    """Folder in the repository. Default: its root."""
     public: bool = False
-    """Whether a repository that is made can be seen by all."""
+    """Whether a repository that is created is visible to everyone."""
     states: bool = False
     """Also upload the states that the hook `state` writes."""
     background: bool = False
-    """Train on while files are on their way; the end of the run waits for them."""
+    """Continue training while files are uploaded. The end of the run waits for all uploads."""
     token_from: str = "HF_TOKEN"
-    """The environment variable with the access token, which is written nowhere; without it, the one of `hf auth login`
-    counts."""
+    """Environment variable that holds the access token. The token is not written to any file. Without this variable,
+    the token of `hf auth login` is used."""
     _api: Any = PrivateAttr(None)
     _pool: ThreadPoolExecutor | None = PrivateAttr(None)
     _pending: list[tuple[Future[None], int, Path]] = PrivateAttr(default_factory=list)
@@ -46,15 +48,22 @@ class Upload(Hook):
         try:
             self._api.create_repo(self.repo, repo_type=self.repo_type, private=not self.public, exist_ok=True)
         except Exception as error:
-            run.progress.say(f"{self.repo} cannot be opened on the hub, uploads may fail: {self._plain(error)}")
-        kinds = ("export", "state") if self.states else ("export",)
-        run.events.listen(lambda event, step, fields: event in kinds and self._send(run, step, fields["file"]))
+            reason = self._reason_without_token(error)
+            run.progress.say(f"{self.repo} cannot be opened on the hub, uploads may fail: {reason}")
+
+        events = ("export", "state") if self.states else ("export",)
+
+        def on_event(event: str, step: int, fields: dict[str, Any]) -> None:
+            if event in events:
+                self._start_upload(run, step, run.folder / fields["file"])
+
+        run.events.listen(on_event)
 
     def after_step(self, run: Run) -> None:
         self._report(run, wait=False)
 
     def finish(self, run: Run) -> None:
-        """Files are sent by events; `close` waits for them."""
+        """Uploads are started by events; `close` waits for them."""
 
     def close(self, run: Run) -> None:
         self._report(run, wait=True)
@@ -62,38 +71,38 @@ class Upload(Hook):
             self._pool.shutdown()
             self._pool = None
 
-    def _send(self, run: Run, step: int, file: str) -> None:
+    def _start_upload(self, run: Run, step: int, path: Path) -> None:
         if self._pool is None:
             return
-        path = run.folder / file
         self._pending.append((self._pool.submit(self._upload, path), step, path))
         self._report(run, wait=not self.background)
 
     def _upload(self, path: Path) -> None:
-        place = {"repo_id": self.repo, "repo_type": self.repo_type}
-        name = f"{self.path.strip('/')}/{path.name}".lstrip("/")
+        path_in_repo = f"{self.path.strip('/')}/{path.name}".lstrip("/")
+        repository = {"repo_id": self.repo, "repo_type": self.repo_type}
         if path.is_dir():
-            self._api.upload_folder(folder_path=path, path_in_repo=name, **place)
+            self._api.upload_folder(folder_path=path, path_in_repo=path_in_repo, **repository)
         else:
-            self._api.upload_file(path_or_fileobj=path, path_in_repo=name, **place)
+            self._api.upload_file(path_or_fileobj=path, path_in_repo=path_in_repo, **repository)
 
     def _report(self, run: Run, wait: bool) -> None:
-        """Tell of uploads that are through; `wait`: until all are."""
-        for item in list(self._pending):
-            future, step, path = item
-            if not (wait or future.done()):
+        """Log the uploads that have ended. With `wait`, wait for all uploads first."""
+        for upload in list(self._pending):
+            future, step, path = upload
+            if not wait and not future.done():
                 continue
             error = future.exception()
-            self._pending.remove(item)
+            self._pending.remove(upload)
+            file = run.shown(path)
             if error is None:
-                run.events.write("upload", step, file=run.shown(path), repo=self.repo)
-                continue
-            reason = self._plain(error)
-            run.events.write("upload_failed", step, file=run.shown(path), repo=self.repo, reason=reason)
-            run.progress.say(f"{path.name} is not uploaded to {self.repo}: {reason}")
+                run.events.write("upload", step, file=file, repo=self.repo)
+            else:
+                reason = self._reason_without_token(error)
+                run.events.write("upload_failed", step, file=file, repo=self.repo, reason=reason)
+                run.progress.say(f"{path.name} is not uploaded to {self.repo}: {reason}")
 
-    def _plain(self, error: BaseException) -> str:
-        """What went wrong in one line, without the token."""
-        said = " ".join(str(error).split())[:300] or type(error).__name__
+    def _reason_without_token(self, error: BaseException) -> str:
+        """The message of an error in one line. The token is removed, since messages of the hub may contain it."""
+        reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
         token = os.environ.get(self.token_from)
-        return said.replace(token, "***") if token else said
+        return reason.replace(token, "***") if token else reason

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from lorasmith.training.run import Run
 
 
-class At(TimestepSampler):
-    """One t for all; not a kind of its own."""
+class ConstantTimestep(TimestepSampler):
+    """The same timestep for all samples. Not a kind that a config can name."""
 
     t: int
 
@@ -28,41 +28,43 @@ class At(TimestepSampler):
 
 
 class Validation(Hook):
-    """The training loss on images that are never trained on.
+    """Measures the training loss on images that are never trained on.
 
-    Timesteps and noise are the same each time, so that the curve moves only when the weights do; the base model's own
-    loss at the same points stands beside it.
+    Timesteps and noise are the same each time, so the curve changes only when the weights do. The loss of the base
+    model at the same timesteps and noise is measured once, for comparison.
     """
 
     kind: Literal["validation"] = "validation"
     every_epochs: int | None = Field(default=1, ge=1)
     at_start: bool = True
     timesteps: tuple[int, ...] = (100, 300, 500, 700, 900)
-    """Each held-out image is measured at each of these."""
+    """Each held-out image is measured at each of these timesteps."""
 
     def act(self, run: Run) -> None:
+        base_key = f"{self._mark}.base"
         with run.showing():
-            by_t = {t: self._loss(run, t) for t in self.timesteps}
-            key = f"{self._mark}.base"
-            if key not in run.marks:
+            by_timestep = {t: self._mean_loss(run, t) for t in self.timesteps}
+            if base_key not in run.marks:
                 with run.as_base():
-                    run.marks[key] = _mean([self._loss(run, t) for t in self.timesteps])
-        loss, base = _mean(list(by_t.values())), run.marks[key]
-        run.events.write(
-            "validation", run.state.step, loss=loss, by_t={str(t): v for t, v in by_t.items()}, base_loss=base
-        )
-        run.progress.say(f"step {run.state.step}: validation loss {loss:.4f} (base {base:.4f})")
+                    base_losses = [self._mean_loss(run, t) for t in self.timesteps]
+                run.marks[base_key] = sum(base_losses) / len(base_losses)
 
-    def _loss(self, run: Run, t: int) -> float:
-        objective = run.config.objective.model_copy(update={"timesteps": At(t=t)})
-        total, count = 0.0, 0
+        loss = sum(by_timestep.values()) / len(by_timestep)
+        base_loss = run.marks[base_key]
+        by_t = {str(t): value for t, value in by_timestep.items()}
+        run.events.write("validation", run.state.step, loss=loss, by_t=by_t, base_loss=base_loss)
+        run.progress.say(f"step {run.state.step}: validation loss {loss:.4f} (base {base_loss:.4f})")
+
+    def _mean_loss(self, run: Run, t: int) -> float:
+        """The mean loss over the held-out images at timestep `t`."""
+        objective = run.config.objective.model_copy(update={"timesteps": ConstantTimestep(t=t)})
+        total = 0.0
+        count = 0
         for plan in run.dataset.validation_plans():
             batch = complete(run, run.dataset.load(plan))
+            # the noise of an image follows from its place among the held-out images and from t
             samples = list(range(count, count + len(batch.names)))
             result = objective(run.family, batch, StepRng(run.config.seed, t, samples, run.device))
-            total, count = total + float(result.per_sample.sum()), count + len(samples)
+            total += float(result.per_sample.sum())
+            count += len(samples)
         return total / max(1, count)
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)

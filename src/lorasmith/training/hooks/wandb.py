@@ -1,4 +1,4 @@
-"""The run's numbers and pictures to Weights & Biases."""
+"""Send the numbers and pictures of a run to Weights & Biases."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from lorasmith.training.run import Run
 
 FILE = "wandb.json"
+"""File in the run's folder that holds the id of the W&B run."""
 
 
-def package() -> Any:
-    """The package. Raises LorasmithError if it is missing."""
+def import_wandb() -> Any:
+    """The package `wandb`. Raises LorasmithError if it is not installed."""
     try:
         return importlib.import_module("wandb")
     except ImportError:
@@ -30,9 +31,10 @@ def package() -> Any:
 
 
 class Wandb(Hook):
-    """Sends losses, rates, validation and previews as they come. The key is taken from WANDB_API_KEY or `wandb login`.
+    """Sends losses, learning rates, validation and previews as they are logged. The key comes from WANDB_API_KEY or
+    `wandb login`.
 
-    A run that is resumed goes on there, too. What cannot be sent is a note, and training goes on.
+    A resumed run continues the same W&B run. If something cannot be sent, this is reported and training continues.
     """
 
     kind: Literal["wandb"] = "wandb"
@@ -47,55 +49,67 @@ class Wandb(Hook):
     _failed: bool = PrivateAttr(False)
 
     def ready(self) -> None:
-        """Raises LorasmithError if the package is missing."""
-        package()
+        """Raises LorasmithError if the package is not installed."""
+        import_wandb()
 
     def open(self, run: Run) -> None:
-        """Raises LorasmithError if no run can be opened: better now than after a night."""
-        from lorasmith.training.output.export import public
+        """Raises LorasmithError if no W&B run can be opened, so that this is known before hours of training."""
+        from lorasmith.training.output.export import without_folders
 
+        settings: dict[str, Any] = {
+            "project": self.project,
+            "name": self.run_name or run.config.file_name,
+            "dir": str(run.folder),
+        }
+        if self.send_config:
+            config = without_folders(run.config.model_dump(mode="python"))
+            settings["config"] = json.loads(json.dumps(config, default=str))
         file = run.folder / FILE
-        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() and run.resumed else {}
-        settings = {"project": self.project, "name": self.run_name or run.config.file_name, "dir": str(run.folder)}
-        settings |= {"config": json.loads(json.dumps(public(run.config.model_dump(mode="python")), default=str))}
-        if not self.send_config:
-            settings.pop("config")
+        if run.resumed and file.is_file():
+            settings.update(json.loads(file.read_text(encoding="utf-8")))
+        settings.update(self.options)
+
         try:
-            self._run = package().init(**{**settings, **known, **self.options})
-            self._run.define_metric("*", step_metric="step")  # numbers may come later than pictures of a later step
+            self._run = import_wandb().init(**settings)
+            # with a step metric of our own, losses may be logged after pictures of a later step
+            self._run.define_metric("*", step_metric="step")
         except Exception as error:
             raise LorasmithError(
                 f"hooks: wandb cannot start ({error}); log in with `wandb login`, or set WANDB_MODE=offline"
             ) from None
         write_text(file, json.dumps({"id": self._run.id, "resume": "allow"}))
         self._failed = False
-        run.events.listen(lambda event, step, fields: self._tell(run, event, step, fields))
+        run.events.listen(lambda event, step, fields: self._send(run, event, step, fields))
 
     def act(self, run: Run) -> None:
-        """Everything is sent as events come."""
+        """Nothing to do: everything is sent when its event is written."""
 
     def close(self, run: Run) -> None:
         if self._run is not None:
             self._run.finish()
             self._run = None
 
-    def _tell(self, run: Run, event: str, step: int, fields: dict[str, Any]) -> None:
+    def _send(self, run: Run, event: str, step: int, fields: dict[str, Any]) -> None:
         values: dict[str, Any] = dict(scalars(event, fields))
         try:
             if event == "preview":
-                values |= self._pictures(run, fields)
+                values.update(self._pictures(run, fields))
             if values and self._run is not None:
                 self._run.log({**values, "step": step})
         except Exception as error:
+            # only the first failure is reported, since without a network every step would fail
             if not self._failed:
                 run.progress.say(f"wandb: step {step} is not sent: {error}")
             self._failed = True
 
-    def _pictures(self, run: Run, fields: dict[str, Any]) -> dict[str, Any]:
-        """Each picture with its prompt; at several strengths or seeds, the grids."""
-        image = package().Image
-        if len(fields["images"]) != len(fields["prompts"]):
-            grids = enumerate(fields["grids"])
-            return {f"samples_{i}": image(str(run.folder / file)) for i, file in grids}
-        shown = zip(fields["images"], fields["prompts"], strict=True)
-        return {f"sample_{i}": image(str(run.folder / file), caption=text) for i, (file, text) in enumerate(shown)}
+    def _pictures(self, run: Run, preview: dict[str, Any]) -> dict[str, Any]:
+        """The pictures of a preview with their prompts. With several strengths or seeds, the grids instead."""
+        image = import_wandb().Image
+        files = preview["images"]
+        prompts = preview["prompts"]
+        if len(files) != len(prompts):
+            return {f"samples_{i}": image(str(run.folder / grid)) for i, grid in enumerate(preview["grids"])}
+        return {
+            f"sample_{i}": image(str(run.folder / file), caption=prompt)
+            for i, (file, prompt) in enumerate(zip(files, prompts, strict=True))
+        }

@@ -1,1 +1,1 @@
-"""What a run writes: events, checkpoints, LoRA files, its folder and report."""
+"""What a run writes: events, checkpoints, LoRA files, its folder and its report."""

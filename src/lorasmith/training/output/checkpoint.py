@@ -1,9 +1,11 @@
 """Checkpoints: what a run needs to go on bit for bit.
 
-A checkpoint is a folder `checkpoints/step-00000100/` with `adapter.safetensors` (float32), `optimizer.safetensors`,
-`ema.safetensors` and `state.json` (position, hashes of the other files, what the run was made of). It is written beside
-its place and renamed, so it is whole or not there; reading checks the hashes and falls back to the one before.
-A checkpoint elsewhere also has the run's `config.toml`, and knows where the run is.
+A checkpoint is a folder `checkpoints/step-00000100/` with `adapter.safetensors` (float32), `words.safetensors` (new
+tokens), `optimizer.safetensors`, `ema.safetensors` and `state.json` (position, hashes of the other files, identity of
+the run and its data). It is written to a temporary folder and then renamed, so it is either complete or not there. When
+a run is resumed, the hashes are checked, and a damaged checkpoint is skipped in favour of the one before.
+
+A checkpoint outside of the run's `checkpoints` folder also holds the run's `config.toml`, and the path of the run.
 """
 
 from __future__ import annotations
@@ -30,73 +32,96 @@ if TYPE_CHECKING:
 FOLDER = "checkpoints"
 
 
-def save(run: Run, path: Path | None = None, texts: Mapping[str, str] | None = None) -> Path:
-    """Write the checkpoint of the step just made; returns its folder.
+def save(run: Run, path: Path | None = None, extra_files: Mapping[str, str] | None = None) -> Path:
+    """Write a checkpoint of the step just made; returns its folder.
 
-    `path`: where to, if not among the run's own; `texts`: further files for it, name to content.
+    `path`: the folder, if it is not to be in the run's `checkpoints`. `extra_files`: name and text of further files,
+    which are written only if `path` is given.
     """
-    own = run.folder / FOLDER / f"step-{run.state.step:08d}"
-    more = {} if path is None else {"config.toml": run.config.to_toml(), **(texts or {})}
-    path = path or own
-    optimizer_tensors, optimizer_rest = flatten(run.optimizer.state_dict())
+    texts: dict[str, str] = {}
+    if path is None:
+        path = run.folder / FOLDER / f"step-{run.state.step:08d}"
+    else:
+        texts["config.toml"] = run.config.to_toml()
+        texts.update(extra_files or {})
+
+    optimizer_tensors, optimizer_tree = flatten(run.optimizer.state_dict())
     with atomic_folder(path) as folder:
-        save_file(_own(run.adapters.state_dict()), folder / "adapter.safetensors")
+        save_file(_on_cpu(run.adapters.state_dict()), folder / "adapter.safetensors")
         if run.words is not None:
-            save_file(_own(run.words.state_dict()), folder / "words.safetensors")
+            save_file(_on_cpu(run.words.state_dict()), folder / "words.safetensors")
         save_file(optimizer_tensors, folder / "optimizer.safetensors")
         if run.ema is not None:
-            save_file({str(i): t.contiguous() for i, t in enumerate(run.ema.average)}, folder / "ema.safetensors")
+            average = {str(i): tensor.contiguous() for i, tensor in enumerate(run.ema.average)}
+            save_file(average, folder / "ema.safetensors")
+
+        # last, since it has the hashes of all other files
         state = {
             "state": asdict(run.state),
-            "optimizer": optimizer_rest,
+            "optimizer": optimizer_tree,
             "loss_scale": [float(run.scale.value), float(run.scale.good)],
             "dataset": run.dataset.fingerprint(),
             "torch": torch.__version__,
             "id": run.events.id,
             "run": Path(os.path.relpath(run.folder, path)).as_posix(),
-            "files": {f.name: sha256_of(f) for f in sorted(folder.glob("*.safetensors"))},
+            "files": {file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))},
         }
-        for name, text in {**more, "state.json": json.dumps(state)}.items():
+        texts["state.json"] = json.dumps(state)
+        for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
     return path
 
 
 def load(run: Run, path: Path) -> None:
-    """Put a checkpoint's weights, optimizer, average and position into the run."""
+    """Load a checkpoint's weights, optimizer state, weight average and position into the run.
+
+    Raises LorasmithError if the checkpoint was made with other data, another adapter or another optimizer.
+    """
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     if state["dataset"] != run.dataset.fingerprint():
         raise LorasmithError(
-            f"{path}: the images, captions or data settings are not those of the checkpoint, so the run cannot go on "
-            "exactly. Bring them back, or start a new run."
+            f"{path}: the images, captions or data settings differ from those of the checkpoint, so the run cannot "
+            "continue exactly. Restore them, or start a new run."
         )
+
     try:
         run.adapters.load_state_dict(load_file(path / "adapter.safetensors"))
         if run.words is not None:
             run.words.load_state_dict(load_file(path / "words.safetensors"))
-        run.optimizer.load_state_dict(unflatten(load_file(path / "optimizer.safetensors"), state["optimizer"]))
+        optimizer_tensors = load_file(path / "optimizer.safetensors")
+        run.optimizer.load_state_dict(unflatten(optimizer_tensors, state["optimizer"]))
     except (KeyError, ValueError, RuntimeError) as error:
         raise LorasmithError(
-            f"{path}: was made by a run with another adapter, other words or another optimizer, so it cannot go on "
-            f"with these settings ({str(error).splitlines()[0]})"
+            f"{path}: the checkpoint was made with another adapter, other new tokens or another optimizer, so the run "
+            f"cannot continue with these settings ({str(error).splitlines()[0]})"
         ) from None
+
+    # the file is missing if the run had no average when the checkpoint was made
     if run.ema is not None and (path / "ema.safetensors").is_file():
         average = load_file(path / "ema.safetensors")
-        run.ema.average = [average[str(i)].to(w.device) for i, w in enumerate(run.ema.weights)]
-    value, good = state["loss_scale"]
-    run.scale.value.fill_(value)
-    run.scale.good.fill_(good)
+        run.ema.average = [average[str(i)].to(weight.device) for i, weight in enumerate(run.ema.weights)]
+
+    # written in place, since a captured CUDA graph reads these tensors
+    loss_scale, good_steps = state["loss_scale"]
+    run.scale.value.fill_(loss_scale)
+    run.scale.good.fill_(good_steps)
     for name, value in state["state"].items():
         setattr(run.state, name, value)
 
 
-def newest(run_folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint of a run, states that it wrote elsewhere included, and what was wrong with newer
-    ones."""
+def find_newest(run_folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest intact checkpoint of a run, and descriptions of the newer ones that are damaged. States, which a run
+    may write to other folders, count too. Of two checkpoints of the same step, the one in the run's `checkpoints`
+    comes first."""
+    in_run = {path: int(path.name.removeprefix("step-")) for path in (run_folder / FOLDER).glob("step-*")}
+    steps = dict(in_run)
+    for event in Events(run_folder, tensorboard=False).of("state"):
+        path = run_folder / event["file"]
+        if path.is_dir():
+            steps[path] = event["step"]
+
     faults = []
-    own = {path: int(path.name.removeprefix("step-")) for path in (run_folder / FOLDER).glob("step-*")}
-    told = {run_folder / event["file"]: event["step"] for event in Events(run_folder, False).of("state")}
-    found = own | {path: step for path, step in told.items() if path.is_dir()}
-    for path in sorted(found, key=lambda path: (found[path], path in own), reverse=True):
+    for path in sorted(steps, key=lambda path: (steps[path], path in in_run), reverse=True):
         fault = fault_of(path)
         if fault is None:
             return path, faults
@@ -105,7 +130,7 @@ def newest(run_folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def fault_of(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+    """A description of what is wrong with a checkpoint, or None if it is intact."""
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         for name, digest in state["files"].items():
@@ -116,58 +141,67 @@ def fault_of(path: Path) -> str | None:
     return None
 
 
-def leave(run_folder: Path, step: int) -> list[str]:
-    """Put checkpoints after `step` aside, into `checkpoints/left-at-00000100/`, for a run that goes on from there;
+def set_later_aside(run_folder: Path, step: int) -> list[str]:
+    """Move the checkpoints after `step` into `checkpoints/left-at-00000100/`, because the run continues from `step`;
     returns their names."""
-    later = [p for p in sorted((run_folder / FOLDER).glob("step-*")) if p.name > f"step-{step:08d}"]
+    later = [path for path in sorted((run_folder / FOLDER).glob("step-*")) if path.name > f"step-{step:08d}"]
     aside = run_folder / FOLDER / f"left-at-{step:08d}"
     for path in later:
         aside.mkdir(exist_ok=True)
+        # the run may have continued from this step before
         shutil.rmtree(aside / path.name, ignore_errors=True)
         path.rename(aside / path.name)
     return [path.name for path in later]
 
 
 def prune(run_folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints."""
-    for path in sorted((run_folder / FOLDER).glob("step-*"), reverse=True)[keep:]:
+    """Delete all checkpoints but the newest `keep`."""
+    newest_first = sorted((run_folder / FOLDER).glob("step-*"), reverse=True)
+    for path in newest_first[keep:]:
         shutil.rmtree(path, ignore_errors=True)
 
 
 def flatten(tree: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
-    """A nested structure as named tensors and a JSON rest in which each tensor is `{"tensor": name}`."""
+    """Split a nested structure into its tensors by name, and a tree for JSON in which each tensor is replaced by
+    `{"tensor": name}`. `prefix`: the name of the structure itself."""
     if isinstance(tree, Tensor):
         return {prefix: tree.detach().cpu().clone().contiguous()}, {"tensor": prefix}
+
+    tensors: dict[str, Tensor] = {}
     if isinstance(tree, dict):
-        tensors: dict[str, Tensor] = {}
+        # pairs instead of an object, since JSON keys are texts, and keys of optimizer states are numbers
         pairs = []
         for key, value in tree.items():
-            found, rest = flatten(value, f"{prefix}/{key}" if prefix else str(key))
-            tensors |= found
-            pairs.append([key, rest])
+            value_tensors, value_tree = flatten(value, f"{prefix}/{key}" if prefix else str(key))
+            tensors.update(value_tensors)
+            pairs.append([key, value_tree])
         return tensors, {"dict": pairs}
+
     if isinstance(tree, list | tuple):
-        tensors, rests = {}, []
+        items = []
         for index, value in enumerate(tree):
-            found, rest = flatten(value, f"{prefix}/{index}")
-            tensors |= found
-            rests.append(rest)
-        return tensors, {"tuple" if isinstance(tree, tuple) else "list": rests}
+            value_tensors, value_tree = flatten(value, f"{prefix}/{index}")
+            tensors.update(value_tensors)
+            items.append(value_tree)
+        return tensors, {"tuple" if isinstance(tree, tuple) else "list": items}
+
     return {}, {"value": tree}
 
 
-def unflatten(tensors: dict[str, Tensor], rest: Any) -> Any:
+def unflatten(tensors: dict[str, Tensor], tree: Any) -> Any:
     """The inverse of `flatten`."""
-    (form, content), *_ = rest.items()
-    if form == "tensor":
+    node_type, content = next(iter(tree.items()))
+    if node_type == "tensor":
         return tensors[content]
-    if form == "dict":
+    if node_type == "dict":
         return {key: unflatten(tensors, value) for key, value in content}
-    if form in ("list", "tuple"):
-        values = [unflatten(tensors, value) for value in content]
-        return tuple(values) if form == "tuple" else values
+    if node_type == "list":
+        return [unflatten(tensors, value) for value in content]
+    if node_type == "tuple":
+        return tuple(unflatten(tensors, value) for value in content)
     return content
 
 
-def _own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of tensors that share no memory, as `save_file` demands."""
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""events.jsonl and TensorBoard: what happened, one line each, in step order."""
+"""The log of a run: events.jsonl and TensorBoard's files."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ from lorasmith.core.store import write_text
 
 CURVES = ("step", "validation", "attention")
 """Events whose numbers are curves over the steps."""
+NOT_CURVES = ("epoch", "seconds", "samples")
+"""Fields of such events that only count up."""
+AFTER_EVERY_STEP = 1 << 62
+
 Listener = Callable[[str, int, dict[str, Any]], object]
+"""A function that is called with the kind, the step and the fields of an event."""
 
 
 class Events:
-    """Appends to `events.jsonl` in the run folder and, if asked for, to TensorBoard's files in `tensorboard/`."""
+    """Appends events to `events.jsonl` in the run folder, one per line in step order and, if `tensorboard` is true,
+    their numbers to TensorBoard's files in `tensorboard/`."""
 
     def __init__(self, folder: Path, tensorboard: bool = True) -> None:
         self.path = folder / "events.jsonl"
@@ -27,30 +33,34 @@ class Events:
         self._writer: Any = None
         self._listeners: list[Listener] = []
 
-    def listen(self, told: Listener) -> None:
-        """Have `told` called with each event after it has been written: its kind, step and fields."""
-        self._listeners.append(told)
+    def listen(self, listener: Listener) -> None:
+        """Call `listener` with each further event, after the event has been written."""
+        self._listeners.append(listener)
 
     def write(self, event: str, step: int, **fields: Any) -> None:
-        """One line. Numbers that are not finite are written as null."""
-        line = json.dumps({"event": event, "step": step, **{k: _plain(v) for k, v in fields.items()}})
+        """Write one event. Numbers that are not finite are written as null."""
+        line = {"event": event, "step": step, **{name: _for_json(value) for name, value in fields.items()}}
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-        self._to_tensorboard(event, step, fields)
-        for told in self._listeners:
-            told(event, step, fields)
+            file.write(json.dumps(line) + "\n")
+
+        if self._tensorboard_folder is not None:
+            for name, number in scalars(event, fields).items():
+                self._tensorboard_writer(step).add_scalar(name, number, step)
+        for listener in self._listeners:
+            listener(event, step, fields)
 
     def of(self, event: str) -> list[dict[str, Any]]:
-        """The events of one kind that were written so far, in order, those of earlier parts of the run too."""
+        """All events of one kind so far, in order, including those from before the run was resumed."""
         if not self.path.is_file():
             return []
-        word = json.dumps({"event": event})[1:-1]
+        # only lines with this text are parsed, since most lines are steps; a line without "}" was cut off by a kill
+        text = json.dumps({"event": event})[1:-1]
         lines = self.path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if word in line and line.endswith("}")]
+        return [json.loads(line) for line in lines if text in line and line.endswith("}")]
 
     @property
     def id(self) -> str:
-        """Of the run whose events these are; it stands in their first line."""
+        """The id of the run, from the first event; empty if there is none."""
         try:
             with self.path.open(encoding="utf-8") as file:
                 return str(json.loads(file.readline()).get("id", ""))
@@ -59,38 +69,35 @@ class Events:
 
     def picture(self, name: str, step: int, path: Path) -> None:
         """Show an image file in TensorBoard."""
-        if self._open(step) is None:
+        if self._tensorboard_folder is None:
             return
-        with Image.open(path) as opened:
-            pixels = np.asarray(opened.convert("RGB"))
-        self._writer.add_image(name, pixels, step, dataformats="HWC")
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        self._tensorboard_writer(step).add_image(name, pixels, step, dataformats="HWC")
 
     def rewind(self, step: int) -> None:
-        """Drop lines after `step`, which a resumed run makes again."""
-        if self.path.is_file():
-            lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-            write_text(self.path, "".join(line + "\n" for line in lines))
-
-    def _to_tensorboard(self, event: str, step: int, fields: dict[str, Any]) -> None:
-        found = {} if self._tensorboard_folder is None else scalars(event, fields)
-        for name, number in found.items():
-            self._open(step).add_scalar(name, number, step)
-
-    def _open(self, step: int) -> Any:
-        """TensorBoard's writer, if it is wanted."""
-        if self._writer is None and self._tensorboard_folder is not None:
-            from torch.utils.tensorboard.writer import SummaryWriter
-
-            self._writer = SummaryWriter(str(self._tensorboard_folder), purge_step=step)
-        return self._writer
+        """Delete events after `step`. A run that is resumed from there writes them again."""
+        if not self.path.is_file():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        write_text(self.path, "".join(line + "\n" for line in lines if _step_of(line) <= step))
 
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
 
+    def _tensorboard_writer(self, step: int) -> Any:
+        """TensorBoard's writer. It is opened at the first use and then drops what an earlier session wrote from `step`
+        on."""
+        if self._writer is None:
+            from torch.utils.tensorboard.writer import SummaryWriter
 
-class Silence(Events):
-    """Of a rank that is not the first: writes nothing."""
+            self._writer = SummaryWriter(str(self._tensorboard_folder), purge_step=step)
+        return self._writer
+
+
+class NoEvents(Events):
+    """For ranks other than the first: writes nothing."""
 
     def write(self, event: str, step: int, **fields: Any) -> None: ...
 
@@ -98,27 +105,31 @@ class Silence(Events):
 
 
 def scalars(event: str, fields: dict[str, Any]) -> dict[str, float]:
-    """The numbers of an event of CURVES: `step/loss`, `step/lr/unet` ..."""
-    found = {}
-    for name, value in fields.items() if event in CURVES else ():
+    """The curves that an event has a point of, by name: `step/loss`, `step/lr/unet` ..."""
+    if event not in CURVES:
+        return {}
+    values_by_name = {}
+    for field, value in fields.items():
+        if field in NOT_CURVES:
+            continue
         values = value if isinstance(value, dict) else {"": value}
-        for part, number in values.items():
-            if isinstance(number, int | float) and name not in ("epoch", "seconds", "samples"):
-                found[f"{event}/{name}/{part}".rstrip("/")] = number
-    return found
+        for key, number in values.items():
+            if isinstance(number, int | float):
+                values_by_name[f"{event}/{field}/{key}".rstrip("/")] = number
+    return values_by_name
 
 
-def _plain(value: Any) -> Any:
+def _for_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {key: _for_json(inner) for key, inner in value.items()}
     return str(value) if isinstance(value, Path) else value
 
 
 def _step_of(line: str) -> int:
-    """The step of a line; a torn last line (killed while writing) counts as after everything."""
+    """The step of a line. A last line that was cut off when the process was killed counts as after every step."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return 1 << 62
+        return AFTER_EVERY_STEP

@@ -1,4 +1,4 @@
-"""From a run to a LoRA file with everything that it should say about itself."""
+"""Write the LoRA of a run to a file, with metadata that describe the run."""
 
 from __future__ import annotations
 
@@ -24,66 +24,73 @@ if TYPE_CHECKING:
     from lorasmith.training.run import Run
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PRECISIONS = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
+"""Names of kohya's `ss_mixed_precision`."""
 
 
 def encode(run: Run, form: Format) -> Encoded:
-    """The adapter as it is now (averaged, if there is an average) in a file's form. Raises LorasmithError, naming the
-    tensors, if the form cannot hold it."""
+    """The adapter in its current state (averaged, if the run averages its weights), as the tensors of a file.
+
+    Raises LorasmithError, naming the tensors, if the format cannot represent them.
+    """
     with run.showing():
         return form.encode_adapters(run.adapters.adapters, run.family, run.adapters.weight_of)
 
 
-def write(run: Run, path: Path, form: Format, dtype: str) -> Path:
-    """Write the adapter as it is now; into a pickle of tensors alone, if that is what the path's suffix says."""
-    encoded = encode(run, form)
-    carried = carried_words(run, form)
-    tensors = {**encoded.tensors, **carried}
-    if path.suffix != ".safetensors":
-        return write_pickle(path, tensors, DTYPES[dtype])
-    metadata = describe(facts_of(run)) | encoded.metadata
-    if run.words is not None:
-        vocabulary = run.words.vocabulary
-        metadata |= (
-            token_embeddings.renamed(metadata, token_embeddings.values_of(vocabulary))
-            if carried
-            else token_embeddings.named(vocabulary)
-        )
-    return write_file(path, tensors, metadata, DTYPES[dtype])
-
-
-def carried_words(run: Run, form: Format) -> dict[str, Tensor]:
-    """The new words as they are now, in a form that has a place for them. Raises LorasmithError if it cannot hold
-    one."""
+def encode_token_embeddings(run: Run, form: Format) -> dict[str, Tensor]:
+    """The embeddings of new tokens in their current state, as tensors of the LoRA file. Empty if there are no new
+    tokens, or if the format has no tensors for them. Raises LorasmithError if the format cannot represent one."""
     if run.words is None:
         return {}
     with run.showing():
         return form.words(token_embeddings.plain(token_embeddings.values_of(run.words.vocabulary)))
 
 
+def write(run: Run, path: Path, form: Format, dtype: str) -> Path:
+    """Write the adapter in its current state. If the suffix of the path is not `.safetensors`, the file is a pickle of
+    the tensors alone."""
+    encoded = encode(run, form)
+    token_tensors = encode_token_embeddings(run, form)
+    tensors = {**encoded.tensors, **token_tensors}
+    if path.suffix != ".safetensors":
+        return write_pickle(path, tensors, DTYPES[dtype])
+
+    metadata = describe(facts_of(run)) | encoded.metadata
+    if run.words is not None:
+        vocabulary = run.words.vocabulary
+        if token_tensors:
+            # user interfaces call the tokens by the names of their tensors, so the trigger phrase has these names
+            metadata |= token_embeddings.renamed(metadata, token_embeddings.values_of(vocabulary))
+        else:
+            metadata |= token_embeddings.named(vocabulary)
+    return write_file(path, tensors, metadata, DTYPES[dtype])
+
+
 def write_exact(run: Run, path: Path) -> Path:
-    """Adapter and new words in one file of our own form, float32."""
+    """Write adapter and new tokens into one file in our own layout, float32."""
     assert run.words is not None
-    found = encode(run, Kohya()) if len(run.adapters) else Encoded({})
+    encoded = encode(run, Kohya()) if len(run.adapters) else Encoded({})
     with run.showing():
-        tensors, metadata = token_embeddings.encode(run.words.vocabulary)
-    metadata = describe(facts_of(run)) | metadata | found.metadata
-    return write_file(path, {**found.tensors, **tensors}, metadata, torch.float32)
+        token_tensors, token_metadata = token_embeddings.encode(run.words.vocabulary)
+    metadata = describe(facts_of(run)) | token_metadata | encoded.metadata
+    return write_file(path, {**encoded.tensors, **token_tensors}, metadata, torch.float32)
 
 
-def write_embeddings(run: Run, folder: Path) -> list[Path]:
-    """A file for each new word, named after it, as user interfaces read them."""
+def write_token_embeddings(run: Run, folder: Path) -> list[Path]:
+    """Write one file for each new token, as user interfaces read them. The file is named after the token."""
     assert run.words is not None
     with run.showing():
-        found = token_embeddings.plain(token_embeddings.values_of(run.words.vocabulary))
+        values = token_embeddings.plain(token_embeddings.values_of(run.words.vocabulary))
     folder.mkdir(exist_ok=True)
-    return [
-        write_word(run, folder / f"{token_embeddings.file_name(w)}.safetensors", embeddings.encode(v), "fp32")
-        for w, v in found.items()
-    ]
+    paths = []
+    for token, vectors in values.items():
+        path = folder / f"{token_embeddings.file_name(token)}.safetensors"
+        paths.append(write_token_embedding(run, path, embeddings.encode(vectors), "fp32"))
+    return paths
 
 
-def write_word(run: Run, path: Path, tensors: Mapping[str, Tensor], dtype: str) -> Path:
-    """Write the tensors of one word; into a pickle, if that is what the path's suffix says."""
+def write_token_embedding(run: Run, path: Path, tensors: Mapping[str, Tensor], dtype: str) -> Path:
+    """Write the tensors of one new token. If the suffix of the path is not `.safetensors`, the file is a pickle."""
     if path.suffix != ".safetensors":
         return write_pickle(path, tensors, DTYPES[dtype])
     metadata = {"modelspec.title": run.config.file_name}
@@ -93,54 +100,61 @@ def write_word(run: Run, path: Path, tensors: Mapping[str, Tensor], dtype: str) 
 
 
 def facts_of(run: Run) -> Facts:
-    """What the file tells about the run."""
-    config, family, adapter = run.config, run.family, run.config.adapter
+    """What the metadata of an exported file state about the run."""
+    config = run.config
+    family = run.family
     resolution = config.data.resolution
+    rank = getattr(config.adapter, "rank", None)
     return Facts(
         name=config.file_name,
         family=family.kind,
         prediction=family.prediction,
-        kind=str(getattr(adapter, "kind", "")),
-        rank=getattr(adapter, "rank", None),
-        alpha=getattr(adapter, "alpha", None) or getattr(adapter, "rank", None),
+        kind=str(getattr(config.adapter, "kind", "")),
+        rank=rank,
+        alpha=getattr(config.adapter, "alpha", None) or rank,
         base_name=Path(config.base).name,
         base_hash=family.fingerprint("unet").split("-")[0],
         resolution=(resolution, resolution) if isinstance(resolution, int) else resolution,
         trigger=config.trigger,
-        tags=tags_of(run),
-        config=to_toml(public(config.model_dump(mode="python") | places_in(config))),
+        tags=count_tags(run),
+        config=to_toml(without_folders(config.model_dump(mode="python") | paths_of_models(config))),
         comment=config.comment,
         spec={str(name): value for name, value in config.metadata.items()},
-        settings=settings_of(run) | vae_facts(config.vae),
+        settings=kohya_settings(run) | kohya_vae_settings(config.vae),
         minimal=config.export.metadata == "minimal",
     )
 
 
-def places_in(config: TrainConfig) -> dict[str, Any]:
-    """Settings that may be paths though they are texts, as paths."""
-    vae = Path(config.vae) if config.vae else ""
-    return {"base": Path(config.base), "vae": vae, "merge": [Path(written) for written in config.merge]}
+def paths_of_models(config: TrainConfig) -> dict[str, Any]:
+    """The settings that name a model by text, which can be a path, as paths."""
+    return {
+        "base": Path(config.base),
+        "vae": Path(config.vae) if config.vae else "",
+        "merge": [Path(text) for text in config.merge],
+    }
 
 
-def public(value: Any) -> Any:
-    """Settings without where things lie on the user's machine: of an absolute path, its name remains."""
+def without_folders(value: Any) -> Any:
+    """Settings without the folders of the user's machine: an absolute path is replaced by its last part."""
     if isinstance(value, dict):
-        return {key: public(inner) for key, inner in value.items()}
+        return {key: without_folders(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [public(inner) for inner in value]
-    return value.name if isinstance(value, Path) and value.is_absolute() else value
+        return [without_folders(inner) for inner in value]
+    if isinstance(value, Path) and value.is_absolute():
+        return value.name
+    return value
 
 
-def tags_of(run: Run) -> dict[str, dict[str, int]]:
-    """Tag counts of the captions, by folder."""
+def count_tags(run: Run) -> dict[str, dict[str, int]]:
+    """How often each tag occurs in the captions, by image folder."""
     captions: dict[str, list[str]] = {}
     for record in run.dataset.records:
         captions.setdefault(record.path.parent.name, []).extend(record.captions[:1])
     return {folder: tag_counts(texts) for folder, texts in captions.items()}
 
 
-def settings_of(run: Run) -> dict[str, Any]:
-    """Further `ss_*` values: how it was trained."""
+def kohya_settings(run: Run) -> dict[str, Any]:
+    """How the run trains, as kohya's `ss_*` metadata without their prefix. A value of None is left out of the file."""
     config = run.config
     rates = {group["name"]: group["base_lr"] for group in run.optimizer.param_groups}
     return {
@@ -161,7 +175,7 @@ def settings_of(run: Run) -> dict[str, Any]:
         "max_grad_norm": config.optimizer.clip,
         "lr_scheduler": getattr(config.lr_schedule, "kind", ""),
         "lr_warmup_steps": config.lr_schedule.warmup,
-        "mixed_precision": {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[str(run.family.dtype)[6:]],
+        "mixed_precision": PRECISIONS[run.family.dtype],
         "clip_skip": config.text.clip_skip if config.text.clip_skip > 1 else None,
         "max_token_length": config.text.max_tokens if config.text.max_tokens > 75 else None,
         "zero_terminal_snr": config.zero_terminal_snr,
@@ -169,14 +183,17 @@ def settings_of(run: Run) -> dict[str, Any]:
     }
 
 
-def vae_facts(name: str) -> dict[str, str]:
-    """A replaced VAE in kohya's words: its name and, of a file, SHA-256 of all and of 64 KiB at 1 MiB."""
+def kohya_vae_settings(name: str) -> dict[str, str]:
+    """A replaced VAE in kohya's metadata: its name and, for a file, two hashes: the first 8 hex digits of the SHA-256
+    of 64 KiB from 1 MiB on, and the SHA-256 of the whole file."""
+    if not name:
+        return {}
     path = Path(name).expanduser()
-    if not name or not path.exists():
-        return {"vae_name": name} if name else {}
+    if not path.exists():
+        return {"vae_name": name}
     if path.is_dir():
         return {"vae_name": path.name, "vae_hash": "IsADirectory", "new_vae_hash": "IsADirectory"}
     with path.open("rb") as file:
         file.seek(0x100000)
-        short = hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
-    return {"vae_name": path.name, "vae_hash": short, "new_vae_hash": file_hash(path)}
+        short_hash = hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
+    return {"vae_name": path.name, "vae_hash": short_hash, "new_vae_hash": file_hash(path)}

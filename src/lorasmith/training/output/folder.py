@@ -1,4 +1,4 @@
-"""The folder of a run: never overwritten, found again to resume."""
+"""The folder of a run: how a new run claims it, and how it is found again to resume the run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ STATE = "state.json"
 
 
 def claim(folder: Path, overwrite: bool) -> str:
-    """Make sure that a new run may use `folder`; with `overwrite`, an older run there is moved aside.
+    """Make sure that a new run may use `folder`. With `overwrite`, an older run in it is moved aside.
 
-    Returns a sentence for the user, or an empty string. Raises LorasmithError if a run or a file is in the way.
+    Returns a message for the user, or an empty string. Raises LorasmithError if the path is a file, or if the folder
+    holds a run and `overwrite` is false.
     """
     if folder.is_file():
-        raise LorasmithError(f"output: {folder} is a file; name a folder for the run")
+        raise LorasmithError(f"output: {folder} is a file; it must be a folder, or a path that does not exist yet")
     if not (folder / CONFIG).is_file():
         return ""
     if not overwrite:
@@ -32,50 +33,59 @@ def claim(folder: Path, overwrite: bool) -> str:
             f"output: {folder} already holds a run. Continue it with: lorasmith train --resume {folder}; or choose "
             "another output; or give --overwrite, which moves the old run aside."
         )
-    aside = next(p for i in count(1) if not (p := folder.with_name(f"{folder.name}.old-{i}")).exists())
+    candidates = (folder.with_name(f"{folder.name}.old-{i}") for i in count(1))
+    aside = next(path for path in candidates if not path.exists())
     folder.rename(aside)
-    return f"the run that was in {folder} is now {aside}"
+    return f"the run that was in {folder} is now in {aside}"
 
 
 def write_config(folder: Path, config: TrainConfig) -> None:
-    """The resolved config, which runs the same again."""
+    """Write the complete config into the run folder. Training with it repeats the run."""
     write_text(folder / CONFIG, "# Everything that this run used, defaults included.\n" + config.to_toml())
 
 
 @dataclass(frozen=True)
 class Found:
-    """What `--resume` names: a run, and the checkpoint to go on from if it is not to be the newest."""
+    """What `--resume` names."""
 
     run: Path
+    """The folder of the run to continue."""
     checkpoint: Path | None = None
+    """The checkpoint to continue from; None: the newest."""
     id: str = ""
-    """Of the run that made the checkpoint; another one may be in its folder by now."""
+    """The id of the run that made the checkpoint. Another run may be in its folder by now."""
 
     @property
     def config(self) -> Path:
-        """The settings of the run; a checkpoint that left its run, or whose run is gone, has them with it."""
-        there = self.run / CONFIG
-        if self.checkpoint is None or (there.is_file() and self.belongs_to(self.run)):
-            return there
+        """The config file of the run. If a checkpoint is named whose run was moved, deleted or replaced, this is the
+        config file in the checkpoint."""
+        in_run = self.run / CONFIG
+        if self.checkpoint is None or (in_run.is_file() and self.belongs_to(self.run)):
+            return in_run
         return self.checkpoint / CONFIG
 
     def belongs_to(self, folder: Path) -> bool:
-        """Whether the run in `folder` is the one that is continued."""
-        same = self.run.resolve() == folder.resolve()
-        return same and (not self.id or Events(folder, tensorboard=False).id == self.id)
+        """Whether the run in `folder` is the run to continue."""
+        if self.run.resolve() != folder.resolve():
+            return False
+        return not self.id or Events(folder, tensorboard=False).id == self.id
 
 
 def find(path: Path) -> Found:
-    """The run in a folder, or the run of a checkpoint's folder. Raises LorasmithError if it is neither."""
-    if (path / STATE).is_file():
+    """The run that is continued, from the path of its folder or of a checkpoint's folder. Raises LorasmithError if it
+    is neither."""
+    state_file = path / STATE
+    if state_file.is_file():
         try:
-            state = json.loads((path / STATE).read_text(encoding="utf-8"))
-            run, own = state.get("run", "../.."), state.get("id", "")
+            state = json.loads(state_file.read_text(encoding="utf-8"))
+            run = state.get("run", "../..")
+            run_id = state.get("id", "")
         except (ValueError, AttributeError):
-            raise LorasmithError(f"--resume: {path / STATE} cannot be read; name another checkpoint") from None
-        found = Found(Path(os.path.normpath(path / run)), path, own)
+            raise LorasmithError(f"--resume: {state_file} cannot be read; name another checkpoint") from None
+        found = Found(Path(os.path.normpath(path / run)), path, run_id)
     else:
         found = Found(path)
+
     if not found.config.is_file():
         raise LorasmithError(
             f"--resume: {path} holds no run (no {CONFIG} in it). Name the output folder of the run to continue, or one "
@@ -85,6 +95,6 @@ def find(path: Path) -> Found:
 
 
 def reopen(folder: Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """The config, with `key=value` overrides, of a run that is continued. `folder`: its own, or a checkpoint's."""
+    """The config of a run to continue, changed by `key=value` overrides. `folder`: the run's or a checkpoint's."""
     found = find(folder)
     return load_config(found.config, list(overrides)).model_copy(update={"output": found.run})

@@ -1,4 +1,4 @@
-"""The base model with what was learned in it: the file of full fine-tuning."""
+"""Write the base model with the trained change merged into it, as full fine-tuning would give it."""
 
 from __future__ import annotations
 
@@ -20,38 +20,45 @@ Layout = Literal["layout", "single_file"]
 
 
 def check_layout(base: str, layout: Layout, vae: str = "") -> None:
-    """Raises LorasmithError if the base, with another VAE, cannot be written in a layout."""
+    """Raises LorasmithError if the base model, with its VAE replaced by `vae`, cannot be written in a layout."""
     source = find(base)
     if layout == "single_file" and source.path.is_dir():
         check(with_vae(source, vae) if vae else source)
 
 
 def keeps_vae(base: str) -> bool:
-    """Whether a model that is written has the base's own VAE, whatever the run used: one file is changed in place."""
+    """Whether the written model has the VAE of the base model even if the run used another one. This is so if the base
+    is a single file, since the changes are merged into a copy of that file."""
     return not find(base).path.is_dir()
 
 
-def whole_model(base: str, changes: Sequence[Use], stem: Path, layout: Layout, vae: str = "") -> Path:
-    """Write the base with the changes of files in it, in their order; returns the file or folder. Dtypes are the
-    base's. `vae`: goes into a folder in the place of the base's own; a base of one file keeps its own."""
+def write_full_model(base: str, changes: Sequence[Use], stem: Path, layout: Layout, vae: str = "") -> Path:
+    """Write the base model with the changes of LoRA files merged in, in their order; returns the file or folder.
+
+    The dtypes are those of the base model. `stem`: path without suffix. `vae`: replaces the VAE of a base model that is
+    a folder; a base model that is a single file keeps its own.
+    """
     source = find(base)
+    single_file = stem.with_name(f"{stem.name}.safetensors")
     if not source.path.is_dir():
-        target = stem.with_name(f"{stem.name}.safetensors")
-        merge(base, changes, target, overwrite=True)
-        return target
+        merge(base, changes, single_file, overwrite=True)
+        return single_file
+
     merge(base, changes, stem, overwrite=True)
     if vae:
-        put_vae(with_vae(source, vae), stem / "vae")
+        replace_vae(stem / "vae", with_vae(source, vae))
     if layout == "layout":
         return stem
-    target = write_original(Folder(base, stem, source.kind), stem.with_name(f"{stem.name}.safetensors"))
+
+    # the folder is only a step on the way to the single file
+    write_original(Folder(base, stem, source.kind), single_file)
     shutil.rmtree(stem)
-    return target
+    return single_file
 
 
-def put_vae(source: Source, folder: Path) -> None:
-    """Write a source's VAE as a folder of diffusers, in the place of what is there, in its dtype."""
-    stored = next(iter(source.raw("vae").values())).dtype
-    model: Any = load_vae(source, stored, torch.device("cpu"))
+def replace_vae(folder: Path, source: Source) -> None:
+    """Replace a VAE folder by the VAE of a source, in the layout of diffusers and the dtype of the source."""
+    dtype = next(iter(source.raw("vae").values())).dtype
+    model: Any = load_vae(source, dtype, torch.device("cpu"))
     shutil.rmtree(folder)
     model.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""summary.json: what the run was made of, for the report and for people."""
+"""summary.json: what a run consists of, for its report and for people."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from lorasmith.core.store import write_text
 if TYPE_CHECKING:
     from lorasmith.training.run import Run
 
+LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "bitsandbytes")
+"""Libraries whose versions can change numerical results."""
+
 
 def write_summary(run: Run) -> None:
     """Write `summary.json` into the run folder."""
@@ -22,26 +25,30 @@ def write_summary(run: Run) -> None:
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """Base, adapter, data, length, versions and device as plain data."""
-    family, adapter = run.family, run.config.adapter
+    """Base model, adapter, data, length, versions and device as plain data."""
+    config = run.config
+    family = run.family
+    # adapters hang in the module tree of the UNet, but they are not part of the base model
+    unet_with_adapters = sum(p.numel() for p in family.unet.parameters())
+    unet_adapters = sum(p.numel() for p in run.adapters.parameters("unet"))
     return {
-        "name": run.config.file_name,
-        "trigger": list(run.config.trigger),
+        "name": config.file_name,
+        "trigger": list(config.trigger),
         "base": {
             "source": family.source,
-            "vae": run.config.vae,
-            "merged": list(run.config.merge),
+            "vae": config.vae,
+            "merged": list(config.merge),
             "kind": family.kind,
-            "parameters": sum(p.numel() for p in family.unet.parameters()) - _adapter_part(run, "unet"),
+            "parameters": unet_with_adapters - unet_adapters,
             "dtype": str(family.dtype).removeprefix("torch."),
             "prediction": family.prediction,
         },
         "adapter": {
-            "kind": getattr(adapter, "kind", ""),
+            "kind": getattr(config.adapter, "kind", ""),
             "layers": len(run.adapters),
             "parameters": sum(p.numel() for p in run.parameters),
-            "rank": getattr(adapter, "rank", None),
-            "alpha": getattr(adapter, "alpha", None),
+            "rank": getattr(config.adapter, "rank", None),
+            "alpha": getattr(config.adapter, "alpha", None),
         },
         "data": run.dataset.summary(),
         "length": {
@@ -50,29 +57,25 @@ def summary(run: Run) -> dict[str, Any]:
             "steps_per_epoch": run.length.steps_per_epoch,
             "views_per_image": round(run.length.samples / max(1, len(run.dataset.records)), 1),
         },
-        "device": _device(run.device),
+        "device": describe_device(run.device),
         "ranks": run.ranks.count,
         "versions": versions(),
     }
 
 
 def versions() -> dict[str, str]:
-    """Of Lorasmith, Python and the libraries that decide numbers."""
-    found = {"lorasmith": lorasmith.__version__, "python": platform.python_version()}
-    for name in ("torch", "diffusers", "transformers", "safetensors", "bitsandbytes"):
+    """Versions of Lorasmith, Python and the libraries that can change numerical results, as far as installed."""
+    by_name = {"lorasmith": lorasmith.__version__, "python": platform.python_version()}
+    for name in LIBRARIES:
         try:
-            found[name] = version(name)
+            by_name[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return by_name
 
 
-def _adapter_part(run: Run, component: str) -> int:
-    """Adapters hang in the UNet's module tree; they are no part of the base."""
-    return sum(p.numel() for p in run.adapters.parameters(component))
-
-
-def _device(device: torch.device) -> str:
+def describe_device(device: torch.device) -> str:
+    """The name of a GPU; of other devices the type and the number of CPU threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({torch.get_num_threads()} threads)"

@@ -23,7 +23,7 @@ from lorasmith.sampling.settings import DTYPES
 from lorasmith.training.config import TrainConfig
 from lorasmith.training.hooks import Hook
 from lorasmith.training.output import checkpoint
-from lorasmith.training.output.events import Events, Silence
+from lorasmith.training.output.events import Events, NoEvents
 from lorasmith.training.output.folder import Found, claim, find, write_config
 from lorasmith.training.output.summary import write_summary
 from lorasmith.training.run import Length, Run, TrainState
@@ -195,7 +195,7 @@ def assemble(
         state=beginning(config, dataset, length),
         device=family.device,
         progress=progress,
-        events=Events(config.output, config.log.tensorboard) if ranks.first else Silence(config.output, False),
+        events=Events(config.output, config.log.tensorboard) if ranks.first else NoEvents(config.output, False),
         hooks=hooks_of(config) if ranks.first else (config.log,),
         ranks=ranks,
         scale=LossScale(family.dtype == torch.float16, family.device),
@@ -263,7 +263,7 @@ def beginning(config: TrainConfig, dataset: Dataset, length: Length) -> TrainSta
 
 def restore(run: Run, found: Found) -> None:
     """Go to a checkpoint, or to the newest whole one of a run, or to the run's start if it has none yet."""
-    path, faults = (found.checkpoint, []) if found.checkpoint else checkpoint.newest(found.run)
+    path, faults = (found.checkpoint, []) if found.checkpoint else checkpoint.find_newest(found.run)
     for fault in faults:
         run.progress.say(f"left out: checkpoint {fault}")
     if path is None:
@@ -274,6 +274,6 @@ def restore(run: Run, found: Found) -> None:
         checkpoint.load(run, path)
         run.resumed = run.state.step > 0
         run.progress.say(f"continuing from step {run.state.step} ({path.name})")
-    if run.ranks.first and found.checkpoint and (later := checkpoint.leave(run.folder, run.state.step)):
+    if run.ranks.first and found.checkpoint and (later := checkpoint.set_later_aside(run.folder, run.state.step)):
         run.progress.say(f"later checkpoints are put aside: {', '.join(later)}")
     run.events.rewind(run.state.step)

@@ -75,7 +75,7 @@ def test_several_words_have_a_file_each(pictures: Callable[..., Path], tmp_path:
     times = ["a", "a-000004", "a-000006"]
     assert files(tmp_path / "words") == sorted(f"{t}.{w}.safetensors" for t in times for w in ("a", "b"))
     assert load_file(tmp_path / "words/a.b.safetensors")["emb_params"].shape == (2, 128)
-    with pytest.raises(LorasmithError, match="the run learns none"):
+    with pytest.raises(LorasmithError, match="this run trains no new tokens"):
         train(load_config(table(pictures(3, name="more"), tmp_path / "none", hooks=[hook])))
 
 
@@ -84,7 +84,7 @@ def test_a_file_in_another_folder_is_not_overwritten(pictures: Callable[..., Pat
     loras.mkdir()
     (loras / "a.safetensors").write_bytes(b"precious")
     config = load_config(table(images, tmp_path / "run", steps=1, export={"folder": str(loras)}))
-    with pytest.raises(LorasmithError, match=r"loras/a\.safetensors is there already"):
+    with pytest.raises(LorasmithError, match=r"loras/a\.safetensors exists already"):
         train(config)
     assert (loras / "a.safetensors").read_bytes() == b"precious"
     assert train(config, overwrite=True).file == loras / "a.safetensors"
@@ -95,7 +95,7 @@ def test_later_checkpoints_are_put_aside(tmp_path: Path) -> None:
     for step in (2, 4, 6):
         (tmp_path / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
     for _ in range(2):  # again, with a later one that was made anew
-        assert checkpoint.leave(tmp_path, 2)[-1] == "step-00000006"
+        assert checkpoint.set_later_aside(tmp_path, 2)[-1] == "step-00000006"
         (tmp_path / "checkpoints/step-00000006").mkdir()
     left = sorted(path.name for path in (tmp_path / "checkpoints/left-at-00000002").iterdir())
     assert left == ["step-00000004", "step-00000006"]

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from lorasmith.training.config import load_config
-from lorasmith.training.output.export import public
+from lorasmith.training.output.export import without_folders
 from lorasmith.training.session import train
 
 
@@ -18,7 +18,7 @@ def test_absolute_paths_are_cut_to_their_names() -> None:
         "output": Path("runs/mia"),
         "name": "/not/a/path",
     }
-    found = public(settings)
+    found = without_folders(settings)
     assert found["base"] == "v1-5.safetensors"
     assert found["data"] == {"subsets": [{"images": "photos", "repeats": 2}], "cache_dir": None}
     assert found["output"] == Path("runs/mia")

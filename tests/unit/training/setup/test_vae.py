@@ -121,7 +121,7 @@ def test_a_base_of_one_file_keeps_its_own(table: dict[str, Any], other: Path, tm
     base, progress = write_original(Folder("x", assets() / "tiny-sd"), tmp_path / "base.safetensors"), Heard()
     given = table | {"base": str(base), "vae": str(other), "export": {"model": "layout"}}
     train(load_config(given), progress=progress)
-    assert any("keeps its own VAE" in said for said in progress.said)
+    assert any("has the VAE of the base model" in said for said in progress.said)
     x0 = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     made = load(tmp_path / "run/a.model.safetensors")
     torch.testing.assert_close(made.decode(x0), load("tiny-sd").decode(x0), rtol=1e-3, atol=1e-3)
