@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from tools.markdown import fold
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "compatibility.md"
 sys.path.insert(0, str(ROOT / "tests" / "parity" / "consumers"))
@@ -59,7 +61,7 @@ def page() -> str:
             found.append(f"**{cell.found}**" if not marks else f"{cell.found} [{', '.join(marks)}]")
         lines.append(f"| {row} | {form} | {' | '.join(found)} |")
     notes = [f"{number}. {why}" for why, number in reasons.items()]
-    return HEAD + "\n".join(lines) + "\n\n## Why\n\n" + "\n".join(notes) + "\n"
+    return fold(HEAD + "\n".join(lines) + "\n\n## Why\n\n" + "\n".join(notes) + "\n")
 
 
 def main() -> None:

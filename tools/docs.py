@@ -28,6 +28,7 @@ from lorasmith.core.registry import Component, registered, roots
 from lorasmith.data import maskers  # noqa: F401  (kinds that no config of training names, as the next)
 from lorasmith.evaluation import clip, tiny  # noqa: F401
 from lorasmith.training.config import TrainConfig
+from tools.markdown import fold
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
 HEAD = """# Reference
@@ -40,7 +41,7 @@ Written by `make docs` from the code; a test fails when it is not current. Expla
 def reference() -> str:
     """The whole page."""
     parts = [HEAD, commands(), python(), "## The config", config_intro(), *sections()]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    return fold("\n\n".join(part.strip() for part in parts) + "\n")
 
 
 def commands() -> str:

@@ -20,6 +20,7 @@ from lorasmith.compat.kohya.options.dreambooth import OWN as DB_OWN
 from lorasmith.compat.kohya.options.inversion import ABSENT, OWN
 from lorasmith.compat.kohya.options.inversion import OPTIONS as INVERSION_OPTIONS
 from lorasmith.compat.options import STATES, Option, all_scripts
+from tools.markdown import fold
 
 DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """# Kohya's configs
@@ -96,7 +97,7 @@ def page() -> str:
         dataset(),
         networks(),
     ]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    return fold("\n\n".join(part.strip() for part in parts) + "\n")
 
 
 def scripts(head: str, origin: str) -> str:
@@ -111,7 +112,7 @@ def scripts(head: str, origin: str) -> str:
         says += f"{len(script.options)} options" + ("; the others as above." if len(new) < len(script.options) else ".")
         parts += [f"## {name}", says, table(new)]
         before = {o.name: o for o in script.options}
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    return fold("\n\n".join(part.strip() for part in parts) + "\n")
 
 
 def pages() -> dict[str, str]:

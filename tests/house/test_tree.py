@@ -45,6 +45,19 @@ def test_no_file_is_too_large(tracked: list[Path]) -> None:
     assert [(path, path.stat().st_size) for path in tracked if path.stat().st_size > LARGEST] == []
 
 
+def test_prose_has_at_most_120_columns(tracked: list[Path]) -> None:
+    """Tables, code blocks and lines that are one long link may be wider."""
+    long: list[str] = []
+    for path, text in texts([p for p in tracked if p.suffix == ".md"]):
+        in_code = False
+        for number, line in enumerate(text.splitlines(), 1):
+            in_code ^= line.lstrip().startswith("```")
+            breakable = not in_code and " " in line.strip() and not line.startswith(("|", "    ", "#"))
+            if breakable and len(line) > 120:
+                long.append(f"{path}:{number}")
+    assert long == []
+
+
 def test_constraints_pin_everything_that_the_package_needs() -> None:
     import tomllib
 
