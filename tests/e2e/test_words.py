@@ -49,7 +49,7 @@ def test_phases_move_each_part_in_its_time_alone(pictures: Callable[..., Path], 
         def start(self, run: Any) -> None: ...
         def finish(self, run: Any) -> None: ...
         def after_step(self, run: Any) -> None:
-            words = torch.cat([p.detach().flatten() for p in run.words.vocabulary.parameters()])
+            words = torch.cat([p.detach().flatten() for p in run.token_trainer.vocabulary.parameters()])
             layers = torch.cat([p.detach().flatten() for p in run.adapters.parameters()])
             seen.append((words.clone(), layers.clone()))
 

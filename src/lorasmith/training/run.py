@@ -72,17 +72,17 @@ class Run:
     progress: Progress
     events: Events
     hooks: tuple[Hook, ...]
-    scale: LossScale
-    words: TokenTrainer | None = None
+    loss_scale: LossScale
+    token_trainer: TokenTrainer | None = None
     """New words that are learned."""
-    graphs: CudaGraphs | None = None
+    cuda_graphs: CudaGraphs | None = None
     """Steps as CUDA graphs, where there is a GPU."""
     ranks: Ranks = field(default_factory=Ranks)
     """The processes that train together; this one alone by default."""
     state: TrainState = field(default_factory=TrainState)
-    losses: Metrics = field(default_factory=Metrics)
-    marks: dict[str, float] = field(default_factory=dict)
-    """When each hook last acted, for those that go by the clock."""
+    metrics: Metrics = field(default_factory=Metrics)
+    hook_state: dict[str, float] = field(default_factory=dict)
+    """What hooks remember for the length of this process, by name: when each last acted, the loss of the base model."""
     started: float = field(default_factory=time.time)
     """Seconds since 1970."""
     resumed: bool = False
@@ -95,15 +95,15 @@ class Run:
         """All that is trained."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
-    def shown(self, path: Path) -> str:
-        """A file's place as events and reports name it: from the run's folder on, which may be moved with it."""
+    def relative_path(self, path: Path) -> str:
+        """A file's path as events and reports name it: relative to the run's folder, which may be moved with it."""
         try:
             return Path(os.path.relpath(path, self.folder)).as_posix()
         except ValueError:  # on another drive
             return path.as_posix()
 
     @contextmanager
-    def showing(self) -> Iterator[None]:
+    def as_exported(self) -> Iterator[None]:
         """The adapter as it will be exported: in eval mode, averaged if there is an average."""
         self.adapters.eval()
         try:
@@ -115,5 +115,8 @@ class Run:
     @contextmanager
     def as_base(self) -> Iterator[None]:
         """The model as it was before training."""
-        with self.adapters.enabled(False), self.words.vocabulary.initially() if self.words else nullcontext():
+        with (
+            self.adapters.enabled(False),
+            self.token_trainer.vocabulary.initially() if self.token_trainer else nullcontext(),
+        ):
             yield

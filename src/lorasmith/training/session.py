@@ -53,8 +53,8 @@ def train(
             ranks.wait()
             return result
         finally:
-            if run.graphs is not None:
-                run.graphs.close()
+            if run.cuda_graphs is not None:
+                run.cuda_graphs.close()
             for hook in run.hooks:
                 hook.close(run)
             run.events.close()
@@ -70,7 +70,7 @@ def close(run: Run) -> TrainResult:
     if not run.ranks.first:
         pass
     elif finished:
-        shown = run.shown(file) if file else None
+        shown = run.relative_path(file) if file else None
         run.events.write("end", run.state.step, seconds=round(run.state.seconds, 2), file=shown)
         from lorasmith.training.output.report import write_report
 
@@ -82,7 +82,7 @@ def close(run: Run) -> TrainResult:
             f"Continue with: lorasmith train --resume {run.folder}"
         )
     state = run.state
-    return TrainResult(run.folder, file, state.step, state.samples, state.seconds, run.losses.smooth, finished, report)
+    return TrainResult(run.folder, file, state.step, state.samples, state.seconds, run.metrics.smooth, finished, report)
 
 
 @contextmanager

@@ -80,7 +80,7 @@ class AttentionMaps(Hook):
         from lorasmith.imaging.png import save_image
 
         words = self.shown(run)
-        with run.showing():
+        with run.as_exported():
             looks = [self.look(run, index, words) for index in self.chosen(run)]
         path = run.folder / "attention" / f"step-{run.state.step:08d}.png"
         save_image(sheet(looks, words, f"step {run.state.step}: where the words look"), path)
@@ -90,7 +90,7 @@ class AttentionMaps(Hook):
 
     def shown(self, run: Run) -> tuple[str, ...]:
         """The words whose maps are drawn. Raises LorasmithError if there are none."""
-        new = () if run.words is None else tuple(w.text for w in run.words.vocabulary.words)
+        new = () if run.token_trainer is None else tuple(w.text for w in run.token_trainer.vocabulary.words)
         words = self.words or new
         if not words:
             raise LorasmithError('attention_maps: this run learns no new words; name others, as words = ["cat"]')

@@ -40,7 +40,7 @@ class Hook(Component, root="hook"):
 
     def start(self, run: Run) -> None:
         """Called before the first step of this process."""
-        run.marks[self._mark] = time.monotonic()
+        run.hook_state[self._mark] = time.monotonic()
         if self.at_start and not run.resumed:
             self.act(run)
 
@@ -48,7 +48,7 @@ class Hook(Component, root="hook"):
         """Called after each optimizer step."""
         if self.due(run):
             self.act(run)
-            run.marks[self._mark] = time.monotonic()
+            run.hook_state[self._mark] = time.monotonic()
 
     def finish(self, run: Run) -> None:
         """Called after the last step. Acts unless the hook was due at that step and so has acted already."""
@@ -65,7 +65,7 @@ class Hook(Component, root="hook"):
         if self.every_minutes is None:
             return False
         now = time.monotonic()
-        return now - run.marks.get(self._mark, now) >= 60 * self.every_minutes
+        return now - run.hook_state.get(self._mark, now) >= 60 * self.every_minutes
 
     def due_by_step(self, run: Run) -> bool:
         """Whether the hook acts after the step just made because of `every_steps`."""
@@ -83,5 +83,5 @@ class Hook(Component, root="hook"):
 
     @property
     def _mark(self) -> str:
-        """The key of this hook's class in `run.marks`."""
+        """The key of this hook's class in `run.hook_state`."""
         return f"{type(self).__module__}.{type(self).__qualname__}"

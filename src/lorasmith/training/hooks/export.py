@@ -81,7 +81,7 @@ class Exports(NumberedFiles):
 
     def _write_files(self, run: Run, name: str, series: str = "") -> None:
         """Write the file of the adapter and, if there are new tokens, the file that holds them in float32."""
-        if run.words is not None:
+        if run.token_trainer is not None:
             path = export.write_exact(run, exact_file(run, name))
             self.write_event(run, "export", path, f"{series} exact" if series else "")
         if len(run.adapters):
@@ -92,10 +92,10 @@ class Exports(NumberedFiles):
     def _write_final_files(self, run: Run, name: str) -> None:
         """Write all files of a finished run."""
         self._write_files(run, name)
-        if run.words is not None:
+        if run.token_trainer is not None:
             for path in export.write_token_embeddings(run, run.folder / "embeddings"):
                 self.write_event(run, "export", path)
-            warning = token_embeddings.apart(token_embeddings.values_of(run.words.vocabulary))
+            warning = token_embeddings.apart(token_embeddings.values_of(run.token_trainer.vocabulary))
             if warning:
                 run.progress.say(warning)
         if len(run.adapters) == 0:

@@ -29,6 +29,6 @@ class Log(Hook):
         return run.state.step % (self.every_steps or default) == 0
 
     def act(self, run: Run) -> None:
-        for record in run.losses.drain():
+        for record in run.metrics.drain():
             run.events.write(record.event, **record.fields)
-        run.losses.stop_if_lost()
+        run.metrics.stop_if_lost()

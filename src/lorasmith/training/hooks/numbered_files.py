@@ -69,7 +69,7 @@ class NumberedFiles(Hook):
 
     def write_event(self, run: Run, event: str, path: Path, series: str = "") -> None:
         """Log that a file has been written, then delete the files of its series that are too old."""
-        file = run.shown(path)
+        file = run.relative_path(path)
         if series:
             run.events.write(event, run.state.step, file=file, row=series)
             self.prune(run, event, series)

@@ -136,7 +136,7 @@ class Previews(Hook):
 
         rows: list[Row] = []
         files: list[Path] = []
-        with run.showing():
+        with run.as_exported():
             if self.compare_base:
                 rows.append(("base", self._base_pictures(run, requests)))
             for strength in strengths:

@@ -30,7 +30,7 @@ class TokenEmbeddings(NumberedFiles):
 
     def start(self, run: Run) -> None:
         """Raises LorasmithError before training if the run has no new tokens or they cannot be written in this form."""
-        if run.words is None:
+        if run.token_trainer is None:
             raise LorasmithError(
                 "hooks.words: this run trains no new tokens, so there is nothing to write; "
                 "add a table to `concepts`, or remove the hook"
@@ -49,16 +49,16 @@ class TokenEmbeddings(NumberedFiles):
         for stem, tensors in files.items():
             path = self.output_folder(run) / f"{stem}.{self.container}"
             export.write_token_embedding(run, path, tensors, self.dtype)
-            run.events.write("export", run.state.step, file=run.shown(path), row=series)
+            run.events.write("export", run.state.step, file=run.relative_path(path), row=series)
         # the files of one step are deleted together, so this waits until all of them are written
         if series:
             self.prune(run, "export", series, files_per_step=len(files))
 
     def tensors_by_file(self, run: Run, name: str) -> dict[str, Mapping[str, Tensor]]:
         """The tensors of each file, by file name without suffix. `name`: the part that all file names have."""
-        assert run.words is not None
-        with run.showing():
-            values = token_embeddings.values_of(run.words.vocabulary)
+        assert run.token_trainer is not None
+        with run.as_exported():
+            values = token_embeddings.values_of(run.token_trainer.vocabulary)
 
         encoded: dict[str, Mapping[str, Tensor]]
         if self.layers:

@@ -93,7 +93,7 @@ class Upload(Hook):
                 continue
             error = future.exception()
             self._pending.remove(upload)
-            file = run.shown(path)
+            file = run.relative_path(path)
             if error is None:
                 run.events.write("upload", step, file=file, repo=self.repo)
             else:

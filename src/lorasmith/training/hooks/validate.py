@@ -42,15 +42,15 @@ class Validation(Hook):
 
     def act(self, run: Run) -> None:
         base_key = f"{self._mark}.base"
-        with run.showing():
+        with run.as_exported():
             by_timestep = {t: self._mean_loss(run, t) for t in self.timesteps}
-            if base_key not in run.marks:
+            if base_key not in run.hook_state:
                 with run.as_base():
                     base_losses = [self._mean_loss(run, t) for t in self.timesteps]
-                run.marks[base_key] = sum(base_losses) / len(base_losses)
+                run.hook_state[base_key] = sum(base_losses) / len(base_losses)
 
         loss = sum(by_timestep.values()) / len(by_timestep)
-        base_loss = run.marks[base_key]
+        base_loss = run.hook_state[base_key]
         by_t = {str(t): value for t, value in by_timestep.items()}
         run.events.write("validation", run.state.step, loss=loss, by_t=by_t, base_loss=base_loss)
         run.progress.say(f"step {run.state.step}: validation loss {loss:.4f} (base {base_loss:.4f})")

@@ -48,8 +48,8 @@ def save(run: Run, path: Path | None = None, extra_files: Mapping[str, str] | No
     optimizer_tensors, optimizer_tree = flatten(run.optimizer.state_dict())
     with atomic_folder(path) as folder:
         save_file(_on_cpu(run.adapters.state_dict()), folder / "adapter.safetensors")
-        if run.words is not None:
-            save_file(_on_cpu(run.words.state_dict()), folder / "words.safetensors")
+        if run.token_trainer is not None:
+            save_file(_on_cpu(run.token_trainer.state_dict()), folder / "words.safetensors")
         save_file(optimizer_tensors, folder / "optimizer.safetensors")
         if run.ema is not None:
             average = {str(i): tensor.contiguous() for i, tensor in enumerate(run.ema.average)}
@@ -59,7 +59,7 @@ def save(run: Run, path: Path | None = None, extra_files: Mapping[str, str] | No
         state = {
             "state": asdict(run.state),
             "optimizer": optimizer_tree,
-            "loss_scale": [float(run.scale.value), float(run.scale.good)],
+            "loss_scale": [float(run.loss_scale.value), float(run.loss_scale.good)],
             "dataset": run.dataset.fingerprint(),
             "torch": torch.__version__,
             "id": run.events.id,
@@ -86,8 +86,8 @@ def load(run: Run, path: Path) -> None:
 
     try:
         run.adapters.load_state_dict(load_file(path / "adapter.safetensors"))
-        if run.words is not None:
-            run.words.load_state_dict(load_file(path / "words.safetensors"))
+        if run.token_trainer is not None:
+            run.token_trainer.load_state_dict(load_file(path / "words.safetensors"))
         optimizer_tensors = load_file(path / "optimizer.safetensors")
         run.optimizer.load_state_dict(unflatten(optimizer_tensors, state["optimizer"]))
     except (KeyError, ValueError, RuntimeError) as error:
@@ -103,8 +103,8 @@ def load(run: Run, path: Path) -> None:
 
     # written in place, since a captured CUDA graph reads these tensors
     loss_scale, good_steps = state["loss_scale"]
-    run.scale.value.fill_(loss_scale)
-    run.scale.good.fill_(good_steps)
+    run.loss_scale.value.fill_(loss_scale)
+    run.loss_scale.good.fill_(good_steps)
     for name, value in state["state"].items():
         setattr(run.state, name, value)
 

@@ -33,17 +33,17 @@ def encode(run: Run, form: Format) -> Encoded:
 
     Raises LorasmithError, naming the tensors, if the format cannot represent them.
     """
-    with run.showing():
+    with run.as_exported():
         return form.encode_adapters(run.adapters.adapters, run.family, run.adapters.weight_of)
 
 
 def encode_token_embeddings(run: Run, form: Format) -> dict[str, Tensor]:
     """The embeddings of new tokens in their current state, as tensors of the LoRA file. Empty if there are no new
     tokens, or if the format has no tensors for them. Raises LorasmithError if the format cannot represent one."""
-    if run.words is None:
+    if run.token_trainer is None:
         return {}
-    with run.showing():
-        return form.words(token_embeddings.plain(token_embeddings.values_of(run.words.vocabulary)))
+    with run.as_exported():
+        return form.words(token_embeddings.plain(token_embeddings.values_of(run.token_trainer.vocabulary)))
 
 
 def write(run: Run, path: Path, form: Format, dtype: str) -> Path:
@@ -56,8 +56,8 @@ def write(run: Run, path: Path, form: Format, dtype: str) -> Path:
         return write_pickle(path, tensors, DTYPES[dtype])
 
     metadata = describe(facts_of(run)) | encoded.metadata
-    if run.words is not None:
-        vocabulary = run.words.vocabulary
+    if run.token_trainer is not None:
+        vocabulary = run.token_trainer.vocabulary
         if token_tensors:
             # user interfaces call the tokens by the names of their tensors, so the trigger phrase has these names
             metadata |= token_embeddings.renamed(metadata, token_embeddings.values_of(vocabulary))
@@ -68,19 +68,19 @@ def write(run: Run, path: Path, form: Format, dtype: str) -> Path:
 
 def write_exact(run: Run, path: Path) -> Path:
     """Write adapter and new tokens into one file in our own layout, float32."""
-    assert run.words is not None
+    assert run.token_trainer is not None
     encoded = encode(run, Kohya()) if len(run.adapters) else Encoded({})
-    with run.showing():
-        token_tensors, token_metadata = token_embeddings.encode(run.words.vocabulary)
+    with run.as_exported():
+        token_tensors, token_metadata = token_embeddings.encode(run.token_trainer.vocabulary)
     metadata = describe(facts_of(run)) | token_metadata | encoded.metadata
     return write_file(path, {**encoded.tensors, **token_tensors}, metadata, torch.float32)
 
 
 def write_token_embeddings(run: Run, folder: Path) -> list[Path]:
     """Write one file for each new token, as user interfaces read them. The file is named after the token."""
-    assert run.words is not None
-    with run.showing():
-        values = token_embeddings.plain(token_embeddings.values_of(run.words.vocabulary))
+    assert run.token_trainer is not None
+    with run.as_exported():
+        values = token_embeddings.plain(token_embeddings.values_of(run.token_trainer.vocabulary))
     folder.mkdir(exist_ok=True)
     paths = []
     for token, vectors in values.items():

@@ -188,7 +188,7 @@ def assemble(
         family=family,
         dataset=dataset,
         adapters=adapters,
-        words=words,
+        token_trainer=words,
         optimizer=optimizer,
         ema=Ema([p for group in groups for p in group["params"]], config.ema) if config.ema else None,
         length=length,
@@ -198,9 +198,9 @@ def assemble(
         events=Events(config.output, config.log.tensorboard) if ranks.first else NoEvents(config.output, False),
         hooks=hooks_of(config) if ranks.first else (config.log,),
         ranks=ranks,
-        scale=LossScale(family.dtype == torch.float16, family.device),
+        loss_scale=LossScale(family.dtype == torch.float16, family.device),
     )
-    run.graphs = CudaGraphs(run) if graphed else None
+    run.cuda_graphs = CudaGraphs(run) if graphed else None
     return run
 
 

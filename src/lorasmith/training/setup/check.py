@@ -266,7 +266,7 @@ def measure_steps(config: TrainConfig, progress: Progress) -> Measured:
                     advance(1, "")
                     if len(seconds) == MEASURED_STEPS:
                         break
-            losses = [r.fields["loss"] for r in run.losses.drain() if "loss" in r.fields]
+            losses = [r.fields["loss"] for r in run.metrics.drain() if "loss" in r.fields]
             peak = peak_memory(run.device)
         finally:
             run.events.close()

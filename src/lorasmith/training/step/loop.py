@@ -47,7 +47,7 @@ def fit(run: Run) -> None:
 
 def note(run: Run) -> str:
     """For the progress line: the mean loss, and how often an image has been seen on average."""
-    loss = "" if run.losses.smooth is None else f"loss {run.losses.smooth:.4f}, "
+    loss = "" if run.metrics.smooth is None else f"loss {run.metrics.smooth:.4f}, "
     return f"{loss}{run.state.samples / len(run.dataset.records):.1f} views per image"
 
 
@@ -73,8 +73,8 @@ def step(run: Run, epoch: int, plans: list[BatchPlan]) -> None:
     run.state.samples += len(outcome.names)
     if run.ema is not None:
         run.ema.update(run.state.step)
-    run.losses.add(
-        Step(number + 1, epoch, outcome, rates, run.state.seconds, run.state.samples, scaled=run.scale.active)
+    run.metrics.add(
+        Step(number + 1, epoch, outcome, rates, run.state.seconds, run.state.samples, scaled=run.loss_scale.active)
     )
 
 
@@ -83,9 +83,9 @@ def optimizer_step(run: Run, plans: list[BatchPlan], number: int) -> Outcome:
     total = sum(len(plan.views) for plan in plans)
     shared = run.ranks.share(plans)
     batches = prepared(run, [plan for _, plan in shared], number, [first for first, _ in shared])
-    if run.graphs is not None and len(plans) == len(shared) == 1:
+    if run.cuda_graphs is not None and len(plans) == len(shared) == 1:
         batch, rng = next(batches)
-        return run.graphs(batch, rng, lambda held, rng: update_on(run, [(held, rng)], total))
+        return run.cuda_graphs(batch, rng, lambda held, rng: update_on(run, [(held, rng)], total))
     return update_on(run, batches, total)
 
 
@@ -118,23 +118,23 @@ def update_on(run: Run, batches: Iterable[tuple[Batch, StepRng]], total: int) ->
     names: list[str] = []
     for batch, rng in batches:
         result = run.config.objective(run.family, batch, rng)
-        (result.loss / total * run.scale.value).backward()
+        (result.loss / total * run.loss_scale.value).backward()
         loss += result.loss.detach() / total
         for name, value in result.parts.items():
             parts[name] = parts[name] + value * (len(batch.names) / total)
         names += batch.names
 
     loss, *rest = run.ranks.add_up(
-        run.parameters, torch.stack([loss, *parts.values()]), steady=run.graphs is not None
+        run.parameters, torch.stack([loss, *parts.values()]), steady=run.cuda_graphs is not None
     ).unbind()
     parts = dict(zip(parts, rest, strict=True))
-    norm = unscale_and_clip(run.parameters, run.scale.value, run.config.optimizer.clip)
+    norm = unscale_and_clip(run.parameters, run.loss_scale.value, run.config.optimizer.clip)
     finite = torch.isfinite(loss) & torch.isfinite(norm)
     update(run.optimizer, finite)
     run.adapters.limit_norms()
-    if run.words is not None:
-        run.words.after_step()
-    run.scale.update(finite)
+    if run.token_trainer is not None:
+        run.token_trainer.after_step()
+    run.loss_scale.update(finite)
     return Outcome(loss, norm, finite, tuple(names), parts)
 
 

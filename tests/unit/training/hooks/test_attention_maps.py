@@ -110,7 +110,7 @@ def test_maps_are_the_softmax_of_every_layer(build: Any) -> None:
             for name in kept:
                 layer = module.attn2.get_submodule(f"to_{name}")
                 handles.append(layer.register_forward_hook(lambda m, x, y, name=name: kept[name].append(y)))
-    with run.showing():
+    with run.as_exported():
         look = hook.look(run, 3, hook.words)
     for handle in handles:
         handle.remove()
@@ -141,7 +141,7 @@ def test_ordinary_words_and_prompts(build: Any) -> None:
         "images": str(GARP), "resolution": 64, "batch_size": 2})  # fmt: skip
     hook = run.config.hooks[0]
     (index,) = hook.chosen(run)
-    with run.showing():
+    with run.as_exported():
         look = hook.look(run, index, hook.words)
     assert list(look.maps) == ["photo of"]
     assert look.mask is None
@@ -162,7 +162,7 @@ def test_each_word_is_measured_by_the_mask_of_its_concept(build: Any, tmp_path: 
     data |= {"transforms": [{"kind": "replace", "words": {"garp": "<a> <b>"}}]}
     run = build({}, data=data, concepts=[{"words": "<a>", "init": "cat"}, {"words": "<b>", "init": "dog"}])
     hook = run.config.hooks[0]
-    with run.showing():
+    with run.as_exported():
         looks = [hook.look(run, i, ("<a>", "<b>", "photo")) for i in (0, 2)]
     for word, side in (("<a>", 0), ("photo", 0), ("<b>", 1)):
         assert looks[0].masks[word][:, 4 * side : 4 * side + 4].mean() > 0.9
