@@ -114,7 +114,7 @@ def ours(base: Path, images: Path, batch: int, work: Path, graph: bool) -> Calla
     """Our step, built as the command builds it."""
     from lorasmith.training.config import load_config
     from lorasmith.training.setup.build import build_run
-    from lorasmith.training.step.loop import step, steps_from
+    from lorasmith.training.step.loop import remaining_steps, train_step
 
     free()
     shutil.rmtree(work / "run", ignore_errors=True)
@@ -130,8 +130,8 @@ def ours(base: Path, images: Path, batch: int, work: Path, graph: bool) -> Calla
     }
     run = build_run(load_config(table))
     run.adapters.train()
-    steps = steps_from(run)
-    return lambda: step(run, *next(steps))
+    steps = remaining_steps(run)
+    return lambda: train_step(run, *next(steps))
 
 
 def ours_eager(base: Path, images: Path, batch: int, work: Path) -> Callable[[], object]:

@@ -106,17 +106,17 @@ def test_old_files_and_states_go(folder: Path, here: Program) -> None:
 
 
 def test_files_stand_there_when_a_run_is_killed(folder: Path, here: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = loop.step
+    original = loop.train_step
 
     def dies(run: Any, *rest: Any) -> None:
         if run.state.step == 5:
             raise SystemExit(9)
         original(run, *rest)
 
-    monkeypatch.setattr(loop, "step", dies)
+    monkeypatch.setattr(loop, "train_step", dies)
     assert here(*TRAIN, *SAVING, "--max_train_steps=8").code == 9
     assert names(folder) == with_states("x-000001", "x-step00000002", "x-step00000004") | {"x"}
-    monkeypatch.setattr(loop, "step", original)
+    monkeypatch.setattr(loop, "train_step", original)
     assert here(*TRAIN, *SAVING, "--max_train_steps=8", "--resume=out/x-step00000004-state").code == 0
     assert (folder / "out/x.safetensors").is_file()
 

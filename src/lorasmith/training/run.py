@@ -23,8 +23,8 @@ from lorasmith.training.step.cuda_graph import CudaGraphs
 from lorasmith.training.step.distributed import Ranks
 from lorasmith.training.step.ema import Ema
 from lorasmith.training.step.gradients import LossScale
-from lorasmith.training.step.metrics import Metrics
-from lorasmith.training.step.optimizers import averaged
+from lorasmith.training.step.metrics import MetricsBuffer
+from lorasmith.training.step.optimizers import averaged_weights
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Run:
     ranks: Ranks = field(default_factory=Ranks)
     """The processes that train together; this one alone by default."""
     state: TrainState = field(default_factory=TrainState)
-    metrics: Metrics = field(default_factory=Metrics)
+    metrics: MetricsBuffer = field(default_factory=MetricsBuffer)
     hook_state: dict[str, float] = field(default_factory=dict)
     """What hooks remember for the length of this process, by name: when each last acted, the loss of the base model."""
     started: float = field(default_factory=time.time)
@@ -107,7 +107,7 @@ class Run:
         """The adapter as it will be exported: in eval mode, averaged if there is an average."""
         self.adapters.eval()
         try:
-            with self.ema.swapped_in() if self.ema else averaged(self.optimizer), torch.no_grad():
+            with self.ema.swapped_in() if self.ema else averaged_weights(self.optimizer), torch.no_grad():
                 yield
         finally:
             self.adapters.train()

@@ -14,7 +14,7 @@ from lorasmith.training.config import TrainConfig
 from lorasmith.training.output import checkpoint
 from lorasmith.training.run import Run
 from lorasmith.training.setup.build import build_run
-from lorasmith.training.step.distributed import joined
+from lorasmith.training.step.distributed import join_ranks
 from lorasmith.training.step.loop import fit
 
 
@@ -43,7 +43,7 @@ def train(
     In a process that a launcher started as one of several, these train together (`train.ranks`).
     Raises LorasmithError for what the user can repair; checkpoints and exports made so far stay.
     """
-    with joined(config.device) as ranks:
+    with join_ranks(config.device) as ranks:
         listener = progress if progress and ranks.first else Progress()
         run = build_run(config, progress=listener, resume=resume, overwrite=overwrite, ranks=ranks)
         try:

@@ -34,7 +34,7 @@ from lorasmith.sampling.loras import LoraUse
 from lorasmith.training.config import load_config
 from lorasmith.training.setup.build import build_run, make_adapters
 from lorasmith.training.setup.merge_into_base import merge_into_base
-from lorasmith.training.step.loop import step, steps_from
+from lorasmith.training.step.loop import remaining_steps, train_step
 
 Convert = Callable[..., Conversion]
 
@@ -203,7 +203,7 @@ def test_parts_that_rest_have_no_gradients(convert: Convert) -> None:
         values = {"learning_rate": 1e-3, "max_grad_norm": 0, "max_train_steps": 3, "output_name": trained, **rates}
         run = build_run(load_config(convert(**values).config))
         run.adapters.train()
-        step(run, *next(steps_from(run)))
+        train_step(run, *next(remaining_steps(run)))
         run.events.close()
         held = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
         parts = {}

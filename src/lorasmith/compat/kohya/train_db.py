@@ -27,7 +27,7 @@ from lorasmith.compat.kohya.train_network import (
 from lorasmith.compat.kohya.uploads import secrets_of
 from lorasmith.compat.options import Conversion, Parsed
 from lorasmith.core.errors import ConfigError, Problem
-from lorasmith.training.output.folder import find
+from lorasmith.training.output.folder import find_resume_point
 
 FOLDERS = ("diffusers", "diffusers_safetensors")
 
@@ -45,7 +45,7 @@ class TrainDb(TrainNetwork):
         run = resumed_from(values)
         if run and not values["pretrained_model_name_or_path"]:  # with the run's own settings
             return Conversion(
-                {}, notes, copies_of(given, find(run).run), run, makes="model", secrets=secrets_of(values)
+                {}, notes, copies_of(given, find_resume_point(run).run), run, makes="model", secrets=secrets_of(values)
             )
         table = general(values, notes, problems)
         rate, stop = text_rate(values), values["stop_text_encoder_training"]

@@ -21,7 +21,7 @@ from lorasmith.families.base import Cond
 from lorasmith.families.stable_diffusion import emphasis
 from lorasmith.families.stable_diffusion.attention_maps import Maps, watched
 from lorasmith.training.hooks.base import Hook
-from lorasmith.training.step.batches import complete
+from lorasmith.training.step.batches import prepare_batch
 from lorasmith.training.step.objectives.terms.attention_regularisation import masks_of
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class AttentionMaps(Hook):
         dataset, record, caption = run.dataset, run.dataset.records[index], self.said(run, index)
         item = PlannedView(index, 0, 0)
         batch = dataset.load(BatchPlan((item,), dataset.placement(record).bucket))
-        batch = complete(run, replace(batch, captions=[caption], cond=None))
+        batch = prepare_batch(run, replace(batch, captions=[caption], cond=None))
         columns = self.columns(run, caption, words)
         maps = self.maps(run, batch, columns, index)
         picture = resize_longer_side(to_image(dataset.view(record, item).read()["pixels"]), SIDE)

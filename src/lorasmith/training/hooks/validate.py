@@ -12,7 +12,7 @@ from lorasmith.core.rng import StepRng
 from lorasmith.diffusion.schedule import NoiseSchedule
 from lorasmith.diffusion.timesteps import TimestepSampler
 from lorasmith.training.hooks.base import Hook
-from lorasmith.training.step.batches import complete
+from lorasmith.training.step.batches import prepare_batch
 
 if TYPE_CHECKING:
     from lorasmith.training.run import Run
@@ -61,7 +61,7 @@ class Validation(Hook):
         total = 0.0
         count = 0
         for plan in run.dataset.validation_plans():
-            batch = complete(run, run.dataset.load(plan))
+            batch = prepare_batch(run, run.dataset.load(plan))
             # the noise of an image follows from its place among the held-out images and from t
             samples = list(range(count, count + len(batch.names)))
             result = objective(run.family, batch, StepRng(run.config.seed, t, samples, run.device))

@@ -1,4 +1,4 @@
-"""The folder of a run: how a new run claims it, and how it is found again to resume the run."""
+"""The folder of a run: how a new run claims it, and how it is point again to resume the run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def write_config(folder: Path, config: TrainConfig) -> None:
 
 
 @dataclass(frozen=True)
-class Found:
+class ResumePoint:
     """What `--resume` names."""
 
     run: Path
@@ -71,7 +71,7 @@ class Found:
         return not self.id or Events(folder, tensorboard=False).id == self.id
 
 
-def find(path: Path) -> Found:
+def find_resume_point(path: Path) -> ResumePoint:
     """The run that is continued, from the path of its folder or of a checkpoint's folder. Raises LorasmithError if it
     is neither."""
     state_file = path / STATE
@@ -82,19 +82,19 @@ def find(path: Path) -> Found:
             run_id = state.get("id", "")
         except (ValueError, AttributeError):
             raise LorasmithError(f"--resume: {state_file} cannot be read; name another checkpoint") from None
-        found = Found(Path(os.path.normpath(path / run)), path, run_id)
+        point = ResumePoint(Path(os.path.normpath(path / run)), path, run_id)
     else:
-        found = Found(path)
+        point = ResumePoint(path)
 
-    if not found.config.is_file():
+    if not point.config.is_file():
         raise LorasmithError(
             f"--resume: {path} holds no run (no {CONFIG} in it). Name the output folder of the run to continue, or one "
             "of its checkpoints."
         )
-    return found
+    return point
 
 
 def reopen(folder: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """The config of a run to continue, changed by `key=value` overrides. `folder`: the run's or a checkpoint's."""
-    found = find(folder)
-    return load_config(found.config, list(overrides)).model_copy(update={"output": found.run})
+    point = find_resume_point(folder)
+    return load_config(point.config, list(overrides)).model_copy(update={"output": point.run})

@@ -24,7 +24,7 @@ from lorasmith.training.config import TrainConfig
 from lorasmith.training.hooks import Hook
 from lorasmith.training.output import checkpoint
 from lorasmith.training.output.events import Events, NoEvents
-from lorasmith.training.output.folder import Found, claim, find, write_config
+from lorasmith.training.output.folder import ResumePoint, claim, find_resume_point, write_config
 from lorasmith.training.output.summary import write_summary
 from lorasmith.training.run import Length, Run, TrainState
 from lorasmith.training.setup.eva import prime
@@ -58,7 +58,7 @@ def build_run(
     ranks = ranks or Ranks()
     for hook in hooks_of(config) if ranks.first else ():
         hook.ready()
-    found = None if resume is None else find(resume)
+    found = None if resume is None else find_resume_point(resume)
     if ranks.first and (found is None or not found.belongs_to(config.output)):
         config.export.claim(config.file_name, overwrite)
         if said := claim(config.output, overwrite):
@@ -78,8 +78,9 @@ def build_run(
         restore(run, found)
     if not run.resumed:
         prime(run)
-    ranks.agree({"images, captions and data settings": dataset.fingerprint(), "step to start from": run.state.step})
-    ranks.align(run.parameters)
+    facts = {"images, captions and data settings": dataset.fingerprint(), "step to start from": run.state.step}
+    ranks.require_same(facts)
+    ranks.broadcast_from_first(run.parameters)
     if (samples := config.data.batch_size * config.accumulation) < ranks.count:
         progress.say(f"{ranks.count} ranks share steps of {samples} images, so some have none; raise data.batch_size")
     if ranks.first:
@@ -261,7 +262,7 @@ def beginning(config: TrainConfig, dataset: Dataset, length: Length) -> TrainSta
     return TrainState(step, epoch * length.samples_per_epoch + sum(len(plan.views) for plan in begun))
 
 
-def restore(run: Run, found: Found) -> None:
+def restore(run: Run, found: ResumePoint) -> None:
     """Go to a checkpoint, or to the newest whole one of a run, or to the run's start if it has none yet."""
     path, faults = (found.checkpoint, []) if found.checkpoint else checkpoint.find_newest(found.run)
     for fault in faults:

@@ -29,7 +29,7 @@ from lorasmith.files.model import Model
 from lorasmith.training.config import TrainConfig
 from lorasmith.training.setup.build import build_run, length_of
 from lorasmith.training.setup.first_batches import draw
-from lorasmith.training.step.loop import step, steps_from
+from lorasmith.training.step.loop import remaining_steps, train_step
 
 MEASURED_STEPS = 2
 
@@ -257,9 +257,9 @@ def measure_steps(config: TrainConfig, progress: Progress) -> Measured:
         try:
             run.adapters.train()
             with progress.track("measuring", MEASURED_STEPS) as advance:
-                for epoch, plans in steps_from(run):
+                for epoch, plans in remaining_steps(run):
                     started = time.perf_counter()
-                    step(run, epoch, plans)
+                    train_step(run, epoch, plans)
                     if run.device.type == "cuda":
                         torch.cuda.synchronize(run.device)
                     seconds.append(time.perf_counter() - started)

@@ -18,7 +18,7 @@ from torch import Tensor
 from lorasmith.adapters.attach import current
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.core.errors import LorasmithError
-from lorasmith.training.step.loop import prepared, steps_from
+from lorasmith.training.step.loop import micro_batches, remaining_steps
 
 if TYPE_CHECKING:
     from lorasmith.training.run import Run
@@ -76,9 +76,9 @@ def prime(run: Run) -> None:
         handles.append(layer.register_forward_pre_hook(_watching(sketches[name], adapter.layer)))
     run.progress.say("looking at what the layers see (init eva)")
     try:
-        first = itertools.islice(steps_from(run), min(BATCHES, run.length.steps_per_epoch))
+        first = itertools.islice(remaining_steps(run), min(BATCHES, run.length.steps_per_epoch))
         for number, (_, plans) in enumerate(first):
-            for batch, rng in prepared(run, plans, number):
+            for batch, rng in micro_batches(run, plans, number):
                 run.config.objective(run.family, batch, rng)
     finally:
         for handle in handles:

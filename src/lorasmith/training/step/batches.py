@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from lorasmith.training.run import Run
 
 
-def complete(run: Run, batch: Batch) -> Batch:
+def prepare_batch(run: Run, batch: Batch) -> Batch:
     """Move to the device; encode what was not cached. A trained text encoder is run here, with gradients."""
     batch = batch.to(run.device)
     if batch.moments is None and batch.pixels is not None:

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from lorasmith.core.rng import StepRng
 from lorasmith.data.dataset import Batch
-from lorasmith.training.step.metrics import Outcome
+from lorasmith.training.step.metrics import StepOutcome
 
 if TYPE_CHECKING:
     from lorasmith.training.run import Run
 
 T = TypeVar("T")
-Body = Callable[[Batch, StepRng], Outcome]
+Body = Callable[[Batch, StepRng], StepOutcome]
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Captured:
     graph: torch.cuda.CUDAGraph
     batch: Batch
     rng: StepRng
-    outcome: Outcome
+    outcome: StepOutcome
 
 
 class CudaGraphs:
@@ -49,7 +49,7 @@ class CudaGraphs:
         self.seen.clear()
         self.pool = None
 
-    def __call__(self, batch: Batch, rng: StepRng, body: Body) -> Outcome:
+    def __call__(self, batch: Batch, rng: StepRng, body: Body) -> StepOutcome:
         """Run `body` on `batch` with the draws of `rng`: as it is, captured, or replayed."""
         key = shapes_of(batch)
         if self.refused or key not in self.seen:
@@ -70,7 +70,7 @@ class CudaGraphs:
         held.graph.replay()
         outcome = held.outcome
         kept = {name: value.clone() for name, value in outcome.parts.items()}
-        return Outcome(
+        return StepOutcome(
             outcome.loss.clone(), outcome.grad_norm.clone(), outcome.finite.clone(), tuple(batch.names), kept
         )
 

@@ -75,7 +75,7 @@ class Ranks:
             seen += len(plan.views)
         return found
 
-    def add_up(self, parameters: Sequence[nn.Parameter], scalars: Tensor, steady: bool = False) -> Tensor:
+    def sum_gradients(self, parameters: Sequence[nn.Parameter], scalars: Tensor, steady: bool = False) -> Tensor:
         """Give each parameter the sum of all ranks' gradients; returns the sum of their `scalars` (n,), such as losses.
 
         A parameter that no rank has a gradient for has none afterwards; which they are is asked in each step, or, if
@@ -115,7 +115,7 @@ class Ranks:
         """Until all ranks are here."""
         self.any(False)
 
-    def agree(self, facts: Mapping[str, object]) -> None:
+    def require_same(self, facts: Mapping[str, object]) -> None:
         """Raises LorasmithError, on all ranks, naming the facts that are not the same everywhere."""
         if self.count == 1:
             return
@@ -134,7 +134,7 @@ class Ranks:
             )
 
     @torch.no_grad()
-    def align(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast_from_first(self, tensors: Sequence[Tensor]) -> None:
         """Give all ranks the first one's values."""
         if self.count == 1 or not tensors:
             return
@@ -167,7 +167,7 @@ class Ranks:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Ranks]:
+def join_ranks(device: str) -> Iterator[Ranks]:
     """Meet the other ranks of the run that this process was started for; the meeting ends with the block.
 
     `device` is the config's. Raises LorasmithError if they cannot be reached.

@@ -16,7 +16,7 @@ IN_A_ROW = 3
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepOutcome:
     """What one optimizer step gave: scalars that stay on the device, and the names of its images."""
 
     loss: Tensor
@@ -28,12 +28,12 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepRecord:
     """One optimizer step as the log sees it."""
 
     number: int
     epoch: int
-    outcome: Outcome
+    outcome: StepOutcome
     lr: dict[str, float]
     seconds: float
     samples: int
@@ -42,27 +42,27 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Record:
+class LogEntry:
     """A line for the log."""
 
     event: str
     fields: dict[str, Any]
 
 
-class Metrics:
+class MetricsBuffer:
     """Steps not yet read. Reading waits for the device once, however many there are."""
 
     def __init__(self) -> None:
-        self._pending: list[Step] = []
+        self._pending: list[StepRecord] = []
         self.bad_in_a_row = 0
         self._bad: list[tuple[int, tuple[str, ...]]] = []
         self.smooth: float | None = None
         """Exponential mean of the loss over about 50 steps, for the progress line."""
 
-    def add(self, step: Step) -> None:
+    def add(self, step: StepRecord) -> None:
         self._pending.append(step)
 
-    def drain(self) -> list[Record]:
+    def drain(self) -> list[LogEntry]:
         """Read what has been collected. A step that was left out becomes a `skip` line that names its images."""
         pending, self._pending = self._pending, []
         if not pending:
@@ -72,22 +72,22 @@ class Metrics:
         flat = iter(torch.stack([v.float() for row in values for v in row]).tolist())
         return [self._read(step, [next(flat) for _ in row]) for step, row in zip(pending, values, strict=True)]
 
-    def _read(self, step: Step, values: list[float]) -> Record:
+    def _read(self, step: StepRecord, values: list[float]) -> LogEntry:
         loss, norm, finite, *parts = values
         if not finite and math.isfinite(loss) and step.scaled:
             reason = "a gradient overflowed in fp16; the loss scale was halved"
-            return Record("skip", {"step": step.number, "reason": reason, "images": list(step.outcome.names)})
+            return LogEntry("skip", {"step": step.number, "reason": reason, "images": list(step.outcome.names)})
         if not finite:
             self.bad_in_a_row += 1
             self._bad.append((step.number, step.outcome.names))
             reason = "the loss or a gradient is not a finite number"
-            return Record("skip", {"step": step.number, "reason": reason, "images": list(step.outcome.names)})
+            return LogEntry("skip", {"step": step.number, "reason": reason, "images": list(step.outcome.names)})
         self.bad_in_a_row, self._bad = 0, []
         self.smooth = loss if self.smooth is None else self.smooth + (loss - self.smooth) / 50
         fields: dict[str, Any] = {"step": step.number, "epoch": step.epoch, "loss": loss, "grad_norm": norm}
         fields |= {"lr": step.lr, "seconds": round(step.seconds, 3), "samples": step.samples}
         fields |= dict(zip(step.outcome.parts, parts, strict=True))
-        return Record("step", fields)
+        return LogEntry("step", fields)
 
     def stop_if_lost(self) -> None:
         """Raises LorasmithError after three bad steps in a row; the weights are those before the first of them."""

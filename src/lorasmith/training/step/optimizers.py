@@ -132,7 +132,7 @@ def switches(optimizer: Any) -> bool:
 
 
 @contextmanager
-def averaged(optimizer: Any) -> Iterator[None]:
+def averaged_weights(optimizer: Any) -> Iterator[None]:
     """With the weights to look at in place of those that are trained; afterwards these are as they were, to the bit."""
     if not switches(optimizer):
         yield
@@ -150,7 +150,7 @@ def averaged(optimizer: Any) -> Iterator[None]:
             p.data = before
 
 
-def update(optimizer: torch.optim.Optimizer, finite: torch.Tensor) -> None:
+def step_if_finite(optimizer: torch.optim.Optimizer, finite: torch.Tensor) -> None:
     """One optimizer step, left out where `finite` (scalar bool tensor) is false.
 
     Fused optimizers of torch take the decision on the device (the hook that torch's own GradScaler uses); for others it

@@ -17,7 +17,7 @@ from lorasmith.training.hooks.export import Exports
 from lorasmith.training.hooks.preview import Previews
 from lorasmith.training.output import checkpoint
 from lorasmith.training.output.events import Events
-from lorasmith.training.output.folder import find, reopen
+from lorasmith.training.output.folder import find_resume_point, reopen
 from lorasmith.training.session import train
 
 
@@ -137,15 +137,21 @@ def test_what_resume_names(tmp_path: Path) -> None:
     (tmp_path / "run/config.toml").write_text("")
     own = tmp_path / "run/checkpoints/step-00000002"
     (own / "state.json").write_text("{}")
-    assert (find(own).run, find(own).checkpoint) == (tmp_path / "run", own)
-    assert (find(tmp_path / "run").run, find(tmp_path / "run").checkpoint) == (tmp_path / "run", None)
+    point = find_resume_point(own)
+    assert (point.run, point.checkpoint) == (tmp_path / "run", own)
+    point = find_resume_point(tmp_path / "run")
+    assert (point.run, point.checkpoint) == (
+        tmp_path / "run",
+        None,
+    )
     moved = tmp_path / "moved"
     moved.mkdir()
     (moved / "state.json").write_text('{"run": "../gone"}')
     (moved / "config.toml").write_text("")
-    assert (find(moved).run, find(moved).config) == (tmp_path / "gone", moved / "config.toml")
+    point = find_resume_point(moved)
+    assert (point.run, point.config) == (tmp_path / "gone", moved / "config.toml")
     (moved / "state.json").write_text('{"run')
     with pytest.raises(LorasmithError, match="cannot be read"):
-        find(moved)
+        find_resume_point(moved)
     with pytest.raises(LorasmithError, match="holds no run"):
-        find(tmp_path)
+        find_resume_point(tmp_path)

@@ -20,7 +20,7 @@ from lorasmith.training.config import load_config
 from lorasmith.training.session import train
 from lorasmith.training.setup.build import build_run
 from lorasmith.training.setup.eva import BATCHES, ROWS, Sketch, factor_of, inputs_of
-from lorasmith.training.step.loop import prepared, steps_from
+from lorasmith.training.step.loop import micro_batches, remaining_steps
 
 
 def run_of(images: Path, output: Path, **adapter: Any) -> Any:
@@ -95,8 +95,8 @@ def test_it_spans_the_leading_inputs_that_the_base_sees(pictures: Callable[..., 
     for name in names:
         current(run.adapters._places[name]).register_forward_pre_hook(keeping(seen[name]))
     with torch.no_grad():
-        for number, (_, plans) in enumerate(islice(steps_from(run), min(BATCHES, run.length.steps_per_epoch))):
-            for batch, rng in prepared(run, plans, number):
+        for number, (_, plans) in enumerate(islice(remaining_steps(run), min(BATCHES, run.length.steps_per_epoch))):
+            for batch, rng in micro_batches(run, plans, number):
                 run.config.objective(run.family, batch, rng)
     for name in names:
         inputs = torch.cat(seen[name])

@@ -14,7 +14,7 @@ from lorasmith.data.dataset import Dataset
 from lorasmith.training.config import load_config
 from lorasmith.training.setup.build import build_run
 from lorasmith.training.setup.first_batches import cells
-from lorasmith.training.step.loop import names_of, steps_from
+from lorasmith.training.step.loop import image_names, remaining_steps
 
 SIDE = 192
 """Of the cells, so that pictures of this size stay as they are."""
@@ -34,9 +34,9 @@ def test_order_captions_and_pixels_are_those_of_training(pictures: Callable[...,
 
     run = build_run(config)
     trained: list[tuple[int, Path]] = []
-    for _, plans in steps_from(run):
+    for _, plans in remaining_steps(run):
         run.state.step += 1
-        trained += [(run.state.step, Path(name)) for name in names_of(run, plans)]
+        trained += [(run.state.step, Path(name)) for name in image_names(run, plans)]
     captions = [c for plan in run.dataset.epoch(0) for c in run.dataset.load(plan).captions]
     run.events.close()
     run.adapters.detach()

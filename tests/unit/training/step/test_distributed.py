@@ -84,10 +84,10 @@ def test_shares_are_all_samples_once_in_their_places(sizes: list[int], count: in
 def test_a_run_of_one_meets_nobody() -> None:
     alone, loss = Ranks(), torch.tensor([2.0])
     assert alone.first
-    assert alone.add_up([], loss) is loss
+    assert alone.sum_gradients([], loss) is loss
     assert alone.any(True)
     assert not alone.any(False)
-    alone.agree({"step": 1})
+    alone.require_same({"step": 1})
     alone.wait()
 
 

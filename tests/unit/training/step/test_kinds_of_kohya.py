@@ -18,7 +18,7 @@ from lorasmith.sampling.loras import load_lora
 from lorasmith.training.config import load_config
 from lorasmith.training.session import train
 from lorasmith.training.setup.build import build_run
-from lorasmith.training.step.loop import fit, step, steps_from
+from lorasmith.training.step.loop import fit, remaining_steps, train_step
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def test_dylora_in_a_run(table: dict[str, Any], tmp_path: Path) -> None:
     given = table | {"adapter": adapter, "checkpoint": {"every_steps": 2, "keep": 9}}
     run = build_run(load_config(given | {"output": str(tmp_path / "one")}))
     run.adapters.train()
-    for epoch, plans in steps_from(run):
+    for epoch, plans in remaining_steps(run):
         before = [p.detach().clone() for p in run.parameters]
-        step(run, epoch, plans)
+        train_step(run, epoch, plans)
         moved = {id(p) for p, was in zip(run.parameters, before, strict=True) if not torch.equal(p, was)}
         for one in run.adapters.adapters.values():
             assert isinstance(one, DyLoRAAdapter)

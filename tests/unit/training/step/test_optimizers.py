@@ -17,7 +17,14 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.training.config import load_config
 from lorasmith.training.output.checkpoint import flatten, unflatten
 from lorasmith.training.session import train
-from lorasmith.training.step.optimizers import AdamW, AdamW8bit, AnyOptimizer, OptimizerConfig, averaged, update
+from lorasmith.training.step.optimizers import (
+    AdamW,
+    AdamW8bit,
+    AnyOptimizer,
+    OptimizerConfig,
+    averaged_weights,
+    step_if_finite,
+)
 
 ONLY_CUDA = ("pagedlion8bit", "pagedadamw", "pagedadamw8bit", "pagedadamw32bit")
 """bitsandbytes keeps pages in the GPU's unified memory."""
@@ -45,7 +52,7 @@ def steps(optimizer: Any, weight: nn.Parameter, target: torch.Tensor, count: int
     for _ in range(count):
         optimizer.zero_grad()
         (weight - target).square().mean().backward()
-        update(optimizer, torch.tensor(True))
+        step_if_finite(optimizer, torch.tensor(True))
 
 
 def built(config: OptimizerConfig, weight: nn.Parameter, rate: float) -> Any:
@@ -60,7 +67,7 @@ def test_it_goes_down_and_resumes_to_the_bit(name: str) -> None:
     kept, state = copy.deepcopy(weight.detach()), flatten(copy.deepcopy(optimizer.state_dict()))
     steps(optimizer, weight, target, 5)
     whole = weight.detach().clone()
-    with averaged(optimizer):
+    with averaged_weights(optimizer):
         assert (weight - target).square().mean() < target.square().mean()
 
     again, _ = problem()
@@ -79,7 +86,7 @@ def test_a_step_that_is_not_finite_is_left_out(config: OptimizerConfig) -> None:
     steps(optimizer, weight, target, 2)
     before = weight.detach().clone()
     weight.grad = torch.full_like(weight, torch.nan)
-    update(optimizer, torch.tensor(False))
+    step_if_finite(optimizer, torch.tensor(False))
     assert torch.equal(weight.detach(), before)
 
 
@@ -89,7 +96,7 @@ def test_looking_at_schedule_free_weights_changes_nothing(name: str) -> None:
     optimizer = built(config_of(name), weight, rate_of(name))
     steps(optimizer, weight, target, 10)  # RAdam does nothing in the first
     before = weight.detach().clone()
-    with averaged(optimizer):
+    with averaged_weights(optimizer):
         assert not torch.equal(weight.detach(), before)
     assert torch.equal(weight.detach(), before)
 

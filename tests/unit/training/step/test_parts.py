@@ -11,8 +11,8 @@ from lorasmith.training.output.checkpoint import flatten, unflatten
 from lorasmith.training.output.events import Events
 from lorasmith.training.step.ema import Ema
 from lorasmith.training.step.gradients import LossScale, unscale_and_clip
-from lorasmith.training.step.metrics import Metrics, Outcome, Step
-from lorasmith.training.step.optimizers import AdamW, AdamW8bit, AnyOptimizer, OptimizerConfig, update
+from lorasmith.training.step.metrics import MetricsBuffer, StepOutcome, StepRecord
+from lorasmith.training.step.optimizers import AdamW, AdamW8bit, AnyOptimizer, OptimizerConfig, step_if_finite
 
 KINDS: list[OptimizerConfig] = [AdamW(), AdamW8bit(), AnyOptimizer(name="SGD", args={"momentum": 0.9})]
 
@@ -29,9 +29,9 @@ def test_a_step_that_is_not_finite_changes_nothing(config: OptimizerConfig) -> N
         for seed in range(3):
             if bad and seed == 1:
                 w.grad = torch.full_like(w, float("nan"))
-                update(optimizer, torch.tensor(False))
+                step_if_finite(optimizer, torch.tensor(False))
             w.grad = parameter(seed + 10).detach()
-            update(optimizer, torch.tensor(True))
+            step_if_finite(optimizer, torch.tensor(True))
     assert torch.equal(weight, twin)
     assert not torch.equal(weight, parameter())
 
@@ -91,13 +91,13 @@ def test_the_average_comes_in_and_goes_out_again() -> None:
     assert torch.equal(weight, after)
 
 
-def make_step(number: int, loss: float, finite: bool = True) -> Step:
+def make_step(number: int, loss: float, finite: bool = True) -> StepRecord:
     tensors = torch.tensor(loss), torch.tensor(1.0), torch.tensor(finite)
-    return Step(number, 0, Outcome(*tensors, (f"{number}.png",), {}), {"unet": 1e-4}, 1.0, number)
+    return StepRecord(number, 0, StepOutcome(*tensors, (f"{number}.png",), {}), {"unet": 1e-4}, 1.0, number)
 
 
 def test_three_bad_steps_in_a_row_end_the_run_and_name_images() -> None:
-    losses = Metrics()
+    losses = MetricsBuffer()
     for number in (1, 2):
         losses.add(make_step(number, float("nan"), False))
     losses.add(make_step(3, 0.5))

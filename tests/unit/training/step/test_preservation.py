@@ -13,7 +13,7 @@ from lorasmith.core.rng import StepRng
 from lorasmith.training.config import load_config
 from lorasmith.training.run import Run
 from lorasmith.training.setup.build import build_run
-from lorasmith.training.step.batches import complete
+from lorasmith.training.step.batches import prepare_batch
 
 Make = Callable[..., Run]
 
@@ -46,7 +46,7 @@ def make(pictures: Callable[..., Path], tmp_path: Path) -> Make:
 def test_the_target_is_the_bases_output(make: Make, checkpointing: bool) -> None:
     run = make(gradient_checkpointing=checkpointing)
     (plan,) = run.dataset.epoch(0)
-    batch = complete(run, run.dataset.load(plan))
+    batch = prepare_batch(run, run.dataset.load(plan))
     assert batch.preserve is not None
     kept = batch.preserve > 0
     assert kept.tolist() == ["others" in name for name in batch.names]
