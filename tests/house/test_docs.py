@@ -19,7 +19,7 @@ from lorasmith.compat.options import all_scripts
 from lorasmith.core.registry import registered, roots
 from lorasmith.sampling.control import Control
 from lorasmith.sampling.prompts import KEYS
-from lorasmith.sampling.regions import regions_of
+from lorasmith.sampling.regions import validate_regions
 from lorasmith.training.config import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +52,7 @@ def test_configs_in_the_documents_are_valid(text: str) -> None:
 def check_scene(table: dict[str, Any]) -> None:
     """A picture by regions; pictures that lead it need not be there."""
     assert table.keys() <= KEYS.keys()
-    assert regions_of(table.get("regions", []), "the page") or table["controls"]
+    assert validate_regions(table.get("regions", []), "the page") or table["controls"]
     for control in table.get("controls", []):
         Control.model_validate(control | {"image": __file__})
 

@@ -16,8 +16,9 @@ from lorasmith.core.errors import ConfigError, LorasmithError
 from lorasmith.core.rng import torch_generator
 from lorasmith.families.load import load
 from lorasmith.families.stable_diffusion.steering import Residuals
-from lorasmith.sampling.control import Control, Share
-from lorasmith.sampling.sample import Request, sample
+from lorasmith.sampling.control import AreaWeight, Control
+from lorasmith.sampling.request import Request
+from lorasmith.sampling.sample import sample
 from tests.parity.test_sampling_pipeline import SD, pipeline
 from tests.parity.test_unet_forward import inputs, ours, peer
 
@@ -164,8 +165,8 @@ def test_an_adapter_draws_as_in_diffusers(tiny_bases: Callable[[str], Path], ada
 def test_areas_have_weights_of_their_own(tiny_bases: Callable[[str], Path], adapter: Path, picture: Path) -> None:
     family = load(tiny_bases("sd1"))
     everywhere = Control(model=str(adapter), image=picture, weight=0.6)
-    by_areas = Control(model=str(adapter), image=picture, weight=0.1, areas=(Share(box=(0, 0, 1, 1), weight=0.6),))
-    left = Control(model=str(adapter), image=picture, weight=0.6, areas=(Share(box=(48, 0, 96, 64), weight=0.0),))
+    by_areas = Control(model=str(adapter), image=picture, weight=0.1, areas=(AreaWeight(box=(0, 0, 1, 1), weight=0.6),))
+    left = Control(model=str(adapter), image=picture, weight=0.6, areas=(AreaWeight(box=(48, 0, 96, 64), weight=0.0),))
     one, other, half = (sample(family, [request(c)])[0].pixels for c in (everywhere, by_areas, left))
     torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
     assert (one - half).abs().max() > 1e-3

@@ -26,7 +26,8 @@ from lorasmith.formats.kohya import Lycoris
 from lorasmith.formats.write import write
 from lorasmith.integrations import diffusers as integration
 from lorasmith.sampling.loras import Loras, LoraUse
-from lorasmith.sampling.sample import Request, sample
+from lorasmith.sampling.request import Request
+from lorasmith.sampling.sample import sample
 
 PROMPT, NEGATIVE = "a photo of a <x> <y>, on grass", "red"
 

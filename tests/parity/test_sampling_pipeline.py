@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lorasmith.core.rng import torch_generator
 from lorasmith.families.load import load
-from lorasmith.sampling.sample import Request, sample
+from lorasmith.sampling.request import Request
+from lorasmith.sampling.sample import sample
 
 SD: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SIZE = {"width": 72, "height": 64}

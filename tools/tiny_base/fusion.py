@@ -22,7 +22,8 @@ from lorasmith.families.base import Family
 from lorasmith.families.load import load
 from lorasmith.imaging.png import to_image
 from lorasmith.sampling.loras import Loras, LoraUse
-from lorasmith.sampling.sample import Request, sample
+from lorasmith.sampling.request import Request
+from lorasmith.sampling.sample import sample
 from tools.tiny_base.gate_lora import PLACES, train
 
 MEANS = {"garp": "garp", "blib": "lion", "quop": "house"}

@@ -20,7 +20,8 @@ from lorasmith.evaluation.judge import Judge
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
 from lorasmith.sampling.loras import load_lora
-from lorasmith.sampling.sample import Request, sample
+from lorasmith.sampling.request import Request
+from lorasmith.sampling.sample import sample
 
 PLACES = {"on a beach": "beach", "at night": "night", "on grass": "grass", "on an orange background": "orange"}
 OTHERS = ("dog", "cat", "car", "lion", "rocket", "house", "apple", "pizza", "frog", "sunflower", "tree", "elephant")

@@ -22,7 +22,8 @@ from lorasmith.evaluation.judge import Judge
 from lorasmith.families.load import load
 from lorasmith.imaging.grid import grid
 from lorasmith.imaging.png import to_image
-from lorasmith.sampling.sample import Request, sample
+from lorasmith.sampling.request import Request
+from lorasmith.sampling.sample import sample
 from tools.tiny_base import backgrounds, captions, sprites, train_judge, train_vae
 from tools.tiny_base.concepts import CONCEPTS
 

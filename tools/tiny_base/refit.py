@@ -24,7 +24,8 @@ from lorasmith.families.load import load
 from lorasmith.formats.token_embeddings import PREFIX
 from lorasmith.formats.write import write
 from lorasmith.sampling.loras import Loras, LoraUse
-from lorasmith.sampling.sample import Request, sample
+from lorasmith.sampling.request import Request
+from lorasmith.sampling.sample import sample
 from tools.tiny_base.ablation import WORDS, variants
 from tools.tiny_base.gate_lora import OTHERS, train
 

@@ -20,7 +20,8 @@ from lorasmith.families.base import Family
 from lorasmith.families.load import load
 from lorasmith.sampling.loras import Loras, LoraUse
 from lorasmith.sampling.regions import Region
-from lorasmith.sampling.sample import Request, sample
+from lorasmith.sampling.request import Request
+from lorasmith.sampling.sample import sample
 from lorasmith.sampling.settings import pick_device
 
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)

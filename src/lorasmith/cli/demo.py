@@ -63,7 +63,8 @@ def before_after(base: str, lora: Path, wanted: list[str], progress: Progress) -
     from lorasmith.imaging.grid import grid
     from lorasmith.imaging.png import to_image
     from lorasmith.sampling.loras import load_lora
-    from lorasmith.sampling.sample import Request, sample
+    from lorasmith.sampling.request import Request
+    from lorasmith.sampling.sample import sample
 
     family = load(base)
     requests = [

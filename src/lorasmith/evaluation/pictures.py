@@ -20,8 +20,9 @@ from lorasmith.families.base import Family
 from lorasmith.sampling.loras import Loras
 from lorasmith.sampling.png_metadata import save_picture
 from lorasmith.sampling.prompts import split_loras
-from lorasmith.sampling.run import Cell, with_metadata
-from lorasmith.sampling.sample import Picture, Request, sample
+from lorasmith.sampling.request import Request
+from lorasmith.sampling.run import PlannedPicture, add_metadata
+from lorasmith.sampling.sample import Picture, sample
 
 DRAWN_BY = {"negative", "steps", "cfg", "sampler", "clip_skip", "rescale"}
 ON = {"precision", "prediction", "zero_terminal_snr"}
@@ -115,12 +116,16 @@ def draw(
 
     def keep(place: int, picture: Picture) -> None:
         request, shown = missing[place]
-        save_picture(with_metadata(picture, Cell(request, who.uses, 1.0), family.source), shown.path)
+        save_picture(add_metadata(picture, PlannedPicture(request, who.uses, 1.0), family.source), shown.path)
 
     progress.say(f"{who.name}: {len(missing)} of {len(asked)} pictures to draw")
     with loras.attached(who.uses):
         sample(
-            family, [request for request, _ in missing], batch_size=settings.batch_size, progress=progress, done=keep
+            family,
+            [request for request, _ in missing],
+            batch_size=settings.batch_size,
+            progress=progress,
+            on_picture=keep,
         )
 
 

@@ -22,7 +22,7 @@ from lorasmith.evaluation.score_cache import ScoreCache
 from lorasmith.families.load import load
 from lorasmith.families.resolve import find
 from lorasmith.sampling.loras import Loras
-from lorasmith.sampling.run import adjust
+from lorasmith.sampling.run import apply_prediction_settings
 from lorasmith.sampling.settings import pick_device
 
 
@@ -153,7 +153,7 @@ def drawn(
     if missing:
         progress.say(f"loading {base}")
         family = load(base, dtype=settings.dtype, device=pick_device(settings.device), vae=settings.vae)
-        adjust(family, settings)
+        apply_prediction_settings(family, settings)
         loras = Loras(family, progress, settings.embeddings)
         for use in (use for c in missing for use in c.uses):
             loras.get(use.path)  # a file that does not fit is found before the first picture

@@ -23,7 +23,8 @@ from lorasmith.fusion.concepts import Concept
 from lorasmith.fusion.inputs import Grams, attached
 from lorasmith.sampling import samplers
 from lorasmith.sampling.loras import vocabulary_of
-from lorasmith.sampling.sample import Request, draw
+from lorasmith.sampling.request import Request
+from lorasmith.sampling.sample import sample_latents
 
 PROMPTS = ("a photo of {}", "{}")
 METHODS = ("gradient", "weights", "sum")
@@ -188,6 +189,6 @@ def _pictures(family: Family, grams: Grams, names: Sequence[str], layers: list[s
     ]
     with grams.watching(family, layers):
         for request in requests:
-            scheduler = samplers.make(request.sampler, family.schedule, family.prediction)
-            samplers.start(scheduler, request.steps, family.device)
-            draw(family, [request], scheduler, lambda: None)
+            scheduler = samplers.make_scheduler(request.sampler, family.schedule, family.prediction)
+            samplers.set_timesteps(scheduler, request.steps, family.device)
+            sample_latents(family, [request], scheduler, after_step=lambda: None)

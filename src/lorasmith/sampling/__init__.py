@@ -1,1 +1,1 @@
-"""Sampling: prompts, samplers, pictures and grids."""
+"""Generating pictures: prompts, samplers, guidance, regions, ControlNets, and PNG files with the settings inside."""

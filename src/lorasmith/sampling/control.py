@@ -1,6 +1,7 @@
-"""Pictures that lead a picture: ControlNets (arXiv 2302.05543) and T2I-Adapters (arXiv 2302.08453), diffusers' models.
+"""ControlNets (arXiv 2302.05543) and T2I-Adapters (arXiv 2302.08453): models of diffusers that steer sampling
+by a picture.
 
-Each kind is a `Guide`, found by the class that the model's own config names.
+Each kind of model is a `ControlModel`, found by the class name in the model's config.
 """
 
 from __future__ import annotations
@@ -23,70 +24,72 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.core.registry import Config
 from lorasmith.families.base import Cond, Family
 from lorasmith.families.stable_diffusion.steering import Residuals, cells
-from lorasmith.sampling.regions import Place
+from lorasmith.sampling.regions import PictureArea
 
 Window = tuple[int, int, int, int]
-"""A part of the latents: top, left, bottom, right."""
+"""A crop of the latents: top, left, bottom, right."""
 
 
-class Share(Place):
-    """How much a control counts in a part of the picture, in place of its own weight."""
+class AreaWeight(PictureArea):
+    """The weight of a control in a part of the picture, in place of the control's general weight."""
 
     weight: float
 
 
 class Control(Config):
-    """One model with its picture."""
+    """A ControlNet or T2I-Adapter with its picture."""
 
     model: str
-    """A folder of diffusers with a ControlNet or a T2I-Adapter, or a hub id."""
+    """A diffusers folder with a ControlNet or a T2I-Adapter, or a hub id."""
     image: Path
-    """What the model was made for: edges, a pose, depth ...; resized to the picture."""
+    """The kind of picture that the model was trained on: edges, a pose, depth ...; it is resized to the output."""
     weight: float = 1.0
     start: float = Field(default=0.0, ge=0, lt=1)
-    """From which share of the steps on it counts."""
+    """The control has an effect from this fraction of the steps on."""
     end: float = Field(default=1.0, gt=0, le=1)
-    areas: tuple[Share, ...] = ()
-    """Other weights for parts of the picture; the last one counts."""
+    """The control has an effect up to this fraction of the steps."""
+    areas: tuple[AreaWeight, ...] = ()
+    """Other weights for parts of the picture; where areas overlap, the last one counts."""
 
     @field_validator("image")
     @classmethod
-    def _there(cls, value: Path) -> Path:
+    def _must_exist(cls, value: Path) -> Path:
         if not value.is_file():
-            raise ValueError("a picture; there is no such file")
+            raise ValueError("an existing picture; there is no such file")
         return value
 
     @classmethod
     def read(cls, text: str) -> dict[str, Any]:
-        """`MODEL=IMAGE` or `MODEL=IMAGE:WEIGHT` as a table. Raises LorasmithError."""
+        """`MODEL=IMAGE` or `MODEL=IMAGE:WEIGHT` as a table. Raises LorasmithError for any other form."""
         model, sign, rest = text.partition("=")
         if not sign or not model or not rest:
             raise LorasmithError(f'--control "{text}": write MODEL=IMAGE or MODEL=IMAGE:WEIGHT')
-        plain: dict[str, Any] = {"model": model, "image": rest}
         image, _, weight = rest.rpartition(":")
         try:
-            return {"model": model, "image": image, "weight": float(weight)} if image else plain
+            if image:
+                return {"model": model, "image": image, "weight": float(weight)}
         except ValueError:
-            return plain
+            pass  # the colon belongs to the path, as in C:/edges.png
+        return {"model": model, "image": rest}
 
     def __str__(self) -> str:
         return f"{Path(self.model).name} {self.image.name} {self.weight:g}"
 
 
-class Guide(ABC):
-    """A loaded model."""
+class ControlModel(ABC):
+    """A loaded model. Subclasses have the names of diffusers' classes."""
 
-    of: ClassVar[dict[str, type[Guide]]] = {}
-    """By the class in a model's config."""
-    steady: ClassVar[bool] = False
-    """Whether it gives the same whatever x and t are."""
+    by_class_name: ClassVar[dict[str, type[ControlModel]]] = {}
+    """Subclasses by the `_class_name` in a model's config."""
+    constant: ClassVar[bool] = False
+    """Whether the residuals depend on the picture alone, not on x and t, so that they are computed once."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        Guide.of[cls.__name__] = cls
+        ControlModel.by_class_name[cls.__name__] = cls
 
     def __init__(self, folder: str, family: Family) -> None:
-        """Raises LorasmithError if the model is not whole, or made for another family."""
+        """Raises LorasmithError if the model cannot be loaded, or was made for a UNet of other widths."""
         import diffusers
 
         try:
@@ -96,126 +99,155 @@ class Guide(ABC):
         self.model = self.model.to(family.device).requires_grad_(False).eval()
         unet: Any = family.unet
         self.channels: tuple[int, ...] = tuple(unet.config.channels)
-        made_for = self.widths()
-        if tuple(made_for) != self.channels:
+        if tuple(self.widths()) != self.channels:
             raise LorasmithError(
-                f"{folder}: made for a UNet of the widths {_list(made_for)}; this {family.kind} base has "
-                f"{_list(self.channels)}"
+                f"{folder}: made for a UNet of the widths {_join(self.widths())}; this {family.kind} base has "
+                f"{_join(self.channels)}"
             )
 
     @abstractmethod
     def widths(self) -> Sequence[int]:
-        """The widths of the UNet that it was made for."""
+        """The channels of each level of the UNet that the model was made for."""
 
     @property
-    def mode(self) -> str:
-        """Of the picture: `RGB` or `L`."""
+    def image_mode(self) -> str:
+        """The colour mode of the picture that the model takes: `RGB` or `L`."""
         return "RGB"
 
     @abstractmethod
     def __call__(self, image: Tensor, x: Tensor, t: Tensor, cond: Cond) -> Residuals:
-        """What the picture (1, channels, H, W) in 0..1 adds to the prediction from x and t."""
+        """Residuals for the UNet's prediction from x (B, C, h, w) and t (B,). `image`: (1, channels, H, W) in 0..1."""
 
 
-class ControlNetModel(Guide):
-    """A copy of the UNet's way down that sees the picture too; runs anew at each step."""
+class ControlNetModel(ControlModel):
+    """A copy of the UNet's encoder that also gets the picture; it runs at each step."""
 
     def widths(self) -> Sequence[int]:
         return self.model.config.block_out_channels
 
     def __call__(self, image: Tensor, x: Tensor, t: Tensor, cond: Cond) -> Residuals:
         dtype = self.model.dtype
-        context = cond.context if cond.context.dim() == 3 else cond.context.mean(1)  # it has no layer of its own words
-        sizes = None
+        # a ControlNet has one context for all layers; layer-wise contexts (B, layers, tokens, width) are averaged
+        context = cond.context if cond.context.dim() == 3 else cond.context.mean(1)
+        added_cond = None
         if cond.pooled is not None and cond.time_ids is not None:
-            sizes = {"text_embeds": cond.pooled.to(dtype), "time_ids": cond.time_ids.to(dtype)}
+            added_cond = {"text_embeds": cond.pooled.to(dtype), "time_ids": cond.time_ids.to(dtype)}
         skips, middle = self.model(
-            x.to(dtype), t, context.to(dtype), image.expand(len(x), -1, -1, -1), added_cond_kwargs=sizes,
+            x.to(dtype),
+            t,
+            context.to(dtype),
+            image.expand(len(x), -1, -1, -1),
+            added_cond_kwargs=added_cond,
             return_dict=False,
-        )  # fmt: skip
+        )
         return Residuals(skips, middle)
 
 
-class T2IAdapter(Guide):
-    """A small network that sees the picture alone; the same at each step."""
+class T2IAdapter(ControlModel):
+    """A small network that gets the picture alone; its residuals are the same at each step."""
 
-    steady = True
+    constant = True
 
     def widths(self) -> Sequence[int]:
         return self.model.config.channels[: len(self.channels)]
 
     @property
-    def mode(self) -> str:
+    def image_mode(self) -> str:
         return "L" if self.model.config.in_channels == 1 else "RGB"
 
     def __call__(self, image: Tensor, x: Tensor, t: Tensor, cond: Cond) -> Residuals:
-        found, depth = self.model(image), len(self.channels)
-        return Residuals((), found[depth] if len(found) > depth else None, found[:depth])
+        features = self.model(image)
+        levels = len(self.channels)
+        # an adapter with one more level than the UNet has a residual for the middle block too
+        middle = features[levels] if len(features) > levels else None
+        return Residuals((), middle, features[:levels])
 
 
-class Lead:
-    """A control on pictures of one size."""
+class ActiveControl:
+    """A control prepared for pictures of one size: model, picture and weight map."""
 
-    def __init__(self, guide: Guide, image: Tensor, weights: Tensor, control: Control) -> None:
-        """`image`: (1, channels, H, W) in 0..1; `weights`: (1, 1, h, w), of each pixel of the latents."""
-        self.guide, self.image, self.weights, self.control = guide, image, weights, control
-        self._kept: dict[Window, Residuals] = {}
+    def __init__(self, model: ControlModel, image: Tensor, weights: Tensor, control: Control) -> None:
+        """`image`: (1, channels, H, W) in 0..1; `weights`: (1, 1, h, w), a factor for each pixel of the latents."""
+        self.model = model
+        self.image = image
+        self.weights = weights
+        self.control = control
+        self._constant_residuals: dict[Window, Residuals] = {}
 
-    def __call__(self, x: Tensor, t: Tensor, cond: Cond, window: Window) -> Residuals:
-        """What is added to the prediction from `x` and `t`, which the UNet gets, where `x` is a part of the picture."""
-        if window in self._kept:
-            return self._kept[window]
+    def residuals(self, x: Tensor, t: Tensor, cond: Cond, window: Window) -> Residuals:
+        """Weighted residuals for the UNet's prediction from `x` and `t`, where `x` is a crop of the picture."""
+        if window in self._constant_residuals:
+            return self._constant_residuals[window]
         top, left, bottom, right = window
-        down = self.image.shape[-1] // self.weights.shape[-1]
-        image = self.image[..., top * down : bottom * down, left * down : right * down]
-        found = _weighed(self.guide(image, x, t, cond), self.weights[..., top:bottom, left:right])
-        if self.guide.steady:
-            self._kept[window] = found
-        return found
+        pixels = self.image.shape[-1] // self.weights.shape[-1]  # pixels of the picture for each pixel of the latents
+        image = self.image[..., top * pixels : bottom * pixels, left * pixels : right * pixels]
+        weights = self.weights[..., top:bottom, left:right]
+        weighted = _multiply(self.model(image, x, t, cond), weights)
+        if self.model.constant:
+            self._constant_residuals[window] = weighted
+        return weighted
 
 
-def led(cond: Cond, leads: Sequence[Lead], asked: tuple[Tensor, Tensor], window: Window, done: float) -> Cond:
-    """The condition with the residuals of all controls that count now. `asked`: x and t as the UNet gets them; `done`:
-    the share of steps that lie behind."""
-    found = [lead(*asked, cond, window) for lead in leads if lead.control.start <= done < lead.control.end]
-    return replace(cond, residuals=_sum(found)) if found else cond
+def add_residuals(
+    cond: Cond, controls: Sequence[ActiveControl], inputs: tuple[Tensor, Tensor], window: Window, step_fraction: float
+) -> Cond:
+    """The conditioning with the summed residuals of all controls that have an effect now.
+
+    `inputs`: x and t as the UNet gets them; `window`: the crop of the latents that x is; `step_fraction`: the part of
+    the steps that is done, 0..1.
+    """
+    x, t = inputs
+    residuals = []
+    for active in controls:
+        if active.control.start <= step_fraction < active.control.end:
+            residuals.append(active.residuals(x, t, cond, window))
+    return replace(cond, residuals=_add(residuals)) if residuals else cond
 
 
-class Guides:
-    """The models of one call of sampling, each read once."""
+class ControlModels:
+    """The control models of one call of sampling; each is loaded once."""
 
     def __init__(self, family: Family) -> None:
         self.family = family
-        self._models: dict[str, Guide] = {}
+        self._models: dict[str, ControlModel] = {}
 
-    def lead(self, control: Control, size: tuple[int, int]) -> Lead:
-        """A control on pictures of this height and width. Raises LorasmithError if its model or picture does not do."""
-        guide = self.guide(control.model)
+    def activate(self, control: Control, height: int, width: int) -> ActiveControl:
+        """Prepare a control for pictures of this size in pixels.
+
+        Raises LorasmithError if its model cannot be used or its picture cannot be read.
+        """
+        model = self.load(control.model)
         try:
             with Image.open(control.image) as opened:
-                picture = opened.convert(guide.mode).resize((size[1], size[0]), Image.Resampling.LANCZOS)
+                picture = opened.convert(model.image_mode).resize((width, height), Image.Resampling.LANCZOS)
         except OSError as error:
             raise LorasmithError(f"{control.image}: not a picture that can be read ({error})") from None
         values = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
-        values = values[None, None] if guide.mode == "L" else values.permute(2, 0, 1)[None]
-        height, width = (side // self.family.downscale for side in size)
-        weights = torch.full((height, width), control.weight, device=self.family.device)
+        channels_first = values[None] if model.image_mode == "L" else values.permute(2, 0, 1)
+        image = channels_first[None].to(self.family.device, self.family.dtype)
+
+        latent_height, latent_width = height // self.family.downscale, width // self.family.downscale
+        weights = torch.full((latent_height, latent_width), control.weight, device=self.family.device)
         for area in control.areas:
-            weights[cells(area.share(size[1], size[0]), height, width)] = area.weight
-        return Lead(guide, values.to(self.family.device, self.family.dtype), weights[None, None], control)
+            rows, columns = cells(area.relative_box(width, height), latent_height, latent_width)
+            weights[rows, columns] = area.weight
+        return ActiveControl(model, image, weights[None, None], control)
 
-    def guide(self, model: str) -> Guide:
-        """The loaded model. Raises LorasmithError if it is none, or does not fit the base."""
-        if model not in self._models:
-            name = _class_of(model)
-            if name not in Guide.of:
-                raise LorasmithError(f"{model}: a model of class {name}; {_list(list(Guide.of))} can lead a picture")
-            self._models[model] = Guide.of[name](model, self.family)
-        return self._models[model]
+    def load(self, name: str) -> ControlModel:
+        """The model of a folder or hub id. Raises LorasmithError if it is not a control model, or does not fit the
+        base."""
+        if name not in self._models:
+            class_name = _read_class_name(name)
+            model_class = ControlModel.by_class_name.get(class_name)
+            if model_class is None:
+                known = _join(ControlModel.by_class_name)
+                raise LorasmithError(f"{name}: a model of class {class_name}; {known} can be used as a control")
+            self._models[name] = model_class(name, self.family)
+        return self._models[name]
 
 
-def _class_of(model: str) -> str:
-    """The class that a model's config names."""
+def _read_class_name(model: str) -> str:
+    """The diffusers class that the config of a model names."""
     file = Path(model) / "config.json"
     if not file.is_file():
         if Path(model).exists() or Path(model).is_absolute():
@@ -224,32 +256,39 @@ def _class_of(model: str) -> str:
 
         try:
             file = Path(hf_hub_download(model, "config.json"))
-        except Exception as error:  # of many kinds, all of which mean that it cannot be had
-            raise LorasmithError(
-                f"{model}: neither a folder nor a model that the hub gives ({str(error).splitlines()[0]})"
-            ) from None
-    return str(json.loads(file.read_text(encoding="utf-8")).get("_class_name", "unknown"))
+        except Exception as error:  # the hub raises many types, all of which mean that the file is not available
+            reason = str(error).splitlines()[0]
+            raise LorasmithError(f"{model}: neither a folder nor a model on the hub ({reason})") from None
+    config = json.loads(file.read_text(encoding="utf-8"))
+    return str(config.get("_class_name", "unknown"))
 
 
-def _weighed(plain: Residuals, weights: Tensor) -> Residuals:
-    """Residuals times the weights (1, 1, h, w) of the latents' pixels."""
+def _multiply(residuals: Residuals, weights: Tensor) -> Residuals:
+    """Residuals times a weight map (1, 1, h, w), which is resized to each of them."""
 
-    def times(x: Tensor) -> Tensor:
+    def scale(x: Tensor) -> Tensor:
         return x * F.adaptive_avg_pool2d(weights, (x.shape[-2], x.shape[-1])).to(x.dtype)
 
-    middle = None if plain.middle is None else times(plain.middle)
-    return Residuals([times(x) for x in plain.skips], middle, [times(x) for x in plain.levels])
+    skips = [scale(x) for x in residuals.skips]
+    middle = None if residuals.middle is None else scale(residuals.middle)
+    levels = [scale(x) for x in residuals.levels]
+    return Residuals(skips, middle, levels)
 
 
-def _sum(parts: Sequence[Residuals]) -> Residuals:
-    def added(lists: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        there = [one for one in lists if one]
-        return [torch.stack(torch.broadcast_tensors(*same)).sum(0) for same in zip(*there, strict=True)]
-
+def _add(parts: Sequence[Residuals]) -> Residuals:
+    """The sum of the residuals of several controls."""
+    skips = _add_lists([part.skips for part in parts])
+    levels = _add_lists([part.levels for part in parts])
     middles = [part.middle for part in parts if part.middle is not None]
-    middle = added([[m] for m in middles])[0] if middles else None
-    return Residuals(added([p.skips for p in parts]), middle, added([p.levels for p in parts]))
+    middle = torch.stack(torch.broadcast_tensors(*middles)).sum(0) if middles else None
+    return Residuals(skips, middle, levels)
 
 
-def _list(values: Sequence[Any]) -> str:
-    return ", ".join(map(str, values))
+def _add_lists(lists: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The sums of tensors at equal positions; empty lists are left out. Batches of 1 are broadcast."""
+    filled = [tensors for tensors in lists if tensors]
+    return [torch.stack(torch.broadcast_tensors(*tensors)).sum(0) for tensors in zip(*filled, strict=True)]
+
+
+def _join(values: Sequence[Any] | dict[str, Any]) -> str:
+    return ", ".join(str(value) for value in values)

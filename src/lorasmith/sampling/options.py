@@ -1,4 +1,4 @@
-"""Pictures as the Python API is asked for them: settings by name."""
+"""The keyword arguments of `lorasmith.sample`: settings by name, as a type for editors and type checkers."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from typing import Any, TypedDict
 
 
 class SampleOptions(TypedDict, total=False):
-    """How pictures are drawn; what is left out has the command's defaults."""
+    """How pictures are generated; anything left out has the default of `lorasmith sample`."""
 
     negative: str
     seed: int
-    """Of the first picture; the next count up."""
+    """Seed of the first picture; it is counted up for the next ones."""
     steps: int
     cfg: float
-    """Guidance; 1 is off."""
+    """Guidance scale; 1 turns guidance off."""
     sampler: str
-    """`ddim`, `euler_a`, `dpm++_2m` ...; a wrong one is answered with the list."""
+    """`ddim`, `euler_a`, `dpm++_2m` ...; the error for an unknown name lists them all."""
     width: int
-    """Pixels, a multiple of 8; height likewise."""
+    """Pixels, a multiple of 8, as `height`."""
     height: int
     clip_skip: int
     strengths: Sequence[float]
-    """Factors of the LoRAs' strengths to draw each picture at, side by side in the grid; 0 is the base model."""
+    """Factors of the LoRAs' strengths: each picture is generated with each of them, side by side in the grid; 0 is the
+    base model."""
     vae: str
-    """Another VAE in the place of the base's: a folder of diffusers, a hub id, or a `.safetensors`."""
+    """A VAE in place of the base model's: a diffusers folder, a hub id, or a `.safetensors` file."""
     device: str
     precision: str
     regions: Sequence[dict[str, Any]]
-    """Parts of the picture: tables of `prompt`, `box`, `negative`, `weight`."""
+    """Parts of the picture with their own prompts: tables of `prompt`, `box`, `negative`, `weight`."""
     apart: float
-    """The share of steps in which each region is a picture of its own."""
+    """Fraction of the steps in which each region is generated as a separate picture."""
     controls: Sequence[dict[str, Any]]
     """ControlNets and T2I-Adapters: tables of `model`, `image`, `weight`, `start`, `end`, `areas`."""

@@ -1,45 +1,55 @@
-"""Pictures as PNG files with the generation settings inside, as A1111 and its kin write and read them."""
+"""Generated pictures as PNG files with their settings inside, in the format that A1111 writes and reads."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from PIL.PngImagePlugin import PngInfo
 
 from lorasmith.imaging.png import save_image, to_image
 from lorasmith.sampling import samplers
-from lorasmith.sampling.regions import written
+from lorasmith.sampling.regions import format_regions
 from lorasmith.sampling.sample import Picture
 
 
-def parameters(picture: Picture) -> str:
-    """The `parameters` text: prompt, negative prompt, settings."""
-    r = picture.request
-    settings = {
-        "Steps": r.steps,
-        "Sampler": samplers.find(r.sampler).label,
-        "CFG scale": f"{r.cfg:g}",
-        "Seed": r.seed,
-        "Size": f"{r.width}x{r.height}",
-        **({"Clip skip": r.clip_skip} if r.clip_skip > 1 else {}),
-        **({"CFG Rescale": f"{r.rescale:g}"} if r.rescale else {}),
-        **({"Regions": written(r.regions, r.width, r.height)} if r.regions else {}),
-        **({"Controls": " | ".join(map(str, r.controls))} if r.controls else {}),
-        **picture.facts,
+def format_parameters(picture: Picture) -> str:
+    """The `parameters` text: a line with the prompt, one with the negative prompt, one with the settings."""
+    request = picture.request
+    settings: dict[str, Any] = {
+        "Steps": request.steps,
+        "Sampler": samplers.find(request.sampler).label,
+        "CFG scale": f"{request.cfg:g}",
+        "Seed": request.seed,
+        "Size": f"{request.width}x{request.height}",
     }
-    lines = [r.prompt, *([f"Negative prompt: {r.negative}"] if r.negative else [])]
-    return "\n".join([*lines, ", ".join(f"{key}: {_quoted(str(value))}" for key, value in settings.items())])
+    if request.clip_skip > 1:
+        settings["Clip skip"] = request.clip_skip
+    if request.rescale:
+        settings["CFG Rescale"] = f"{request.rescale:g}"
+    if request.regions:
+        settings["Regions"] = format_regions(request.regions, request.width, request.height)
+    if request.controls:
+        settings["Controls"] = " | ".join(str(control) for control in request.controls)
+    settings.update(picture.metadata)
+
+    lines = [request.prompt]
+    if request.negative:
+        lines.append(f"Negative prompt: {request.negative}")
+    lines.append(", ".join(f"{key}: {_quote(str(value))}" for key, value in settings.items()))
+    return "\n".join(lines)
 
 
-def _quoted(value: str) -> str:
-    """A value with a comma, colon or line break in it stands in quotes, as A1111 writes and reads it."""
-    if not any(c in value for c in ",:\n"):
+def _quote(value: str) -> str:
+    """The value in quotes if it has a comma, colon or line break in it, as A1111 writes and reads it."""
+    if not any(character in value for character in ",:\n"):
         return value
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
 
 
 def save_picture(picture: Picture, path: Path) -> Path:
-    """Write a picture whole, with its parameters."""
+    """Write a picture atomically, with its parameters."""
     info = PngInfo()
-    info.add_text("parameters", parameters(picture))
+    info.add_text("parameters", format_parameters(picture))
     return save_image(to_image(picture.pixels), path, info)

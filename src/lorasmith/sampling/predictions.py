@@ -1,88 +1,103 @@
-"""What the network gives for requests: guided (arXiv 2207.12598), by regions, and led by other pictures."""
+"""The network's prediction at one sampling step: classifier-free guidance (arXiv 2207.12598), regions and controls."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lorasmith.families.base import Cond, Family
-from lorasmith.families.stable_diffusion.steering import Area, Regions, blend, cells
-from lorasmith.sampling.control import Guides, Window, led
-from lorasmith.sampling.prompts import encode
-
-if TYPE_CHECKING:
-    from lorasmith.sampling.sample import Request
+from lorasmith.families.stable_diffusion.emphasis import encode
+from lorasmith.families.stable_diffusion.steering import Area, Box, Regions, blend, cells
+from lorasmith.sampling.control import ControlModels, Window, add_residuals
+from lorasmith.sampling.request import Request
 
 Network = Callable[[Tensor, Tensor], Tensor]
-"""x and t to what the network gives."""
+"""x (B, C, h, w) and t (B,) to the network's output."""
 
 
-class Predictions:
-    """The guided predictions of a batch of requests of one group, with its regions and controls."""
+class GuidedPrediction:
+    """The guided prediction for a batch of requests with equal `batch_key`, with their regions and controls."""
 
-    def __init__(self, family: Family, requests: Sequence[Request], guides: Guides) -> None:
-        self.family, self.request = family, requests[0]
-        first, down = self.request, family.downscale
-        size = (first.height // down, first.width // down)
-        self.leads = [guides.lead(control, (first.height, first.width)) for control in first.controls]
-        self.whole: Window = (0, 0, *size)
-        whole, *texts = (list(same) for same in zip(*(r.texts for r in requests), strict=True))
-        self.places = [(region.share(first.width, first.height), region.weight) for region in first.regions]
-        cut = [cells(box, *size) for box, _ in self.places]
-        self.windows = [(rows.start, columns.start, rows.stop, columns.stop) for rows, columns in cut]
-        sides = [((bottom - top) * down, (right - left) * down) for top, left, bottom, right in self.windows]
-        self.alone = [condition(family, same, first, side) for same, side in zip(texts, sides, strict=True)]
-        self.cond = condition(family, whole, first, (first.height, first.width))
-        if self.places:
-            areas = [Area(box, own.context, w) for (box, w), own in zip(self.places, self.alone, strict=True)]
-            self.cond = replace(self.cond, regions=Regions(areas, size))
+    def __init__(self, family: Family, requests: Sequence[Request], models: ControlModels) -> None:
+        self.family = family
+        self.request = requests[0]  # for all that is equal in the batch
+        height, width = self.request.height, self.request.width
+        latent_size = (height // family.downscale, width // family.downscale)
+        self.controls = [models.activate(control, height, width) for control in self.request.controls]
 
-    def __call__(self, x: Tensor, t: Tensor, done: float) -> Tensor:
-        """`x`, `t`: what the network gets; `done`: the share of steps that lie behind.
+        # `texts` is (request, part, prompt and negative); encoding needs the requests of one part together
+        picture_texts, *region_texts = zip(*(request.texts for request in requests), strict=True)
+        self.cond = encode_prompts(family, picture_texts, self.request, (height, width))
+        self.window: Window = (0, 0, *latent_size)
 
-        While regions are apart, each is predicted from its own crop and text alone, as MultiDiffusion (arXiv
-        2302.08113) does throughout.
+        self.region_boxes: list[tuple[Box, float]] = []
+        self.region_windows: list[Window] = []
+        self.region_conds: list[Cond] = []
+        areas: list[Area] = []
+        for region, texts in zip(self.request.regions, region_texts, strict=True):
+            box = region.relative_box(width, height)
+            rows, columns = cells(box, *latent_size)
+            # a region's picture has the size of its crop, which SDXL is told
+            size = ((rows.stop - rows.start) * family.downscale, (columns.stop - columns.start) * family.downscale)
+            cond = encode_prompts(family, texts, self.request, size)
+            self.region_boxes.append((box, region.weight))
+            self.region_windows.append((rows.start, columns.start, rows.stop, columns.stop))
+            self.region_conds.append(cond)
+            areas.append(Area(box, cond.context, region.weight))
+        if areas:
+            self.cond = replace(self.cond, regions=Regions(areas, latent_size))
+
+    def __call__(self, x: Tensor, t: Tensor, step_fraction: float) -> Tensor:
+        """The prediction from x and t as the network gets them. `step_fraction`: the part of the steps that is done.
+
+        While regions are apart (`Request.apart`), each is predicted from its crop and its prompt alone, as in
+        MultiDiffusion (arXiv 2302.08113).
         """
-        if done >= self.request.apart or not self.places:
-            return self._guided(x, t, self.cond, done, self.whole)
+        whole = self._predict(x, t, self.cond, step_fraction, self.window)
+        if step_fraction >= self.request.apart or not self.region_boxes:
+            return whole
 
-        def own(index: int, rows: slice, columns: slice) -> Tensor:
-            return self._guided(x[..., rows, columns], t, self.alone[index], done, self.windows[index])
+        def predict_region(index: int, rows: slice, columns: slice) -> Tensor:
+            return self._predict(
+                x[..., rows, columns], t, self.region_conds[index], step_fraction, self.region_windows[index]
+            )
 
-        return blend(self._guided(x, t, self.cond, done, self.whole), self.places, own)
+        return blend(whole, self.region_boxes, predict_region)
 
-    def _guided(self, x: Tensor, t: Tensor, cond: Cond, done: float, window: Window) -> Tensor:
+    def _predict(self, x: Tensor, t: Tensor, cond: Cond, step_fraction: float, window: Window) -> Tensor:
         def network(x: Tensor, t: Tensor) -> Tensor:
-            return self.family.predict(x, t, led(cond, self.leads, (x, t), window, done))
+            with_controls = add_residuals(cond, self.controls, (x, t), window, step_fraction)
+            return self.family.predict(x, t, with_controls)
 
-        return guidance(network, self.request)(x, t)
+        if self.request.cfg == 1:
+            return network(x, t)
+        return guide(network, x, t, cfg=self.request.cfg, rescale=self.request.rescale)
 
 
-def condition(family: Family, texts: Sequence[Sequence[str]], request: Request, size: tuple[int, int]) -> Cond:
-    """Prompts, each alone or with its negative one, as a condition: all prompts, then all negative ones. `size`: height
-    and width of the picture, which is an uncropped original for SDXL."""
-    flat = [text for parts in zip(*texts, strict=True) for text in parts]
-    cond = encode(family, flat, clip_skip=request.clip_skip)
-    sizes = torch.tensor([size], device=family.device).expand(len(flat), 2)
+def encode_prompts(family: Family, texts: Sequence[Sequence[str]], request: Request, size: tuple[int, int]) -> Cond:
+    """Encode the texts of a batch: first all prompts, then, with guidance, all negative prompts.
+
+    `texts`: for each request a prompt, or a pair of prompt and negative prompt. `size`: height and width in pixels,
+    which SDXL is told as the size of an uncropped original.
+    """
+    batch = [text for same_role in zip(*texts, strict=True) for text in same_role]
+    cond = encode(family, batch, clip_skip=request.clip_skip)
+    sizes = torch.tensor([size], device=family.device).expand(len(batch), 2)
     return family.size_cond(cond, sizes, torch.zeros_like(sizes), sizes)
 
 
-def guidance(network: Network, request: Request) -> Network:
-    """The guided prediction. `network` has prompts followed by as many negative ones, or prompts alone with cfg 1."""
-    cfg, rescale = request.cfg, request.rescale
-    if cfg == 1:
-        return network
+def guide(network: Network, x: Tensor, t: Tensor, *, cfg: float, rescale: float) -> Tensor:
+    """Classifier-free guidance: negative + cfg (positive - negative), from one call of the network on a doubled batch.
 
-    def predict(x: Tensor, t: Tensor) -> Tensor:
-        wanted, unwanted = network(torch.cat([x, x]), torch.cat([t, t])).chunk(2)
-        guided = unwanted + cfg * (wanted - unwanted)
-        if rescale:
-            ratio = wanted.std((1, 2, 3), keepdim=True) / guided.std((1, 2, 3), keepdim=True)
-            guided = guided * (rescale * ratio + 1 - rescale)
-        return guided
-
-    return predict
+    `rescale`, 0..1: how far the std of each sample is brought back to that of the positive prediction (arXiv
+    2305.08891, section 3.4).
+    """
+    positive, negative = network(torch.cat([x, x]), torch.cat([t, t])).chunk(2)
+    guided = negative + cfg * (positive - negative)
+    if rescale:
+        ratio = positive.std((1, 2, 3), keepdim=True) / guided.std((1, 2, 3), keepdim=True)
+        guided = guided * (rescale * ratio + 1 - rescale)
+    return guided

@@ -1,6 +1,6 @@
-"""Prompts: emphasis (`families.emphasis`), LoRA tags, files of prompts.
+"""Reading prompts: LoRA tags (`<lora:name:0.8>`), `--` options on a line, and files of prompts.
 
-`<lora:name:0.8>` asks for a LoRA at a strength.
+Emphasis in prompts is part of text encoding (`families.stable_diffusion.emphasis`).
 """
 
 from __future__ import annotations
@@ -12,36 +12,9 @@ from typing import Any
 
 from lorasmith.core.config import read_table
 from lorasmith.core.errors import LorasmithError
-from lorasmith.families.stable_diffusion.emphasis import count_windows, encode
 
-__all__ = ["LoraTag", "count_windows", "encode", "parse_line", "read_prompts", "split_loras"]
-
-LORA_TAG = re.compile(r"<(?:lora|lyco):([^:>]+)(?::([^:>]*))?(?::([^:>]*))?>")
-
-
-@dataclass(frozen=True)
-class LoraTag:
-    """`<lora:name:te:unet>`; one number stands for both."""
-
-    name: str
-    text: float = 1.0
-    unet: float = 1.0
-
-
-def split_loras(prompt: str) -> tuple[str, list[LoraTag]]:
-    """The prompt without its LoRA tags, and the tags. Raises LorasmithError if a strength is not a number."""
-    tags = []
-    for match in LORA_TAG.finditer(prompt):
-        name, first, second = match.groups()
-        try:
-            text = float(first) if first else 1.0
-            tags.append(LoraTag(name.strip(), text, float(second) if second else text))
-        except ValueError:
-            raise LorasmithError(
-                f"{match.group()}: the strength is not a number; write <lora:name:0.8>, or <lora:name:text:unet>"
-            ) from None
-    return " ".join(LORA_TAG.sub(" ", prompt).split()) if tags else prompt, tags
-
+_LORA_TAG = re.compile(r"<(?:lora|lyco):([^:>]+)(?::([^:>]*))?(?::([^:>]*))?>")
+_OPTION_START = re.compile(r"(?:^|\s+)--(?=[A-Za-z]+(?:\s|$))")
 
 OPTIONS: dict[str, tuple[str, type[Any]]] = {
     "n": ("negative", str),
@@ -52,8 +25,10 @@ OPTIONS: dict[str, tuple[str, type[Any]]] = {
     "l": ("cfg", float),
     "ss": ("sampler", str),
 }
+"""sd-scripts' options on a line (`--d 42`): the field of a `Request` and its type."""
+
 KEYS: dict[str, tuple[str, type[Any]]] = {
-    **{name: (name, read) for name, read in OPTIONS.values()},
+    **{name: (name, value_type) for name, value_type in OPTIONS.values()},
     "prompt": ("prompt", str),
     "negative_prompt": ("negative", str),
     "sample_steps": ("steps", int),
@@ -65,83 +40,134 @@ KEYS: dict[str, tuple[str, type[Any]]] = {
     "regions": ("regions", list),
     "controls": ("controls", list),
 }
-"""Keys of TOML and JSON files, ours and sd-scripts', to the name in a request."""
+"""Keys of TOML and JSON files, ours and sd-scripts': the field of a `Request` and its type."""
+
+SCENE_KEYS = {"regions", "controls"}
+"""A file with one of these keys at its top describes one picture, a scene."""
 
 
-SCENE = {"regions", "controls"}
-"""Keys that say of a file that it is one picture."""
+@dataclass(frozen=True)
+class LoraTag:
+    """`<lora:name:text:unet>`; a single number is the strength of both."""
+
+    name: str
+    text: float = 1.0
+    unet: float = 1.0
+
+
+def split_loras(prompt: str) -> tuple[str, list[LoraTag]]:
+    """The prompt without its LoRA tags, and the tags. Raises LorasmithError if a strength is not a number."""
+    tags = []
+    for match in _LORA_TAG.finditer(prompt):
+        name, first, second = match.groups()
+        try:
+            text = float(first) if first else 1.0
+            unet = float(second) if second else text
+        except ValueError:
+            raise LorasmithError(
+                f"{match.group()}: the strength is not a number; write <lora:name:0.8>, or <lora:name:text:unet>"
+            ) from None
+        tags.append(LoraTag(name.strip(), text, unet))
+    if not tags:
+        return prompt, []
+    without_tags = _LORA_TAG.sub(" ", prompt)
+    return " ".join(without_tags.split()), tags
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:
-    """A file of prompts: `.txt` with one a line (`#` is a comment; options such as `--n blurry --d 7`), or `.toml` and
-    `.json` as sd-scripts has them: a list of tables, or defaults in `prompt` and the tables in `prompt.subset`.
+    """Read a file of prompts as tables with `prompt` and other fields of a `Request`.
 
-    Each result is a table with `prompt` and what it asks for besides. Sides are rounded down to multiples of 8, at
-    least 64, as sd-scripts does. A file with `regions` or `controls` at its top is one picture, a scene.
-    Raises LorasmithError, naming the line or table, for what is unknown or does not fit.
+    `.txt`: a prompt on each line, with options such as `--n blurry --d 7`; lines that start with `#` are comments.
+    `.toml` and `.json`: as in sd-scripts, a list of tables, or defaults in `prompt` and tables in `prompt.subset`. A
+    file with `regions` or `controls` at its top describes one picture, a scene. Width and height are rounded down to
+    multiples of 8, at least 64, as in sd-scripts.
+
+    Raises LorasmithError, with the line or table, for unknown keys and wrong values.
     """
     if not path.is_file():
         raise LorasmithError(f"{path}: no such file of prompts")
     if path.suffix.lower() in (".toml", ".json"):
-        found = read_scenes(path)
-        if any("prompt" not in scene for scene in found):
+        tables = read_prompt_tables(path)
+        if any("prompt" not in table for table in tables):
             raise LorasmithError(f"{path}: there is no `prompt` for the whole picture in it; add it, or give --prompt")
     else:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-        found = [parse_line(line, f"{path}:{i}") for i, line in enumerate(lines, 1) if line and line[0] != "#"]
-    if not found:
+        tables = []
+        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+            line = line.strip()
+            if line and not line.startswith("#"):
+                tables.append(parse_line(line, f"{path}:{number}"))
+    if not tables:
         raise LorasmithError(f"{path}: there is no prompt in it")
-    return found
-
-
-def read_scenes(path: Path) -> list[dict[str, Any]]:
-    """The tables of a TOML or JSON file; one with `regions` may lack its prompt. Raises as `read_prompts`."""
-    tables = _tables(path, read_table(path))
-    return [_typed(table, KEYS, f"{path}: prompt {i}") for i, table in enumerate(tables, 1)]
-
-
-def _tables(path: Path, content: Any) -> list[dict[str, Any]]:
-    tables: Any = content
-    if isinstance(content, dict) and content.keys() & SCENE:
-        tables = [content]
-    elif isinstance(content, dict):
-        shared = content.get("prompt", {})
-        shared = dict(shared) if isinstance(shared, dict) else {"subset": shared}
-        subsets = shared.pop("subset", [shared] if "prompt" in shared else [])
-        tables = [{**shared, **t} if isinstance(t, dict) else t for t in subsets] if isinstance(subsets, list) else None
-    if not isinstance(tables, list) or not all(
-        isinstance(t, dict) and t.keys() & {"prompt", "regions"} for t in tables
-    ):
-        raise LorasmithError(f"{path}: expected a list of tables, each with a `prompt`")
     return tables
 
 
+def read_prompt_tables(path: Path) -> list[dict[str, Any]]:
+    """The tables of a TOML or JSON file; one with `regions` may lack its prompt. Raises as `read_prompts`."""
+    tables = _find_tables(read_table(path))
+    if tables is None:
+        raise LorasmithError(f"{path}: expected a list of tables, each with a `prompt`")
+    return [_convert(table, KEYS, f"{path}: prompt {number}") for number, table in enumerate(tables, 1)]
+
+
+def _find_tables(content: Any) -> list[dict[str, Any]] | None:
+    """The table of each picture in the content of a file, with shared defaults filled in; None for other content."""
+    tables: Any = content
+    if isinstance(content, dict):
+        tables = [content] if content.keys() & SCENE_KEYS else _merge_defaults(content)
+    if not isinstance(tables, list):
+        return None
+    for table in tables:
+        if not isinstance(table, dict) or not table.keys() & {"prompt", "regions"}:
+            return None
+    return tables
+
+
+def _merge_defaults(content: dict[str, Any]) -> Any:
+    """The tables of sd-scripts' layout: `prompt` holds defaults and a list `subset`, or is itself one table or a list.
+
+    The content may be anything; what is not a list of tables is for the caller to refuse.
+    """
+    prompt = content.get("prompt", {})
+    if not isinstance(prompt, dict):
+        return prompt
+    defaults = {key: value for key, value in prompt.items() if key != "subset"}
+    if "subset" not in prompt:
+        return [defaults] if "prompt" in defaults else []
+    subset = prompt["subset"]
+    if not isinstance(subset, list):
+        return None
+    return [{**defaults, **table} if isinstance(table, dict) else table for table in subset]
+
+
 def parse_line(line: str, place: str = "") -> dict[str, Any]:
-    """One prompt with its `--` options. Raises LorasmithError for an unknown option or a value that does not fit."""
-    prompt, *options = re.split(r"(?:^|\s+)--(?=[A-Za-z]+(?:\s|$))", line)
+    """One prompt with its `--` options as a table. `place`: file and line, for errors.
+
+    Raises LorasmithError for an unknown option or a wrong value.
+    """
+    prompt, *options = _OPTION_START.split(line)
     table: dict[str, Any] = {}
     for option in options:
         key, _, value = option.partition(" ")
         table[key] = value.strip()
-    return {"prompt": prompt.strip()} | _typed(table, OPTIONS, place, "--")
+    return {"prompt": prompt.strip(), **_convert(table, OPTIONS, place, prefix="--")}
 
 
-def _typed(
-    table: dict[str, Any], known: dict[str, tuple[str, type[Any]]], place: str, sign: str = ""
+def _convert(
+    table: dict[str, Any], known: dict[str, tuple[str, type[Any]]], place: str, prefix: str = ""
 ) -> dict[str, Any]:
-    """The table with our names and types."""
-    result: dict[str, Any] = {}
-    start = f"{place}: " if place else ""
+    """The table with the fields of a `Request` as keys and values of their types. `prefix`: of options in errors."""
+    where = f"{place}: " if place else ""
+    converted: dict[str, Any] = {}
     for key, value in table.items():
         if key not in known:
-            listed = ", ".join(sign + k for k in known)
-            raise LorasmithError(f"{start}unknown option {sign}{key}; known: {listed}")
-        name, read = known[key]
+            listed = ", ".join(prefix + name for name in known)
+            raise LorasmithError(f"{where}unknown option {prefix}{key}; known: {listed}")
+        field, value_type = known[key]
         try:
-            result[name] = read(value)
+            converted[field] = value_type(value)
         except (TypeError, ValueError):
-            kind = {int: "a whole number", list: "a list of tables"}.get(read, "a number")
-            raise LorasmithError(f"{start}{sign}{key} is {value!r}, which is not {kind}") from None
-        if name in ("width", "height"):
-            result[name] = max(64, result[name] // 8 * 8)
-    return result
+            expected = {int: "a whole number", list: "a list of tables"}.get(value_type, "a number")
+            raise LorasmithError(f"{where}{prefix}{key} is {value!r}, which is not {expected}") from None
+        if field in ("width", "height"):
+            converted[field] = max(64, converted[field] // 8 * 8)
+    return converted

@@ -1,4 +1,4 @@
-"""Texts of their own for parts of a picture: what is asked for, and the files that ask for it."""
+"""Regions: parts of a picture with their own prompts, and the files that define them."""
 
 from __future__ import annotations
 
@@ -13,31 +13,35 @@ from lorasmith.core.config import validate
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.registry import Config
 from lorasmith.families.stable_diffusion.steering import Box
+from lorasmith.sampling.prompts import read_prompt_tables
 
-WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
-_WRITTEN = re.compile(r"\s*\[(.*?)\]-\*-\[(.*?)\]-\*-\[([^\]]*)\]\s*(?:\||$)", re.DOTALL)
-_WEIGHT = re.compile(r"\s*\[([^\]]*)\]\s*-\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*(?:\||$)")
+WHOLE_PICTURE: Box = (0.0, 0.0, 1.0, 1.0)
+
+_REGION = re.compile(r"\s*\[(.*?)\]-\*-\[(.*?)\]-\*-\[([^\]]*)\]\s*(?:\||$)", re.DOTALL)
+_REGION_SYNTAX = "[prompt]-*-[negative]-*-[top, left, bottom, right], with | between regions"
+_AREA_WEIGHT = re.compile(r"\s*\[([^\]]*)\]\s*-\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*(?:\||$)")
+_AREA_WEIGHT_SYNTAX = "[top, left, bottom, right]-0.8, with | between regions"
 
 
-class Place(Config):
-    """A part of a picture."""
+class PictureArea(Config):
+    """A rectangular part of a picture."""
 
-    box: Box = WHOLE
-    """Left, top, right, bottom: shares of the picture if none is above 1, else pixels."""
+    box: Box = WHOLE_PICTURE
+    """Left, top, right, bottom: fractions of the picture if no value is above 1, else pixels."""
 
     @field_validator("box")
     @classmethod
-    def _has_an_inside(cls, value: Box) -> Box:
+    def _must_not_be_empty(cls, value: Box) -> Box:
         left, top, right, bottom = value
         if min(value) < 0 or left >= right or top >= bottom:
             raise ValueError("left, top, right, bottom with left < right and top < bottom, for example [0, 0, 0.5, 1]")
         return value
 
-    def share(self, width: int, height: int) -> Box:
-        """The box as shares of a picture of this size. Raises LorasmithError if it ends outside."""
-        left, top, right, bottom = self.box
+    def relative_box(self, width: int, height: int) -> Box:
+        """The box as fractions of a picture of this size in pixels. Raises LorasmithError if it ends outside."""
         if max(self.box) <= 1:
             return self.box
+        left, top, right, bottom = self.box
         if right > width or bottom > height:
             raise LorasmithError(
                 f"the region [{left:g}, {top:g}, {right:g}, {bottom:g}] (left, top, right, bottom) ends outside the "
@@ -46,60 +50,72 @@ class Place(Config):
         return left / width, top / height, right / width, bottom / height
 
 
-class Region(Place):
-    """A part of a picture with a text of its own."""
+class Region(PictureArea):
+    """A part of a picture with its own prompt."""
 
     prompt: str = Field(min_length=1)
     negative: str | None = None
-    """Default: the picture's."""
+    """Default: the negative prompt of the picture."""
     weight: float = Field(default=1.0, ge=0, le=1)
-    """1: inside, the picture's own text does not count; 0: the region's does not."""
+    """1: only the region's prompt has an effect inside the box; 0: only the picture's prompt has."""
 
 
-def written(regions: Sequence[Region], width: int, height: int) -> str:
-    """Regions in the syntax of Mix-of-Show, for the text in a picture's file."""
+class _RegionList(Config):
+    regions: tuple[Region, ...] = ()
+
+
+def format_regions(regions: Sequence[Region], width: int, height: int) -> str:
+    """Regions in the syntax of Mix-of-Show (see `parse_regions`), for the metadata of a picture of this size."""
     parts = []
     for region in regions:
-        left, top, right, bottom = region.share(width, height)
-        pixels = (round(top * height), round(left * width), round(bottom * height), round(right * width))
-        parts.append(f"[{region.prompt}]-*-[{region.negative or ''}]-*-[{', '.join(map(str, pixels))}]")
+        left, top, right, bottom = region.relative_box(width, height)
+        edges = (round(top * height), round(left * width), round(bottom * height), round(right * width))
+        box = ", ".join(str(edge) for edge in edges)
+        parts.append(f"[{region.prompt}]-*-[{region.negative or ''}]-*-[{box}]")
     return "|".join(parts)
 
 
-def parse(text: str) -> list[dict[str, Any]]:
+def parse_regions(text: str) -> list[dict[str, Any]]:
     """Mix-of-Show's `[prompt]-*-[negative]-*-[top, left, bottom, right]|...` as tables of `Region`.
 
-    Coordinates are pixels; none at all means the whole picture. Raises LorasmithError, with the place, for anything
-    else.
+    Coordinates are pixels; an empty box is the whole picture. Raises LorasmithError, with the text at the position, if
+    the syntax is wrong.
     """
-    how = "[prompt]-*-[negative]-*-[top, left, bottom, right], with | between regions"
-    return [
-        {"prompt": match[1].strip(), "negative": match[2].strip(), "box": _box(match[3])}
-        for match in _matches(_WRITTEN, text, how)
-    ]
+    tables = []
+    for match in _match_all(_REGION, text, _REGION_SYNTAX):
+        prompt, negative, box = match.groups()
+        tables.append({"prompt": prompt.strip(), "negative": negative.strip(), "box": _parse_box(box)})
+    return tables
 
 
-def parse_weights(text: str) -> list[dict[str, Any]]:
-    """Mix-of-Show's `[top, left, bottom, right]-weight|...` as tables of `infer.control.Share`. Raises as `parse`."""
-    how = "[top, left, bottom, right]-0.8, with | between regions"
-    return [{"box": _box(match[1]), "weight": float(match[2])} for match in _matches(_WEIGHT, text, how)]
+def parse_area_weights(text: str) -> list[dict[str, Any]]:
+    """Mix-of-Show's `[top, left, bottom, right]-weight|...` as tables of `control.AreaWeight`.
+
+    Raises LorasmithError as `parse_regions` does.
+    """
+    tables = []
+    for match in _match_all(_AREA_WEIGHT, text, _AREA_WEIGHT_SYNTAX):
+        box, weight = match.groups()
+        tables.append({"box": _parse_box(box), "weight": float(weight)})
+    return tables
 
 
-def _matches(pattern: re.Pattern[str], text: str, how: str) -> Iterator[re.Match[str]]:
-    """A pattern again and again over a whole text. `how`: what should have been written."""
-    text, at = text.strip(), 0
-    while at < len(text):
-        match = pattern.match(text, at)
+def _match_all(pattern: re.Pattern[str], text: str, syntax: str) -> Iterator[re.Match[str]]:
+    """Consecutive matches that cover the whole text. `syntax`: a description for the error message."""
+    text = text.strip()
+    position = 0
+    while position < len(text):
+        match = pattern.match(text, position)
         if match is None:
-            raise LorasmithError(f"regions: cannot read {text[at : at + 60]!r}; write {how}")
+            raise LorasmithError(f"regions: cannot read {text[position : position + 60]!r}; write {syntax}")
         yield match
-        at = match.end()
+        position = match.end()
 
 
-def _box(text: str) -> Box:
-    """`top, left, bottom, right` as left, top, right, bottom."""
+def _parse_box(text: str) -> Box:
+    """`top, left, bottom, right` as (left, top, right, bottom)."""
     if not text.strip():
-        return WHOLE
+        return WHOLE_PICTURE
     try:
         top, left, bottom, right = (float(part) for part in text.split(","))
     except ValueError:
@@ -109,24 +125,18 @@ def _box(text: str) -> Box:
 
 def read_regions(path: Path) -> tuple[Region, ...]:
     """The regions of a file: TOML or JSON with `regions`, each with `prompt` and `box`, or a text file in Mix-of-Show's
-    syntax. Raises LorasmithError or ConfigError for what cannot be read."""
-    from lorasmith.sampling.prompts import read_scenes
-
+    syntax. Raises LorasmithError or ConfigError if the file is missing, empty or wrong."""
     if not path.is_file():
         raise LorasmithError(f"--regions {path}: no such file")
     if path.suffix.lower() in (".toml", ".json"):
-        tables = read_scenes(path)[0].get("regions", [])
+        tables = read_prompt_tables(path)[0].get("regions", [])
     else:
-        tables = parse(path.read_text(encoding="utf-8-sig"))
+        tables = parse_regions(path.read_text(encoding="utf-8-sig"))
     if not tables:
-        raise LorasmithError(f"{path}: there is no region in it; each needs a prompt and a box")
-    return regions_of(tables, str(path))
+        raise LorasmithError(f"{path}: there is no region in it; each region needs a prompt and a box")
+    return validate_regions(tables, str(path))
 
 
-def regions_of(tables: Sequence[dict[str, Any]], source: str) -> tuple[Region, ...]:
-    """Tables as regions. Raises ConfigError with everything that is wrong."""
-    return validate(_Regions, {"regions": list(tables)}, source).regions
-
-
-class _Regions(Config):
-    regions: tuple[Region, ...] = ()
+def validate_regions(tables: Sequence[dict[str, Any]], source: str) -> tuple[Region, ...]:
+    """Tables as regions. `source` names them in errors. Raises ConfigError with all problems."""
+    return validate(_RegionList, {"regions": list(tables)}, source).regions

@@ -1,9 +1,10 @@
-"""Sampling into a folder: what the command and the Python API call."""
+"""Sampling into a folder: the work of `lorasmith sample` and `lorasmith.sample`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -18,10 +19,11 @@ from lorasmith.imaging.png import save_image, to_image
 from lorasmith.sampling.loras import Loras, LoraUse, find_lora, short_hash
 from lorasmith.sampling.png_metadata import save_picture
 from lorasmith.sampling.prompts import split_loras
-from lorasmith.sampling.sample import Picture, Request, sample
-from lorasmith.sampling.settings import SampleSettings, pick_device, requests_of
+from lorasmith.sampling.request import Request
+from lorasmith.sampling.sample import Picture, sample
+from lorasmith.sampling.settings import SampleSettings, build_requests, pick_device
 
-GRID = "grid.png"
+GRID_NAME = "grid.png"
 
 
 @dataclass(frozen=True)
@@ -34,18 +36,22 @@ class SampleResult:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One picture to draw: what it is asked as, the LoRAs on it, and the factor of their strengths."""
+class PlannedPicture:
+    """One picture to generate: its request with LoRA tags, the LoRAs, and the factor of their strengths."""
 
     request: Request
     uses: tuple[LoraUse, ...]
     factor: float
 
     @property
-    def plain(self) -> Request:
-        """The request as the model sees it, without LoRA tags."""
-        regions = tuple(r.model_copy(update={"prompt": split_loras(r.prompt)[0]}) for r in self.request.regions)
-        return replace(self.request, prompt=split_loras(self.request.prompt)[0], regions=regions)
+    def request_without_tags(self) -> Request:
+        """The request that is sampled: prompts without LoRA tags."""
+        regions = []
+        for region in self.request.regions:
+            prompt, _ = split_loras(region.prompt)
+            regions.append(region.model_copy(update={"prompt": prompt}))
+        prompt, _ = split_loras(self.request.prompt)
+        return replace(self.request, prompt=prompt, regions=tuple(regions))
 
 
 def sample_to_folder(
@@ -57,106 +63,167 @@ def sample_to_folder(
     settings: SampleSettings | None = None,
     progress: Progress | None = None,
 ) -> SampleResult:
-    """Draw prompts, or a file of them, into PNG files with their settings inside, and a labelled grid.
+    """Generate pictures of prompts, or of a file of prompts, as PNG files with their settings inside, and a grid.
 
-    LoRA tags in prompts are looked up among `loras`, beside them and in the current folder; a tag goes before the same
-    file in `loras`. Files get numbers after those that are in the folder already. Raises LorasmithError for what the
-    user can repair, as far as possible before anything is loaded.
+    LoRA tags in prompts are looked up among `loras`, in the folders of these and in the current folder; a tag takes
+    precedence over the same file in `loras`. Files are numbered after those that are in the folder already. Raises
+    LorasmithError for mistakes of the user, as far as possible before anything is loaded.
     """
-    settings, progress = settings or SampleSettings(), progress or Progress()
-    device, source = pick_device(settings.device), find(base)
-    requests = requests_of(prompts, settings, int(source.config("unet").get("sample_size", 64)) * 8)
-    cells = [
-        Cell(replace(request, seed=request.seed + i), tuple(use.times(factor) for use in uses), factor)
-        for request in requests
-        for uses in [uses_of(request, loras)]
-        for i in range(settings.count)
-        for factor in settings.strengths
-    ]
-    missing = sorted({str(use.path) for cell in cells for use in cell.uses if not use.path.is_file()})
-    if missing:
-        raise LorasmithError(f"{missing[0]}: no such LoRA file")
-    if len(settings.strengths) > 1 and not any(cell.uses for cell in cells):
-        raise LorasmithError("strengths are those of LoRAs, and there is none; name one, or leave strengths out")
+    settings = settings or SampleSettings()
+    progress = progress or Progress()
+    device = pick_device(settings.device)
+    native_size = int(find(base).config("unet").get("sample_size", 64)) * 8
+    requests = build_requests(prompts, settings, native_size)
+    planned = plan_pictures(requests, loras, settings)
+
     progress.say(f"loading {base}")
     family = load(base, dtype=settings.dtype, device=device, vae=settings.vae)
-    adjust(family, settings)
-    return draw_cells(family, cells, folder, settings, progress)
+    apply_prediction_settings(family, settings)
+    return generate_pictures(family, planned, folder, settings, progress)
 
 
-def adjust(family: Family, settings: SampleSettings) -> None:
-    """Let the base predict, and its schedule end, as the settings say."""
+def plan_pictures(
+    requests: Sequence[Request], loras: Sequence[LoraUse], settings: SampleSettings
+) -> list[PlannedPicture]:
+    """A picture for each request, seed (`count`) and strength, in this order.
+
+    Raises LorasmithError if a LoRA file is missing, or there are strengths without a LoRA.
+    """
+    planned = []
+    for request in requests:
+        uses = resolve_loras(request, loras)
+        for use in uses:
+            if not use.path.is_file():
+                raise LorasmithError(f"{use.path}: no such LoRA file")
+        for index in range(settings.count):
+            seeded = replace(request, seed=request.seed + index)
+            for factor in settings.strengths:
+                scaled = tuple(use.times(factor) for use in uses)
+                planned.append(PlannedPicture(seeded, scaled, factor))
+    if len(settings.strengths) > 1 and not any(picture.uses for picture in planned):
+        raise LorasmithError(
+            "strengths are factors of LoRA strengths, but no LoRA is given; give one, or omit strengths"
+        )
+    return planned
+
+
+def resolve_loras(request: Request, loras: Sequence[LoraUse]) -> tuple[LoraUse, ...]:
+    """The LoRAs of a request: those of the call, then those of tags in its prompts, regions included.
+
+    A tag takes precedence: its file is left out of those of the call.
+    """
+    tagged: list[LoraUse] = []
+    for text in (request.prompt, *(region.prompt for region in request.regions)):
+        for tag in split_loras(text)[1]:
+            use = find_lora(tag, loras)
+            if use not in tagged:
+                tagged.append(use)
+    tagged_paths = {use.path.resolve() for use in tagged}
+    untagged = [use for use in loras if use.path.resolve() not in tagged_paths]
+    return (*untagged, *tagged)
+
+
+def apply_prediction_settings(family: Family, settings: SampleSettings) -> None:
+    """Change the prediction type and the noise schedule of a loaded base as the settings say."""
     if settings.zero_terminal_snr:
         family.schedule = family.schedule.zero_terminal_snr()
     if settings.prediction != "auto":
         family.prediction = settings.prediction
 
 
-def draw_cells(
-    family: Family, cells: Sequence[Cell], folder: Path, settings: SampleSettings, progress: Progress
+def generate_pictures(
+    family: Family, planned: Sequence[PlannedPicture], folder: Path, settings: SampleSettings, progress: Progress
 ) -> SampleResult:
-    """Draw and write; each file is there as soon as its picture is."""
+    """Generate planned pictures and write them into the folder, each as soon as it is finished, then the grid."""
     folder.mkdir(parents=True, exist_ok=True)
-    first = 1 + max((int(f.stem[:5]) for f in folder.glob("[0-9][0-9][0-9][0-9][0-9]*.png")), default=-1)
-    loras, images, files = Loras(family, progress, settings.embeddings), {}, {}
+    numbers = [int(file.stem[:5]) for file in folder.glob("[0-9][0-9][0-9][0-9][0-9]*.png")]
+    first_number = 1 + max(numbers, default=-1)
+
+    # Pictures with the same LoRAs are generated together, so that LoRAs are attached once.
     groups: dict[tuple[LoraUse, ...], list[int]] = {}
-    for index, cell in enumerate(cells):
-        groups.setdefault(cell.uses, []).append(index)
-    for uses in groups:  # a file that does not fit is found before the first picture
+    for index, picture in enumerate(planned):
+        groups.setdefault(picture.uses, []).append(index)
+
+    # All files are read first, so that one that does not fit the base is an error before the first picture.
+    loras = Loras(family, progress, settings.embeddings)
+    for uses in groups:
         for use in uses:
             loras.get(use.path)
-    for uses, members in groups.items():
 
-        def keep(place: int, picture: Picture, members: list[int] = members) -> None:
-            index = members[place]
-            written = with_metadata(picture, cells[index], family.source)
-            images[index] = to_image(picture.pixels)
-            files[index] = save_picture(written, folder / f"{first + index:05d}-{picture.request.seed}.png")
+    images: dict[int, Image.Image] = {}
+    files: dict[int, Path] = {}
 
+    def save(indices: Sequence[int], place: int, picture: Picture) -> None:
+        index = indices[place]
+        images[index] = to_image(picture.pixels)
+        file = folder / f"{first_number + index:05d}-{picture.request.seed}.png"
+        files[index] = save_picture(add_metadata(picture, planned[index], family.source), file)
+
+    for uses, indices in groups.items():
+        requests = [planned[index].request_without_tags for index in indices]
         with loras.attached(uses):
-            requests = [cells[i].plain for i in members]
-            sample(family, requests, batch_size=settings.batch_size, progress=progress, done=keep)
-    sheet = arrange([images[i] for i in range(len(cells))], cells, settings)
-    path = save_image(sheet, folder / GRID)
-    return SampleResult(folder, tuple(files[i] for i in range(len(cells))), path)
+            sample(
+                family,
+                requests,
+                batch_size=settings.batch_size,
+                progress=progress,
+                on_picture=partial(save, indices),
+            )
+
+    in_order = range(len(planned))
+    sheet = arrange_grid([images[index] for index in in_order], planned, settings)
+    grid_file = save_image(sheet, folder / GRID_NAME)
+    return SampleResult(folder, tuple(files[index] for index in in_order), grid_file)
 
 
-def with_metadata(picture: Picture, cell: Cell, base: str) -> Picture:
-    """The picture with what its file tells: the prompt with tags for the LoRAs that were on it, and their hashes."""
-    used = [use for use in cell.uses if use.strength or use.text]
-    facts = {"Model": Path(base).stem if base.endswith(".safetensors") else Path(base).name}
+def add_metadata(picture: Picture, planned: PlannedPicture, base: str) -> Picture:
+    """The picture with the prompt, tags for the LoRAs that were attached, their hashes, and the name of the model, for
+    its file."""
+    used = [use for use in planned.uses if use.strength or use.text]
+    metadata = {"Model": Path(base).stem if base.endswith(".safetensors") else Path(base).name}
     if used:
-        facts["Lora hashes"] = ", ".join(f"{use.path.stem}: {short_hash(use.path)}" for use in used)
-    prompt = " ".join([cell.plain.prompt, *map(str, used)]).strip()
-    return replace(picture, request=replace(cell.request, prompt=prompt), facts=facts)
+        metadata["Lora hashes"] = ", ".join(f"{use.path.stem}: {short_hash(use.path)}" for use in used)
+    tags = [str(use) for use in used]
+    prompt = " ".join([planned.request_without_tags.prompt, *tags]).strip()
+    return replace(picture, request=replace(planned.request, prompt=prompt), metadata=metadata)
 
 
-def arrange(images: Sequence[Image.Image], cells: Sequence[Cell], settings: SampleSettings) -> Image.Image:
-    """A grid: prompts down; across, strengths if several were asked for, else seeds. A single row or column is
-    folded, with a caption on each picture."""
-    several = len(settings.strengths) > 1
-    columns = len(settings.strengths) if several else settings.count
-    starts = range(0, len(cells), columns)
-    prompts = [cells[i].request.prompt for i in starts]
-    if several:
-        across = [f"strength {factor:g}" for factor in settings.strengths]
-        down = [f"{cells[i].request.prompt}\nseed {cells[i].request.seed}" for i in starts]
-        return grid([images[i : i + columns] for i in starts], row_labels=down, column_labels=across)
-    if columns == 1:
-        return captioned_grid(images, prompts)
-    seeds = [f"seed {cell.request.seed}" for cell in cells]
-    if len(prompts) == 1:
-        return captioned_grid(images, seeds, title=prompts[0])
-    rows = [seeds[i : i + columns] for i in starts]
-    if all(row == rows[0] for row in rows):
-        return grid([images[i : i + columns] for i in starts], row_labels=prompts, column_labels=rows[0])
-    labels = [f"{prompt}\n{row[0]} to {row[-1].split()[-1]}" for prompt, row in zip(prompts, rows, strict=True)]
-    return grid([images[i : i + columns] for i in starts], row_labels=labels)
+def arrange_grid(
+    images: Sequence[Image.Image], planned: Sequence[PlannedPicture], settings: SampleSettings
+) -> Image.Image:
+    """A grid with a row for each prompt, and a column for each strength or, with one strength, for each seed.
+
+    What would be a single row or column becomes a grid of captioned pictures.
+    """
+    if len(settings.strengths) > 1:
+        return _grid_of_strengths(images, planned, settings.strengths)
+    if settings.count == 1:
+        return captioned_grid(images, [picture.request.prompt for picture in planned])
+    seeds = [picture.request.seed for picture in planned]
+    if len(planned) == settings.count:
+        return captioned_grid(images, [f"seed {seed}" for seed in seeds], title=planned[0].request.prompt)
+    return _grid_of_seeds(images, planned, settings.count)
 
 
-def uses_of(request: Request, loras: Sequence[LoraUse]) -> tuple[LoraUse, ...]:
-    """The LoRAs of a request: those of the call, then those of its tags, in a region's prompt too, which go before."""
-    texts = (request.prompt, *(region.prompt for region in request.regions))
-    tagged = list(dict.fromkeys(find_lora(tag, loras) for text in texts for tag in split_loras(text)[1]))
-    named = {use.path.resolve() for use in tagged}
-    return (*(use for use in loras if use.path.resolve() not in named), *tagged)
+def _grid_of_seeds(images: Sequence[Image.Image], planned: Sequence[PlannedPicture], columns: int) -> Image.Image:
+    starts = range(0, len(planned), columns)
+    prompts = [planned[start].request.prompt for start in starts]
+    seeds = [picture.request.seed for picture in planned]
+    rows = [images[start : start + columns] for start in starts]
+    seed_rows = [seeds[start : start + columns] for start in starts]
+    if all(row == seed_rows[0] for row in seed_rows):
+        return grid(rows, row_labels=prompts, column_labels=[f"seed {seed}" for seed in seed_rows[0]])
+    # prompts with their own seeds (`--d 7`) have no common column labels
+    labels = [f"{prompt}\nseed {row[0]} to {row[-1]}" for prompt, row in zip(prompts, seed_rows, strict=True)]
+    return grid(rows, row_labels=labels)
+
+
+def _grid_of_strengths(
+    images: Sequence[Image.Image], planned: Sequence[PlannedPicture], strengths: Sequence[float]
+) -> Image.Image:
+    starts = range(0, len(planned), len(strengths))
+    rows = [images[start : start + len(strengths)] for start in starts]
+    requests = [planned[start].request for start in starts]
+    row_labels = [f"{request.prompt}\nseed {request.seed}" for request in requests]
+    column_labels = [f"strength {factor:g}" for factor in strengths]
+    return grid(rows, row_labels=row_labels, column_labels=column_labels)

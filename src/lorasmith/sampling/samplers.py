@@ -1,4 +1,4 @@
-"""Samplers by the names that people know, from diffusers."""
+"""Samplers of diffusers under their common names."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from lorasmith.diffusion.schedule import NoiseSchedule
 
 @dataclass(frozen=True)
 class Sampler:
-    """`label` is A1111's name, which PNG files carry; `scheduler` the class in diffusers."""
+    """A scheduler class of diffusers with its options."""
 
     label: str
+    """A1111's name, which is written into PNG files."""
     scheduler: str
+    """Name of the class in diffusers."""
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -44,8 +46,8 @@ SAMPLERS: dict[str, Sampler] = {
     "dpm++_2s": Sampler("DPM++ 2S", "DPMSolverSinglestepScheduler"),
     "unipc": Sampler("UniPC", "UniPCMultistepScheduler"),
 }
-DARKEST = 2.0**-24
-"""The least abar that samplers get, as diffusers has it: sigma 4096."""
+MIN_ALPHA_CUMPROD = 2.0**-24
+"""The lowest cumulative alpha that schedulers are given, which is diffusers' value; it is a sigma of 4096."""
 ALIASES = {
     "plms": "pndm",
     "dpm_2": "dpm2",
@@ -57,49 +59,56 @@ ALIASES = {
     "dpm++_sde_karras": "dpm++_2m_sde_karras",
     "uni_pc": "unipc",
 }
-"""What else people write; A1111's labels and sd-scripts' `k_` names need no entry."""
+"""Other accepted names; A1111's labels and sd-scripts' `k_` names need no entry here."""
 
 
 def find(name: str) -> Sampler:
-    """The sampler that a name means, in our spelling, A1111's or sd-scripts'. Raises LorasmithError if none does."""
-    plain = name.strip().lower().replace(" ", "_").removeprefix("k_")
-    found = SAMPLERS.get(ALIASES.get(plain, plain))
-    if found is None:
-        hint = did_you_mean(plain, [*SAMPLERS, *ALIASES])
-        raise LorasmithError(
-            f'no sampler is called "{name}"; {f"{hint} " if hint else ""}there are {", ".join(SAMPLERS)}'
-        )
-    return found
+    """The sampler of a name in our, A1111's or sd-scripts' spelling. Raises LorasmithError for an unknown name."""
+    key = name.strip().lower().replace(" ", "_").removeprefix("k_")
+    sampler = SAMPLERS.get(ALIASES.get(key, key))
+    if sampler is None:
+        hint = did_you_mean(key, [*SAMPLERS, *ALIASES])
+        known = ", ".join(SAMPLERS)
+        raise LorasmithError(f'no sampler is called "{name}"; {f"{hint} " if hint else ""}known samplers: {known}')
+    return sampler
 
 
-def make(name: str, schedule: NoiseSchedule, prediction: str) -> Any:
-    """A fresh diffusers scheduler over our noise schedule.
+def make_scheduler(name: str, schedule: NoiseSchedule, prediction: str) -> Any:
+    """A new diffusers scheduler with our noise schedule. `prediction`: `epsilon` or `v_prediction`.
 
-    Over a schedule that ends in pure noise it starts exactly there (arXiv 2305.08891, section 3.3). Raises
-    LorasmithError for an unknown name, or if diffusers lacks a library for it.
+    With a schedule that ends in pure noise, sampling starts exactly there (arXiv 2305.08891, section 3.3). Raises
+    LorasmithError for an unknown name, or if the scheduler needs a library that is not installed.
     """
     import diffusers
 
     sampler = find(name)
+    # diffusers takes betas: beta_t = 1 - abar_t / abar_(t-1), with abar_(-1) = 1
     abar = schedule.alphas_cumprod.double().cpu()
-    betas = 1 - abar / abar.roll(1).index_fill(0, abar.new_zeros(1).long(), 1.0)
+    previous = abar.roll(1)
+    previous[0] = 1.0
+    betas = 1 - abar / previous
     options: dict[str, Any] = {"steps_offset": 1}
-    if float(abar[-1]) < DARKEST:  # keeps the first sigma finite
-        betas[-1] = 1 - DARKEST / abar[-2]
+    if float(abar[-1]) < MIN_ALPHA_CUMPROD:
+        # zero terminal SNR: a tiny last abar keeps the first sigma finite, and trailing spacing starts at the last t
+        betas[-1] = 1 - MIN_ALPHA_CUMPROD / abar[-2]
         options = {"timestep_spacing": "trailing"}
-    options |= {**sampler.options, "num_train_timesteps": schedule.steps, "trained_betas": betas.tolist()}
+    options.update(sampler.options)
+    options["num_train_timesteps"] = schedule.steps
+    options["trained_betas"] = betas.tolist()
     try:
         scheduler = getattr(diffusers, sampler.scheduler)
+        # schedulers differ in their options; each gets those that it has
         known = inspect.signature(scheduler.__init__).parameters
-        return scheduler(prediction_type=prediction, **{k: v for k, v in options.items() if k in known})
+        supported = {key: value for key, value in options.items() if key in known}
+        return scheduler(prediction_type=prediction, **supported)
     except ImportError as error:
-        raise LorasmithError(
-            f'the sampler "{name}" needs a library that is not installed: {str(error).strip().splitlines()[0]}'
-        ) from None
+        reason = str(error).strip().splitlines()[0]
+        raise LorasmithError(f'the sampler "{name}" needs a library that is not installed: {reason}') from None
 
 
-def start(scheduler: Any, steps: int, device: torch.device | str = "cpu") -> None:
-    """Lay out the timesteps of one picture."""
+def set_timesteps(scheduler: Any, steps: int, device: torch.device | str = "cpu") -> None:
+    """Prepare a scheduler for one picture, or one batch, of this number of steps."""
     scheduler.set_timesteps(steps, device=device)
-    if hasattr(scheduler, "set_begin_index"):  # else it searches for its place, and is lost where two t are equal
+    if hasattr(scheduler, "set_begin_index"):
+        # without it a scheduler looks its position up by t, which fails where two timesteps are equal
         scheduler.set_begin_index(0)

@@ -1,4 +1,4 @@
-"""What a call of the sampling command or of `lorasmith.sample` may set."""
+"""The settings of `lorasmith sample` and `lorasmith.sample`, and the requests that follow from them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from lorasmith.sampling import samplers
 from lorasmith.sampling.control import Control
 from lorasmith.sampling.prompts import parse_line, read_prompts
 from lorasmith.sampling.regions import Region
-from lorasmith.sampling.sample import MOST_STEPS, Request
+from lorasmith.sampling.request import MAX_STEPS, Request
 
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class SampleSettings(Config):
-    """Of all pictures; a prompt's own options (`--d 7`) go before them."""
+    """Settings of all pictures of a call; options of a single prompt (`--d 7`) take precedence."""
 
     negative: str = ""
     seed: int = Field(default=0, ge=0)
-    """Of the first picture of each prompt; further ones count up."""
-    steps: int = Field(default=20, ge=1, le=MOST_STEPS)
+    """Seed of the first picture of each prompt; it is counted up for the next ones."""
+    steps: int = Field(default=20, ge=1, le=MAX_STEPS)
     cfg: float = 7.0
+    """Guidance scale; 1 turns guidance off."""
     sampler: str = "ddim"
     width: int | None = Field(default=None, ge=8, multiple_of=8)
-    """Pixels, as `height`. Default: the size that the base model was made for."""
+    """Pixels, as `height`. Default: the size that the base model was trained for."""
     height: int | None = Field(default=None, ge=8, multiple_of=8)
     clip_skip: int = Field(default=1, ge=1)
     rescale: float = Field(default=0.0, ge=0, le=1)
@@ -39,61 +40,47 @@ class SampleSettings(Config):
     count: int = Field(default=1, ge=1)
     """Pictures of each prompt."""
     strengths: tuple[float, ...] = (1.0,)
-    """Draws each picture once for each of these factors of the LoRAs' strengths; 0 is the base model."""
+    """Factors of the LoRAs' strengths: each picture is generated with each of them; 0 is the base model."""
     embeddings: tuple[Path, ...] = ()
-    """Files of new words (textual inversion); each word is called by its file's name."""
+    """Files of new tokens (textual inversion); prompts call each by the name of its file."""
     vae: str = ""
-    """Another VAE in the place of the base's, as in a training config."""
+    """A VAE in place of the base model's, as in a training config."""
     batch_size: int = Field(default=4, ge=1)
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     prediction: Literal["auto", "epsilon", "v_prediction"] = "auto"
-    """What the network gives, if a LoRA was trained for something else than its base."""
+    """What the network predicts, if a LoRA was trained for something else than its base model."""
     zero_terminal_snr: bool = False
     regions: tuple[Region, ...] = ()
-    """Parts of each picture with texts of their own."""
+    """Parts of each picture with their own prompts."""
     apart: float = Field(default=0.0, ge=0, le=1)
-    """For this share of the steps each region is a picture of its own, so that none takes another's place."""
+    """For this fraction of the steps each region is generated as a separate picture, so that no subject takes the place
+    of another."""
     controls: tuple[Control, ...] = ()
     """ControlNets and T2I-Adapters with their pictures."""
 
     @field_validator("sampler")
     @classmethod
-    def _known(cls, value: str) -> str:
+    def _must_be_known(cls, value: str) -> str:
         try:
             samplers.find(value)
         except LorasmithError:
             hint = did_you_mean(value, samplers.SAMPLERS)
-            raise ValueError(f"{', '.join(samplers.SAMPLERS)}{f'; {hint}' if hint else ''}") from None
+            known = ", ".join(samplers.SAMPLERS)
+            raise ValueError(f"{known}; {hint}" if hint else known) from None
         return value
 
     @field_validator("strengths")
     @classmethod
-    def _some(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+    def _must_not_be_empty(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if not value:
             raise ValueError("at least one strength")
         return value
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """None: the base model's own default."""
+        """The dtype of `precision`; None for `auto`: the default of the base model."""
         return DTYPES[self.precision]
-
-
-def requests_of(prompts: Sequence[str] | Path, settings: SampleSettings, native: int) -> list[Request]:
-    """The requests that prompts, or a file of them, ask for; `native` is the side of pictures that nobody sized.
-
-    Raises LorasmithError for options that are unknown or do not fit.
-    """
-    lines = read_prompts(prompts) if isinstance(prompts, Path) else [parse_line(p) for p in prompts]
-    if not lines:
-        raise LorasmithError("there is no prompt to draw")
-    shared = settings.model_dump(
-        include={"negative", "seed", "steps", "cfg", "sampler", "clip_skip", "rescale", "apart"}
-    )
-    shared |= {"width": settings.width or native, "height": settings.height or native}
-    shared |= {"regions": settings.regions, "controls": settings.controls}
-    return [_request({**shared, **line}) for line in lines]
 
 
 class _Scene(Config):
@@ -101,17 +88,44 @@ class _Scene(Config):
     controls: tuple[Control, ...] = ()
 
 
-def _request(values: dict[str, Any]) -> Request:
-    place = repr(values["prompt"])
-    scene = validate(_Scene, {name: values[name] for name in _Scene.model_fields}, f"the prompt {place}")
+SHARED_FIELDS = {"negative", "seed", "steps", "cfg", "sampler", "clip_skip", "rescale", "apart"}
+"""Fields that a request takes unchanged from the settings."""
+
+
+def build_requests(prompts: Sequence[str] | Path, settings: SampleSettings, native_size: int) -> list[Request]:
+    """A request for each prompt of a list or a file; options of a prompt take precedence over the settings.
+
+    `native_size`: width and height in pixels where neither gives a size. Raises LorasmithError for unknown options and
+    wrong values.
+    """
+    lines = read_prompts(prompts) if isinstance(prompts, Path) else [parse_line(prompt) for prompt in prompts]
+    if not lines:
+        raise LorasmithError("there is no prompt; give at least one")
+    shared = settings.model_dump(include=SHARED_FIELDS)
+    shared["width"] = settings.width or native_size
+    shared["height"] = settings.height or native_size
+    shared["regions"] = settings.regions
+    shared["controls"] = settings.controls
+    return [_build_request({**shared, **line}) for line in lines]
+
+
+def _build_request(values: dict[str, Any]) -> Request:
+    prompt = repr(values["prompt"])
+    # prompts from files hold regions and controls as tables
+    tables = {name: values[name] for name in _Scene.model_fields}
+    scene = validate(_Scene, tables, f"the prompt {prompt}")
+    fields = {**values, "regions": scene.regions, "controls": scene.controls}
     try:
-        return Request(**{**values, "regions": scene.regions, "controls": scene.controls})
+        return Request(**fields)
     except LorasmithError as error:
-        raise LorasmithError(f"{place}: {error}") from None
+        raise LorasmithError(f"{prompt}: {error}") from None
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device, else the CPU. Raises LorasmithError for one that is not there."""
+    """The device of a name; `auto` is the first CUDA device, else the CPU.
+
+    Raises LorasmithError for a wrong name, or CUDA on a machine without it.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -119,5 +133,5 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError:
         raise LorasmithError(f'device: "{name}" is not a device; use auto, cpu, cuda, cuda:1 or mps') from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise LorasmithError(f'device: "{name}" was asked for, but torch sees no CUDA device here; use auto')
+        raise LorasmithError(f'device: "{name}" needs CUDA, but torch finds no CUDA device; use auto')
     return device

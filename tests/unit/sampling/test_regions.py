@@ -13,9 +13,10 @@ from PIL import Image
 from lorasmith.core.errors import ConfigError, LorasmithError
 from lorasmith.families.base import Family
 from lorasmith.sampling.loras import LoraUse
-from lorasmith.sampling.regions import Region, parse, parse_weights, read_regions, written
+from lorasmith.sampling.regions import Region, format_regions, parse_area_weights, parse_regions, read_regions
+from lorasmith.sampling.request import Request
 from lorasmith.sampling.run import sample_to_folder
-from lorasmith.sampling.sample import Request, sample
+from lorasmith.sampling.sample import sample
 from lorasmith.sampling.settings import SampleSettings
 
 WIDE = Request("a meadow", negative="blurry", steps=3, width=128, height=64, cfg=4.0, seed=3)
@@ -67,17 +68,17 @@ def test_regions_in_a_batch_are_those_alone(family: Family) -> None:
 
 def test_apart_all_along_each_region_is_its_own_picture(family: Family) -> None:
     """Noise is the only thing that comes from the whole; with the same noise, each half is what it would be alone."""
-    from lorasmith.sampling.predictions import Predictions
-    from lorasmith.sampling.sample import Guides
+    from lorasmith.sampling.control import ControlModels
+    from lorasmith.sampling.predictions import GuidedPrediction
 
     wide = replace(WIDE, regions=(CAT, DOG), apart=1.0)
     x, t = torch.randn(1, 4, 8, 16), torch.tensor([500])
-    found = Predictions(family, [wide], Guides(family))(x, t, 0.0)
+    found = GuidedPrediction(family, [wide], ControlModels(family))(x, t, 0.0)
     for region, columns in ((CAT, slice(0, 8)), (DOG, slice(8, 16))):
         small = replace(WIDE, prompt=region.prompt, width=64)
-        alone = Predictions(family, [small], Guides(family))(x[..., columns], t, 0.0)
+        alone = GuidedPrediction(family, [small], ControlModels(family))(x[..., columns], t, 0.0)
         torch.testing.assert_close(found[..., columns], alone, atol=1e-5, rtol=0)
-    later = Predictions(family, [replace(wide, apart=0.5)], Guides(family))(x, t, 0.5)
+    later = GuidedPrediction(family, [replace(wide, apart=0.5)], ControlModels(family))(x, t, 0.5)
     assert (later - found).abs().max() > 1e-3
 
 
@@ -94,15 +95,15 @@ def test_pixels_and_shares_are_the_same_box(family: Family) -> None:
 
 def test_the_original_syntax() -> None:
     text = "[a <potter1> <potter2>, red|blue hat]-*-[low, worst]-*-[4, 6, 512, 1024]|\n[a dog]-*-[]-*-[]"
-    assert parse(text) == [
+    assert parse_regions(text) == [
         {"prompt": "a <potter1> <potter2>, red|blue hat", "negative": "low, worst", "box": (6, 4, 1024, 512)},
         {"prompt": "a dog", "negative": "", "box": (0, 0, 1, 1)},
     ]
-    regions = [Region(**table) for table in parse(text)]
-    assert [Region(**t).share(1024, 512) for t in parse(written(regions, 1024, 512))] == [
-        r.share(1024, 512) for r in regions
+    regions = [Region(**table) for table in parse_regions(text)]
+    assert [Region(**t).relative_box(1024, 512) for t in parse_regions(format_regions(regions, 1024, 512))] == [
+        r.relative_box(1024, 512) for r in regions
     ]
-    assert parse_weights("[0, 0, 512, 300]-1.0|[0,300,512,1024]-.5") == [
+    assert parse_area_weights("[0, 0, 512, 300]-1.0|[0,300,512,1024]-.5") == [
         {"box": (0, 0, 300, 512), "weight": 1.0},
         {"box": (300, 0, 1024, 512), "weight": 0.5},
     ]
@@ -119,7 +120,7 @@ def test_the_original_syntax() -> None:
 )
 def test_mistakes_in_the_original_syntax(text: str, message: str) -> None:
     with pytest.raises(LorasmithError, match=message):
-        parse(text)
+        parse_regions(text)
 
 
 def test_files_of_regions(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from lorasmith.core.registry import registered
 from lorasmith.families.base import Family
 from lorasmith.formats.base import Format
 from lorasmith.sampling.loras import Loras, LoraUse, load_lora, short_hash
+from lorasmith.sampling.request import Request
 from lorasmith.sampling.run import SampleResult, sample_to_folder
-from lorasmith.sampling.sample import Request, sample
+from lorasmith.sampling.sample import sample
 from lorasmith.sampling.settings import SampleSettings
 
 FAST = SampleSettings(steps=2, width=64, height=64)
@@ -173,7 +174,7 @@ def test_mistakes_are_told_before_anything_is_drawn(sd1: Path, tmp_path: Path) -
         "there is no prompt": lambda: draw(),
         "no sampler is called": lambda: draw("a --ss magic"),
         "steps is 0": lambda: draw("a --s 0"),
-        "strengths are those of LoRAs": lambda: sample_to_folder(
+        "strengths are factors of LoRA strengths": lambda: sample_to_folder(
             sd1, ["a"], tmp_path / "out", settings=fast(strengths=(0.0, 1.0))
         ),
         "is not a device": lambda: sample_to_folder(sd1, ["a"], tmp_path / "out", settings=fast(device="gpu")),

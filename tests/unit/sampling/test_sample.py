@@ -13,14 +13,15 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.families.base import Family
 from lorasmith.sampling import samplers
-from lorasmith.sampling.sample import Request, sample
+from lorasmith.sampling.request import Request
+from lorasmith.sampling.sample import sample
 
 BASE = Request("a cat on a mat", negative="blurry", steps=3, width=64, height=48)
 
 
 def usable(name: str) -> bool:
     try:
-        samplers.make(name, samplers.NoiseSchedule.scaled_linear(), "epsilon")
+        samplers.make_scheduler(name, samplers.NoiseSchedule.scaled_linear(), "epsilon")
     except LorasmithError:
         return False
     return True
@@ -52,8 +53,8 @@ def test_every_sampler_ends_at_x0_of_a_perfect_network(name: str, terminal: bool
     schedule = NoiseSchedule.scaled_linear()
     schedule = schedule.zero_terminal_snr() if terminal else schedule
     x0 = torch.linspace(-2, 2, 64).view(1, 4, 4, 4)
-    scheduler = samplers.make(name, schedule, "v_prediction")
-    samplers.start(scheduler, 25)
+    scheduler = samplers.make_scheduler(name, schedule, "v_prediction")
+    samplers.set_timesteps(scheduler, 25)
     x = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         at = torch.tensor([float(t)]).clamp(0, 999)
@@ -73,8 +74,8 @@ def test_any_number_of_steps(name: str, steps: int) -> None:
         samplers.NoiseSchedule.scaled_linear(),
         samplers.NoiseSchedule.scaled_linear().zero_terminal_snr(),
     ):
-        scheduler = samplers.make(name, schedule, "v_prediction")
-        samplers.start(scheduler, steps)
+        scheduler = samplers.make_scheduler(name, schedule, "v_prediction")
+        samplers.set_timesteps(scheduler, steps)
         x = torch.ones(1, 4, 4, 4) * scheduler.init_noise_sigma
         for t in scheduler.timesteps:
             x = scheduler.step(scheduler.scale_model_input(x, t) * 0.5, t, x, return_dict=False)[0]
@@ -144,7 +145,7 @@ def test_pictures_come_in_order_and_each_as_soon_as_it_is_there(family: Family) 
     sizes = [(64, 64), (48, 64), (64, 64), (48, 64), (64, 64)]
     requests = [replace(BASE, width=w, height=h, seed=i, steps=2) for i, (w, h) in enumerate(sizes)]
     progress, seen = Counting(), []
-    pictures = sample(family, requests, batch_size=2, progress=progress, done=lambda i, p: seen.append(i))
+    pictures = sample(family, requests, batch_size=2, progress=progress, on_picture=lambda i, p: seen.append(i))
     assert [p.request for p in pictures] == requests
     assert sorted(seen) == list(range(5))
     assert progress.done == progress.total == 10

@@ -18,7 +18,7 @@ from lorasmith.core.progress import Progress
 from lorasmith.families.resolve import find
 from lorasmith.formats.read import load as read_lora
 from lorasmith.sampling.loras import LoraUse
-from lorasmith.sampling.regions import parse, parse_weights
+from lorasmith.sampling.regions import parse_area_weights, parse_regions
 from lorasmith.sampling.run import sample_to_folder
 from lorasmith.sampling.settings import SampleSettings
 
@@ -44,7 +44,7 @@ class RegionallyControlableSampling(Action):
         if missing:
             raise LorasmithError(f"{self.name} needs " + ", ".join(f"--{name}" for name in missing))
         base, lora, words = model_of(Path(v["pretrained_model"]), v["base"])
-        regions = parse(v["prompt_rewrite"] or "")
+        regions = parse_regions(v["prompt_rewrite"] or "")
         width, height = size_of(v, regions)
         table = {
             "negative": v["negative_prompt"] or "", "seed": v["seed"], "steps": 50, "cfg": 7.5, "sampler": "dpm++_2m",
@@ -103,6 +103,6 @@ def control_of(values: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
     image = values[f"{kind}_condition"]
     if not image:
         return None
-    areas = parse_weights(values[f"region_{kind}_adaptor_weight"] or "")
+    areas = parse_area_weights(values[f"region_{kind}_adaptor_weight"] or "")
     weight = values[f"{kind}_adaptor_weight"]
     return {"model": values[f"{kind}_adaptor"], "image": image, "weight": weight, "areas": areas}

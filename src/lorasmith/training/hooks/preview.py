@@ -20,7 +20,7 @@ from lorasmith.training.hooks.numbered_files import check_pattern, format_patter
 if TYPE_CHECKING:
     from PIL import Image
 
-    from lorasmith.sampling.sample import Request
+    from lorasmith.sampling.request import Request
     from lorasmith.training.run import Run
 
 Strength = float | tuple[float, float]
@@ -97,7 +97,7 @@ class Previews(Hook):
     def requests(self, run: Run) -> list[Request]:
         """What is drawn: each prompt `count` times. Settings in a prompt's own line override those of the hook."""
         from lorasmith.sampling.prompts import parse_line, read_prompts
-        from lorasmith.sampling.sample import Request
+        from lorasmith.sampling.request import Request
 
         resolution = run.config.data.resolution
         width, height = (resolution, resolution) if isinstance(resolution, int) else resolution

@@ -11,7 +11,7 @@ from lorasmith.core.progress import Progress
 from lorasmith.data.texts import TextCache, TextSettings
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
-from lorasmith.sampling.prompts import encode
+from lorasmith.families.stable_diffusion.emphasis import encode
 
 TEXTS = ["a (red hat:1.4), [dark], garp", "plain", "", r"garp \(boxer\)"]
 
