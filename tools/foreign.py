@@ -19,78 +19,88 @@ from lorasmith.compat.kohya.options.dreambooth import OPTIONS as DB_OPTIONS
 from lorasmith.compat.kohya.options.dreambooth import OWN as DB_OWN
 from lorasmith.compat.kohya.options.inversion import ABSENT, OWN
 from lorasmith.compat.kohya.options.inversion import OPTIONS as INVERSION_OPTIONS
-from lorasmith.compat.options import STATES, Option, all_scripts
+from lorasmith.compat.options import STATES, Option
+from lorasmith.compat.script import all_scripts
 from tools.markdown import fold
 
 DOCS = Path(__file__).parents[1] / "docs"
 HEAD = """# Kohya's configs
 
-Written by `python -m tools.foreign` from the tables that the code uses; a test fails when it is not current.
+Written by `python -m tools.foreign` from the option tables in the code. A test fails if this page is out of date.
 
-A config of kohya-ss/sd-scripts trains as it is:
+A config of kohya-ss/sd-scripts can be trained unchanged:
 
 ```bash
 lorasmith as train_network --config_file=my.toml
 lorasmith as train_network --config_file=my.toml --network_dim=8 --max_train_steps=500
-lorasmith convert-config my.toml > mine.toml        # the same as a config of lorasmith
+lorasmith convert-config my.toml > mine.toml        # convert it to a config of lorasmith
 ```
 
-Options on the command line count before the file's. Sections of the file have no meaning; of keys that come twice the
-last one counts; `""` is unset; numbers may be texts and `1` may be true. An unknown option is left out with a note that
-names the nearest one. An option that is refused is an error, unless it is unset or has its default.
+Options on the command line override those of the file. Sections of the file have no meaning. If a key occurs twice, the
+last value counts. `""` means unset, numbers may be written as text, and `1` may stand for true. An unknown option is
+ignored with a note that names the most similar known one. A refused option is an error, unless it is unset or has its
+default value.
 
-Files stand where the original writes them, as soon as they are made: `output_dir/output_name.safetensors`, those of
-epochs `output_name-000002.safetensors`, those of steps `output_name-step00000100.safetensors`, pictures in
-`output_dir/sample`. All else of the run (its settings, checkpoints, log, report) is in the folder
-`output_dir/output_name`; an earlier run of that name is moved aside.
+The state of an option is one of:
+
+* **same**: it does the same as in the original.
+* **improved**: it does the same, without a fault of the original. The note names the difference.
+* **accepted, no effect**: there is nothing to do here. The note says why.
+* **refused**: it is an error. The note says what to use instead.
+
+Files are written to the same places as in the original, as soon as they exist: `output_dir/output_name.safetensors`,
+`output_name-000002.safetensors` after epochs, `output_name-step00000100.safetensors` after steps, and preview images in
+`output_dir/sample`. Everything else (settings, checkpoints, log, report) is in the run's folder,
+`output_dir/output_name`. An earlier run of the same name is moved aside.
 
 `save_state` writes the folders `output_name-000002-state`, `output_name-step00000100-state` and `output_name-state`.
-`--resume` continues from any of them exactly, also when the run has gone further since; and from
-`output_dir/output_name`, where the run last was. The other options count as they do without it, so a run can be made
-longer. A state that sd-scripts wrote cannot be continued; set `network_weights` to the `model.safetensors` in it and
-`initial_step` to its step.
+`--resume` continues exactly from any of them, also if the run has gone further since, or from `output_dir/output_name`,
+which is the latest point of the run. The other options still count, so that a run can be made longer. A state that
+sd-scripts wrote cannot be continued: set `network_weights` to the `model.safetensors` in it and `initial_step` to its
+step instead.
 """
 
 
 DIFFUSERS = """# diffusers' example scripts
 
-Written by `python -m tools.foreign` from the tables that the code uses; a test fails when it is not current.
+Written by `python -m tools.foreign` from the option tables in the code. A test fails if this page is out of date.
 
 ```bash
 lorasmith as train_dreambooth_lora --pretrained_model_name_or_path=... --instance_data_dir=... --instance_prompt="..."
 lorasmith convert-config -- train_text_to_image_lora --pretrained_model_name_or_path=... --train_data_dir=...
 ```
 
-Every option of the original has its default and meaning, but for what the notes say. `output_dir` is the run's
-folder: it holds `pytorch_lora_weights.safetensors` (with the alphas that the originals leave out), the same LoRA
-under kohya's names, and all else of a run. With prior preservation a batch holds as many class pictures as pictures
-of the thing; the mean over both is half of the original's sum, which AdamW does not feel but gradient clipping does.
-Pictures keep their shape, in buckets.
+Every option has the default and the meaning of the original, except where a note says otherwise. `output_dir` is the
+run's folder. It contains `pytorch_lora_weights.safetensors` (with the alphas that the originals omit), the same LoRA
+with kohya's names, and everything else of a run. With prior preservation, a batch contains as many class images as
+instance images. The loss is the mean over both, which is half of the original's sum; this makes no difference to AdamW,
+but it does to gradient clipping. Images keep their aspect ratio, in buckets.
 """
 MIX_OF_SHOW = """# Mix-of-Show's YAML files
 
-Written by `python -m tools.foreign` from the tables that the code uses; a test fails when it is not current.
+Written by `python -m tools.foreign` from the option tables in the code. A test fails if this page is out of date.
 
 ```bash
 lorasmith as train_edlora -opt EDLoRA_x.yml
 lorasmith as test_edlora -opt EDLoRA_x.yml --lora-path experiments/x/x.safetensors --save-dir results
 ```
 
-The run is in `experiments/<name>`: `<name>.safetensors` (the LoRA, for every program), `<name>.exact.safetensors`
-(with the words of each cross-attention layer) and `embeddings/` (the words for user interfaces: the mean over the
-layers). Pictures of several concepts by regions: [regions.md](regions.md).
+The run's folder is `experiments/<name>`. It contains `<name>.safetensors` (the LoRA, for every program),
+`<name>.exact.safetensors` (with the token embeddings of each cross-attention layer) and `embeddings/` (the token
+embeddings for user interfaces: the mean over the layers). Images of several concepts by regions:
+[regions.md](regions.md).
 """
 
 
 def page() -> str:
     """The page of sd-scripts."""
     counts = Counter(option.state for option in OPTIONS)
-    says = "; ".join(f"{STATES[state]}: {counts[state]}" for state in STATES)
-    parts = [HEAD, "## Options", f"{len(OPTIONS)} options of `train_network`. {says}."]
+    by_state = "; ".join(f"{STATES[state]}: {counts[state]}" for state in STATES)
+    parts = [HEAD, "## Options", f"{len(OPTIONS)} options of `train_network`. {by_state}."]
     for title, options in SECTIONS.items():
         parts += [f"### {title}", table(options)]
     parts += [
-        "### Of sdxl_train_network besides",
+        "### Further options of sdxl_train_network",
         table(SDXL_OPTIONS),
         inversion(),
         dreambooth(),
@@ -101,17 +111,21 @@ def page() -> str:
 
 
 def scripts(head: str, origin: str) -> str:
-    """The page of all scripts of one origin; a script like one before it shows only what differs."""
-    parts, before = [head], {}
+    """The page of all scripts of one origin; each lists only the options that differ from the script before it."""
+    parts = [head]
+    before: dict[str, Option] = {}
     for name, script in all_scripts().items():
         if script.origin != origin:
             continue
-        new = tuple(o for o in script.options if before.get(o.name) != o)
-        missing = sorted(before.keys() - {o.name for o in script.options})
-        says = f"Without {', '.join(f'`{n}`' for n in missing)}. " if missing and before else ""
-        says += f"{len(script.options)} options" + ("; the others as above." if len(new) < len(script.options) else ".")
-        parts += [f"## {name}", says, table(new)]
-        before = {o.name: o for o in script.options}
+        options = {option.name: option for option in script.options}
+        different = tuple(option for option in script.options if before.get(option.name) != option)
+        missing = sorted(before.keys() - options.keys())
+        summary = f"{len(options)} options"
+        summary += "; the others are the same as above." if len(different) < len(options) else "."
+        if missing:
+            summary = f"Without {', '.join(f'`{option}`' for option in missing)}. {summary}"
+        parts += [f"## {name}", summary, table(different)]
+        before = options
     return fold("\n\n".join(part.strip() for part in parts) + "\n")
 
 
@@ -132,7 +146,9 @@ def table(options: tuple[Option, ...]) -> str:
 
 def default(option: Option) -> str:
     """The original's default."""
-    return "flag" if option.type == "flag" else "" if option.default in (None, "") else f"`{option.default}`"
+    if option.type == "flag":
+        return "flag"
+    return "" if option.default in (None, "") else f"`{option.default}`"
 
 
 def key(option: Option) -> str:
@@ -146,12 +162,14 @@ def inversion() -> str:
         (
             "## Textual inversion",
             f"`train_textual_inversion` ({len(INVERSION_OPTIONS)} options), `sdxl_train_textual_inversion`, and "
-            "`train_textual_inversion_XTI`, which starts again here: a set of vectors for each cross-attention layer.",
-            "The word stands in `output_dir/output_name.pt` (or `.safetensors`; called as the word unless a "
-            "name is given) as `emb_params`, of SDXL `clip_l` and `clip_g`, of XTI `IN01` to `OUT11`; files of epochs "
-            "and steps stand beside it. The run's folder "
-            "has it in our exact form and, as a mean over layers where it has them, for user interfaces. "
-            f"Without {', '.join(f'`{n}`' for n in sorted(ABSENT - {'save_model_as'}))}; besides:",
+            "`train_textual_inversion_XTI` (which can be run again here: it trains separate vectors for "
+            "each cross-attention layer).",
+            "The token embedding is written to `output_dir/output_name.pt` (or `.safetensors`; the default name is the "
+            "token itself) as `emb_params`, for SDXL as `clip_l` and `clip_g`, for XTI as `IN01` to `OUT11`. Files of "
+            "epochs and steps are written beside it. The run's folder contains it in our exact form and for user "
+            "interfaces (there as the mean over the layers, if it has several). "
+            f"These scripts do not have {', '.join(f'`{n}`' for n in sorted(ABSENT - {'save_model_as'}))}. Further "
+            "options:",
             table(OWN),
         )
     )
@@ -162,10 +180,12 @@ def dreambooth() -> str:
     return "\n\n".join(
         (
             "## Full fine-tuning",
-            f"`train_db` ({len(DB_OPTIONS)} options) trains all weights of the UNet, and of the text encoder but for "
-            "its embeddings. They are learned as differences in float32, so that small updates are not lost and weight "
-            "decay pulls to the base; the run's folder has these too. "
-            f"Without {', '.join(f'`{n}`' for n in sorted(DB_ABSENT - {'save_model_as'}))}; besides:",
+            f"`train_db` ({len(DB_OPTIONS)} options) trains all weights of the UNet and of the text encoder, except "
+            "the text encoder's embeddings. The differences from the base are trained in float32, so that small "
+            "updates are not lost and weight decay pulls towards the base. The run's folder contains these "
+            "differences, too. "
+            f"This script does not have {', '.join(f'`{n}`' for n in sorted(DB_ABSENT - {'save_model_as'}))}. Further "
+            "options:",
             table(DB_OWN),
         )
     )
@@ -183,11 +203,11 @@ def dataset() -> str:
     return "\n\n".join(
         (
             "## Dataset configs",
-            "TOML or JSON, named by `dataset_config`. A value is searched in the subset, its dataset, `general`, the "
-            "options of the script, in this order; an explicit `0` or `false` counts. An unknown key is an error, as "
-            "in the original. `resolution` may be a text, `alpha_mask` may stand anywhere, and `validation_split` in a "
-            "subset is read, if all subsets agree. Datasets of one file may differ in resolution, batch "
-            "size and buckets; the share that is held out is the same for all.",
+            "A TOML or JSON file named by `dataset_config`. A value is looked up in the subset, in its dataset, in "
+            "`general` and in the options of the script, in this order; an explicit `0` or `false` counts as a value. "
+            "An unknown key is an error, as in the original. `resolution` may be text, `alpha_mask` is allowed at "
+            "every level, and `validation_split` may be set in subsets if all subsets have the same value. Datasets of "
+            "one file may differ in resolution, batch size and buckets; the validation split is the same for all.",
             "\n".join(["| key | in | note |", "| --- | --- | --- |", *rows]),
         )
     )
@@ -203,7 +223,7 @@ def networks() -> str:
             "`networks.lora` reads conv_dim, conv_alpha, rank_dropout, module_dropout, block_dims, block_alphas, "
             "conv_block_dims, conv_block_alphas, down_lr_weight, mid_lr_weight, up_lr_weight (numbers, or sine, "
             "cosine, linear, reverse_linear, zeros with `+base`) and block_lr_zero_threshold.",
-            "`networks.dylora` reads `unit` besides; `lycoris.kohya` calls it block_size, with `algo=dylora`.",
+            "`networks.dylora` also reads `unit`, which `lycoris.kohya` with `algo=dylora` calls block_size.",
             f"`lycoris.kohya`: `algo` {algorithms}; `preset` {', '.join(f'`{p}`' for p in PRESETS)}; conv_dim, "
             "conv_alpha, dropout, rank_dropout, module_dropout, factor, decompose_both, full_matrix, use_tucker, "
             "use_scalar, rs_lora, dora_wd, wd_on_output, block_size, constraint, train_norm.",
@@ -221,7 +241,7 @@ def main() -> None:
         if not check:
             target.write_text(text, encoding="utf-8")
         elif not target.is_file() or target.read_text(encoding="utf-8") != text:
-            sys.exit(f"{name} is not current; run: python -m tools.foreign")
+            sys.exit(f"{name} is out of date; run: python -m tools.foreign")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def test_files_of_steps_and_epochs(folder: Path, here: Program) -> None:
     (folder / "out/garp.pt").unlink()
     answer = here("as", "train_textual_inversion", "--config_file=ti.toml", *more)
     assert answer.code == 0, answer.err
-    assert "word:   out/garp.pt" in answer.err
+    assert "token:  out/garp.pt" in answer.err
     assert torch.equal(torch.load(folder / "out/garp.pt", weights_only=True)["emb_params"], whole)
 
 

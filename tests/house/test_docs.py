@@ -15,7 +15,7 @@ import torch
 import typer
 
 from lorasmith.cli.main import app
-from lorasmith.compat.options import all_scripts
+from lorasmith.compat.script import all_scripts
 from lorasmith.core.registry import registered, roots
 from lorasmith.sampling.control import Control
 from lorasmith.sampling.prompts import KEYS

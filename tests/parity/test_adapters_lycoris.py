@@ -226,7 +226,7 @@ def test_norms_beside_another_algorithm_are_those_of_lycoris(args: list[str]) ->
     from lycoris.kohya import create_network
     from transformers import CLIPTextModel
 
-    from lorasmith.compat.options import find_script
+    from lorasmith.compat.script import find_script
     from lorasmith.families.load import load
     from lorasmith.families.source import assets
     from lorasmith.training.config import load_config

@@ -14,7 +14,7 @@ from lorasmith.cli import console
 from lorasmith.core.errors import LorasmithError
 
 if TYPE_CHECKING:
-    from lorasmith.compat.options import Action, Conversion, Script
+    from lorasmith.compat.script import Action, Conversion, Script
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A script: train_network ...")]
 Arguments = Annotated[list[str] | None, typer.Argument(metavar="ARGS...", help="Its own options and files.")]
@@ -31,7 +31,7 @@ def as_command(name: Name, arguments: Arguments = None) -> None:
     docs/kohya.md lists every option. --help after the name lists them here, --json answers with one JSON object.
     """
     from lorasmith import api
-    from lorasmith.compat.options import Action, find_script
+    from lorasmith.compat.script import Action, find_script
 
     words = list(arguments or [])
     as_json = "--json" in words
@@ -46,7 +46,7 @@ def as_command(name: Name, arguments: Arguments = None) -> None:
     conversion = converted(script, words)
     for note in conversion.notes:
         console.say(f"note: {note}")
-    if conversion.look is not None:
+    if conversion.first_batches_image is not None:
         look(conversion, as_json)
         return
     if conversion.prepare is not None and conversion.resume is None:
@@ -57,7 +57,9 @@ def as_command(name: Name, arguments: Arguments = None) -> None:
     )
     if result.finished:
         copies = deliver(conversion, result.folder)
-        console.say(f"{conversion.makes + ':':7} {', '.join(map(str, copies)) or result.file}\nreport: {result.report}")
+        console.say(
+            f"{conversion.product + ':':7} {', '.join(map(str, copies)) or result.file}\nreport: {result.report}"
+        )
         console.say(f"steps:  {result.steps} in {console.clock(result.seconds)}")
     if as_json:
         console.answer(asdict(result))
@@ -70,7 +72,7 @@ def look(conversion: Conversion, as_json: bool) -> None:
     from lorasmith import api
     from lorasmith.core.errors import ConfigError
 
-    found = api.check(conversion.config, pictures=conversion.look, progress=console.progress_for())
+    found = api.check(conversion.config, pictures=conversion.first_batches_image, progress=console.progress_for())
     if not found.ok:
         raise ConfigError(found.errors, "the data")
     console.say(f"first batches: {found.pictures}")
@@ -100,7 +102,7 @@ def convert_config_command(name: Name, arguments: Arguments = None) -> None:
 
     Notes stand above it as comments.
     """
-    from lorasmith.compat.options import find_script
+    from lorasmith.compat.script import find_script
     from lorasmith.core.config import to_toml
 
     words = list(arguments or [])
@@ -116,8 +118,8 @@ def convert_config_command(name: Name, arguments: Arguments = None) -> None:
 def converted(script: Script, words: list[str]) -> Conversion:
     """The conversion of a command line, with the warnings of reading it among the notes."""
     parsed = script.parse(words)
-    if parsed.done:
-        console.say(parsed.done)
+    if parsed.done_message:
+        console.say(parsed.done_message)
         raise typer.Exit
     conversion = script.convert(parsed)
     conversion.notes[:0] = parsed.warnings
@@ -127,7 +129,7 @@ def converted(script: Script, words: list[str]) -> Conversion:
 def deliver(conversion: Conversion, folder: Path) -> list[Path]:
     """Where the original script writes its files; what training did not write there is copied from the run's folder."""
     made = []
-    for name, target in conversion.copies.items():
+    for name, target in conversion.copy_targets.items():
         source = folder / name
         if not source.is_file():
             raise LorasmithError(f"{source} is missing, so it cannot be copied to {target}")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lorasmith.compat.options import Conversion, find_script
+from lorasmith.compat.script import Conversion, find_script
 from lorasmith.training.config import load_config
 
 Convert = Callable[..., Conversion]

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from lorasmith.adapters.attach import current
 from lorasmith.adapters.layer import tensor_of
-from lorasmith.compat.options import Conversion
+from lorasmith.compat.script import Conversion
 from lorasmith.data.dataset import Dataset
 from lorasmith.diffusion.prediction import VPrediction
 from lorasmith.diffusion.schedule import NoiseSchedule

@@ -9,7 +9,7 @@ import torch
 
 from lorasmith.compat.kohya.options import OPTIONS as NETWORK
 from lorasmith.compat.kohya.options.inversion import ABSENT, OPTIONS
-from lorasmith.compat.options import Conversion
+from lorasmith.compat.script import Conversion
 from lorasmith.core.errors import ConfigError, LorasmithError
 from lorasmith.formats import embeddings, xti
 from lorasmith.training.config import load_config

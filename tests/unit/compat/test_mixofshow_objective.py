@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lorasmith.compat.options import find_script
+from lorasmith.compat.script import find_script
 from lorasmith.training.config import load_config
 from lorasmith.training.run import Run
 from lorasmith.training.setup.build import build_run

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lorasmith.compat.options import Option, all_scripts, find_script, split_arguments
+from lorasmith.compat.options import Option, split_arguments
+from lorasmith.compat.script import all_scripts, find_script
 from lorasmith.core.errors import ConfigError, LorasmithError
 
 KNOWN = (
@@ -58,7 +59,7 @@ def test_words_in_no_place_are_mentioned() -> None:
     ],
 )
 def test_loose_types(type_: str, given: object, expected: object) -> None:
-    found = Option("x", type_).read(given)  # type: ignore[arg-type]
+    found = Option("x", type_).parse(given)  # type: ignore[arg-type]
     assert found == expected
     assert type(found) is type(expected)
 
@@ -66,7 +67,7 @@ def test_loose_types(type_: str, given: object, expected: object) -> None:
 @pytest.mark.parametrize(("type_", "given"), [("flag", "maybe"), ("int", 1.5), ("float", True), ("text", {})])
 def test_wrong_types(type_: str, given: object) -> None:
     with pytest.raises(ValueError, match=r"."):
-        Option("x", type_).read(given)  # type: ignore[arg-type]
+        Option("x", type_).parse(given)  # type: ignore[arg-type]
 
 
 def test_all_problems_at_once_and_the_nearest_name() -> None:
@@ -94,7 +95,7 @@ def test_every_option_says_what_it_must() -> None:
 def test_another_vae_of_diffusers_scripts(tmp_path: Path) -> None:
     from PIL import Image
 
-    from lorasmith.compat.options import find_script
+    from lorasmith.compat.script import find_script
 
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
     script = find_script("train_dreambooth_lora_sdxl")

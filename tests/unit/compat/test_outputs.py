@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lorasmith.compat.options import Conversion
+from lorasmith.compat.script import Conversion
 from lorasmith.core.errors import LorasmithError
 from lorasmith.training.config import load_config
 from lorasmith.training.hooks.state import States

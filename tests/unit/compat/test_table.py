@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 
 from lorasmith.compat.kohya.options import OPTIONS
-from lorasmith.compat.options import Conversion, all_scripts
+from lorasmith.compat.script import Conversion, all_scripts
 from lorasmith.core.errors import ConfigError
 from lorasmith.training.config import SpecField, load_config
 
@@ -216,7 +216,7 @@ def test_the_page_is_current() -> None:
 
 
 def test_every_option_that_counts_has_a_sample() -> None:
-    counting = {option.name for option in OPTIONS if option.state in ("same", "better")}
+    counting = {option.name for option in OPTIONS if option.state in ("same", "improved")}
     assert counting == SAMPLES.keys() | {name for name in ELSEWHERE if " " not in name}
 
 
@@ -229,7 +229,7 @@ def files(train_dir: Path) -> None:
 
 @pytest.mark.parametrize("script", OWN)
 def test_every_option_of_other_scripts_that_counts_has_a_sample(script: str) -> None:
-    counting = {o.name for o in all_scripts()[script].options if o.state in ("same", "better") and o not in OPTIONS}
+    counting = {o.name for o in all_scripts()[script].options if o.state in ("same", "improved") and o not in OPTIONS}
     elsewhere = {name.split()[1] for name in ELSEWHERE if name.startswith(f"{script} ")}
     assert counting == OWN[script].keys() | elsewhere
 
@@ -272,7 +272,7 @@ def test_what_is_asked_for_is_so_already(
     assert convert(**given).config == convert(**{k: v for k, v in given.items() if k == "mixed_precision"}).config
 
 
-@pytest.mark.parametrize("name", [o.name for o in OPTIONS if o.state == "pointless"])
+@pytest.mark.parametrize("name", [o.name for o in OPTIONS if o.state == "no_effect"])
 def test_a_pointless_option_changes_nothing_and_is_mentioned(name: str, convert: Callable[..., Conversion]) -> None:
     option = next(o for o in OPTIONS if o.name == name)
     value: Any = {"flag": True, "int": 77, "float": 0.7, "text": option.choices[0] if option.choices else "abc"}[
@@ -280,7 +280,7 @@ def test_a_pointless_option_changes_nothing_and_is_mentioned(name: str, convert:
     ]
     found = convert(**{name: value})
     assert found.config == convert().config
-    assert any(note.startswith(f"{name} is pointless here") for note in found.notes)
+    assert any(note.startswith(f"{name} has no effect here") for note in found.notes)
 
 
 @pytest.mark.parametrize("name", [o.name for o in OPTIONS if o.state == "refused"])

@@ -9,7 +9,7 @@ import pytest
 
 from lorasmith.compat.kohya.options import OPTIONS as NETWORK
 from lorasmith.compat.kohya.options.dreambooth import ABSENT, OPTIONS
-from lorasmith.compat.options import Conversion
+from lorasmith.compat.script import Conversion
 from lorasmith.core.errors import ConfigError
 from lorasmith.training.config import load_config
 
@@ -46,12 +46,12 @@ def test_class_pictures_keep_their_weight(convert: Callable[..., Conversion]) ->
 
 def test_the_model_is_what_the_original_writes(convert: Callable[..., Conversion]) -> None:
     as_base = convert("train_db", network_module=None)
-    assert (as_base.config["export"]["model"], as_base.copies) == ("layout", {})
+    assert (as_base.config["export"]["model"], as_base.copy_targets) == ("layout", {})
     file = convert("train_db", network_module=None, save_model_as="safetensors")
     assert file.config["export"]["model"] == "single_file"
-    assert [str(path) for path in file.copies.values()] == ["out/x.safetensors"]
+    assert [str(path) for path in file.copy_targets.values()] == ["out/x.safetensors"]
     same = convert("train_db", network_module=None, pretrained_model_name_or_path="models/base.safetensors")
-    assert list(same.copies) == ["x.model.safetensors"]
+    assert list(same.copy_targets) == ["x.model.safetensors"]
     with pytest.raises(ConfigError, match="base is one file"):
         convert(
             "train_db", network_module=None, pretrained_model_name_or_path="b.safetensors", save_model_as="diffusers"

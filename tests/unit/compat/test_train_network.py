@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from lorasmith.compat.kohya.folders import balanced
-from lorasmith.compat.options import Conversion, find_script
+from lorasmith.compat.script import Conversion, find_script
 from lorasmith.core.errors import ConfigError
 from lorasmith.training.config import load_config
 
@@ -296,7 +296,7 @@ def test_the_command_line_over_the_file(train_dir: Path) -> None:
 def test_output_config_writes_what_was_given(train_dir: Path) -> None:
     script = find_script("train_network")
     said = script.parse(["--network_dim=8", "--flip_aug", "--config_file=new", "--output_config"])
-    assert "new.toml" in said.done
+    assert "new.toml" in said.done_message
     again = script.parse(["--config_file=new"])
     assert {k: again.values[k] for k in again.given - {"config_file"}} == {"network_dim": 8, "flip_aug": True}
     with pytest.raises(Exception, match="new file"):

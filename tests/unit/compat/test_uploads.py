@@ -10,7 +10,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from lorasmith.compat.options import Conversion, find_script
+from lorasmith.compat.script import Conversion, find_script
 from lorasmith.core.config import to_toml
 from lorasmith.core.errors import LorasmithError
 
@@ -24,7 +24,7 @@ def test_secrets_are_in_the_environment_alone(convert: Convert, train_dir: Path)
     assert found.secrets == {"HF_TOKEN": "hf_very_secret", "WANDB_API_KEY": "key_very_secret"}
     assert "secret" not in to_toml(found.config) + repr(found) + " ".join(found.notes)
     words = [f"--{name}={value}" for name, value in SECRET.items()]
-    done = find_script("train_network").parse([*words, "--config_file=new.toml", "--output_config"]).done
+    done = find_script("train_network").parse([*words, "--config_file=new.toml", "--output_config"]).done_message
     assert "secret" not in (train_dir / "new.toml").read_text()
     assert "without huggingface_token and wandb_api_key" in done
 

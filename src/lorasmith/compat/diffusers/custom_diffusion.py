@@ -8,7 +8,7 @@ from pathlib import Path
 from lorasmith.compat.diffusers.dreambooth import NO_CAPTIONS, Subsets
 from lorasmith.compat.diffusers.options import CLASSES, CUSTOM, common, merged
 from lorasmith.compat.diffusers.shared import Table, conversion, general, needed, optimizer
-from lorasmith.compat.options import Conversion, Parsed, Script
+from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.core.errors import LorasmithError
 
 LAYERS = {

@@ -30,7 +30,8 @@ from lorasmith.compat.diffusers.shared import (
     objective,
     optimizer,
 )
-from lorasmith.compat.options import Conversion, Option, Parsed, Script
+from lorasmith.compat.options import Option
+from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.core.errors import LorasmithError
 from lorasmith.sampling.settings import SampleSettings
 
@@ -142,7 +143,7 @@ class TrainDreamboothLoraSdxl(AdvancedScript):
         LORA,
         ADVANCED,
         XL,
-        (Option("caption_column", "text", None, "same", "", "data"),),
+        (Option("caption_column", "text", to="data"),),
     )
 
 
@@ -157,7 +158,7 @@ class TrainDreamboothLoraSd15Advanced(AdvancedScript):
         LORA,
         ADVANCED,
         PIVOTAL,
-        (Option("caption_column", "text", None, "same", "", "data"),),
+        (Option("caption_column", "text", to="data"),),
     )
 
     def pivotal(self, v: Table) -> Table:
@@ -204,4 +205,4 @@ def finished(
             if job is not None:
                 job(progress)
 
-    return conversion(script, parsed, whole, copies=out["copies"], prepare=prepare)
+    return conversion(script, parsed, whole, copy_targets=out["copies"], prepare=prepare)

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lorasmith.compat.options import Conversion, Parsed, Script
+from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.data.images import SUFFIXES
 
@@ -25,7 +25,7 @@ def needed(script: Script, v: Table, *names: str) -> None:
 
 def conversion(script: Script, parsed: Parsed, config: Table, **more: Any) -> Conversion:
     """The config with notes on what is done otherwise."""
-    told = [o for o in script.options if o.name in parsed.given and o.state in ("better", "pointless") and o.note]
+    told = [o for o in script.options if o.name in parsed.given and o.state in ("improved", "no_effect") and o.note]
     notes = [f"--{o.name}: {o.note}" for o in told]
     resume = parsed.values["resume_from_checkpoint"]
     output = Path(str(config["output"]))

@@ -7,15 +7,16 @@ from typing import ClassVar
 from lorasmith.compat.diffusers.datasets import images_of
 from lorasmith.compat.diffusers.options import DATASET, LORA, XL, common, merged
 from lorasmith.compat.diffusers.shared import conversion, exports, general, lora, needed, objective, optimizer
-from lorasmith.compat.options import Conversion, Option, Parsed, Script
+from lorasmith.compat.options import Option
+from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.data.config import SubsetConfig
 from lorasmith.data.scan import scan
 
 OUTPUT = "sd-model-finetuned-lora"
 OWN = (
-    Option("train_data_dir", "text", None, "same", "an imagefolder with metadata.jsonl or metadata.csv", "data.images"),
-    Option("max_train_samples", "int", None, "same", "of a hub data set"),
-    Option("prediction_type", "text", None, "same", "", "prediction", ("epsilon", "v_prediction")),
+    Option("train_data_dir", "text", to="data.images", note="an imagefolder with metadata.jsonl or metadata.csv"),
+    Option("max_train_samples", "int", note="of a hub data set"),
+    Option("prediction_type", "text", to="prediction", choices=("epsilon", "v_prediction")),
 )
 
 
@@ -56,7 +57,7 @@ class TrainTextToImageLora(Script):
         }
         if v["prediction_type"]:
             config["prediction"] = v["prediction_type"]
-        return conversion(self, parsed, config, copies=out["copies"], prepare=download)
+        return conversion(self, parsed, config, copy_targets=out["copies"], prepare=download)
 
 
 class TrainTextToImageLoraSdxl(TrainTextToImageLora):

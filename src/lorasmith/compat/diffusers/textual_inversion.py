@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from lorasmith.compat.diffusers.options import INVERSION, common, merged
 from lorasmith.compat.diffusers.shared import conversion, count_images, general, needed, optimizer
-from lorasmith.compat.options import Conversion, Option, Parsed, Script
+from lorasmith.compat.options import Option
 from lorasmith.compat.prompt_templates import SENTENCES
+from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.formats.token_embeddings import file_name
 
 
@@ -24,11 +25,19 @@ class TextualInversion(Script):
             if o.name not in ("max_grad_norm", "validation_epochs")
         ),
         (
-            Option("max_grad_norm", "float", 0.0, "same", "they do not clip", "optimizer.clip"),
-            Option("validation_epochs", "int", None, "refused", "use --validation_steps"),
-            Option("validation_steps", "int", 100, "same", "", "preview.every_steps"),
-            Option("max_train_steps", "int", 5000, "same", "", "steps"),
-            Option("mixed_precision", "text", "no", "better", "explicit dtypes", "precision", ("no", "fp16", "bf16")),
+            Option("max_grad_norm", "float", 0.0, to="optimizer.clip", note="they do not clip"),
+            Option("validation_epochs", "int", state="refused", note="use --validation_steps"),
+            Option("validation_steps", "int", 100, to="preview.every_steps"),
+            Option("max_train_steps", "int", 5000, to="steps"),
+            Option(
+                "mixed_precision",
+                "text",
+                "no",
+                to="precision",
+                choices=("no", "fp16", "bf16"),
+                state="improved",
+                note="explicit dtypes",
+            ),
         ),
         INVERSION,
     )
@@ -66,7 +75,7 @@ class TextualInversion(Script):
             "export": {"every_steps": v["save_steps"]},
         }
         copies = {f"embeddings/{file_name(word)}.safetensors": Path(v["output_dir"]) / "learned_embeds.safetensors"}
-        return conversion(self, parsed, config, copies=copies)
+        return conversion(self, parsed, config, copy_targets=copies)
 
 
 class TextualInversionSdxl(TextualInversion):

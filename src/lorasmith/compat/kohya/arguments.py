@@ -37,7 +37,7 @@ class Arguments:
         self.asked.add(option.name)
         text = self.texts.pop(option.name, None)
         try:
-            value = option.read(text)
+            value = option.parse(text)
         except ValueError as error:
             self.problems.append(Problem(f"{self.where}.{option.name}", f"found {text!r}", str(error)))
             value = None

@@ -159,7 +159,7 @@ def typed(table: Any, options: tuple[Option, ...], where: str, problems: list[Pr
     for key, value in table.items():
         if key in known:
             try:
-                found[key] = known[key].read(value)
+                found[key] = known[key].parse(value)
             except ValueError as error:
                 problems.append(Problem(f"{where}.{key}", f"found {value!r}", str(error)))
     return found

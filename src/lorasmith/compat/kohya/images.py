@@ -9,7 +9,7 @@ from typing import Any
 from lorasmith.compat.kohya.dataset import Set, Source, read_dataset
 from lorasmith.compat.kohya.folders import Piece, pieces, plain_set
 from lorasmith.compat.kohya.options.data import INTERPOLATIONS
-from lorasmith.compat.options import Parsed
+from lorasmith.compat.script import Parsed
 from lorasmith.core.errors import Problem
 
 OFF = ("class_folders", "hold_out")

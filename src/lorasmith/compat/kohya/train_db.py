@@ -25,7 +25,7 @@ from lorasmith.compat.kohya.train_network import (
     text_of,
 )
 from lorasmith.compat.kohya.uploads import secrets_of
-from lorasmith.compat.options import Conversion, Parsed
+from lorasmith.compat.script import Conversion, Parsed
 from lorasmith.core.errors import ConfigError, Problem
 from lorasmith.training.output.folder import find_resume_point
 
@@ -45,7 +45,12 @@ class TrainDb(TrainNetwork):
         run = resumed_from(values)
         if run and not values["pretrained_model_name_or_path"]:  # with the run's own settings
             return Conversion(
-                {}, notes, copies_of(given, find_resume_point(run).run), run, makes="model", secrets=secrets_of(values)
+                {},
+                notes,
+                copies_of(given, find_resume_point(run).run),
+                run,
+                product="model",
+                secrets=secrets_of(values),
             )
         table = general(values, notes, problems)
         rate, stop = text_rate(values), values["stop_text_encoder_training"]
@@ -72,8 +77,8 @@ class TrainDb(TrainNetwork):
             notes.append("save_precision is left out: the model has the dtypes of the base")
         table = {key: value for key, value in table.items() if value not in (None, {}, [])}
         copies = copies_of(given, Path(table["output"]))
-        own = {"look": look_of(values), "secrets": secrets_of(values)}
-        return Conversion(table, notes, copies, run, makes="model", **own)
+        own = {"first_batches_image": look_of(values), "secrets": secrets_of(values)}
+        return Conversion(table, notes, copies, run, product="model", **own)
 
 
 def text_rate(values: Mapping[str, Any]) -> float:

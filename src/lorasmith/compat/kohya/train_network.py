@@ -17,7 +17,8 @@ from lorasmith.compat.kohya.outputs import convert_export, folder_of, resumed, s
 from lorasmith.compat.kohya.previews import convert_preview, convert_validation
 from lorasmith.compat.kohya.reading import flat, read_file
 from lorasmith.compat.kohya.uploads import SECRETS, downloaded, secrets_of, tracking, uploads
-from lorasmith.compat.options import Conversion, Parsed, Script, split_arguments
+from lorasmith.compat.options import split_arguments
+from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.core.config import to_toml
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.training.config import SpecField
@@ -44,7 +45,7 @@ class TrainNetwork(Script):
         given |= words
         parsed = self.read(given, warnings)
         if asked:
-            return replace(parsed, done=write_values(Path(str(words.get("config_file") or "")), parsed))
+            return replace(parsed, done_message=write_values(Path(str(words.get("config_file") or "")), parsed))
         return parsed
 
     def read(self, given: Mapping[str, Any], warnings: list[str]) -> Parsed:
@@ -84,7 +85,7 @@ class TrainNetwork(Script):
         if problems:
             raise ConfigError(problems, self.name)
         table = {k: v for k, v in table.items() if v not in (None, {}, [])}
-        return Conversion(table, notes, resume=resume, look=look_of(values), secrets=secrets_of(values))
+        return Conversion(table, notes, resume=resume, first_batches_image=look_of(values), secrets=secrets_of(values))
 
 
 class SdxlTrainNetwork(TrainNetwork):
@@ -191,12 +192,12 @@ def text_of(values: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any
 
 
 def remarks(script: Script, parsed: Parsed) -> list[str]:
-    """What was given and is pointless here."""
+    """What was given and has no effect here."""
     options = {option.name: option for option in script.options}
     return [
-        f"{name} is pointless here: {options[name].note}"
+        f"{name} has no effect here: {options[name].note}"
         for name in sorted(parsed.given)
-        if options[name].state == "pointless" and not options[name].unset(parsed.values[name])
+        if options[name].state == "no_effect" and not options[name].is_unset(parsed.values[name])
     ]
 
 

@@ -26,8 +26,8 @@ from lorasmith.compat.kohya.train_network import (
     text_of,
 )
 from lorasmith.compat.kohya.uploads import secrets_of
-from lorasmith.compat.options import Conversion, Parsed
 from lorasmith.compat.prompt_templates import SENTENCES
+from lorasmith.compat.script import Conversion, Parsed
 from lorasmith.core.errors import ConfigError, Problem
 from lorasmith.formats import token_embeddings
 
@@ -52,7 +52,7 @@ class TrainTextualInversion(TrainNetwork):
         secrets = secrets_of(values)
         run = resumed_from(values)
         if run and not values["pretrained_model_name_or_path"]:  # with the run's own settings
-            return Conversion({}, notes, resume=run, makes="word", secrets=secrets)
+            return Conversion({}, notes, resume=run, product="token", secrets=secrets)
         table = general(values, notes, problems) | {"trigger": [word]}
         table["data"] = convert_data(replace(parsed, values=values), notes, problems)
         for subset in table["data"].get("subsets", ()):
@@ -74,7 +74,9 @@ class TrainTextualInversion(TrainNetwork):
         table = {key: value for key, value in table.items() if value not in (None, {}, [])}
         file = f"{name_of(values)}.{str(values['save_model_as']).lower()}"
         copies = {f"../{file}": Path(folder_of(values)) / file}  # stands there already
-        return Conversion(table, notes, copies, run, makes="word", look=look_of(values), secrets=secrets)
+        return Conversion(
+            table, notes, copies, run, product="token", first_batches_image=look_of(values), secrets=secrets
+        )
 
     def word_files(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The hook that writes the original's files where the original does."""

@@ -9,7 +9,8 @@ from typing import Any
 
 from lorasmith.compat.mixofshow.options import TRAIN
 from lorasmith.compat.mixofshow.reading import arguments, pairs, read_yaml
-from lorasmith.compat.options import Conversion, Parsed, Script, split_arguments
+from lorasmith.compat.options import split_arguments
+from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 
 UNET = {
@@ -55,7 +56,7 @@ class TrainEdlora(Script):
         problems = [Problem(k, "missing", remedy="add it") for k in NEEDED if v[k] is None]
         if problems:
             raise ConfigError(problems, str(v["opt"]))
-        told = [o for o in TRAIN if o.name in parsed.given and o.state in ("better", "pointless")]
+        told = [o for o in TRAIN if o.name in parsed.given and o.state in ("improved", "no_effect")]
         notes = [f"{o.name}: {o.note}" for o in told]
         width, height = size_of(v)
         config: dict[str, Any] = {

@@ -8,7 +8,8 @@ from typing import Any
 
 from lorasmith.compat.mixofshow.options import FUSION
 from lorasmith.compat.mixofshow.reading import arguments
-from lorasmith.compat.options import Action, Parsed, split_arguments
+from lorasmith.compat.options import split_arguments
+from lorasmith.compat.script import Action, Parsed
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.families.resolve import find

@@ -11,7 +11,8 @@ from PIL import Image
 
 from lorasmith.compat.mixofshow.options import REGIONS
 from lorasmith.compat.mixofshow.reading import arguments
-from lorasmith.compat.options import Action, Parsed, split_arguments
+from lorasmith.compat.options import split_arguments
+from lorasmith.compat.script import Action, Parsed
 from lorasmith.core.config import validate
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress

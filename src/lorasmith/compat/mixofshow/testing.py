@@ -9,7 +9,8 @@ from typing import Any
 from lorasmith.compat.mixofshow.edlora import NEGATIVE, prompts_of
 from lorasmith.compat.mixofshow.options import TEST
 from lorasmith.compat.mixofshow.reading import arguments, pairs, read_yaml
-from lorasmith.compat.options import Action, Parsed, split_arguments
+from lorasmith.compat.options import split_arguments
+from lorasmith.compat.script import Action, Parsed
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.progress import Progress
 from lorasmith.sampling.loras import LoraUse

@@ -1,4 +1,4 @@
-"""Every option of the script, one file a subject."""
+"""All options of `train_network`, by subject."""
 
 from lorasmith.compat.kohya.options import (
     captions,
@@ -25,5 +25,5 @@ SECTIONS = {
 }
 OPTIONS = tuple(option for options in SECTIONS.values() for option in options)
 """Of `train_network`."""
-SDXL_OPTIONS = data.SDXL
-"""What `sdxl_train_network` has besides."""
+SDXL_OPTIONS = data.SDXL_OPTIONS
+"""Further options of `sdxl_train_network`."""

@@ -12,110 +12,119 @@ INTERPOLATIONS = {
     "area": "area",
     "box": "area",
 }
-"""The original's names to ours."""
-ADDRESSED = "entries are found by the content of image and VAE and by the size, so none is ever stale"
-TEXTS = "texts are cached by themselves where nothing about them changes"
+"""The original's names of resize filters to ours."""
+
+CONTENT_ADDRESSED = "cache entries are found by the image's content, the VAE and the size, so they are never stale"
+TEXT_CACHE = "text encoder outputs are cached automatically if captions and text encoder do not change"
 
 OPTIONS = (
-    Option("train_data_dir", "text", None, to="data.subsets"),
-    Option("reg_data_dir", "text", None, to="data.subsets"),
-    Option("in_json", "text", None, to="data.subsets"),
-    Option("dataset_config", "text", None, to="data"),
-    Option("dataset_class", "text", None, "refused", "describe the data with dataset_config or metadata"),
+    Option("train_data_dir", "text", to="data.subsets"),
+    Option("reg_data_dir", "text", to="data.subsets"),
+    Option("in_json", "text", to="data.subsets"),
+    Option("dataset_config", "text", to="data"),
+    Option(
+        "dataset_class",
+        "text",
+        state="refused",
+        note="describe the data with dataset_config or a metadata file instead",
+    ),
     Option("dataset_repeats", "int", 1, to="data.subsets.repeats"),
-    Option("resolution", "text", None, to="data.resolution"),
+    Option("resolution", "text", to="data.resolution"),
     Option("train_batch_size", "int", 1, to="data.batch_size"),
+    # Buckets
     Option("enable_bucket", to="data.buckets.enabled"),
     Option("min_bucket_reso", "int", 256, to="data.buckets.min"),
     Option("max_bucket_reso", "int", 1024, to="data.buckets.max"),
     Option("bucket_reso_steps", "int", 64, to="data.buckets.step"),
     Option(
         "bucket_no_upscale",
-        "flag",
-        None,
-        "better",
-        "a tiny image never gets a bucket of size 0",
-        "data.buckets.upscale",
+        to="data.buckets.upscale",
+        state="improved",
+        note="a very small image never gets a bucket of size 0",
     ),
+    # Changes of images
     Option(
         "resize_interpolation",
         "text",
-        None,
-        "better",
-        "every filter but nearest looks at all pixels when it shrinks",
-        "data.subsets.resize",
+        to="data.subsets.resize",
         choices=tuple(INTERPOLATIONS),
+        state="improved",
+        note="when shrinking, every filter except nearest uses all pixels",
     ),
     Option(
         "color_aug",
-        "flag",
-        None,
-        "better",
-        "brightness is a power of values up to 1, which does not clip; with cache_latents, which the original refuses, "
-        "images are encoded anew in each step",
-        "data.subsets.transforms",
+        to="data.subsets.transforms",
+        state="improved",
+        note="brightness is changed by a power of values in 0..1, which does not clip; works with cache_latents, which "
+        "the original refuses (images are then encoded again in each step)",
     ),
     Option(
         "flip_aug",
-        "flag",
-        None,
-        "better",
-        "each view draws its own, also with several workers",
-        "data.subsets.transforms",
+        to="data.subsets.transforms",
+        state="improved",
+        note="drawn independently for each view of an image, also with several workers",
     ),
     Option(
         "random_crop",
-        "flag",
-        None,
-        "better",
-        "a fixed number of places, so that latents are cached",
-        "data.subsets.transforms",
+        to="data.subsets.transforms",
+        state="improved",
+        note="chooses among a fixed number of positions, so that latents can be cached",
     ),
     Option(
         "face_crop_aug_range",
         "text",
-        None,
-        "better",
-        "with buckets too; a fixed number of crops, so that latents are cached",
-        "data.subsets.transforms",
+        to="data.subsets.transforms",
+        state="improved",
+        note="also works with buckets; chooses among a fixed number of crops, so that latents can be cached",
     ),
-    Option("alpha_mask", "flag", None, "better", "switching it off forgets the mask", "data.subsets.masks"),
+    # Masks and weights
+    Option(
+        "alpha_mask",
+        to="data.subsets.masks",
+        state="improved",
+        note="no mask remains in the cache when the option is switched off",
+    ),
     Option(
         "masked_loss",
-        note='averaged over the whole image, as there; objective.mask_mean = "mask" averages over the mask',
         to="data.subsets.masks, objective.mask_mean",
+        note="averaged over the whole image, as in the original; "
+        'objective.mask_mean = "mask" averages over the mask instead',
     ),
     Option(
         "conditioning_data_dir",
         "text",
-        None,
-        "better",
-        "with masked_loss it is the folder of masks; the original reads it in dataset_config alone",
-        "data.subsets.masks",
+        to="data.subsets.masks",
+        state="improved",
+        note="the folder of masks for masked_loss; the original reads it in dataset_config only",
     ),
     Option("prior_loss_weight", "float", 1.0, to="data.subsets.loss_weight"),
-    Option("cache_info", state="pointless", note="sizes and captions are read quickly, and never mixed up"),
+    # Reading and caching
+    Option("cache_info", state="no_effect", note="sizes and captions are read quickly and are never mixed up"),
     Option(
         "debug_dataset",
-        "flag",
-        None,
-        "better",
-        "in place of windows a picture of the first batches, `output_dir/output_name-dataset.jpg`; nothing is trained",
+        state="improved",
+        note="writes the first batches to an image, `output_dir/output_name-dataset.jpg`, instead of opening windows; "
+        "nothing is trained",
     ),
     Option(
         "cache_latents",
-        "flag",
-        None,
-        "better",
-        "latents are always cached where nothing forbids it",
-        "data.cache_latents",
+        to="data.cache_latents",
+        state="improved",
+        note="latents are always cached unless another option makes that impossible",
     ),
-    Option("cache_latents_to_disk", "flag", None, "better", ADDRESSED, "data.cache_latents"),
-    Option("vae_batch_size", "int", 1, "pointless", "latents are made once; a batch of one needs the least memory"),
-    Option("skip_cache_check", state="pointless", note=ADDRESSED),
+    Option("cache_latents_to_disk", to="data.cache_latents", state="improved", note=CONTENT_ADDRESSED),
+    Option(
+        "vae_batch_size",
+        "int",
+        1,
+        state="no_effect",
+        note="latents are computed once; batches of one need the least memory",
+    ),
+    Option("skip_cache_check", state="no_effect", note=CONTENT_ADDRESSED),
 )
-SDXL = (
-    Option("cache_text_encoder_outputs", state="pointless", note=TEXTS),
-    Option("cache_text_encoder_outputs_to_disk", state="pointless", note=TEXTS),
-    Option("disable_mmap_load_safetensors", state="pointless", note="files are read tensor by tensor"),
+SDXL_OPTIONS = (
+    Option("cache_text_encoder_outputs", state="no_effect", note=TEXT_CACHE),
+    Option("cache_text_encoder_outputs_to_disk", state="no_effect", note=TEXT_CACHE),
+    Option("disable_mmap_load_safetensors", state="no_effect", note="files are read tensor by tensor"),
 )
+"""Options that only the SDXL scripts have."""

@@ -1,4 +1,4 @@
-"""Options of `train_db`: those of `train_network` without a LoRA's, and its own."""
+"""Options of `train_db`: those of `train_network` except those of a LoRA, and its own."""
 
 from lorasmith.compat.kohya.options import OPTIONS as NETWORK_OPTIONS
 from lorasmith.compat.kohya.options import network
@@ -16,25 +16,23 @@ OWN = (
     Option(
         "save_model_as",
         "text",
-        None,
         to="export.model",
-        note="unset: as the base is. A folder of diffusers is `output_name.model` in the run's folder; ckpt is "
-        "refused: a pickle can carry code",
         choices=("ckpt", "safetensors", "diffusers", "diffusers_safetensors"),
+        note="default: the same form as the base. A diffusers folder is written to `output_name.model` in the run's "
+        "folder; ckpt is refused, because a pickle can contain code",
     ),
-    Option("use_safetensors", state="pointless", note="files are always safetensors"),
-    Option("learning_rate_te", "float", None, to="optimizer.text_lr"),
+    Option("use_safetensors", state="no_effect", note="files are always safetensors"),
+    Option("learning_rate_te", "float", to="optimizer.text_lr"),
     Option(
         "stop_text_encoder_training",
         "int",
-        None,
         to="phases.text",
-        note="-1: the text encoder is not trained; its token and position embeddings never are",
+        note="-1: the text encoder is not trained; its token and position embeddings are never trained",
     ),
     Option(
         "no_token_padding",
         state="refused",
-        note="leave it out: every program that draws fills texts up, so the model should be trained so",
+        note="remove it: every program that generates images pads prompts, so the model should be trained that way",
     ),
 )
 OPTIONS = (*(option for option in NETWORK_OPTIONS if option.name not in ABSENT), *OWN)

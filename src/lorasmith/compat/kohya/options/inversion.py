@@ -1,4 +1,4 @@
-"""Options of the scripts of textual inversion: those of `train_network` without a LoRA's, and their own."""
+"""Options of the scripts of textual inversion: those of `train_network` except those of a LoRA, and their own."""
 
 from lorasmith.compat.kohya.options import OPTIONS as NETWORK_OPTIONS
 from lorasmith.compat.kohya.options import network
@@ -13,22 +13,22 @@ ABSENT = {
     *("initial_epoch", "initial_step", "skip_until_initial_step", "save_model_as"),
 }
 """Options of `train_network` that these scripts do not have, or have with another meaning."""
+TEMPLATES = "our own prompt templates replace all captions"
 OWN = (
     Option(
         "save_model_as",
         "text",
         "pt",
-        "same",
-        "a .pt holds `emb_params` alone and opens with weights_only",
-        "hooks.words.container",
+        to="hooks.words.container",
         choices=("safetensors", "ckpt", "pt"),
+        note="a .pt contains only `emb_params` and loads with weights_only",
     ),
-    Option("token_string", "text", None, to="concepts.words"),
-    Option("init_word", "text", None, to="concepts.init"),
+    Option("token_string", "text", to="concepts.words"),
+    Option("init_word", "text", to="concepts.init"),
     Option("num_vectors_per_token", "int", 1, to="concepts.vectors"),
-    Option("weights", "text", None, to="concepts.init", note="a file of an earlier training to go on from"),
-    Option("use_object_template", to="data.subsets.transforms", note="sentences of our own in place of all captions"),
-    Option("use_style_template", to="data.subsets.transforms", note="sentences of our own in place of all captions"),
+    Option("weights", "text", to="concepts.init", note="a file of an earlier training to continue from"),
+    Option("use_object_template", to="data.subsets.transforms", note=TEMPLATES),
+    Option("use_style_template", to="data.subsets.transforms", note=TEMPLATES),
 )
 OPTIONS = (*(option for option in NETWORK_OPTIONS if option.name not in ABSENT), *OWN)
 """Of `train_textual_inversion` and `train_textual_inversion_XTI`."""

@@ -3,21 +3,25 @@
 from lorasmith.compat.options import Option
 
 OPTIONS = (
-    Option("network_module", "text", None, to="adapter.kind"),
-    Option("network_dim", "int", None, to="adapter.rank"),
+    Option("network_module", "text", to="adapter.kind"),
+    Option("network_dim", "int", to="adapter.rank"),
     Option("network_alpha", "float", 1.0, to="adapter.alpha"),
-    Option("network_dropout", "float", None, to="adapter.dropout"),
-    Option("network_args", "texts", None, to="adapter"),
-    Option("network_weights", "text", None, "better", "layers, kinds and ranks are always the file's", "start"),
-    Option("dim_from_weights", state="pointless", note="network_weights always says the ranks"),
+    Option("network_dropout", "float", to="adapter.dropout"),
+    Option("network_args", "texts", to="adapter"),
+    Option(
+        "network_weights",
+        "text",
+        to="start",
+        state="improved",
+        note="layers, kinds and ranks are always those of the file",
+    ),
+    Option("dim_from_weights", state="no_effect", note="ranks are always read from network_weights"),
     Option(
         "network_train_unet_only",
-        "flag",
-        None,
-        "better",
-        "the other part takes no share in the norm of gradients",
-        "optimizer.text_lr",
+        to="optimizer.text_lr",
+        state="improved",
+        note="the text encoder does not count in the gradient norm",
     ),
     Option("network_train_text_encoder_only", to="optimizer.unet_lr"),
-    Option("scale_weight_norms", "float", None, to="adapter.max_norm"),
+    Option("scale_weight_norms", "float", to="adapter.max_norm"),
 )
