@@ -51,12 +51,13 @@ class Dropouts:
 class Adapter(nn.Module):
     """One layer's change. A subclass gives `delta` and, where cheaper, `branch`.
 
-    Parameters are float32; `words` maps the attribute names of what is saved to the words of kohya-like files
-    (`{"down": "lora_down.weight", "up": "lora_up.weight"}`). At the start, every adapter leaves its layer as it is.
+    Parameters are float32; `tensor_names` maps the attributes that are saved to the tensor names of kohya-like
+    files (`{"down": "lora_down.weight", "up": "lora_up.weight"}`). At the start, every adapter leaves its layer as it
+    is.
     At strength s a layer's weight is W + s (W' - W), for every kind: what all user interfaces do.
     """
 
-    words: ClassVar[dict[str, str]] = {}
+    tensor_names: ClassVar[dict[str, str]] = {}
     additive: ClassVar[bool] = True
     """Whether the change does not depend on the weight that it is added to, so that `branch` is there."""
     factors: ClassVar[tuple[str, ...]] = ()
@@ -170,8 +171,12 @@ class Adapter(nn.Module):
             parameter.mul_(ratio ** (1 / len(present)))
 
     def tensors(self) -> dict[str, Tensor]:
-        """What files hold, by their words, alpha included if there is one."""
-        found = {word: t.detach() for name, word in self.words.items() if (t := getattr(self, name)) is not None}
+        """What files hold, by tensor name, alpha included if there is one."""
+        found = {
+            tensor_name: t.detach()
+            for name, tensor_name in self.tensor_names.items()
+            if (t := getattr(self, name)) is not None
+        }
         return found if self.alpha is None else found | {"alpha": torch.tensor(float(self.alpha))}
 
 
@@ -199,13 +204,13 @@ class AdapterConfig(Component, root="adapter", default="lora"):
     """The settings of an adapter kind: which layers, and how each is built."""
 
     signatures: ClassVar[tuple[str, ...]] = ()
-    """File words, each of which tells this kind from the others."""
+    """Tensor names, each of which tells this kind from the others."""
     reads: ClassVar[frozenset[str]] = frozenset()
-    """All file words that `restore` understands."""
+    """All tensor names that `restore` understands."""
     writes: ClassVar[str] = ""
-    """The kind whose words its files have, if it is another's, which they are then read as."""
+    """The kind whose tensor names its files have, if it is another's; the files are then read as that kind."""
     precedence: ClassVar[int] = 0
-    """Kinds that contain another kind's words are asked first."""
+    """Kinds that contain another kind's tensor names are asked first."""
 
     layers: str | tuple[str, ...] = "attention-mlp"
     """A preset of the family, or fnmatch patterns of layer names; a pattern with `!` in front takes layers out."""
@@ -256,7 +261,7 @@ class AdapterConfig(Component, root="adapter", default="lora"):
     @classmethod
     def claims(cls, tensors: Mapping[str, Tensor]) -> bool:
         """Whether one layer's file tensors are of this kind."""
-        return any(word in tensors for word in cls.signatures)
+        return any(tensor_name in tensors for tensor_name in cls.signatures)
 
     @abstractmethod
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> Adapter | None:
@@ -264,7 +269,7 @@ class AdapterConfig(Component, root="adapter", default="lora"):
 
     @abstractmethod
     def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> Adapter:
-        """An adapter with the tensors of a file, keyed by file words (`lora_down.weight`, `alpha`)."""
+        """An adapter with the tensors of a file, keyed by tensor name (`lora_down.weight`, `alpha`)."""
 
 
 def kind_of(tensors: Mapping[str, Tensor]) -> type[AdapterConfig] | None:

@@ -84,11 +84,11 @@ class DoRA(LoRA):
         return None if inner is None else DoRAAdapter(layer, inner, norms(base.float(), self.axis))
 
     def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> DoRAAdapter:  # type: ignore[override]
-        words = {word: tensor for word, tensor in tensors.items() if word != "dora_scale"}
-        kind = kind_of(words)
+        factors = {name: tensor for name, tensor in tensors.items() if name != "dora_scale"}
+        kind = kind_of(factors)
         if kind is None:
             raise KeyError("dora_scale beside no factors")
-        return DoRAAdapter(layer, kind().restore(layer, base, words), shaped(layer, tensors["dora_scale"]))
+        return DoRAAdapter(layer, kind().restore(layer, base, factors), shaped(layer, tensors["dora_scale"]))
 
 
 def norms(weight: Tensor, axis: Axis) -> Tensor:

@@ -16,7 +16,8 @@ class FactoredAdapter(Adapter):
     """A change of alpha / rank times a product. With `scalar`, also times a learned number that starts at 0."""
 
     carriers: tuple[str, ...] = ()
-    """The factors that start as zero, one per summand; in files, which have no word for the scalar, they take it up."""
+    """The factors that start as zero, one per summand; in files, which have no tensor for the scalar, they take it
+    up."""
 
     def __init__(self, layer: LayerSpec, rank: int, alpha: float) -> None:
         super().__init__(layer)
@@ -53,7 +54,10 @@ class FactoredAdapter(Adapter):
     def tensors(self) -> dict[str, Tensor]:
         found = super().tensors()
         if self.scalar is not None:
-            found |= {word: found[word] * self.scalar.detach() for word in (self.words[name] for name in self.carriers)}
+            found |= {
+                tensor_name: found[tensor_name] * self.scalar.detach()
+                for tensor_name in (self.tensor_names[name] for name in self.carriers)
+            }
         return found
 
 

@@ -15,7 +15,7 @@ from lorasmith.adapters.factored import parameter
 class FullAdapter(Adapter):
     """delta = `diff`, of the weight's shape; `diff_b` (out,) is the bias' change, or None."""
 
-    words: ClassVar[dict[str, str]] = {"diff": "diff", "diff_b": "diff_b"}
+    tensor_names: ClassVar[dict[str, str]] = {"diff": "diff", "diff_b": "diff_b"}
     factors: ClassVar[tuple[str, ...]] = ("diff",)
     diff: Tensor
     diff_b: Tensor | None

@@ -18,9 +18,9 @@ class GLoRAAdapter(FactoredAdapter):
     In files the factors of convolutions are convolutions: `a1`, `a2`, `b1` with a kernel of 1, `b2` with the layer's.
     """
 
-    words: ClassVar[dict[str, str]] = {name: f"{name}.weight" for name in ("a1", "a2", "b1", "b2")}
+    tensor_names: ClassVar[dict[str, str]] = {name: f"{name}.weight" for name in ("a1", "a2", "b1", "b2")}
     additive: ClassVar[bool] = False
-    factors: ClassVar[tuple[str, ...]] = tuple(words)
+    factors: ClassVar[tuple[str, ...]] = tuple(tensor_names)
     carriers = ("a2", "b2")
     a1: Tensor
     a2: Tensor
@@ -29,7 +29,7 @@ class GLoRAAdapter(FactoredAdapter):
 
     def __init__(self, layer: LayerSpec, alpha: float, factors: Mapping[str, Tensor]) -> None:
         super().__init__(layer, factors["a2"].shape[0], alpha)
-        for name in self.words:
+        for name in self.tensor_names:
             self.register_parameter(name, parameter(factors[name].flatten(1)))
 
     def delta(self, base: Tensor | None = None) -> Tensor:
@@ -44,8 +44,14 @@ class GLoRAAdapter(FactoredAdapter):
     def tensors(self) -> dict[str, Tensor]:
         found = super().tensors()
         if self.layer.kind == "conv":
-            kernels = {word: self.layer.shape[2:] if word == "b2.weight" else (1, 1) for word in self.words.values()}
-            found |= {word: found[word].view(found[word].shape[0], -1, *k) for word, k in kernels.items()}
+            kernels = {
+                tensor_name: self.layer.shape[2:] if tensor_name == "b2.weight" else (1, 1)
+                for tensor_name in self.tensor_names.values()
+            }
+            found |= {
+                tensor_name: found[tensor_name].view(found[tensor_name].shape[0], -1, *k)
+                for tensor_name, k in kernels.items()
+            }
         return found
 
 
@@ -53,7 +59,7 @@ class GLoRA(FactoredConfig):
     """Low-rank changes beside and inside the weight."""
 
     signatures: ClassVar[tuple[str, ...]] = ("a2.weight",)
-    reads: ClassVar[frozenset[str]] = frozenset({*GLoRAAdapter.words.values(), "alpha"})
+    reads: ClassVar[frozenset[str]] = frozenset({*GLoRAAdapter.tensor_names.values(), "alpha"})
     kind: Literal["glora"] = "glora"
 
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> GLoRAAdapter | None:
@@ -72,5 +78,5 @@ class GLoRA(FactoredConfig):
         return adapter
 
     def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> GLoRAAdapter:
-        factors = {name: tensors[word] for name, word in GLoRAAdapter.words.items()}
+        factors = {name: tensors[tensor_name] for name, tensor_name in GLoRAAdapter.tensor_names.items()}
         return GLoRAAdapter(layer, alpha_of(tensors, factors["a2"].shape[0]), factors)

@@ -19,6 +19,8 @@ from lorasmith.adapters.factored import (
     parameter,
 )
 
+NAMES = ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")
+
 
 class LoHaAdapter(FactoredAdapter):
     """delta = scale * (w1_a w1_b) o (w2_a w2_b); its rank may be as high as rank^2.
@@ -27,8 +29,10 @@ class LoHaAdapter(FactoredAdapter):
     `a` (rank, out) and the `b` (rank, in).
     """
 
-    words: ClassVar[dict[str, str]] = {name: f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")}
-    factors: ClassVar[tuple[str, ...]] = tuple(words)
+    tensor_names: ClassVar[dict[str, str]] = {
+        name: f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")
+    }
+    factors: ClassVar[tuple[str, ...]] = NAMES
     carriers = ("w1_a",)
     w1_a: Tensor
     w1_b: Tensor
@@ -39,7 +43,7 @@ class LoHaAdapter(FactoredAdapter):
 
     def __init__(self, layer: LayerSpec, alpha: float, factors: Mapping[str, Tensor]) -> None:
         super().__init__(layer, factors["w1_b"].shape[0], alpha)
-        for name in self.words:
+        for name in self.tensor_names:
             self.register_parameter(name, parameter(factors.get(name)))
 
     def delta(self, base: Tensor | None = None) -> Tensor:
@@ -52,7 +56,7 @@ class LoHa(FactoredConfig):
     """Entrywise products of low-rank factors, on linears and convolutions."""
 
     signatures: ClassVar[tuple[str, ...]] = ("hada_w1_a",)
-    reads: ClassVar[frozenset[str]] = frozenset({*LoHaAdapter.words.values(), "alpha"})
+    reads: ClassVar[frozenset[str]] = frozenset({*LoHaAdapter.tensor_names.values(), "alpha"})
     kind: Literal["loha"] = "loha"
     rank: int = 8
     tucker: bool = False
@@ -77,7 +81,11 @@ class LoHa(FactoredConfig):
         return adapter
 
     def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> LoHaAdapter:
-        factors = {name: tensors[word] for name, word in LoHaAdapter.words.items() if word in tensors}
+        factors = {
+            name: tensors[tensor_name]
+            for name, tensor_name in LoHaAdapter.tensor_names.items()
+            if tensor_name in tensors
+        }
         return LoHaAdapter(layer, alpha_of(tensors, factors["w1_b"].shape[0]), factors)
 
 

@@ -32,7 +32,7 @@ class LoKrAdapter(FactoredAdapter):
     in = m n. If both are full there is no rank: the scale is 1 whatever alpha says, as every consumer has it.
     """
 
-    words: ClassVar[dict[str, str]] = {name: f"lokr_{name}" for name in NAMES}
+    tensor_names: ClassVar[dict[str, str]] = {name: f"lokr_{name}" for name in NAMES}
     factors: ClassVar[tuple[str, ...]] = NAMES
     w1: Tensor | None
     w1_a: Tensor
@@ -81,7 +81,7 @@ class LoKr(FactoredConfig):
     """Kronecker products, on linears and convolutions."""
 
     signatures: ClassVar[tuple[str, ...]] = ("lokr_w1", "lokr_w1_a")
-    reads: ClassVar[frozenset[str]] = frozenset({*LoKrAdapter.words.values(), "alpha"})
+    reads: ClassVar[frozenset[str]] = frozenset({*LoKrAdapter.tensor_names.values(), "alpha"})
     kind: Literal["lokr"] = "lokr"
     factor: int = Field(default=-1, ge=-1)
     """Size of the small matrix; -1 makes both as equal as they can be. A divisor, or the nearest pair below."""
@@ -115,7 +115,11 @@ class LoKr(FactoredConfig):
         return adapter
 
     def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> LoKrAdapter:
-        factors = {name: tensors[word] for name, word in LoKrAdapter.words.items() if word in tensors}
+        factors = {
+            name: tensors[tensor_name]
+            for name, tensor_name in LoKrAdapter.tensor_names.items()
+            if tensor_name in tensors
+        }
         return LoKrAdapter(layer, alpha_of(tensors, lokr_rank(factors) or 1), factors)
 
 

@@ -23,7 +23,11 @@ class LoRAAdapter(FactoredAdapter):
     (`start_up`, `start_down`), so that the frozen weight itself never changes.
     """
 
-    words: ClassVar[dict[str, str]] = {"down": "lora_down.weight", "mid": "lora_mid.weight", "up": "lora_up.weight"}
+    tensor_names: ClassVar[dict[str, str]] = {
+        "down": "lora_down.weight",
+        "mid": "lora_mid.weight",
+        "up": "lora_up.weight",
+    }
     factors: ClassVar[tuple[str, ...]] = ("up", "mid", "down")
     carriers = ("up",)
     down: Tensor
@@ -105,7 +109,7 @@ class LoRA(FactoredConfig):
     """Low-rank adapters on linears and convolutions."""
 
     signatures: ClassVar[tuple[str, ...]] = ("lora_up.weight", "lora_down.weight")
-    reads: ClassVar[frozenset[str]] = frozenset({*LoRAAdapter.words.values(), "alpha"})
+    reads: ClassVar[frozenset[str]] = frozenset({*LoRAAdapter.tensor_names.values(), "alpha"})
     kind: Literal["lora"] = "lora"
     init: Literal["kaiming", "gaussian", "orthogonal", "pissa", "olora", "eva"] = "kaiming"
     """Of `down`, with `up` zero; `eva`: what the layers see on the first batches (arXiv 2410.07170). `pissa` and

@@ -15,7 +15,7 @@ from lorasmith.adapters.factored import parameter
 class NormAdapter(Adapter):
     """weight + `w`, bias + `b`, both (channels,)."""
 
-    words: ClassVar[dict[str, str]] = {"w": "w_norm", "b": "b_norm"}
+    tensor_names: ClassVar[dict[str, str]] = {"w": "w_norm", "b": "b_norm"}
     additive: ClassVar[bool] = False
     factors: ClassVar[tuple[str, ...]] = ("w",)
     w: Tensor

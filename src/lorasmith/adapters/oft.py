@@ -22,7 +22,7 @@ class RotationAdapter(Adapter):
     `rescale`: (out, 1[, 1, 1]) or None, only in files of others.
     """
 
-    words: ClassVar[dict[str, str]] = {"rescale": "rescale"}
+    tensor_names: ClassVar[dict[str, str]] = {"rescale": "rescale"}
     additive: ClassVar[bool] = False
     passes: ClassVar[int] = 3
     blocks: Tensor

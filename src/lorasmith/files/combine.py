@@ -16,7 +16,7 @@ from lorasmith.files.lora import (
     Report,
     Use,
     as_format,
-    lora_words,
+    lora_tensors,
     product_of,
     ranks_of,
     read,
@@ -25,8 +25,8 @@ from lorasmith.files.lora import (
 )
 from lorasmith.files.lowrank import Cut, Dense, Loss
 from lorasmith.files.model import Model
-from lorasmith.files.resize import of_words
-from lorasmith.formats.rewrite import Words, plain, product
+from lorasmith.files.resize import spectrum_of
+from lorasmith.formats.rewrite import LayerTensors, plain, product
 
 BIASED = ("diff_b", "w_norm", "b_norm")
 
@@ -48,11 +48,11 @@ def combine(uses: Sequence[Use], output: Output, *, base: str | Path | None = No
         said = ", ".join(f"{path} is for {kind}" for path, kind in kinds.items())
         raise LorasmithError(f"files of different families cannot be combined: {said}")
     loss = Loss()
-    layers: dict[str, Words] = {}
+    layers: dict[str, LayerTensors] = {}
     for layer in dict.fromkeys(name for lora in loras for name in lora.layers):
         parts = [(lora, use.strength) for lora, use in zip(loras, uses, strict=True) if layer in lora.layers]
-        words = _sum(layer, parts)
-        layers[layer] = words if cut is None else _cut(words, layer, loras[0].model, cut, loss)
+        tensors = _sum(layer, parts)
+        layers[layer] = tensors if cut is None else _cut(tensors, layer, loras[0].model, cut, loss)
     bundled = {name: t for lora in reversed(loras) for name, t in lora.bundled.items()}
     dtype = torch.float32 if len({lora.dtype for lora in loras}) > 1 else loras[0].dtype
     whole = replace(loras[0], layers=layers, dtype=dtype, metadata=_metadata(loras))
@@ -62,15 +62,15 @@ def combine(uses: Sequence[Use], output: Output, *, base: str | Path | None = No
     return Report(output.path, len(layers), loss.error if cut else None, loss.worst, ranks_of(layers))
 
 
-def _sum(layer: str, parts: Sequence[tuple[Lora, float]]) -> Words:
-    """LoRA words of all ranks side by side; `diff` words where one of the changes is of full rank."""
+def _sum(layer: str, parts: Sequence[tuple[Lora, float]]) -> LayerTensors:
+    """LoRA tensors of all ranks side by side; `diff` tensors where one of the changes is of full rank."""
     shape = parts[0][0].model.layers[layer].shape
     exact = [_plain(lora, layer) for lora, _ in parts]
-    if all(words is not None for words in exact):
-        pairs = [product_of(words) for words in exact if words is not None]
+    if all(tensors is not None for tensors in exact):
+        pairs = [product_of(tensors) for tensors in exact if tensors is not None]
         up = torch.cat([s * up for (up, _), (_, s) in zip(pairs, parts, strict=True)], 1)
-        return lora_words(up, torch.cat([down for _, down in pairs]), shape)
-    found: Words = {}
+        return lora_tensors(up, torch.cat([down for _, down in pairs]), shape)
+    found: LayerTensors = {}
     for lora, strength in parts:
         change = product(lora.layers[layer], shape)
         if change is None:
@@ -78,26 +78,26 @@ def _sum(layer: str, parts: Sequence[tuple[Lora, float]]) -> Words:
                 f"{lora.path}: the change of {layer} depends on the weights of the base model, so that it cannot be "
                 "added up; first use: lorasmith convert --to diff --base BASE"
             )
-        for word, tensor in change.items():
-            found[word] = found.get(word, 0) + strength * tensor.float().reshape(shape if word == "diff" else (-1,))
+        for name, tensor in change.items():
+            found[name] = found.get(name, 0) + strength * tensor.float().reshape(shape if name == "diff" else (-1,))
     return found
 
 
-def _plain(lora: Lora, layer: str) -> Words | None:
-    words, shape = lora.layers[layer], lora.model.layers[layer].shape
+def _plain(lora: Lora, layer: str) -> LayerTensors | None:
+    tensors, shape = lora.layers[layer], lora.model.layers[layer].shape
     try:
-        return plain(words, shape)
+        return plain(tensors, shape)
     except UNFIT:
-        raise unfit(lora.path, lora.model, layer, words) from None
+        raise unfit(lora.path, lora.model, layer, tensors) from None
 
 
-def _cut(words: Words, layer: str, model: Model, cut: Cut, loss: Loss) -> Words:
-    if words.keys() & set(BIASED):
-        return words
-    spectrum = Dense(words["diff"].flatten(1)) if "diff" in words else of_words(words)
+def _cut(tensors: LayerTensors, layer: str, model: Model, cut: Cut, loss: Loss) -> LayerTensors:
+    if tensors.keys() & set(BIASED):
+        return tensors
+    spectrum = Dense(tensors["diff"].flatten(1)) if "diff" in tensors else spectrum_of(tensors)
     up, down = spectrum.cut(cut.of(spectrum))
     loss.add(layer, spectrum.total, spectrum.lost(down.shape[0]))
-    return lora_words(up, down, model.layers[layer].shape)
+    return lora_tensors(up, down, model.layers[layer].shape)
 
 
 def _metadata(loras: Sequence[Lora]) -> dict[str, str]:

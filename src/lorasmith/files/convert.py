@@ -17,7 +17,7 @@ from lorasmith.files.lora import (
     Report,
     as_format,
     format_named,
-    lora_words,
+    lora_tensors,
     ranks_of,
     read,
     restore,
@@ -29,7 +29,7 @@ from lorasmith.files.model import Model, Weights
 from lorasmith.formats import embeddings, token_embeddings
 from lorasmith.formats.consumers import verdicts
 from lorasmith.formats.read import load
-from lorasmith.formats.rewrite import Words, plain, product
+from lorasmith.formats.rewrite import LayerTensors, plain, product
 from lorasmith.formats.survey import Survey
 from lorasmith.formats.token_embeddings import Words as WordVectors
 
@@ -112,22 +112,22 @@ def _way_out(to: str, rank: int | None) -> str:
     return "" if rank is not None or to == "diff" else "; or give --rank R for the best LoRA of that rank"
 
 
-def _differences(lora: Lora, weights: Weights | None, output: Output) -> dict[str, Words]:
+def _differences(lora: Lora, weights: Weights | None, output: Output) -> dict[str, LayerTensors]:
     """Each change as large as its layer, in the dtype that it is written in."""
     dtype = output.dtype or lora.dtype
-    return {layer: {w: t.to(dtype) for w, t in words.items()} for layer, words in _dense(lora, weights)}
+    return {layer: {w: t.to(dtype) for w, t in tensors.items()} for layer, tensors in _dense(lora, weights)}
 
 
-def _dense(lora: Lora, weights: Weights | None) -> Iterator[tuple[str, Words]]:
+def _dense(lora: Lora, weights: Weights | None) -> Iterator[tuple[str, LayerTensors]]:
     for layer in lora.layers:
         yield layer, full(lora, layer, weights)
 
 
-def full(lora: Lora, layer: str, weights: Weights | None) -> Words:
-    """A layer's change as `diff` (norms: `w_norm`) words, float32; the weight is read only where it is needed."""
-    words, spec = lora.layers[layer], lora.model.layers[layer]
+def full(lora: Lora, layer: str, weights: Weights | None) -> LayerTensors:
+    """A layer's change as `diff` (norms: `w_norm`) tensors, float32; the weight is read only where it is needed."""
+    tensors, spec = lora.layers[layer], lora.model.layers[layer]
     try:
-        if (found := product(words, spec.shape)) is not None:
+        if (found := product(tensors, spec.shape)) is not None:
             return found
         if weights is None:
             raise LorasmithError(
@@ -137,21 +137,21 @@ def full(lora: Lora, layer: str, weights: Weights | None) -> Words:
         adapter = restore(lora, layer, base)
         bias, change = adapter.bias_delta(), adapter.delta(base).detach()
     except UNFIT:
-        raise unfit(lora.path, lora.model, layer, words) from None
+        raise unfit(lora.path, lora.model, layer, tensors) from None
     names = ("w_norm", "b_norm") if spec.kind == "norm" else ("diff", "diff_b")
     return {names[0]: change} | ({} if bias is None else {names[1]: bias.detach()})
 
 
 def _approximated(
     lora: Lora, weights: Weights | None, cut: Cut, to: str, loss: Loss, notes: list[str]
-) -> dict[str, Words]:
+) -> dict[str, LayerTensors]:
     """The layers, with the best LoRA in place of what has no exact form as one; norms and biases are left out."""
-    layers: dict[str, Words] = {}
+    layers: dict[str, LayerTensors] = {}
     dropped: list[str] = []
-    for layer, words in lora.layers.items():
+    for layer, tensors in lora.layers.items():
         spec = lora.model.layers[layer]
         if _exact(lora, layer, to):
-            layers[layer] = words
+            layers[layer] = tensors
             continue
         change = full(lora, layer, weights)
         left_out = sum(_square(change[w]) for w in ("w_norm", "b_norm", "diff_b") if w in change)
@@ -162,7 +162,7 @@ def _approximated(
         spectrum = Dense(change["diff"].reshape(spec.shape).float().flatten(1))
         up, down = spectrum.cut(cut.of(spectrum))
         loss.add(layer, spectrum.total, spectrum.lost(down.shape[0]))
-        layers[layer] = lora_words(up, down, spec.shape)
+        layers[layer] = lora_tensors(up, down, spec.shape)
     if dropped:
         notes.append(
             f"changes of norms or biases are left out, which LoRA cannot say: {len(dropped)}, such as {dropped[0]}"

@@ -13,11 +13,11 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.families.reader import TensorRef
 from lorasmith.families.stable_diffusion.layer_names import PRESETS
-from lorasmith.files.lora import Lora, Output, Report, as_format, lora_words, ranks_of, save
+from lorasmith.files.lora import Lora, Output, Report, as_format, lora_tensors, ranks_of, save
 from lorasmith.files.lowrank import Cut, Dense, Loss
 from lorasmith.files.model import Model, Weights, components
 from lorasmith.formats.metadata import Facts, describe
-from lorasmith.formats.rewrite import Words
+from lorasmith.formats.rewrite import LayerTensors
 
 EVERYTHING = "*"
 
@@ -44,7 +44,7 @@ def extract(
             raise LorasmithError(f"{tuned} is not a model like {base}: {new.model} and {model} have different layers")
         specs = [model.layers[n] for n in chosen(tuple(layers), _places(model), PRESETS)]
         names = [s.name for s in specs if s.kind != "norm" and s.groups == 1]
-        found: dict[str, Words] = {}
+        found: dict[str, LayerTensors] = {}
         loss = Loss()
         with (progress or Progress()).track("layers", len(names)) as advance:
             for name in names:
@@ -61,14 +61,14 @@ def extract(
     return Report(output.path, len(found), loss.error, loss.worst, ranks_of(found), notes)
 
 
-def _best(name: str, difference: Tensor, cut: Cut, dtype: torch.dtype, loss: Loss) -> Words:
+def _best(name: str, difference: Tensor, cut: Cut, dtype: torch.dtype, loss: Loss) -> LayerTensors:
     spectrum = Dense(difference.flatten(1))
     if not bool(torch.isfinite(spectrum.values).all()):
         raise LorasmithError(f"{name}: the difference of the two is not finite; is one of the checkpoints damaged?")
     up, down = spectrum.cut(cut.of(spectrum))
     loss.add(name, spectrum.total, spectrum.lost(down.shape[0]))
-    words = lora_words(up, down, difference.shape)
-    return {word: t.to(dtype) if t.dim() else t for word, t in words.items()}
+    tensors = lora_tensors(up, down, difference.shape)
+    return {name: t.to(dtype) if t.dim() else t for name, t in tensors.items()}
 
 
 def _places(model: Model) -> dict[str, tuple[torch.nn.Module, str]]:
@@ -98,7 +98,7 @@ def _differ(a: Tensor, b: Tensor) -> bool:
     return not torch.equal(a, b) if a.dtype == b.dtype else not torch.equal(a.float(), b.float())
 
 
-def _metadata(model: Model, output: Output, tuned: str | Path, layers: dict[str, Words]) -> dict[str, str]:
+def _metadata(model: Model, output: Output, tuned: str | Path, layers: dict[str, LayerTensors]) -> dict[str, str]:
     assert model.source is not None
     ranks = ranks_of(layers)
     rank = max(ranks, key=lambda r: ranks[r])

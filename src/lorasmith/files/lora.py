@@ -20,7 +20,7 @@ from lorasmith.files.model import Model
 from lorasmith.formats import bundle, diff, kohya, peft, write  # noqa: F401
 from lorasmith.formats.base import Encoded, Format
 from lorasmith.formats.read import load
-from lorasmith.formats.rewrite import Words, alpha_of
+from lorasmith.formats.rewrite import LayerTensors, alpha_of
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 HISTORY = "lorasmith.history"
@@ -63,11 +63,14 @@ class Output:
 
 @dataclass(frozen=True)
 class Lora:
-    """A file's changes by layer, in kohya's words; `bundled`: tensors of new words, by their names in the file."""
+    """A file's changes by layer, with kohya's tensor names.
+
+    `bundled`: tensors of new words, by their names in the file.
+    """
 
     path: Path
     model: Model
-    layers: dict[str, Words]
+    layers: dict[str, LayerTensors]
     metadata: dict[str, str]
     spelling: str = "kohya"
     dtype: torch.dtype = torch.float32
@@ -122,8 +125,8 @@ def read(path: Path, model: Model | None = None) -> Lora:
             f"{path}: {len(strangers)} of its {len(file.tensors)} tensors belong to no layer of {model}, for example "
             f"{first}; name the base that it was made for with --base"
         )
-    for layer, words in layers.items():
-        _check(path, model, layer, words)
+    for layer, tensors in layers.items():
+        _check(path, model, layer, tensors)
     found = Counter(t.dtype for t in file.tensors.values() if t.dim() and t.is_floating_point())
     dtype = found.most_common(1)[0][0] if found else torch.float32
     bundled = {f"bundle_emb.{w}.{p}": t for w, parts in file.embeddings.items() for p, t in parts.items()}
@@ -132,26 +135,26 @@ def read(path: Path, model: Model | None = None) -> Lora:
 
 def restore(lora: Lora, layer: str, base: Tensor) -> Adapter:
     """One layer's adapter. Raises LorasmithError if its tensors do not fit the layer."""
-    words = lora.layers[layer]
-    kind = kind_of(words)
+    tensors = lora.layers[layer]
+    kind = kind_of(tensors)
     assert kind is not None
     try:
-        return kind().restore(lora.model.layers[layer], base, words).eval()
+        return kind().restore(lora.model.layers[layer], base, tensors).eval()
     except UNFIT:
-        raise unfit(lora.path, lora.model, layer, words) from None
+        raise unfit(lora.path, lora.model, layer, tensors) from None
 
 
-def unfit(path: Path, model: Model, layer: str, words: Words) -> LorasmithError:
+def unfit(path: Path, model: Model, layer: str, tensors: LayerTensors) -> LorasmithError:
     """The error for tensors that do not fit their layer."""
-    shapes = ", ".join(f"{word} {tuple(t.shape)}" for word, t in words.items() if t.dim())
+    shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in tensors.items() if t.dim())
     return LorasmithError(
         f"{path}: it does not fit {model}: {layer} has shape {model.layers[layer].shape}, the file has {shapes}"
         + ("" if model.source else "; name the base that it was made for with --base")
     )
 
 
-def as_format(lora: Lora, layers: Mapping[str, Words], to: str) -> Encoded:
-    """Layers in a format's words, by its name."""
+def as_format(lora: Lora, layers: Mapping[str, LayerTensors], to: str) -> Encoded:
+    """Layers as a format writes them; `to` is the format's name."""
     return format_named(to).encode(layers, lora.model, lora.model.shapes)
 
 
@@ -193,8 +196,8 @@ def facts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[st
     if not any(key.startswith("ss_network") for key in metadata):
         return {}
     downs = [t for name, t in tensors.items() if name.endswith(("lora_down.weight", "lora_A.weight"))]
-    words = {name.partition(".")[2] for name in tensors if name.startswith(kohya.PREFIXES)}
-    if not downs or not words <= {"lora_down.weight", "lora_up.weight", "alpha"}:
+    tensor_names = {name.partition(".")[2] for name in tensors if name.startswith(kohya.PREFIXES)}
+    if not downs or not tensor_names <= {"lora_down.weight", "lora_up.weight", "alpha"}:
         return {}
     rank = Counter(t.shape[0] for t in downs).most_common(1)[0][0]
     alphas = Counter(float(t) for name, t in tensors.items() if name.endswith(".alpha"))
@@ -203,19 +206,19 @@ def facts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[st
     return {**module, "ss_network_dim": str(rank), "ss_network_alpha": f"{alpha:g}"}
 
 
-def ranks_of(layers: Mapping[str, Words]) -> dict[int, int]:
+def ranks_of(layers: Mapping[str, LayerTensors]) -> dict[int, int]:
     """How many layers have which rank."""
     return dict(Counter(w["lora_down.weight"].shape[0] for w in layers.values() if "lora_down.weight" in w))
 
 
-def product_of(words: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """up (out, r), the scale in it, and down (r, n) of plain LoRA words, float32."""
-    up, down = words["lora_up.weight"].float().flatten(1), words["lora_down.weight"].float().flatten(1)
-    return up * (alpha_of(words) / down.shape[0]), down
+def product_of(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """up (out, r), the scale in it, and down (r, n) of plain LoRA tensors, float32."""
+    up, down = tensors["lora_up.weight"].float().flatten(1), tensors["lora_down.weight"].float().flatten(1)
+    return up * (alpha_of(tensors) / down.shape[0]), down
 
 
-def lora_words(up: Tensor, down: Tensor, shape: Sequence[int], scale: float = 1.0) -> Words:
-    """Plain LoRA words of a change up @ down, such that alpha / rank is `scale`."""
+def lora_tensors(up: Tensor, down: Tensor, shape: Sequence[int], scale: float = 1.0) -> LayerTensors:
+    """Plain LoRA tensors of a change up @ down, such that alpha / rank is `scale`."""
     rank = down.shape[0]
     ones = [1] * len(shape[2:])
     return {
@@ -225,16 +228,16 @@ def lora_words(up: Tensor, down: Tensor, shape: Sequence[int], scale: float = 1.
     }
 
 
-def _check(path: Path, model: Model, layer: str, words: Words) -> None:
-    if kind_of(words) is None:
-        raise LorasmithError(f"{path}: {layer} has words of no known adapter kind: {', '.join(sorted(words))}")
-    if words.keys() & {"lora_up.weight", "lora_down.weight"}:
-        if not {"lora_up.weight", "lora_down.weight"} <= words.keys():
+def _check(path: Path, model: Model, layer: str, tensors: LayerTensors) -> None:
+    if kind_of(tensors) is None:
+        raise LorasmithError(f"{path}: {layer} has tensors of no known adapter kind: {', '.join(sorted(tensors))}")
+    if tensors.keys() & {"lora_up.weight", "lora_down.weight"}:
+        if not {"lora_up.weight", "lora_down.weight"} <= tensors.keys():
             raise LorasmithError(f"{path}: {layer} has only one of lora_up and lora_down; the file is damaged")
-        shape, up, down = model.layers[layer].shape, words["lora_up.weight"], words["lora_down.weight"]
+        shape, up, down = model.layers[layer].shape, tensors["lora_up.weight"], tensors["lora_down.weight"]
         rank, inner = down.shape[0], down[0].numel()
         fits = up.numel() == shape[0] * rank and inner == (
-            shape[1] if "lora_mid.weight" in words else torch.Size(shape[1:]).numel()
+            shape[1] if "lora_mid.weight" in tensors else torch.Size(shape[1:]).numel()
         )
         if len(shape) < 2 or not fits:
-            raise unfit(path, model, layer, words)
+            raise unfit(path, model, layer, tensors)

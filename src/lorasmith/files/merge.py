@@ -16,7 +16,7 @@ from lorasmith.families.reader import TensorRef, read_header
 from lorasmith.files.lora import UNFIT, Lora, Report, Use, carried, product_of, ranks_of, read, restore, unfit
 from lorasmith.files.model import Model, Weights, components
 from lorasmith.files.stream import Change, rewrite
-from lorasmith.formats.rewrite import Words, plain
+from lorasmith.formats.rewrite import LayerTensors, plain
 
 ROWS = 1 << 20
 """Numbers of a change that are computed at a time."""
@@ -60,7 +60,7 @@ def merge(base: str | Path, uses: Sequence[Use], output: Path, *, overwrite: boo
     else:
         with atomic_folder(output) as temporary:
             notes += _write_folder(model.source.path, temporary, changes, used, note)
-    layers = {name: words for lora, _ in loras for name, words in lora.layers.items()}
+    layers = {name: tensors for lora, _ in loras for name, tensors in lora.layers.items()}
     return Report(output, len(layers), ranks=ranks_of(layers), notes=notes)
 
 
@@ -90,8 +90,8 @@ class _Layer:
     def change(self, weight: Tensor) -> None:
         """In place. `weight`: of the layer's shape, in any dtype."""
         low = [_low(lora, self.name) for lora, _ in self.parts]
-        if all(words is not None for words in low):
-            pairs = [product_of(words) for words in low if words is not None]
+        if all(tensors is not None for tensors in low):
+            pairs = [product_of(tensors) for tensors in low if tensors is not None]
             self._by_rows(weight, [(s * up, down) for (up, down), (_, s) in zip(pairs, self.parts, strict=True)])
             return
         whole = weight.float()
@@ -124,19 +124,19 @@ class _Layer:
             bias.copy_(whole)
 
 
-def _bias(words: Words) -> Tensor | None:
-    return next((words[w] for w in ("diff_b", "b_norm") if w in words), None)
+def _bias(tensors: LayerTensors) -> Tensor | None:
+    return next((tensors[w] for w in ("diff_b", "b_norm") if w in tensors), None)
 
 
-def _low(lora: Lora, layer: str) -> Words | None:
-    """Plain LoRA words of a change; None for other kinds."""
-    words, shape = lora.layers[layer], lora.model.layers[layer].shape
-    if "lora_up.weight" not in words or "dora_scale" in words:
+def _low(lora: Lora, layer: str) -> LayerTensors | None:
+    """Plain LoRA tensors of a change; None for other kinds."""
+    tensors, shape = lora.layers[layer], lora.model.layers[layer].shape
+    if "lora_up.weight" not in tensors or "dora_scale" in tensors:
         return None
     try:
-        return plain(words, shape)
+        return plain(tensors, shape)
     except UNFIT:
-        raise unfit(lora.path, lora.model, layer, words) from None
+        raise unfit(lora.path, lora.model, layer, tensors) from None
 
 
 def _targets(loras: Parts, weights: Weights) -> list[Target]:

@@ -11,7 +11,7 @@ from lorasmith.files.lora import (
     Output,
     Report,
     as_format,
-    lora_words,
+    lora_tensors,
     own_format,
     product_of,
     ranks_of,
@@ -21,7 +21,7 @@ from lorasmith.files.lora import (
 )
 from lorasmith.files.lowrank import Cut, Dense, Loss, Product, Spectrum
 from lorasmith.files.model import Model
-from lorasmith.formats.rewrite import Words, alpha_of, plain
+from lorasmith.formats.rewrite import LayerTensors, alpha_of, plain
 
 
 def resize(path: Path, cut: Cut, output: Output, *, base: str | Path | None = None) -> Report:
@@ -36,11 +36,11 @@ def resize(path: Path, cut: Cut, output: Output, *, base: str | Path | None = No
     if not spectra:
         raise LorasmithError(f"{path}: nothing in it has a rank")
     ranks = cut.ranks(spectra)
-    layers, loss = {k: dict(words) for k, words in lora.layers.items() if k not in spectra}, Loss()
+    layers, loss = {k: dict(tensors) for k, tensors in lora.layers.items() if k not in spectra}, Loss()
     for layer, found in spectra.items():
         up, down = found.cut(ranks[layer])
         loss.add(layer, found.total, found.lost(down.shape[0]))
-        layers[layer] = lora_words(up, down, lora.model.layers[layer].shape, _scale(lora.layers[layer]))
+        layers[layer] = lora_tensors(up, down, lora.model.layers[layer].shape, _scale(lora.layers[layer]))
     notes = []
     if biases := [layer for layer in spectra if "diff_b" in lora.layers[layer]]:
         notes.append(f"changes of {len(biases)} biases are left out, which LoRA cannot say, such as of {biases[0]}")
@@ -51,34 +51,34 @@ def resize(path: Path, cut: Cut, output: Output, *, base: str | Path | None = No
 
 def spectrum(lora: Lora, layer: str) -> Spectrum | None:
     """The singular values of a layer's change; None for norms. Raises LorasmithError where the weights are needed."""
-    words, spec = lora.layers[layer], lora.model.layers[layer]
+    tensors, spec = lora.layers[layer], lora.model.layers[layer]
     if spec.kind == "norm":
         return None
     try:
-        exact = plain(words, spec.shape)
+        exact = plain(tensors, spec.shape)
         if exact is not None:
-            return of_words(exact)
-        if "diff" in words:
-            return Dense(words["diff"].float().reshape(spec.shape).flatten(1))
+            return spectrum_of(exact)
+        if "diff" in tensors:
+            return Dense(tensors["diff"].float().reshape(spec.shape).flatten(1))
     except UNFIT:
-        raise unfit(lora.path, lora.model, layer, words) from None
+        raise unfit(lora.path, lora.model, layer, tensors) from None
     raise LorasmithError(
         f"{lora.path}: the change of {layer} depends on the weights of the base model, so it has no ranks of its own; "
         "first use: lorasmith convert --to portable --rank R --base BASE"
     )
 
 
-def of_words(words: Words) -> Spectrum:
-    """Of plain LoRA words; through the product where that is the smaller."""
-    up, down = product_of(words)
+def spectrum_of(tensors: LayerTensors) -> Spectrum:
+    """Of plain LoRA tensors; through the product where that is the smaller."""
+    up, down = product_of(tensors)
     return Product(up, down) if up.shape[1] < min(up.shape[0], down.shape[1]) else Dense(up @ down)
 
 
-def _scale(words: Words) -> float:
+def _scale(tensors: LayerTensors) -> float:
     """alpha / rank of LoRA, which the resized file keeps; 1 for other kinds and where nothing would be left."""
-    if "lora_down.weight" not in words:
+    if "lora_down.weight" not in tensors:
         return 1.0
-    return alpha_of(words) / words["lora_down.weight"].shape[0] or 1.0
+    return alpha_of(tensors) / tensors["lora_down.weight"].shape[0] or 1.0
 
 
 def _said(cut: Cut) -> str:

@@ -1,4 +1,4 @@
-"""What a file format is: a grammar of names and words for the changes of layers."""
+"""What a file format is: a grammar of names for the changes of layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from lorasmith.adapters.base import Adapter
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.registry import Component
-from lorasmith.formats.rewrite import Words
+from lorasmith.formats.rewrite import LayerTensors
 
 
 class Names(Protocol):
@@ -44,11 +44,11 @@ class Encoded:
 
 
 class Format(Component, root="format"):
-    """A way to write the changes of layers, `{layer: {word: tensor}}` in kohya's and LyCORIS' words."""
+    """A way to write the changes of layers, `{layer: {tensor name: tensor}}` with kohya's and LyCORIS' tensor names."""
 
     @abstractmethod
-    def encode(self, layers: Mapping[str, Words], names: Names, shapes: Shapes) -> Encoded:
-        """Tensors by their names in the file, float32. Raises LorasmithError for changes that the format has no words
+    def encode(self, layers: Mapping[str, LayerTensors], names: Names, shapes: Shapes) -> Encoded:
+        """Tensors by their names in the file, float32. Raises LorasmithError for changes that the format has no tensors
         for, naming the layers and another format."""
 
     def words(self, vectors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -61,13 +61,13 @@ class Format(Component, root="format"):
     ) -> Encoded:
         """The same of adapters by layer. `weight_of` gives the weight that a layer has in the base model, which some
         formats need for some kinds."""
-        return self.encode(words_of(adapters), names, {name: a.layer.shape for name, a in adapters.items()})
+        return self.encode(layer_tensors(adapters), names, {name: a.layer.shape for name, a in adapters.items()})
 
 
-def words_of(adapters: Mapping[str, Adapter]) -> dict[str, Words]:
-    """The tensors of adapters by layer and word, float32, on the CPU."""
+def layer_tensors(adapters: Mapping[str, Adapter]) -> dict[str, LayerTensors]:
+    """The tensors of adapters by layer and tensor name, float32, on the CPU."""
     return {
-        layer: {word: t.detach().float().cpu().contiguous() for word, t in adapter.tensors().items()}
+        layer: {name: t.detach().float().cpu().contiguous() for name, t in adapter.tensors().items()}
         for layer, adapter in adapters.items()
     }
 

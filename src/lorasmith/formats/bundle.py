@@ -14,7 +14,7 @@ from torch import Tensor
 from lorasmith.formats import embeddings
 from lorasmith.formats.base import Encoded, Format, Names, Shapes
 from lorasmith.formats.kohya import named, settled
-from lorasmith.formats.rewrite import Words
+from lorasmith.formats.rewrite import LayerTensors
 from lorasmith.formats.token_embeddings import file_name
 
 
@@ -23,7 +23,7 @@ class Bundle(Format):
 
     kind: Literal["bundle"] = "bundle"
 
-    def encode(self, layers: Mapping[str, Words], names: Names, shapes: Shapes) -> Encoded:
+    def encode(self, layers: Mapping[str, LayerTensors], names: Names, shapes: Shapes) -> Encoded:
         return Encoded(named(settled(layers), names.kohya_name))
 
     def words(self, vectors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:

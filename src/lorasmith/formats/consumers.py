@@ -44,8 +44,8 @@ def has(*kinds: str) -> Callable[[Survey], bool]:
     return lambda s: any(kind in s.kinds for kind in kinds)
 
 
-def word(name: str) -> Callable[[Survey], bool]:
-    return lambda s: any(name in words for words in s.layers.values())
+def has_tensor(name: str) -> Callable[[Survey], bool]:
+    return lambda s: any(name in tensors for tensors in s.layers.values())
 
 
 def spelled(*spellings: str) -> Callable[[Survey], bool]:
@@ -64,8 +64,8 @@ def dora(axis: str, *, text: bool | None = None) -> Callable[[Survey], bool]:
     """DoRA along this axis, in the text encoders, outside them or anywhere."""
 
     def found(survey: Survey) -> bool:
-        for flat, words in survey.layers.items():
-            scale = words.get("dora_scale")
+        for flat, tensors in survey.layers.items():
+            scale = tensors.get("dora_scale")
             if scale is None or (text is not None and component(flat).startswith("te") != text):
                 continue
             if ("input" if scale.dim() > 1 and scale.shape[0] == 1 else "output") == axis:
@@ -82,7 +82,7 @@ def positive(name: str, kind: str) -> Callable[[Survey], bool]:
 
 def dora_over_products(s: Survey) -> bool:
     products = {"hada_w1_a", "lokr_w1", "lokr_w1_a"}
-    return any("dora_scale" in words and bool(products & words.keys()) for words in s.layers.values())
+    return any("dora_scale" in tensors and bool(products & tensors.keys()) for tensors in s.layers.values())
 
 
 def alphas_differ(s: Survey) -> bool:
@@ -173,27 +173,29 @@ def _naming() -> Iterator[Rule]:
 
 def _kinds() -> Iterator[Rule]:
     unknown = lambda s: "unknown" in s.kinds or bool(s.strangers)  # noqa: E731
-    yield Rule(READERS, "no", "some layers have words of no kind that is known", unknown)
+    yield Rule(READERS, "no", "some layers have tensors of no kind that is known", unknown)
     yield Rule((DIFFUSERS,), "no", "it reads plain LoRA only and refuses the whole file",
                has("loha", "lokr", "oft", "boft", "ia3", "full", "norm", "glora"))  # fmt: skip
-    yield Rule((DIFFUSERS,), "no", "it does not know the middle factor of Tucker LoRA", word("lora_mid.weight"))
+    yield Rule((DIFFUSERS,), "no", "it does not know the middle factor of Tucker LoRA", has_tensor("lora_mid.weight"))
     yield Rule((DIFFUSERS,), "wrong", "alphas differ; it takes the commonest for every layer of a component",
                both(FLAT, alphas_differ))  # fmt: skip
     yield Rule(UIS, "wrong", "the DoRA runs along outputs, which no user interface computes rightly", dora("output"))
-    yield Rule((DIFFUSERS,), "wrong", "it drops dora_scale and loads a plain LoRA", both(FLAT, word("dora_scale")))
+    yield Rule(
+        (DIFFUSERS,), "wrong", "it drops dora_scale and loads a plain LoRA", both(FLAT, has_tensor("dora_scale"))
+    )
     yield Rule((DIFFUSERS,), "wrong", "its text encoders lose DoRA magnitudes",
                both(lacks(FLAT), dora("output", text=True)))  # fmt: skip
     yield Rule((INVOKE,), "no", "it takes dora_scale beside plain LoRA only", dora_over_products)
     yield Rule((DIFFUSERS,), "no", "it reads plain LoRA only and refuses the whole file", dora_over_products)
     middle = lambda s: any("lora_mid.weight" in w and "dora_scale" in w for w in s.layers.values())  # noqa: E731
     yield Rule((INVOKE,), "wrong", "it does not apply DoRA with Tucker factors", middle)
-    yield Rule((FORGE,), "no", "it fails at LoKr with Tucker factors", word("lokr_t2"))
-    yield Rule((COMFY,), "partly", "it skips LoKr layers with Tucker factors", word("lokr_t2"))
+    yield Rule((FORGE,), "no", "it fails at LoKr with Tucker factors", has_tensor("lokr_t2"))
+    yield Rule((COMFY,), "partly", "it skips LoKr layers with Tucker factors", has_tensor("lokr_t2"))
     yield Rule((INVOKE,), "no", "it cannot tell the base model of LoKr files with low-rank factors", low_rank_kron)
     yield Rule((FORGE, INVOKE), "no", "it does not know OFT and BOFT", has("oft", "boft"))
     bounded = lambda s: positive("alpha", "oft")(s) or positive("alpha", "boft")(s)  # noqa: E731
     yield Rule((COMFY,), "wrong", "it reads the bound of the rotation (alpha) differently", bounded)
-    yield Rule((COMFY,), "wrong", "it ignores OFT's rescale", both(has("oft"), word("rescale")))
+    yield Rule((COMFY,), "wrong", "it ignores OFT's rescale", both(has("oft"), has_tensor("rescale")))
     yield Rule((COMFY,), "yes", "right at strength 1 only: it applies OFT's strength twice", has("oft", "boft"))
     yield Rule((COMFY,), "no", "it fails at BOFT without alpha", boft_without_alpha)
     yield Rule((FORGE, COMFY), "no", "it does not know IA3", has("ia3"))
@@ -220,7 +222,7 @@ def _parts() -> Iterator[Rule]:
                lambda s: any({"clip_l", "clip_l_out"} <= p.keys() and "clip_g" not in p
                              for p in s.file.embeddings.values()))  # fmt: skip
     yield Rule((DIFFUSERS,), "no", "alphas beside lora_adapter_metadata are refused",
-               both(FLAT, word("alpha"), lambda s: "lora_adapter_metadata" in s.file.metadata))  # fmt: skip
+               both(FLAT, has_tensor("alpha"), lambda s: "lora_adapter_metadata" in s.file.metadata))  # fmt: skip
 
 
 RULES = tuple(_rules())

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lorasmith.adapters.base import Adapter
 from lorasmith.core.errors import LorasmithError
-from lorasmith.formats.base import Encoded, Format, Names, Shapes, words_of
+from lorasmith.formats.base import Encoded, Format, Names, Shapes, layer_tensors
 from lorasmith.formats.kohya import named
-from lorasmith.formats.rewrite import Words, difference, product
+from lorasmith.formats.rewrite import LayerTensors, difference, product
 
 
 class Diff(Format):
@@ -19,10 +19,10 @@ class Diff(Format):
 
     kind: Literal["diff"] = "diff"
 
-    def encode(self, layers: Mapping[str, Words], names: Names, shapes: Shapes) -> Encoded:
-        found: dict[str, Words] = {}
-        for layer, words in layers.items():
-            change = product(words, shapes[layer])
+    def encode(self, layers: Mapping[str, LayerTensors], names: Names, shapes: Shapes) -> Encoded:
+        found: dict[str, LayerTensors] = {}
+        for layer, tensors in layers.items():
+            change = product(tensors, shapes[layer])
             if change is None:
                 raise LorasmithError(
                     f"diff files need the base model for changes like that of {layer}, which depend on its weights"
@@ -35,6 +35,6 @@ class Diff(Format):
     ) -> Encoded:
         if weight_of is None:
             return super().encode_adapters(adapters, names)
-        words = words_of(adapters)
-        found = {name: difference(words[name], a.layer, weight_of(name).cpu()) for name, a in adapters.items()}
+        layers = layer_tensors(adapters)
+        found = {name: difference(layers[name], a.layer, weight_of(name).cpu()) for name, a in adapters.items()}
         return Encoded(named(found, names.kohya_name))

@@ -34,12 +34,12 @@ def inspect(path: Path) -> dict[str, Any]:
         "kind": next(iter(kinds)) if len(kinds) == 1 else kinds or "words",
         "family": survey.family,
         "base": file.metadata.get("ss_sd_model_name") or None,
-        "rank": _spread(r for words in survey.layers.values() if (r := rank(words)) is not None),
-        "alpha": _spread(float(words["alpha"]) for words in survey.layers.values() if "alpha" in words),
+        "rank": _spread(r for tensors in survey.layers.values() if (r := rank(tensors)) is not None),
+        "alpha": _spread(float(tensors["alpha"]) for tensors in survey.layers.values() if "alpha" in tensors),
         "layers": len(survey.layers),
         "components": dict(survey.components),
-        "parameters": sum(t.numel() for words in survey.layers.values() for t in words.values() if t.dim()),
-        "dtype": _spread(str(t.dtype)[6:] for words in survey.layers.values() for t in words.values() if t.dim()),
+        "parameters": sum(t.numel() for tensors in survey.layers.values() for t in tensors.values() if t.dim()),
+        "dtype": _spread(str(t.dtype)[6:] for tensors in survey.layers.values() for t in tensors.values() if t.dim()),
         "spelling": file.spelling,
         "trigger": triggers(file.metadata),
         "tags": tags(file.metadata),
@@ -56,8 +56,8 @@ def inspect(path: Path) -> dict[str, Any]:
 def norms(survey: Survey) -> dict[str, float]:
     """Frobenius norm of the change per block, over the layers whose change does not depend on the weights."""
     squares: dict[str, float] = {}
-    for flat, words in survey.layers.items():
-        if (norm := change_norm(words)) is not None:
+    for flat, tensors in survey.layers.items():
+        if (norm := change_norm(tensors)) is not None:
             where = block(flat)
             squares[where] = squares.get(where, 0.0) + norm**2
     return {where: square**0.5 for where, square in squares.items()}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lorasmith.formats.base import Encoded, Format, Names, Shapes, refuse
 from lorasmith.formats.kohya import complete
-from lorasmith.formats.rewrite import Words, plain, with_alpha
+from lorasmith.formats.rewrite import LayerTensors, plain, with_alpha
 
 
 class Peft(Format):
@@ -23,11 +23,11 @@ class Peft(Format):
 
     kind: Literal["peft"] = "peft"
 
-    def encode(self, layers: Mapping[str, Words], names: Names, shapes: Shapes) -> Encoded:
+    def encode(self, layers: Mapping[str, LayerTensors], names: Names, shapes: Shapes) -> Encoded:
         found, lost = {}, []
-        for layer, words in layers.items():
-            rest = {word: t for word, t in words.items() if word != "dora_scale"}
-            lora, magnitude = plain(rest, shapes[layer]), words.get("dora_scale")
+        for layer, tensors in layers.items():
+            rest = {name: t for name, t in tensors.items() if name != "dora_scale"}
+            lora, magnitude = plain(rest, shapes[layer]), tensors.get("dora_scale")
             if lora is None or (magnitude is not None and not _along_outputs(magnitude, lora)):
                 lost.append(layer)
                 continue
@@ -37,32 +37,32 @@ class Peft(Format):
             why = "diffusers has LoRA and DoRA along outputs only"
             raise refuse(lost, "peft", why, 'use "kohya" for A1111, Forge and ComfyUI')
         found = complete(found)
-        tensors = {k: t for layer, words in found.items() for k, t in _named(names.peft_name(layer), words).items()}
+        tensors = {k: t for layer, tensors in found.items() for k, t in _named(names.peft_name(layer), tensors).items()}
         return Encoded(tensors, {"lora_adapter_metadata": json.dumps(_configs(found, names), sort_keys=True)})
 
 
-def _along_outputs(magnitude: Tensor, lora: Words) -> bool:
+def _along_outputs(magnitude: Tensor, lora: LayerTensors) -> bool:
     return magnitude.shape[0] == lora["lora_up.weight"].shape[0] and magnitude.shape[0] == magnitude.numel()
 
 
-def _named(name: str, words: Words) -> dict[str, Tensor]:
-    down, up = words["lora_down.weight"], words["lora_up.weight"]
+def _named(name: str, tensors: LayerTensors) -> dict[str, Tensor]:
+    down, up = tensors["lora_down.weight"], tensors["lora_up.weight"]
     found = {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
-    if "dora_scale" in words:
-        magnitude = words["dora_scale"].flatten()
+    if "dora_scale" in tensors:
+        magnitude = tensors["dora_scale"].flatten()
         found[f"{name}.lora_magnitude_vector"] = magnitude if down.dim() == 2 else magnitude.view(1, -1, 1, 1)
     return found
 
 
-def _configs(layers: Mapping[str, Words], names: Names) -> dict[str, Any]:
+def _configs(layers: Mapping[str, LayerTensors], names: Names) -> dict[str, Any]:
     """`{component}.{field of peft's LoraConfig}`."""
     ranks: dict[str, dict[str, int]] = {}
     magnitudes: set[str] = set()
-    for layer, words in layers.items():
+    for layer, tensors in layers.items():
         component, _, path = names.peft_name(layer).partition(".")
         # a tail of the path, which fits whatever transformers calls the text model
-        ranks.setdefault(component, {})[path.removeprefix("text_model.")] = words["lora_down.weight"].shape[0]
-        magnitudes |= {component} if "dora_scale" in words else set()
+        ranks.setdefault(component, {})[path.removeprefix("text_model.")] = tensors["lora_down.weight"].shape[0]
+        magnitudes |= {component} if "dora_scale" in tensors else set()
     found: dict[str, Any] = {}
     for component, by_path in ranks.items():
         common = Counter(by_path.values()).most_common(1)[0][0]

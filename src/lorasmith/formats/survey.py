@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lorasmith.adapters.base import kind_of
 from lorasmith.formats.read import LoraFile
-from lorasmith.formats.rewrite import Words
+from lorasmith.formats.rewrite import LayerTensors
 
 _COMPONENT = re.compile(r"lora_(unet|te\d?)_(.*)")
 _CROSS = re.compile(r"attn2_to_[kv]$")
@@ -34,13 +34,13 @@ class Survey:
     file: LoraFile
 
     @cached_property
-    def layers(self) -> dict[str, Words]:
-        """Flat name to words; names that are no layer's are left out (`strangers`)."""
-        found: dict[str, Words] = {}
+    def layers(self) -> dict[str, LayerTensors]:
+        """Flat name to tensors; names that are no layer's are left out (`strangers`)."""
+        found: dict[str, LayerTensors] = {}
         for key, tensor in self.file.tensors.items():
-            flat, _, word = key.partition(".")
-            if word and _COMPONENT.match(flat):
-                found.setdefault(flat, {})[word] = tensor
+            flat, _, name = key.partition(".")
+            if name and _COMPONENT.match(flat):
+                found.setdefault(flat, {})[name] = tensor
         return found
 
     @cached_property
@@ -50,8 +50,8 @@ class Survey:
 
     @cached_property
     def kind_by_layer(self) -> dict[str, str]:
-        """The adapter kind of each layer; `unknown` if there is none that has its words."""
-        return {flat: _kind(words) for flat, words in self.layers.items()}
+        """The adapter kind of each layer; `unknown` if there is none that has its tensors."""
+        return {flat: _kind(tensors) for flat, tensors in self.layers.items()}
 
     @cached_property
     def kinds(self) -> Counter[str]:
@@ -65,8 +65,8 @@ class Survey:
     @cached_property
     def family(self) -> str | None:
         """`sd1`, `sd2` or `sdxl`: by the widths of layers, else by the metadata."""
-        for flat, words in self.layers.items():
-            width = input_width(words)
+        for flat, tensors in self.layers.items():
+            width = input_width(tensors)
             if _CROSS.search(flat) and width in CONTEXTS:
                 return CONTEXTS[width]
         if "te2" in self.components:
@@ -103,9 +103,9 @@ class Survey:
     def alphas(self) -> dict[str, set[float | None]]:
         """The alphas of the LoRA layers of each component; None stands for absent ones."""
         found: dict[str, set[float | None]] = {}
-        for flat, words in self.layers.items():
-            if "lora_up.weight" in words:
-                alpha = float(words["alpha"]) if "alpha" in words else None
+        for flat, tensors in self.layers.items():
+            if "lora_up.weight" in tensors:
+                alpha = float(tensors["alpha"]) if "alpha" in tensors else None
                 found.setdefault(component(flat), set()).add(alpha)
         return found
 
@@ -121,54 +121,54 @@ def block(flat: str) -> str:
     match = _COMPONENT.match(flat)
     if match is None:
         return "other"
-    for pattern, words in _BLOCKS:
+    for pattern, replacement in _BLOCKS:
         if found := pattern.search(match[2]):
-            return f"{match[1]} {found.expand(words)}"
+            return f"{match[1]} {found.expand(replacement)}"
     return f"{match[1]} other"
 
 
-def rank(words: Mapping[str, Tensor]) -> int | None:
+def rank(tensors: Mapping[str, Tensor]) -> int | None:
     """The rank of a layer's change as its kind counts it; None for kinds without."""
-    for word in ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b", "a2.weight"):
-        if word in words:
-            return words[word].shape[0]
+    for name in ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b", "a2.weight"):
+        if name in tensors:
+            return tensors[name].shape[0]
     return None
 
 
-def input_width(words: Mapping[str, Tensor]) -> int | None:
-    """The number of a layer's inputs, if its words show it."""
-    for word in ("lora_down.weight", "diff", "a2.weight"):
-        if word in words and words[word].dim() > 1:
-            return words[word].shape[1]
-    if "hada_w1_b" in words:
-        return words["hada_w1_b"].shape[1]
-    columns = [words[w].shape[1] for w in ("lokr_w1", "lokr_w1_b", "lokr_w2", "lokr_w2_b") if w in words]
+def input_width(tensors: Mapping[str, Tensor]) -> int | None:
+    """The number of a layer's inputs, if its tensors show it."""
+    for name in ("lora_down.weight", "diff", "a2.weight"):
+        if name in tensors and tensors[name].dim() > 1:
+            return tensors[name].shape[1]
+    if "hada_w1_b" in tensors:
+        return tensors["hada_w1_b"].shape[1]
+    columns = [tensors[w].shape[1] for w in ("lokr_w1", "lokr_w1_b", "lokr_w2", "lokr_w2_b") if w in tensors]
     return columns[0] * columns[1] if len(columns) == 2 else None
 
 
-def change_norm(words: Mapping[str, Tensor]) -> float | None:
+def change_norm(tensors: Mapping[str, Tensor]) -> float | None:
     """Frobenius norm of a layer's change at strength 1; None where it depends on the weight."""
-    if "dora_scale" in words:
+    if "dora_scale" in tensors:
         return None
-    r = rank(words)
-    scale = float(words["alpha"]) / r if "alpha" in words and r else 1.0
-    f = {word: tensor.float().flatten(1) for word, tensor in words.items() if tensor.dim() > 1}
+    r = rank(tensors)
+    scale = float(tensors["alpha"]) / r if "alpha" in tensors and r else 1.0
+    f = {name: tensor.float().flatten(1) for name, tensor in tensors.items() if tensor.dim() > 1}
     if "lora_up.weight" in f and "lora_mid.weight" not in f:
         up, down = f["lora_up.weight"], f["lora_down.weight"]
         # |BA|^2 = tr(B^T B A A^T), which needs no matrix of the weight's size
         return abs(scale) * float(((up.mT @ up) * (down @ down.mT)).sum().clamp(min=0).sqrt())
     if "hada_w1_a" in f and "hada_t1" not in f:
         return abs(scale) * float(((f["hada_w1_a"] @ f["hada_w1_b"]) * (f["hada_w2_a"] @ f["hada_w2_b"])).norm())
-    if any(word.startswith("lokr_") for word in f) and "lokr_t2" not in f:
+    if any(name.startswith("lokr_") for name in f) and "lokr_t2" not in f:
         w1 = f["lokr_w1"] if "lokr_w1" in f else f["lokr_w1_a"] @ f["lokr_w1_b"]
         w2 = f["lokr_w2"] if "lokr_w2" in f else f["lokr_w2_a"] @ f["lokr_w2_b"]
         return abs(scale) * float(w1.norm() * w2.norm())
-    for word in ("diff", "w_norm"):
-        if word in words:
-            return float(words[word].float().norm())
+    for name in ("diff", "w_norm"):
+        if name in tensors:
+            return float(tensors[name].float().norm())
     return None
 
 
-def _kind(words: Mapping[str, Tensor]) -> str:
-    kind = kind_of(words)
+def _kind(tensors: Mapping[str, Tensor]) -> str:
+    kind = kind_of(tensors)
     return "unknown" if kind is None else str(kind.model_fields["kind"].default)

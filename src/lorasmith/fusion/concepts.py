@@ -143,9 +143,9 @@ def factors(lora: Lora, layer: str, base: Tensor) -> Factors:
         raise LorasmithError(
             f"{lora.path}: it changes norms or biases ({layer}), which cannot be fused; train or extract it without"
         )
-    words = plain(lora.layers[layer], shape)
-    if words is not None:
-        return product_of(words)
+    tensors = plain(lora.layers[layer], shape)
+    if tensors is not None:
+        return product_of(tensors)
     change = restore(lora, layer, base.float().cpu()).delta(base.float().cpu()).detach().flatten(1)
     spectrum = Dense(change)
     return spectrum.cut(spectrum.full)

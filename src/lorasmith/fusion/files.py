@@ -14,11 +14,11 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
-from lorasmith.files.lora import Lora, Output, as_format, carried, facts, lora_words, ranks_of
+from lorasmith.files.lora import Lora, Output, as_format, carried, facts, lora_tensors, ranks_of
 from lorasmith.files.lowrank import Cut, Dense, Loss, Product
 from lorasmith.files.model import Model
 from lorasmith.formats import embeddings, token_embeddings
-from lorasmith.formats.rewrite import Words
+from lorasmith.formats.rewrite import LayerTensors
 from lorasmith.formats.write import write
 from lorasmith.fusion.concepts import Concept, ConceptUse, read_concepts
 from lorasmith.fusion.fuse import METHODS, Fused, FuseSettings, fuse
@@ -89,8 +89,8 @@ def fuse_files(
     return report
 
 
-def layers_of(model: Model, result: Fused, cut: Cut | None) -> tuple[dict[str, Words], float | None]:
-    """LoRA words of each layer, and what cutting them left out."""
+def layers_of(model: Model, result: Fused, cut: Cut | None) -> tuple[dict[str, LayerTensors], float | None]:
+    """LoRA tensors of each layer, and what cutting them left out."""
     layers, loss = {}, Loss()
     for name, (up, down) in result.layers.items():
         if cut is not None:
@@ -98,14 +98,14 @@ def layers_of(model: Model, result: Fused, cut: Cut | None) -> tuple[dict[str, W
             spectrum = Product(up, down) if small else Dense(up @ down)
             up, down = spectrum.cut(cut.of(spectrum))
             loss.add(name, spectrum.total, spectrum.lost(down.shape[0]))
-        layers[name] = lora_words(up, down, model.layers[name].shape)
+        layers[name] = lora_tensors(up, down, model.layers[name].shape)
     return layers, None if cut is None else loss.error
 
 
 def save(
     family: Family,
     concepts: Sequence[Concept],
-    layers: dict[str, Words],
+    layers: dict[str, LayerTensors],
     output: Output,
     note: str,
     report: FuseReport,

@@ -16,7 +16,7 @@ from lorasmith.adapters.layer import spec_of
 from lorasmith.adapters.lora import LoRA
 from lorasmith.core.rng import torch_generator
 from lorasmith.families.base import Family
-from lorasmith.files.lora import lora_words
+from lorasmith.files.lora import lora_tensors
 from lorasmith.fusion.closed_form import Factors
 
 SKETCH = 64
@@ -105,8 +105,8 @@ def attached(family: Family, changes: dict[str, Factors], layers: Iterable[str])
         assert spec is not None
         weight: Any = layer.weight
         up, down = changes.get(name) or (torch.zeros(spec.shape[0], 1), torch.zeros(1, weight[0].numel()))
-        words = lora_words(up, down, spec.shape)
-        adapters[name] = LoRA().restore(spec, weight, words).to(weight.device).eval()
+        tensors = lora_tensors(up, down, spec.shape)
+        adapters[name] = LoRA().restore(spec, weight, tensors).to(weight.device).eval()
     found = AdapterSet.restore(adapters, places).attach()
     try:
         yield

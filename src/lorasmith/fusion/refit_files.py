@@ -9,7 +9,7 @@ from typing import Any
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.families.load import load
-from lorasmith.files.lora import Lora, Output, lora_words, ranks_of, read
+from lorasmith.files.lora import Lora, Output, lora_tensors, ranks_of, read
 from lorasmith.files.model import Model
 from lorasmith.formats.read import LoraFile
 from lorasmith.formats.read import load as load_file
@@ -64,7 +64,7 @@ def refit_file(
     settings = replace(settings, names=names_of(file, words, settings), clip_skip=clip_skip_of(file, settings))
     found = refit(family, lora, words, settings, progress)
     layers = dict(lora.layers)
-    layers |= {name: lora_words(*pair, model.layers[name].shape) for name, pair in found.layers.items()}
+    layers |= {name: lora_tensors(*pair, model.layers[name].shape) for name, pair in found.layers.items()}
     note = f"refitted: the layer-wise words of {path.name} as one vector each, keys and values make up for the rest"
     trigger = {"modelspec.trigger_phrase": ", ".join(settings.names)}
     whole = replace(lora, layers=layers)

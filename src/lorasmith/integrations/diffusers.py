@@ -72,15 +72,17 @@ def _merge(handle: Handle, file: LoraFile, strengths: Mapping[str, float]) -> No
     layers, strangers = kohya.decode(file.tensors, lambda name: layer_names.from_kohya(kind, name, places, config))
     if strangers or not layers:
         raise LorasmithError(f"{file.path}: {(strangers or ['nothing in it'])[0]} belongs to no layer of this pipeline")
-    for name, words in layers.items():
-        module, adapter_kind = places[name], kind_of(words)
+    for name, tensors in layers.items():
+        module, adapter_kind = places[name], kind_of(tensors)
         spec = spec_of(name, module)
         if adapter_kind is None or spec is None:
-            raise LorasmithError(f"{file.path}: {name} has words of no known adapter kind: {', '.join(sorted(words))}")
+            raise LorasmithError(
+                f"{file.path}: {name} has tensors of no known adapter kind: {', '.join(sorted(tensors))}"
+            )
         factor = strengths["unet" if name.startswith("unet.") else "text"]
         base = module.get_parameter("weight")
         try:
-            adapter = adapter_kind().restore(spec, base.float().cpu(), words)
+            adapter = adapter_kind().restore(spec, base.float().cpu(), tensors)
             _add(handle, base, adapter.delta(base.float().cpu()) * factor)
         except (RuntimeError, KeyError, IndexError, ValueError):
             raise LorasmithError(f"{file.path}: {name} does not fit this pipeline ({spec.shape})") from None

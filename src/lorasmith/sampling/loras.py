@@ -188,7 +188,7 @@ def restore(name: str, layer: nn.Module, words: Mapping[str, Tensor], path: Path
     """One layer's adapter. Raises LorasmithError for an unknown kind or other shapes than the layer's."""
     kind, spec = kind_of(words), spec_of(name, layer)
     if kind is None or spec is None:
-        raise LorasmithError(f"{path}: {name} has words of no known adapter kind: {', '.join(sorted(words))}")
+        raise LorasmithError(f"{path}: {name} has tensors of no known adapter kind: {', '.join(sorted(words))}")
     base = tensor_of(layer, "weight")
     try:
         adapter = kind().restore(spec, base, words).to(base.device)
