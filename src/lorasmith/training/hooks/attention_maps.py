@@ -1,4 +1,4 @@
-"""Pictures of where words look, while training: on images of the data set, always the same ones."""
+"""Heatmaps of the cross-attention of words while training, always on the same images of the data set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lorasmith.core.rng import StepRng
 from lorasmith.data.batch import Batch, BatchPlan, PlannedView
 from lorasmith.families.base import Cond
 from lorasmith.families.stable_diffusion import emphasis
-from lorasmith.families.stable_diffusion.attention_maps import Maps, watched
+from lorasmith.families.stable_diffusion.attention_maps import watched
 from lorasmith.training.hooks.base import Hook
 from lorasmith.training.step.batches import prepare_batch
 from lorasmith.training.step.objectives.terms.attention_regularisation import masks_of
@@ -30,199 +30,250 @@ if TYPE_CHECKING:
     from lorasmith.training.run import Run
 
 SIDE = 224
-"""Pixels of the longer side of a picture."""
+"""Length in pixels of the longer side of a picture."""
 Map = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What one image shows: `maps` by word (h, w), those of words that its caption has; `masks` by word in 0..1, of
-    words whose place is known; `mask`: the image's own."""
+class ImageAttention:
+    """The attention of words on one image. All maps have the size (h, w) of the latents."""
 
     picture: Image.Image
     caption: str
     mask: Map | None
+    """The mask of the image, in 0..1."""
     maps: dict[str, Map]
+    """Attention by word, for the words that the caption contains."""
     masks: dict[str, Map]
+    """Mask by word in 0..1, for the words whose place is known."""
 
-    def inside(self, word: str) -> float | None:
-        """The share of a word's attention that is inside its mask; None without either."""
+    def share_inside(self, word: str) -> float | None:
+        """The share of a word's attention that is inside its mask; None if there is no map or no mask."""
         if word not in self.masks or word not in self.maps:
             return None
-        found = self.maps[word]
-        return float((found * self.masks[word]).sum() / max(float(found.sum()), 1e-12))
+        attention = self.maps[word]
+        inside = float((attention * self.masks[word]).sum())
+        return inside / max(float(attention.sum()), 1e-12)
 
 
 class AttentionMaps(Hook):
-    """Draws where words look on a few training images, into `attention/step-00000100.png`.
+    """Draws heatmaps of the attention of words on a few training images, into `attention/step-00000100.png`.
 
-    A map is the mean of a word's cross-attention over heads, layers, mentions and `timesteps`. Noise and timesteps are
-    the same each time, so that pictures differ only because the weights do. The figure on each is the share of the
-    word's attention that lies inside its concept's mask, whose line is drawn; beside it stands the mask's share of the
-    image, which is what an even look would give.
+    A heatmap is the mean of a word's cross-attention over heads, layers, occurrences in the caption and `timesteps`.
+    Noise and timesteps are the same each time, so the pictures differ only because the weights do. The number below a
+    heatmap is the share of the word's attention that is inside the mask of its concept, whose outline is drawn. The
+    number in parentheses is the mask's share of the image, which is what evenly distributed attention would give.
     """
 
     kind: Literal["attention_maps"] = "attention_maps"
     words: tuple[str, ...] = ()
-    """New words or others, such as `["cat"]`. Default: all new words."""
+    """New tokens or other words, such as `["cat"]`. Default: all new tokens."""
     images: int = Field(default=4, ge=1)
-    """So many, spread over those whose captions have any of the words."""
+    """Number of images. They are spread evenly over those whose captions contain any of the words."""
     prompt: str = ""
-    """Said of each image in place of its caption."""
+    """Text that replaces the caption of each image."""
     timesteps: tuple[int, ...] = Field(default=(200, 400, 600), min_length=1)
+    """Timesteps at which the attention is measured."""
 
     def start(self, run: Run) -> None:
-        """Find out before training whether there is anything to draw."""
-        self.chosen(run)
+        """Raises LorasmithError before training if there is nothing to draw."""
+        self.select_images(run)
         super().start(run)
 
     def act(self, run: Run) -> None:
         from lorasmith.imaging.png import save_image
 
-        words = self.shown(run)
+        step = run.state.step
+        words = self.words_to_draw(run)
         with run.as_exported():
-            looks = [self.look(run, index, words) for index in self.chosen(run)]
-        path = run.folder / "attention" / f"step-{run.state.step:08d}.png"
-        save_image(sheet(looks, words, f"step {run.state.step}: where the words look"), path)
-        place = path.relative_to(run.folder).as_posix()
-        run.events.write("attention", run.state.step, picture=place, words=list(words), inside=shares(looks, words))
-        run.events.picture("attention", run.state.step, path)
+            images = [self.measure(run, index, words) for index in self.select_images(run)]
 
-    def shown(self, run: Run) -> tuple[str, ...]:
-        """The words whose maps are drawn. Raises LorasmithError if there are none."""
-        new = () if run.token_trainer is None else tuple(w.text for w in run.token_trainer.vocabulary.words)
-        words = self.words or new
+        path = run.folder / "attention" / f"step-{step:08d}.png"
+        save_image(draw_grid(images, words, f"step {step}: attention of the words (yellow: most)"), path)
+        picture = path.relative_to(run.folder).as_posix()
+        run.events.write("attention", step, picture=picture, words=list(words), inside=mean_shares(images, words))
+        run.events.picture("attention", step, path)
+
+    def words_to_draw(self, run: Run) -> tuple[str, ...]:
+        """The words that heatmaps are drawn for. Raises LorasmithError if there are none."""
+        words = self.words
+        if not words and run.token_trainer is not None:
+            words = tuple(word.text for word in run.token_trainer.vocabulary.words)
         if not words:
-            raise LorasmithError('attention_maps: this run learns no new words; name others, as words = ["cat"]')
+            raise LorasmithError(
+                'attention_maps: this run trains no new tokens; give the words to draw, such as words = ["cat"]'
+            )
         return words
 
-    def chosen(self, run: Run) -> list[int]:
-        """Places of the images among those that are trained on. Raises LorasmithError if no caption has a word."""
-        words, records = self.shown(run), run.dataset.records
-        having = [i for i in range(len(records)) if any(self.columns(run, self.said(run, i), words).sum(1) > 0)]
-        if not having:
-            listed = ", ".join(f'"{word}"' for word in words)
+    def select_images(self, run: Run) -> list[int]:
+        """Indices of the images to draw, among the training images. Raises LorasmithError if no caption contains any of
+        the words."""
+        words = self.words_to_draw(run)
+        count = len(run.dataset.records)
+        matching = []
+        for index in range(count):
+            weights = token_weights(run, self.caption_of(run, index), words)
+            if bool((weights > 0).any()):
+                matching.append(index)
+        if not matching:
+            quoted = ", ".join(f'"{word}"' for word in words)
             raise LorasmithError(
-                f"attention_maps: none of the {len(records)} captions has any of {listed}; "
-                f'give words that they have, or a prompt = "a photo of {words[0]}"'
+                f"attention_maps: none of the {count} captions contains any of {quoted}; "
+                f'give words that they contain, or a prompt = "a photo of {words[0]}"'
             )
-        count = min(self.images, len(having))
-        return [having[round(i * (len(having) - 1) / max(1, count - 1))] for i in range(count)]
 
-    def said(self, run: Run, index: int) -> str:
-        """What is said of an image: its caption, with the transforms that leave nothing to chance."""
-        return self.prompt or run.dataset.caption(run.dataset.records[index], PlannedView(index, 0, 0), held_out=True)
+        # evenly spread, the first and the last included
+        selected = min(self.images, len(matching))
+        last = len(matching) - 1
+        return [matching[round(i * last / max(1, selected - 1))] for i in range(selected)]
 
-    def columns(self, run: Run, caption: str, words: Sequence[str]) -> Tensor:
-        """(words, tokens): for each word the weights of its tokens, which sum up to 1, or are 0 if it is not there."""
-        text, family = run.config.text, run.family
-        if text.weighted:
-            ids = emphasis.ids_of(family, [caption], text.max_tokens // emphasis.WINDOW)[0]
-        else:
-            ids = family.tokenize([caption], text.max_tokens)
-        row = ids.flatten().tolist()
-        found = torch.stack([places(row, family.tokens(word)) for word in words])
-        return found / found.sum(1, keepdim=True).clamp(min=1)
+    def caption_of(self, run: Run, index: int) -> str:
+        """The text for an image: the prompt or the caption, changed only by transforms that are not random."""
+        if self.prompt:
+            return self.prompt
+        return run.dataset.caption(run.dataset.records[index], PlannedView(index, 0, 0), held_out=True)
 
-    def look(self, run: Run, index: int, words: Sequence[str]) -> Looked:
-        """The maps of an image, at fixed timesteps with fixed noise, without gradients."""
+    def measure(self, run: Run, index: int, words: Sequence[str]) -> ImageAttention:
+        """The attention of the words on an image, at fixed timesteps with fixed noise."""
         from lorasmith.imaging.heatmap import resize_longer_side
         from lorasmith.imaging.png import to_image
 
-        dataset, record, caption = run.dataset, run.dataset.records[index], self.said(run, index)
-        item = PlannedView(index, 0, 0)
-        batch = dataset.load(BatchPlan((item,), dataset.placement(record).bucket))
-        batch = prepare_batch(run, replace(batch, captions=[caption], cond=None))
-        columns = self.columns(run, caption, words)
-        maps = self.maps(run, batch, columns, index)
-        picture = resize_longer_side(to_image(dataset.view(record, item).read()["pixels"]), SIDE)
-        said = [bool(column.sum() > 0) for column in columns]
-        found = {w: m.cpu().numpy() for w, m, there in zip(words, maps, said, strict=True) if there}
-        masks = {word: mask for word in words if (mask := mask_for(batch, word, run.family.vocabulary)) is not None}
-        return Looked(picture, caption, mask_for(batch, "", None), found, masks)
+        # the image alone, in its first view, with the text as it would be encoded in training
+        dataset = run.dataset
+        record = dataset.records[index]
+        caption = self.caption_of(run, index)
+        view = PlannedView(index, 0, 0)
+        loaded = dataset.load(BatchPlan((view,), dataset.placement(record).bucket))
+        batch = prepare_batch(run, replace(loaded, captions=[caption], cond=None))
 
-    def maps(self, run: Run, batch: Batch, columns: Tensor, index: int) -> Tensor:
-        """(words, h, w) on the grid of the latents. `index`: the image's place, which its noise follows."""
-        family, times = run.family, self.timesteps
+        weights = token_weights(run, caption, words)
+        attention = self.attention(run, batch, weights, index).cpu().numpy()
+        maps = {}
+        masks = {}
+        for word, word_weights, word_attention in zip(words, weights, attention, strict=True):
+            if bool(word_weights.sum() > 0):
+                maps[word] = word_attention
+            mask = mask_of_word(batch, word, run.family.vocabulary)
+            if mask is not None:
+                masks[word] = mask
+
+        picture = resize_longer_side(to_image(dataset.view(record, view).read()["pixels"]), SIDE)
+        return ImageAttention(picture, caption, concept_mask(batch, None, None), maps, masks)
+
+    def attention(self, run: Run, batch: Batch, weights: Tensor, index: int) -> Tensor:
+        """(words, h, w): the attention of words on the grid of the latents, for a batch of one image.
+
+        `weights`: (words, tokens), see `token_weights`. `index`: the index of the image, which seeds its noise.
+        """
+        family = run.family
         assert batch.moments is not None
         assert batch.cond is not None
+
+        # the image once for each timestep, as one batch
         x0 = family.latents(batch.moments, None)
-        draws = [StepRng(run.config.seed, t, [index], run.device) for t in times]
-        noise = torch.cat([rng.normal("attention maps", tuple(x0.shape[1:])) for rng in draws])
-        t = torch.tensor(times, device=run.device)
+        rngs = [StepRng(run.config.seed, t, [index], run.device) for t in self.timesteps]
+        noise = torch.cat([rng.normal("attention maps", tuple(x0.shape[1:])) for rng in rngs])
+        t = torch.tensor(self.timesteps, device=run.device)
         x_t = family.schedule.add_noise(x0.expand_as(noise), noise, t)
+        cond = Cond.concat([batch.cond] * len(self.timesteps))
+        batch_weights = weights.to(run.device)[None].expand(len(self.timesteps), -1, -1)
+
         size = (x0.shape[2], x0.shape[3])
-        each = columns.to(run.device)[None].expand(len(times), -1, -1)
-        with watched(family.unet, each, size) as maps:
-            family.predict(x_t, t, Cond.concat([batch.cond] * len(times)))
-        return on_latents(maps, size)
+        with watched(family.unet, batch_weights, size) as maps:
+            family.predict(x_t, t, cond)
+
+        # the layers of one size are averaged already; each size counts the same
+        by_size = [
+            F.interpolate(layer_maps, size, mode="bilinear", align_corners=False).mean(0)
+            for layer_maps in maps.by_size().values()
+        ]
+        return torch.stack(by_size).mean(0)
 
 
-def mask_for(batch: Batch, word: str, vocabulary: Vocabulary | None) -> Map | None:
-    """(h, w): where a word of a batch of one is, by its concept's mask, else the image's; None if nothing is known."""
-    number = None if vocabulary is None else vocabulary.concept_of(word)
-    masks, known = masks_of(batch, None if number is None else vocabulary)
-    if masks is None or known is None:
-        return None
-    place = min(number or 0, masks.shape[1] - 1)  # one mask for all concepts, or one for each
-    return masks[0, place].cpu().numpy() if bool(known[0, place] > 0) else None
+def token_weights(run: Run, caption: str, words: Sequence[str]) -> Tensor:
+    """(words, tokens): for each word the weights of the caption's tokens. They are equal for all tokens of the word and
+    sum to 1, or are 0 if the caption does not contain the word."""
+    text = run.config.text
+    family = run.family
+    if text.weighted:
+        ids = emphasis.ids_of(family, [caption], text.max_tokens // emphasis.WINDOW)[0]
+    else:
+        ids = family.tokenize([caption], text.max_tokens)
+    caption_ids = ids.flatten().tolist()
+    occurrences = torch.stack([find_tokens(caption_ids, family.tokens(word)) for word in words])
+    return occurrences / occurrences.sum(1, keepdim=True).clamp(min=1)
 
 
-def places(row: Sequence[int], word: Sequence[int]) -> Tensor:
-    """(tokens,): 1 where the ids of a word stand, one after the other."""
-    found = torch.zeros(len(row))
-    for start in range(len(row) - len(word) + 1) if word else ():
-        if list(row[start : start + len(word)]) == list(word):
-            found[start : start + len(word)] = 1
+def find_tokens(caption_ids: Sequence[int], word_ids: Sequence[int]) -> Tensor:
+    """(tokens,): 1 where the token ids of a word occur one after the other, else 0."""
+    found = torch.zeros(len(caption_ids))
+    if not word_ids:
+        return found
+    for start in range(len(caption_ids) - len(word_ids) + 1):
+        end = start + len(word_ids)
+        if list(caption_ids[start:end]) == list(word_ids):
+            found[start:end] = 1
     return found
 
 
-def on_latents(maps: Maps, size: tuple[int, int]) -> Tensor:
-    """(kinds, h, w): the mean over samples and sizes, each brought to `size`."""
-    each = [F.interpolate(m, size, mode="bilinear", align_corners=False).mean(0) for m in maps.by_size().values()]
-    return torch.stack(each).mean(0)
+def mask_of_word(batch: Batch, word: str, vocabulary: Vocabulary | None) -> Map | None:
+    """(h, w): the mask of a word's concept, or that of the image if the word is not a new token; None if unknown."""
+    concept = None if vocabulary is None else vocabulary.concept_of(word)
+    return concept_mask(batch, concept, vocabulary)
 
 
-def shares(looks: Sequence[Looked], words: Sequence[str]) -> dict[str, float]:
-    """By word the mean share of its attention that is inside the masks, over the images that tell."""
-    found = {word: [s for look in looks if (s := look.inside(word)) is not None] for word in words}
-    return {word: sum(values) / len(values) for word, values in found.items() if values}
+def concept_mask(batch: Batch, concept: int | None, vocabulary: Vocabulary | None) -> Map | None:
+    """(h, w): the mask of a concept in a batch of one image; with `concept` None that of the image. None if unknown."""
+    masks, known = masks_of(batch, None if concept is None else vocabulary)
+    if masks is None or known is None:
+        return None
+    # there is one mask for all concepts, or one for each
+    index = min(concept or 0, masks.shape[1] - 1)
+    return masks[0, index].cpu().numpy() if bool(known[0, index] > 0) else None
 
 
-def sheet(looks: Sequence[Looked], words: Sequence[str], title: str) -> Image.Image:
-    """One row for each image: as it is, its mask if any image has one, and the map of each word."""
+def mean_shares(images: Sequence[ImageAttention], words: Sequence[str]) -> dict[str, float]:
+    """By word the mean share of its attention that is inside its mask, over the images where it is known."""
+    means = {}
+    for word in words:
+        shares = [share for image in images if (share := image.share_inside(word)) is not None]
+        if shares:
+            means[word] = sum(shares) / len(shares)
+    return means
+
+
+def draw_grid(images: Sequence[ImageAttention], words: Sequence[str], title: str) -> Image.Image:
+    """A grid with one row for each image: the image, its mask if any image has one, and the heatmap of each word."""
     from lorasmith.imaging.grid import grid
 
-    masks = any(look.mask is not None for look in looks)
-    rows = [cells(look, words, masks) for look in looks]
-    heads = ["image", *(["mask"] if masks else []), *words]
-    captions = [look.caption for look in looks]
-    return grid(rows, row_labels=captions, column_labels=heads, title=f"{title} (yellow: most)")
+    with_masks = any(image.mask is not None for image in images)
+    columns = ["image", "mask", *words] if with_masks else ["image", *words]
+    rows = [draw_row(image, words, with_masks) for image in images]
+    return grid(rows, row_labels=[image.caption for image in images], column_labels=columns, title=title)
 
 
-def cells(look: Looked, words: Sequence[str], masks: bool) -> list[Image.Image]:
-    """The pictures of one row."""
+def draw_row(image: ImageAttention, words: Sequence[str], with_mask: bool) -> list[Image.Image]:
+    """The pictures of one row, each with a line of text below it."""
     from PIL import Image
 
     from lorasmith.imaging.grid import add_caption
     from lorasmith.imaging.heatmap import HEATMAP_OUTLINE, heatmap, highlight_mask, outline_mask
 
-    def below(picture: Image.Image, text: str) -> Image.Image:
-        return add_caption(picture, text, below=True)
+    blank = Image.new("RGB", image.picture.size, "white")
+    cells = [(image.picture, " ")]
+    if with_mask and image.mask is None:
+        cells.append((blank, "none"))
+    elif image.mask is not None:
+        cells.append((highlight_mask(image.picture, image.mask), f"{image.mask.mean():.0%} of the image"))
 
-    found = [below(look.picture, " ")]
-    if masks and look.mask is None:
-        found.append(below(Image.new("RGB", look.picture.size, "white"), "none"))
-    elif look.mask is not None:
-        found.append(below(highlight_mask(look.picture, look.mask), f"{look.mask.mean():.0%} of the image"))
     for word in words:
-        inside = look.inside(word)
-        text = " " if inside is None else f"{inside:.0%} inside (even: {look.masks[word].mean():.0%})"
-        if word in look.maps:
-            shown = heatmap(look.picture, look.maps[word])
-            found.append(
-                below(outline_mask(shown, look.masks[word], HEATMAP_OUTLINE) if word in look.masks else shown, text)
-            )
-        else:
-            found.append(below(Image.new("RGB", look.picture.size, "white"), "not in the caption"))
-    return found
+        if word not in image.maps:
+            cells.append((blank, "not in the caption"))
+            continue
+        picture = heatmap(image.picture, image.maps[word])
+        text = " "
+        if word in image.masks:
+            picture = outline_mask(picture, image.masks[word], HEATMAP_OUTLINE)
+            text = f"{image.share_inside(word):.0%} inside (even: {image.masks[word].mean():.0%})"
+        cells.append((picture, text))
+    return [add_caption(picture, text, below=True) for picture, text in cells]

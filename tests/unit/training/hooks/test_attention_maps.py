@@ -19,7 +19,7 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.families.stable_diffusion.attention_maps import Maps, watched
 from lorasmith.imaging.heatmap import COLOUR_STOPS, heatmap, highlight_mask
 from lorasmith.training.config import load_config
-from lorasmith.training.hooks.attention_maps import AttentionMaps, places
+from lorasmith.training.hooks.attention_maps import AttentionMaps, find_tokens
 from lorasmith.training.output.report import write_report
 from lorasmith.training.run import Run
 from lorasmith.training.setup.build import build_run
@@ -90,7 +90,7 @@ def test_training_does_not_notice_them(build: Any, checkpointing: bool) -> None:
     assert last["words"] == ["<g1>", "<g2>"]
     assert all(0 < share < 1 for share in last["inside"].values())
     page = write_report(folder).read_text()
-    assert "Where the words look" in page
+    assert "Attention of the words" in page
     assert page.count('alt="attention at step') == 3
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -111,7 +111,7 @@ def test_maps_are_the_softmax_of_every_layer(build: Any) -> None:
                 layer = module.attn2.get_submodule(f"to_{name}")
                 handles.append(layer.register_forward_hook(lambda m, x, y, name=name: kept[name].append(y)))
     with run.as_exported():
-        look = hook.look(run, 3, hook.words)
+        look = hook.measure(run, 3, hook.words)
     for handle in handles:
         handle.remove()
     assert len(kept["q"]) == 16
@@ -133,21 +133,21 @@ def test_maps_are_the_softmax_of_every_layer(build: Any) -> None:
             wanted += torch.nn.functional.interpolate(mean, (12, 8), mode="bilinear")[0, 0] / len(by_size)
         assert np.allclose(look.maps[word], wanted, atol=1e-6)
         share = float(wanted[:, :4].sum() / wanted.sum())
-        assert look.inside(word) == pytest.approx(share, abs=0.02)  # the mask is the left half
+        assert look.share_inside(word) == pytest.approx(share, abs=0.02)  # the mask is the left half
 
 
 def test_ordinary_words_and_prompts(build: Any) -> None:
     run = build({"words": ["photo of", "zebra"], "images": 1}, concepts=[], data={
         "images": str(GARP), "resolution": 64, "batch_size": 2})  # fmt: skip
     hook = run.config.hooks[0]
-    (index,) = hook.chosen(run)
+    (index,) = hook.select_images(run)
     with run.as_exported():
-        look = hook.look(run, index, hook.words)
+        look = hook.measure(run, index, hook.words)
     assert list(look.maps) == ["photo of"]
     assert look.mask is None
     hook.act(run)
     asked = hook.model_copy(update={"words": ("zebra",), "prompt": "a zebra"})
-    assert len(asked.chosen(run)) == 1
+    assert len(asked.select_images(run)) == 1
 
 
 def test_each_word_is_measured_by_the_mask_of_its_concept(build: Any, tmp_path: Path) -> None:
@@ -163,28 +163,28 @@ def test_each_word_is_measured_by_the_mask_of_its_concept(build: Any, tmp_path: 
     run = build({}, data=data, concepts=[{"words": "<a>", "init": "cat"}, {"words": "<b>", "init": "dog"}])
     hook = run.config.hooks[0]
     with run.as_exported():
-        looks = [hook.look(run, i, ("<a>", "<b>", "photo")) for i in (0, 2)]
+        looks = [hook.measure(run, i, ("<a>", "<b>", "photo")) for i in (0, 2)]
     for word, side in (("<a>", 0), ("photo", 0), ("<b>", 1)):
         assert looks[0].masks[word][:, 4 * side : 4 * side + 4].mean() > 0.9
         assert looks[0].masks[word][:, 4 - 4 * side : 8 - 4 * side].mean() < 0.1
     assert np.array_equal(looks[1].masks["<b>"], looks[1].masks["<a>"])  # the third image has none of its own
     share = looks[0].maps["<b>"][:, 4:].sum() / looks[0].maps["<b>"].sum()
-    assert looks[0].inside("<b>") == pytest.approx(share, abs=0.03)
+    assert looks[0].share_inside("<b>") == pytest.approx(share, abs=0.03)
     hook.act(run)
 
 
 def test_what_cannot_be_drawn_is_said_before_training(build: Any) -> None:
     run = build({"words": ["zebra"]})
-    with pytest.raises(LorasmithError, match=r'none of the 6 captions has any of "zebra"; .* a prompt'):
+    with pytest.raises(LorasmithError, match=r'none of the 6 captions contains any of "zebra"; .* a prompt'):
         run.config.hooks[0].start(run)
     run = build({}, concepts=[])
-    with pytest.raises(LorasmithError, match="learns no new words"):
+    with pytest.raises(LorasmithError, match="trains no new tokens"):
         run.config.hooks[0].start(run)
 
 
 def test_words_stand_where_all_of_their_tokens_do() -> None:
-    assert places([1, 5, 6, 2, 5, 7, 5, 6], [5, 6]).tolist() == [0, 1, 1, 0, 0, 0, 1, 1]
-    assert places([1, 2], [9]).sum() == places([1, 2], []).sum() == 0
+    assert find_tokens([1, 5, 6, 2, 5, 7, 5, 6], [5, 6]).tolist() == [0, 1, 1, 0, 0, 0, 1, 1]
+    assert find_tokens([1, 2], [9]).sum() == find_tokens([1, 2], []).sum() == 0
 
 
 def test_a_watch_on_other_samples_is_an_error() -> None:

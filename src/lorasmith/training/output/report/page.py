@@ -99,7 +99,7 @@ def looks(record: Record) -> str:
         return ""
     *earlier, (step, url) = found
     parts = [
-        "<h2>Where the words look</h2>",
+        "<h2>Attention of the words</h2>",
         f'<div class="preview"><b>step {step:,}</b><img alt="attention at step {step}" src="{url}"></div>',
     ]
     shown = [f'<div><b>step {s:,}</b><img alt="attention at step {s}" src="{u}"></div>' for s, u in reversed(earlier)]
