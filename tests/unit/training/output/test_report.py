@@ -14,9 +14,9 @@ from PIL import Image
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.training.output.report import write_report
-from lorasmith.training.output.report.axes import Line, thinned, x_axis, y_axis
-from lorasmith.training.output.report.pictures import spread
-from lorasmith.training.output.report.record import read, smoothed
+from lorasmith.training.output.report.axes import Line, thin_out, x_axis, y_axis
+from lorasmith.training.output.report.pictures import select_evenly
+from lorasmith.training.output.report.record import read, smooth
 
 
 def step(number: int, loss: float | None = None) -> dict:
@@ -132,13 +132,13 @@ def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
 
 def test_smoothing_of_a_constant_is_that_constant() -> None:
     points = [(float(i), 0.25) for i in range(100)]
-    assert [y for _, y in smoothed(points)] == pytest.approx([0.25] * 100)
+    assert [y for _, y in smooth(points)] == pytest.approx([0.25] * 100)
 
 
 def test_thinning_keeps_ends_and_spikes() -> None:
     points = [(float(i), 0.0) for i in range(10_000)]
     points[1234] = (1234.0, 9.0)
-    kept = thinned(points)
+    kept = thin_out(points)
     assert len(kept) < 600
     assert kept == sorted(kept)
     assert {points[0], points[1234], points[-1]} <= set(kept)
@@ -155,7 +155,7 @@ def test_axes_hold_their_points_and_start_and_end_on_ticks() -> None:
 
 
 def test_thinned_previews_keep_the_first_and_the_last() -> None:
-    chosen = spread(list(range(100)))
+    chosen = select_evenly(list(range(100)))
     assert (chosen[0], chosen[-1], len(chosen)) == (0, 99, 12)
 
 

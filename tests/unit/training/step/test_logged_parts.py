@@ -12,7 +12,7 @@ from PIL import Image
 
 from lorasmith.data.batch import BatchPlan
 from lorasmith.training.config import load_config
-from lorasmith.training.output.report.page import curves
+from lorasmith.training.output.report.page import curve_section
 from lorasmith.training.output.report.record import read
 from lorasmith.training.run import Run
 from lorasmith.training.setup.build import build_run
@@ -80,8 +80,8 @@ def test_the_log_and_the_report_have_each_part(run: Run) -> None:
     run.events.close()
     scalars = EventAccumulator(str(run.folder / "tensorboard")).Reload().Tags()["scalars"]
     assert {f"step/{name}" for name in names} <= set(scalars)
-    page = curves(read(run.folder))
-    assert "Parts of the loss" in page
+    page = curve_section(read(run.folder))
+    assert "Terms of the loss" in page
     assert "attention_regularisation_2" in page
 
 

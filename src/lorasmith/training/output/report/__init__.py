@@ -1,4 +1,4 @@
-"""report.html and loss.png: a run folder as a person reads it. Reads only files of the folder; imports no torch."""
+"""report.html and loss.png: a run as a page for people. Reads only files of the run folder; does not import torch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lorasmith.training.output.report.record import read
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.html` and `loss.png` into a run folder; returns the former.
+    """Write `report.html` and `loss.png` into a run folder; returns the path of the former.
 
-    The folder needs `events.jsonl`; `summary.json`, `config.toml` and previews are shown where they are there. Raises
-    LorasmithError if the folder holds no run.
+    The folder must contain `events.jsonl`. `summary.json`, `config.toml` and previews are included if they exist.
+    Raises LorasmithError if the folder holds no run.
     """
     record = read(folder)
     write_with(folder / "loss.png", lambda path: plot(record).save(path, format="PNG"))

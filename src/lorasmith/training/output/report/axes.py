@@ -1,4 +1,4 @@
-"""Charts in numbers: which range an axis shows, where its ticks stand, which points are enough to draw."""
+"""Geometry of line charts: the range of an axis, its ticks, and which points of a curve are drawn."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from lorasmith.training.output.report.record import Point
 
 MOST_POINTS = 500
+OUTLIERS = 0.01
+"""Share of the points of a `raw` curve that the y axis may leave out, at either end."""
 
 
 @dataclass(frozen=True)
@@ -22,55 +24,70 @@ class Line:
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear axis from `low` to `high` with its tick values."""
+    """A linear axis from `low` to `high` with the values of its ticks."""
 
     low: float
     high: float
     ticks: tuple[float, ...]
 
-    def place(self, value: float) -> float:
-        """0 at `low`, 1 at `high`; clamped."""
-        return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
+    def position(self, value: float) -> float:
+        """Where a value is on the axis: 0 at `low`, 1 at `high`, clamped."""
+        share = (value - self.low) / (self.high - self.low)
+        return min(1.0, max(0.0, share))
 
 
 def x_axis(lines: Sequence[Line]) -> Axis:
-    """From the first to the last step, not widened: a run has its length."""
-    values = [x for line in lines for x, _ in line.points] or [0.0, 1.0]
-    low, high = min(values), max(values)
-    low, high = (low, high) if high > low else (low - 1, high + 1)
-    step = max(1.0, nice_step(high - low, 6))
-    return Axis(low, high, tuple(t for t in multiples(low, high, step) if t >= 0))
+    """From the first to the last step. It does not end on ticks, since it shows the length of the run."""
+    steps = [step for line in lines for step, _ in line.points] or [0.0, 1.0]
+    low, high = min(steps), max(steps)
+    if high <= low:
+        low, high = low - 1, high + 1
+    tick_distance = max(1.0, round_tick_distance(high - low, 6))
+    ticks = multiples(low, high, tick_distance)
+    return Axis(low, high, tuple(tick for tick in ticks if tick >= 0))
 
 
 def y_axis(lines: Sequence[Line], from_zero: bool = False) -> Axis:
-    """Room for all but the wildest points of `raw` lines, ends on ticks."""
-    calm = [y for line in lines if line.style != "raw" for _, y in line.points]
-    raw = sorted(y for line in lines if line.style == "raw" for _, y in line.points)
-    values = calm + raw[round(len(raw) * 0.01) : max(1, round(len(raw) * 0.99))]
+    """Room for all points except the outliers of `raw` curves. Both ends are on ticks."""
+    values: list[float] = []
+    raw: list[float] = []
+    for line in lines:
+        target = raw if line.style == "raw" else values
+        target.extend(value for _, value in line.points)
+    raw.sort()
+    first, last = round(len(raw) * OUTLIERS), round(len(raw) * (1 - OUTLIERS))
+    values += raw[first : max(1, last)]
     values = values or [0.0, 1.0]
-    low, high = (min(0.0, *values) if from_zero else min(values)), max(values)
+
+    low, high = min(values), max(values)
+    if from_zero:
+        low = min(0.0, low)
     if high <= low:
-        pad = abs(high) * 0.1 or 1.0
-        low, high = low - pad, high + pad
-    step = nice_step(high - low, 5)
-    low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
-    return Axis(low, high, tuple(multiples(low, high, step)))
+        padding = abs(high) * 0.1 or 1.0
+        low, high = low - padding, high + padding
+
+    tick_distance = round_tick_distance(high - low, 5)
+    low = math.floor(low / tick_distance + 1e-9) * tick_distance
+    high = math.ceil(high / tick_distance - 1e-9) * tick_distance
+    return Axis(low, high, tuple(multiples(low, high, tick_distance)))
 
 
-def nice_step(span: float, ticks: int) -> float:
-    """1, 2 or 5 times a power of ten, so that `span` has about `ticks` of them."""
-    rough = span / ticks
-    power = 10.0 ** math.floor(math.log10(rough))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+def round_tick_distance(span: float, ticks: int) -> float:
+    """1, 2 or 5 times a power of ten, such that about `ticks` ticks fit into `span`."""
+    exact = span / ticks
+    power = 10.0 ** math.floor(math.log10(exact))
+    # 0.999: without it, rounding errors would choose the next larger distance
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= exact * 0.999)
 
 
-def multiples(low: float, high: float, step: float) -> list[float]:
-    """Multiples of `step` in [low, high]."""
-    first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
-    return [i * step for i in range(first, last + 1)]
+def multiples(low: float, high: float, distance: float) -> list[float]:
+    """The multiples of `distance` in [low, high]."""
+    first = math.ceil(low / distance - 1e-6)
+    last = math.floor(high / distance + 1e-6)
+    return [i * distance for i in range(first, last + 1)]
 
 
-def label(value: float) -> str:
+def tick_label(value: float) -> str:
     """A short number: `0.12`, `1e-04`, `12,000`."""
     if value == 0:
         return "0"
@@ -81,14 +98,16 @@ def label(value: float) -> str:
     return f"{value:.4g}"
 
 
-def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """At most about `most` points that keep the lowest and highest of each stretch, so that spikes stay visible."""
+def thin_out(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+    """At most about `most` points. The lowest and the highest point of each stretch stay, so that spikes are drawn."""
     if len(points) <= most:
         return list(points)
     size = math.ceil(len(points) / (most / 2))
-    kept: list[Point] = []
+    extremes: list[Point] = []
     for start in range(0, len(points), size):
         stretch = points[start : start + size]
-        ends = {min(stretch, key=lambda p: p[1]), max(stretch, key=lambda p: p[1])}
-        kept += sorted(ends)
-    return [points[0], *(p for p in kept if p not in (points[0], points[-1])), points[-1]]
+        lowest = min(stretch, key=lambda point: point[1])
+        highest = max(stretch, key=lambda point: point[1])
+        extremes += sorted({lowest, highest})
+    first, last = points[0], points[-1]
+    return [first, *(point for point in extremes if point not in (first, last)), last]

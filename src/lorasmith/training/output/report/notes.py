@@ -1,59 +1,74 @@
-"""What a run's events say that its owner should know."""
+"""Warnings about a run, derived from its events."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from lorasmith.training.output.report.record import Record
 
 MOST_NAMES = 6
+"""Image names that are listed in one warning."""
+OVERFITTING = 1.03
+"""Factor between the last and the lowest validation loss above which the run may be overfitted."""
+RISE = 1.05
+"""Factor between the last and the first losses above which the loss counts as risen."""
+FEWEST_LOSSES = 20
+"""Losses in the first and the last tenth of a run that are needed to compare their means."""
 
 
 def warnings(record: Record) -> list[str]:
-    """Sentences, most important first; empty for a run without incident."""
-    return [*_unfinished(record), *_skipped(record), *_overfitted(record), *_risen(record)]
+    """Sentences for the user, the most important first; empty if nothing is noteworthy."""
+    return [*_not_finished(record), *_left_out_steps(record), *_overfitting(record), *_rising_loss(record)]
 
 
-def _unfinished(record: Record) -> list[str]:
+def _not_finished(record: Record) -> list[str]:
     if record.finished:
         return []
     return [f"The run is not finished. Continue it with: lorasmith train --resume {record.folder}"]
 
 
-def _skipped(record: Record) -> list[str]:
-    found: dict[str, list[dict]] = {}
+def _left_out_steps(record: Record) -> list[str]:
+    """Steps whose update was skipped, by reason."""
+    by_reason: dict[str, list[dict[str, Any]]] = {}
     for event in record.of("skip"):
-        found.setdefault(str(event.get("reason") or "unknown reason"), []).append(event)
-    said = []
-    for reason, events in found.items():
-        names = list(dict.fromkeys(str(n) for e in events for n in e.get("images") or []))
-        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-        images = f" Images in them: {', '.join(names[:MOST_NAMES])}{more}." if names else ""
-        many = f"{len(events)} steps were" if len(events) > 1 else "1 step was"
-        said.append(f"{many} left out: {reason}.{images}")
-    return said
+        reason = str(event.get("reason") or "unknown reason")
+        by_reason.setdefault(reason, []).append(event)
+
+    sentences = []
+    for reason, events in by_reason.items():
+        count = "1 step was" if len(events) == 1 else f"{len(events)} steps were"
+        sentence = f"{count} left out: {reason}."
+        names = list(dict.fromkeys(str(name) for event in events for name in event.get("images") or []))
+        if names:
+            sentence += f" Images in them: {', '.join(names[:MOST_NAMES])}"
+            sentence += f" and {len(names) - MOST_NAMES} more." if len(names) > MOST_NAMES else "."
+        sentences.append(sentence)
+    return sentences
 
 
-def _overfitted(record: Record) -> list[str]:
-    """Validation that has clearly risen since its best point."""
+def _overfitting(record: Record) -> list[str]:
+    """Validation loss that has clearly risen since its lowest point."""
     points = record.points("validation", "loss")
     if len(points) < 3:
         return []
-    best_step, best = min(points, key=lambda p: p[1])
-    last = points[-1][1]
-    if last <= best * 1.03 or best_step == points[-1][0]:
+    best_step, best = min(points, key=lambda point: point[1])
+    last_step, last = points[-1]
+    if last <= best * OVERFITTING or best_step == last_step:
         return []
     return [
-        f"Validation loss was lowest at step {best_step:,.0f} ({best:.4f}) and is {last:.4f} now: from there on the "
-        "run may have learned its images by heart. Compare the previews, or load an export of that time."
+        f"Validation loss was lowest at step {best_step:,.0f} ({best:.4f}) and is {last:.4f} now. The run may be "
+        "overfitted to its images since then. Compare the previews, or use an export from that time."
     ]
 
 
-def _risen(record: Record) -> list[str]:
-    """A loss that ends above its beginning."""
-    losses = [y for _, y in record.points("step", "loss")]
+def _rising_loss(record: Record) -> list[str]:
+    """A training loss that ends higher than it began."""
+    losses = [loss for _, loss in record.points("step", "loss")]
     tenth = len(losses) // 10
-    if tenth < 20:
+    if tenth < FEWEST_LOSSES:
         return []
-    first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
-    if last <= first * 1.05:
+    first = sum(losses[:tenth]) / tenth
+    last = sum(losses[-tenth:]) / tenth
+    if last <= first * RISE:
         return []
     return [f"The loss rose from {first:.4f} to {last:.4f}. The learning rate may be too high."]

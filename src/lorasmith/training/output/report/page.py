@@ -1,188 +1,223 @@
-"""report.html: one page that a person reads, top to bottom: how it went, what it looks like, what it was made of."""
+"""report.html: one page about a run: how training went, what its pictures look like, what the run consists of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import lorasmith
-from lorasmith.training.output.report import tables
 from lorasmith.training.output.report.axes import Line
 from lorasmith.training.output.report.notes import warnings
-from lorasmith.training.output.report.pictures import attention, previews
+from lorasmith.training.output.report.pictures import attention_pictures, previews
 from lorasmith.training.output.report.plot import loss_lines
-from lorasmith.training.output.report.record import Record, smoothed
+from lorasmith.training.output.report.record import Point, Record, smooth
 from lorasmith.training.output.report.svg import chart
+from lorasmith.training.output.report.tables import bucket_table, exported_files, format_duration, table
 
 ASSETS = Path(lorasmith.__file__).parent / "assets" / "report"
+STYLES = ("main", "second", "third", "base")
+"""Line styles in the order in which curves get them; further curves get the last one."""
 
 
 def page(record: Record) -> str:
-    """The whole page; every part that the run has nothing for is left out."""
-    parts = [head(record), tiles(record), warning_box(record), pictures(record), looks(record)]
-    parts += [curves(record), data(record), made_of(record), settings(record), footer(record)]
-    name = escape(record.name)
-    style, script = ((ASSETS / file).read_text(encoding="utf-8") for file in ("page.css", "page.js"))
+    """The whole page. Sections for which the run has no data are left out."""
+    sections = [
+        heading(record),
+        key_figures(record),
+        warning_box(record),
+        preview_section(record),
+        attention_section(record),
+        curve_section(record),
+        data_section(record),
+        component_section(record),
+        settings_section(record),
+        footer(record),
+    ]
+    body = "\n".join(section for section in sections if section)
+    style = (ASSETS / "page.css").read_text(encoding="utf-8")
+    script = (ASSETS / "page.js").read_text(encoding="utf-8")
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}: training report</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{style}</style></head>\n'
-        f"<body><main>\n{chr(10).join(p for p in parts if p)}\n</main>\n<script>{script}</script></body></html>\n"
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{escape(record.name)}: training report</title>\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{style}</style></head>\n"
+        f"<body><main>\n{body}\n</main>\n<script>{script}</script></body></html>\n"
     )
 
 
-def head(record: Record) -> str:
-    """Name, what it is, and whether it is done."""
-    planned = record.part("length", "steps")
-    state = '<span class="done">finished</span>' if record.finished else '<span class="open">not finished</span>'
-    of = f" of {planned:,}" if isinstance(planned, int) and not record.finished else ""
-    base = record.part("base", "source")
-    on = f" on {escape(str(base))}" if base else ""
-    kind = escape(str(record.part("adapter", "kind") or "LoRA"))
-    return f'<h1>{escape(record.name)}</h1><p class="soft">{kind}{on}, {state} after {record.steps:,}{of} steps</p>'
+def heading(record: Record) -> str:
+    """Name, kind of adapter, base model, and how far the run is."""
+    kind = escape(str(record.summary_value("adapter", "kind") or "LoRA"))
+    base = record.summary_value("base", "source")
+    base_text = f" on {escape(str(base))}" if base else ""
+    steps = f"{record.steps:,}"
+    if record.finished:
+        state = '<span class="done">finished</span>'
+    else:
+        state = '<span class="open">not finished</span>'
+        planned = record.summary_value("length", "steps")
+        if isinstance(planned, int):
+            steps += f" of {planned:,}"
+    return f'<h1>{escape(record.name)}</h1><p class="soft">{kind}{base_text}, {state} after {steps} steps</p>'
 
 
-def tiles(record: Record) -> str:
-    """The numbers that a person looks for first."""
-    found: list[tuple[str, str]] = []
+def key_figures(record: Record) -> str:
+    """The most important numbers of the run."""
+    figures: list[tuple[str, str]] = []
     loss = record.last_loss()
     if loss is not None:
-        found.append((f"{loss:.4f}", "loss, mean of the last tenth"))
-    validation, base = record.points("validation", "loss"), record.points("validation", "base_loss")
+        figures.append((f"{loss:.4f}", "loss, mean of the last tenth"))
+
+    validation = record.points("validation", "loss")
+    base = record.points("validation", "base_loss")
     if validation:
-        than = f", base {base[-1][1]:.4f}" if base else ""
-        found.append((f"{validation[-1][1]:.4f}", f"validation loss{than}"))
-    epochs, views = record.part("length", "epochs"), record.part("length", "views_per_image")
-    found.append((f"{record.steps:,}", f"steps{f', {epochs:g} epochs' if epochs else ''}"))
+        comparison = f", base {base[-1][1]:.4f}" if base else ""
+        figures.append((f"{validation[-1][1]:.4f}", f"validation loss{comparison}"))
+
+    epochs = record.summary_value("length", "epochs")
+    figures.append((f"{record.steps:,}", f"steps, {epochs:g} epochs" if epochs else "steps"))
+    views = record.summary_value("length", "views_per_image")
     if views:
-        found.append((f"{views:g}", "views per image"))
+        figures.append((f"{views:g}", "views per image"))
     if record.seconds:
-        found.append((tables.duration(record.seconds), f"in steps, {record.seconds / max(1, record.steps):.2f} s each"))
-    boxes = "".join(f'<div class="tile"><b>{escape(a)}</b><span>{escape(b)}</span></div>' for a, b in found)
-    return f'<div class="tiles">{boxes}</div>'
+        seconds_per_step = record.seconds / max(1, record.steps)
+        figures.append((format_duration(record.seconds), f"in steps, {seconds_per_step:.2f} s each"))
+
+    tiles = [f'<div class="tile"><b>{escape(n)}</b><span>{escape(meaning)}</span></div>' for n, meaning in figures]
+    return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
 def warning_box(record: Record) -> str:
-    """What went otherwise than it should."""
-    said = "".join(f"<li>{escape(text)}</li>" for text in warnings(record))
-    return f'<div class="warnings"><ul>{said}</ul></div>' if said else ""
+    """What the user should know about problems of the run."""
+    items = "".join(f"<li>{escape(text)}</li>" for text in warnings(record))
+    return f'<div class="warnings"><ul>{items}</ul></div>' if items else ""
 
 
-def pictures(record: Record) -> str:
-    """The newest preview large, the earlier ones below it."""
-    found = previews(record)
-    if not found:
+def preview_section(record: Record) -> str:
+    """The newest preview in full size, the earlier ones below it."""
+    pictures = previews(record)
+    if not pictures:
         return ""
-    *earlier, (step, urls, prompts) = found
-    listed = "".join(f"<li>{escape(p)}</li>" for p in prompts)
-    parts = [
-        "<h2>Previews</h2>",
-        f'<ol class="prompts">{listed}</ol>' if listed else "",
-        f'<div class="preview"><b>step {step:,}</b>{grids(step, urls)}</div>',
-    ]
+    *earlier, (step, urls, prompts) = pictures
+    items = "".join(f"<li>{escape(prompt)}</li>" for prompt in prompts)
+    section = "<h2>Previews</h2>"
+    if items:
+        section += f'<ol class="prompts">{items}</ol>'
+    section += f'<div class="preview">{images_of_step("previews", step, urls)}</div>'
     if earlier:
-        shown = "".join(f"<div><b>step {s:,}</b>{grids(s, u)}</div>" for s, u, _ in reversed(earlier))
-        parts.append(f'<h2>Earlier previews, newest first</h2><div class="previews preview">{shown}</div>')
-    return "".join(parts)
+        shown = "".join(f"<div>{images_of_step('previews', s, u)}</div>" for s, u, _ in reversed(earlier))
+        section += f'<h2>Earlier previews, newest first</h2><div class="previews preview">{shown}</div>'
+    return section
 
 
-def grids(step: int, urls: Iterable[str]) -> str:
-    """The grids of a step, one below the other."""
-    return "".join(f'<img alt="previews at step {step}" src="{url}">' for url in urls)
-
-
-def looks(record: Record) -> str:
-    """Where the words look: the newest picture large, the earlier ones below it."""
-    found = attention(record)
-    if not found:
+def attention_section(record: Record) -> str:
+    """The newest attention heatmaps in full size, the earlier ones folded away below them."""
+    pictures = attention_pictures(record)
+    if not pictures:
         return ""
-    *earlier, (step, url) = found
-    parts = [
-        "<h2>Attention of the words</h2>",
-        f'<div class="preview"><b>step {step:,}</b><img alt="attention at step {step}" src="{url}"></div>',
-    ]
-    shown = [f'<div><b>step {s:,}</b><img alt="attention at step {s}" src="{u}"></div>' for s, u in reversed(earlier)]
-    if shown:
-        parts.append(f'<details><summary>Earlier, newest first</summary><div class="previews preview">{"".join(shown)}')
-        parts.append("</div></details>")
-    return "".join(parts)
+    *earlier, (step, url) = pictures
+    section = "<h2>Attention of the words</h2>"
+    section += f'<div class="preview">{images_of_step("attention", step, [url])}</div>'
+    if earlier:
+        shown = "".join(f"<div>{images_of_step('attention', s, [u])}</div>" for s, u in reversed(earlier))
+        section += "<details><summary>Earlier, newest first</summary>"
+        section += f'<div class="previews preview">{shown}</div></details>'
+    return section
 
 
-def curves(record: Record) -> str:
-    """Loss, learning rates and gradient norm over the steps."""
-    validation = "Validation images are never trained on." if record.of("validation") else ""
+def images_of_step(what: str, step: int, urls: Iterable[str]) -> str:
+    """The pictures of a step, one below the other, under its number."""
+    images = "".join(f'<img alt="{what} at step {step}" src="{url}">' for url in urls)
+    return f"<b>step {step:,}</b>{images}"
+
+
+def curve_section(record: Record) -> str:
+    """Loss, its terms, learning rates, gradient norm and validation over the steps."""
+    validation_note = "Validation images are never trained on." if record.of("validation") else ""
+    loss_terms = {name: smooth(points) for name, points in record.loss_terms().items()}
     norms = record.points("step", "grad_norm")
-    styles = ("main", "second", "third", "base")
-    rates = [
-        Line(name, points, styles[min(i, len(styles) - 1)]) for i, (name, points) in enumerate(record.rates().items())
+    norm_lines = [Line("each step", norms, "raw"), Line("mean", smooth(norms))]
+    charts = [
+        chart("Loss", loss_lines(record), note=validation_note),
+        chart(
+            "Terms of the loss",
+            styled_lines(loss_terms),
+            note="Their sum is the loss. Moving averages over about a twentieth of the steps.",
+        ),
+        chart("Learning rate", styled_lines(record.learning_rates()), from_zero=True),
+        chart("Gradient norm, before clipping", norm_lines),
+        chart("Validation loss by timestep", validation_lines(record)),
     ]
-    parts = [
-        Line(name, smoothed(points), styles[min(i, len(styles) - 1)])
-        for i, (name, points) in enumerate(record.parts().items())
-    ]
-    drawn = [
-        chart("Loss", loss_lines(record), note=validation),
-        chart("Parts of the loss", parts, note="They add up to the loss; means over about a twentieth of the steps."),
-        chart("Learning rate", rates, from_zero=True),
-        chart("Gradient norm, before clipping", [Line("each step", norms, "raw"), Line("mean", smoothed(norms))]),
-        chart("Validation loss by timestep", by_timestep(record)),
-    ]
-    return f'<h2>Curves</h2><div class="charts">{"".join(drawn)}</div>' if any(drawn) else ""
+    return f'<h2>Curves</h2><div class="charts">{"".join(charts)}</div>' if any(charts) else ""
 
 
-def by_timestep(record: Record) -> list[Line]:
-    """One curve per fixed timestep of validation: the lowest, the middle and the highest."""
-    names = sorted({t for e in record.of("validation") for t in e.get("by_t") or {}}, key=float)
-    if len(names) < 2:
+def styled_lines(points_by_name: Mapping[str, list[Point]]) -> list[Line]:
+    """A line for each name, in the styles of `STYLES`."""
+    lines = []
+    for i, (name, points) in enumerate(points_by_name.items()):
+        lines.append(Line(name, points, STYLES[min(i, len(STYLES) - 1)]))
+    return lines
+
+
+def validation_lines(record: Record) -> list[Line]:
+    """A line for the lowest, the middle and the highest timestep of validation."""
+    events = record.of("validation")
+    timesteps = sorted({t for event in events for t in event.get("by_t") or {}}, key=float)
+    if len(timesteps) < 2:
         return []
-    chosen = dict.fromkeys([names[0], names[len(names) // 2], names[-1]])
-    return [
-        Line(
-            f"t = {t}", [(e["step"], e["by_t"][t]) for e in record.of("validation") if e.get("by_t", {}).get(t)], style
-        )
-        for t, style in zip(chosen, ("main", "second", "third"), strict=False)
-    ]
+    # the middle one of two is also the highest, so duplicates are dropped
+    selected = dict.fromkeys([timesteps[0], timesteps[len(timesteps) // 2], timesteps[-1]])
+    points_by_name = {}
+    for t in selected:
+        points = [(event["step"], event["by_t"][t]) for event in events if event.get("by_t", {}).get(t)]
+        points_by_name[f"t = {t}"] = points
+    return styled_lines(points_by_name)
 
 
-def data(record: Record) -> str:
+def data_section(record: Record) -> str:
     """Images, captions and buckets."""
-    found = record.part("data")
-    if not isinstance(found, dict):
+    data = record.summary_value("data")
+    if not isinstance(data, dict):
         return ""
-    buckets = tables.buckets(found.get("buckets") or [])
-    rest = {key: value for key, value in found.items() if key != "buckets" and value != 0}
-    cards = card("", tables.table(rest)) + (card("Buckets", buckets) if buckets else "")
+    rest = {key: value for key, value in data.items() if key != "buckets" and value != 0}
+    cards = card("", table(rest)) + card("Buckets", bucket_table(data.get("buckets") or []))
     return f'<h2>Data</h2><div class="columns">{cards}</div>'
 
 
-def made_of(record: Record) -> str:
-    """Base, adapter, files and versions."""
-    cards: Iterable[tuple[str, Any]] = (
-        ("Base model", record.part("base")),
-        ("Adapter", record.part("adapter")),
-        ("Files", tables.files(record)),
-        ("Versions", {**(record.part("versions") or {}), "device": record.part("device")}),
-    )
-    return f'<h2>Made of</h2><div class="columns">{"".join(card(n, tables.table(v)) for n, v in cards if v)}</div>'
+def component_section(record: Record) -> str:
+    """Base model, adapter, files and versions."""
+    versions = dict(record.summary_value("versions") or {})
+    versions["device"] = record.summary_value("device")
+    values_by_title: dict[str, Any] = {
+        "Base model": record.summary_value("base"),
+        "Adapter": record.summary_value("adapter"),
+        "Files": exported_files(record),
+        "Versions": versions,
+    }
+    cards = "".join(card(title, table(values)) for title, values in values_by_title.items() if values)
+    return f'<h2>Made of</h2><div class="columns">{cards}</div>'
 
 
 def card(title: str, content: str) -> str:
-    """A box; nothing if there is no content."""
-    heading = f"<b>{escape(title)}</b>" if title else ""
-    return f'<div class="card">{heading}{content}</div>' if content else ""
+    """A box with a title; empty if there is no content."""
+    if not content:
+        return ""
+    bold_title = f"<b>{escape(title)}</b>" if title else ""
+    return f'<div class="card">{bold_title}{content}</div>'
 
 
-def settings(record: Record) -> str:
-    """The config that runs the same again."""
+def settings_section(record: Record) -> str:
+    """The config of the run, with which it can be repeated."""
     if not record.config:
         return ""
-    text = escape(record.config)
     return (
-        f"<h2>Settings</h2><details><summary>Everything the run used (config.toml)</summary><pre>{text}</pre></details>"
+        "<h2>Settings</h2><details><summary>Everything the run used (config.toml)</summary>"
+        f"<pre>{escape(record.config)}</pre></details>"
     )
 
 
 def footer(record: Record) -> str:
-    version = record.part("versions", "lorasmith") or ""
+    version = record.summary_value("versions", "lorasmith") or ""
     return f"<footer>Written by Lorasmith {escape(str(version))} from events.jsonl in this folder.</footer>"

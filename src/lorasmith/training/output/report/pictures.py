@@ -1,4 +1,4 @@
-"""Preview grids, and pictures of where words look, as images inside the page."""
+"""Preview grids and attention heatmaps as images inside the page."""
 
 from __future__ import annotations
 
@@ -11,50 +11,61 @@ from PIL import Image
 
 from lorasmith.training.output.report.record import Record
 
-MOST = 12
-"""More grids than this are thinned out evenly; the first and the last stay."""
+MOST_PICTURES = 12
+"""If there are more grids than this, some are left out; the first and the last are always shown."""
 WIDEST = 1400
+"""Largest width in pixels. Wider pictures are scaled down."""
 
 
-def attention(record: Record) -> list[tuple[int, str]]:
-    """(step, data URL) of the pictures of where words look, oldest first."""
-    newest = {int(e.get("step") or 0): str(e.get("picture")) for e in record.of("attention")}
-    found = [(step, data_url(record.folder / newest[step])) for step in spread(sorted(newest))]
-    return [(step, url) for step, url in found if url]
+def attention_pictures(record: Record) -> list[tuple[int, str]]:
+    """(step, data URL) of the attention heatmaps, oldest first."""
+    # a resumed run may have drawn a step twice: the later event counts
+    files = {int(event.get("step") or 0): str(event.get("picture")) for event in record.of("attention")}
+    pictures = []
+    for step in select_evenly(sorted(files)):
+        url = data_url(record.folder / files[step])
+        if url:
+            pictures.append((step, url))
+    return pictures
 
 
 def previews(record: Record) -> list[tuple[int, list[str], list[str]]]:
-    """(step, data URLs of the grids, prompts) of the previews that can still be read, oldest first."""
-    newest = {int(e.get("step") or 0): e for e in record.of("preview")}
-    most = max((len(grids_of(event)) for event in newest.values()), default=1)
-    steps = spread(sorted(newest), max(2, MOST // max(1, most)))
-    found = [(step, _urls(record, newest[step]), prompts_of(newest[step])) for step in steps]
-    return [one for one in found if one[1]]
+    """(step, data URLs of the grids, prompts) of the previews whose files can be read, oldest first."""
+    events = {int(event.get("step") or 0): event for event in record.of("preview")}
+    grids_per_preview = max((len(grids_of(event)) for event in events.values()), default=1)
+    most_previews = max(2, MOST_PICTURES // max(1, grids_per_preview))
+
+    pictures = []
+    for step in select_evenly(sorted(events), most_previews):
+        event = events[step]
+        urls = [data_url(record.folder / grid) for grid in grids_of(event)]
+        readable = [url for url in urls if url]
+        if readable:
+            pictures.append((step, readable, prompts_of(event)))
+    return pictures
 
 
 def prompts_of(event: dict[str, Any]) -> list[str]:
-    """The prompts of a preview, as text."""
-    return [str(p) for p in event.get("prompts") or []]
-
-
-def spread(steps: list[int], most: int = MOST) -> list[int]:
-    """At most `most` of them, evenly, ends included."""
-    if len(steps) <= most:
-        return steps
-    return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
+    """The prompts of a preview event."""
+    return [str(prompt) for prompt in event.get("prompts") or []]
 
 
 def grids_of(event: dict[str, Any]) -> list[str]:
-    """The grids of a preview: one, or one for each prompt."""
-    return [str(grid) for grid in event.get("grids") or [event.get("grid")] if grid]
+    """The files of a preview's grids: one in all, or one for each prompt."""
+    grids = event.get("grids") or [event.get("grid")]
+    return [str(grid) for grid in grids if grid]
 
 
-def _urls(record: Record, event: dict[str, Any]) -> list[str]:
-    return [url for grid in grids_of(event) if (url := data_url(record.folder / grid))]
+def select_evenly(steps: list[int], most: int = MOST_PICTURES) -> list[int]:
+    """At most `most` of the steps, evenly spread, with the first and the last."""
+    if len(steps) <= most:
+        return steps
+    last = len(steps) - 1
+    return [steps[round(i * last / (most - 1))] for i in range(most)]
 
 
 def data_url(path: Path) -> str | None:
-    """An image file as a `data:` URL, small enough for a page; None if it cannot be read."""
+    """An image file as a `data:` URL, scaled down for the page; None if it cannot be read."""
     try:
         with Image.open(path) as image:
             picture = image.convert("RGB")

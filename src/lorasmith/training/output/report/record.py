@@ -1,4 +1,4 @@
-"""What a run folder tells: its events by kind, its summary and its config."""
+"""What the files of a run folder contain: the run's events by kind, its summary and its config."""
 
 from __future__ import annotations
 
@@ -10,52 +10,28 @@ from typing import Any
 from lorasmith.core.errors import LorasmithError
 
 Point = tuple[float, float]
+"""(step, value)"""
 Event = dict[str, Any]
-STEP = ("event", "step", "epoch", "loss", "grad_norm", "lr", "seconds", "samples")
-"""What the log tells of every step; all else in such a line is a part of the loss."""
+
+STEP_FIELDS = ("event", "step", "epoch", "loss", "grad_norm", "lr", "seconds", "samples")
+"""Fields of each `step` event. Any other field of such an event is a term of the loss."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """A run as its folder tells it. `events` are in the order in which they were written."""
+    """The contents of a run folder."""
 
     folder: Path
     events: list[Event] = field(default_factory=list)
+    """In the order in which they were written."""
     summary: dict[str, Any] = field(default_factory=dict)
+    """summary.json"""
     config: str = ""
-
-    def of(self, kind: str) -> list[Event]:
-        """Events of one kind, in order."""
-        return [event for event in self.events if event.get("event") == kind]
-
-    def points(self, kind: str, key: str) -> list[Point]:
-        """(step, value) of a number in the events of one kind; those without a finite value are left out."""
-        return [(e["step"], e[key]) for e in self.of(kind) if _number(e.get("step")) and _number(e.get(key))]
-
-    def rates(self) -> dict[str, list[Point]]:
-        """The learning rate of each parameter group over the steps."""
-        found: dict[str, list[Point]] = {}
-        for event in self.of("step"):
-            for name, value in (event.get("lr") or {}).items():
-                if _number(value):
-                    found.setdefault(name, []).append((event["step"], value))
-        return found
-
-    def parts(self) -> dict[str, list[Point]]:
-        """(step, value) of each part of the loss, if it has any."""
-        names = dict.fromkeys(key for event in self.of("step") for key in event if key not in STEP)
-        return {name: points for name in names if (points := self.points("step", name))}
-
-    def part(self, *keys: str) -> Any:
-        """A value of the summary, or None."""
-        value: Any = self.summary
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        return value
+    """config.toml"""
 
     @property
     def name(self) -> str:
-        return str(self.part("name") or self.folder.name)
+        return str(self.summary_value("name") or self.folder.name)
 
     @property
     def finished(self) -> bool:
@@ -63,52 +39,93 @@ class Record:
 
     @property
     def steps(self) -> int:
-        """Steps made."""
-        return int(max((e.get("step") or 0 for e in self.events), default=0))
+        """Number of steps made so far."""
+        return int(max((event.get("step") or 0 for event in self.events), default=0))
 
     @property
     def seconds(self) -> float:
-        """Time in steps, over all sessions of the run."""
-        return max((e["seconds"] for e in self.events if _number(e.get("seconds"))), default=0.0)
+        """Time spent in steps, over all sessions of the run."""
+        seconds = [event["seconds"] for event in self.events if _is_number(event.get("seconds"))]
+        return max(seconds, default=0.0)
+
+    def of(self, kind: str) -> list[Event]:
+        """Events of one kind, in order."""
+        return [event for event in self.events if event.get("event") == kind]
+
+    def points(self, kind: str, key: str) -> list[Point]:
+        """(step, value) of a number in the events of one kind. Events without a finite value are left out."""
+        return [
+            (event["step"], event[key])
+            for event in self.of(kind)
+            if _is_number(event.get("step")) and _is_number(event.get(key))
+        ]
+
+    def learning_rates(self) -> dict[str, list[Point]]:
+        """(step, learning rate) of each parameter group, by its name."""
+        rates: dict[str, list[Point]] = {}
+        for event in self.of("step"):
+            for name, rate in (event.get("lr") or {}).items():
+                if _is_number(rate):
+                    rates.setdefault(name, []).append((event["step"], rate))
+        return rates
+
+    def loss_terms(self) -> dict[str, list[Point]]:
+        """(step, value) of each term of the loss, by its name; empty if the loss has only one term."""
+        names = dict.fromkeys(key for event in self.of("step") for key in event if key not in STEP_FIELDS)
+        terms = {name: self.points("step", name) for name in names}
+        return {name: points for name, points in terms.items() if points}
 
     def last_loss(self) -> float | None:
-        """Mean of the last tenth of the losses."""
-        losses = [y for _, y in self.points("step", "loss")]
+        """Mean of the last tenth of the losses; None if there are none."""
+        losses = [loss for _, loss in self.points("step", "loss")]
+        if not losses:
+            return None
         tail = losses[-max(1, len(losses) // 10) :]
-        return sum(tail) / len(tail) if tail else None
+        return sum(tail) / len(tail)
+
+    def summary_value(self, *keys: str) -> Any:
+        """The value of the summary under nested keys; None if there is none."""
+        value: Any = self.summary
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
 
 
 def read(folder: Path) -> Record:
-    """The record of a run folder. Raises LorasmithError if there are no events in it."""
+    """The record of a run folder. Raises LorasmithError if the folder has no events.jsonl."""
     path = folder / "events.jsonl"
     if not path.is_file():
         raise LorasmithError(f"{folder}: holds no run (no events.jsonl in it)")
-    events = [e for e in map(_parsed, path.read_text(encoding="utf-8").splitlines()) if isinstance(e, dict)]
-    summary = _parsed(_text(folder / "summary.json"))
-    return Record(folder, events, summary if isinstance(summary, dict) else {}, _text(folder / "config.toml"))
+    lines = path.read_text(encoding="utf-8").splitlines()
+    events = [event for event in map(_parse, lines) if isinstance(event, dict)]
+    summary = _parse(_read_text(folder / "summary.json"))
+    return Record(folder, events, summary if isinstance(summary, dict) else {}, _read_text(folder / "config.toml"))
 
 
-def smoothed(points: list[Point]) -> list[Point]:
-    """An exponential mean over about a twentieth of the points, without the pull of its start value."""
-    keep = 1 - 1 / max(1.0, len(points) / 20)
-    total, weight, result = 0.0, 0.0, []
-    for x, y in points:
-        total, weight = keep * total + y, keep * weight + 1
-        result.append((x, total / weight))
-    return result
+def smooth(points: list[Point]) -> list[Point]:
+    """An exponential moving average over about a twentieth of the points, corrected for the bias of its start."""
+    decay = 1 - 1 / max(1.0, len(points) / 20)
+    total = 0.0
+    weight = 0.0
+    averages = []
+    for step, value in points:
+        total = decay * total + value
+        weight = decay * weight + 1
+        averages.append((step, total / weight))
+    return averages
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def _parsed(text: str) -> Any:
-    """A torn line, as a kill leaves it, is nothing."""
+def _parse(text: str) -> Any:
+    """A JSON value; None for a line that was cut off when the process was killed."""
     try:
         return json.loads(text)
     except ValueError:
         return None
 
 
-def _number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Plain data as tables of a page."""
+"""Plain data as HTML tables."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from typing import Any
 from lorasmith.training.output.report.record import Record
 
 MOST_ENTRIES = 12
+"""Entries of a list or an inner table that are shown."""
+EMPTY = (None, "", [], {}, ())
 
 
 def table(values: Mapping[str, Any]) -> str:
-    """Name and value in rows; empty values are left out."""
-    rows = "".join(
-        f"<tr><th>{escape(str(name).replace('_', ' '))}</th><td>{shown(value)}</td></tr>"
-        for name, value in values.items()
-        if value not in (None, "", [], {}, ())
-    )
-    return f"<table>{rows}</table>" if rows else ""
+    """A table with a row for each name and value. Empty values are left out."""
+    rows = []
+    for name, value in values.items():
+        if value not in EMPTY:
+            heading = escape(str(name).replace("_", " "))
+            rows.append(f"<tr><th>{heading}</th><td>{format_value(value)}</td></tr>")
+    return f"<table>{''.join(rows)}</table>" if rows else ""
 
 
-def shown(value: Any) -> str:
-    """A value as HTML: numbers with separators, lists joined, tables inside tables."""
+def format_value(value: Any) -> str:
+    """A value as HTML: numbers with thousands separators, lists joined by commas, mappings as inner tables."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -33,35 +35,39 @@ def shown(value: Any) -> str:
         return table(dict(list(value.items())[:MOST_ENTRIES]))
     if isinstance(value, list | tuple):
         more = f" and {len(value) - MOST_ENTRIES} more" if len(value) > MOST_ENTRIES else ""
-        return ", ".join(shown(v) for v in value[:MOST_ENTRIES]) + more
+        return ", ".join(format_value(item) for item in value[:MOST_ENTRIES]) + more
     return escape(str(value))
 
 
-def buckets(found: list[Any]) -> str:
-    """Sizes with the number of images as bars."""
-    entries = [b for b in found if isinstance(b, Mapping) and b.get("size") and b.get("images") is not None]
-    most = max((b["images"] for b in entries), default=0)
-    rows = "".join(
-        f'<tr><th>{"×".join(str(v) for v in b["size"])}</th><td><span class="bar" '
-        f'style="width:{100 * b["images"] / max(1, most):.0f}px"></span>{b["images"]:,}</td></tr>'
-        for b in entries
-    )
-    return f"<table>{rows}</table>" if rows else ""
+def bucket_table(buckets: list[Any]) -> str:
+    """A table of bucket sizes, with the number of images as bars."""
+    counts: list[tuple[str, int]] = []
+    for bucket in buckets:
+        if isinstance(bucket, Mapping) and bucket.get("size") and bucket.get("images") is not None:
+            size = "×".join(str(side) for side in bucket["size"])
+            counts.append((size, bucket["images"]))
+
+    largest = max((images for _, images in counts), default=0)
+    rows = []
+    for size, images in counts:
+        bar = f'<span class="bar" style="width:{100 * images / max(1, largest):.0f}px"></span>'
+        rows.append(f"<tr><th>{size}</th><td>{bar}{images:,}</td></tr>")
+    return f"<table>{''.join(rows)}</table>" if rows else ""
 
 
-def files(record: Record) -> dict[str, Any]:
-    """The LoRA files with their sizes, and the trigger words to call them with."""
-    names = dict.fromkeys(str(e["file"]) for e in [*record.of("end"), *record.of("export")] if e.get("file"))
-    found: dict[str, Any] = {}
-    for name in names:
+def exported_files(record: Record) -> dict[str, Any]:
+    """The exported files that still exist with their sizes, and the trigger words."""
+    values: dict[str, Any] = {}
+    for event in [*record.of("end"), *record.of("export")]:
+        name = str(event.get("file") or "")
         path = record.folder / name
-        if path.is_file():
-            found[name] = f"{path.stat().st_size / 1e6:.2f} MB"
-    found["trigger words"] = record.part("trigger")
-    return found
+        if name and path.is_file():
+            values[name] = f"{path.stat().st_size / 1e6:.2f} MB"
+    values["trigger words"] = record.summary_value("trigger")
+    return values
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`48 s`, `12 min`, `3 h 05 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
