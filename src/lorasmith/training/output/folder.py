@@ -1,4 +1,4 @@
-"""The folder of a run: how a new run claims it, and how it is point again to resume the run."""
+"""The folder of a run: how a new run claims it, and how it is found again to resume the run."""
 
 from __future__ import annotations
 
