@@ -79,7 +79,7 @@ def cache(jobs: Sequence[Job]) -> dict[str, dict[str, int]]:
         record = job.record()
         for sort, counts in total.items():
             for key in counts:
-                counts[key] += int((record.part("data", "cache", sort, key) if record else 0) or 0)
+                counts[key] += int((record.summary_value("data", "cache", sort, key) if record else 0) or 0)
     return total
 
 
