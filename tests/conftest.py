@@ -18,6 +18,30 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("LORASMITH_CACHE", str(tmp_path_factory.getbasetemp().parent / "lorasmith-cache"))
 
 
+@pytest.fixture(scope="session")
+def random_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function from a family to a tiny base with random weights: a diffusers folder, and the single file beside it.
+
+    Each base is written once a session. Tests must not change it.
+    """
+    import torch
+
+    from tools import make_random_sd
+
+    written: dict[tuple[str, torch.dtype, int], Path] = {}
+
+    def base(family: str = "sd1", dtype: torch.dtype = torch.float32, *, seed: int = 1) -> Path:
+        key = (family, dtype, seed)
+        if key not in written:
+            folder = tmp_path_factory.mktemp("bases") / family
+            layouts = ("folder", "single")
+            make_random_sd.write(folder, family, tiny=True, layouts=layouts, dtype=dtype, seed=seed)
+            written[key] = folder
+        return written[key]
+
+    return base
+
+
 @pytest.fixture
 def pictures(tmp_path: Path) -> Callable[..., Path]:
     """A function that makes a folder of small, different pictures with captions."""

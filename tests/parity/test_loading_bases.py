@@ -257,7 +257,7 @@ assert "diffusers" not in sys.modules and "transformers" not in sys.modules
 @pytest.mark.parametrize("layout", ["folder", "single"])
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 def test_peak_memory_of_loading_is_the_weights_as_loaded(tmp_path: Path, stored: torch.dtype, layout: str) -> None:
-    import make_random_sd
+    from tools import make_random_sd
 
     make_random_sd.write(tmp_path / "b", "sd1", tiny=False, layouts=[layout], dtype=stored, seed=0)
     path = f"{tmp_path / 'b'}.safetensors" if layout == "single" else str(tmp_path / "b")

@@ -18,7 +18,7 @@ KINDS = ("sd1", "sd2", "sdxl")
 
 
 def config(kind: str, tiny: bool = True) -> dict[str, Any]:
-    import make_random_sd
+    from tools import make_random_sd
 
     return make_random_sd.configs(kind, tiny)["unet"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,24 +10,13 @@ import torch
 
 from lorasmith.families.base import Family
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def bases(random_base: Callable[..., Path]) -> Callable[[str], Path]:
     """A function from `sd1`, `sd2`, `sdxl` to a diffusers folder with random weights."""
-    import make_random_sd
-
-    made: dict[str, Path] = {}
-
-    def base(kind: str) -> Path:
-        if kind not in made:
-            made[kind] = tmp_path_factory.mktemp("bases") / kind
-            make_random_sd.write(made[kind], kind, tiny=True, layouts=("folder",), dtype=torch.float32, seed=1)
-        return made[kind]
-
-    return base
+    return random_base
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,26 +18,15 @@ from lorasmith.formats.base import Format
 from lorasmith.formats.kohya import Lycoris
 from lorasmith.formats.write import write
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
 torch.set_num_threads(1)
 
 Bases = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
+def bases(random_base: Callable[..., Path]) -> Bases:
     """From family and dtype to a diffusers folder; the original-layout file is beside it."""
-    from make_random_sd import write as write_base
-
-    made: dict[tuple[str, torch.dtype], Path] = {}
-
-    def base(kind: str = "sd1", dtype: torch.dtype = torch.float32) -> Path:
-        if (kind, dtype) not in made:
-            path = made[kind, dtype] = tmp_path_factory.mktemp("bases") / f"{kind}-{str(dtype)[6:]}"
-            write_base(path, kind, tiny=True, layouts=("folder", "single"), dtype=dtype, seed=7)
-        return made[kind, dtype]
-
-    return base
+    return partial(random_base, seed=7)
 
 
 @pytest.fixture(scope="session")

@@ -95,7 +95,7 @@ def test_what_would_harm_the_base_is_refused(make, bases, tmp_path) -> None:
 @pytest.mark.slow
 def test_memory_is_a_few_tensors_not_the_checkpoint(make, tmp_path) -> None:
     """A checkpoint with a ballast of 400 MB beside the small UNet is merged with less than half of that on top."""
-    from make_random_sd import write as write_base
+    from tools.make_random_sd import write as write_base
 
     write_base(tmp_path / "base", "sd1", tiny=True, layouts=("single",), dtype=torch.float32, seed=1)
     source = single(tmp_path / "base")

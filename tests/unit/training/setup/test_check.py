@@ -13,15 +13,9 @@ from lorasmith.training.config import load_config
 from lorasmith.training.setup.build import build_run
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    import subprocess
-    import sys
-
-    folder = tmp_path_factory.mktemp("base")
-    tool = Path(__file__).parents[4] / "tools/make_random_sd.py"
-    subprocess.run([sys.executable, str(tool), str(folder), "--tiny", "--folder"], check=True, capture_output=True)
-    return str(folder)
+@pytest.fixture
+def base(random_base: Callable[..., Path]) -> str:
+    return str(random_base("sd1"))
 
 
 @pytest.fixture
