@@ -26,7 +26,7 @@ from lorasmith import api
 from lorasmith.cli.main import app
 from lorasmith.core.registry import Component, registered, roots
 from lorasmith.data import maskers  # noqa: F401  (kinds that no config of training names, as the next)
-from lorasmith.evaluation import clip, tiny  # noqa: F401
+from lorasmith.evaluation import clip, judge_scorer  # noqa: F401
 from lorasmith.training.config import TrainConfig
 from tools.markdown import fold
 

@@ -20,7 +20,7 @@ from lorasmith.core.progress import Progress
 
 if TYPE_CHECKING:
     from lorasmith.data.maskers import Made
-    from lorasmith.evaluation.run import Evaluation
+    from lorasmith.evaluation.results import Evaluation
     from lorasmith.files.lora import Output, Report
     from lorasmith.fusion import FuseReport
     from lorasmith.fusion.options import FuseOptions, RefitOptions
@@ -173,16 +173,18 @@ def evaluate(
     `settings`: `trigger`, `class_word`, `count`, `scorer` (`{"kind": "clip", "model": FOLDER}`) and what drawing takes.
     """
     from lorasmith.core.config import validate
-    from lorasmith.evaluation.candidates import EvaluateSettings, contestants, prompts_of
+    from lorasmith.evaluation.candidates import list_candidates
+    from lorasmith.evaluation.prompts import load_prompts
     from lorasmith.evaluation.run import evaluate as work
+    from lorasmith.evaluation.settings import EvaluateSettings
     from lorasmith.sampling.loras import LoraUse
 
     given = {**(settings or {}), "base": None if what.get("base") is None else str(what.get("base"))}
     chosen = validate(EvaluateSettings, given, "the settings")
     uses = [LoraUse.read(str(lora)) for lora in loras]
     folders = [Path(folder) for folder in what.get("drawn", ())]
-    rows = contestants(uses, folders, chosen.strengths, what.get("with_base", False))
-    lines = prompts_of(prompts) if any(row.folder is None for row in rows) else []
+    rows = list_candidates(uses, folders, chosen.strengths, what.get("with_base", False))
+    lines = load_prompts(prompts) if any(row.folder is None for row in rows) else []
     return work(Path(images), rows, lines, Path(output), settings=chosen, progress=progress)
 
 

@@ -64,7 +64,9 @@ MOVED = {
     "infer.samplers": "sampling.samplers",
     "infer.settings": "sampling.settings",
     "infer.evaluate.ask": "evaluation.candidates",
-    "infer.evaluate.remembered": "evaluation.score_cache",
+    "infer.evaluate.page": "evaluation.report",
+    "infer.evaluate.remembered": "evaluation.feature_cache",
+    "infer.evaluate.tiny": "evaluation.judge_scorer",
     "infer.evaluate": "evaluation",
     "infer": "sampling",
     "families.sd1": "families.stable_diffusion.sd1",
@@ -96,6 +98,8 @@ MOVED = {
 """Old to new path below `lorasmith`; a module below an entry moves with it."""
 
 RENAMED = {
+    "evaluation": {"Eyes": "FeatureExtractor", "Seen": "Features"},
+    "evaluation.base": {"Eyes": "FeatureExtractor", "Seen": "Features"},
     "data.transforms.base": {"Moment": "TrainingProgress"},
     "data.transforms": {"Moment": "TrainingProgress"},
 }

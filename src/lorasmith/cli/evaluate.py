@@ -84,11 +84,12 @@ def answer(found: Any, json: bool) -> None:
     for row in found.rows:
         numbers = row.numbers()
         shown = ["-" if numbers[k] is None else f"{numbers[k]:.4f}" for k in ("text_alignment", "text_cosine")]
-        near = row.measured.nearest[0].cosine
+        near = row.measurement.nearest[0].cosine
         print(
             f"{row.name:{wide}}  {shown[0]:>11}  {shown[1]:>11}  {numbers['image_alignment']:>12.4f}  {near:>7.4f}"
             f"  {numbers['pictures']:>8}"
         )
-    if found.likeness is not None:
-        print(f"the two training images that are most alike: {found.likeness:.4f}; nearest above that may be a copy")
+    limit = found.highest_training_similarity
+    if limit is not None:
+        print(f"highest similarity of two training images: {limit:.4f}; a picture above it may be a copy")
     print(f"look at it: {found.report}")

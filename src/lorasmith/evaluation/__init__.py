@@ -1,5 +1,15 @@
-"""Measures of pictures. One file a scorer."""
+"""Evaluation of LoRAs: how well generated pictures show their prompts and the trained concept.
 
-from lorasmith.evaluation.base import Eyes, Scorer, Seen
+A *picture* is generated and evaluated; a *training image* is what it is compared with. Each scorer has
+a file of its own.
+"""
 
-__all__ = ["Eyes", "Scorer", "Seen"]
+from lorasmith.evaluation.base import FeatureExtractor, Features, Scorer
+from lorasmith.moved_modules import renamed
+
+__all__ = ["FeatureExtractor", "Features", "Scorer"]
+
+
+def __getattr__(name: str) -> object:
+    """Old names, until version 0.3."""
+    return renamed("evaluation", name)

@@ -1,4 +1,4 @@
-"""The extension point of what looks at pictures for `lorasmith evaluate`."""
+"""The extension point of models that measure pictures for `lorasmith evaluate`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -13,44 +14,56 @@ from torch import Tensor
 
 from lorasmith import __version__
 from lorasmith.core.registry import Component
+from lorasmith.moved_modules import renamed
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Pictures as vectors of length 1: `image` (n, d) to compare with other pictures, `text` (n, k) with texts."""
+class Features:
+    """Vectors of length 1 for each of n pictures, on the CPU."""
 
     image: Tensor
+    """(n, d), to compare with the `image` vectors of other pictures."""
     text: Tensor
+    """(n, k), to compare with the vectors of texts."""
 
 
-class Eyes(ABC):
-    """A scorer that is loaded."""
+class FeatureExtractor(ABC):
+    """A loaded scorer."""
 
     @abstractmethod
-    def pictures(self, images: Sequence[Image.Image]) -> Seen:
-        """RGB pictures of any size as vectors, on the CPU."""
+    def pictures(self, images: Sequence[Image.Image]) -> Features:
+        """The vectors of RGB pictures of any size."""
 
     @abstractmethod
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Texts as vectors (n, k) of length 1, on the CPU; a row of NaN for a text that it cannot judge."""
+        """The vectors of texts, (n, k) of length 1, on the CPU; a row of NaN for a text that cannot be compared."""
 
 
 class Scorer(Component, root="scorer"):
-    """What turns pictures and texts into vectors whose cosines are measured."""
+    """A model that maps pictures and texts to vectors, whose cosines are the scores."""
 
     @abstractmethod
-    def load(self, device: torch.device) -> Eyes:
-        """Ready to look. Raises LorasmithError if it cannot be had."""
+    def load(self, device: torch.device) -> FeatureExtractor:
+        """Load the model. Raises LorasmithError if that is not possible."""
 
     def identity(self) -> str:
-        """Differs where the vectors would: the settings, and the files of a model that lies on this machine."""
+        """A text that changes whenever the vectors may change: the settings, the version of Lorasmith, and the names,
+        sizes and times of the files of a local model. It is the key of cached vectors."""
+        parts = [self.model_dump_json(exclude={"batch_size"}), __version__]
         model = getattr(self, "model", None)
-        folder = Path(str(model)) if model is not None else None
-        files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder is not None and folder.is_dir() else []
-        facts = [f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files]
-        return "\n".join([self.model_dump_json(exclude={"batch_size"}), __version__, *facts])
+        if model is not None and Path(str(model)).is_dir():
+            for path in sorted(Path(str(model)).rglob("*")):
+                if path.is_file():
+                    status = path.stat()
+                    parts.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
+        return "\n".join(parts)
 
     @property
     def name(self) -> str:
-        """What the report calls it."""
+        """The name in the report."""
         return self.kind  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def __getattr__(name: str) -> Any:
+    """Old names, until version 0.3."""
+    return renamed("evaluation.base", name)

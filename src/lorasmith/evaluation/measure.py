@@ -1,4 +1,4 @@
-"""Text and image alignment, and how near pictures are to what was trained on (Mix-of-Show, arXiv 2305.18292, 6.2)."""
+"""Text alignment, image alignment, and the nearest training images (Mix-of-Show, arXiv 2305.18292, section 6.2)."""
 
 from __future__ import annotations
 
@@ -8,54 +8,64 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lorasmith.evaluation.base import Seen
+from lorasmith.evaluation.base import Features
 
-SCALE = 2.5
-"""Of CLIPScore (arXiv 2104.08718)."""
+CLIPSCORE_SCALE = 2.5
+"""The factor of CLIPScore (arXiv 2104.08718)."""
 
 
 @dataclass(frozen=True)
-class Near:
-    """A picture and the training image that is most like it: their places and their cosine."""
+class NearestImage:
+    """A picture and the training image that is most similar to it."""
 
     picture: int
+    """Index of the picture."""
     training: int
+    """Index of the training image."""
     cosine: float
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Of each picture: `text` (n,), its cosine with its prompt, NaN where there is none; `image` (n,), its mean cosine
-    with all training images; and the pictures that are nearest to a training image, the nearest first."""
+class Measurement:
+    """The scores of n pictures."""
 
     text: Tensor
+    """(n,): cosine with the picture's text; NaN where there is no text."""
     image: Tensor
-    nearest: tuple[Near, ...]
+    """(n,): mean cosine with all training images."""
+    nearest: tuple[NearestImage, ...]
+    """The pictures that are most similar to a training image, in descending order."""
 
 
-def measure(seen: Seen, texts: Tensor, training: Seen, most: int = 8) -> Measured:
-    """`texts` (n, k): the vector of each picture's prompt."""
-    cosines = seen.image @ training.image.T
-    highest = cosines.max(1)
-    order = highest.values.argsort(descending=True)[:most].tolist()
-    near = tuple(Near(i, int(highest.indices[i]), float(highest.values[i])) for i in order)
-    return Measured((seen.text * texts).sum(-1), cosines.mean(1), near)
+def measure(pictures: Features, texts: Tensor, training: Features, most: int = 8) -> Measurement:
+    """Compare n pictures with their texts, vectors (n, k), and with the training images.
+
+    `most`: the number of nearest images to list.
+    """
+    cosines = pictures.image @ training.image.T
+    best_cosine, best_image = cosines.max(1)
+    nearest = []
+    for index in best_cosine.argsort(descending=True)[:most].tolist():
+        nearest.append(NearestImage(index, int(best_image[index]), float(best_cosine[index])))
+    text_cosines = (pictures.text * texts).sum(-1)
+    return Measurement(text_cosines, cosines.mean(1), tuple(nearest))
 
 
 def text_alignment(cosines: Tensor) -> Tensor:
-    """2.5 * max(cosine, 0)."""
-    return SCALE * cosines.clamp(min=0)
+    """CLIPScore: 2.5 * max(cosine, 0)."""
+    return CLIPSCORE_SCALE * cosines.clamp(min=0)
 
 
-def likeness(training: Seen) -> float | None:
-    """The highest cosine between two of the training images: what "alike" means among them. None for one image."""
+def highest_similarity(training: Features) -> float | None:
+    """The highest cosine between two training images; None if there is only one. A picture that is nearer than this to
+    a training image may be a copy."""
     if len(training.image) < 2:
         return None
     return float((training.image @ training.image.T).fill_diagonal_(-1).max())
 
 
-def mean(values: Tensor, places: Sequence[int] | None = None) -> float | None:
-    """Over those that are not NaN (at `places`); None if there are none."""
-    chosen = values if places is None else values[list(places)]
-    known = chosen[~torch.isnan(chosen)]
+def mean_score(values: Tensor, indices: Sequence[int] | None = None) -> float | None:
+    """The mean of the values (at `indices`) that are not NaN; None if there are none."""
+    selected = values if indices is None else values[list(indices)]
+    known = selected[~torch.isnan(selected)]
     return float(known.mean()) if len(known) else None

@@ -16,11 +16,12 @@ from PIL.PngImagePlugin import PngInfo
 
 import lorasmith
 from lorasmith.core.errors import LorasmithError
-from lorasmith.evaluation.base import Seen
-from lorasmith.evaluation.candidates import EvaluateSettings, plain, prompts_of
+from lorasmith.evaluation.base import Features
 from lorasmith.evaluation.clip import Clip
-from lorasmith.evaluation.measure import likeness, mean, measure, text_alignment
-from lorasmith.evaluation.pictures import prompt_of
+from lorasmith.evaluation.measure import highest_similarity, mean_score, measure, text_alignment
+from lorasmith.evaluation.pictures import read_prompt
+from lorasmith.evaluation.prompts import load_prompts, reference_text
+from lorasmith.evaluation.settings import EvaluateSettings
 
 
 @pytest.fixture(scope="module")
@@ -51,24 +52,24 @@ def unit(*shape: int) -> np.ndarray:
 def test_numbers_are_those_of_the_paper() -> None:
     pictures, texts, training = unit(7, 5), unit(7, 5) * 1.0, unit(3, 5)
     texts[2] = -pictures[2]
-    seen, known = (Seen(torch.from_numpy(v), torch.from_numpy(v)) for v in (pictures, training))
+    seen, known = (Features(torch.from_numpy(v), torch.from_numpy(v)) for v in (pictures, training))
     found = measure(seen, torch.from_numpy(texts), known, most=2)
     cosines = [float(p @ t) for p, t in zip(pictures, texts, strict=True)]
     assert float(text_alignment(found.text).mean()) == pytest.approx(np.mean([2.5 * max(c, 0) for c in cosines]))
-    assert mean(found.image) == pytest.approx(np.mean([[p @ t for t in training] for p in pictures]))
+    assert mean_score(found.image) == pytest.approx(np.mean([[p @ t for t in training] for p in pictures]))
     table = pictures @ training.T
     assert [n.cosine for n in found.nearest] == pytest.approx(sorted(table.max(1))[::-1][:2])
     assert (found.nearest[0].picture, found.nearest[0].training) == np.unravel_index(table.argmax(), table.shape)
-    assert likeness(known) == pytest.approx(
+    assert highest_similarity(known) == pytest.approx(
         max(training[0] @ training[1], training[0] @ training[2], training[1] @ training[2])
     )
-    assert likeness(Seen(known.image[:1], known.text[:1])) is None
+    assert highest_similarity(Features(known.image[:1], known.text[:1])) is None
 
 
 def test_a_mean_leaves_out_what_is_unknown() -> None:
     values = torch.tensor([1.0, float("nan"), 3.0])
-    assert mean(values) == 2
-    assert mean(values, [1]) is None
+    assert mean_score(values) == 2
+    assert mean_score(values, [1]) is None
 
 
 def test_clip_sees_as_transformers_does(clip: Path, tmp_path: Path) -> None:
@@ -76,9 +77,9 @@ def test_clip_sees_as_transformers_does(clip: Path, tmp_path: Path) -> None:
 
     values = np.random.default_rng(0).integers(0, 255, (40, 56, 3), dtype=np.uint8)
     images = [Image.fromarray(values), Image.fromarray(values[::-1].copy())]
-    eyes = Clip(model=str(clip), batch_size=1).load(torch.device("cpu"))
+    extractor = Clip(model=str(clip), batch_size=1).load(torch.device("cpu"))
     texts = ["a photo of a dog", "a bird on a much longer text than that"]
-    seen, read = eyes.pictures(images), eyes.texts(texts)
+    seen, read = extractor.pictures(images), extractor.texts(texts)
     model: Any = CLIPModel.from_pretrained(clip)
     tokens = CLIPTokenizer.from_pretrained(clip)(texts, padding=True, return_tensors="pt")
     pixels = []
@@ -100,26 +101,26 @@ def test_a_clip_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["object", "character", "scene"])
 def test_built_in_sets_have_twenty_prompts_for_the_concept(name: str) -> None:
-    prompts = prompts_of(name)
+    prompts = load_prompts(name)
     assert len(prompts) == 20
     assert all("<TOK>" in prompt for prompt in prompts)
 
 
 def test_wrong_prompts_are_told(tmp_path: Path) -> None:
     with pytest.raises(LorasmithError, match='did you mean "object"'):
-        prompts_of("objects")
+        load_prompts("objects")
     file = tmp_path / "p.txt"
     file.write_text("# none\na photo of a dog\n")
     with pytest.raises(LorasmithError, match=r"<TOK> is in none of its prompts.*a photo of a dog"):
-        prompts_of(str(file))
+        load_prompts(str(file))
 
 
 def test_texts_are_measured_with_the_class_word() -> None:
     settings = EvaluateSettings(trigger="<g1> <g2>", class_word="robot")
-    assert plain("a <TOK> in snow", settings) == "A photo depicts a robot in snow"
-    assert plain("a <g1> <g2> in snow", settings) == "A photo depicts a robot in snow"
+    assert reference_text("a <TOK> in snow", settings) == "A photo depicts a robot in snow"
+    assert reference_text("a <g1> <g2> in snow", settings) == "A photo depicts a robot in snow"
     words = EvaluateSettings(trigger="mia", class_word="woman")
-    assert plain("mia in miami", words) == "A photo depicts woman in miami"
+    assert reference_text("mia in miami", words) == "A photo depicts woman in miami"
 
 
 def test_prompts_are_read_from_pictures(tmp_path: Path) -> None:
@@ -127,9 +128,9 @@ def test_prompts_are_read_from_pictures(tmp_path: Path) -> None:
     info.add_text("parameters", "a red dog <lora:mia:0.8>\nNegative prompt: blurry\nSteps: 20, Seed: 1")
     path = tmp_path / "a.png"
     Image.new("RGB", (8, 8)).save(path, pnginfo=info)
-    assert prompt_of(path) == "a red dog"
+    assert read_prompt(path) == "a red dog"
     (tmp_path / "a.txt").write_text("a blue dog\n")
-    assert prompt_of(path) == "a blue dog"
+    assert read_prompt(path) == "a blue dog"
 
 
 def test_a_copied_training_image_is_found(clip: Path, pictures: Callable[..., Path], tmp_path: Path) -> None:
@@ -141,8 +142,8 @@ def test_a_copied_training_image_is_found(clip: Path, pictures: Callable[..., Pa
     found = lorasmith.evaluate(
         folder, drawn=[others], output=tmp_path / "out", settings={"scorer": {"kind": "clip", "model": str(clip)}}
     )
-    near = found.rows[0].measured.nearest[0]
-    assert found.rows[0].shown[near.picture].path.name == "copy.png"
+    near = found.rows[0].measurement.nearest[0]
+    assert found.rows[0].pictures[near.picture].path.name == "copy.png"
     assert found.training[near.training].name == "02.png"
     assert near.cosine == pytest.approx(1, abs=1e-5)
     numbers = found.to_dict()["rows"][0]

@@ -1,0 +1,86 @@
+"""The results of an evaluation: scores of each candidate, as objects and as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lorasmith.evaluation.measure import Measurement, mean_score, text_alignment
+from lorasmith.evaluation.pictures import EvaluatedPicture
+
+
+@dataclass(frozen=True)
+class CandidateResult:
+    """The pictures of a candidate and their scores, in the same order."""
+
+    name: str
+    pictures: list[EvaluatedPicture]
+    measurement: Measurement
+
+    def by_prompt(self) -> dict[str, list[int]]:
+        """The indices of the pictures of each prompt."""
+        indices: dict[str, list[int]] = {}
+        for index, picture in enumerate(self.pictures):
+            indices.setdefault(picture.prompt, []).append(index)
+        return indices
+
+    def numbers(self, indices: list[int] | None = None) -> dict[str, Any]:
+        """The mean scores of all pictures, or of those at `indices`; text scores are None where there is no text that
+        can be compared."""
+        return {
+            "text_alignment": _round(mean_score(text_alignment(self.measurement.text), indices)),
+            "text_cosine": _round(mean_score(self.measurement.text, indices)),
+            "image_alignment": _round(mean_score(self.measurement.image, indices)),
+            "pictures": len(self.pictures) if indices is None else len(indices),
+        }
+
+
+@dataclass
+class Evaluation:
+    """The result of `lorasmith.evaluate`: a row for each candidate, and the files that were written."""
+
+    folder: Path
+    scorer: str
+    """The name of the scorer."""
+    training: list[Path]
+    """The training images."""
+    highest_training_similarity: float | None
+    """The highest cosine between two training images; None if there is only one."""
+    rows: list[CandidateResult] = field(default_factory=list)
+
+    @property
+    def report(self) -> Path:
+        """The page with numbers and pictures."""
+        return self.folder / "report.html"
+
+    @property
+    def file(self) -> Path:
+        """The numbers as JSON."""
+        return self.folder / "evaluation.json"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `evaluation.json`."""
+        return {
+            "scorer": self.scorer,
+            "training_images": len(self.training),
+            "highest_among_training_images": _round(self.highest_training_similarity),
+            "rows": [self._row_to_dict(row) for row in self.rows],
+        }
+
+    def _row_to_dict(self, row: CandidateResult) -> dict[str, Any]:
+        nearest = []
+        for near in row.measurement.nearest:
+            nearest.append(
+                {
+                    "picture": str(row.pictures[near.picture].path),
+                    "training": str(self.training[near.training]),
+                    "cosine": round(near.cosine, 4),
+                }
+            )
+        prompts = [{"prompt": prompt, **row.numbers(indices)} for prompt, indices in row.by_prompt().items()]
+        return {"name": row.name, **row.numbers(), "nearest": nearest, "prompts": prompts}
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
