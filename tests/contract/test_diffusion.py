@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lorasmith.core.errors import LorasmithError
 from lorasmith.core.registry import registered
 from lorasmith.core.rng import StepRng
 from lorasmith.diffusion.losses import Loss
@@ -108,12 +109,31 @@ def test_weights_are_finite_and_not_negative_at_every_t(
     weighting: type[Weighting], prediction: type[Prediction], schedule: NoiseSchedule
 ) -> None:
     t = torch.arange(schedule.steps)
+    if weighting.predictions is not None and prediction().name not in weighting.predictions:
+        with pytest.raises(LorasmithError, match=prediction().name):
+            weighting()(t, schedule, prediction())
+        return
     weights = weighting()(t, schedule, prediction())
     assert weights.shape == t.shape
     assert weights.dtype == torch.float32
     assert bool(weights.isfinite().all())
     assert bool((weights >= 0).all())
     torch.testing.assert_close(weights[ENDS], weighting()(ENDS, schedule, prediction()))
+
+
+@predictions
+@schedules
+def test_x0_weight_is_the_factor_between_errors_of_the_output_and_of_x0(
+    prediction: type[Prediction], schedule: NoiseSchedule
+) -> None:
+    """||output - target||^2 = w ||x0(output) - x0||^2, for any output."""
+    t = torch.tensor([0, 1, 200, 500, 700, 900])
+    x0, noise, output = (normal(seed).double() for seed in range(3))
+    exact = NoiseSchedule(schedule.alphas_cumprod.double())
+    x_t = exact.add_noise(x0, noise, t)
+    error = (output - prediction().target(x0, noise, t, exact)).square().sum((1, 2, 3))
+    error_of_x0 = (prediction().x0(output, x_t, t, exact) - x0).square().sum((1, 2, 3))
+    torch.testing.assert_close(prediction().x0_weight(t, exact) * error_of_x0, error, rtol=1e-6, atol=0)
 
 
 @predictions

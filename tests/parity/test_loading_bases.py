@@ -58,8 +58,9 @@ def pipeline(folder: Path, kind: str) -> Any:
 def test_the_single_file_gives_what_the_folder_gives(kind: str, tiny_bases: Bases) -> None:
     folder = tiny_bases(kind)
     a, b = load(folder), load(f"{folder}.safetensors")
-    assert (a.kind, a.prediction) == (b.kind, b.prediction) == (kind, "v_prediction" if kind == "sd2" else "epsilon")
-    assert torch.equal(a.schedule.alphas_cumprod, b.schedule.alphas_cumprod)
+    assert a.kind == b.kind == kind
+    assert a.prediction.name == b.prediction.name == ("v_prediction" if kind == "sd2" else "epsilon")
+    assert torch.equal(a.path.alphas_cumprod, b.path.alphas_cumprod)
     parts = [(a.unet, b.unet), (a.vae, b.vae), *((a.text_encoders[t], b.text_encoders[t]) for t in a.text_components)]
     for ours, theirs in parts:
         expected, found = ours.state_dict(), theirs.state_dict()

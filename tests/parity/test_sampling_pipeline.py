@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lorasmith.core.rng import torch_generator
+from lorasmith.diffusion.prediction import VPrediction
 from lorasmith.families.load import load
 from lorasmith.sampling.request import Request
 from lorasmith.sampling.sample import sample
@@ -104,8 +105,8 @@ def test_v_prediction(tiny_bases: Callable[[str], Path], name: str, terminal: bo
     scheduler = {"ddim": diffusers.DDIMScheduler, "euler": diffusers.EulerDiscreteScheduler}[name](**SD, **options)
     request = Request("a cat", seed=5, steps=6, sampler=name, rescale=0.7 if terminal else 0.0, **SIZE)
     family = load(folder)
-    family.prediction = "v_prediction"
+    family.prediction = VPrediction()
     if terminal:
-        family.schedule = family.schedule.zero_terminal_snr()
+        family.path = family.path.zero_terminal_snr()
     ours = sample(family, [request])[0].pixels
     torch.testing.assert_close(ours.clamp(-1, 1), theirs(pipeline(folder, scheduler), request), atol=2e-3, rtol=0)

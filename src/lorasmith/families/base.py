@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.concepts import Vocabulary
-from lorasmith.diffusion.schedule import NoiseSchedule
+from lorasmith.diffusion.path import DiffusionPath
+from lorasmith.diffusion.prediction import Prediction
 from lorasmith.families.stable_diffusion.steering import Regions, Residuals
 
 
@@ -86,9 +87,10 @@ class Family(ABC):
     convolutions of the transformer blocks, feed-forward and projections too), `full` (these and the residual
     blocks')."""
 
-    schedule: NoiseSchedule
-    prediction: str
-    """What the network was trained to give: `epsilon` or `v_prediction`."""
+    path: DiffusionPath
+    """How x_t is made of x0 and noise."""
+    prediction: Prediction
+    """What the network was trained to predict."""
     dtype: torch.dtype
     device: torch.device
     vocabulary: Vocabulary | None = None

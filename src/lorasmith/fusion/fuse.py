@@ -189,6 +189,6 @@ def _pictures(family: Family, grams: Grams, names: Sequence[str], layers: list[s
     ]
     with grams.watching(family, layers):
         for request in requests:
-            scheduler = samplers.make_scheduler(request.sampler, family.schedule, family.prediction)
+            scheduler = samplers.make_scheduler(request.sampler, family.path, family.prediction.name)
             samplers.set_timesteps(scheduler, request.steps, family.device)
             sample_latents(family, [request], scheduler, after_step=lambda: None)

@@ -11,6 +11,8 @@ from PIL import Image
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
+from lorasmith.diffusion.prediction import prediction_of_kind
+from lorasmith.diffusion.schedule import require_schedule
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
 from lorasmith.families.resolve import find
@@ -126,9 +128,9 @@ def resolve_loras(request: Request, loras: Sequence[LoraUse]) -> tuple[LoraUse, 
 def apply_prediction_settings(family: Family, settings: SampleSettings) -> None:
     """Change the prediction type and the noise schedule of a loaded base as the settings say."""
     if settings.zero_terminal_snr:
-        family.schedule = family.schedule.zero_terminal_snr()
+        family.path = require_schedule(family.path, "zero_terminal_snr").zero_terminal_snr()
     if settings.prediction != "auto":
-        family.prediction = settings.prediction
+        family.prediction = prediction_of_kind(settings.prediction)
 
 
 def generate_pictures(

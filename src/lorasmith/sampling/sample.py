@@ -97,7 +97,7 @@ def _batches(family: Family, requests: Sequence[Request], size: int) -> Iterator
 
 
 def _make_scheduler(family: Family, request: Request) -> Any:
-    scheduler = samplers.make_scheduler(request.sampler, family.schedule, family.prediction)
+    scheduler = samplers.make_scheduler(request.sampler, family.path, family.prediction.name)
     samplers.set_timesteps(scheduler, request.steps, family.device)
     return scheduler
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from lorasmith.core.errors import LorasmithError, did_you_mean
-from lorasmith.diffusion.schedule import NoiseSchedule
+from lorasmith.diffusion.path import DiffusionPath
+from lorasmith.diffusion.schedule import require_schedule
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,17 @@ def find(name: str) -> Sampler:
     return sampler
 
 
-def make_scheduler(name: str, schedule: NoiseSchedule, prediction: str) -> Any:
+def make_scheduler(name: str, path: DiffusionPath, prediction: str) -> Any:
     """A new diffusers scheduler with our noise schedule. `prediction`: `epsilon` or `v_prediction`.
 
     With a schedule that ends in pure noise, sampling starts exactly there (arXiv 2305.08891, section 3.3). Raises
-    LorasmithError for an unknown name, or if the scheduler needs a library that is not installed.
+    LorasmithError for an unknown name, for a path that is not DDPM's, or if the scheduler needs a library that is not
+    installed.
     """
     import diffusers
 
     sampler = find(name)
+    schedule = require_schedule(path, f'the sampler "{name}"')
     # diffusers takes betas: beta_t = 1 - abar_t / abar_(t-1), with abar_(-1) = 1
     abar = schedule.alphas_cumprod.double().cpu()
     previous = abar.roll(1)

@@ -11,6 +11,7 @@ import torch
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
+from lorasmith.diffusion.schedule import NoiseSchedule
 from lorasmith.families.base import Family
 from lorasmith.sampling import samplers
 from lorasmith.sampling.request import Request
@@ -21,7 +22,7 @@ BASE = Request("a cat on a mat", negative="blurry", steps=3, width=64, height=48
 
 def usable(name: str) -> bool:
     try:
-        samplers.make_scheduler(name, samplers.NoiseSchedule.scaled_linear(), "epsilon")
+        samplers.make_scheduler(name, NoiseSchedule.scaled_linear(), "epsilon")
     except LorasmithError:
         return False
     return True
@@ -48,8 +49,6 @@ def test_every_sampler_draws_the_same_alone_and_in_company(family: Family, name:
 @pytest.mark.parametrize("terminal", [False, True])
 def test_every_sampler_ends_at_x0_of_a_perfect_network(name: str, terminal: bool) -> None:
     """With a network that knows x0, each sampler must find it, from pure noise too."""
-    from lorasmith.diffusion.schedule import NoiseSchedule
-
     schedule = NoiseSchedule.scaled_linear()
     schedule = schedule.zero_terminal_snr() if terminal else schedule
     x0 = torch.linspace(-2, 2, 64).view(1, 4, 4, 4)
@@ -71,8 +70,8 @@ def test_every_sampler_ends_at_x0_of_a_perfect_network(name: str, terminal: bool
 @pytest.mark.parametrize("name", NAMES)
 def test_any_number_of_steps(name: str, steps: int) -> None:
     for schedule in (
-        samplers.NoiseSchedule.scaled_linear(),
-        samplers.NoiseSchedule.scaled_linear().zero_terminal_snr(),
+        NoiseSchedule.scaled_linear(),
+        NoiseSchedule.scaled_linear().zero_terminal_snr(),
     ):
         scheduler = samplers.make_scheduler(name, schedule, "v_prediction")
         samplers.set_timesteps(scheduler, steps)

@@ -7,12 +7,12 @@ from abc import abstractmethod
 from torch import Tensor
 
 from lorasmith.core.registry import Component
-from lorasmith.diffusion.schedule import NoiseSchedule
+from lorasmith.diffusion.path import DiffusionPath
 
 
 class Loss(Component, root="loss"):
     """An elementwise distance; the objective takes masks, means and weights."""
 
     @abstractmethod
-    def __call__(self, output: Tensor, target: Tensor, t: Tensor, schedule: NoiseSchedule) -> Tensor:
+    def __call__(self, output: Tensor, target: Tensor, t: Tensor, path: DiffusionPath) -> Tensor:
         """(B, C, h, w) float32 each, t (B,); the unreduced loss, same shape."""

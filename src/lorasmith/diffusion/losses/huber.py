@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lorasmith.diffusion.losses.base import Loss
-from lorasmith.diffusion.schedule import NoiseSchedule
+from lorasmith.diffusion.path import DiffusionPath
 
 
 class Huber(Loss):
@@ -26,20 +26,20 @@ class Huber(Loss):
     """A further factor on c, for all three forms."""
     schedule: Literal["constant", "exponential", "snr"] = "snr"
 
-    def __call__(self, output: Tensor, target: Tensor, t: Tensor, schedule: NoiseSchedule) -> Tensor:
-        c = self.width(t, schedule).view(-1, *[1] * (output.dim() - 1))
+    def __call__(self, output: Tensor, target: Tensor, t: Tensor, path: DiffusionPath) -> Tensor:
+        c = self.width(t, path).view(-1, *[1] * (output.dim() - 1))
         return self.distance(output - target, c)
 
     def distance(self, d: Tensor, c: Tensor) -> Tensor:
         return c * smooth_l1(d, c)
 
-    def width(self, t: Tensor, schedule: NoiseSchedule) -> Tensor:
+    def width(self, t: Tensor, path: DiffusionPath) -> Tensor:
         """c at each t, (B,)."""
         if self.schedule == "constant":
             return torch.full_like(t, self.c, dtype=torch.float32) * self.scale
         if self.schedule == "exponential":
-            return torch.exp(t.float() / schedule.steps * math.log(self.c)) * self.scale
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+            return torch.exp(path.fraction(t) * math.log(self.c)) * self.scale
+        alpha, sigma = path.alpha(t), path.sigma(t)
         # 1 / (1 + sigma / alpha)^2, written so that alpha = 0 (zero terminal SNR) stays finite
         return ((1 - self.c) * (alpha / (alpha + sigma)) ** 2 + self.c) * self.scale
 

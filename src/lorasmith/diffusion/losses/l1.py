@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from lorasmith.diffusion.losses.base import Loss
-from lorasmith.diffusion.schedule import NoiseSchedule
+from lorasmith.diffusion.path import DiffusionPath
 
 
 class L1(Loss):
@@ -15,5 +15,5 @@ class L1(Loss):
 
     kind: Literal["l1"] = "l1"
 
-    def __call__(self, output: Tensor, target: Tensor, t: Tensor, schedule: NoiseSchedule) -> Tensor:
+    def __call__(self, output: Tensor, target: Tensor, t: Tensor, path: DiffusionPath) -> Tensor:
         return (output - target).abs()

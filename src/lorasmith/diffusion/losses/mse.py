@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from lorasmith.diffusion.losses.base import Loss
-from lorasmith.diffusion.schedule import NoiseSchedule
+from lorasmith.diffusion.path import DiffusionPath
 
 
 class Mse(Loss):
@@ -15,5 +15,5 @@ class Mse(Loss):
 
     kind: Literal["mse"] = "mse"
 
-    def __call__(self, output: Tensor, target: Tensor, t: Tensor, schedule: NoiseSchedule) -> Tensor:
+    def __call__(self, output: Tensor, target: Tensor, t: Tensor, path: DiffusionPath) -> Tensor:
         return (output - target) ** 2

@@ -10,19 +10,19 @@ from torch import Tensor
 
 from lorasmith.core.registry import Component
 from lorasmith.core.rng import StepRng
-from lorasmith.diffusion.schedule import NoiseSchedule
+from lorasmith.diffusion.path import DiffusionPath
 
 
 class TimestepSampler(Component, root="timestep sampler"):
     """Draws t for each sample of a micro-batch."""
 
     @abstractmethod
-    def __call__(self, rng: StepRng, schedule: NoiseSchedule) -> Tensor:
-        """(B,) int64 in [0, schedule.steps)."""
+    def __call__(self, rng: StepRng, path: DiffusionPath) -> Tensor:
+        """t for each sample, (B,): int64 in [0, path.steps) on a discrete path, float on a continuous one."""
 
 
 class Ranged(TimestepSampler):
-    """Samplers of t in [min, max), in units of the schedule's steps."""
+    """Samplers of t between the training timesteps `min` and `max` (excluded)."""
 
     min: int = Field(default=0, ge=0)
     max: int = Field(default=1000, ge=1)
@@ -33,12 +33,12 @@ class Ranged(TimestepSampler):
             raise ValueError(f"min ({self.min}) must be below max ({self.max})")
         return self
 
-    def span(self, schedule: NoiseSchedule) -> tuple[int, int]:
-        """The range within the schedule."""
-        high = min(self.max, schedule.steps)
-        return min(self.min, high - 1), high
+    def span(self, path: DiffusionPath) -> tuple[int, int]:
+        """`min` and `max`, cut to the training timesteps that the path has."""
+        high = min(self.max, path.steps)
+        low = min(self.min, high - 1)
+        return low, high
 
-    def place(self, u: Tensor, schedule: NoiseSchedule) -> Tensor:
-        """u (B,) in [0, 1] to t in the range; u = 1 is the last t."""
-        low, high = self.span(schedule)
-        return low + (u * (high - low)).long().clamp(max=high - low - 1)
+    def place(self, u: Tensor, path: DiffusionPath) -> Tensor:
+        """u (B,) in [0, 1] to t in the range; on a discrete path u = 1 is the last t."""
+        return path.at(u, *self.span(path))

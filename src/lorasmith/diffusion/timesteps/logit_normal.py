@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lorasmith.core.rng import StepRng
-from lorasmith.diffusion.schedule import NoiseSchedule
+from lorasmith.diffusion.path import DiffusionPath
 from lorasmith.diffusion.timesteps.base import Ranged
 
 
@@ -22,5 +22,6 @@ class LogitNormal(Ranged):
     mean: float = 0.0
     std: float = Field(default=1.0, gt=0)
 
-    def __call__(self, rng: StepRng, schedule: NoiseSchedule) -> Tensor:
-        return self.place((self.mean + self.std * rng.normal("timesteps", ())).sigmoid(), schedule)
+    def __call__(self, rng: StepRng, path: DiffusionPath) -> Tensor:
+        logits = self.mean + self.std * rng.normal("timesteps", ())
+        return self.place(logits.sigmoid(), path)

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from lorasmith.core.rng import StepRng
-from lorasmith.diffusion.schedule import NoiseSchedule
+from lorasmith.diffusion.path import DiffusionPath
 from lorasmith.diffusion.timesteps.base import Ranged
 
 
@@ -20,5 +20,5 @@ class Stratified(Ranged):
 
     kind: Literal["stratified"] = "stratified"
 
-    def __call__(self, rng: StepRng, schedule: NoiseSchedule) -> Tensor:
-        return self.place(rng.spread("timesteps"), schedule)
+    def __call__(self, rng: StepRng, path: DiffusionPath) -> Tensor:
+        return self.place(rng.spread("timesteps"), path)

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from lorasmith.core.rng import StepRng
-from lorasmith.diffusion.schedule import NoiseSchedule
+from lorasmith.diffusion.path import DiffusionPath
 from lorasmith.diffusion.timesteps.base import Ranged
 
 
@@ -16,5 +16,5 @@ class Uniform(Ranged):
 
     kind: Literal["uniform"] = "uniform"
 
-    def __call__(self, rng: StepRng, schedule: NoiseSchedule) -> Tensor:
-        return rng.integers("timesteps", *self.span(schedule))
+    def __call__(self, rng: StepRng, path: DiffusionPath) -> Tensor:
+        return path.uniform(rng, *self.span(path))

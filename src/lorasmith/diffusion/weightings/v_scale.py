@@ -1,25 +1,29 @@
-"""The loss of v-prediction on the scale of epsilon's."""
+"""The loss of a prediction on the scale of epsilon's loss."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from lorasmith.diffusion.prediction import Prediction, VPrediction
-from lorasmith.diffusion.schedule import NoiseSchedule
+from lorasmith.diffusion.path import DiffusionPath
+from lorasmith.diffusion.prediction import Prediction
 from lorasmith.diffusion.weightings.base import Weighting
 
 
 class VScale(Weighting):
-    """snr / (snr + 1) = abar_t for v: since epsilon = sigma x_t + alpha v, an error of v costs that much in epsilon.
-    1 for epsilon, where there is nothing to scale."""
+    """snr / w, where w is the weight that the prediction's loss gives to errors of x0 (epsilon's loss gives them snr).
+
+    For v this is snr / (snr + 1) = abar_t: since epsilon = sigma x_t + alpha v, an error of v makes abar_t of it in
+    epsilon. For epsilon it is 1. snr is bounded to 1000, as in sd-scripts.
+    """
 
     kind: Literal["v_scale"] = "v_scale"
 
-    def __call__(self, t: Tensor, schedule: NoiseSchedule, prediction: Prediction) -> Tensor:
-        if not isinstance(prediction, VPrediction):
-            return torch.ones_like(t, dtype=torch.float32)
-        snr = schedule.snr(t).clamp(max=1e3)
-        return snr / (snr + 1)
+    def __call__(self, t: Tensor, path: DiffusionPath, prediction: Prediction) -> Tensor:
+        snr = path.snr(t)
+        bounded = snr.clamp(max=1e3)
+        # w = snr + rest, where the rest is 0 for epsilon and 1 for v: only snr is bounded.
+        rest = prediction.x0_weight(t, path) - snr
+        # At pure noise both are 0 for epsilon, and the limit of their quotient is 1.
+        return (bounded / (bounded + rest)).nan_to_num(nan=1.0)

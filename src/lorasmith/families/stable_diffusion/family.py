@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lorasmith.concepts import Vocabulary
 from lorasmith.core.errors import LorasmithError
+from lorasmith.diffusion.prediction import prediction_of_kind
 from lorasmith.diffusion.schedule import NoiseSchedule
 from lorasmith.families.base import Cond, Family, Moments
 from lorasmith.families.fingerprint import part_hash
@@ -36,8 +37,8 @@ class StableDiffusion(Family):
         self.source = source.name
         self.device = torch.device(device)
         self.dtype = dtype or (torch.bfloat16 if source.parameters > BIG else torch.float32)
-        self.schedule = read_schedule(source).to(self.device)
-        self.prediction = source.prediction
+        self.path = read_schedule(source).to(self.device)
+        self.prediction = prediction_of_kind(source.prediction)
         self.scaling = float(source.config("vae").get("scaling_factor", 0.18215))
         self._unet = load_unet(source, self.dtype, self.device)
         self._vae: nn.Module | None = None
@@ -168,8 +169,10 @@ class StableDiffusion(Family):
         return cond
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        time = self.path.network_time(t)
         with regional(self.unet, cond.regions):
-            return self.unet(x_t, t, cond.context, cond.pooled, cond.time_ids, cond.residuals).float()
+            output = self.unet(x_t, time, cond.context, cond.pooled, cond.time_ids, cond.residuals)
+        return output.float()
 
     def components(self) -> Mapping[str, nn.Module]:
         return {"unet": self.unet, **self.text_encoders}

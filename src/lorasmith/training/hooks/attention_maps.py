@@ -173,8 +173,8 @@ class AttentionMaps(Hook):
         x0 = family.latents(batch.moments, None)
         rngs = [StepRng(run.config.seed, t, [index], run.device) for t in self.timesteps]
         noise = torch.cat([rng.normal("attention maps", tuple(x0.shape[1:])) for rng in rngs])
-        t = torch.tensor(self.timesteps, device=run.device)
-        x_t = family.schedule.add_noise(x0.expand_as(noise), noise, t)
+        t = family.path.from_step(torch.tensor(self.timesteps, device=run.device))
+        x_t = family.path.add_noise(x0.expand_as(noise), noise, t)
         cond = Cond.concat([batch.cond] * len(self.timesteps))
         batch_weights = weights.to(run.device)[None].expand(len(self.timesteps), -1, -1)
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lorasmith.core.rng import StepRng
-from lorasmith.diffusion.schedule import NoiseSchedule
+from lorasmith.diffusion.path import DiffusionPath
 from lorasmith.diffusion.timesteps import TimestepSampler
 from lorasmith.training.hooks.base import Hook
 from lorasmith.training.step.batches import prepare_batch
@@ -23,8 +23,8 @@ class ConstantTimestep(TimestepSampler):
 
     t: int
 
-    def __call__(self, rng: StepRng, schedule: NoiseSchedule) -> Tensor:
-        return torch.full((len(rng.samples),), self.t, device=rng.device, dtype=torch.int64)
+    def __call__(self, rng: StepRng, path: DiffusionPath) -> Tensor:
+        return path.from_step(torch.full((len(rng.samples),), self.t, device=rng.device, dtype=torch.int64))
 
 
 class Validation(Hook):

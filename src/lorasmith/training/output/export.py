@@ -108,7 +108,7 @@ def facts_of(run: Run) -> Facts:
     return Facts(
         name=config.file_name,
         family=family.kind,
-        prediction=family.prediction,
+        prediction=family.prediction.name,
         kind=str(getattr(config.adapter, "kind", "")),
         rank=rank,
         alpha=getattr(config.adapter, "alpha", None) or rank,

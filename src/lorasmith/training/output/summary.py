@@ -41,7 +41,7 @@ def summary(run: Run) -> dict[str, Any]:
             "kind": family.kind,
             "parameters": unet_with_adapters - unet_adapters,
             "dtype": str(family.dtype).removeprefix("torch."),
-            "prediction": family.prediction,
+            "prediction": family.prediction.name,
         },
         "adapter": {
             "kind": getattr(config.adapter, "kind", ""),

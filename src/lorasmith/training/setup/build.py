@@ -16,6 +16,8 @@ from lorasmith.concepts.train import TokenTrainer
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.data.dataset import Dataset, TextSettings
+from lorasmith.diffusion.prediction import prediction_of_kind
+from lorasmith.diffusion.schedule import require_schedule
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
 from lorasmith.sampling.loras import LoraUse, load_lora
@@ -69,6 +71,7 @@ def build_run(
     dataset = Dataset.build(config.data, seed=config.seed)
     dataset.steps = length_of(config, dataset).steps
     family = load_family(config, ranks.device(config.device), progress)
+    config.objective.check(family)
     words = learn_words(config, family)
     cache(config, dataset, family, progress, ranks)
     adapters = make_adapters(config, family)
@@ -98,9 +101,9 @@ def load_family(config: TrainConfig, device: torch.device, progress: Progress) -
     for said in merge_into_base(family, [LoraUse.read(written) for written in config.merge]):
         progress.say(said)
     if config.zero_terminal_snr:
-        family.schedule = family.schedule.zero_terminal_snr()
+        family.path = require_schedule(family.path, "zero_terminal_snr").zero_terminal_snr()
     if config.prediction != "auto":
-        family.prediction = config.prediction
+        family.prediction = prediction_of_kind(config.prediction)
     family.checkpoint_gradients(config.gradient_checkpointing)
     return family
 

@@ -65,7 +65,7 @@ def test_the_target_is_the_bases_output(make: Make, checkpointing: bool) -> None
     assert batch.moments is not None
     assert batch.cond is not None
     x0 = run.family.latents(batch.moments, rng.normal("latent", tuple(batch.moments.mean.shape[1:])))
-    x_t = run.family.schedule.add_noise(x0, rng.normal("noise", tuple(x0.shape[1:])), changed.t)
+    x_t = run.family.path.add_noise(x0, rng.normal("noise", tuple(x0.shape[1:])), changed.t)
     with torch.no_grad():
         ours = run.family.predict(x_t, changed.t, batch.cond)
         with run.adapters.enabled(False):

@@ -35,6 +35,9 @@ class Objective(Component, root="objective", default="denoising"):
         """The names of all `parts` that a step may give, in order."""
         return ()
 
+    def check(self, family: Family) -> None:
+        """Raise LorasmithError if the settings do not fit the model. Called once, before training."""
+
     @abstractmethod
     def __call__(self, family: Family, batch: Batch, rng: StepRng) -> StepResult:
         """The loss of a micro-batch. Must not synchronise with the host: it may be captured in a CUDA graph."""

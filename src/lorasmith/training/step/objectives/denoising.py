@@ -13,7 +13,6 @@ from lorasmith.data.dataset import Batch
 from lorasmith.diffusion.losses import Loss
 from lorasmith.diffusion.losses.mse import Mse
 from lorasmith.diffusion.noise import Noise
-from lorasmith.diffusion.prediction import Epsilon, Prediction, VPrediction
 from lorasmith.diffusion.timesteps import TimestepSampler
 from lorasmith.diffusion.timesteps.uniform import Uniform
 from lorasmith.diffusion.weightings import Weighting
@@ -22,8 +21,6 @@ from lorasmith.training.step.objectives.base import Objective, StepResult
 from lorasmith.training.step.objectives.masked import MaskMean, mean_per_sample
 from lorasmith.training.step.objectives.terms import ObjectivePart
 from lorasmith.training.step.objectives.terms.evaluate import numbered, predicted
-
-PREDICTIONS: dict[str, Prediction] = {"epsilon": Epsilon(), "v_prediction": VPrediction()}
 
 
 class Denoising(Objective):
@@ -47,13 +44,17 @@ class Denoising(Objective):
     def terms(self) -> tuple[str, ...]:
         return ("denoising", *numbered(self.parts)) if self.parts else ()
 
+    def check(self, family: Family) -> None:
+        for weighting in self.weightings:
+            weighting.check(family.prediction)
+
     def __call__(self, family: Family, batch: Batch, rng: StepRng) -> StepResult:
-        schedule, prediction = family.schedule, PREDICTIONS[family.prediction]
+        path, prediction = family.path, family.prediction
         assert batch.moments is not None
         assert batch.cond is not None
 
         x0 = family.latents(batch.moments, rng.normal("latent", tuple(batch.moments.mean.shape[1:])))
-        t = self.timesteps(rng, schedule)
+        t = self.timesteps(rng, path)
         noise = rng.normal("noise", tuple(x0.shape[1:]))
         for change in self.noise:
             if not change.input_only:
@@ -62,18 +63,18 @@ class Denoising(Objective):
         for change in self.noise:
             if change.input_only:
                 added = change(added, x0, rng)
-        x_t = schedule.add_noise(x0, added, t)
+        x_t = path.add_noise(x0, added, t)
 
         output, terms = predicted(family, x_t, t, batch, self.parts)
-        target = prediction.target(x0, noise, t, schedule)
+        target = prediction.target(x0, noise, t, path)
         if batch.preserve is not None:
             target = torch.where(batch.preserve[:, None, None, None] > 0, base_output(family, x_t, t, batch), target)
 
-        error = self.loss(output, target, t, schedule)
+        error = self.loss(output, target, t, path)
         per_sample = mean_per_sample(error, batch.mask, self.mask_mean)
         weight = batch.loss_weight
         for weighting in self.weightings:
-            weight = weight * weighting(t, schedule, prediction)
+            weight = weight * weighting(t, path, prediction)
         main, count = (weight * per_sample).sum(), len(per_sample)
         loss = main + count * sum(terms.values(), per_sample.new_zeros(()))
         parts = {"denoising": main / count, **terms} if terms else {}
