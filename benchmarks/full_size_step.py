@@ -47,7 +47,7 @@ def ours(base: str, dtype: str) -> tuple[Any, list[Any]]:
 
     from lorasmith.adapters.attach import AdapterSet
     from lorasmith.adapters.lora import LoRA
-    from lorasmith.families.base import Cond
+    from lorasmith.families.base import Conditioning
     from lorasmith.families.load import load
 
     family = load(base, dtype=getattr(torch, dtype))
@@ -56,7 +56,7 @@ def ours(base: str, dtype: str) -> tuple[Any, list[Any]]:
         LoRA.model_validate({"rank": RANK, "layers": "attention-mlp"}), layers, family.layer_presets, seed=0
     ).attach()
     adapters.train()
-    return lambda x, t, context: family.predict(x, t, Cond(context)), adapters.parameters()
+    return lambda x, t, context: family.predict(x, t, Conditioning({"context": context})), adapters.parameters()
 
 
 def peft_on_diffusers(base: str, dtype: str) -> tuple[Any, list[Any]]:

@@ -101,6 +101,7 @@ RENAMED = {
     "evaluation": {"Eyes": "FeatureExtractor", "Seen": "Features"},
     "evaluation.base": {"Eyes": "FeatureExtractor", "Seen": "Features"},
     "data.transforms.base": {"Moment": "TrainingProgress"},
+    "families.base": {"Conditioning": "Conditioning", "LatentDistribution": "LatentDistribution"},
     "data.transforms": {"Moment": "TrainingProgress"},
 }
 """New path of a module to the old and new names of what plug-ins import from it."""

@@ -49,10 +49,10 @@ def inputs(family: Family) -> tuple[Tensor, Tensor, Tensor]:
 @torch.no_grad()
 def ours(family: Family) -> list[Tensor]:
     x, t, ids = inputs(family)
-    cond = family.encode_ids(ids)
+    conditioning = family.encode_ids(ids)
     if family.kind == "sdxl":
-        cond = family.size_cond(cond, *[torch.tensor([[128, 128]] * 2)] * 3)
-    return [cond.context, family.predict(x, t, cond)]
+        conditioning = family.add_sizes(conditioning, *[torch.tensor([[128, 128]] * 2)] * 3)
+    return [conditioning["context"], family.predict(x, t, conditioning)]
 
 
 @torch.no_grad()

@@ -67,7 +67,7 @@ def test_the_single_file_gives_what_the_folder_gives(kind: str, tiny_bases: Base
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[name], found[name]) for name in expected)
     one, other = (f.encode_text(["a red fox, 3 apples", ""]) for f in (a, b))
-    assert torch.equal(one.context, other.context)
+    assert torch.equal(one["context"], other["context"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -75,18 +75,18 @@ def test_parts_equal_diffusers(kind: str, tiny_bases: Bases) -> None:
     folder = tiny_bases(kind)
     family, peer = load(folder), pipeline(folder, kind)
     captions = ["a photo of a broccoli", ""]
-    cond = family.encode_text(captions)
+    conditioning = family.encode_text(captions)
     if kind == "sdxl":
         context, _, pooled, _ = peer.encode_prompt(captions, do_classifier_free_guidance=False)
-        assert cond.pooled is not None
-        torch.testing.assert_close(cond.pooled, pooled, rtol=0, atol=1e-5)
+        assert conditioning["pooled"] is not None
+        torch.testing.assert_close(conditioning["pooled"], pooled, rtol=0, atol=1e-5)
     else:
         context, _ = peer.encode_prompt(captions, "cpu", 1, False)
         object.__setattr__(peer.text_encoder, "text_model", peer.text_encoder)  # diffusers wants the classic name here
         skipped, _ = peer.encode_prompt(captions, "cpu", 1, False, clip_skip=1)
-        found = family.encode_text(captions, clip_skip=2).context
+        found = family.encode_text(captions, clip_skip=2)["context"]
         torch.testing.assert_close(found, skipped, rtol=0, atol=1e-5)
-    torch.testing.assert_close(cond.context, context, rtol=0, atol=1e-5)
+    torch.testing.assert_close(conditioning["context"], context, rtol=0, atol=1e-5)
     pixels = torch.rand(2, 3, 32, 24) * 2 - 1
     with torch.no_grad():
         expected = peer.vae.encode(pixels).latent_dist
@@ -104,14 +104,14 @@ def test_parts_equal_diffusers(kind: str, tiny_bases: Bases) -> None:
 def test_a_text_encoder_loads_with_and_without_its_prefix(tiny_bases: Bases, tmp_path: Path) -> None:
     folder = tmp_path / "base"
     shutil.copytree(tiny_bases("sd1"), folder)
-    expected = load(folder).encode_text(["a fox"]).context
+    expected = load(folder).encode_text(["a fox"])["context"]
     weights = folder / "text_encoder" / "model.safetensors"
     plain = {name.removeprefix("text_model."): value for name, value in load_file(weights).items()}
     for prefix in ("", "text_model."):
         tensors = {prefix + name: value for name, value in plain.items()}
         tensors[f"{prefix}embeddings.position_ids"] = torch.arange(77)[None]
         save_file(tensors, weights)
-        assert torch.equal(load(folder).encode_text(["a fox"]).context, expected)
+        assert torch.equal(load(folder).encode_text(["a fox"])["context"], expected)
 
 
 def test_a_missing_or_unknown_text_weight_is_an_error_that_names_it(tiny_bases: Bases, tmp_path: Path) -> None:
@@ -284,10 +284,10 @@ def test_a_loaded_unet_imports_neither_diffusers_nor_transformers(tiny_bases: Ba
 
 def test_a_single_file_without_text_model_in_its_names(tiny_bases: Bases, tmp_path: Path) -> None:
     base = Path(f"{tiny_bases('sd1')}.safetensors")
-    expected = load(base).encode_text(["a fox"]).context
+    expected = load(base).encode_text(["a fox"])["context"]
     path = tmp_path / "plain.safetensors"
     save_file({n.replace(".text_model.", "."): v for n, v in load_file(base).items()}, path, _metadata(base))
-    assert torch.equal(load(path).encode_text(["a fox"]).context, expected)
+    assert torch.equal(load(path).encode_text(["a fox"])["context"], expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -297,18 +297,18 @@ def test_long_and_weighted_texts(kind: str, tiny_bases: Bases) -> None:
     ids = family.tokenize([words, "a"], 225)
     assert ids.shape == (2, 3, 77)
     long = family.encode_ids(ids)
-    assert long.context.shape == (2, 231, family.unet.config.context)
+    assert long["context"].shape == (2, 231, family.unet.config.context)
     window = family.encode_ids(ids[:, :1])
-    torch.testing.assert_close(long.context[:, :77], window.context, rtol=0, atol=1e-6)
+    torch.testing.assert_close(long["context"][:, :77], window["context"], rtol=0, atol=1e-6)
     if kind == "sdxl":
         assert long.pooled is not None
         assert window.pooled is not None
         torch.testing.assert_close(long.pooled, window.pooled, rtol=0, atol=1e-6)
     weights = torch.ones(ids.shape)
-    same = family.encode_ids(ids, weights=weights).context
-    torch.testing.assert_close(same, long.context, rtol=1e-5, atol=1e-6)
+    same = family.encode_ids(ids, weights=weights)["context"]
+    torch.testing.assert_close(same, long["context"], rtol=1e-5, atol=1e-6)
     weights[0, 1, 3] = 1.5
-    changed = (family.encode_ids(ids, weights=weights).context - long.context).abs().amax(-1) > 1e-5
+    changed = (family.encode_ids(ids, weights=weights)["context"] - long["context"]).abs().amax(-1) > 1e-5
     assert changed[0, 77:154].any()
     assert not changed[1].any()
     assert not changed[0, :77].any()
@@ -334,13 +334,13 @@ def test_layers_are_where_their_names_say(tiny_bases: Bases) -> None:
 
 def test_released_parts_come_back_and_gradients_reach_text_adapters(tiny_bases: Bases) -> None:
     family = load(tiny_bases("sd1"))
-    expected = family.encode_text(["a fox"]).context
+    expected = family.encode_text(["a fox"])["context"]
     assert not expected.requires_grad
     family.release("text")
     owner, attribute = family.named_layers(["te"])["te.text_model.encoder.layers.0.mlp.fc1"]
-    assert torch.equal(family.encode_text(["a fox"]).context, expected)
+    assert torch.equal(family.encode_text(["a fox"])["context"], expected)
     getattr(owner, attribute).weight.requires_grad_(True)
-    family.encode_text(["a fox"]).context.sum().backward()
+    family.encode_text(["a fox"])["context"].sum().backward()
     assert getattr(owner, attribute).weight.grad.abs().sum() > 0
     family.release("vae")
     with pytest.raises(LorasmithError, match="cannot be released"):
@@ -349,14 +349,14 @@ def test_released_parts_come_back_and_gradients_reach_text_adapters(tiny_bases: 
 
 def test_sizes_of_sdxl(tiny_bases: Bases) -> None:
     family = load(tiny_bases("sdxl"))
-    cond = family.encode_text(["a", "b"])
-    sized = family.size_cond(cond, [[10, 20], [30, 40]], [[1, 2], [3, 4]], torch.tensor([[64, 96], [96, 64]]))
+    conditioning = family.encode_text(["a", "b"])
+    sized = family.add_sizes(conditioning, [[10, 20], [30, 40]], [[1, 2], [3, 4]], torch.tensor([[64, 96], [96, 64]]))
     assert sized.time_ids is not None
     assert sized.time_ids.tolist() == [[10, 20, 1, 2, 64, 96], [30, 40, 3, 4, 96, 64]]
     assert family.predict(torch.randn(2, 4, 8, 8), torch.tensor([1, 2]), sized).shape == (2, 4, 8, 8)
     plain = load(tiny_bases("sd1"))
-    cond = plain.encode_text(["a"])
-    assert plain.size_cond(cond, 1, 2, 3) is cond
+    conditioning = plain.encode_text(["a"])
+    assert plain.add_sizes(conditioning, 1, 2, 3) is conditioning
 
 
 def test_fingerprints_tell_parts_and_dtypes_apart(tiny_bases: Bases) -> None:

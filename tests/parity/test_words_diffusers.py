@@ -30,6 +30,6 @@ def test_diffusers_and_we_condition_alike(tmp_path: Path) -> None:
 
     loras = Loras(family, new_words=[path])
     with loras.attached([]), torch.no_grad():
-        ours = family.encode_text(["a photo of zork, on grass"]).context
+        ours = family.encode_text(["a photo of zork, on grass"])["context"]
     assert torch.allclose(ours, theirs, atol=1e-5)
     assert family.vocabulary is None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lorasmith.data.buckets import Size
-from lorasmith.families.base import Cond, Moments
+from lorasmith.families.base import Conditioning, LatentDistribution
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class BatchPlan:
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors of one batch. `pixels` (B, 3, H, W) stand in for `moments` where latents are not cached, `cond` is None
-    where texts are not. `original`, `crop`, `target`: (B, 2) height and width (top and left), for SDXL.
+    """Tensors of one batch. `pixels` (B, 3, H, W) stand in for `latents` where those are not cached,
+    `conditioning` is None where texts are not. `original`, `crop`, `target`: (B, 2) height and width (top and left),
+    for SDXL.
 
     `mask`: (B, 1, h, w) in 0..1 on the latent grid: where the loss counts; None if it does everywhere. `subject`: the
     same, where the subject is, or at least the image; None if no sample tells; `masked` (B,): 1 where it does, 0 where
@@ -41,10 +42,10 @@ class Batch:
     target is the base's own output; None if there is none.
     """
 
-    moments: Moments | None
+    latents: LatentDistribution | None
     pixels: Tensor | None
     captions: list[str]
-    cond: Cond | None
+    conditioning: Conditioning | None
     loss_weight: Tensor
     mask: Tensor | None
     original: Tensor
@@ -64,8 +65,10 @@ class Batch:
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=True)
 
-        moments = self.moments and Moments(self.moments.mean.to(device, non_blocking=True), move(self.moments.std))
+        latents = self.latents
+        if latents is not None:
+            latents = LatentDistribution(latents.mean.to(device, non_blocking=True), move(latents.std))
         names = ("pixels", "loss_weight", "mask", "subject", "masked", "preserve", "original", "crop", "target")
         names += ("concept_masks", "concept_masked")
         moved = {n: move(getattr(self, n)) for n in names}
-        return replace(self, moments=moments, cond=self.cond and self.cond.to(device), **moved)
+        return replace(self, latents=latents, conditioning=self.conditioning and self.conditioning.to(device), **moved)

@@ -32,7 +32,7 @@ from lorasmith.data.scan import ImageRecord, Scan, scan
 from lorasmith.data.texts import TextCache, TextSettings, outcomes
 from lorasmith.data.transforms import CaptionTransform, ImageTransform, TrainingProgress, Transform
 from lorasmith.data.views import View, variants
-from lorasmith.families.base import Family, Moments
+from lorasmith.families.base import Family, LatentDistribution
 
 __all__ = ["Batch", "BatchPlan", "Dataset", "PlannedView", "TextSettings"]
 
@@ -183,10 +183,10 @@ class Dataset:
         width, height = plan.bucket
         grid = (height // DOWNSCALE, width // DOWNSCALE)
         return Batch(
-            moments=moments_of(tensors),
+            latents=latents_of(tensors),
             pixels=stacked(tensors, "pixels"),
             captions=captions,
-            cond=self._texts.of(captions) if self.text_cached else None,
+            conditioning=self._texts.of(captions) if self.text_cached else None,
             loss_weight=torch.tensor([record.loss_weight for record in records]),
             **masks_of(tensors, [r.masks_weigh for r in records], grid),
             **concept_masks_of(tensors, [r.concepts for r in records], self.concept_names, grid),
@@ -303,10 +303,10 @@ class Dataset:
         return views
 
 
-def moments_of(tensors: Sequence[dict[str, Tensor]]) -> Moments | None:
+def latents_of(tensors: Sequence[dict[str, Tensor]]) -> LatentDistribution | None:
     """The latents of a batch, if they are what was read."""
     mean = stacked(tensors, "mean")
-    return None if mean is None else Moments(mean, stacked(tensors, "std"))
+    return None if mean is None else LatentDistribution(mean, stacked(tensors, "std"))
 
 
 def stacked(tensors: Sequence[dict[str, Tensor]], name: str) -> Tensor | None:

@@ -74,12 +74,12 @@ class LatentCache(TensorCache):
 
 
 def encoded(view: View, family: Family) -> dict[str, Tensor]:
-    """A view's moments and mask."""
+    """A view's latent distribution and mask."""
     tensors = view.read()
-    moments = family.encode_image(tensors.pop("pixels")[None].to(family.device))
-    tensors["mean"] = moments.mean[0].float()
-    if moments.std is not None:
-        tensors["std"] = moments.std[0].float()
+    distribution = family.encode_image(tensors.pop("pixels")[None].to(family.device))
+    tensors["mean"] = distribution.mean[0].float()
+    if distribution.std is not None:
+        tensors["std"] = distribution.std[0].float()
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise LorasmithError(
             f"{view.record.path}: the VAE gives numbers that are not finite; use precision = bf16 or fp32"

@@ -12,7 +12,7 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.data.cache import TensorCache
 from lorasmith.data.transforms import CaptionTransform
-from lorasmith.families.base import Cond, Family
+from lorasmith.families.base import Conditioning, Family
 
 MOST_OUTCOMES = 64
 """Of one image; beyond, its captions are not all cached but encoded in each step."""
@@ -28,7 +28,7 @@ class TextSettings:
 
 
 class TextCache(TensorCache):
-    """The parts of a `Cond` with one row, for each caption."""
+    """The tensors of a conditioning with one row, for each caption."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "texts")
@@ -43,24 +43,24 @@ class TextCache(TensorCache):
             return
         with progress.track("encoding captions", len(missing)) as advance, torch.no_grad():
             for caption in missing:
-                cond = family.encode_text([caption], **vars(plan))
-                self.put(self.key_of(caption), cond.tensors())
+                conditioning = family.encode_text([caption], **vars(plan))
+                self.put(self.key_of(caption), dict(conditioning.tensors))
                 advance(1, "")
 
-    def of(self, captions: Sequence[str]) -> Cond:
+    def of(self, captions: Sequence[str]) -> Conditioning:
         """The condition of a batch of captions that `fill` was given."""
-        return Cond.concat([self._one(caption) for caption in captions])
+        return Conditioning.concat([self._one(caption) for caption in captions])
 
     def key_of(self, caption: str) -> str:
         """The name of a caption's condition."""
         assert self.encoder is not None
         return self.key(caption=caption, **self.encoder)
 
-    def _one(self, caption: str) -> Cond:
+    def _one(self, caption: str) -> Conditioning:
         found = self.get(self.key_of(caption))
         if found is None:
             raise LorasmithError(f'the text "{caption}" left the cache while training; start again')
-        return Cond.of(found)
+        return Conditioning(found)
 
 
 def outcomes(captions: Sequence[str], transforms: Sequence[CaptionTransform]) -> set[str] | None:

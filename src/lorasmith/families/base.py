@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -14,60 +14,24 @@ from torch import Tensor, nn
 from lorasmith.concepts import Vocabulary
 from lorasmith.diffusion.path import DiffusionPath
 from lorasmith.diffusion.prediction import Prediction
-from lorasmith.families.stable_diffusion.steering import Regions, Residuals
+from lorasmith.families.conditioning import Conditioning
+from lorasmith.moved_modules import renamed
 
 
 @dataclass(frozen=True)
-class Cond:
-    """What the UNet is told besides x_t and t.
+class LatentDistribution:
+    """The VAE's distribution of an image's latent: posterior mean and std, (B, C, h, w) float32, unscaled.
 
-    `context`: (B, tokens, width), or (B, layers, tokens, width) when each cross-attention layer has its own (P+, arXiv
-    2303.09522). `pooled` and `time_ids` are SDXL's: (B, 1280) and (B, 6), else None.
+    `std` is None for a deterministic encoder.
     """
-
-    context: Tensor
-    pooled: Tensor | None = None
-    time_ids: Tensor | None = None
-    words: Tensor | None = None
-    """(B, tokens) int64: 0 for a token of the model's own, k for the k-th vector of the new words, from 1."""
-    regions: Regions | None = None
-    """Texts of their own for parts of the picture; like `residuals` for drawing only, so no method here keeps them."""
-    residuals: Residuals | None = None
-
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Cond:
-        """The same condition on another device or in another dtype."""
-
-        def move(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.to(device, dtype, non_blocking=True)
-
-        words = None if self.words is None else self.words.to(device, non_blocking=True)
-        named: dict[str, Any] = {"context": self.context, "pooled": self.pooled, "time_ids": self.time_ids}
-        return replace(self, words=words, **{name: move(x) for name, x in named.items()})
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The parts that are there, by name (for caches)."""
-        named = {"context": self.context, "pooled": self.pooled, "time_ids": self.time_ids, "words": self.words}
-        return {name: tensor for name, tensor in named.items() if tensor is not None}
-
-    @staticmethod
-    def of(tensors: Mapping[str, Tensor]) -> Cond:
-        """The condition with these parts; the inverse of `tensors`."""
-        named: dict[str, Any] = dict(tensors)
-        return Cond(**named)
-
-    @staticmethod
-    def concat(parts: Sequence[Cond]) -> Cond:
-        """Several conditions as one batch. All must have the same parts and number of tokens."""
-        return Cond.of({name: torch.cat([p.tensors()[name] for p in parts]) for name in parts[0].tensors()})
-
-
-@dataclass(frozen=True)
-class Moments:
-    """An image's raw latent: posterior mean and std, (B, 4, h, w) float32, unscaled. `std` is None for a
-    deterministic encoder."""
 
     mean: Tensor
     std: Tensor | None = None
+
+
+def __getattr__(name: str) -> Any:
+    """The names that this module had in version 0.1."""
+    return renamed("families.base", name)
 
 
 class Family(ABC):
@@ -125,11 +89,11 @@ class Family(ABC):
         again whenever it is loaded anew. `mark` names the change and enters the fingerprint."""
 
     @abstractmethod
-    def encode_image(self, pixels: Tensor) -> Moments:
+    def encode_image(self, pixels: Tensor) -> LatentDistribution:
         """(B, 3, H, W) in -1..1 to raw latents, without gradients. H and W are multiples of `downscale`."""
 
     @abstractmethod
-    def latents(self, moments: Moments, noise: Tensor | None) -> Tensor:
+    def latents(self, distribution: LatentDistribution, noise: Tensor | None) -> Tensor:
         """x0 = (mean + std * noise) * scaling factor (noise None: the mean)."""
 
     @abstractmethod
@@ -139,7 +103,7 @@ class Family(ABC):
     @abstractmethod
     def encode_text(
         self, captions: Sequence[str], *, max_tokens: int = 75, clip_skip: int = 1, weighted: bool = False
-    ) -> Cond:
+    ) -> Conditioning:
         """Captions to a condition; gradients flow if the text encoders carry trainable adapters.
 
         `max_tokens` 75, 150 or 225: longer texts are encoded in windows of 75 and joined. `clip_skip` 1 is the last
@@ -168,16 +132,22 @@ class Family(ABC):
         """Token ids (B, n, 77) int64: n = max_tokens / 75 windows with begin and end marks; the rest is cut off."""
 
     @abstractmethod
-    def encode_ids(self, ids: Tensor, *, clip_skip: int = 1, weights: Tensor | None = None) -> Cond:
+    def encode_ids(self, ids: Tensor, *, clip_skip: int = 1, weights: Tensor | None = None) -> Conditioning:
         """Token ids (B, n, 77) to a condition with 77 n tokens. `weights`: (B, n, 77), factors of the token states, of
         which each window then gets the mean back that it had (A1111's way)."""
 
     @abstractmethod
-    def size_cond(self, cond: Cond, original: Any, crop: Any, target: Any) -> Cond:
-        """`cond` with SDXL's sizes added ((B, 2) height and width each); other families return it unchanged."""
+    def add_sizes(self, conditioning: Conditioning, original: Any, crop: Any, target: Any) -> Conditioning:
+        """`conditioning` with the sizes of the image, for families that are conditioned on them (SDXL); others return
+        it unchanged. `original` and `target`: (B, 2) height and width; `crop`: (B, 2) top and left."""
 
     @abstractmethod
-    def predict(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def new_token_index(self, conditioning: Conditioning) -> Tensor | None:
+        """(B, tokens) int64: 0 for a token of the model, k for the k-th vector of the new tokens, from 1. None if there
+        were no new tokens when the texts were encoded."""
+
+    @abstractmethod
+    def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """The network's output, same shape as x_t, float32. `t`: (B,) int64 or float."""
 
     @abstractmethod

@@ -18,6 +18,7 @@ from torch import Tensor
 from lorasmith.core.memory import peak_memory
 from lorasmith.core.progress import Progress
 from lorasmith.families.base import Family
+from lorasmith.families.stable_diffusion.conditioning import CONTEXT
 from lorasmith.fusion.closed_form import Factors, Sums, missed, stacked
 from lorasmith.fusion.concepts import Concept
 from lorasmith.fusion.inputs import Grams, attached
@@ -173,7 +174,7 @@ def _text(family: Family, grams: Grams, names: Sequence[str], layers: list[str],
 
 def _context(family: Family, grams: Grams, names: Sequence[str], layers: list[str], settings: FuseSettings) -> None:
     texts, chosen = _encoded(family, names, settings)
-    context = family.encode_text(texts).context.float()
+    context = family.encode_text(texts)[CONTEXT].float()
     order = {f"unet.{name}": i for i, name in enumerate(family.unet.cross_attentions)}  # pyright: ignore
     for name in layers:
         own = context if context.dim() == 3 else context[:, order[name.rpartition(".")[0]]]

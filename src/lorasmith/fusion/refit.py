@@ -20,7 +20,8 @@ from torch import Tensor
 from lorasmith.adapters.attach import current
 from lorasmith.core.progress import Progress
 from lorasmith.core.rng import torch_generator
-from lorasmith.families.base import Cond, Family
+from lorasmith.families.base import Conditioning, Family
+from lorasmith.families.stable_diffusion.conditioning import CONTEXT
 from lorasmith.files.lora import Lora
 from lorasmith.formats.token_embeddings import Words, cosines
 from lorasmith.fusion.closed_form import Factors, nearest_of_rank, solved, stacked
@@ -98,10 +99,10 @@ class Texts:
             part = texts[start : start + AT_ONCE]
             own, mean = self.conditions([text for text, _ in part])
             begins = torch.tensor([1 + len(self.family.tokens(front)) if front else 0 for _, front in part])
-            behind = torch.arange(mean.context.shape[1]) >= begins[:, None]
-            yield own.context.float(), mean.context.float(), behind.to(mean.context.device)
+            behind = torch.arange(mean[CONTEXT].shape[1]) >= begins[:, None]
+            yield own[CONTEXT].float(), mean[CONTEXT].float(), behind.to(mean[CONTEXT].device)
 
-    def conditions(self, texts: Sequence[str]) -> tuple[Cond, Cond]:
+    def conditions(self, texts: Sequence[str]) -> tuple[Conditioning, Conditioning]:
         """The same texts by the layers' own vectors and by the mean."""
         self.family.learn(self.exact)
         own = self.family.encode_text(texts, clip_skip=self.clip_skip)
@@ -112,7 +113,7 @@ class Texts:
         """(B, tokens, width) of texts without the words."""
         for start in range(0, len(texts), AT_ONCE):
             part = texts[start : start + AT_ONCE]
-            yield self.family.encode_text(part, clip_skip=self.clip_skip).context.float()
+            yield self.family.encode_text(part, clip_skip=self.clip_skip)[CONTEXT].float()
 
 
 @torch.no_grad()
@@ -242,9 +243,9 @@ def _minus(pair: Factors, other: Factors | None) -> Factors:
     return pair if other is None else stacked([pair, (-other[0], other[1])])
 
 
-def _sized(family: Family, cond: Cond, side: int) -> Cond:
+def _sized(family: Family, conditioning: Conditioning, side: int) -> Conditioning:
     size = torch.tensor([[side * family.downscale] * 2], device=family.device)
-    return family.size_cond(cond, size, torch.zeros_like(size), size)
+    return family.add_sizes(conditioning, size, torch.zeros_like(size), size)
 
 
 def _square(x: Tensor) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +21,8 @@ from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.registry import Config
-from lorasmith.families.base import Cond, Family
+from lorasmith.families.base import Conditioning, Family
+from lorasmith.families.stable_diffusion.conditioning import CONTEXT, POOLED, TIME_IDS, steer
 from lorasmith.families.stable_diffusion.steering import Residuals, cells
 from lorasmith.sampling.regions import PictureArea
 
@@ -115,7 +115,7 @@ class ControlModel(ABC):
         return "RGB"
 
     @abstractmethod
-    def __call__(self, image: Tensor, x: Tensor, t: Tensor, cond: Cond) -> Residuals:
+    def __call__(self, image: Tensor, x: Tensor, t: Tensor, conditioning: Conditioning) -> Residuals:
         """Residuals for the UNet's prediction from x (B, C, h, w) and t (B,). `image`: (1, channels, H, W) in 0..1."""
 
 
@@ -125,13 +125,15 @@ class ControlNetModel(ControlModel):
     def widths(self) -> Sequence[int]:
         return self.model.config.block_out_channels
 
-    def __call__(self, image: Tensor, x: Tensor, t: Tensor, cond: Cond) -> Residuals:
+    def __call__(self, image: Tensor, x: Tensor, t: Tensor, conditioning: Conditioning) -> Residuals:
         dtype = self.model.dtype
         # a ControlNet has one context for all layers; layer-wise contexts (B, layers, tokens, width) are averaged
-        context = cond.context if cond.context.dim() == 3 else cond.context.mean(1)
+        context = conditioning[CONTEXT]
+        context = context if context.dim() == 3 else context.mean(1)
+        pooled, time_ids = conditioning.get(POOLED), conditioning.get(TIME_IDS)
         added_cond = None
-        if cond.pooled is not None and cond.time_ids is not None:
-            added_cond = {"text_embeds": cond.pooled.to(dtype), "time_ids": cond.time_ids.to(dtype)}
+        if pooled is not None and time_ids is not None:
+            added_cond = {"text_embeds": pooled.to(dtype), "time_ids": time_ids.to(dtype)}
         skips, middle = self.model(
             x.to(dtype),
             t,
@@ -155,7 +157,7 @@ class T2IAdapter(ControlModel):
     def image_mode(self) -> str:
         return "L" if self.model.config.in_channels == 1 else "RGB"
 
-    def __call__(self, image: Tensor, x: Tensor, t: Tensor, cond: Cond) -> Residuals:
+    def __call__(self, image: Tensor, x: Tensor, t: Tensor, conditioning: Conditioning) -> Residuals:
         features = self.model(image)
         levels = len(self.channels)
         # an adapter with one more level than the UNet has a residual for the middle block too
@@ -174,7 +176,7 @@ class ActiveControl:
         self.control = control
         self._constant_residuals: dict[Window, Residuals] = {}
 
-    def residuals(self, x: Tensor, t: Tensor, cond: Cond, window: Window) -> Residuals:
+    def residuals(self, x: Tensor, t: Tensor, conditioning: Conditioning, window: Window) -> Residuals:
         """Weighted residuals for the UNet's prediction from `x` and `t`, where `x` is a crop of the picture."""
         if window in self._constant_residuals:
             return self._constant_residuals[window]
@@ -182,15 +184,19 @@ class ActiveControl:
         pixels = self.image.shape[-1] // self.weights.shape[-1]  # pixels of the picture for each pixel of the latents
         image = self.image[..., top * pixels : bottom * pixels, left * pixels : right * pixels]
         weights = self.weights[..., top:bottom, left:right]
-        weighted = _multiply(self.model(image, x, t, cond), weights)
+        weighted = _multiply(self.model(image, x, t, conditioning), weights)
         if self.model.constant:
             self._constant_residuals[window] = weighted
         return weighted
 
 
 def add_residuals(
-    cond: Cond, controls: Sequence[ActiveControl], inputs: tuple[Tensor, Tensor], window: Window, step_fraction: float
-) -> Cond:
+    conditioning: Conditioning,
+    controls: Sequence[ActiveControl],
+    inputs: tuple[Tensor, Tensor],
+    window: Window,
+    step_fraction: float,
+) -> Conditioning:
     """The conditioning with the summed residuals of all controls that have an effect now.
 
     `inputs`: x and t as the UNet gets them; `window`: the crop of the latents that x is; `step_fraction`: the part of
@@ -200,8 +206,8 @@ def add_residuals(
     residuals = []
     for active in controls:
         if active.control.start <= step_fraction < active.control.end:
-            residuals.append(active.residuals(x, t, cond, window))
-    return replace(cond, residuals=_add(residuals)) if residuals else cond
+            residuals.append(active.residuals(x, t, conditioning, window))
+    return steer(conditioning, residuals=_add(residuals)) if residuals else conditioning
 
 
 class ControlModels:

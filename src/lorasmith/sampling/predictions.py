@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from lorasmith.families.base import Cond, Family
+from lorasmith.families.base import Conditioning, Family
+from lorasmith.families.stable_diffusion.conditioning import CONTEXT, steer
 from lorasmith.families.stable_diffusion.emphasis import encode
 from lorasmith.families.stable_diffusion.steering import Area, Box, Regions, blend, cells
 from lorasmith.sampling.control import ControlModels, Window, add_residuals
@@ -30,25 +30,25 @@ class GuidedPrediction:
 
         # `texts` is (request, part, prompt and negative); encoding needs the requests of one part together
         picture_texts, *region_texts = zip(*(request.texts for request in requests), strict=True)
-        self.cond = encode_prompts(family, picture_texts, self.request, (height, width))
+        self.conditioning = encode_prompts(family, picture_texts, self.request, (height, width))
         self.window: Window = (0, 0, *latent_size)
 
         self.region_boxes: list[tuple[Box, float]] = []
         self.region_windows: list[Window] = []
-        self.region_conds: list[Cond] = []
+        self.region_conditionings: list[Conditioning] = []
         areas: list[Area] = []
         for region, texts in zip(self.request.regions, region_texts, strict=True):
             box = region.relative_box(width, height)
             rows, columns = cells(box, *latent_size)
             # a region's picture has the size of its crop, which SDXL is told
             size = ((rows.stop - rows.start) * family.downscale, (columns.stop - columns.start) * family.downscale)
-            cond = encode_prompts(family, texts, self.request, size)
+            conditioning = encode_prompts(family, texts, self.request, size)
             self.region_boxes.append((box, region.weight))
             self.region_windows.append((rows.start, columns.start, rows.stop, columns.stop))
-            self.region_conds.append(cond)
-            areas.append(Area(box, cond.context, region.weight))
+            self.region_conditionings.append(conditioning)
+            areas.append(Area(box, conditioning[CONTEXT], region.weight))
         if areas:
-            self.cond = replace(self.cond, regions=Regions(areas, latent_size))
+            self.conditioning = steer(self.conditioning, regions=Regions(areas, latent_size))
 
     def __call__(self, x: Tensor, t: Tensor, step_fraction: float) -> Tensor:
         """The prediction from x and t as the network gets them. `step_fraction`: the part of the steps that is done.
@@ -56,20 +56,22 @@ class GuidedPrediction:
         While regions are apart (`Request.apart`), each is predicted from its crop and its prompt alone, as in
         MultiDiffusion (arXiv 2302.08113).
         """
-        whole = self._predict(x, t, self.cond, step_fraction, self.window)
+        whole = self._predict(x, t, self.conditioning, step_fraction, self.window)
         if step_fraction >= self.request.apart or not self.region_boxes:
             return whole
 
         def predict_region(index: int, rows: slice, columns: slice) -> Tensor:
             return self._predict(
-                x[..., rows, columns], t, self.region_conds[index], step_fraction, self.region_windows[index]
+                x[..., rows, columns], t, self.region_conditionings[index], step_fraction, self.region_windows[index]
             )
 
         return blend(whole, self.region_boxes, predict_region)
 
-    def _predict(self, x: Tensor, t: Tensor, cond: Cond, step_fraction: float, window: Window) -> Tensor:
+    def _predict(
+        self, x: Tensor, t: Tensor, conditioning: Conditioning, step_fraction: float, window: Window
+    ) -> Tensor:
         def network(x: Tensor, t: Tensor) -> Tensor:
-            with_controls = add_residuals(cond, self.controls, (x, t), window, step_fraction)
+            with_controls = add_residuals(conditioning, self.controls, (x, t), window, step_fraction)
             return self.family.predict(x, t, with_controls)
 
         if self.request.cfg == 1:
@@ -77,16 +79,18 @@ class GuidedPrediction:
         return guide(network, x, t, cfg=self.request.cfg, rescale=self.request.rescale)
 
 
-def encode_prompts(family: Family, texts: Sequence[Sequence[str]], request: Request, size: tuple[int, int]) -> Cond:
+def encode_prompts(
+    family: Family, texts: Sequence[Sequence[str]], request: Request, size: tuple[int, int]
+) -> Conditioning:
     """Encode the texts of a batch: first all prompts, then, with guidance, all negative prompts.
 
     `texts`: for each request a prompt, or a pair of prompt and negative prompt. `size`: height and width in pixels,
     which SDXL is told as the size of an uncropped original.
     """
     batch = [text for same_role in zip(*texts, strict=True) for text in same_role]
-    cond = encode(family, batch, clip_skip=request.clip_skip)
+    conditioning = encode(family, batch, clip_skip=request.clip_skip)
     sizes = torch.tensor([size], device=family.device).expand(len(batch), 2)
-    return family.size_cond(cond, sizes, torch.zeros_like(sizes), sizes)
+    return family.add_sizes(conditioning, sizes, torch.zeros_like(sizes), sizes)
 
 
 def guide(network: Network, x: Tensor, t: Tensor, *, cfg: float, rescale: float) -> Tensor:

@@ -106,9 +106,9 @@ def test_every_term_and_their_ratio_are_the_originals(tmp_path: Path, full: bool
     for handle in handles:
         handle.remove()
 
-    assert batch.moments is not None
+    assert batch.latents is not None
     assert batch.subject is not None
-    x0 = run.family.latents(batch.moments, rng.normal("latent", (4, 8, 8))).double().numpy()
+    x0 = run.family.latents(batch.latents, rng.normal("latent", (4, 8, 8))).double().numpy()
     signal = run.family.path.alphas_cumprod[kept["t"][0]].double().numpy().reshape(-1, 1, 1, 1)
     noise = (kept["x_t"][0].double().numpy() - np.sqrt(signal) * x0) / np.sqrt(1 - signal)
     error = (kept["output"][0].double().numpy() - noise) ** 2

@@ -136,22 +136,22 @@ def test_files_give_back_every_vector(tmp_path: Path) -> None:
 
 def test_a_family_reads_new_words() -> None:
     family = load("tiny-sd")
-    before = family.encode_text(["a photo of a dog, on grass"]).context
+    before = family.encode_text(["a photo of a dog, on grass"])["context"]
     concept = Concept(words=("<x>",), init=("dog",))
     size = len(next(iter(family.own_table().values())))
     new = begin([concept], family.own_vectors, size, 16, seed=0)
     family.learn(new)
-    cond = family.encode_text(["a photo of a <x>, on grass", "grass"])
-    assert torch.allclose(cond.context[:1], before, atol=1e-5)  # it starts as that very word
-    assert cond.words is not None
+    conditioning = family.encode_text(["a photo of a <x>, on grass", "grass"])
+    assert torch.allclose(conditioning["context"][:1], before, atol=1e-5)  # it starts as that very word
+    assert conditioning["new_token_index"] is not None
     place = [t == size for t in family.tokenize(["a photo of a <x>, on grass"])[0, 0].tolist()].index(True)
-    assert cond.words.nonzero().tolist() == [[0, place]]
-    cond.context[0].sum().backward()
+    assert conditioning["new_token_index"].nonzero().tolist() == [[0, place]]
+    conditioning["context"][0].sum().backward()
     grad = next(new.parameters()).grad
     assert grad is not None
     assert float(grad.abs().sum()) > 0
     family.learn(None)
-    assert torch.equal(family.encode_text(["a photo of a dog, on grass"]).context, before)
+    assert torch.equal(family.encode_text(["a photo of a dog, on grass"])["context"], before)
 
 
 def test_layers_get_conditions_of_their_own() -> None:
@@ -161,12 +161,12 @@ def test_layers_get_conditions_of_their_own() -> None:
     family.learn(new)
     with torch.no_grad():
         next(new.parameters())[0, 5] = family.own_vectors("cat")["te"][0]
-    context = family.encode_text(["a <x>"]).context
+    context = family.encode_text(["a <x>"])["context"]
     assert context.shape[:2] == (1, 16)
     with torch.no_grad():
-        assert torch.allclose(context[0, 5], family.encode_text(["a cat"]).context[0], atol=1e-5)
-        assert torch.allclose(context[0, 6], family.encode_text(["a dog"]).context[0], atol=1e-5)
-    assert family.encode_text(["a cat"]).context.dim() == 3
+        assert torch.allclose(context[0, 5], family.encode_text(["a cat"])["context"][0], atol=1e-5)
+        assert torch.allclose(context[0, 6], family.encode_text(["a dog"])["context"][0], atol=1e-5)
+    assert family.encode_text(["a cat"])["context"].dim() == 3
 
 
 def test_the_embedded_base_is_there() -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorasmith.families.base import Cond, Family, Moments
+from lorasmith.families.base import Conditioning, Family, LatentDistribution
 
 
 class FakeFamily(Family):
@@ -26,18 +26,18 @@ class FakeFamily(Family):
     def fingerprint(self, part: str) -> str:
         return self.prints[part]
 
-    def encode_image(self, pixels: Tensor) -> Moments:
+    def encode_image(self, pixels: Tensor) -> LatentDistribution:
         self.images += len(pixels)
         mean = F.avg_pool2d(pixels, 8)
         mean = torch.cat([mean, mean.mean(1, keepdim=True)], 1)
-        return Moments(mean, torch.full_like(mean, 0.5) if self.std else None)
+        return LatentDistribution(mean, torch.full_like(mean, 0.5) if self.std else None)
 
     def encode_text(
         self, captions: Sequence[str], *, max_tokens: int = 75, clip_skip: int = 1, weighted: bool = False
-    ) -> Cond:
+    ) -> Conditioning:
         self.texts += len(captions)
         rows = [torch.tensor([float(sum(c.encode())), len(c), max_tokens, clip_skip]) for c in captions]
-        return Cond(torch.stack(rows)[:, None])
+        return Conditioning({"context": torch.stack(rows)[:, None]})
 
 
 def _missing(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -69,7 +69,7 @@ def test_colours_are_encoded_live_and_follow_from_the_place(noisy: Path, dataset
     settings: dict[str, Any] = {"images": noisy, "caption": "x", "transforms": [{"kind": "color", "rate": 1.0}]}
     first, said = loaded(dataset(**settings), 0, 1)
     assert any("color" in line and "anew" in line for line in said)
-    assert all(batch.pixels is not None and batch.moments is None for batch in first)
+    assert all(batch.pixels is not None and batch.latents is None for batch in first)
     second, _ = loaded(dataset(**settings, workers=3), 0, 1)
     for a, b in zip(first, second, strict=True):
         assert a.names == b.names
@@ -80,7 +80,7 @@ def test_colours_are_encoded_live_and_follow_from_the_place(noisy: Path, dataset
     kept = [{"kind": "color", "rate": 1.0, "kept": 3}]
     cached, said = loaded(dataset(**settings | {"transforms": kept}), 0)
     assert not said or not any("anew" in line for line in said)
-    assert all(batch.moments is not None for batch in cached)
+    assert all(batch.latents is not None for batch in cached)
 
 
 @pytest.mark.parametrize(("closest", "widest"), [(2.0, 4.0), (1.0, 1.0), (3.0, 50.0), (0.5, 0.6)])
@@ -120,7 +120,7 @@ def test_faces_are_cut_out_and_the_rest_is_left_alone(noisy: Path, dataset: Buil
     assert {b.captions[0] for b in faces} == {"garp"}
     assert {tuple(b.crop[0].tolist()) for b in plain} == {(0, 21)}
     assert len({tuple(b.crop[0].tolist()) for b in faces}) > 1
-    assert all(b.moments is not None for b in batches)  # eight crops of each, all cached
+    assert all(b.latents is not None for b in batches)  # eight crops of each, all cached
     live, _ = loaded(dataset(**settings | {"transforms": [{"kind": "face_crop", "kept": 0}]}, caption="other"), 0)
     for batch in live:
         assert batch.pixels is not None

@@ -48,9 +48,16 @@ def everything(data: Dataset) -> list[torch.Tensor]:
     found = []
     for epoch in range(3):
         for batch in map(data.load, data.epoch(epoch)):
-            assert batch.moments is not None
-            assert batch.cond is not None
-            parts = [batch.moments.mean, batch.moments.std, batch.mask, batch.subject, batch.crop, batch.cond.context]
+            assert batch.latents is not None
+            assert batch.conditioning is not None
+            parts = [
+                batch.latents.mean,
+                batch.latents.std,
+                batch.mask,
+                batch.subject,
+                batch.crop,
+                batch.conditioning["context"],
+            ]
             found += [part for part in parts if part is not None]
     return found
 
@@ -229,7 +236,7 @@ from lorasmith.data.dataset import Dataset, TextSettings
 data = Dataset.build(DataConfig(images={str(folder)!r}, resolution=64, cache_dir={str(tmp_path / "cache")!r}), seed=0)
 family = FakeFamily()
 data.prepare(family, text=TextSettings(), progress=Progress())
-assert data.load(data.epoch(0)[0]).cond is not None
+assert data.load(data.epoch(0)[0]).conditioning is not None
 assert family.images == family.texts == 0
 assert not {{"diffusers", "transformers"}} & set(sys.modules)
 """

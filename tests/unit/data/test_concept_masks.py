@@ -51,8 +51,8 @@ def batches(data: Dataset, epochs: int = 3) -> list[Batch]:
 
 def colours(batch: Batch) -> torch.Tensor:
     """(B, 3, h, w): red, green and blue in 0..1, as means over 8 x 8 pixels."""
-    if batch.moments is not None:
-        return (batch.moments.mean[:, :3] + 1) / 2
+    if batch.latents is not None:
+        return (batch.latents.mean[:, :3] + 1) / 2
     assert batch.pixels is not None
     return torch.nn.functional.avg_pool2d((batch.pixels + 1) / 2, 8)
 

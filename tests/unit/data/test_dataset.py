@@ -52,7 +52,7 @@ def assert_same(first: list[Batch], second: list[Batch]) -> None:
         for name in ("pixels", "mask", "loss_weight", "original", "crop", "target"):
             x, y = getattr(a, name), getattr(b, name)
             assert (x is None and y is None) or torch.equal(x, y), name
-        assert a.moments is None or torch.equal(a.moments.mean, b.moments.mean)  # type: ignore[union-attr]
+        assert a.latents is None or torch.equal(a.latents.mean, b.latents.mean)  # type: ignore[union-attr]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -94,14 +94,14 @@ def test_a_cached_batch_holds_what_its_plan_says(folder: Path, dataset: Build) -
     assert data.text_cached
     for plan, batch in zip(data.epoch(0), batches(data, 0), strict=True):
         assert batch.pixels is None
-        assert batch.moments is not None
-        assert batch.cond is not None
+        assert batch.latents is not None
+        assert batch.conditioning is not None
         for i, item in enumerate(plan.views):
             record = data.records[item.record]
             assert batch.names[i] == str(record.path)
             assert batch.captions[i] == f"garp, number {record.path.stem}"
             own = FakeFamily().encode_text([batch.captions[i]])
-            assert torch.equal(batch.cond.context[i], own.context[0])
+            assert torch.equal(batch.conditioning["context"][i], own["context"][0])
             assert batch.original[i].tolist() == [record.size[1], record.size[0]]
             assert batch.target[i].tolist() == [64, 64]
             top, left = batch.crop[i].tolist()
@@ -110,7 +110,7 @@ def test_a_cached_batch_holds_what_its_plan_says(folder: Path, dataset: Build) -
             if min(record.size) == 64:  # not resized, so the crop can be cut by hand
                 cut = pixels[top : top + 64, left : left + 64].transpose(2, 0, 1) / 127.5 - 1
                 expected = FakeFamily().encode_image(torch.from_numpy(cut)[None].float())
-                torch.testing.assert_close(batch.moments.mean[i], expected.mean[0])
+                torch.testing.assert_close(batch.latents.mean[i], expected.mean[0])
     assert batches(data, 0)[0].to("cpu").names == batches(data, 0)[0].names
 
 
@@ -121,11 +121,11 @@ def test_pixels_equal_cached_latents(folder: Path, dataset: Build) -> None:
     plain = batches(prepared(dataset(folder, cache_latents=False, **settings), family), 0, 1)
     assert family.images == 0
     for a, b in zip(cached, plain, strict=True):
-        assert a.moments is not None
+        assert a.latents is not None
         assert b.pixels is not None
         assert a.names == b.names
         assert torch.equal(a.crop, b.crop)
-        torch.testing.assert_close(a.moments.mean, FakeFamily().encode_image(b.pixels).mean)
+        torch.testing.assert_close(a.latents.mean, FakeFamily().encode_image(b.pixels).mean)
 
 
 def test_worker_count_does_not_matter(folder: Path, dataset: Build) -> None:
@@ -158,9 +158,9 @@ def test_flips_come_by_position_and_about_half_the_time(folder: Path, dataset: B
         for plan, batch in zip(data.epoch(epoch), batches(data, epoch), strict=True):
             view = data.view(data.records[plan.views[0].record], plan.views[0])
             flipped += view.variant[0]
-            assert batch.moments is not None
+            assert batch.latents is not None
             expected = FakeFamily().encode_image(view.read()["pixels"][None]).mean
-            torch.testing.assert_close(batch.moments.mean, expected)
+            torch.testing.assert_close(batch.latents.mean, expected)
     assert 100 < flipped < 180
 
 
@@ -265,7 +265,7 @@ def test_texts_are_cached_where_there_are_few(folder: Path, dataset: Build, tran
     assert data.text_cached is cached
     for epoch in range(3):
         for batch in batches(data, epoch):
-            assert (batch.cond is not None) is cached
+            assert (batch.conditioning is not None) is cached
 
 
 def test_texts_are_not_cached_where_the_text_encoder_is_trained(folder: Path, dataset: Build) -> None:
@@ -273,7 +273,7 @@ def test_texts_are_not_cached_where_the_text_encoder_is_trained(folder: Path, da
     data.prepare(family, text=None, progress=Progress())
     assert not data.text_cached
     assert family.texts == 0
-    assert batches(data, 0)[0].cond is None
+    assert batches(data, 0)[0].conditioning is None
 
 
 def test_a_file_that_changed_after_the_scan_is_not_used(folder: Path, dataset: Build, tmp_path: Path) -> None:
@@ -288,9 +288,11 @@ def test_a_file_that_changed_after_the_scan_is_not_used(folder: Path, dataset: B
 
 
 def test_latents_that_are_not_finite_are_refused(folder: Path, dataset: Build, monkeypatch: Any) -> None:
-    from lorasmith.families.base import Moments
+    from lorasmith.families.base import LatentDistribution
 
-    monkeypatch.setattr(FakeFamily, "encode_image", lambda self, x: Moments(torch.full((1, 4, 8, 8), torch.nan)))
+    monkeypatch.setattr(
+        FakeFamily, "encode_image", lambda self, x: LatentDistribution(torch.full((1, 4, 8, 8), torch.nan))
+    )
     with pytest.raises(LorasmithError, match=r"0\.png.*not finite"):
         prepared(dataset(folder / "0.png"))
 
@@ -351,5 +353,5 @@ def test_captions_of_a_step_are_its_own_cached_or_not(folder: Path, dataset: Bui
         number = data.records[plan.views[0].record].path.stem
         whole = "garp" if step < 10 else f"garp, number {number}"
         assert batch.captions[0] in (("",) if epoch else ("", whole))
-        assert batch.cond is not None
-        assert torch.equal(batch.cond.context[:1], FakeFamily().encode_text([batch.captions[0]]).context)
+        assert batch.conditioning is not None
+        assert torch.equal(batch.conditioning["context"][:1], FakeFamily().encode_text([batch.captions[0]])["context"])

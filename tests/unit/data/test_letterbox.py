@@ -125,7 +125,7 @@ def test_which_mask_counts_where(noisy: Path, dataset: Build) -> None:
             subset = {"images": noisy / "images" / "0.png", "masks": noisy / "masks", "masks_weigh": weigh}
             data = dataset(subsets=[{**subset, "caption": "x"}], buckets={"enabled": False}, transforms=changes)
             for batch in loaded(data, 0, 1, 2):
-                assert batch.moments is not None
+                assert batch.latents is not None
                 assert batch.subject is not None
                 if weigh:
                     assert batch.mask is not None

@@ -138,11 +138,17 @@ def test_the_denoising_objective_with_min_snr(loss: str) -> None:
         return output
 
     family: Any = SimpleNamespace(
-        path=PATH, prediction=Velocity(), vocabulary=None, latents=lambda *_: x0, predict=predict, as_base=nullcontext
+        path=PATH,
+        prediction=Velocity(),
+        vocabulary=None,
+        new_token_index=lambda _: None,
+        latents=lambda *_: x0,
+        predict=predict,
+        as_base=nullcontext,
     )
-    conditioning: Any = SimpleNamespace(words=None)
+    conditioning: Any = object()
     batch: Any = SimpleNamespace(
-        moments=SimpleNamespace(mean=x0), cond=conditioning, preserve=None, mask=None, loss_weight=torch.ones(4)
+        latents=SimpleNamespace(mean=x0), conditioning=conditioning, preserve=None, mask=None, loss_weight=torch.ones(4)
     )
     objective = Denoising.model_validate({"weightings": ["min_snr"], "loss": loss, "timesteps": "logit_normal"})
     result = objective(family, batch, rng())

@@ -36,7 +36,7 @@ def test_it_gives_the_products_and_words_that_they_have(leaf: str, text: str, tm
     family = load_base("tiny-sd")
     with Loras(family).attached([LoraUse(tmp_path / "edlora.pth")]):
         adapters = Loras(family).get(tmp_path / "edlora.pth").adapters
-        assert family.encode_text(["a <p1> <p2>"]).context.shape[1] == 16
+        assert family.encode_text(["a <p1> <p2>"])["context"].shape[1] == 16
     down, up = params["unet"].values()
     assert torch.allclose(adapters[f"unet.{UNET}"].delta(torch.zeros(1)), up @ down, atol=1e-5)
     assert f"te.text_model.{TEXT}" in adapters

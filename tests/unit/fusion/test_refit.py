@@ -74,7 +74,7 @@ def contexts(family: Any, path: Path, words: Words, texts: list[str]) -> Tensor:
     """(B, [layers,] tokens, width), with the file's LoRA on the text encoder."""
     with Loras(family).attached([LoraUse(path)]), torch.no_grad():
         family.learn(vocabulary_of(family, words))
-        found = family.encode_text(texts).context
+        found = family.encode_text(texts)["context"]
     family.learn(None)
     return found.double()
 

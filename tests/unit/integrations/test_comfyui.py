@@ -191,7 +191,7 @@ def keys(family: Any, x: Tensor, context: Tensor) -> tuple[dict[str, Tensor], Te
 def test_keys_values_and_predictions_are_ours(prompt: str, node: Any, family: Any, file: Path, tmp_path: Path) -> None:
     x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     with Loras(family).attached([LoraUse(file, 0.8, 0.5)]):
-        wanted, expected = keys(family, x, family.encode_text([prompt]).context)
+        wanted, expected = keys(family, x, family.encode_text([prompt])["context"])
 
     model, _, words = node.LorasmithLora().load(Model(), Clip(family), file.name, 0.8, 0.5)
     lora, *strengths = model.lora

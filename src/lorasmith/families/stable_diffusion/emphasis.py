@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorasmith.families.base import Cond, Family
+from lorasmith.families.base import Conditioning, Family
 
 TOKEN = re.compile(
     r"\\[()\[\]\\]|\(|\[|:\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*\)|\)|\]|\s*\bBREAK\b\s*|[^\\()\[\]:B\s]+|\s+|.", re.DOTALL
@@ -76,7 +76,7 @@ def count_windows(family: Family, texts: Sequence[str]) -> int:
     return max(len(tokens_of(family, text)) for text in texts)
 
 
-def encode(family: Family, texts: Sequence[str], *, clip_skip: int = 1, count: int | None = None) -> Cond:
+def encode(family: Family, texts: Sequence[str], *, clip_skip: int = 1, count: int | None = None) -> Conditioning:
     """Texts with emphasis as one condition, of `count` windows, or as many as the longest needs; the rest is cut off.
 
     Token states are multiplied by the weights, and each window gets the mean back that it had; gradients flow.

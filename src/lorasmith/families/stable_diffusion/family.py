@@ -13,11 +13,19 @@ from lorasmith.concepts import Vocabulary
 from lorasmith.core.errors import LorasmithError
 from lorasmith.diffusion.prediction import prediction_of_kind
 from lorasmith.diffusion.schedule import NoiseSchedule
-from lorasmith.families.base import Cond, Family, Moments
+from lorasmith.families.base import Conditioning, Family, LatentDistribution
 from lorasmith.families.fingerprint import part_hash
 from lorasmith.families.reader import fill
 from lorasmith.families.source import Source, part_words
 from lorasmith.families.stable_diffusion import emphasis, layer_names, text, vae
+from lorasmith.families.stable_diffusion.conditioning import (
+    CONTEXT,
+    NEW_TOKEN_INDEX,
+    POOLED,
+    TIME_IDS,
+    SteeredConditioning,
+    text_conditioning,
+)
 from lorasmith.families.stable_diffusion.steering import regional
 from lorasmith.families.stable_diffusion.text import own_embedding, tokens
 from lorasmith.families.stable_diffusion.unet import UNet
@@ -101,15 +109,17 @@ class StableDiffusion(Family):
         if component == "unet" or component in self._texts:
             change()
 
-    def encode_image(self, pixels: Tensor) -> Moments:
+    def encode_image(self, pixels: Tensor) -> LatentDistribution:
         height, width = pixels.shape[-2:]
         if height % self.downscale or width % self.downscale:
             raise LorasmithError(f"an image of {width} x {height} pixels; both must be multiples of {self.downscale}")
         return vae.encode(self.vae, pixels)
 
-    def latents(self, moments: Moments, noise: Tensor | None) -> Tensor:
-        x0 = moments.mean if noise is None or moments.std is None else moments.mean + moments.std * noise
-        return x0 * self.scaling
+    def latents(self, distribution: LatentDistribution, noise: Tensor | None) -> Tensor:
+        latent = distribution.mean
+        if noise is not None and distribution.std is not None:
+            latent = latent + distribution.std * noise
+        return latent * self.scaling
 
     def decode(self, x0: Tensor) -> Tensor:
         return vae.decode(self.vae, x0.float() / self.scaling)
@@ -134,17 +144,17 @@ class StableDiffusion(Family):
 
     def encode_text(
         self, captions: Sequence[str], *, max_tokens: int = 75, clip_skip: int = 1, weighted: bool = False
-    ) -> Cond:
+    ) -> Conditioning:
         if weighted:
             return emphasis.encode(self, captions, clip_skip=clip_skip, count=max_tokens // emphasis.WINDOW)
         return self.encode_ids(self.tokenize(captions, max_tokens), clip_skip=clip_skip)
 
-    def encode_ids(self, ids: Tensor, *, clip_skip: int = 1, weights: Tensor | None = None) -> Cond:
+    def encode_ids(self, ids: Tensor, *, clip_skip: int = 1, weights: Tensor | None = None) -> Conditioning:
         model = self.text_encoders["te"]
         each, weights, layers = self._by_layer(ids, weights)
         hidden, _ = text.states(model, self._ids(each, "te"), _checked(clip_skip))
         context = _joined(text.final_norm(model)(hidden), each, weights)
-        return Cond(_layered(context, layers), words=self._words(ids))
+        return text_conditioning(_layered(context, layers), new_token_index=self._words(ids))
 
     def _by_layer(self, ids: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None, int]:
         """Ids and weights as each cross-attention layer has them, (B layers, n, 77), and how many these are; as they
@@ -165,14 +175,19 @@ class StableDiffusion(Family):
         pad = tokenizer.pad_token_id if pad is None else pad
         return text.refill(ids.flatten(0, 1).to(self.device), tokenizer.eos_token_id, pad)
 
-    def size_cond(self, cond: Cond, original: Any, crop: Any, target: Any) -> Cond:
-        return cond
+    def new_token_index(self, conditioning: Conditioning) -> Tensor | None:
+        return conditioning.get(NEW_TOKEN_INDEX)
 
-    def predict(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def add_sizes(self, conditioning: Conditioning, original: Any, crop: Any, target: Any) -> Conditioning:
+        return conditioning
+
+    def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         time = self.path.network_time(t)
-        with regional(self.unet, cond.regions):
-            output = self.unet(x_t, time, cond.context, cond.pooled, cond.time_ids, cond.residuals)
-        return output.float()
+        text = (conditioning[CONTEXT], conditioning.get(POOLED), conditioning.get(TIME_IDS))
+        if not isinstance(conditioning, SteeredConditioning):
+            return self.unet(x_t, time, *text).float()
+        with regional(self.unet, conditioning.regions):
+            return self.unet(x_t, time, *text, conditioning.residuals).float()
 
     def components(self) -> Mapping[str, nn.Module]:
         return {"unet": self.unet, **self.text_encoders}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lorasmith.families.base import Cond
+from lorasmith.families.base import Conditioning
 from lorasmith.families.stable_diffusion import text
+from lorasmith.families.stable_diffusion.conditioning import CONTEXT, TIME_IDS, text_conditioning
 from lorasmith.families.stable_diffusion.family import StableDiffusion, _checked, _joined, _layered
 
 
@@ -18,7 +18,7 @@ class SDXL(StableDiffusion):
     kind: ClassVar[str] = "sdxl"
     text_components: ClassVar[tuple[str, ...]] = ("te1", "te2")
 
-    def encode_ids(self, ids: Tensor, *, clip_skip: int = 1, weights: Tensor | None = None) -> Cond:
+    def encode_ids(self, ids: Tensor, *, clip_skip: int = 1, weights: Tensor | None = None) -> Conditioning:
         """Both encoders' states before the last layer, without the final norm; `clip_skip` 1 and 2 both mean this, as
         SDXL was trained so, and n > 2 takes the n-th from the end. `pooled` is of the first window, and where new words
         differ between layers the mean over these."""
@@ -30,7 +30,7 @@ class SDXL(StableDiffusion):
         context = torch.cat([_joined(first, each, weights), _joined(second, each, weights)], -1)
         pooled = self._pooled(encoders["te2"], last.unflatten(0, each.shape[:2])[:, 0], each[:, 0])
         pooled = pooled.unflatten(0, (-1, layers)).mean(1)
-        return Cond(_layered(context, layers), pooled=pooled, words=self._words(ids))
+        return text_conditioning(_layered(context, layers), pooled, self._words(ids))
 
     def _pooled(self, model: Any, last: Tensor, ids: Tensor) -> Tensor:
         """The projected state (B, 1280) at the end mark of the first window: `last` (B, 77, width), `ids` (B, 77)."""
@@ -38,7 +38,9 @@ class SDXL(StableDiffusion):
         states = last[torch.arange(len(last), device=last.device), end]
         return model.text_projection(text.final_norm(model)(states))
 
-    def size_cond(self, cond: Cond, original: Any, crop: Any, target: Any) -> Cond:
+    def add_sizes(self, conditioning: Conditioning, original: Any, crop: Any, target: Any) -> Conditioning:
         """`original`, `crop` (top, left), `target`: (B, 2) height and width each."""
-        sizes = [torch.as_tensor(s, dtype=torch.float32, device=cond.context.device) for s in (original, crop, target)]
-        return replace(cond, time_ids=torch.cat([s.reshape(-1, 2) for s in sizes], -1))
+        device = conditioning[CONTEXT].device
+        sizes = [torch.as_tensor(size, dtype=torch.float32, device=device) for size in (original, crop, target)]
+        time_ids = torch.cat([size.reshape(-1, 2) for size in sizes], -1)
+        return conditioning.with_tensors(**{TIME_IDS: time_ids})

@@ -34,7 +34,10 @@ class Residuals:
 
 @dataclass(frozen=True)
 class Area:
-    """A part of the picture with a text of its own. `context` as in `Cond`; `weight` 1: its own text alone counts."""
+    """A part of the picture with a prompt of its own.
+
+    `context`: its text states, as in a conditioning; `weight` 1: only its own prompt counts.
+    """
 
     box: Box
     context: Tensor

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.core.errors import LorasmithError
-from lorasmith.families.base import Moments
+from lorasmith.families.base import LatentDistribution
 from lorasmith.families.reader import fill
 from lorasmith.families.source import Source
 
@@ -39,13 +39,13 @@ def compute_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 @torch.no_grad()
-def encode(vae: Any, pixels: Tensor) -> Moments:
+def encode(vae: Any, pixels: Tensor) -> LatentDistribution:
     """(B, 3, H, W) in -1..1 to raw latents in float32."""
     first = next(vae.parameters())
     posterior = vae.encode(pixels.to(first.device, first.dtype))
     if hasattr(posterior, "latents"):
-        return Moments(posterior.latents.float())
-    return Moments(posterior.latent_dist.mean.float(), posterior.latent_dist.std.float())
+        return LatentDistribution(posterior.latents.float())
+    return LatentDistribution(posterior.latent_dist.mean.float(), posterior.latent_dist.std.float())
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from lorasmith.concepts import Vocabulary
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.rng import StepRng
 from lorasmith.data.batch import Batch, BatchPlan, PlannedView
-from lorasmith.families.base import Cond
+from lorasmith.families.base import Conditioning
 from lorasmith.families.stable_diffusion import emphasis
 from lorasmith.families.stable_diffusion.attention_maps import watched
 from lorasmith.training.hooks.base import Hook
@@ -144,7 +144,7 @@ class AttentionMaps(Hook):
         caption = self.caption_of(run, index)
         view = PlannedView(index, 0, 0)
         loaded = dataset.load(BatchPlan((view,), dataset.placement(record).bucket))
-        batch = prepare_batch(run, replace(loaded, captions=[caption], cond=None))
+        batch = prepare_batch(run, replace(loaded, captions=[caption], conditioning=None))
 
         weights = token_weights(run, caption, words)
         attention = self.attention(run, batch, weights, index).cpu().numpy()
@@ -166,21 +166,21 @@ class AttentionMaps(Hook):
         `weights`: (words, tokens), see `token_weights`. `index`: the index of the image, which seeds its noise.
         """
         family = run.family
-        assert batch.moments is not None
-        assert batch.cond is not None
+        assert batch.latents is not None
+        assert batch.conditioning is not None
 
         # the image once for each timestep, as one batch
-        x0 = family.latents(batch.moments, None)
+        x0 = family.latents(batch.latents, None)
         rngs = [StepRng(run.config.seed, t, [index], run.device) for t in self.timesteps]
         noise = torch.cat([rng.normal("attention maps", tuple(x0.shape[1:])) for rng in rngs])
         t = family.path.from_step(torch.tensor(self.timesteps, device=run.device))
         x_t = family.path.add_noise(x0.expand_as(noise), noise, t)
-        cond = Cond.concat([batch.cond] * len(self.timesteps))
+        conditioning = Conditioning.concat([batch.conditioning] * len(self.timesteps))
         batch_weights = weights.to(run.device)[None].expand(len(self.timesteps), -1, -1)
 
         size = (x0.shape[2], x0.shape[3])
         with watched(family.unet, batch_weights, size) as maps:
-            family.predict(x_t, t, cond)
+            family.predict(x_t, t, conditioning)
 
         # the layers of one size are averaged already; each size counts the same
         by_size = [

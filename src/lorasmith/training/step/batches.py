@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 def prepare_batch(run: Run, batch: Batch) -> Batch:
     """Move to the device; encode what was not cached. A trained text encoder is run here, with gradients."""
     batch = batch.to(run.device)
-    if batch.moments is None and batch.pixels is not None:
-        batch = replace(batch, moments=run.family.encode_image(batch.pixels))
-    if batch.cond is None:
-        cond = run.family.encode_text(batch.captions, **run.config.text.model_dump())
-        batch = replace(batch, cond=cond)
-    assert batch.cond is not None
-    return replace(batch, cond=run.family.size_cond(batch.cond, batch.original, batch.crop, batch.target))
+    if batch.latents is None and batch.pixels is not None:
+        batch = replace(batch, latents=run.family.encode_image(batch.pixels))
+    if batch.conditioning is None:
+        conditioning = run.family.encode_text(batch.captions, **run.config.text.model_dump())
+        batch = replace(batch, conditioning=conditioning)
+    assert batch.conditioning is not None
+    return replace(
+        batch, conditioning=run.family.add_sizes(batch.conditioning, batch.original, batch.crop, batch.target)
+    )

@@ -146,15 +146,17 @@ def test_conditions_of_a_run_are_the_merged_encoders(
         run = build_run(load_config(table(images, tmp_path / name, optimizer=unet_only, merge=merged)))
         run.events.close()
         assert run.dataset.text_cached
-        cond = run.dataset.load(run.dataset.epoch(0)[0]).cond
-        assert cond is not None
-        conditions.append(cond.context)
+        conditioning = run.dataset.load(run.dataset.epoch(0)[0]).conditioning
+        assert conditioning is not None
+        conditions.append(conditioning["context"])
         family = load("tiny-sd", dtype=torch.float32)
         if merged:
             load_lora(family, loras["lora"])
         captions = [run.dataset.records[item.record].captions[0] for item in run.dataset.epoch(0)[0].views]
         with torch.no_grad():
-            torch.testing.assert_close(cond.context, family.encode_text(captions).context, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                conditioning["context"], family.encode_text(captions)["context"], rtol=1e-4, atol=1e-4
+            )
     assert torch.equal(conditions[0], conditions[2])
     assert not torch.allclose(conditions[0], conditions[1], rtol=1e-3, atol=1e-3)
 

@@ -62,7 +62,7 @@ def test_latents_follow_the_vae(table: dict[str, Any], other: Path, tmp_path: Pa
         plan = run.dataset.epoch(0)[0]
         images = [run.dataset.records[item.record].path for item in plan.views]
         pixels = torch.stack([torch.tensor(np.array(Image.open(p))).permute(2, 0, 1) / 127.5 - 1 for p in images])
-        moments = run.dataset.load(plan).moments
+        moments = run.dataset.load(plan).latents
         assert moments is not None
         means.append(moments.mean)
         torch.testing.assert_close(means[-1], load("tiny-sd", vae=vae).encode_image(pixels).mean, rtol=1e-4, atol=1e-4)

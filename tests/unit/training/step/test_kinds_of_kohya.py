@@ -73,10 +73,12 @@ def test_dylora_in_a_run(table: dict[str, Any], tmp_path: Path) -> None:
     with torch.no_grad():
         x, t = torch.ones(1, 4, 8, 8), torch.tensor([500])
         plain = load("tiny-sd", dtype=further.family.dtype)
-        cond = plain.encode_text(["garp"])
+        conditioning = plain.encode_text(["garp"])
         load_lora(plain, file)
         further.adapters.eval()
-        torch.testing.assert_close(further.family.predict(x, t, cond), plain.predict(x, t, cond), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            further.family.predict(x, t, conditioning), plain.predict(x, t, conditioning), rtol=1e-4, atol=1e-4
+        )
     further.events.close()
     further.adapters.detach()
 

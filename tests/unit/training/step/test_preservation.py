@@ -62,14 +62,14 @@ def test_the_target_is_the_bases_output(make: Make, checkpointing: bool) -> None
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
     changed = result()
     rng = StepRng(0, 3, [0, 1, 2, 3])
-    assert batch.moments is not None
-    assert batch.cond is not None
-    x0 = run.family.latents(batch.moments, rng.normal("latent", tuple(batch.moments.mean.shape[1:])))
+    assert batch.latents is not None
+    assert batch.conditioning is not None
+    x0 = run.family.latents(batch.latents, rng.normal("latent", tuple(batch.latents.mean.shape[1:])))
     x_t = run.family.path.add_noise(x0, rng.normal("noise", tuple(x0.shape[1:])), changed.t)
     with torch.no_grad():
-        ours = run.family.predict(x_t, changed.t, batch.cond)
+        ours = run.family.predict(x_t, changed.t, batch.conditioning)
         with run.adapters.enabled(False):
-            base = run.family.predict(x_t, changed.t, batch.cond)
+            base = run.family.predict(x_t, changed.t, batch.conditioning)
     wanted = (ours - base).square().flatten(1).mean(1)
     assert changed.per_sample[kept].tolist() == pytest.approx(wanted[kept].tolist(), rel=1e-4)
     changed.loss.backward()

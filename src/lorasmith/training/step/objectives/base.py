@@ -28,7 +28,7 @@ class StepResult:
 
 
 class Objective(Component, root="objective", default="denoising"):
-    """From a batch to a loss. Called with completed batches: `moments` and `cond` are there, on the device."""
+    """From a batch to a loss. Called with completed batches: `latents` and `conditioning` are set, on the device."""
 
     @property
     def terms(self) -> tuple[str, ...]:

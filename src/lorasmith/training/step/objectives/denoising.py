@@ -24,7 +24,7 @@ from lorasmith.training.step.objectives.terms.evaluate import numbered, predicte
 
 
 class Denoising(Objective):
-    """E || output(x_t, t, cond) - target ||^2, in any combination of its parts (DDPM, arXiv 2006.11239, equation 14).
+    """E || output(x_t, t, c) - target ||^2, in any combination of its parts (DDPM, arXiv 2006.11239, equation 14).
 
     Parts are chosen independently: where t is drawn, what is done to the noise, the distance, and weights over t.
     """
@@ -50,10 +50,10 @@ class Denoising(Objective):
 
     def __call__(self, family: Family, batch: Batch, rng: StepRng) -> StepResult:
         path, prediction = family.path, family.prediction
-        assert batch.moments is not None
-        assert batch.cond is not None
+        assert batch.latents is not None
+        assert batch.conditioning is not None
 
-        x0 = family.latents(batch.moments, rng.normal("latent", tuple(batch.moments.mean.shape[1:])))
+        x0 = family.latents(batch.latents, rng.normal("latent", tuple(batch.latents.mean.shape[1:])))
         t = self.timesteps(rng, path)
         noise = rng.normal("noise", tuple(x0.shape[1:]))
         for change in self.noise:
@@ -83,6 +83,6 @@ class Denoising(Objective):
 
 def base_output(family: Family, x_t: Tensor, t: Tensor, batch: Batch) -> Tensor:
     """What the network gives without adapters: the target of samples that are to stay as they are."""
-    assert batch.cond is not None
+    assert batch.conditioning is not None
     with torch.no_grad(), family.as_base():
-        return family.predict(x_t, t, batch.cond)
+        return family.predict(x_t, t, batch.conditioning)

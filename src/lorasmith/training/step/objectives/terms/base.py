@@ -21,7 +21,8 @@ class ObjectivePart(Component, root="objective part"):
     """Whether there must be new words."""
 
     def columns(self, words: Tensor, vocabulary: Vocabulary) -> Tensor:
-        """From `Cond.words` (B, tokens) to (B, kinds, tokens): what the maps are of. Default: no maps are wanted."""
+        """Which attention maps the term needs. `words` (B, tokens): see `Family.new_token_index`. Returns (B, kinds,
+        tokens), for each kind of map the weights of the tokens; by default there are no kinds."""
         return words.new_zeros(len(words), 0, words.shape[1]).float()
 
     @abstractmethod

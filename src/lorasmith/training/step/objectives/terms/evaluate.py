@@ -18,14 +18,14 @@ def predicted(
     family: Family, x_t: Tensor, t: Tensor, batch: Batch, parts: Sequence[ObjectivePart]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The network's output, and the terms by name. Maps are made only if a part wants some."""
-    assert batch.cond is not None
-    words, vocabulary = batch.cond.words, family.vocabulary
+    assert batch.conditioning is not None
+    words, vocabulary = family.new_token_index(batch.conditioning), family.vocabulary
     if not parts or words is None or vocabulary is None:
-        return family.predict(x_t, t, batch.cond), {}
+        return family.predict(x_t, t, batch.conditioning), {}
     columns = [part.columns(words, vocabulary) for part in parts]
     wanted = torch.cat(columns, 1)
     with watched(family.unet, wanted, (x_t.shape[2], x_t.shape[3])) if wanted.shape[1] else nullcontext() as maps:
-        output = family.predict(x_t, t, batch.cond)
+        output = family.predict(x_t, t, batch.conditioning)
     seen = Maps(wanted, (1, 1)) if maps is None else maps
     each = seen.split([found.shape[1] for found in columns])
     named = numbered(parts).items()

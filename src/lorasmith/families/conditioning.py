@@ -1,0 +1,44 @@
+"""What conditions the network besides x_t and t."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Named tensors with a batch dimension, made by a family's text side and read by its denoiser.
+
+    The names are the family's own. Code in between moves, joins and caches the tensors without knowing them.
+    """
+
+    tensors: Mapping[str, Tensor]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def get(self, name: str) -> Tensor | None:
+        """The tensor called `name`, or None if there is none."""
+        return self.tensors.get(name)
+
+    def with_tensors(self, **tensors: Tensor) -> Conditioning:
+        """A copy with these tensors added or replaced."""
+        return Conditioning({**self.tensors, **tensors})
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Conditioning:
+        """A copy on another device. `dtype` applies to floating-point tensors only."""
+        moved: dict[str, Tensor] = {}
+        for name, tensor in self.tensors.items():
+            wanted = dtype if tensor.is_floating_point() else None
+            moved[name] = tensor.to(device, wanted, non_blocking=True)
+        return Conditioning(moved)
+
+    @staticmethod
+    def concat(parts: Sequence[Conditioning]) -> Conditioning:
+        """Several conditionings as one batch. All must have the same names and, without the batch, the same shapes."""
+        names = parts[0].tensors
+        return Conditioning({name: torch.cat([part[name] for part in parts]) for name in names})

@@ -1,0 +1,55 @@
+"""The names of Stable Diffusion's conditioning tensors, and what only sampling adds to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from lorasmith.families.conditioning import Conditioning
+from lorasmith.families.stable_diffusion.steering import Regions, Residuals
+
+CONTEXT = "context"
+"""Text states (B, tokens, width), or (B, layers, tokens, width) when each cross-attention layer has its own (P+, arXiv
+2303.09522)."""
+POOLED = "pooled"
+"""SDXL's pooled text, (B, 1280)."""
+TIME_IDS = "time_ids"
+"""SDXL's sizes, (B, 6)."""
+NEW_TOKEN_INDEX = "new_token_index"
+"""(B, tokens) int64: 0 for a token of the model, k for the k-th vector of the new tokens, from 1."""
+
+
+def text_conditioning(
+    context: Tensor, pooled: Tensor | None = None, new_token_index: Tensor | None = None
+) -> Conditioning:
+    """What the text encoders give; what is None is left out."""
+    tensors = {CONTEXT: context}
+    if pooled is not None:
+        tensors[POOLED] = pooled
+    if new_token_index is not None:
+        tensors[NEW_TOKEN_INDEX] = new_token_index
+    return Conditioning(tensors)
+
+
+@dataclass(frozen=True)
+class SteeredConditioning(Conditioning):
+    """A conditioning with regions and residuals, for sampling only: copies and batches of it have neither."""
+
+    regions: Regions | None = None
+    """Prompts for parts of the picture."""
+    residuals: Residuals | None = None
+    """What ControlNets and T2I-Adapters add inside the UNet."""
+
+
+def steer(
+    conditioning: Conditioning, *, regions: Regions | None = None, residuals: Residuals | None = None
+) -> SteeredConditioning:
+    """`conditioning` with regions or residuals added; those that it has already stay."""
+    if not isinstance(conditioning, SteeredConditioning):
+        conditioning = SteeredConditioning(conditioning.tensors)
+    return replace(
+        conditioning,
+        regions=regions or conditioning.regions,
+        residuals=residuals or conditioning.residuals,
+    )
