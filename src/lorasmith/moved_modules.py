@@ -106,6 +106,24 @@ RENAMED = {
 }
 """New path of a module to the old and new names of what plug-ins import from it."""
 
+RENAMED_MEMBERS = {
+    "adapters.base.Adapter": {
+        "words": "tensor_names",
+        "passing_weight": "forward_weight",
+        "onto": "add_to",
+        "begin": "begin_step",
+        "steady": "graph_safe",
+        "late": "up_parameters",
+        "late_rate": "up_lr",
+        "still": "frozen",
+        "passes": "norm_limit_passes",
+        "drop": "dropout_hidden",
+        "thin": "dropout_delta",
+    },
+    "adapters.base.AdapterConfig": {"late_rate": "up_lr_of", "adopt": "continue_from"},
+}
+"""Extension point to the old and new names of members that plug-ins define or call."""
+
 
 def new_path(path: str) -> str | None:
     """The new path of a module (both below `lorasmith`), or None if it was not moved."""
@@ -124,6 +142,22 @@ def renamed(module: str, name: str) -> Any:
         raise AttributeError(f"module 'lorasmith.{module}' has no attribute {name!r}")
     warnings.warn(f"lorasmith.{module}.{name} is now called {new}", FutureWarning, stacklevel=3)
     return getattr(import_module(f"lorasmith.{module}"), new)
+
+
+def new_member_name(extension_point: str, name: str) -> str | None:
+    """What a member of an extension point is called today, with a warning; None if it was not renamed."""
+    new = RENAMED_MEMBERS[extension_point].get(name)
+    if new is not None:
+        warnings.warn(f"{extension_point}.{name} is now called {new}", FutureWarning, stacklevel=3)
+    return new
+
+
+def carry_old_members(plugin: type, extension_point: str) -> None:
+    """Let a subclass of an extension point that still defines members under their old names work as before."""
+    for name in RENAMED_MEMBERS[extension_point].keys() & vars(plugin).keys():
+        new = new_member_name(extension_point, name)
+        if new is not None:
+            setattr(plugin, new, vars(plugin)[name])
 
 
 class MovedModule(ModuleType):

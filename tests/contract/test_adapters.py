@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.adapters.attach import AdapterSet
-from lorasmith.adapters.base import Adapter, AdapterConfig, kind_of
+from lorasmith.adapters.base import Adapter, AdapterConfig, LayerSpec, kind_of
 from lorasmith.adapters.layer import spec_of
 from lorasmith.core.registry import registered
 
@@ -271,3 +271,48 @@ def test_words_and_unknown_words(kind: str) -> None:
             tensors = only(prepared(*case.values)[1]).tensors()  # type: ignore[arg-type]
             assert kind_of(tensors | {"strange": torch.zeros(1)}) is None
             return
+
+
+@pytest.mark.parametrize(("config", "layer"), CASES)
+def test_fits_says_by_shapes_alone_what_restoring_would_show(config: AdapterConfig, layer: str) -> None:
+    """The tensors of one layer on every layer: `fits` agrees with a change that is really computed."""
+    _, adapters = prepared(config, layer)
+    tensors = only(adapters).tensors()
+    kind = kind_of(tensors)
+    assert kind is not None
+    for name, (module, _) in LAYERS.items():
+        spec = spec_of("unet.x", module)
+        assert spec is not None
+        expected = is_restorable(kind, spec, tensors)
+        # these reshape what they compute, so that a weight of as many numbers would be changed at random
+        if kind.model_fields["kind"].default in ("loha", "full") and spec.shape[0] != only(adapters).layer.shape[0]:
+            expected = False
+        assert kind.fits(spec, tensors) is expected, name
+
+
+@pytest.mark.parametrize(("config", "layer"), CASES)
+def test_tensors_that_are_missing_or_damaged_do_not_fit(config: AdapterConfig, layer: str) -> None:
+    _, adapters = prepared(config, layer)
+    adapter = only(adapters)
+    tensors = adapter.tensors()
+    kind = kind_of(tensors)
+    assert kind is not None
+    optional = {"alpha", "diff_b", "b_norm", "lora_mid.weight", "hada_t1", "hada_t2", "lokr_t2"}
+    # full and norm take an absent weight for no change of it
+    optional |= {"diff", "w_norm"}
+    for name in tensors.keys() - optional:
+        rest = {key: tensor for key, tensor in tensors.items() if key != name}
+        assert not kind.fits(adapter.layer, rest), name
+    for name, tensor in tensors.items():
+        assert not kind.fits(adapter.layer, tensors | {name: tensor.new_zeros(0)}), name
+        if tensor.dim():
+            longer = torch.cat([tensor, tensor[:1]])
+            assert not kind.fits(adapter.layer, tensors | {name: longer}), name
+
+
+def is_restorable(kind: type[AdapterConfig], spec: LayerSpec, tensors: dict[str, Tensor]) -> bool:
+    base = torch.ones(spec.shape)
+    try:
+        return kind().restore(spec, base, tensors).delta(base).shape == base.shape
+    except (RuntimeError, IndexError, ValueError):
+        return False

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.adapters.base import Adapter, AdapterConfig
-from lorasmith.adapters.boft import BOFT, butterfly
+from lorasmith.adapters.boft import BOFT, butterfly_block_size
 from lorasmith.adapters.dora import DoRA
 from lorasmith.adapters.dylora import DyLoRA
 from lorasmith.adapters.factored import FactoredAdapter
@@ -170,7 +170,7 @@ def test_boft_blocks_on_a_grid() -> None:
 
     for size in [*range(2, 300, 2), 320, 640, 768, 1280, 1536, 2048, 2560, 3072, 5120, 10240]:
         for factor in (2, 4, 6, 8, 10, 16, 20, 32, 64):
-            assert butterfly(size, factor) == power2factorization(size, factor)[0], (size, factor)
+            assert butterfly_block_size(size, factor) == power2factorization(size, factor)[0], (size, factor)
 
 
 def test_norms() -> None:
@@ -214,7 +214,7 @@ def test_dylora_at_every_rank() -> None:
     for rank in range(6):
         ours.begin((rank + 0.5) / 6)
         expected, _ = module.get_diff_weight(rank=rank)
-        torch.testing.assert_close(ours.passing_weight(torch.zeros(10, 12)), expected)
+        torch.testing.assert_close(ours.forward_weight(torch.zeros(10, 12)), expected)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,11 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from lorasmith.moved_modules import MOVED, RENAMED, new_path
 
@@ -56,3 +59,24 @@ def test_a_plugin_with_old_paths_loads_and_is_told_the_new_ones(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "no-such.toml" in done.stdout
     assert "lorasmith.train.hooks.base is now lorasmith.training.hooks.base" in done.stderr
+
+
+def test_an_adapter_with_old_member_names_works_and_is_told_the_new_ones() -> None:
+    from lorasmith.adapters.base import Adapter, LayerSpec
+
+    with pytest.warns(FutureWarning, match=r"Adapter\.words is now called tensor_names"):
+
+        class Old(Adapter):
+            words: ClassVar[dict[str, str]] = {"gain": "gain.weight"}
+
+            def __init__(self, layer: LayerSpec) -> None:
+                super().__init__(layer)
+                self.gain = nn.Parameter(torch.ones(3))
+
+            def delta(self, base: Tensor | None = None) -> Tensor:
+                return self.thin(self.gain)  # type: ignore[no-any-return]
+
+    adapter = Old(LayerSpec("unet.x", "norm", (3,)))
+    assert adapter.tensors().keys() == {"gain.weight"}
+    with pytest.warns(FutureWarning, match=r"Adapter\.thin is now called dropout_delta"):
+        assert torch.equal(adapter.delta(), adapter.gain)

@@ -16,19 +16,21 @@ from lorasmith.core.errors import LorasmithError, nearest
 from lorasmith.core.rng import torch_generator
 
 Places = Mapping[str, tuple[nn.Module, str]]
-"""Layer name to its owner and the owner's attribute (a number for lists)."""
+"""Layer names, and where each layer is: its parent module and the parent's attribute (a number for lists)."""
 
 
 class AdapterSet:
-    """Adapters by layer name. Attach and detach are inverses; so are merge and unmerge."""
+    """Adapters by layer name. `attach` and `detach` are inverses; so are `merge` and `unmerge`."""
 
     def __init__(self, adapters: Mapping[str, Adapter], places: Places, rates: Mapping[str, float]) -> None:
+        """`rates`: the factor of the learning rate of each layer."""
         self.adapters = dict(adapters)
+        self.attached = False
         self._places = {name: places[name] for name in self.adapters}
         self._rates = dict(rates)
-        self._kept: dict[str, Tensor] | None = None
         self._strength: dict[str, float] = dict.fromkeys(self.components(), 1.0)
-        self.attached = False
+        self._unmerged: dict[str, Tensor] | None = None
+        """What `merge` has overwritten, named `layer/parameter`; None while nothing is merged."""
 
     @classmethod
     def create(
@@ -36,29 +38,28 @@ class AdapterSet:
     ) -> AdapterSet:
         """Fresh adapters on the layers that `config.layers` chooses from `layers`.
 
-        Each is initialised from a generator of its own, so that the choice of other layers does not move it. Raises
-        LorasmithError if no layer fits, or if a rule of `config.overrides` fits none of them.
+        Raises LorasmithError if no layer fits, or if a rule of `config.overrides` matches none of them.
         """
-        adapters: dict[str, Adapter] = {}
-        rates: dict[str, float] = {}
-        names = chosen(config.layers, layers, presets)
+        names = select_layers(config.layers, layers, presets)
         for rule in config.overrides:
             if not any(fnmatchcase(name, rule.layers) for name in names):
                 raise LorasmithError(
                     f'adapter.overrides: "{rule.layers}" fits none of the {len(names)} layers that are trained, '
-                    f"which are such as {names[0]}"
+                    f"for example {names[0]}"
                 )
+        adapters: dict[str, Adapter] = {}
+        rates: dict[str, float] = {}
         for name in names:
-            layer = current(layers[name])
+            layer = module_at(layers[name])
             spec = spec_of(name, layer)
             if spec is None:
                 continue
-            own, rate = config.for_layer(name)
+            settings, rate = config.for_layer(name)
             base = tensor_of(layer, "weight")
-            adapter = fresh(own, spec, base.detach(), torch_generator(seed, "adapter", name))
+            # a generator for each layer, so that the choice of other layers does not change its start
+            adapter = new_adapter(settings, spec, base.detach(), torch_generator(seed, "adapter", name))
             if adapter is not None:
-                adapter.dropout, adapter.max_norm = own.dropouts, own.max_norm
-                adapter.late_rate = own.late_rate(adapter.layer.component)
+                apply_settings(adapter, settings)
                 adapters[name] = adapter.to(base.device)
                 rates[name] = rate
         if not adapters:
@@ -68,87 +69,131 @@ class AdapterSet:
 
     @classmethod
     def restore(cls, adapters: Mapping[str, Adapter], layers: Places) -> AdapterSet:
-        """Adapters that come from a file, on the layers they are named after."""
+        """Adapters that come from a file, on the layers that they are named after."""
         return cls(adapters, layers, dict.fromkeys(adapters, 1.0))
 
     def __len__(self) -> int:
         return len(self.adapters)
 
     def components(self) -> tuple[str, ...]:
-        """`unet`, `te` ...: the parts that carry adapters, in order."""
+        """The components that carry adapters (`unet`, `te` ...), in order."""
         return tuple(dict.fromkeys(adapter.layer.component for adapter in self.adapters.values()))
+
+    def module_of(self, name: str) -> nn.Module:
+        """The layer of an adapter, as it is in the model now: the bare layer, or an `Adapted` around it."""
+        return module_at(self._places[name])
 
     def weight_of(self, name: str) -> Tensor:
         """The weight that a layer has without adapters."""
-        return tensor_of(current(self._places[name]), "weight").detach()
+        return tensor_of(self.module_of(name), "weight").detach()
+
+    # Training
 
     def parameters(self, component: str | None = None) -> list[nn.Parameter]:
-        """What is trained, of one component or of all."""
-        wanted = (a for a in self.adapters.values() if component in (None, a.layer.component))
-        return [p for adapter in wanted for p in trained(adapter)]
+        """The trained parameters of one component, or of all."""
+        chosen = [adapter for adapter in self.adapters.values() if component in (None, adapter.layer.component)]
+        return [parameter for adapter in chosen for parameter in trained_parameters(adapter)]
 
     def parameters_by_rate(self, component: str) -> dict[float, list[nn.Parameter]]:
-        """What is trained of a component, by the factor of its learning rate."""
-        found: dict[float, list[nn.Parameter]] = {}
+        """The trained parameters of a component, by the factor of their learning rate."""
+        by_rate: dict[float, list[nn.Parameter]] = {}
         for name, adapter in self.adapters.items():
-            if adapter.layer.component == component:
-                late = late_of(adapter)
-                for p in trained(adapter):
-                    rate = self._rates[name] * (adapter.late_rate if id(p) in late else 1.0)
-                    found.setdefault(rate, []).append(p)
-        return found
+            if adapter.layer.component != component:
+                continue
+            # an adapter can contain another (DoRA), whose up parameters count as well
+            inner = [module for module in adapter.modules() if isinstance(module, Adapter)]
+            up_ids = {id(parameter) for module in inner for parameter in module.up_parameters()}
+            for parameter in trained_parameters(adapter):
+                rate = self._rates[name] * (adapter.up_lr if id(parameter) in up_ids else 1.0)
+                by_rate.setdefault(rate, []).append(parameter)
+        return by_rate
+
+    @property
+    def graph_safe(self) -> bool:
+        """Whether every step runs the same operations, which a CUDA graph requires."""
+        return all(adapter.graph_safe for adapter in self.adapters.values())
+
+    def begin_step(self, seed: int, step: int) -> None:
+        """Called before the passes of a step; what differs from step to step follows from the step's number."""
+        if not self.graph_safe:
+            draw = float(torch.rand((), generator=torch_generator(seed, "adapter", step)))
+            for adapter in self.adapters.values():
+                adapter.begin_step(draw)
+
+    def limit_norms(self) -> None:
+        """Shrink the changes that exceed their `max_norm`; called after a step."""
+        for name, adapter in self.adapters.items():
+            if adapter.max_norm is not None:
+                adapter.limit_norm(tensor_of(self.module_of(name), "weight"))
+
+    def train(self) -> None:
+        """Turn dropouts on."""
+        for adapter in self.adapters.values():
+            adapter.train()
+
+    def eval(self) -> None:
+        """Turn dropouts off."""
+        for adapter in self.adapters.values():
+            adapter.eval()
+
+    # On the model and off it
 
     def attach(self) -> AdapterSet:
-        """Put the adapters on their layers, on top of those already there."""
+        """Put the adapters on their layers, on top of those already there; returns self."""
         for name, adapter in self.adapters.items():
-            layer = current(self._places[name])
+            layer = self.module_of(name)
             if not isinstance(layer, Adapted):
                 layer = Adapted(layer, adapter.layer)
-                _put(self._places[name], layer)
+                replace_module(self._places[name], layer)
             layer.add(adapter)
         self.attached = True
         self._apply_strength()
         return self
 
-    def adopted(self, change: Callable[[Adapter], Adapter]) -> AdapterSet:
-        """The set with each adapter as `change` makes it, attached in the place of this one."""
+    def detach(self) -> None:
+        """Take the adapters off; a layer without any other adapter is the same module object as before."""
+        if not self.attached:
+            return
+        for name, adapter in self.adapters.items():
+            layer = self._adapted(name)
+            layer.remove(adapter)
+            if not layer.adapters:
+                replace_module(self._places[name], layer.base)
+        self.attached = False
+
+    def replace_each(self, change: Callable[[Adapter], Adapter]) -> AdapterSet:
+        """A new set with the result of `change` for each adapter, attached in the place of this one."""
         self.detach()
         adapters = {name: change(adapter) for name, adapter in self.adapters.items()}
         return AdapterSet(adapters, self._places, self._rates).attach()
 
-    def detach(self) -> None:
-        """Take them off; layers without any other adapter are the very modules that they were."""
-        if not self.attached:
-            return
-        for name, adapter in self.adapters.items():
-            layer = current(self._places[name])
-            assert isinstance(layer, Adapted)
-            layer.remove(adapter)
-            if not layer.adapters:
-                _put(self._places[name], layer.base)
-        self.attached = False
-
     @property
     def strength(self) -> dict[str, float]:
-        """The user's dial, by component."""
+        """The strength of each component."""
         return dict(self._strength)
 
     def set_strength(self, strength: float | Mapping[str, float]) -> None:
-        """One strength for all components, or one for each named."""
+        """One strength for all components, or one for each that is named."""
         values = strength if isinstance(strength, Mapping) else dict.fromkeys(self._strength, strength)
-        self._strength.update({k: float(v) for k, v in values.items() if k in self._strength})
+        for component, value in values.items():
+            if component in self._strength:
+                self._strength[component] = float(value)
         if self.attached:
             self._apply_strength()
 
-    @contextmanager
-    def enabled(self, on: bool) -> Iterator[None]:
-        """With `enabled(False)` the model is the base model."""
-        with self.at(self.strength if on else 0.0):
-            yield
+    def _apply_strength(self) -> None:
+        for name, adapter in self.adapters.items():
+            self._adapted(name).set_strength(adapter, self._strength[adapter.layer.component])
+
+    def _adapted(self, name: str) -> Adapted:
+        """The layer of an adapter that is attached."""
+        layer = self.module_of(name)
+        assert isinstance(layer, Adapted)
+        return layer
 
     @contextmanager
     def at(self, strength: float | Mapping[str, float]) -> Iterator[None]:
-        """The model at a strength of all components, or at one for each named."""
+        """The model at a strength of all components, or at one for each that is named."""
         before = self.strength
         self.set_strength(strength)
         try:
@@ -156,130 +201,122 @@ class AdapterSet:
         finally:
             self.set_strength(before)
 
-    @property
-    def steady(self) -> bool:
-        """Whether all steps are the same operations."""
-        return all(adapter.steady for adapter in self.adapters.values())
+    @contextmanager
+    def enabled(self, on: bool) -> Iterator[None]:
+        """With `enabled(False)` the model is the base model."""
+        with self.at(self.strength if on else 0.0):
+            yield
 
-    def begin(self, seed: int, step: int) -> None:
-        """Before the passes of a step: what differs from step to step follows from its number."""
-        if not self.steady:
-            draw = float(torch.rand((), generator=torch_generator(seed, "adapter", step)))
-            for adapter in self.adapters.values():
-                adapter.begin(draw)
-
-    def limit_norms(self) -> None:
-        """Shrink the changes that exceed their `max_norm`; for after a step. Does nothing where there is none."""
-        for name, adapter in self.adapters.items():
-            if adapter.max_norm is not None:
-                adapter.limit_norm(tensor_of(current(self._places[name]), "weight"))
+    # In the weights
 
     def merge(self, strength: float = 1.0, *, for_good: bool = False) -> None:
-        """Write the changes into the weights and biases of the layers (which must not be attached).
+        """Write the changes into the weights and biases of the layers, which must not have the adapters attached.
 
-        `for_good`: without keeping what was there before, which `unmerge` would put back.
+        `for_good`: without saving the values from before, which `unmerge` would put back.
         """
-        if self.attached or self._kept is not None:
+        if self.attached or self._unmerged is not None:
             raise LorasmithError("detach the adapters before merging them, and merge them once")
-        self._kept = None if for_good else {}
+        self._unmerged = None if for_good else {}
         for name, adapter in self.adapters.items():
-            layer, change = current(self._places[name]), adapter.bias_delta()
-            weight = tensor_of(layer, "weight")
-            self._write(name, "weight", adapter.weight(weight.detach(), strength))
-            if change is not None:
-                self._write(name, "bias", tensor_of(layer, "bias").detach().float() + strength * change)
+            layer, bias_change = self.module_of(name), adapter.bias_delta()
+            self._overwrite(name, "weight", adapter.weight(tensor_of(layer, "weight").detach(), strength))
+            if bias_change is not None:
+                bias = tensor_of(layer, "bias").detach().float()
+                self._overwrite(name, "bias", bias + strength * bias_change)
 
-    def _write(self, name: str, part: str, value: Tensor) -> None:
-        place = tensor_of(current(self._places[name]), part)
-        if self._kept is not None:
-            self._kept[f"{name}/{part}"] = place.detach().clone()
+    def _overwrite(self, name: str, parameter_name: str, value: Tensor) -> None:
+        """Write a value into a layer's weight or bias, and save the one from before for `unmerge`."""
+        parameter = tensor_of(self.module_of(name), parameter_name)
+        if self._unmerged is not None:
+            self._unmerged[f"{name}/{parameter_name}"] = parameter.detach().clone()
         with torch.no_grad():
-            place.copy_(value)
+            parameter.copy_(value)
 
     def unmerge(self) -> None:
-        """Put the weights back that `merge` found."""
-        for key, kept in (self._kept or {}).items():
-            name, _, part = key.rpartition("/")
+        """Put back the values from before `merge`."""
+        for key, value in (self._unmerged or {}).items():
+            name, _, parameter_name = key.rpartition("/")
             with torch.no_grad():
-                tensor_of(current(self._places[name]), part).copy_(kept)
-        self._kept = None
+                tensor_of(self.module_of(name), parameter_name).copy_(value)
+        self._unmerged = None
+
+    # Checkpoints
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All trained tensors, named `layer/parameter`."""
-        return {f"{name}/{key}": t for name, a in self.adapters.items() for key, t in a.state_dict().items()}
+        """All parameters and buffers of the adapters, named `layer/parameter`."""
+        state: dict[str, Tensor] = {}
+        for name, adapter in self.adapters.items():
+            for key, tensor in adapter.state_dict().items():
+                state[f"{name}/{key}"] = tensor
+        return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state_dict`. Raises LorasmithError if the names differ."""
-        missing = self.state_dict().keys() ^ state.keys()
-        if missing:
-            raise LorasmithError(f"the saved adapter has other layers than this one, for example {sorted(missing)[0]}")
+        differing = self.state_dict().keys() ^ state.keys()
+        if differing:
+            raise LorasmithError(f"the saved adapter has other layers than this one, for example {min(differing)}")
         for name, adapter in self.adapters.items():
             adapter.load_state_dict({key: state[f"{name}/{key}"] for key in adapter.state_dict()})
 
-    def train(self) -> None:
-        """Dropouts on."""
-        for adapter in self.adapters.values():
-            adapter.train()
 
-    def eval(self) -> None:
-        """Dropouts off."""
-        for adapter in self.adapters.values():
-            adapter.eval()
-
-    def _apply_strength(self) -> None:
-        for name, adapter in self.adapters.items():
-            layer = current(self._places[name])
-            assert isinstance(layer, Adapted)
-            layer.set_strength(adapter, self._strength[adapter.layer.component])
-
-
-def fresh(config: AdapterConfig, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> Adapter | None:
-    """A new adapter of a kind for a layer or, for a norm that is to be trained beside it, of kind `norm`."""
-    kind = Norm() if layer.kind == "norm" and config.norms else config
-    return kind.build(layer, base, generator)
-
-
-def chosen(layers: str | tuple[str, ...], places: Places, presets: Mapping[str, tuple[str, ...]]) -> list[str]:
+def select_layers(layers: str | tuple[str, ...], places: Places, presets: Mapping[str, tuple[str, ...]]) -> list[str]:
     """Names of the layers that a preset or patterns choose, in the model's order.
 
-    Raises LorasmithError, with the nearest preset, if there are none.
+    `layers`: a preset, a pattern, or a list of both; a pattern with `!` in front takes layers out. Raises
+    LorasmithError, with the nearest preset, if nothing is chosen.
     """
-    patterns = presets.get(layers, (layers,)) if isinstance(layers, str) else layers
-    patterns = tuple(q for p in patterns for q in presets.get(p, (p,)))
-    wanted = [p for p in patterns if not p.startswith("!")] or ["*"]
-    unwanted = [p[1:] for p in patterns if p.startswith("!")]
-    names = [
-        name
-        for name in places
-        if any(fnmatchcase(name, p) for p in wanted) and not any(fnmatchcase(name, p) for p in unwanted)
-    ]
+    # a preset can name other presets, and so can a list
+    entries = presets.get(layers, (layers,)) if isinstance(layers, str) else layers
+    patterns: list[str] = []
+    for entry in entries:
+        patterns += presets.get(entry, (entry,))
+    excluded = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+    included = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"]
+    names = [name for name in places if matches(name, included) and not matches(name, excluded)]
     if not names:
-        hint = nearest(layers, list(presets)) if isinstance(layers, str) else None
+        preset = nearest(layers, presets) if isinstance(layers, str) else None
+        hint = "" if preset is None else f'Did you mean "{preset}"? '
         raise LorasmithError(
-            f"adapter.layers: {layers!r} chooses none of {len(places)} layers. "
-            + (f'Did you mean "{hint}"? ' if hint else "")
-            + f"Presets: {', '.join(presets)}; or patterns of names such as {next(iter(places), '')}"
+            f"adapter.layers: {layers!r} chooses none of {len(places)} layers. {hint}"
+            f"Presets: {', '.join(presets)}; or patterns of names such as {next(iter(places), '')}"
         )
     return names
 
 
-def trained(adapter: Adapter) -> list[nn.Parameter]:
-    """The parameters that training may move, whether or not it does so now."""
-    still = {id(getattr(m, name)) for m in adapter.modules() for name in getattr(m, "still", ())}
-    return [p for p in adapter.parameters() if id(p) not in still]
+def matches(name: str, patterns: list[str]) -> bool:
+    """Whether a layer name matches one of the fnmatch patterns."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def late_of(adapter: Adapter) -> set[int]:
-    """Which parameters, by identity, start as zero."""
-    return {id(p) for m in adapter.modules() if isinstance(m, Adapter) for p in m.late()}
+def new_adapter(config: AdapterConfig, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> Adapter | None:
+    """A fresh adapter for a layer: of the config's kind or, for norms that are trained as well, of kind `norm`."""
+    kind = Norm() if layer.kind == "norm" and config.norms else config
+    return kind.build(layer, base, generator)
 
 
-def current(place: tuple[nn.Module, str]) -> nn.Module:
+def apply_settings(adapter: Adapter, config: AdapterConfig) -> None:
+    """Give an adapter the settings of training, which files do not hold."""
+    adapter.dropout = config.dropouts
+    adapter.max_norm = config.max_norm
+    adapter.up_lr = config.up_lr_of(adapter.layer.component)
+
+
+def trained_parameters(adapter: Adapter) -> list[nn.Parameter]:
+    """The parameters that training may change, even if they do not require a gradient now."""
+    frozen_ids: set[int] = set()
+    for module in adapter.modules():
+        if isinstance(module, Adapter):
+            frozen_ids |= {id(getattr(module, name)) for name in module.frozen}
+    return [parameter for parameter in adapter.parameters() if id(parameter) not in frozen_ids]
+
+
+def module_at(place: tuple[nn.Module, str]) -> nn.Module:
     """The module that is at a place now."""
-    owner, attribute = place
-    return owner.get_submodule(attribute)
+    parent, attribute = place
+    return parent.get_submodule(attribute)
 
 
-def _put(place: tuple[nn.Module, str], layer: nn.Module) -> None:
-    owner, attribute = place
-    owner.register_module(attribute, layer)
+def replace_module(place: tuple[nn.Module, str], module: nn.Module) -> None:
+    """Put another module at a place."""
+    parent, attribute = place
+    parent.register_module(attribute, module)

@@ -1,4 +1,9 @@
-"""What an adapter is: a trainable change of one frozen weight."""
+"""What an adapter is: a trainable change of one frozen weight.
+
+`Adapter` is the change of one layer, a torch module. `AdapterConfig` is the extension point of adapter kinds: the
+settings, which build fresh adapters and restore those of files. Every other file of this folder is one kind, or what
+several kinds share.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lorasmith.core.registry import Component, Config, registered
+from lorasmith.moved_modules import carry_old_members, new_member_name
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,7 @@ class LayerSpec:
     """A layer that may carry adapters.
 
     `name`: component and module path, for example `unet.down_blocks.0.attentions.0.proj_in`; `shape`: of the weight,
-    (out, in) or (out, in / groups, kh, kw).
+    (out, in) or (out, in / groups, kh, kw), of norms (channels,).
     """
 
     name: str
@@ -38,10 +44,20 @@ class LayerSpec:
         """`unet`, `te`, `te1` or `te2`."""
         return self.name.split(".", 1)[0]
 
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """The size of a convolution's kernel, (kh, kw); empty for other layers."""
+        return self.shape[2:]
+
+    @property
+    def takes_factors(self) -> bool:
+        """Whether it is a linear layer or a convolution without groups, which most adapter kinds need."""
+        return self.kind != "norm" and self.groups == 1
+
 
 @dataclass(frozen=True)
 class Dropouts:
-    """Probabilities of leaving out single neurons, whole ranks, whole adapters; in training only."""
+    """Probabilities of dropping single neurons, whole ranks and whole adapters; in training only."""
 
     neuron: float = 0.0
     rank: float = 0.0
@@ -49,36 +65,51 @@ class Dropouts:
 
 
 class Adapter(nn.Module):
-    """One layer's change. A subclass gives `delta` and, where cheaper, `branch`.
+    """The change of one layer. A subclass gives `delta` and, where that is cheaper, `branch`.
 
-    Parameters are float32; `tensor_names` maps the attributes that are saved to the tensor names of kohya-like
-    files (`{"down": "lora_down.weight", "up": "lora_up.weight"}`). At the start, every adapter leaves its layer as it
-    is.
-    At strength s a layer's weight is W + s (W' - W), for every kind: what all user interfaces do.
+    Parameters are float32. At the start, every adapter leaves its layer as it is. At strength s a layer's weight is
+    W + s (W' - W), for every kind, as all user interfaces compute it.
     """
 
     tensor_names: ClassVar[dict[str, str]] = {}
+    """Attributes that are saved, and the tensor name of each in kohya-like files, for example
+    `{"down": "lora_down.weight", "up": "lora_up.weight"}`."""
     additive: ClassVar[bool] = True
-    """Whether the change does not depend on the weight that it is added to, so that `branch` is there."""
+    """Whether the change does not depend on the weight that it is added to, so that `branch` can be used."""
     factors: ClassVar[tuple[str, ...]] = ()
-    """Attributes whose product the change is (absent ones are None)."""
-    passes: ClassVar[int] = 1
-    """How often `limit_norm` must shrink to get there; more than 1 where the change is not a product."""
+    """Attributes whose product is the change (absent ones are None)."""
+    norm_limit_passes: ClassVar[int] = 1
+    """How often `limit_norm` must shrink until the norm is within its bound; more than 1 where the change is not a
+    product of `factors`."""
     dropout: Dropouts
     max_norm: float | None = None
-    """Bound of the Frobenius norm of the change; `limit_norm` keeps it."""
-    late_rate: float = 1.0
-    """Factor of the learning rate of the factors that start as zero."""
-    still: tuple[str, ...] = ()
-    """Attributes that are not trained, ever."""
+    """Bound of the Frobenius norm of the change, enforced by `limit_norm`."""
+    up_lr: float = 1.0
+    """Factor of the learning rate of `up_parameters` (LoRA+)."""
+    frozen: tuple[str, ...] = ()
+    """Attributes that are never trained."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        carry_old_members(cls, "adapters.base.Adapter")
 
     def __init__(self, layer: LayerSpec) -> None:
         super().__init__()
         self.layer = layer
         self.dropout = Dropouts()
 
+    def __getattr__(self, name: str) -> Any:
+        """Parameters and buffers, as of every module, and the old names of methods, until version 0.3."""
+        new_name = new_member_name("adapters.base.Adapter", name)
+        return super().__getattr__(name) if new_name is None else getattr(self, new_name)
+
+    # The change
+
     def delta(self, base: Tensor | None = None) -> Tensor:
-        """The change at strength 1, of the weight's shape, scale included. `base` is there for kinds that need it."""
+        """The change at strength 1, of the weight's shape, scale included.
+
+        `base`: the weight, for kinds whose change depends on it.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no additive form")
 
     def bias_delta(self) -> Tensor | None:
@@ -90,58 +121,62 @@ class Adapter(nn.Module):
         base = base.float()
         return base + strength * self.delta(base)
 
-    def passing_weight(self, base: Tensor, strength: float = 1.0) -> Tensor:
-        """The changed weight of this pass: with dropouts, in training."""
+    def forward_weight(self, base: Tensor, strength: float = 1.0) -> Tensor:
+        """The changed weight of this forward pass, in float32: in training with dropouts."""
         base = base.float()
-        return base + strength * self.thin(self.delta(base))
+        return base + strength * self.dropout_delta(self.delta(base))
 
     def branch(self, x: Tensor) -> Tensor:
-        """What to add to the layer's output at strength 1, in x's dtype. Kinds with a cheaper way override this."""
-        bias = self.bias_delta()
-        return operate(self.layer, x, self.thin(self.delta()).to(x.dtype), None if bias is None else bias.to(x.dtype))
+        """What is added to the layer's output for `x` at strength 1, in the dtype of `x`.
 
-    def onto(self, out: Tensor, x: Tensor, strength: float = 1.0) -> Tensor:
-        """`out`, the layer's output for x, with the change on it. Kinds that can add in one pass override this."""
+        Kinds that can compute it without the whole `delta` override this.
+        """
+        weight = self.dropout_delta(self.delta()).to(x.dtype)
+        bias = self.bias_delta()
+        return run_layer(self.layer, x, weight, None if bias is None else bias.to(x.dtype))
+
+    def add_to(self, out: Tensor, x: Tensor, strength: float = 1.0) -> Tensor:
+        """`out`, the layer's output for `x`, with the change added. Kinds that can add in one pass override this."""
         change = self.branch(x)
         return out + (change if strength == 1 else change * strength)
 
-    def begin(self, draw: float) -> None:
-        """Before each training step, with a number in [0, 1) that is the same for all layers of the step."""
+    # Training
+
+    def begin_step(self, draw: float) -> None:
+        """Called before each training step, with a number in [0, 1) that is the same for all layers of the step."""
 
     @property
-    def steady(self) -> bool:
-        """Whether the passes of all steps are the same operations, as a CUDA graph needs it."""
+    def graph_safe(self) -> bool:
+        """Whether every step runs the same operations, which a CUDA graph requires."""
         return self.dropout.module == 0
 
-    def late(self) -> list[nn.Parameter]:
-        """The factors that start as zero, which `late_rate` is for."""
+    def up_parameters(self) -> list[nn.Parameter]:
+        """The factors that `up_lr` applies to; LoRA's is `up`."""
         return []
 
-    @property
-    def alpha(self) -> float | None:
-        """The alpha that files store, or None; consumers scale by alpha / rank."""
-        return None
+    def dropout_hidden(self, h: Tensor) -> Tensor:
+        """Dropout of the values between the factors, (..., rank) or (B, rank, H, W); in training only.
 
-    @property
-    def rank(self) -> int | None:
-        """What alpha is divided by, if the kind has ranks."""
-        return None
-
-    def drop(self, h: Tensor) -> Tensor:
-        """Training only: dropout of what lies between the factors, (..., rank) or (B, rank, H, W): single neurons
-        with p = `neuron`, whole ranks of a sample with p = `rank`; what stays is scaled up."""
+        Single neurons are dropped with p = `dropout.neuron`, whole ranks of a sample with p = `dropout.rank`; the rest
+        is scaled up.
+        """
         if not self.training:
             return h
         if self.dropout.neuron:
             h = F.dropout(h, self.dropout.neuron)
         if self.dropout.rank:
-            shape = (h.shape[0], h.shape[1], 1, 1) if h.dim() == 4 else (h.shape[0], *[1] * (h.dim() - 2), h.shape[-1])
+            # one factor per sample and rank, whatever lies between: channels come second in images, last in tokens
+            is_image = h.dim() == 4
+            shape = (h.shape[0], h.shape[1], 1, 1) if is_image else (h.shape[0], *[1] * (h.dim() - 2), h.shape[-1])
             h = h * F.dropout(h.new_ones(shape), self.dropout.rank)
         return h
 
-    def thin(self, delta: Tensor) -> Tensor:
-        """Training only, for kinds with nothing between factors: dropout of single entries of the change with
-        p = `neuron` and of whole rows (outputs) with p = `rank`; what stays is scaled up."""
+    def dropout_delta(self, delta: Tensor) -> Tensor:
+        """Dropout of the change itself, for kinds with nothing between factors; in training only.
+
+        Single entries are dropped with p = `dropout.neuron`, whole rows (outputs) with p = `dropout.rank`; the rest is
+        scaled up.
+        """
         if not self.training:
             return delta
         if self.dropout.neuron:
@@ -152,43 +187,57 @@ class Adapter(nn.Module):
         return delta
 
     def skip(self) -> bool:
-        """Training only: whether this adapter sits out this pass (p = `module`)."""
+        """Whether this pass leaves the adapter out, drawn with p = `dropout.module`; in training only."""
         return self.training and self.dropout.module > 0 and float(torch.rand(())) < self.dropout.module
 
     @torch.no_grad()
     def limit_norm(self, base: Tensor) -> None:
-        """Shrink the factors until the norm of the change is at most `max_norm`; no host synchronisation."""
+        """Shrink the factors until the norm of the change is at most `max_norm`, without waiting for the device."""
         if self.max_norm is None:
             return
-        for _ in range(self.passes):
+        for _ in range(self.norm_limit_passes):
             norm = self.delta(base.float()).norm().clamp(min=1e-12)
             self.shrink((self.max_norm / norm).clamp(max=1.0))
 
     def shrink(self, ratio: Tensor) -> None:
         """Multiply the change by `ratio`, evenly over its factors."""
-        present = [p for name in self.factors if (p := getattr(self, name)) is not None]
+        present = [getattr(self, name) for name in self.factors if getattr(self, name) is not None]
         for parameter in present:
             parameter.mul_(ratio ** (1 / len(present)))
 
+    # Files
+
+    @property
+    def alpha(self) -> float | None:
+        """The alpha that files store, or None; readers of files scale by alpha / rank."""
+        return None
+
+    @property
+    def rank(self) -> int | None:
+        """What alpha is divided by, if the kind has ranks."""
+        return None
+
     def tensors(self) -> dict[str, Tensor]:
-        """What files hold, by tensor name, alpha included if there is one."""
-        found = {
-            tensor_name: t.detach()
-            for name, tensor_name in self.tensor_names.items()
-            if (t := getattr(self, name)) is not None
-        }
-        return found if self.alpha is None else found | {"alpha": torch.tensor(float(self.alpha))}
+        """The tensors that a file holds for this layer, by tensor name; with `alpha` if the kind has one."""
+        saved: dict[str, Tensor] = {}
+        for attribute, tensor_name in self.tensor_names.items():
+            tensor: Tensor | None = getattr(self, attribute)
+            if tensor is not None:
+                saved[tensor_name] = tensor.detach()
+        if self.alpha is not None:
+            saved["alpha"] = torch.tensor(float(self.alpha))
+        return saved
 
 
-def operate(layer: LayerSpec, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A linear's or convolution's operation with another weight and bias."""
+def run_layer(layer: LayerSpec, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The output of a linear layer or a convolution for `x`, with another weight and bias."""
     if layer.kind == "linear":
         return F.linear(x, weight, bias)
     return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
 class LayerRule(Config):
-    """What some layers have that the others have not."""
+    """Settings for some layers that differ from those of the others."""
 
     layers: str
     """fnmatch pattern of layer names."""
@@ -197,20 +246,20 @@ class LayerRule(Config):
     lr: float = Field(default=1.0, gt=0)
     """Factor of the learning rate."""
     module_dropout: float | None = Field(default=None, ge=0, lt=1)
-    """Such as 0.2 on `unet.*.attn2.to_[kv]`: Mix-of-Show's dropping of keys and values."""
+    """For example 0.2 on `unet.*.attn2.to_[kv]`: Mix-of-Show's dropping of keys and values."""
 
 
 class AdapterConfig(Component, root="adapter", default="lora"):
-    """The settings of an adapter kind: which layers, and how each is built."""
+    """The settings of an adapter kind: which layers carry adapters, and how each adapter is built."""
 
     signatures: ClassVar[tuple[str, ...]] = ()
-    """Tensor names, each of which tells this kind from the others."""
+    """Tensor names, each of which distinguishes files of this kind from files of other kinds."""
     reads: ClassVar[frozenset[str]] = frozenset()
     """All tensor names that `restore` understands."""
     writes: ClassVar[str] = ""
-    """The kind whose tensor names its files have, if it is another's; the files are then read as that kind."""
+    """The kind whose tensor names its files have, if it is another one; the files are then read as that kind."""
     precedence: ClassVar[int] = 0
-    """Kinds that contain another kind's tensor names are asked first."""
+    """Kinds with a higher number are tried first; needed where a file also has the tensor names of another kind."""
 
     layers: str | tuple[str, ...] = "attention-mlp"
     """A preset of the family, or fnmatch patterns of layer names; a pattern with `!` in front takes layers out."""
@@ -220,52 +269,82 @@ class AdapterConfig(Component, root="adapter", default="lora"):
     max_norm: float | None = Field(default=None, gt=0)
     """After each step, shrink any layer's change to this Frobenius norm (kohya's scale_weight_norms)."""
     norms: bool = False
-    """Train the norms among the layers too, weights and biases, as kind `norm` does; they stand in the same file."""
+    """Also train the norms among the layers, weights and biases, as kind `norm` does; they are saved in the same
+    file."""
     overrides: tuple[LayerRule, ...] = ()
-    """Other settings for some layers; the first rule that fits a layer counts."""
+    """Other settings for some layers; the first rule that matches a layer applies."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        carry_old_members(cls, "adapters.base.AdapterConfig")
 
     @model_validator(mode="after")
-    def _rules_fit(self) -> Self:
+    def _check_overrides(self) -> Self:
         for name in ("rank", "alpha"):
-            if not hasattr(self, name) and any(getattr(rule, name) is not None for rule in self.overrides):
+            is_overridden = any(getattr(rule, name) is not None for rule in self.overrides)
+            if is_overridden and not hasattr(self, name):
                 raise ValueError(f"overrides: this kind of adapter has no {name} that a rule could change")
         return self
 
     @property
     def on_norms(self) -> bool:
-        """Whether norms are among the layers that are chosen from; without `norms`, most kinds pass over them."""
+        """Whether norms can be chosen by `layers`; without `norms`, most kinds pass over them."""
         return self.norms
 
     @property
     def dropouts(self) -> Dropouts:
+        """The three dropout probabilities."""
         return Dropouts(self.dropout, self.rank_dropout, self.module_dropout)
 
     def for_layer(self, name: str) -> tuple[Self, float]:
         """The settings of one layer, and the factor of its learning rate."""
-        rule = next((r for r in self.overrides if fnmatchcase(name, r.layers)), None)
+        rule = next((rule for rule in self.overrides if fnmatchcase(name, rule.layers)), None)
         if rule is None:
             return self, 1.0
-        changes = {k: v for k in ("rank", "alpha") if (v := getattr(rule, k)) is not None and hasattr(self, k)}
-        changes |= {f"conv_{k}": None for k in changes if hasattr(self, f"conv_{k}")}
-        changes |= {} if rule.module_dropout is None else {"module_dropout": rule.module_dropout}
+        changes: dict[str, Any] = {}
+        for field in ("rank", "alpha"):
+            value = getattr(rule, field)
+            if value is not None and hasattr(self, field):
+                changes[field] = value
+                # a rule means all layers that it matches, so the settings for convolutions must not win over it
+                if hasattr(self, f"conv_{field}"):
+                    changes[f"conv_{field}"] = None
+        if rule.module_dropout is not None:
+            changes["module_dropout"] = rule.module_dropout
         return self.model_copy(update=changes), rule.lr
 
-    def late_rate(self, component: str) -> float:
-        """Factor of the learning rate of the factors that start as zero, in `unet` or a text encoder."""
+    def up_lr_of(self, component: str) -> float:
+        """Factor of the learning rate of `Adapter.up_parameters` in a component, `unet` or a text encoder (LoRA+)."""
         return 1.0
 
-    def adopt(self, adapter: Adapter) -> Adapter:
-        """An adapter of a file, as it is to be trained further with these settings."""
+    def continue_from(self, adapter: Adapter) -> Adapter:
+        """The adapter of a file, made ready to be trained further with these settings."""
         return adapter
 
     @classmethod
     def claims(cls, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether one layer's file tensors are of this kind."""
-        return any(tensor_name in tensors for tensor_name in cls.signatures)
+        """Whether one layer's tensors in a file are of this kind."""
+        return any(name in tensors for name in cls.signatures)
+
+    @classmethod
+    def fits(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether one layer's tensors in a file are complete and change a weight of the layer's shape.
+
+        Compares shapes only; nothing is computed.
+        """
+        alpha = tensors.get("alpha")
+        if alpha is not None and alpha.numel() != 1:
+            return False
+        return all(tensor.numel() > 0 for tensor in tensors.values()) and cls.shapes_match(layer, tensors)
+
+    @classmethod
+    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+        """The rule of this kind for `fits`; a kind without one accepts everything."""
+        return True
 
     @abstractmethod
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> Adapter | None:
-        """A fresh adapter for a layer with weight `base`, or None if this kind does not fit such a layer."""
+        """A fresh adapter for a layer with weight `base`, or None if this kind does not support such a layer."""
 
     @abstractmethod
     def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> Adapter:
@@ -273,7 +352,8 @@ class AdapterConfig(Component, root="adapter", default="lora"):
 
 
 def kind_of(tensors: Mapping[str, Tensor]) -> type[AdapterConfig] | None:
-    """The kind that one layer's file tensors belong to, or None if no kind claims all of them."""
-    kinds = sorted(registered(AdapterConfig).values(), key=lambda kind: -kind.precedence)
-    found = next((kind for kind in kinds if kind.claims(tensors)), None)
-    return found if found is None or tensors.keys() <= found.reads else None
+    """The kind that one layer's tensors in a file belong to, or None if no kind reads all of them."""
+    for kind in sorted(registered(AdapterConfig).values(), key=lambda kind: -kind.precedence):
+        if kind.claims(tensors):
+            return kind if tensors.keys() <= kind.reads else None
+    return None

@@ -10,20 +10,26 @@ from pydantic import Field
 from torch import Tensor
 
 from lorasmith.adapters.base import AdapterConfig, LayerSpec
-from lorasmith.adapters.oft import RotationAdapter
+from lorasmith.adapters.oft import RotationAdapter, rescale_fits
 
 
 class BOFTAdapter(RotationAdapter):
-    """`blocks`: (stages, count, size, size), size even. Stage i rotates blocks of outputs that stand 2^i * size / 2
-    apart in groups of two: W <- P^T blockdiag(R) P W."""
+    """W <- P^T blockdiag(R) P W, once for each stage; P permutes the outputs.
+
+    `blocks`: (stages, count, size, size), size even. Stage i rotates blocks of outputs that stand 2^i * size / 2 apart
+    in groups of two.
+    """
 
     def rotate(self, weight: Tensor) -> Tensor:
         half = self.blocks.shape[-1] // 2
-        for i, rotations in enumerate(self.rotations()):
-            stride = 2**i * half
-            mixed = weight.unflatten(0, (-1, 2, stride)).transpose(1, 2).flatten(0, 2)
-            turned = torch.einsum("kmn,kn...->km...", rotations, mixed.unflatten(0, (-1, 2 * half)))
-            weight = turned.flatten(0, 1).unflatten(0, (-1, stride, 2)).transpose(1, 2).flatten(0, 2)
+        for stage, rotations in enumerate(self.rotations()):
+            stride = 2**stage * half
+            # P: outputs that stand `stride` apart become neighbours
+            permuted = weight.unflatten(0, (-1, 2, stride)).transpose(1, 2).flatten(0, 2)
+            blocks = permuted.unflatten(0, (-1, 2 * half))
+            rotated = torch.einsum("kmn,kn...->km...", rotations, blocks).flatten(0, 1)
+            # P^T: every output back to its place
+            weight = rotated.unflatten(0, (-1, stride, 2)).transpose(1, 2).flatten(0, 2)
         return weight
 
 
@@ -33,28 +39,41 @@ class BOFT(AdapterConfig):
     reads: ClassVar[frozenset[str]] = frozenset({"oft_blocks", "rescale", "alpha"})
     kind: Literal["boft"] = "boft"
     block_size: int = Field(default=16, ge=2)
-    """Largest block; blocks are the largest even size up to this of which a power of two makes up the outputs."""
+    """Largest block; blocks have the largest even size up to this such that a power of two of them makes up the
+    outputs."""
     constraint: float = Field(default=0.0, ge=0)
-    """Bound of the rotation, times the number of outputs; 0 is none."""
+    """Bound of the rotation, times the number of outputs; 0 means none."""
 
     @classmethod
     def claims(cls, tensors: Mapping[str, Tensor]) -> bool:
         return "oft_blocks" in tensors and tensors["oft_blocks"].dim() == 4
 
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> BOFTAdapter | None:
-        size = butterfly(layer.shape[0], self.block_size)
-        if layer.kind == "norm" or layer.groups != 1 or size is None:
+        size = butterfly_block_size(layer.shape[0], self.block_size)
+        if not layer.takes_factors or size is None:
             return None
         count = layer.shape[0] // size
         stages = count.bit_length()  # one more than the doublings from a block to all outputs
         return BOFTAdapter(layer, torch.zeros(stages, count, size, size), self.constraint)
 
+    @classmethod
+    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+        blocks = tensors.get("oft_blocks")
+        if blocks is None or blocks.dim() != 4 or not rescale_fits(layer, tensors):
+            return False
+        stages, count, size, width = blocks.shape
+        outputs = layer.shape[0]
+        # the last stage pairs outputs that stand 2^(stages - 1) * size / 2 apart
+        return size == width and size % 2 == 0 and count * size == outputs and outputs % (2**stages * size // 2) == 0
+
     def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> BOFTAdapter:
-        alpha = float(tensors.get("alpha", torch.zeros(())))
-        return BOFTAdapter(layer, tensors["oft_blocks"], alpha, tensors.get("rescale"))
+        constraint = float(tensors.get("alpha", torch.zeros(())))
+        return BOFTAdapter(layer, tensors["oft_blocks"], constraint, tensors.get("rescale"))
 
 
-def butterfly(outputs: int, largest: int) -> int | None:
+def butterfly_block_size(outputs: int, largest: int) -> int | None:
     """The largest even block size up to `largest` of which a power of two makes `outputs`; None if there is none."""
-    sizes = (s for s in range(2, min(largest, outputs) + 1, 2) if outputs % s == 0)
-    return max((s for s in sizes if (outputs // s).bit_count() == 1), default=None)
+    for size in range(min(largest, outputs), 1, -1):
+        if size % 2 == 0 and outputs % size == 0 and (outputs // size).bit_count() == 1:
+            return size
+    return None

@@ -9,20 +9,20 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from lorasmith.adapters.base import Adapter, LayerSpec, kind_of
+from lorasmith.adapters.base import Adapter, AdapterConfig, LayerSpec, kind_of
 from lorasmith.adapters.loha import LoHa
 from lorasmith.adapters.lokr import LoKr
 from lorasmith.adapters.lora import LoRA
 
 Axis = Literal["input", "output"]
-OVER: dict[str, type[LoRA] | type[LoHa] | type[LoKr]] = {"lora": LoRA, "loha": LoHa, "lokr": LoKr}
+INNER_KINDS: dict[str, type[LoRA] | type[LoHa] | type[LoKr]] = {"lora": LoRA, "loha": LoHa, "lokr": LoKr}
 
 
 class DoRAAdapter(Adapter):
     """W' = magnitude * V / norm(V), V = W + delta of `inner`.
 
     `magnitude`: (1, in[, 1, 1]), norms over outputs and kernel; or (out, 1[, 1, 1]), norms over the rest. The norm is
-    taken as a constant in the backward pass (the paper's section 4.3).
+    treated as a constant in the backward pass (section 4.3 of the paper).
     """
 
     additive: ClassVar[bool] = False
@@ -31,18 +31,24 @@ class DoRAAdapter(Adapter):
         super().__init__(layer)
         self.inner = inner
         self.magnitude = nn.Parameter(magnitude.detach().float().clone())
-        self.axis: Axis = axis_of(layer, magnitude)
+        axis = axis_of(layer, magnitude)
+        if axis is None:
+            raise ValueError(f"a magnitude of shape {tuple(magnitude.shape)} fits neither axis of {layer.shape}")
+        self.axis: Axis = axis
 
     def delta(self, base: Tensor | None = None) -> Tensor:
         assert base is not None
-        return self._recomposed(base.float() + self.inner.delta(base)) - base
+        return self._with_magnitude(base.float() + self.inner.delta(base)) - base
 
-    def passing_weight(self, base: Tensor, strength: float = 1.0) -> Tensor:
-        """Dropouts act on the inner change, before the norm."""
-        base, self.inner.dropout = base.float(), self.dropout
-        return base + strength * (self._recomposed(base + self.inner.thin(self.inner.delta(base))) - base)
+    def forward_weight(self, base: Tensor, strength: float = 1.0) -> Tensor:
+        """The changed weight of this pass. Dropouts act on the inner change, before the norm."""
+        base = base.float()
+        self.inner.dropout = self.dropout
+        inner_delta = self.inner.dropout_delta(self.inner.delta(base))
+        return base + strength * (self._with_magnitude(base + inner_delta) - base)
 
-    def _recomposed(self, changed: Tensor) -> Tensor:
+    def _with_magnitude(self, changed: Tensor) -> Tensor:
+        """V scaled to the learned magnitude."""
         return changed * (self.magnitude / norms(changed.detach(), self.axis))
 
     @property
@@ -58,14 +64,14 @@ class DoRAAdapter(Adapter):
         self.inner.limit_norm(base)
 
     def tensors(self) -> dict[str, Tensor]:
-        return self.inner.tensors() | {"dora_scale": self.magnitude.detach()}
+        return {**self.inner.tensors(), "dora_scale": self.magnitude.detach()}
 
 
 class DoRA(LoRA):
     """Low-rank adapters with a learned magnitude."""
 
     signatures: ClassVar[tuple[str, ...]] = ("dora_scale",)
-    reads: ClassVar[frozenset[str]] = frozenset({"dora_scale"}).union(*(kind.reads for kind in OVER.values()))
+    reads: ClassVar[frozenset[str]] = LoRA.reads | LoHa.reads | LoKr.reads | {"dora_scale"}
     precedence: ClassVar[int] = 1
     kind: Literal["dora"] = "dora"  # type: ignore[assignment]
     over: Literal["lora", "loha", "lokr"] = "lora"
@@ -73,43 +79,69 @@ class DoRA(LoRA):
     """One magnitude per input (what A1111, Forge, ComfyUI and InvokeAI compute) or per output (the paper, peft)."""
 
     @model_validator(mode="after")
-    def _has_down(self) -> Self:
+    def _check_inner_kind(self) -> Self:
         if self.init == "eva" and self.over != "lora":
-            raise ValueError(f'init "eva" goes only with over "lora", not "{self.over}", which has no down')
+            raise ValueError(f'init "eva" requires over "lora", not "{self.over}", which has no down')
         return self
 
-    def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> DoRAAdapter | None:  # type: ignore[override]
-        shared = OVER[self.over].model_fields.keys() & DoRA.model_fields.keys() - {"kind"}
-        inner = OVER[self.over](**{name: getattr(self, name) for name in shared}).build(layer, base, generator)
+    def build(  # type: ignore[override]
+        self, layer: LayerSpec, base: Tensor, generator: torch.Generator
+    ) -> DoRAAdapter | None:
+        inner_kind = INNER_KINDS[self.over]
+        shared_fields = inner_kind.model_fields.keys() & DoRA.model_fields.keys() - {"kind"}
+        settings = {name: getattr(self, name) for name in shared_fields}
+        inner = inner_kind(**settings).build(layer, base, generator)
         return None if inner is None else DoRAAdapter(layer, inner, norms(base.float(), self.axis))
 
-    def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> DoRAAdapter:  # type: ignore[override]
-        factors = {name: tensor for name, tensor in tensors.items() if name != "dora_scale"}
-        kind = kind_of(factors)
-        if kind is None:
-            raise KeyError("dora_scale beside no factors")
-        return DoRAAdapter(layer, kind().restore(layer, base, factors), shaped(layer, tensors["dora_scale"]))
+    @classmethod
+    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+        inner_kind, inner_tensors = split_inner(tensors)
+        magnitude = tensors.get("dora_scale")
+        if (
+            inner_kind is None
+            or magnitude is None
+            or magnitude.dim() == 0
+            or magnitude.numel() != max(magnitude.shape[:2])
+        ):
+            return False
+        return inner_kind.shapes_match(layer, inner_tensors) and axis_of(layer, as_column(layer, magnitude)) is not None
+
+    def restore(  # type: ignore[override]
+        self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]
+    ) -> DoRAAdapter:
+        inner_kind, inner_tensors = split_inner(tensors)
+        if inner_kind is None:
+            raise KeyError("dora_scale without the factors of LoRA, LoHa or LoKr")
+        inner = inner_kind().restore(layer, base, inner_tensors)
+        return DoRAAdapter(layer, inner, as_column(layer, tensors["dora_scale"]))
+
+
+def split_inner(tensors: Mapping[str, Tensor]) -> tuple[type[AdapterConfig] | None, dict[str, Tensor]]:
+    """The kind of the inner adapter in a file, None if there is none, and its tensors."""
+    inner_tensors = {name: tensor for name, tensor in tensors.items() if name != "dora_scale"}
+    return kind_of(inner_tensors), inner_tensors
 
 
 def norms(weight: Tensor, axis: Axis) -> Tensor:
     """Frobenius norms per input (1, in[, 1, 1]) or per output (out, 1[, 1, 1])."""
-    kept = 1 if axis == "input" else 0
-    others = [d for d in range(weight.dim()) if d != kept]
-    return torch.linalg.vector_norm(weight, dim=others, keepdim=True).clamp(min=1e-12)
+    kept_dim = 1 if axis == "input" else 0
+    other_dims = [dim for dim in range(weight.dim()) if dim != kept_dim]
+    return torch.linalg.vector_norm(weight, dim=other_dims, keepdim=True).clamp(min=1e-12)
 
 
-def axis_of(layer: LayerSpec, magnitude: Tensor) -> Axis:
-    """Which axis a magnitude runs along."""
-    if tuple(magnitude.shape[:2]) == (layer.shape[0], 1) and magnitude.dim() == len(layer.shape):
+def axis_of(layer: LayerSpec, magnitude: Tensor) -> Axis | None:
+    """Which axis of a layer's weight a magnitude runs along; None if it fits neither."""
+    if magnitude.dim() != len(layer.shape) or len(layer.shape) < 2:
+        return None
+    sizes = tuple(magnitude.shape[:2])
+    if sizes == (layer.shape[0], 1):
         return "output"
-    if tuple(magnitude.shape[:2]) == (1, layer.shape[1]) and magnitude.dim() == len(layer.shape):
-        return "input"
-    raise RuntimeError(f"dora_scale of shape {tuple(magnitude.shape)} fits neither axis of {layer.shape}")
+    return "input" if sizes == (1, layer.shape[1]) else None
 
 
-def shaped(layer: LayerSpec, magnitude: Tensor) -> Tensor:
-    """A magnitude with as many dimensions as the weight; peft's are (out,) or (1, out, 1, 1)."""
-    ones = [1] * len(layer.shape[2:])
+def as_column(layer: LayerSpec, magnitude: Tensor) -> Tensor:
+    """A magnitude with as many dimensions as the weight; those of peft are (out,) or (1, out, 1, 1)."""
+    ones = [1] * len(layer.kernel)
     if magnitude.dim() == 1:
         return magnitude.reshape(-1, 1, *ones)
     return magnitude.reshape(*magnitude.shape[:2], *ones)

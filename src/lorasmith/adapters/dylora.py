@@ -1,4 +1,4 @@
-"""DyLoRA: a LoRA whose first ranks are a good LoRA by themselves, however many (arXiv 2210.07558)."""
+"""DyLoRA: a LoRA whose first ranks are a good LoRA by themselves, however many are kept (arXiv 2210.07558)."""
 
 from __future__ import annotations
 
@@ -17,29 +17,32 @@ from lorasmith.adapters.lora import LoRA, LoRAAdapter
 class DyLoRAAdapter(LoRAAdapter):
     """delta = scale * (up @ down), as of LoRA, with the ranks in blocks of `unit`.
 
-    In training, each step has a block of its own: it alone is trained, on top of those before it, and those behind it
-    are not there. The change of b of r ranks is then scaled by (r / b) ** boost besides.
+    In training, each step trains one block: those before it take part without being trained, those behind it are left
+    out. The change of b of r ranks is then also scaled by (r / b) ** boost.
     """
 
-    carriers = ()
+    up_factors = ()
 
-    def __init__(self, layer: LayerSpec, down: Tensor, up: Tensor, alpha: float, blocks: tuple[int, float]) -> None:
-        """`blocks`: unit and boost."""
+    def __init__(
+        self, layer: LayerSpec, down: Tensor, up: Tensor, alpha: float, *, unit: int = 1, boost: float = 0.0
+    ) -> None:
+        # not LoRA's own, which would register `up` and `down` whole
         FactoredAdapter.__init__(self, layer, down.shape[0], alpha)
-        rank, ones = down.shape[0], [1] * len(layer.shape[2:])
-        unit, self.boost = blocks
-        down, up = down.reshape(rank, *layer.shape[1:]), up.reshape(layer.shape[0], rank, *ones)
+        rank = down.shape[0]
+        down = down.reshape(rank, *layer.shape[1:])
+        up = up.reshape(layer.shape[0], rank, *[1] * len(layer.kernel))
+        self.boost = boost
         self.downs = nn.ParameterList(part.detach().float().clone() for part in down.split(unit))
         self.ups = nn.ParameterList(part.detach().float().clone() for part in up.split(unit, 1))
         self.mid = self.start_up = None
         self.block: int | None = None
-        """The block of this step; None: all are trained."""
+        """The block that this step trains; None: all."""
 
     @property
-    def steady(self) -> bool:
+    def graph_safe(self) -> bool:
         return False
 
-    def begin(self, draw: float) -> None:
+    def begin_step(self, draw: float) -> None:
         self.block = int(draw * len(self.ups))
 
     @property
@@ -50,29 +53,30 @@ class DyLoRAAdapter(LoRAAdapter):
     def down(self) -> Tensor:  # type: ignore[override]
         return torch.cat(list(self.downs))
 
-    def pair(self) -> tuple[Tensor, Tensor]:
+    def factor_pair(self) -> tuple[Tensor, Tensor]:
         return self.up, self.down
 
-    def present(self) -> tuple[Tensor, Tensor]:
-        """The factors of this step, up (out, b, ...), with its boost, and down (b, in, ...)."""
+    def step_factors(self) -> tuple[Tensor, Tensor]:
+        """The factors of this step: up (out, b, ...), with its boost, and down (b, in, ...)."""
         if self.block is None or not self.training:
-            return self.pair()
-        before = self.block
-        ups = [*(part.detach() for part in list(self.ups)[:before]), self.ups[before]]
-        downs = [*(part.detach() for part in list(self.downs)[:before]), self.downs[before]]
-        up, down = torch.cat(ups, 1), torch.cat(downs)
+            return self.factor_pair()
+        # the blocks before this step's are there, but get no gradient
+        up_blocks = [up.detach() for up in list(self.ups)[: self.block]]
+        down_blocks = [down.detach() for down in list(self.downs)[: self.block]]
+        up = torch.cat([*up_blocks, self.ups[self.block]], 1)
+        down = torch.cat([*down_blocks, self.downs[self.block]])
         return up * (self._rank / down.shape[0]) ** self.boost, down
 
-    def factors_in(self, dtype: torch.dtype, strength: float = 1.0) -> tuple[Tensor, Tensor]:
-        up, down = self.present()
+    def scaled_factors(self, dtype: torch.dtype, strength: float = 1.0) -> tuple[Tensor, Tensor]:
+        up, down = self.step_factors()
         return (up * (self.gain * strength)).to(dtype), down.to(dtype)
 
-    def passing_weight(self, base: Tensor, strength: float = 1.0) -> Tensor:
-        up, down = self.present()
+    def forward_weight(self, base: Tensor, strength: float = 1.0) -> Tensor:
+        up, down = self.step_factors()
         change = self.gain * (up.flatten(1) @ down.flatten(1)).view(self.layer.shape)
-        return base.float() + strength * self.thin(change)
+        return base.float() + strength * self.dropout_delta(change)
 
-    def late(self) -> list[nn.Parameter]:
+    def up_parameters(self) -> list[nn.Parameter]:
         return list(self.ups)
 
     def shrink(self, ratio: Tensor) -> None:
@@ -83,7 +87,9 @@ class DyLoRAAdapter(LoRAAdapter):
             part.mul_(ratio.sqrt())
 
     def tensors(self) -> dict[str, Tensor]:
-        up = self.up.detach() if self.scalar is None else self.up.detach() * self.scalar.detach()
+        up = self.up.detach()
+        if self.scalar is not None:
+            up = up * self.scalar.detach()
         return {
             "lora_down.weight": self.down.detach(),
             "lora_up.weight": up,
@@ -92,34 +98,37 @@ class DyLoRAAdapter(LoRAAdapter):
 
 
 class DyLoRA(FactoredConfig):
-    """LoRA that is trained at all ranks up to its own, so that the file may be cut to any of them."""
+    """LoRA that is trained at all ranks up to its own, so that the file can be cut to any of them."""
 
     reads: ClassVar[frozenset[str]] = LoRA.reads
     writes: ClassVar[str] = "lora"
     kind: Literal["dylora"] = "dylora"
     unit: int = Field(default=1, ge=1)
-    """Ranks that are trained together: the file may be cut to any multiple."""
+    """Ranks that are trained together: the file can be cut to any multiple."""
     boost: float = Field(default=0.0, ge=0, le=1)
     """In training, b of r ranks are scaled by alpha / r * (r / b) ** boost. 0: the first ranks do the same however many
     follow, so each next block refines them; 0.5: networks.dylora of kohya; 1: alpha / b, as the paper and LyCORIS."""
 
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> DyLoRAAdapter | None:
-        if layer.kind == "norm" or layer.groups != 1:
+        if not layer.takes_factors:
             return None
-        rank, alpha = self.size(layer)
-        out, *inner = layer.shape
-        down = kaiming((rank, *inner), generator)
-        up = self.last(out, rank, generator=generator)
-        adapter = DyLoRAAdapter(layer, down, up, alpha, (self.unit, self.boost))
-        self.finish(adapter)
+        rank, alpha = self.rank_and_alpha(layer)
+        down = kaiming((rank, *layer.shape[1:]), generator)
+        up = self.zero_init(layer.shape[0], rank, generator=generator)
+        adapter = DyLoRAAdapter(layer, down, up, alpha, unit=self.unit, boost=self.boost)
+        self.add_scalar(adapter)
         return adapter
 
-    def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> Adapter:
-        return self.adopt(LoRA().restore(layer, base, tensors))
+    @classmethod
+    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+        return LoRA.shapes_match(layer, tensors)
 
-    def adopt(self, adapter: Adapter) -> Adapter:
-        """A plain LoRA goes on in blocks; other kinds, and those with a core, as they are."""
+    def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> Adapter:
+        return self.continue_from(LoRA().restore(layer, base, tensors))
+
+    def continue_from(self, adapter: Adapter) -> Adapter:
+        """A plain LoRA in blocks; other kinds, and LoRA with a Tucker core, as they are."""
         if type(adapter) is not LoRAAdapter or adapter.mid is not None:
             return adapter
-        blocks = (self.unit, self.boost)
-        return DyLoRAAdapter(adapter.layer, adapter.down, adapter.up, adapter.alpha, blocks).to(adapter.down.device)
+        blocks = DyLoRAAdapter(adapter.layer, adapter.down, adapter.up, adapter.alpha, unit=self.unit, boost=self.boost)
+        return blocks.to(adapter.down.device)

@@ -1,4 +1,4 @@
-"""What kinds made of factors share: rank, alpha, scale, a learned scalar."""
+"""What adapter kinds made of factors share: rank, alpha, scale, a learned scalar, and how factors start."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from lorasmith.adapters.base import Adapter, AdapterConfig, LayerSpec
 class FactoredAdapter(Adapter):
     """A change of alpha / rank times a product. With `scalar`, also times a learned number that starts at 0."""
 
-    carriers: tuple[str, ...] = ()
-    """The factors that start as zero, one per summand; in files, which have no tensor for the scalar, they take it
-    up."""
+    up_factors: tuple[str, ...] = ()
+    """One factor of each summand, which `up_lr` applies to. Files have no tensor for the scalar, so it is multiplied
+    into these."""
 
     def __init__(self, layer: LayerSpec, rank: int, alpha: float) -> None:
         super().__init__(layer)
@@ -39,11 +39,11 @@ class FactoredAdapter(Adapter):
 
     @property
     def gain(self) -> float | Tensor:
-        """The scale, with the scalar."""
+        """The scale, times the learned scalar if there is one."""
         return self.scale if self.scalar is None else self.scale * self.scalar
 
-    def late(self) -> list[nn.Parameter]:
-        return [getattr(self, name) for name in self.carriers]
+    def up_parameters(self) -> list[nn.Parameter]:
+        return [getattr(self, name) for name in self.up_factors]
 
     def shrink(self, ratio: Tensor) -> None:
         if self.scalar is None:
@@ -52,75 +52,99 @@ class FactoredAdapter(Adapter):
             self.scalar.mul_(ratio)
 
     def tensors(self) -> dict[str, Tensor]:
-        found = super().tensors()
+        saved = super().tensors()
         if self.scalar is not None:
-            found |= {
-                tensor_name: found[tensor_name] * self.scalar.detach()
-                for tensor_name in (self.tensor_names[name] for name in self.carriers)
-            }
-        return found
+            for factor in self.up_factors:
+                tensor_name = self.tensor_names[factor]
+                saved[tensor_name] = saved[tensor_name] * self.scalar.detach()
+        return saved
 
 
 class FactoredConfig(AdapterConfig):
-    """Settings of kinds made of factors."""
+    """Settings of adapter kinds made of factors."""
 
     rank: int = Field(default=16, ge=1)
     alpha: float | None = Field(default=None, gt=0)
     """The change is scaled by alpha / rank. Default: the rank, so the scale is 1."""
     conv_rank: int | None = Field(default=None, ge=1)
-    """Of convolutions larger than 1x1. Default: the rank."""
+    """Rank of convolutions larger than 1x1. Default: `rank`."""
     conv_alpha: float | None = Field(default=None, gt=0)
     rank_stabilised: bool = False
     """Scale by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732); files store the alpha that gives the same scale."""
     up_lr: float = Field(default=1.0, gt=0)
-    """Factor of the learning rate of the factor that starts as zero (LoRA+, arXiv 2402.12354); in text encoders
+    """Factor of the learning rate of the factor that starts at zero (LoRA+, arXiv 2402.12354); for text encoders see
     `text_up_lr`."""
     text_up_lr: float | None = Field(default=None, gt=0)
     scalar: bool = False
     """Start with all factors random and a learned scalar of 0, instead of a factor of zeros."""
 
-    def size(self, layer: LayerSpec) -> tuple[int, float]:
+    def rank_and_alpha(self, layer: LayerSpec) -> tuple[int, float]:
         """Rank and alpha of a layer, such that alpha / rank is the scale."""
         rank, alpha = self.rank, self.alpha
         if is_spatial(layer):
-            rank = self.conv_rank or rank
-            alpha = self.conv_alpha or (alpha if self.conv_rank is None else None)
-        alpha = float(rank if alpha is None else alpha)
-        return rank, alpha * math.sqrt(rank) if self.rank_stabilised else alpha
+            # a rank of their own means that the alpha of the other layers does not apply either
+            if self.conv_rank is not None:
+                rank, alpha = self.conv_rank, None
+            if self.conv_alpha is not None:
+                alpha = self.conv_alpha
+        if alpha is None:
+            alpha = float(rank)
+        return rank, float(alpha) * math.sqrt(rank) if self.rank_stabilised else float(alpha)
 
-    def late_rate(self, component: str) -> float:
-        return self.up_lr if component == "unet" or self.text_up_lr is None else self.text_up_lr
+    def up_lr_of(self, component: str) -> float:
+        if component == "unet" or self.text_up_lr is None:
+            return self.up_lr
+        return self.text_up_lr
 
-    def last(self, *shape: int, generator: torch.Generator) -> Tensor:
-        """The factor that makes the change zero at the start, unless a scalar does."""
+    def zero_init(self, *shape: int, generator: torch.Generator) -> Tensor:
+        """The factor that makes the change zero at the start; random if the learned scalar does that."""
         return kaiming(shape, generator) if self.scalar else torch.zeros(shape)
 
-    def finish(self, adapter: FactoredAdapter) -> None:
-        """Add the scalar, if there is to be one."""
+    def add_scalar(self, adapter: FactoredAdapter) -> None:
+        """Give the adapter a learned scalar, if `scalar` is set."""
         if self.scalar:
             adapter.scalar = nn.Parameter(torch.zeros(()))
 
 
 def is_spatial(layer: LayerSpec) -> bool:
     """Whether a layer is a convolution larger than 1x1."""
-    return layer.kind == "conv" and layer.shape[2:] != (1, 1)
+    return layer.kind == "conv" and layer.kernel != (1, 1)
 
 
 def kaiming(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Uniform within 1 / sqrt(fan in), torch's default for linears."""
+    """Uniform within 1 / sqrt(fan in), torch's default for linear layers."""
     return nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5), generator=generator)
 
 
 def normal(shape: tuple[int, ...], std: float, generator: torch.Generator) -> Tensor:
+    """Normal with mean 0."""
     return torch.empty(shape).normal_(0.0, std, generator=generator)
 
 
 def alpha_of(tensors: Mapping[str, Tensor], rank: int) -> float:
-    """The alpha of a layer in a file; absent, it is the rank."""
+    """The alpha of a layer in a file; if it is absent, the rank."""
     alpha = tensors.get("alpha")
     return float(rank) if alpha is None else float(alpha)
 
 
 def parameter(tensor: Tensor | None) -> nn.Parameter | None:
-    """A float32 parameter of a tensor's own, or None."""
+    """A float32 parameter with a copy of the tensor; None stays None."""
     return None if tensor is None else nn.Parameter(tensor.detach().float().clone())
+
+
+def matrix_shape(tensors: Mapping[str, Tensor], name: str, core_name: str = "") -> tuple[int, ...] | None:
+    """The shape of a matrix that a file holds whole or as factors; None if tensors are missing or do not multiply.
+
+    Whole: the shape of the tensor `name`. Factors `{name}_a` (m, rank) and `{name}_b` (rank, n): (m, n). With Tucker's
+    core (rank, rank, kh, kw) and factors (rank, m) and (rank, n): (m, n, kh, kw).
+    """
+    if name in tensors:
+        return tuple(tensors[name].shape)
+    a, b, core = tensors.get(f"{name}_a"), tensors.get(f"{name}_b"), tensors.get(core_name)
+    if a is None or b is None or a.dim() != 2 or b.dim() != 2:
+        return None
+    if core is None:
+        return (a.shape[0], b.shape[1]) if a.shape[1] == b.shape[0] else None
+    if core.dim() != 4 or tuple(core.shape[:2]) != (a.shape[0], b.shape[0]):
+        return None
+    return (a.shape[1], b.shape[1], *core.shape[2:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -13,7 +14,7 @@ from lorasmith.adapters.factored import parameter
 
 
 class FullAdapter(Adapter):
-    """delta = `diff`, of the weight's shape; `diff_b` (out,) is the bias' change, or None."""
+    """delta = `diff`, of the weight's shape; `diff_b` (out,) is the change of the bias, or None."""
 
     tensor_names: ClassVar[dict[str, str]] = {"diff": "diff", "diff_b": "diff_b"}
     factors: ClassVar[tuple[str, ...]] = ("diff",)
@@ -33,10 +34,10 @@ class FullAdapter(Adapter):
 
 
 class Full(AdapterConfig):
-    """Full fine-tuning of the chosen layers, kept as differences.
+    """Full fine-tuning of the chosen layers, saved as differences.
 
     With `bias = true`, `norms = true` and `layers = "*"` the whole UNet is trained, and with `optimizer.text_lr` the
-    text encoders but for their embeddings.
+    text encoders except for their embeddings.
     """
 
     signatures: ClassVar[tuple[str, ...]] = ("diff", "diff_b")
@@ -46,10 +47,19 @@ class Full(AdapterConfig):
     """The layers' biases too."""
 
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> FullAdapter | None:
-        if layer.kind == "norm" or layer.groups != 1:
+        if not layer.takes_factors:
             return None
         bias = torch.zeros(layer.shape[0]) if self.bias and layer.bias else None
         return FullAdapter(layer, torch.zeros(layer.shape), bias)
+
+    @classmethod
+    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+        diff, diff_b = tensors.get("diff"), tensors.get("diff_b")
+        if diff is not None and (diff.dim() == 0 or diff.shape[0] != layer.shape[0]):
+            return False
+        # (out, in) is as good as (out, in, 1, 1)
+        weight_fits = diff is None or diff.numel() == math.prod(layer.shape)
+        return weight_fits and (diff_b is None or tuple(diff_b.shape) == layer.shape[:1])
 
     def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> FullAdapter:
         diff = tensors["diff"] if "diff" in tensors else torch.zeros(layer.shape)

@@ -1,7 +1,8 @@
-"""GLoRA: a low-rank change that may also depend on the weight (arXiv 2306.07967)."""
+"""GLoRA: a low-rank change, part of which depends on the weight (arXiv 2306.07967)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.adapters.factored import FactoredAdapter, FactoredConfig, alpha_of, kaiming, parameter
 
+FACTORS = ("a1", "a2", "b1", "b2")
+
 
 class GLoRAAdapter(FactoredAdapter):
     """delta = scale * (W a1 a2 + b1 b2): `a1` (in, rank), `a2` (rank, in), `b1` (out, rank), `b2` (rank, in * kernel).
@@ -18,10 +21,10 @@ class GLoRAAdapter(FactoredAdapter):
     In files the factors of convolutions are convolutions: `a1`, `a2`, `b1` with a kernel of 1, `b2` with the layer's.
     """
 
-    tensor_names: ClassVar[dict[str, str]] = {name: f"{name}.weight" for name in ("a1", "a2", "b1", "b2")}
+    tensor_names: ClassVar[dict[str, str]] = {name: f"{name}.weight" for name in FACTORS}
     additive: ClassVar[bool] = False
-    factors: ClassVar[tuple[str, ...]] = tuple(tensor_names)
-    carriers = ("a2", "b2")
+    factors: ClassVar[tuple[str, ...]] = FACTORS
+    up_factors = ("a2", "b2")
     a1: Tensor
     a2: Tensor
     b1: Tensor
@@ -29,30 +32,27 @@ class GLoRAAdapter(FactoredAdapter):
 
     def __init__(self, layer: LayerSpec, alpha: float, factors: Mapping[str, Tensor]) -> None:
         super().__init__(layer, factors["a2"].shape[0], alpha)
-        for name in self.tensor_names:
+        for name in FACTORS:
             self.register_parameter(name, parameter(factors[name].flatten(1)))
 
     def delta(self, base: Tensor | None = None) -> Tensor:
         assert base is not None
-        inner = torch.einsum("oi...,ir,rj->oj...", base.float(), self.a1, self.a2)
-        return self.gain * (inner + (self.b1 @ self.b2).view(self.layer.shape))
+        inside = torch.einsum("oi...,ir,rj->oj...", base.float(), self.a1, self.a2)
+        beside = (self.b1 @ self.b2).view(self.layer.shape)
+        return self.gain * (inside + beside)
 
     def shrink(self, ratio: Tensor) -> None:
-        for name in self.carriers:
+        # the change is a sum of two products, so one factor of each takes the whole ratio
+        for name in self.up_factors:
             getattr(self, name).mul_(ratio)
 
     def tensors(self) -> dict[str, Tensor]:
-        found = super().tensors()
+        saved = super().tensors()
         if self.layer.kind == "conv":
-            kernels = {
-                tensor_name: self.layer.shape[2:] if tensor_name == "b2.weight" else (1, 1)
-                for tensor_name in self.tensor_names.values()
-            }
-            found |= {
-                tensor_name: found[tensor_name].view(found[tensor_name].shape[0], -1, *k)
-                for tensor_name, k in kernels.items()
-            }
-        return found
+            for name in self.tensor_names.values():
+                kernel = self.layer.kernel if name == "b2.weight" else (1, 1)
+                saved[name] = saved[name].view(saved[name].shape[0], -1, *kernel)
+        return saved
 
 
 class GLoRA(FactoredConfig):
@@ -63,20 +63,31 @@ class GLoRA(FactoredConfig):
     kind: Literal["glora"] = "glora"
 
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> GLoRAAdapter | None:
-        if layer.kind == "norm" or layer.groups != 1:
+        if not layer.takes_factors:
             return None
-        rank, alpha = self.size(layer)
-        out, inner = layer.shape[0], layer.shape[1]
+        rank, alpha = self.rank_and_alpha(layer)
         factors = {
-            "a1": kaiming((inner, rank), generator),
-            "a2": self.last(rank, inner, generator=generator),
-            "b1": kaiming((out, rank), generator),
-            "b2": self.last(rank, torch.Size(layer.shape[1:]).numel(), generator=generator),
+            "a1": kaiming((layer.shape[1], rank), generator),
+            "a2": self.zero_init(rank, layer.shape[1], generator=generator),
+            "b1": kaiming((layer.shape[0], rank), generator),
+            "b2": self.zero_init(rank, math.prod(layer.shape[1:]), generator=generator),
         }
         adapter = GLoRAAdapter(layer, alpha, factors)
-        self.finish(adapter)
+        self.add_scalar(adapter)
         return adapter
 
+    @classmethod
+    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+        names = GLoRAAdapter.tensor_names.values()
+        if any(name not in tensors or tensors[name].dim() < 2 for name in names) or len(layer.shape) < 2:
+            return False
+        # (rows, columns) of each factor, a kernel counted among the columns
+        a1, a2, b1, b2 = ((tensors[name].shape[0], math.prod(tensors[name].shape[1:])) for name in names)
+        inputs = layer.shape[1]
+        inside_fits = a1[0] == a2[1] == inputs and a1[1] == a2[0]
+        beside_fits = b1[0] == layer.shape[0] and b2[1] == math.prod(layer.shape[1:]) and b1[1] == b2[0]
+        return inside_fits and beside_fits
+
     def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> GLoRAAdapter:
-        factors = {name: tensors[tensor_name] for name, tensor_name in GLoRAAdapter.tensor_names.items()}
+        factors = {name: tensors[f"{name}.weight"] for name in FACTORS}
         return GLoRAAdapter(layer, alpha_of(tensors, factors["a2"].shape[0]), factors)

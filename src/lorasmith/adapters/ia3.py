@@ -14,19 +14,19 @@ from lorasmith.adapters.factored import parameter
 
 
 class IA3Adapter(Adapter):
-    """W' = W (1 + factors), `factors` (in,) on the input side, (out,) on the output side."""
+    """W' = W (1 + scales), `scales` (in,) on the input side, (out,) on the output side."""
 
     additive: ClassVar[bool] = False
     scales: Tensor
 
-    def __init__(self, layer: LayerSpec, factors: Tensor, on_input: bool) -> None:
+    def __init__(self, layer: LayerSpec, scales: Tensor, on_input: bool) -> None:
         super().__init__(layer)
         self.on_input = on_input
-        self.register_parameter("scales", parameter(factors.flatten()))
+        self.register_parameter("scales", parameter(scales.flatten()))
 
     def delta(self, base: Tensor | None = None) -> Tensor:
         assert base is not None
-        ones = [1] * len(self.layer.shape[2:])
+        ones = [1] * len(self.layer.kernel)
         shape = (1, -1, *ones) if self.on_input else (-1, 1, *ones)
         return base.float() * self.scales.view(shape)
 
@@ -48,14 +48,22 @@ class IA3(AdapterConfig):
     kind: Literal["ia3"] = "ia3"
     layers: str | tuple[str, ...] = ("*.to_k", "*.to_v", "*.k_proj", "*.v_proj", "*.ff.net.2", "*.mlp.fc2")
     on_input: tuple[str, ...] = ("*.ff.net.2", "*.mlp.fc2")
-    """Layers (patterns) whose inputs are scaled; of others the outputs, except of convolutions, whose files no one
-    reads otherwise."""
+    """Layers (patterns) whose inputs are scaled; of all others the outputs. Convolutions are always scaled on the input
+    side, since no program reads files that scale their outputs."""
 
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> IA3Adapter | None:
-        if layer.kind == "norm" or layer.groups != 1:
+        if not layer.takes_factors:
             return None
         on_input = layer.kind == "conv" or any(fnmatchcase(layer.name, pattern) for pattern in self.on_input)
-        return IA3Adapter(layer, torch.zeros(layer.shape[1 if on_input else 0]), on_input)
+        count = layer.shape[1] if on_input else layer.shape[0]
+        return IA3Adapter(layer, torch.zeros(count), on_input)
+
+    @classmethod
+    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+        scales, on_input = tensors.get("weight"), tensors.get("on_input")
+        if scales is None or on_input is None or on_input.numel() != 1 or len(layer.shape) < 2:
+            return False
+        return scales.numel() == (layer.shape[1] if bool(on_input) else layer.shape[0])
 
     def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> IA3Adapter:
         return IA3Adapter(layer, tensors["weight"], bool(tensors["on_input"]))

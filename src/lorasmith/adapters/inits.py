@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from lorasmith.adapters.factored import kaiming, normal
 
-EXACT = 256
+FULL_SVD_SIDE = 256
 """Weights whose smaller side is at most this get a full SVD, larger ones a randomised one."""
+OVERSAMPLING = 8
+"""Directions that the randomised SVD follows beyond the rank."""
 
 
 def down(init: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -39,12 +41,16 @@ def principal(matrix: Tensor, rank: int, generator: torch.Generator) -> tuple[Te
 
     Large matrices: randomised range finder with power iterations (Halko et al., arXiv 0909.4061, algorithm 4.4).
     """
-    if min(matrix.shape) <= max(EXACT, rank + 8):
+    directions = rank + OVERSAMPLING
+    if min(matrix.shape) <= max(FULL_SVD_SIDE, directions):
         u, s, v = torch.linalg.svd(matrix, full_matrices=False)
         return u[:, :rank], s[:rank], v[:rank]
-    probe = torch.randn(matrix.shape[1], rank + 8, generator=generator).to(matrix.device)
+    # the columns of q span what the matrix maps a few random directions to
+    probe = torch.randn(matrix.shape[1], directions, generator=generator).to(matrix.device)
     q = torch.linalg.qr(matrix @ probe)[0]
+    # each power iteration turns them further to the largest singular values; QR keeps them apart in float32
     for _ in range(8):
-        q = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.T @ q)[0])[0]
+        rows = torch.linalg.qr(matrix.T @ q)[0]
+        q = torch.linalg.qr(matrix @ rows)[0]
     u, s, v = torch.linalg.svd(q.T @ matrix, full_matrices=False)
     return (q @ u)[:, :rank], s[:rank], v[:rank]

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorasmith.adapters.base import Adapter, LayerSpec, operate
+from lorasmith.adapters.base import Adapter, LayerSpec, run_layer
 
 
 class Adapted(nn.Module):
-    """Stands in the place of `base` and adds what its adapters change.
+    """Stands in the place of `base` and adds the changes of its adapters.
 
-    If all adapters are additive and have a branch, the output is base(x) + sum of strength * branch(x). Otherwise the
-    weight is changed, by one adapter after the other in the order in which they were attached.
+    If all adapters are additive, the output is base(x) + sum of strength * branch(x). Otherwise the weight is changed,
+    by one adapter after the other in the order in which they were attached.
     """
 
     def __init__(self, base: nn.Module, spec: LayerSpec) -> None:
@@ -32,59 +32,70 @@ class Adapted(nn.Module):
 
     def remove(self, adapter: Adapter) -> None:
         """Take an adapter off again."""
-        place = list(self.adapters).index(adapter)
-        del self.adapters[place]
-        del self.strengths[place]
+        index = list(self.adapters).index(adapter)
+        del self.adapters[index]
+        del self.strengths[index]
 
     def set_strength(self, adapter: Adapter, strength: float) -> None:
+        """Set the strength of one of the adapters."""
         self.strengths[list(self.adapters).index(adapter)] = strength
 
     def active(self) -> list[tuple[Adapter, float]]:
         """The adapters that take part in this pass, with their strengths."""
-        pairs = zip(self.adapters, self.strengths, strict=True)
-        return [(a, s) for a, s in pairs if s != 0 and isinstance(a, Adapter) and not a.skip()]
+        pairs: list[tuple[Adapter, float]] = []
+        for adapter, strength in zip(self.adapters, self.strengths, strict=True):
+            assert isinstance(adapter, Adapter)
+            if strength != 0 and not adapter.skip():
+                pairs.append((adapter, strength))
+        return pairs
 
     def forward(self, x: Tensor) -> Tensor:
+        """The layer's output for `x`, of the shape and dtype that the base's has."""
         active = self.active()
+        # the cheap way: what each adapter adds does not depend on the weight
         if all(adapter.additive for adapter, _ in active):
             out = self.base(x)
             for adapter, strength in active:
-                out = adapter.onto(out, x, strength)
+                out = adapter.add_to(out, x, strength)
             return out
         weight, bias = self.changed_weight(active), self.changed_bias(active)
         if self.spec.kind == "norm":
-            return normalise(self.base, x, weight, bias)
-        base = tensor_of(self.base, "weight")
-        if base.dtype == torch.float32:
-            return operate(self.spec, x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-        # added to a weight in low precision, a small change would be rounded away
-        change = None if bias is None else (bias - self._bias()).to(x.dtype)
-        return self.base(x) + operate(self.spec, x, (weight - base.float()).to(x.dtype), change)
+            return run_norm(self.base, x, weight, bias)
+        base_weight = tensor_of(self.base, "weight")
+        if base_weight.dtype == torch.float32:
+            return run_layer(self.spec, x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        # added to a weight in low precision, a small change would be rounded away: run the change by itself
+        delta = (weight - base_weight.float()).to(x.dtype)
+        bias_delta = None if bias is None else (bias - self._base_bias()).to(x.dtype)
+        return self.base(x) + run_layer(self.spec, x, delta, bias_delta)
 
     def changed_weight(self, active: list[tuple[Adapter, float]] | None = None) -> Tensor:
-        """The weight with all changes, float32, one adapter after the other."""
+        """The weight with all changes, float32, one adapter after the other. `active`: by default `self.active()`."""
         weight = tensor_of(self.base, "weight").detach().float()
         for adapter, strength in self.active() if active is None else active:
-            weight = adapter.passing_weight(weight, strength)
+            weight = adapter.forward_weight(weight, strength)
         return weight
 
     def changed_bias(self, active: list[tuple[Adapter, float]] | None = None) -> Tensor | None:
-        """The bias with all changes, float32; None if there is neither."""
-        changes = [
-            strength * change
-            for adapter, strength in (self.active() if active is None else active)
-            if (change := adapter.bias_delta()) is not None
-        ]
-        if not changes and self.base._parameters.get("bias") is None:
-            return None
-        return self._bias() + sum(changes)
+        """The bias with all changes, float32; None if the layer has no bias and no adapter changes it."""
+        total: Tensor | None = None
+        for adapter, strength in self.active() if active is None else active:
+            change = adapter.bias_delta()
+            if change is not None:
+                total = strength * change if total is None else total + strength * change
+        if total is None:
+            return None if getattr(self.base, "bias", None) is None else self._base_bias()
+        return self._base_bias() + total
 
-    def _bias(self) -> Tensor:
-        bias = self.base._parameters.get("bias")
-        return torch.zeros((), device=tensor_of(self.base, "weight").device) if bias is None else bias.detach().float()
+    def _base_bias(self) -> Tensor:
+        """The base's bias in float32; 0 if it has none."""
+        bias: Tensor | None = getattr(self.base, "bias", None)
+        if bias is None:
+            return torch.zeros((), device=tensor_of(self.base, "weight").device)
+        return bias.detach().float()
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever a layer has (weight, bias, in_features ...) is the base's."""
+        """Attributes of the layer (weight, bias, in_features ...) are the base's."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -92,14 +103,14 @@ class Adapted(nn.Module):
 
 
 def tensor_of(layer: nn.Module, name: str) -> Tensor:
-    """A parameter of a layer, adapted or not."""
+    """A parameter of a layer, with or without adapters on it."""
     value = getattr(layer, name)
     assert isinstance(value, Tensor)
     return value
 
 
-def normalise(norm: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A LayerNorm or GroupNorm of x with another weight and bias, computed in float32."""
+def run_norm(norm: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The output of a LayerNorm or GroupNorm for `x`, with another weight and bias, computed in float32."""
     if isinstance(norm, nn.GroupNorm):
         return F.group_norm(x.float(), norm.num_groups, weight, bias, norm.eps).to(x.dtype)
     assert isinstance(norm, nn.LayerNorm)
@@ -107,21 +118,30 @@ def normalise(norm: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -
 
 
 def spec_of(name: str, layer: nn.Module) -> LayerSpec | None:
-    """What an adapter must know of a layer; None if it is of no kind that can carry one."""
+    """What an adapter must know of a layer; None if the layer is of no kind that can carry one."""
     if isinstance(layer, Adapted):
         return layer.spec
     if isinstance(layer, nn.Conv2d):
-        pair = layer.padding if isinstance(layer.padding, tuple) else (0, 0)
-        shape = tuple(layer.weight.shape)
-        stride, dilation = _pair(layer.stride), _pair(layer.dilation)
-        bias = layer.bias is not None
-        return LayerSpec(name, "conv", shape, stride, _pair(pair), dilation, layer.groups, bias)
+        # padding can also be a word such as "same", which no layer of these models has
+        padding = layer.padding if isinstance(layer.padding, tuple) else (0, 0)
+        return LayerSpec(
+            name,
+            "conv",
+            tuple(layer.weight.shape),
+            stride=as_pair(layer.stride),
+            padding=as_pair(padding),
+            dilation=as_pair(layer.dilation),
+            groups=layer.groups,
+            bias=layer.bias is not None,
+        )
     if isinstance(layer, nn.Linear):
         return LayerSpec(name, "linear", tuple(layer.weight.shape), bias=layer.bias is not None)
-    if isinstance(layer, nn.LayerNorm | nn.GroupNorm) and isinstance(layer.weight, torch.Tensor):
+    # a norm without elementwise_affine has no weight that could change
+    if isinstance(layer, nn.LayerNorm | nn.GroupNorm) and isinstance(layer.weight, Tensor):
         return LayerSpec(name, "norm", tuple(layer.weight.shape), bias=layer.bias is not None)
     return None
 
 
-def _pair(value: tuple[int, ...]) -> tuple[int, int]:
-    return (int(value[0]), int(value[-1]))
+def as_pair(value: tuple[int, ...]) -> tuple[int, int]:
+    """(height, width) of a convolution's stride, padding or dilation."""
+    return int(value[0]), int(value[-1])

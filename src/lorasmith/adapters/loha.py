@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -14,26 +15,24 @@ from lorasmith.adapters.factored import (
     FactoredConfig,
     alpha_of,
     is_spatial,
-    kaiming,
+    matrix_shape,
     normal,
     parameter,
 )
 
-NAMES = ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")
+FACTORS = ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")
 
 
 class LoHaAdapter(FactoredAdapter):
-    """delta = scale * (w1_a w1_b) o (w2_a w2_b); its rank may be as high as rank^2.
+    """delta = scale * (w1_a w1_b) o (w2_a w2_b), o the entrywise product; its rank may be as high as rank^2.
 
     `w1_a`, `w2_a`: (out, rank); `w1_b`, `w2_b`: (rank, in * kernel). Tucker: `t1`, `t2` are (rank, rank, kh, kw), the
     `a` (rank, out) and the `b` (rank, in).
     """
 
-    tensor_names: ClassVar[dict[str, str]] = {
-        name: f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")
-    }
-    factors: ClassVar[tuple[str, ...]] = NAMES
-    carriers = ("w1_a",)
+    tensor_names: ClassVar[dict[str, str]] = {name: f"hada_{name}" for name in FACTORS}
+    factors: ClassVar[tuple[str, ...]] = FACTORS
+    up_factors = ("w1_a",)
     w1_a: Tensor
     w1_b: Tensor
     w2_a: Tensor
@@ -43,17 +42,17 @@ class LoHaAdapter(FactoredAdapter):
 
     def __init__(self, layer: LayerSpec, alpha: float, factors: Mapping[str, Tensor]) -> None:
         super().__init__(layer, factors["w1_b"].shape[0], alpha)
-        for name in self.tensor_names:
+        for name in FACTORS:
             self.register_parameter(name, parameter(factors.get(name)))
 
     def delta(self, base: Tensor | None = None) -> Tensor:
-        first = _product(self.t1, self.w1_a, self.w1_b)
-        second = _product(self.t2, self.w2_a, self.w2_b)
+        first = multiply(self.t1, self.w1_a, self.w1_b)
+        second = multiply(self.t2, self.w2_a, self.w2_b)
         return self.gain * (first * second).reshape(self.layer.shape)
 
 
 class LoHa(FactoredConfig):
-    """Entrywise products of low-rank factors, on linears and convolutions."""
+    """Entrywise products of low-rank factors, on linear layers and convolutions."""
 
     signatures: ClassVar[tuple[str, ...]] = ("hada_w1_a",)
     reads: ClassVar[frozenset[str]] = frozenset({*LoHaAdapter.tensor_names.values(), "alpha"})
@@ -63,31 +62,36 @@ class LoHa(FactoredConfig):
     """A small core tensor for convolutions larger than 1x1."""
 
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> LoHaAdapter | None:
-        if layer.kind == "norm" or layer.groups != 1:
+        if not layer.takes_factors:
             return None
-        rank, alpha = self.size(layer)
-        out, inside, *kernel = layer.shape
+        rank, alpha = self.rank_and_alpha(layer)
         factors: dict[str, Tensor] = {}
         if self.tucker and is_spatial(layer):
-            a, b = (rank, out), (rank, inside)
-            factors |= {t: normal((rank, rank, *kernel), 0.1, generator) for t in ("t1", "t2")}
+            a_shape, b_shape = (rank, layer.shape[0]), (rank, layer.shape[1])
+            core_shape = (rank, rank, *layer.kernel)
+            factors["t1"] = normal(core_shape, 0.1, generator)
+            factors["t2"] = normal(core_shape, 0.1, generator)
         else:
-            a, b = (out, rank), (rank, torch.Size(layer.shape[1:]).numel())
-        factors |= {"w1_a": normal(a, 0.1, generator), "w1_b": normal(b, 1.0, generator)}
-        factors |= {"w2_a": kaiming(a, generator) if self.scalar else torch.zeros(a)}
-        factors |= {"w2_b": normal(b, 1.0, generator)}
+            a_shape, b_shape = (layer.shape[0], rank), (rank, math.prod(layer.shape[1:]))
+        factors["w1_a"] = normal(a_shape, 0.1, generator)
+        factors["w1_b"] = normal(b_shape, 1.0, generator)
+        factors["w2_a"] = self.zero_init(*a_shape, generator=generator)
+        factors["w2_b"] = normal(b_shape, 1.0, generator)
         adapter = LoHaAdapter(layer, alpha, factors)
-        self.finish(adapter)
+        self.add_scalar(adapter)
         return adapter
 
+    @classmethod
+    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+        first = matrix_shape(tensors, "hada_w1", "hada_t1")
+        second = matrix_shape(tensors, "hada_w2", "hada_t2")
+        return first == second and first in (layer.shape, (layer.shape[0], math.prod(layer.shape[1:])))
+
     def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> LoHaAdapter:
-        factors = {
-            name: tensors[tensor_name]
-            for name, tensor_name in LoHaAdapter.tensor_names.items()
-            if tensor_name in tensors
-        }
+        factors = {name: tensors[f"hada_{name}"] for name in FACTORS if f"hada_{name}" in tensors}
         return LoHaAdapter(layer, alpha_of(tensors, factors["w1_b"].shape[0]), factors)
 
 
-def _product(core: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+def multiply(core: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """a @ b, (out, in * kernel); with Tucker's core (rank, rank, kh, kw) between them, (out, in, kh, kw)."""
     return a @ b if core is None else torch.einsum("mnhw,mo,ni->oihw", core, a, b)

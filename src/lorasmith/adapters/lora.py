@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
@@ -19,8 +20,8 @@ class LoRAAdapter(FactoredAdapter):
     """delta = scale * (up @ down), scale = alpha / rank.
 
     `down`: (rank, in) or (rank, in, kh, kw); `up`: (out, rank) or (out, rank, 1, 1). Tucker: `down` is (rank, in, 1, 1)
-    and `mid` (rank, rank, kh, kw). If the factors start as a part of the weight, that start is taken off again
-    (`start_up`, `start_down`), so that the frozen weight itself never changes.
+    and `mid` (rank, rank, kh, kw). If the factors start as a part of the weight (PiSSA, OLoRA), that start is
+    subtracted again (`start_up`, `start_down`), so that the frozen weight itself never changes.
     """
 
     tensor_names: ClassVar[dict[str, str]] = {
@@ -29,7 +30,7 @@ class LoRAAdapter(FactoredAdapter):
         "up": "lora_up.weight",
     }
     factors: ClassVar[tuple[str, ...]] = ("up", "mid", "down")
-    carriers = ("up",)
+    up_factors = ("up",)
     down: Tensor
     up: Tensor
     mid: Tensor | None
@@ -38,7 +39,8 @@ class LoRAAdapter(FactoredAdapter):
 
     def __init__(self, layer: LayerSpec, down: Tensor, up: Tensor, alpha: float, mid: Tensor | None = None) -> None:
         super().__init__(layer, down.shape[0], alpha)
-        rank, ones = down.shape[0], [1] * len(layer.shape[2:])
+        rank = down.shape[0]
+        ones = [1] * len(layer.kernel)
         inner = layer.shape[1:] if mid is None else (layer.shape[1], *ones)
         self.register_parameter("down", parameter(down.reshape(rank, *inner)))
         self.register_parameter("up", parameter(up.reshape(layer.shape[0], rank, *ones)))
@@ -47,17 +49,17 @@ class LoRAAdapter(FactoredAdapter):
         self.register_buffer("start_down", None)
 
     def start_from(self, up: Tensor, down: Tensor) -> None:
-        """Make the present factors the zero of this adapter."""
+        """Subtract up @ down from the change from now on, so that these factors mean no change."""
         self.start_up, self.start_down = up.clone(), down.clone()
 
-    def pair(self) -> tuple[Tensor, Tensor]:
-        """up (out, rank, ...) and down (rank, in, ...), with the start's as further, negative ranks."""
+    def factor_pair(self) -> tuple[Tensor, Tensor]:
+        """up (out, rank, ...) and down (rank, in, ...), with the start as further, negative ranks."""
         if self.start_up is None:
             return self.up, self.down
         return torch.cat([self.up, -self.start_up], 1), torch.cat([self.down, self.start_down])
 
     def delta(self, base: Tensor | None = None) -> Tensor:
-        up, down = self.pair()
+        up, down = self.factor_pair()
         if self.mid is not None:
             change = torch.einsum("om,mnhw,ni->oihw", up.flatten(1), self.mid, down.flatten(1))
         else:
@@ -65,26 +67,27 @@ class LoRAAdapter(FactoredAdapter):
         return self.gain * change
 
     def branch(self, x: Tensor) -> Tensor:
-        up, down = self.factors_in(x.dtype)
+        up, down = self.scaled_factors(x.dtype)
         spec = self.layer
         if spec.kind == "linear":
-            return F.linear(self.drop(F.linear(x, down)), up)
+            return F.linear(self.dropout_hidden(F.linear(x, down)), up)
         if self.mid is None:
             h = F.conv2d(x, down, None, spec.stride, spec.padding, spec.dilation)
         else:
             h = F.conv2d(F.conv2d(x, down), self.mid.to(x.dtype), None, spec.stride, spec.padding, spec.dilation)
-        return F.conv2d(self.drop(h), up)
+        return F.conv2d(self.dropout_hidden(h), up)
 
-    def onto(self, out: Tensor, x: Tensor, strength: float = 1.0) -> Tensor:
+    def add_to(self, out: Tensor, x: Tensor, strength: float = 1.0) -> Tensor:
         if self.layer.kind != "linear":
-            return super().onto(out, x, strength)
-        up, down = self.factors_in(x.dtype, strength)
-        h = self.drop(F.linear(x, down))
+            return super().add_to(out, x, strength)
+        # the second product and the addition are one kernel, with the strength inside `up`
+        up, down = self.scaled_factors(x.dtype, strength)
+        h = self.dropout_hidden(F.linear(x, down))
         return torch.addmm(out.flatten(0, -2), h.flatten(0, -2), up.T).view_as(out)
 
-    def factors_in(self, dtype: torch.dtype, strength: float = 1.0) -> tuple[Tensor, Tensor]:
-        """up, with the scale and a strength in it, and down, as they multiply."""
-        up, down = self.pair()
+    def scaled_factors(self, dtype: torch.dtype, strength: float = 1.0) -> tuple[Tensor, Tensor]:
+        """up, multiplied by the gain and a strength, and down, both in `dtype`."""
+        up, down = self.factor_pair()
         if isinstance(self.gain, Tensor) or self.gain * strength != 1:
             up = up * (self.gain * strength)
         return up.to(dtype), down.to(dtype)
@@ -100,64 +103,78 @@ class LoRAAdapter(FactoredAdapter):
     def tensors(self) -> dict[str, Tensor]:
         if self.start_up is None:
             return super().tensors()
-        up, down = self.pair()
+        up, down = self.factor_pair()
         alpha = torch.tensor(self.alpha)
         return {"lora_down.weight": down.detach(), "lora_up.weight": up.detach(), "alpha": alpha}
 
 
 class LoRA(FactoredConfig):
-    """Low-rank adapters on linears and convolutions."""
+    """Low-rank adapters on linear layers and convolutions."""
 
     signatures: ClassVar[tuple[str, ...]] = ("lora_up.weight", "lora_down.weight")
     reads: ClassVar[frozenset[str]] = frozenset({*LoRAAdapter.tensor_names.values(), "alpha"})
     kind: Literal["lora"] = "lora"
     init: Literal["kaiming", "gaussian", "orthogonal", "pissa", "olora", "eva"] = "kaiming"
-    """Of `down`, with `up` zero; `eva`: what the layers see on the first batches (arXiv 2410.07170). `pissa` and
-    `olora` start as a part of the weight, which files of rank 2r take off."""
+    """How `down` starts, with `up` zero; `eva`: from the layers' inputs on the first batches (arXiv 2410.07170).
+    `pissa` and `olora` start as a part of the weight, which files of rank 2r subtract."""
     freeze_down: bool = False
     """Train `up` alone (LoRA-FA, arXiv 2308.03303): fewer activations and optimizer states."""
     tucker: bool = False
     """Three factors for convolutions larger than 1x1."""
 
     @model_validator(mode="after")
-    def _agree(self) -> Self:
+    def _check_init(self) -> Self:
         if self.init == "eva" and self.tucker:
-            raise ValueError('init "eva" goes not with tucker')
+            raise ValueError('init "eva" cannot be combined with tucker')
         if self.init in ("pissa", "olora") and (self.scalar or self.tucker or self.max_norm):
-            raise ValueError(f'init "{self.init}" goes with none of scalar, tucker, max_norm')
+            raise ValueError(f'init "{self.init}" cannot be combined with scalar, tucker or max_norm')
         return self
 
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> LoRAAdapter | None:
-        if layer.kind == "norm" or layer.groups != 1:
+        if not layer.takes_factors:
             return None
-        rank, alpha = self.size(layer)
-        out, *inner = layer.shape
+        rank, alpha = self.rank_and_alpha(layer)
         if self.init in ("pissa", "olora"):
-            return self._from_weight(layer, base, rank, alpha, generator)
-        mid = None
-        if self.tucker and is_spatial(layer):
-            mid = inits.down(self.init, (rank, rank, *inner[1:]), generator)
-            inner = [inner[0], 1, 1]
-        down = inits.down(self.init, (rank, *inner), generator)
-        adapter = LoRAAdapter(layer, down, self.last(out, rank, generator=generator), alpha, mid)
-        self._freeze(adapter)
-        self.finish(adapter)
-        return adapter
-
-    def _freeze(self, adapter: LoRAAdapter) -> None:
+            adapter = self._from_weight(layer, base, rank, alpha, generator)
+        else:
+            mid = None
+            down_shape = (rank, *layer.shape[1:])
+            if self.tucker and is_spatial(layer):
+                mid = inits.down(self.init, (rank, rank, *layer.kernel), generator)
+                down_shape = (rank, layer.shape[1], 1, 1)
+            down = inits.down(self.init, down_shape, generator)
+            up = self.zero_init(layer.shape[0], rank, generator=generator)
+            adapter = LoRAAdapter(layer, down, up, alpha, mid)
+            self.add_scalar(adapter)
         if self.freeze_down:
-            adapter.still = ("down",)
+            adapter.frozen = ("down",)
             adapter.down.requires_grad_(False)
+        return adapter
 
     def _from_weight(
         self, layer: LayerSpec, base: Tensor, rank: int, alpha: float, generator: torch.Generator
     ) -> LoRAAdapter:
-        scale, rank = alpha / rank, min(rank, base.flatten(1).shape[0], base.flatten(1).shape[1])
+        """An adapter whose factors start as a part of the weight; the rank is at most the weight's smaller side."""
+        scale = alpha / rank
+        rank = min(rank, *base.flatten(1).shape)
         up, down = inits.of_weight(self.init, base, rank, generator)
         adapter = LoRAAdapter(layer, down, up / scale, scale * rank)
         adapter.start_from(adapter.up.detach(), adapter.down.detach())
-        self._freeze(adapter)
         return adapter
+
+    @classmethod
+    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+        down, up, mid = (tensors.get(name) for name in ("lora_down.weight", "lora_up.weight", "lora_mid.weight"))
+        if down is None or up is None or down.dim() == 0 or len(layer.shape) < 2:
+            return False
+        rank = down.shape[0]
+        inputs = math.prod(layer.shape[1:])
+        if mid is not None:
+            # Tucker: the kernel belongs to the middle factor, so `down` has none
+            if not layer.kernel or tuple(mid.shape) != (rank, rank, *layer.kernel):
+                return False
+            inputs = layer.shape[1]
+        return down.numel() == rank * inputs and up.numel() == layer.shape[0] * rank
 
     def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> LoRAAdapter:
         down, up = tensors["lora_down.weight"], tensors["lora_up.weight"]

@@ -34,7 +34,7 @@ class NormAdapter(Adapter):
 
 
 class Norm(AdapterConfig):
-    """Trains the norms themselves; a few numbers that shift colour and contrast."""
+    """Trains the norms themselves; few numbers, which shift colour and contrast."""
 
     signatures: ClassVar[tuple[str, ...]] = ("w_norm", "b_norm")
     reads: ClassVar[frozenset[str]] = frozenset({"w_norm", "b_norm", "alpha"})
@@ -48,7 +48,13 @@ class Norm(AdapterConfig):
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> NormAdapter | None:
         if layer.kind != "norm":
             return None
-        return NormAdapter(layer, torch.zeros(layer.shape), torch.zeros(layer.shape) if layer.bias else None)
+        bias = torch.zeros(layer.shape) if layer.bias else None
+        return NormAdapter(layer, torch.zeros(layer.shape), bias)
+
+    @classmethod
+    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+        changes = [tensors[name] for name in ("w_norm", "b_norm") if name in tensors]
+        return len(layer.shape) == 1 and all(tuple(change.shape) == layer.shape for change in changes)
 
     def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> NormAdapter:
         w = tensors["w_norm"] if "w_norm" in tensors else torch.zeros(layer.shape)

@@ -18,13 +18,13 @@ class RotationAdapter(Adapter):
     """Rotations R = (I + Q)(I - Q)^-1 (Cayley) of blocks of outputs, Q = B - B^T.
 
     `blocks` B: (..., count, size, size). `constraint`: bound of the norm of all Q together, times the number of
-    outputs; 0 is none. Files hold what the bound leaves and alpha 0 (no bound), which all consumers read alike.
-    `rescale`: (out, 1[, 1, 1]) or None, only in files of others.
+    outputs; 0 means none. Files hold what the bound leaves, and alpha 0 (no bound), which all programs read alike.
+    `rescale`: (out, 1[, 1, 1]) or None, only in files of other trainers.
     """
 
     tensor_names: ClassVar[dict[str, str]] = {"rescale": "rescale"}
     additive: ClassVar[bool] = False
-    passes: ClassVar[int] = 3
+    norm_limit_passes: ClassVar[int] = 3
     blocks: Tensor
     rescale: Tensor | None
 
@@ -32,21 +32,25 @@ class RotationAdapter(Adapter):
         self, layer: LayerSpec, blocks: Tensor, constraint: float = 0.0, rescale: Tensor | None = None
     ) -> None:
         super().__init__(layer)
+        if rescale is not None:
+            rescale = rescale.reshape(-1, *[1] * (len(layer.shape) - 1))
         self.register_parameter("blocks", parameter(blocks))
-        self.register_parameter(
-            "rescale", None if rescale is None else parameter(rescale.reshape(-1, *[1] * (len(layer.shape) - 1)))
-        )
+        self.register_parameter("rescale", parameter(rescale))
         self.bound = constraint * layer.shape[0]
 
     def skew(self) -> Tensor:
         """Q, within the bound."""
         q = self.blocks - self.blocks.mT
-        return q * (self.bound / (q.norm() + 1e-8)).clamp(max=1.0) if self.bound > 0 else q
+        if self.bound > 0:
+            q = q * (self.bound / (q.norm() + 1e-8)).clamp(max=1.0)
+        return q
 
     def rotations(self) -> Tensor:
+        """R of each block, (..., count, size, size)."""
         q = self.skew()
         one = torch.eye(q.shape[-1], device=q.device)
-        return (one + q) @ torch.linalg.inv_ex(one - q).inverse  # it exists; checking would wait for the GPU
+        # I - Q can always be inverted; `inv`, which checks that, would wait for the GPU
+        return (one + q) @ torch.linalg.inv_ex(one - q).inverse
 
     def rotate(self, weight: Tensor) -> Tensor:
         """The weight, (out, ...), with its outputs rotated."""
@@ -56,7 +60,9 @@ class RotationAdapter(Adapter):
         assert base is not None
         base = base.float()
         rotated = self.rotate(base)
-        return (rotated if self.rescale is None else rotated * self.rescale) - base
+        if self.rescale is not None:
+            rotated = rotated * self.rescale
+        return rotated - base
 
     def shrink(self, ratio: Tensor) -> None:
         self.blocks.copy_(self.skew() / 2 * ratio)
@@ -66,11 +72,11 @@ class RotationAdapter(Adapter):
         return 0.0
 
     def tensors(self) -> dict[str, Tensor]:
-        return super().tensors() | {"oft_blocks": self.skew().detach() / 2}
+        return {**super().tensors(), "oft_blocks": self.skew().detach() / 2}
 
 
 class OFTAdapter(RotationAdapter):
-    """W'[k, m] = sum over n of R[k, n, m] W[k, n], k a block of outputs, m and n places in it."""
+    """W'[k, m] = sum over n of R[k, n, m] W[k, n], where k is a block of outputs, m and n places in it."""
 
     def rotate(self, weight: Tensor) -> Tensor:
         blocks = weight.unflatten(0, self.blocks.shape[:2])
@@ -85,18 +91,32 @@ class OFT(AdapterConfig):
     block_size: int = Field(default=32, ge=2)
     """Outputs that are rotated together; the nearest divisor below if it does not divide the outputs."""
     constraint: float = Field(default=0.0, ge=0)
-    """Bound of the rotation, times the number of outputs; 0 is none."""
+    """Bound of the rotation, times the number of outputs; 0 means none."""
 
     @classmethod
     def claims(cls, tensors: Mapping[str, Tensor]) -> bool:
         return "oft_blocks" in tensors and tensors["oft_blocks"].dim() == 3
 
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> OFTAdapter | None:
-        if layer.kind == "norm" or layer.groups != 1:
+        if not layer.takes_factors:
             return None
         size, count = factorization(layer.shape[0], self.block_size)
         return OFTAdapter(layer, torch.zeros(count, size, size), self.constraint)
 
+    @classmethod
+    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+        blocks = tensors.get("oft_blocks")
+        if blocks is None or blocks.dim() != 3 or not rescale_fits(layer, tensors):
+            return False
+        count, size, width = blocks.shape
+        return size == width and count * size == layer.shape[0]
+
     def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> OFTAdapter:
-        alpha = float(tensors.get("alpha", torch.zeros(())))
-        return OFTAdapter(layer, tensors["oft_blocks"], alpha, tensors.get("rescale"))
+        constraint = float(tensors.get("alpha", torch.zeros(())))
+        return OFTAdapter(layer, tensors["oft_blocks"], constraint, tensors.get("rescale"))
+
+
+def rescale_fits(layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether `rescale` of a file, if there is one, has one number for each output."""
+    rescale = tensors.get("rescale")
+    return rescale is None or rescale.numel() == layer.shape[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lorasmith.adapters.attach import chosen
+from lorasmith.adapters.attach import select_layers
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.families.reader import TensorRef
@@ -42,7 +42,7 @@ def extract(
     with Weights(Model.of(tuned)) as new, Weights(model) as old:
         if new.model.layers.keys() != model.layers.keys() or new.model.shapes != model.shapes:
             raise LorasmithError(f"{tuned} is not a model like {base}: {new.model} and {model} have different layers")
-        specs = [model.layers[n] for n in chosen(tuple(layers), _places(model), PRESETS)]
+        specs = [model.layers[n] for n in select_layers(tuple(layers), _places(model), PRESETS)]
         names = [s.name for s in specs if s.kind != "norm" and s.groups == 1]
         found: dict[str, LayerTensors] = {}
         loss = Loss()

@@ -15,6 +15,7 @@ from torch import Tensor
 from lorasmith import __version__
 from lorasmith.adapters.base import Adapter, kind_of
 from lorasmith.core.errors import LorasmithError, did_you_mean
+from lorasmith.core.file_strength import split_strength
 from lorasmith.core.registry import registered
 from lorasmith.files.model import Model
 from lorasmith.formats import bundle, diff, kohya, peft, write  # noqa: F401
@@ -38,11 +39,7 @@ class Use:
 
     @classmethod
     def read(cls, written: str | Path) -> Use:
-        stem, _, number = str(written).rpartition(":")
-        try:
-            return cls(Path(stem), float(number)) if stem else cls(Path(written))
-        except ValueError:
-            return cls(Path(written))
+        return cls(*split_strength(str(written)))
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lorasmith.adapters.attach import current
+from lorasmith.adapters.attach import module_at
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem, did_you_mean
+from lorasmith.core.file_strength import split_strength
 from lorasmith.families.base import Family
 from lorasmith.files.lora import Lora, product_of, read, restore
 from lorasmith.files.lowrank import Dense
@@ -21,7 +22,7 @@ from lorasmith.formats.read import load
 from lorasmith.formats.rewrite import plain
 from lorasmith.formats.token_embeddings import Words
 from lorasmith.fusion.closed_form import Factors
-from lorasmith.sampling.loras import words_of
+from lorasmith.sampling.loras import new_tokens_of
 
 KEYS = ("lora_path", "unet_alpha", "text_encoder_alpha", "concept_name")
 
@@ -40,12 +41,7 @@ class ConceptUse:
     def read(cls, written: str) -> ConceptUse:
         """`file.safetensors`, `file.safetensors:0.8`, `file.safetensors=garp` or `file.safetensors:0.8=garp`."""
         front, _, name = written.partition("=")
-        stem, _, number = front.rpartition(":")
-        try:
-            strength = float(number) if stem else 1.0
-            path = Path(stem or front)
-        except ValueError:
-            strength, path = 1.0, Path(front)
+        path, strength = split_strength(front)
         return cls(path, name.strip() or None, strength, strength)
 
 
@@ -119,7 +115,7 @@ def read_concept(family: Family, model: Model, use: ConceptUse) -> Concept:
     """One file. Raises LorasmithError if nothing says what prompts call it, or if it changes more than weights of
     linear layers and convolutions."""
     file = load(use.path)
-    words = words_of(file, family, None)
+    words = new_tokens_of(file, family, None)
     named = token_embeddings.word_list(file.metadata)
     name = use.name or " ".join(named) or file.metadata.get("modelspec.trigger_phrase", "").split(",")[0].strip()
     if not name:
@@ -130,7 +126,7 @@ def read_concept(family: Family, model: Model, use: ConceptUse) -> Concept:
     for layer in lora.layers:
         strength = use.unet if layer.startswith("unet.") else use.text
         if strength:
-            weight: Any = current(places[layer]).weight
+            weight: Any = module_at(places[layer]).weight
             up, down = factors(lora, layer, weight.detach())
             changes[layer] = (strength * up, down)
     return Concept(name, lora, changes, words)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorasmith.adapters.attach import AdapterSet, current
+from lorasmith.adapters.attach import AdapterSet, module_at
 from lorasmith.adapters.base import Adapter, LayerSpec
 from lorasmith.adapters.layer import spec_of
 from lorasmith.adapters.lora import LoRA
@@ -68,7 +68,7 @@ class Grams:
         places = family.named_layers(_components(layers))
         with ExitStack() as stack:
             for name in layers:
-                layer = current(places[name])
+                layer = module_at(places[name])
                 spec = spec_of(name, layer)
                 assert spec is not None
                 handle = layer.register_forward_pre_hook(self._hook(name, spec, chosen))
@@ -100,7 +100,7 @@ def attached(family: Family, changes: dict[str, Factors], layers: Iterable[str])
     places = family.named_layers(_components([*layers, *changes]))
     adapters: dict[str, Adapter] = {}
     for name in dict.fromkeys([*layers, *changes]):
-        layer = current(places[name])
+        layer = module_at(places[name])
         spec = spec_of(name, layer)
         assert spec is not None
         weight: Any = layer.weight

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorasmith.adapters.attach import current
+from lorasmith.adapters.attach import module_at
 from lorasmith.core.progress import Progress
 from lorasmith.core.rng import torch_generator
 from lorasmith.families.base import Conditioning, Family
@@ -231,7 +231,7 @@ def _speaking(family: Family, lora: Lora) -> Iterator[None]:
 
 
 def _weight(family: Family, name: str) -> Tensor:
-    layer: Any = current(family.named_layers(["unet"])[name])
+    layer: Any = module_at(family.named_layers(["unet"])[name])
     return layer.weight.detach().float()
 
 

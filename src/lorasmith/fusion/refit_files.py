@@ -16,7 +16,7 @@ from lorasmith.formats.read import load as load_file
 from lorasmith.formats.token_embeddings import Words
 from lorasmith.fusion.files import write_all
 from lorasmith.fusion.refit import RefitSettings, Refitted, refit, shared
-from lorasmith.sampling.loras import vocabulary_of, words_of
+from lorasmith.sampling.loras import new_tokens_of, vocabulary_of
 from lorasmith.sampling.settings import DTYPES, pick_device
 
 
@@ -55,7 +55,7 @@ def refit_file(
     file = load_file(path)
     dtype = None if settings.precision is None else DTYPES[settings.precision]
     family = load(base, dtype=dtype, device=pick_device(settings.device))
-    words = words_of(file, family, progress)
+    words = new_tokens_of(file, family, progress)
     if not any(t.shape[1] > 1 for parts in words.values() for t in parts.values()):
         has = f"its words ({', '.join(words)}) have one vector for all layers" if words else "it has no words"
         raise LorasmithError(f"{path}: {has}, so there is nothing to refit; it can be used as it is")

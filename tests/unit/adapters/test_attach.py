@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lorasmith.adapters.attach import AdapterSet, chosen
+from lorasmith.adapters.attach import AdapterSet, select_layers
 from lorasmith.adapters.base import LayerRule
 from lorasmith.adapters.dora import DoRA
 from lorasmith.adapters.layer import Adapted
@@ -54,16 +54,16 @@ def move(adapters: AdapterSet, seed: int = 0) -> AdapterSet:
     ],
 )
 def test_layers_by_preset_pattern_and_exception(layers: str | tuple[str, ...], expected: list[str]) -> None:
-    assert chosen(layers, Model().places(), PRESETS) == expected
+    assert select_layers(layers, Model().places(), PRESETS) == expected
 
 
 @pytest.mark.parametrize("layers", ["atention", ("nothing.*",), ("all", "!*")])
 def test_no_layer_is_an_error(layers: str | tuple[str, ...]) -> None:
     with pytest.raises(LorasmithError, match=r"chooses none of 4 layers.*attention, all"):
-        chosen(layers, Model().places(), PRESETS)
+        select_layers(layers, Model().places(), PRESETS)
     if layers == "atention":
         with pytest.raises(LorasmithError, match='Did you mean "attention"'):
-            chosen(layers, Model().places(), PRESETS)
+            select_layers(layers, Model().places(), PRESETS)
 
 
 def test_a_kind_that_fits_no_chosen_layer_is_an_error() -> None:

@@ -40,14 +40,14 @@ def test_a_step_sees_the_ranks_up_to_its_block_and_trains_that_alone(kind: str, 
     x = torch.randn(2, 12, *((5, 5) if kind == "conv" else ()))
     up, down = adapter.up.detach().flatten(1), adapter.down.detach().flatten(1)
     for block, draw in enumerate((0.0, 0.5, 0.99)):
-        adapter.begin(draw)
+        adapter.begin_step(draw)
         b = 2 * (block + 1)
         change = 3.0 / 6 * (6 / b) ** boost * (up[:, :b] @ down[:b]).view(adapter.layer.shape)
         expected = F.conv2d(x, change, padding=1) if kind == "conv" else F.linear(x, change)
         found = adapter.branch(x)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
         base = torch.randn(adapter.layer.shape)
-        torch.testing.assert_close(adapter.passing_weight(base), base + change, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(adapter.forward_weight(base), base + change, rtol=1e-4, atol=1e-4)
         adapter.zero_grad(set_to_none=True)
         found.square().sum().backward()
         moved = {name for name, p in adapter.named_parameters() if p.grad is not None}
@@ -55,7 +55,7 @@ def test_a_step_sees_the_ranks_up_to_its_block_and_trains_that_alone(kind: str, 
     whole = 3.0 / 6 * (up @ down).view(adapter.layer.shape)
     torch.testing.assert_close(adapter.delta(), whole)  # what is merged and shown, whatever the step
     adapter.eval()
-    torch.testing.assert_close(adapter.passing_weight(torch.zeros_like(whole)), whole)
+    torch.testing.assert_close(adapter.forward_weight(torch.zeros_like(whole)), whole)
 
 
 def test_ranks_that_a_unit_does_not_divide_have_a_smaller_last_block() -> None:
@@ -72,7 +72,7 @@ def test_the_block_follows_from_seed_and_step() -> None:
     adapters = AdapterSet.create(DyLoRA(rank=4, layers="*"), places, {}, seed=1)
 
     def block(seed: int, step: int) -> int:
-        adapters.begin(seed, step)
+        adapters.begin_step(seed, step)
         found = {adapter.block for adapter in adapters.adapters.values()}  # type: ignore[attr-defined]
         assert len(found) == 1
         return found.pop()
@@ -92,14 +92,14 @@ def test_what_differs_between_steps_is_no_cuda_graph() -> None:
     owner.a = nn.Linear(4, 4)
     for config, steady in ((LoRA(), True), (LoRA(dropout=0.5), True), (LoRA(module_dropout=0.5), False)):
         given = config.model_copy(update={"layers": "*"})
-        assert AdapterSet.create(given, {"unet.a": (owner, "a")}, {}, seed=1).steady is steady
-    assert not AdapterSet.create(DyLoRA(layers="*"), {"unet.a": (owner, "a")}, {}, seed=1).steady
+        assert AdapterSet.create(given, {"unet.a": (owner, "a")}, {}, seed=1).graph_safe is steady
+    assert not AdapterSet.create(DyLoRA(layers="*"), {"unet.a": (owner, "a")}, {}, seed=1).graph_safe
 
 
 def test_a_plain_lora_goes_on_in_blocks() -> None:
     spec = LayerSpec("unet.x", "linear", (10, 12))
     words = {"lora_down.weight": torch.randn(6, 12), "lora_up.weight": torch.randn(10, 6), "alpha": torch.tensor(3.0)}
-    found = DyLoRA(unit=3).adopt(LoRA().restore(spec, torch.zeros(10, 12), words))
+    found = DyLoRA(unit=3).continue_from(LoRA().restore(spec, torch.zeros(10, 12), words))
     assert isinstance(found, DyLoRAAdapter)
     assert len(found.ups) == 2
     for name, tensor in found.tensors().items():
@@ -119,7 +119,7 @@ def learned(config: AdapterConfig, target: Tensor, steps: int) -> tuple[Tensor, 
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 0.05 * (1 + math.cos(math.pi * step / steps)) / 2
-        adapters.begin(0, step)
+        adapters.begin_step(0, step)
         x = torch.randn(64, target.shape[1], generator=draws)
         loss = F.mse_loss(owner.x(x), x @ target.T)
         optimizer.zero_grad(set_to_none=True)

@@ -80,4 +80,4 @@ def test_which_sit_out_follows_from_the_step(run: Run) -> None:
 )
 def test_a_step_with_other_adapters_each_time_is_no_graph(tmp_path: Path, adapter: Any, graphed: bool) -> None:
     """A captured step would leave out the same ones for ever."""
-    assert build_run(config(tmp_path, **adapter)).adapters.steady is graphed
+    assert build_run(config(tmp_path, **adapter)).adapters.graph_safe is graphed

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from lorasmith.adapters.attach import current
+from lorasmith.adapters.attach import module_at
 from lorasmith.adapters.layer import tensor_of
 from lorasmith.compat.script import Conversion
 from lorasmith.data.dataset import Dataset
@@ -181,7 +181,7 @@ def test_weights_that_are_merged_do_not_change_what_is_trained(
         config = load_config(convert(network_args=args, base_weights=merged, base_weights_multiplier=[0.5]).config)
         family, uses = full_size(), [LoraUse.read(written) for written in config.merge]
         places = family.named_layers(("unet", "te"), norms=True)
-        weights = [tensor_of(current(places[layer]), "weight").zero_() for layer in changed]
+        weights = [tensor_of(module_at(places[layer]), "weight").zero_() for layer in changed]
         merge_into_base(family, uses)
         assert [float(w.min()) for w in weights] == [float(w.max()) for w in weights] == [0.5 if merged else 0.0] * 3
         found[bool(merged)] = list(make_adapters(config, family).adapters)

@@ -192,7 +192,7 @@ def test_wrong_network_arguments(convert: Convert, given: str) -> None:
 def test_lora_plus_and_lora_fa(convert: Convert) -> None:
     args = ["loraplus_lr_ratio=4", "loraplus_text_encoder_lr_ratio=2"]
     adapter: Any = load_config(convert(network_args=args).config).adapter
-    assert (adapter.late_rate("unet"), adapter.late_rate("te")) == (4, 2)
+    assert (adapter.up_lr_of("unet"), adapter.up_lr_of("te")) == (4, 2)
     frozen: Any = load_config(convert(network_module="networks.lora_fa").config).adapter
     assert (frozen.kind, frozen.freeze_down) == ("lora", True)
 
@@ -316,12 +316,12 @@ def test_captions_of_several_lines(convert: Convert, train_dir: Path) -> None:
 @pytest.mark.parametrize(("args", "unet"), [([], 192), (["conv_dim=4"], 278)])
 def test_modules_of_the_full_model(convert: Convert, args: list[str], unet: int) -> None:
     """72 of the text encoder, 192 or 278 of the UNet, of which 50 are 3x3: the original's counts."""
-    from lorasmith.adapters.attach import chosen
+    from lorasmith.adapters.attach import select_layers
     from lorasmith.families.stable_diffusion import layer_names
 
     config = load_config(convert(network_args=args, network_dim=8).config)
     places = {spec.name: spec for spec in layer_names.layers("sd1") if spec.kind != "norm"}
-    found = chosen(config.adapter.layers, places, layer_names.PRESETS)  # type: ignore[arg-type]
+    found = select_layers(config.adapter.layers, places, layer_names.PRESETS)  # type: ignore[arg-type]
     assert sum(name.startswith("te.") for name in found) == 72
     assert sum(name.startswith("unet.") for name in found) == unet
     assert sum(tuple(places[name].shape[2:]) == (3, 3) for name in found) == (50 if args else 0)

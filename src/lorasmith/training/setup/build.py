@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lorasmith.adapters.attach import AdapterSet
+from lorasmith.adapters.attach import AdapterSet, apply_settings
 from lorasmith.concepts.start import begin
 from lorasmith.concepts.train import TokenTrainer
 from lorasmith.core.errors import LorasmithError
@@ -161,11 +161,9 @@ def going_on(config: TrainConfig, family: Family, file: Path, components: Sequen
         raise LorasmithError(
             f"start: {file} also changes {' and '.join(others)}, which this run does not train; set {part} above 0"
         )
-    adapters = adapters.adopted(config.adapter.adopt)
+    adapters = adapters.replace_each(config.adapter.continue_from)
     for name, adapter in adapters.adapters.items():
-        own = config.adapter.for_layer(name)[0]
-        adapter.dropout, adapter.max_norm = own.dropouts, own.max_norm
-        adapter.late_rate = config.adapter.late_rate(adapter.layer.component)
+        apply_settings(adapter, config.adapter.for_layer(name)[0])
     return adapters
 
 
@@ -180,7 +178,7 @@ def assemble(
     """The run at step 0. `trained`: adapters and new words."""
     adapters, words = trained
     groups = parameter_groups(config, adapters, words)
-    graphed = adapters.steady and can_graph(config, family, dataset)
+    graphed = adapters.graph_safe and can_graph(config, family, dataset)
     if graphed:  # a captured step reads its learning rate from the device
         groups = [g | {"lr": torch.tensor(g["lr"], device=family.device)} for g in groups]
     optimizer = config.optimizer.build(groups)

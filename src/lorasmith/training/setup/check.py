@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lorasmith.adapters.attach import chosen, fresh
+from lorasmith.adapters.attach import new_adapter, select_layers
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.adapters.layer import spec_of
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
@@ -173,9 +173,9 @@ def trained_layers(config: TrainConfig, base: Source) -> Iterable[tuple[LayerSpe
     if not trained:  # new words alone
         return
     places = dict.fromkeys(trained, (torch.nn.Module(), ""))
-    for name in chosen(config.adapter.layers, places, PRESETS):
+    for name in select_layers(config.adapter.layers, places, PRESETS):
         own, _ = config.adapter.for_layer(name)
-        adapter = fresh(own, trained[name], torch.zeros(trained[name].shape), torch_generator(0, "check", name))
+        adapter = new_adapter(own, trained[name], torch.zeros(trained[name].shape), torch_generator(0, "check", name))
         if adapter is not None:
             yield trained[name], sum(p.numel() for p in adapter.parameters())
 

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorasmith.adapters.attach import current
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.core.errors import LorasmithError
 from lorasmith.training.step.loop import micro_batches, remaining_steps
@@ -72,7 +71,7 @@ def prime(run: Run) -> None:
     sketches = {name: Sketch(2 * len(factor_of(a))) for name, a in adapters.items()}
     handles = []
     for name, adapter in adapters.items():
-        layer = current(run.adapters._places[name])
+        layer = run.adapters.module_of(name)
         handles.append(layer.register_forward_pre_hook(_watching(sketches[name], adapter.layer)))
     run.progress.say("looking at what the layers see (init eva)")
     try:

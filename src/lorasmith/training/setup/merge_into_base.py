@@ -12,7 +12,7 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.families.base import Family
 from lorasmith.families.fingerprint import file_hash
 from lorasmith.formats.read import LoraFile, load
-from lorasmith.sampling.loras import LoraUse, built, changes_in
+from lorasmith.sampling.loras import LoraUse, build_adapters, decode_layers
 
 
 def merge_into_base(family: Family, uses: Sequence[LoraUse]) -> list[str]:
@@ -24,7 +24,7 @@ def merge_into_base(family: Family, uses: Sequence[LoraUse]) -> list[str]:
     said = []
     for use in uses:
         file = load(use.path)
-        layers = changes_in(file, family)
+        layers = decode_layers(file, family)
         if not layers:
             raise LorasmithError(f"{use.path}: it holds new words alone, so there is nothing to merge")
         parts: dict[str, dict[str, Mapping[str, Tensor]]] = {}
@@ -41,7 +41,7 @@ def merge_into_base(family: Family, uses: Sequence[LoraUse]) -> list[str]:
 
 
 def _write(family: Family, file: LoraFile, layers: Mapping[str, Mapping[str, Tensor]], strength: float) -> None:
-    adapters = built(family, file, layers)
+    adapters = build_adapters(family, file, layers)
     adapters.merge(strength, for_good=True)
     for name in adapters.adapters:
         if not torch.isfinite(adapters.weight_of(name)).all():

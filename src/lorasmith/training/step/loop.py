@@ -67,7 +67,7 @@ def train_step(run: Run, epoch: int, plans: list[BatchPlan]) -> None:
     """One optimizer step over micro-batches that together are the global batch."""
     number = run.state.step
     rates = set_learning_rates(run)
-    run.adapters.begin(run.config.seed, number)
+    run.adapters.begin_step(run.config.seed, number)
     outcome = replace(optimizer_step(run, plans, number), names=image_names(run, plans))
     run.state.step += 1
     run.state.samples += len(outcome.names)

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from lorasmith.adapters.attach import current
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.adapters.dora import DoRA
 from lorasmith.core.errors import LorasmithError
@@ -77,7 +76,7 @@ def test_it_starts_as_the_base_with_orthonormal_rows_and_the_same_each_time(
         assert torch.allclose(down @ down.T, torch.eye(2), atol=1e-4), name
         assert torch.equal(down, factor_of(again.adapters.adapters[name]).flatten(1)), name
         assert not torch.allclose(down, factor_of(plain.adapters.adapters[name]).flatten(1)), name
-        base = current(first.adapters._places[name]).weight
+        base = first.adapters.module_of(name).weight
         assert torch.allclose(adapter.delta(base), torch.zeros(()), atol=1e-6), name
     assert all(torch.equal(a, w) for a, w in zip(first.ema.average, first.ema.weights, strict=True))
 
@@ -93,7 +92,7 @@ def test_it_spans_the_leading_inputs_that_the_base_sees(pictures: Callable[..., 
     names = [n for n in run.adapters.adapters if n.endswith("to_q")][:2]
     seen: dict[str, list[torch.Tensor]] = {name: [] for name in names}
     for name in names:
-        current(run.adapters._places[name]).register_forward_pre_hook(keeping(seen[name]))
+        run.adapters.module_of(name).register_forward_pre_hook(keeping(seen[name]))
     with torch.no_grad():
         for number, (_, plans) in enumerate(islice(remaining_steps(run), min(BATCHES, run.length.steps_per_epoch))):
             for batch, rng in micro_batches(run, plans, number):
