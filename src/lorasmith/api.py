@@ -113,11 +113,11 @@ def sweep(
     """Train with every combination of settings (`over`: `["adapter.rank=4,8", "optimizer.lr=1e-4,3e-4"]`), each run in
     a process of its own, and write a table and a picture of the results into `out`. Finished runs are not made again.
     """
-    from lorasmith.training.sweep import Sweep
+    from lorasmith.training.sweep import SweepSettings
     from lorasmith.training.sweep import sweep as work
 
     source = config if isinstance(config, dict) else Path(config)
-    return work(Sweep(source, over, Path(out), **running), progress)
+    return work(SweepSettings(source, over, Path(out), **running), progress)
 
 
 def sample(

@@ -1,5 +1,5 @@
-"""Many runs of one config: every combination of values, or a search among them; one process a run."""
+"""Many runs of one config: every combination of values, or a search among them. Each run is a process of its own."""
 
-from lorasmith.training.sweep.sweep import Sweep, SweepResult, sweep
+from lorasmith.training.sweep.sweep import SweepResult, SweepSettings, sweep
 
-__all__ = ["Sweep", "SweepResult", "sweep"]
+__all__ = ["SweepResult", "SweepSettings", "sweep"]

@@ -1,6 +1,6 @@
-"""One run of a sweep: its settings, its process, where it stands.
+"""One run of a sweep: its config, its process and its state.
 
-A run's folder is all that is remembered of it: a finished one is not run again, one that was stopped goes on.
+A sweep has no files about its runs besides their folders: a finished run is not repeated, a stopped one is continued.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ from lorasmith.core.store import write_text
 from lorasmith.training.config import TrainConfig, load_config
 from lorasmith.training.output.folder import CONFIG, reopen
 from lorasmith.training.output.report.record import Record, read
-from lorasmith.training.sweep.axes import Values, name
+from lorasmith.training.sweep.axes import Values, folder_name
 
 State = Literal["waiting", "running", "finished", "failed", "pruned", "stopped"]
-ELSEWHERE = ("output", "device", "threads")
-"""Settings that may differ between two parts of a run: they do not change what comes out."""
-LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "SLURM_STEP_NUM_TASKS")
-"""What tells a process that it is one of several; a run of a sweep is one process."""
+
+NOT_COMPARED = ("output", "device", "threads")
+"""Settings that may change when a run is continued, because they do not change its results."""
+RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "SLURM_STEP_NUM_TASKS")
+"""Environment variables that make a process a rank of a distributed run. A run of a sweep is a single process."""
 PRUNED = "pruned"
+"""File in the folder of a run that the search has ended early."""
+STOPPED_EXIT_CODE = 130
+LONGEST_MESSAGE = 300
 
 
 @dataclass
@@ -35,10 +39,10 @@ class Job:
 
     values: Values
     config: TrainConfig
-    """With the sweep's folder as output."""
+    """The config with the values. Its `output` is a folder in the sweep's folder."""
     state: State = "waiting"
     message: str = ""
-    """What went wrong."""
+    """The error, if the run has failed."""
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -51,27 +55,38 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """What the process prints."""
+        """The file with the output of the process."""
         return self.folder.parent.parent / "logs" / f"{self.name}.log"
+
+    @property
+    def begun(self) -> bool:
+        """Whether the run has been started before, so that it is continued."""
+        return (self.folder / CONFIG).is_file()
+
+    @property
+    def pruned(self) -> bool:
+        """Whether the search has ended the run early."""
+        return (self.folder / PRUNED).exists()
 
     def record(self) -> Record | None:
         """What the run has written so far."""
         return read(self.folder) if (self.folder / "events.jsonl").is_file() else None
 
     def command(self, device: str) -> list[str]:
-        """Start the run, or go on with it."""
-        begun = (self.folder / CONFIG).is_file()
-        settings = self.folder.parent.parent / "settings" / f"{self.name}.toml"
-        if not begun:
+        """The command that starts or continues the run. Writes the config that it reads."""
+        if self.begun:
+            source = ["--resume", str(self.folder)]
+        else:
+            settings = self.folder.parent.parent / "settings" / f"{self.name}.toml"
             write_text(settings, self.config.to_toml())
-        what = ["--resume", str(self.folder)] if begun else [str(settings)]
-        return [sys.executable, "-m", "lorasmith", "train", *what, f'device="{device}"']
+            source = [str(settings)]
+        return [sys.executable, "-m", "lorasmith", "train", *source, f'device="{device}"']
 
     def start(self, device: str, threads: int | None) -> None:
-        """Begin in a process of its own, which Ctrl-C in the terminal does not reach; see `stop`."""
+        """Start or continue the run in a process of its own. `threads`: CPU threads of the process."""
         (self.folder / PRUNED).unlink(missing_ok=True)
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        env = {key: value for key, value in os.environ.items() if key not in LAUNCHERS}
+        env = {key: value for key, value in os.environ.items() if key not in RANK_VARIABLES}
         if threads is not None:
             env.setdefault("OMP_NUM_THREADS", str(threads))
         with self.log.open("wb") as log:
@@ -81,12 +96,13 @@ class Job:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 env=env,
+                # Ctrl-C in the terminal must not reach the process: the sweep stops it (see `stop`)
                 start_new_session=True,
             )
         self.state = "running"
 
     def poll(self) -> bool:
-        """Whether the process is there no more; then the state says how it ended."""
+        """Whether the process has ended. If so, `state` says how."""
         assert self.process is not None
         code = self.process.poll()
         if code is None:
@@ -95,64 +111,78 @@ class Job:
         record = self.record()
         if code == 0 and record is not None and record.finished:
             self.state = "finished"
-        elif (self.folder / PRUNED).exists():
+        elif self.pruned:
             self.state = "pruned"
-        elif code == 130:
+        elif code == STOPPED_EXIT_CODE:
             self.state = "stopped"
         else:
-            self.state, self.message = "failed", last_error(self.log, code)
+            self.state = "failed"
+            self.message = last_error(self.log, code)
         return True
 
     def stop(self, at_once: bool = False) -> None:
-        """Let it end after the step under way, with a checkpoint; or end it now."""
+        """End the process after the current step, with a checkpoint. With `at_once`, kill it."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL if at_once else signal.SIGINT)
 
     def prune(self) -> None:
-        """End it because others do better. It is remembered, and a later sweep does not take it up again."""
+        """End the run because others do better. A later sweep does not continue it."""
         (self.folder / PRUNED).write_text("others did better\n", encoding="utf-8")
         self.stop()
 
 
-def job(source: Path | dict[str, Any], overrides: Sequence[str], values: Mapping[str, str], out: Path) -> Job:
-    """The run of one combination, as far as it has come. Raises ConfigError if the values do not fit the config, and
-    LorasmithError if a run with other settings is in its place."""
-    folder = out / "runs" / name(values)
+def make_job(
+    source: Path | dict[str, Any], overrides: Sequence[str], values: Mapping[str, str], sweep_folder: Path
+) -> Job:
+    """The run of one combination, with the state that its folder shows.
+
+    Raises ConfigError if the values do not fit the config, and LorasmithError if the folder holds a run with other
+    settings.
+    """
+    folder = sweep_folder / "runs" / folder_name(values)
     changes = [*overrides, *(f"{key}={value}" for key, value in values.items())]
     config = load_config(source, changes).model_copy(update={"output": folder})
-    found = Job(dict(values), config)
-    if (folder / CONFIG).is_file():
-        differing = differences(reopen(folder), config)
-        if differing:
-            raise LorasmithError(
-                f"{folder} holds a run with other settings ({', '.join(differing)}). Give the sweep another --out, or "
-                "remove that folder."
-            )
-        record = found.record()
-        if record is not None and record.finished:
-            found.state = "finished"
-        elif (folder / PRUNED).exists():
-            found.state = "pruned"
-    return found
+    job = Job(dict(values), config)
+    if not job.begun:
+        return job
+
+    keys = differing_keys(reopen(folder), config)
+    if keys:
+        raise LorasmithError(
+            f"{folder} holds a run with other settings ({', '.join(keys)}). Choose another --out, or remove the folder."
+        )
+    record = job.record()
+    if record is not None and record.finished:
+        job.state = "finished"
+    elif job.pruned:
+        job.state = "pruned"
+    return job
 
 
-def differences(first: TrainConfig, second: TrainConfig) -> list[str]:
-    """Dotted keys in which two configs differ, other than those that change nothing."""
-    one, other = (flat(c.model_dump(mode="json", exclude=set(ELSEWHERE))) for c in (first, second))
-    return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+def differing_keys(first: TrainConfig, second: TrainConfig) -> list[str]:
+    """Dotted keys in which two configs differ, except those that do not change the results."""
+    first_values = dotted_keys(first.model_dump(mode="json", exclude=set(NOT_COMPARED)))
+    second_values = dotted_keys(second.model_dump(mode="json", exclude=set(NOT_COMPARED)))
+    keys = first_values.keys() | second_values.keys()
+    return sorted(key for key in keys if first_values.get(key) != second_values.get(key))
 
 
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested table as dotted keys."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for key, inner in value.items() for k, v in flat(inner, f"{prefix}.{key}".lstrip(".")).items()}
+def dotted_keys(table: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested table as one with dotted keys."""
+    if not isinstance(table, dict):
+        return {prefix: table}
+    values: dict[str, Any] = {}
+    for key, inner in table.items():
+        values.update(dotted_keys(inner, f"{prefix}.{key}".lstrip(".")))
+    return values
 
 
 def last_error(log: Path, code: int) -> str:
-    """The last thing that a process said, for the one line that the table has."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    lines = [line.strip() for line in lines if line.strip()]
-    starts = [i for i, line in enumerate(lines) if line.startswith("error:")]
-    told = " ".join(lines[starts[-1] :] if starts else lines[-1:]).removeprefix("error:").strip()
-    return told[:300] or f"exit code {code}"
+    """The last error in the output of a process, in one line. Without one, the last line, or else the exit code."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    error_starts = [i for i, line in enumerate(lines) if line.startswith("error:")]
+    # an error can have several lines
+    error_lines = lines[error_starts[-1] :] if error_starts else lines[-1:]
+    message = " ".join(error_lines).removeprefix("error:").strip()
+    return message[:LONGEST_MESSAGE] or f"exit code {code}"

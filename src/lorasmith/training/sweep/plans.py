@@ -1,4 +1,4 @@
-"""Which run comes next: every combination in order, or what a search proposes (Optuna)."""
+"""Which run is started next: every combination in order, or the proposals of a search with Optuna."""
 
 from __future__ import annotations
 
@@ -11,148 +11,172 @@ from typing import Any
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import write_text
-from lorasmith.training.sweep.axes import Axis, Values, product
+from lorasmith.training.sweep.axes import Axis, Values, combinations
 from lorasmith.training.sweep.jobs import Job
 
-Make = Callable[[Values], Job]
+MakeJob = Callable[[Values], Job]
 
 
 class Plan(ABC):
-    """The runs of a sweep as they become known."""
+    """The runs of a sweep."""
 
     jobs: list[Job]
+    """The runs that are known so far."""
     total: int
+    """Number of runs in the end."""
 
     @abstractmethod
     def next(self) -> Job | None:
-        """A run to start now; None if there is none left."""
+        """The run to start next; None if there are no more."""
 
     def watch(self, job: Job) -> None:  # noqa: B027
-        """Look at a run under way."""
+        """Called again and again while a run is under way."""
 
     def ended(self, job: Job) -> None:  # noqa: B027
-        """A run has ended, in whatever state."""
+        """Called when a run has ended, in whatever state."""
 
 
-class Every(Plan):
-    """All combinations; finished ones are not run again."""
+class Grid(Plan):
+    """Every combination of values. Finished runs are not repeated."""
 
-    def __init__(self, axes: Sequence[Axis], make: Make) -> None:
-        self.jobs = [make(values) for values in product(axes)]
+    def __init__(self, axes: Sequence[Axis], make_job: MakeJob) -> None:
+        self.jobs = [make_job(values) for values in combinations(axes)]
         folders = [job.folder for job in self.jobs]
         for folder in folders:
             if folders.count(folder) > 1:
                 raise LorasmithError(f"two combinations have the same folder, {folder}; are two values the same?")
         self.total = len(self.jobs)
-        self._waiting = iter([job for job in self.jobs if job.state != "finished"])
+        self._unfinished = iter([job for job in self.jobs if job.state != "finished"])
 
     def next(self) -> Job | None:
-        return next(self._waiting, None)
+        return next(self._unfinished, None)
 
 
 class Search(Plan):
     """`total` runs whose values a tree-structured Parzen estimator proposes from the validation losses so far
-    (arXiv 2304.11127). A run whose validation loss is above the median of the others' at the same step is ended.
+    (arXiv 2304.11127). A run is ended early if its validation loss is above the median of the others' at the same step.
 
-    What was proposed is kept in `search.json`, so that a search goes on where it was stopped.
+    The proposed values are saved in `search.json`, so that a stopped search can be continued.
     """
 
-    def __init__(self, axes: Sequence[Axis], make: Make, total: int, folder: Path, seed: int) -> None:
-        self._optuna = optuna()
-        self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)
-        pruner = self._optuna.pruners.MedianPruner(n_startup_trials=max(2, min(5, total // 4)))
-        sampler = self._optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(2, min(10, total // 3)))
-        self._study = self._optuna.create_study(sampler=sampler, pruner=pruner)
-        self._spaces = {a.key: self._space(a) for a in axes}
-        self._make, self.total, self._file = make, total, folder / "search.json"
+    def __init__(self, axes: Sequence[Axis], make_job: MakeJob, total: int, folder: Path, seed: int) -> None:
         self.jobs: list[Job] = []
+        self.total = total
+        self._make_job = make_job
+        self._file = folder / "search.json"
+
+        # the first runs have random values and are not ended early: there is nothing yet to compare them with
+        self._optuna = import_optuna()
+        self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)
+        sampler = self._optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(2, min(10, total // 3)))
+        pruner = self._optuna.pruners.MedianPruner(n_startup_trials=max(2, min(5, total // 4)))
+        self._study = self._optuna.create_study(sampler=sampler, pruner=pruner)
+        self._distributions = {axis.key: self._distribution(axis) for axis in axes}
+
+        self._proposals = 0
         self._trials: dict[str, Any] = {}
-        self._asked: list[Values] = []
-        self._told: dict[str, float] = {}
-        self._recall()
+        """Optuna's trial of each run that has been started, by name."""
+        self._reported_step: dict[str, float] = {}
+        """The last step whose validation loss has been reported to Optuna, by run."""
+        self._enqueue_earlier_proposals()
 
     def next(self) -> Job | None:
-        while len(self._asked) < self.total:
-            trial = self._study.ask(self._spaces)
-            values = {key: _text(value) for key, value in trial.params.items()}
-            self._asked.append(values)
-            job = self._make(values)
-            if any(job.folder == other.folder for other in self.jobs):  # proposed again: the answer is known
-                known = next(other for other in self.jobs if other.folder == job.folder)
-                self._tell(trial, known)
+        while self._proposals < self.total:
+            trial = self._study.ask(self._distributions)
+            self._proposals += 1
+            values = {key: _as_override(value) for key, value in trial.params.items()}
+            job = self._make_job(values)
+
+            # values that were proposed before, rounded: their result is known, or will be under the first trial
+            same = [other for other in self.jobs if other.folder == job.folder]
+            if same:
+                self._report_result(trial, same[0])
                 continue
             self.jobs.append(job)
             if job.state in ("finished", "pruned"):
-                self._tell(trial, job)
+                self._report_result(trial, job)
                 continue
+
             self._trials[job.name] = trial
-            write_text(self._file, json.dumps([j.values for j in self.jobs], indent=1))
+            write_text(self._file, json.dumps([known.values for known in self.jobs], indent=1))
             return job
         return None
 
     def watch(self, job: Job) -> None:
-        trial = self._trials[job.name]
-        if job.state != "running" or (job.folder / "pruned").exists():
+        """Report new validation losses of a run, and end the run early if Optuna advises so."""
+        if job.state != "running" or job.pruned:
             return
-        for step, loss in losses(job):
-            if step > self._told.get(job.name, 0):
-                trial.report(loss, step)
-                self._told[job.name] = step
-                if trial.should_prune():
-                    job.prune()
-                    return
+        trial = self._trials[job.name]
+        for step, loss in validation_losses(job):
+            if step <= self._reported_step.get(job.name, 0):
+                continue
+            trial.report(loss, step)
+            self._reported_step[job.name] = step
+            if trial.should_prune():
+                job.prune()
+                return
 
     def ended(self, job: Job) -> None:
         if job.state != "stopped":
-            self._tell(self._trials[job.name], job)
+            self._report_result(self._trials[job.name], job)
 
-    def _tell(self, trial: Any, job: Job) -> None:
+    def _report_result(self, trial: Any, job: Job) -> None:
+        """Tell Optuna the last validation loss of a run, or that the run was pruned or has failed."""
         states = self._optuna.trial.TrialState
-        found = losses(job)
-        if job.state == "finished" and found:
-            self._study.tell(trial, found[-1][1])
+        losses = validation_losses(job)
+        if job.state == "finished" and losses:
+            _, last_loss = losses[-1]
+            self._study.tell(trial, last_loss)
+        elif job.state == "pruned":
+            self._study.tell(trial, state=states.PRUNED)
         else:
-            self._study.tell(trial, state=states.PRUNED if job.state == "pruned" else states.FAIL)
+            self._study.tell(trial, state=states.FAIL)
 
-    def _recall(self) -> None:
-        """Take up what an earlier part of this search has proposed: ended runs as known, others to be run first."""
-        text = self._file.read_text(encoding="utf-8") if self._file.is_file() else "[]"
-        for values in json.loads(text):
-            if values.keys() != self._spaces.keys():
-                raise LorasmithError(f"{self._file.parent} holds a search over other keys; give another --out")
+    def _enqueue_earlier_proposals(self) -> None:
+        """Let Optuna propose first what it proposed before the search was stopped. Runs that have ended are found in
+        their folders; the others are continued."""
+        if not self._file.is_file():
+            return
+        for values in json.loads(self._file.read_text(encoding="utf-8")):
+            if values.keys() != self._distributions.keys():
+                raise LorasmithError(f"{self._file.parent} holds a search over other keys; choose another --out")
             try:
-                params = {key: self._value(key, value) for key, value in values.items()}
+                params = {key: self._parse_value(key, text) for key, text in values.items()}
             except ValueError:
-                continue  # outside of what is searched now
+                continue  # outside of the range that is searched now
             self._study.enqueue_trial(params)
 
-    def _space(self, a: Axis) -> Any:
+    def _distribution(self, axis: Axis) -> Any:
+        """What Optuna draws the values of an axis from."""
         kinds = self._optuna.distributions
-        if a.span is None:
-            return kinds.CategoricalDistribution(a.values)
-        kind = kinds.IntDistribution if a.whole else kinds.FloatDistribution
-        return kind(*a.span, log=a.logarithmic)
+        if axis.span is None:
+            return kinds.CategoricalDistribution(axis.values)
+        kind = kinds.IntDistribution if axis.integers else kinds.FloatDistribution
+        return kind(*axis.span, log=axis.logarithmic)
 
-    def _value(self, key: str, text: str) -> Any:
-        space = self._spaces[key]
-        if hasattr(space, "choices"):
-            if text not in space.choices:
+    def _parse_value(self, key: str, text: str) -> Any:
+        """The value that a text in search.json stands for. Raises ValueError if the search does not include it."""
+        distribution = self._distributions[key]
+        if hasattr(distribution, "choices"):
+            if text not in distribution.choices:
                 raise ValueError(text)
             return text
-        value = type(space.low)(float(text))
-        if not space.low <= value <= space.high:
+        value = type(distribution.low)(float(text))
+        if not distribution.low <= value <= distribution.high:
             raise ValueError(text)
         return value
 
 
-def losses(job: Job) -> list[tuple[float, float]]:
-    """(step, validation loss) of a run, after its start."""
+def validation_losses(job: Job) -> list[tuple[float, float]]:
+    """(step, validation loss) of a run, without the one before the first step."""
     record = job.record()
-    return [] if record is None else [(step, loss) for step, loss in record.points("validation", "loss") if step > 0]
+    if record is None:
+        return []
+    return [(step, loss) for step, loss in record.points("validation", "loss") if step > 0]
 
 
-def optuna() -> Any:
-    """The module. Raises LorasmithError with what to install."""
+def import_optuna() -> Any:
+    """The package `optuna`. Raises LorasmithError if it is not installed."""
     try:
         return import_module("optuna")
     except ImportError:
@@ -161,6 +185,6 @@ def optuna() -> Any:
         ) from None
 
 
-def _text(value: Any) -> str:
-    """A value as an override; of a float, three digits are enough."""
+def _as_override(value: Any) -> str:
+    """A value as the text of an override. Floats are rounded to three digits, which is enough for a search."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""What came out of a sweep: results.csv, results.json, and one picture of all runs' last previews."""
+"""The results of a sweep: results.csv, results.json, and a grid of the last previews of all runs."""
 
 from __future__ import annotations
 
@@ -18,96 +18,134 @@ from lorasmith.training.sweep.axes import label
 from lorasmith.training.sweep.jobs import Job
 
 COMPARISON = "comparison.png"
+COLUMNS = ("state", "loss", "validation_loss", "steps", "seconds", "file")
+"""Columns of results.csv after the run and its values."""
 
 
-def row(job: Job) -> dict[str, Any]:
-    """A run as one line: its values, and what is known of it."""
-    record = job.record()
-    validation = record.points("validation", "loss") if record else []
-    ends = record.of("end") if record else []
-    file = ends[-1].get("file") if ends else None
-    return {
+def result_row(job: Job) -> dict[str, Any]:
+    """The values and results of a run, as far as it has come."""
+    row: dict[str, Any] = {
         "run": job.name,
         "values": job.values,
         "state": job.state,
-        "loss": record.last_loss() if record else None,
-        "validation_loss": validation[-1][1] if validation else None,
-        "steps": record.steps if record else 0,
-        "seconds": round(record.seconds, 2) if record else None,
-        "file": str(job.folder / file) if file else None,
+        "loss": None,
+        "validation_loss": None,
+        "steps": 0,
+        "seconds": None,
+        "file": None,
         "message": job.message,
     }
+    record = job.record()
+    if record is None:
+        return row
+
+    row["loss"] = record.last_loss()
+    row["steps"] = record.steps
+    row["seconds"] = round(record.seconds, 2)
+    validation = record.points("validation", "loss")
+    if validation:
+        _, row["validation_loss"] = validation[-1]
+    ends = record.of("end")
+    if ends and ends[-1].get("file"):
+        row["file"] = str(job.folder / ends[-1]["file"])
+    return row
 
 
-def write(folder: Path, jobs: Sequence[Job]) -> str | None:
-    """results.csv and results.json, as far as the runs have come; returns the name of the best."""
-    rows = [row(job) for job in jobs]
-    best = best_of(rows)
-    text = io.StringIO()
+def write_results(folder: Path, jobs: Sequence[Job]) -> str | None:
+    """Write results.csv and results.json, as far as the runs have come; returns the name of the best run."""
+    rows = [result_row(job) for job in jobs]
+    best = best_run(rows)
     keys = list(jobs[0].values) if jobs else []
-    rest = ["state", "loss", "validation_loss", "steps", "seconds", "file"]
+
+    text = io.StringIO()
     table = csv.writer(text)
-    table.writerow(["run", *keys, *rest])
-    table.writerows([r["run"], *(r["values"][k] for k in keys), *(r[k] for k in rest)] for r in rows)
+    table.writerow(["run", *keys, *COLUMNS])
+    for row in rows:
+        values = [row["values"][key] for key in keys]
+        table.writerow([row["run"], *values, *(row[column] for column in COLUMNS)])
     write_text(folder / "results.csv", text.getvalue())
-    write_text(folder / "results.json", json.dumps({"runs": rows, "best": best, "cache": cache(jobs)}, indent=1))
+
+    contents = {"runs": rows, "best": best, "cache": count_cache_entries(jobs)}
+    write_text(folder / "results.json", json.dumps(contents, indent=1))
     return best
 
 
-def best_of(rows: Sequence[dict[str, Any]]) -> str | None:
-    """The finished run with the lowest validation loss. Training losses are of other images each, and say nothing."""
-    known = [r for r in rows if r["state"] == "finished" and r["validation_loss"] is not None]
-    return min(known, key=lambda r: r["validation_loss"])["run"] if known else None
+def best_run(rows: Sequence[dict[str, Any]]) -> str | None:
+    """The name of the finished run with the lowest validation loss; None if no run was validated. Training losses are
+    not compared, since each is measured on other images."""
+    candidates = [row for row in rows if row["state"] == "finished" and row["validation_loss"] is not None]
+    if not candidates:
+        return None
+    return min(candidates, key=lambda row: row["validation_loss"])["run"]
 
 
-def line(job: Job) -> str:
-    """How a run ended, in a line."""
-    found = row(job)
-    told = [job.state]
-    for key, text in (("loss", "loss"), ("validation_loss", "validation loss")):
-        if found[key] is not None:
-            told.append(f"{text} {found[key]:.4f}")
+def describe_end(job: Job) -> str:
+    """A line about how a run has ended."""
+    row = result_row(job)
+    parts: list[str] = [job.state]
+    if row["loss"] is not None:
+        parts.append(f"loss {row['loss']:.4f}")
+    if row["validation_loss"] is not None:
+        parts.append(f"validation loss {row['validation_loss']:.4f}")
     if job.state == "failed":
-        told += [job.message, f"see {job.log}"]
-    return f"{label(job.values)}: {', '.join(told)}"
+        parts += [job.message, f"see {job.log}"]
+    return f"{label(job.values)}: {', '.join(parts)}"
 
 
-def cache(jobs: Sequence[Job]) -> dict[str, dict[str, int]]:
-    """How much of the caches was found and how much was made, over all runs."""
-    total = {sort: {"found": 0, "made": 0} for sort in ("latents", "texts")}
+def count_cache_entries(jobs: Sequence[Job]) -> dict[str, dict[str, int]]:
+    """How many cache entries all runs together have found and made, of latents and of texts."""
+    totals = {sort: {"found": 0, "made": 0} for sort in ("latents", "texts")}
     for job in jobs:
         record = job.record()
-        for sort, counts in total.items():
+        if record is None:
+            continue
+        for sort, counts in totals.items():
             for key in counts:
-                counts[key] += int((record.summary_value("data", "cache", sort, key) if record else 0) or 0)
-    return total
+                counts[key] += int(record.summary_value("data", "cache", sort, key) or 0)
+    return totals
 
 
-def compare(folder: Path, jobs: Sequence[Job]) -> Path | None:
-    """The last previews of all runs, one row each under the base model's; None if there are none."""
+def draw_comparison(folder: Path, jobs: Sequence[Job]) -> Path | None:
+    """Write a grid of the last previews of all runs, a row for each, below the pictures of the base model; returns its
+    path, or None if there are no previews."""
     rows: list[list[Image.Image]] = []
-    labels: list[str] = []
+    row_labels: list[str] = []
     prompts: list[str] = []
     for job in jobs:
-        record = job.record()
-        events = record.of("preview") if record else []
-        files = [job.folder / name for name in events[-1].get("images") or []] if events else []
-        if not files or not all(file.is_file() for file in files):
+        event = last_preview(job)
+        if event is None:
             continue
-        base = [job.folder / "previews" / "base" / file.name for file in files]
-        if not rows and all(file.is_file() for file in base):
-            rows.append([opened(file) for file in base])
-            labels.append("base")
-        prompts = prompts or prompts_of(events[-1])
-        rows.append([opened(file) for file in files])
-        labels.append(label(job.values, "\n"))
+        files = [job.folder / name for name in event["images"]]
+        if not rows:
+            # all runs have the same base model, so its pictures are shown once
+            base_files = [job.folder / "previews" / "base" / file.name for file in files]
+            if all(file.is_file() for file in base_files):
+                rows.append([read_picture(file) for file in base_files])
+                row_labels.append("base")
+        prompts = prompts or prompts_of(event)
+        rows.append([read_picture(file) for file in files])
+        row_labels.append(label(job.values, "\n"))
+
     if not rows:
         return None
-    sheet = grid(rows, row_labels=labels, column_labels=prompts)
-    write_with(folder / COMPARISON, lambda path: sheet.save(path, "PNG"))
-    return folder / COMPARISON
+    path = folder / COMPARISON
+    comparison = grid(rows, row_labels=row_labels, column_labels=prompts)
+    write_with(path, lambda temporary: comparison.save(temporary, "PNG"))
+    return path
 
 
-def opened(file: Path) -> Image.Image:
+def last_preview(job: Job) -> dict[str, Any] | None:
+    """The event of a run's last preview; None if there is none, or if a picture of it is missing."""
+    record = job.record()
+    events = record.of("preview") if record is not None else []
+    if not events:
+        return None
+    names = events[-1].get("images") or []
+    if not names or not all((job.folder / name).is_file() for name in names):
+        return None
+    return events[-1]
+
+
+def read_picture(file: Path) -> Image.Image:
     with Image.open(file) as picture:
         return picture.convert("RGB")

@@ -1,4 +1,4 @@
-"""The sweep itself: start runs where there is a place, watch them, write down what came out."""
+"""Run a sweep: start runs on free devices, watch them, write the results."""
 
 from __future__ import annotations
 
@@ -16,191 +16,219 @@ from lorasmith.core.launch import launched
 from lorasmith.core.progress import Progress
 from lorasmith.training.config import TrainConfig, load_config
 from lorasmith.training.sweep import results
-from lorasmith.training.sweep.axes import Values, axes, label
-from lorasmith.training.sweep.jobs import Job, job
-from lorasmith.training.sweep.plans import Every, Plan, Search
+from lorasmith.training.sweep.axes import Axis, Values, label, parse_axes
+from lorasmith.training.sweep.jobs import Job, make_job
+from lorasmith.training.sweep.plans import Grid, Plan, Search
 
-PAUSE = 0.2
-"""Seconds between two looks at the runs under way."""
+POLL_INTERVAL = 0.2
+"""Seconds between two checks of the runs under way."""
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """What is asked for."""
+class SweepSettings:
+    """What a sweep runs, and where."""
 
     config: Path | dict[str, Any]
     over: Sequence[str]
-    """`key=value,value`, or `key=low..high` for a search."""
+    """What varies: `key=value,value`, or `key=low..high` for a search."""
     out: Path
+    """The folder of the sweep."""
     overrides: Sequence[str] = ()
     """`key=value` for all runs."""
     devices: Sequence[str] = ()
     """Default: all GPUs, else the CPU."""
     jobs: int | None = None
-    """Runs at a time; default: one for each device."""
+    """Number of runs at a time. Default: one for each device."""
     search: int | None = None
-    """So many runs, proposed by Optuna, in place of all combinations."""
+    """Number of runs of a search. None: run all combinations instead."""
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep left behind."""
+    """The results of a sweep."""
 
     folder: Path
     runs: list[dict[str, Any]]
     """As in results.json: values, state, loss, validation_loss, seconds, file."""
     best: str | None
-    """The run with the lowest validation loss, if any was validated."""
+    """The run with the lowest validation loss; None if no run was validated."""
     cache: dict[str, dict[str, int]]
-    """`found` and `made`, of latents and of texts, over all runs."""
+    """`found` and `made` cache entries, of latents and of texts, over all runs."""
     comparison: Path | None
-    """A picture of the runs' last previews."""
+    """A grid of the runs' last previews."""
     finished: bool
-    """Whether every run has come to its end, or was pruned."""
+    """Whether every run is finished or was pruned."""
     stopped: bool = False
+    """Whether the sweep was stopped by a signal."""
 
 
 @dataclass
 class Pool:
-    """Places for runs, each on a device."""
+    """Slots for runs, and the runs in them."""
 
-    places: list[str]
+    slots: list[str]
+    """The device of each slot."""
     threads: int | None
+    """CPU threads of each run. None: the default of PyTorch."""
     progress: Progress
     running: list[tuple[Job, str]] = field(default_factory=list)
+    """Runs under way, each with its device."""
     stopping: bool = False
-    warm: bool = False
-    """Whether a run has filled the caches that the others share."""
+    cache_filled: bool = False
+    """Whether a run has filled the cache that all runs share."""
 
     def work(self, plan: Plan, folder: Path) -> None:
-        """Run the plan to its end, or until it is told to stop."""
-        done = sum(j.state == "finished" for j in plan.jobs)
+        """Run the plan to its end, or until `stop` is called."""
+        finished = sum(job.state == "finished" for job in plan.jobs)
         with self.progress.track("runs", plan.total) as advance:
-            advance(done, "")
-            exhausted = False
+            advance(finished, "")
+            plan_ended = False
             while True:
-                while not exhausted and not self.stopping and self._open():
-                    exhausted = not self._start(plan.next())
-                for j, place in list(self.running):
-                    if j.poll():
-                        self.running.remove((j, place))
-                        self._settle(j)
-                        plan.ended(j)
-                        results.write(folder, plan.jobs)
-                        self.progress.say(results.line(j))
+                # fill free slots
+                while not plan_ended and not self.stopping and self._can_start():
+                    job = plan.next()
+                    if job is None:
+                        plan_ended = True
+                    else:
+                        self._start(job)
+
+                for job, device in list(self.running):
+                    if job.poll():
+                        self.running.remove((job, device))
+                        self._handle_end(job, plan, folder)
                         advance(1, "")
                     else:
-                        plan.watch(j)
-                if not self.running and (exhausted or self.stopping):
+                        plan.watch(job)
+
+                if not self.running and (plan_ended or self.stopping):
                     return
-                time.sleep(PAUSE)
+                time.sleep(POLL_INTERVAL)
 
     def stop(self, at_once: bool) -> None:
-        """Let the runs under way save and end."""
+        """Start no more runs, and stop those under way: after their current step, or at once."""
         self.stopping = True
-        for j, _ in self.running:
-            j.stop(at_once)
+        for job, _ in self.running:
+            job.stop(at_once)
 
-    def _open(self) -> bool:
-        """Whether a run may start: there is a place, and the first run has made what all need."""
-        self.warm = self.warm or any(j.record() is not None for j, _ in self.running)
-        return len(self.running) < len(self.places) and (self.warm or not self.running)
+    def _can_start(self) -> bool:
+        """Whether a slot is free. The first run is alone until it has filled the cache, so that no work is repeated."""
+        self.cache_filled = self.cache_filled or any(job.record() is not None for job, _ in self.running)
+        return len(self.running) < len(self.slots) and (self.cache_filled or not self.running)
 
-    def _start(self, j: Job | None) -> bool:
-        if j is None:
-            return False
-        taken = [place for _, place in self.running]
-        place = min(self.places, key=lambda p: taken.count(p) / self.places.count(p))
-        self.progress.say(f"{label(j.values)}: {'going on' if (j.folder / 'config.toml').is_file() else 'started'}")
-        j.start(place, self.threads)
-        self.running.append((j, place))
-        return True
+    def _start(self, job: Job) -> None:
+        """Start a run on the device with the smallest share of occupied slots."""
+        occupied = [device for _, device in self.running]
+        device = min(self.slots, key=lambda slot: occupied.count(slot) / self.slots.count(slot))
+        self.progress.say(f"{label(job.values)}: {'continued' if job.begun else 'started'}")
+        job.start(device, self.threads)
+        self.running.append((job, device))
 
-    def _settle(self, j: Job) -> None:
-        self.warm = self.warm or j.state == "finished"
-        if self.stopping and j.state == "failed":
-            j.state, j.message = "stopped", ""
+    def _handle_end(self, job: Job, plan: Plan, folder: Path) -> None:
+        """Update results and plan after a run has ended."""
+        self.cache_filled = self.cache_filled or job.state == "finished"
+        # a process that is stopped before its first step can end with an error
+        if self.stopping and job.state == "failed":
+            job.state, job.message = "stopped", ""
+        plan.ended(job)
+        results.write_results(folder, plan.jobs)
+        self.progress.say(results.describe_end(job))
 
 
-def sweep(asked: Sweep, progress: Progress | None = None) -> SweepResult:
-    """Run a config with many values, each run in a process of its own; finished runs are not made again.
+def sweep(settings: SweepSettings, progress: Progress | None = None) -> SweepResult:
+    """Run a config with many values, each run in a process of its own. Finished runs are not repeated.
 
-    Raises ConfigError and LorasmithError for what the user can repair, before any run starts. A run that fails does not
-    stop the others; the result says so.
+    Raises ConfigError and LorasmithError for mistakes that the user can repair, before any run starts. A run that fails
+    does not stop the others; its row in the result has the error.
     """
     if launched().count > 1:
         raise LorasmithError("a sweep starts its own processes; start it once, without torchrun or srun")
     progress = progress or Progress()
-    found = axes(asked.over)
-    base = load_config(asked.config, [*asked.overrides, *example(asked)])
+    axes = parse_axes(settings.over)
+    base = load_config(settings.config, [*settings.overrides, *example_overrides(axes, settings.out)])
 
-    def make(values: Values) -> Job:
-        return job(asked.config, asked.overrides, values, asked.out)
+    plan = make_plan(settings, axes, base)
+    slots = devices_of_slots(settings, base)
+    pool = Pool(slots, threads_per_run(slots), progress)
+    with stop_on_signals(pool):
+        pool.work(plan, settings.out)
 
-    if asked.search is None:
-        plan: Plan = Every(found, make)
-    else:
-        if base.validation is None:
-            raise LorasmithError(
-                "--search compares validation losses: add [validation] to the config and hold images out with "
-                "data.validation.split = 0.1"
-            )
-        plan = Search(found, make, asked.search, asked.out, base.seed)
-    places = places_of(asked, base)
-    pool = Pool(places, threads_of(places), progress)
-    with stopping(pool):
-        pool.work(plan, asked.out)
-    best = results.write(asked.out, plan.jobs)
-    comparison = results.compare(asked.out, plan.jobs)
-    ended = all(j.state in ("finished", "pruned") for j in plan.jobs)
-    rows = [results.row(j) for j in plan.jobs]
+    best = results.write_results(settings.out, plan.jobs)
+    comparison = results.draw_comparison(settings.out, plan.jobs)
+    all_ended = all(job.state in ("finished", "pruned") for job in plan.jobs)
     return SweepResult(
-        asked.out, rows, best, results.cache(plan.jobs), comparison, ended and not pool.stopping, pool.stopping
+        folder=settings.out,
+        runs=[results.result_row(job) for job in plan.jobs],
+        best=best,
+        cache=results.count_cache_entries(plan.jobs),
+        comparison=comparison,
+        finished=all_ended and not pool.stopping,
+        stopped=pool.stopping,
     )
 
 
-def example(asked: Sweep) -> list[str]:
-    """One value of each key: a config may need them to be whole."""
-    return [f"{a.key}={a.values[0] if a.span is None else a.span[0]}" for a in axes(asked.over)] + [
-        f'output="{asked.out.as_posix()}"'
-    ]
+def make_plan(settings: SweepSettings, axes: Sequence[Axis], base: TrainConfig) -> Plan:
+    """The plan of all combinations, or of a search. Raises LorasmithError if a search has no validation loss to go
+    by."""
+
+    def make(values: Values) -> Job:
+        return make_job(settings.config, settings.overrides, values, settings.out)
+
+    if settings.search is None:
+        return Grid(axes, make)
+    if base.validation is None:
+        raise LorasmithError(
+            "--search compares validation losses: add [validation] to the config and hold images out with "
+            "data.validation.split = 0.1"
+        )
+    return Search(axes, make, settings.search, settings.out, base.seed)
 
 
-def places_of(asked: Sweep, config: TrainConfig) -> list[str]:
-    """A device for each run at a time."""
-    devices = list(asked.devices) or [config.device]
+def example_overrides(axes: Sequence[Axis], out: Path) -> list[str]:
+    """Overrides with one value of each key, because a config may be incomplete without them."""
+    values = [f"{axis.key}={axis.values[0] if axis.span is None else axis.span[0]}" for axis in axes]
+    return [*values, f'output="{out.as_posix()}"']
+
+
+def devices_of_slots(settings: SweepSettings, config: TrainConfig) -> list[str]:
+    """The device of each of the runs at a time. Devices are used in turn."""
+    devices = list(settings.devices) or [config.device]
     if devices == ["auto"]:
         import torch
 
         devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
-    return [devices[i % len(devices)] for i in range(asked.jobs or len(devices))]
+    return [devices[i % len(devices)] for i in range(settings.jobs or len(devices))]
 
 
-def threads_of(places: Sequence[str]) -> int | None:
-    """CPU threads of each run, where several compute on one CPU."""
-    on_cpu = sum(place == "cpu" for place in places)
-    return max(1, (os.cpu_count() or 1) // on_cpu) if on_cpu > 1 else None
+def threads_per_run(slots: Sequence[str]) -> int | None:
+    """CPU threads of each run if several runs share the CPU; None if not."""
+    on_cpu = sum(device == "cpu" for device in slots)
+    if on_cpu <= 1:
+        return None
+    return max(1, (os.cpu_count() or 1) // on_cpu)
 
 
 @contextmanager
-def stopping(pool: Pool) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a closed terminal let the runs save and end; a second time, they end at once."""
+def stop_on_signals(pool: Pool) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and a closed terminal stop the runs after their current step, with a checkpoint. A second signal
+    stops them at once."""
 
-    def stop(number: int, frame: object) -> None:
+    def handle(number: int, frame: object) -> None:
         if not pool.stopping:
-            pool.progress.say("stopping; the runs under way save. Once more to stop at once")
+            pool.progress.say("stopping; the runs under way save a checkpoint. Once more to stop at once")
         pool.stop(at_once=pool.stopping)
 
-    names = [n for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
+    # Windows has no SIGHUP
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     try:
-        old = {name: signal.signal(getattr(signal, name), stop) for name in names}
-    except ValueError:  # not the main thread
+        handlers = {name: signal.signal(getattr(signal, name), handle) for name in names}
+    except ValueError:  # only the main thread can set signal handlers
         yield
         return
     try:
         yield
     finally:
-        for j, _ in pool.running:  # none, but after an error
-            j.stop(at_once=True)
-        for name, handler in old.items():
+        # runs are left here only after an error
+        for job, _ in pool.running:
+            job.stop(at_once=True)
+        for name, handler in handlers.items():
             signal.signal(getattr(signal, name), handler)
