@@ -230,7 +230,7 @@ def test_norms_beside_another_algorithm_are_those_of_lycoris(args: list[str]) ->
     from lorasmith.families.load import load
     from lorasmith.families.source import assets
     from lorasmith.training.config import load_config
-    from lorasmith.training.setup.build import make_adapters
+    from lorasmith.training.setup.build import create_adapters
 
     given = [*args, "train_norm=True"]
     folder = assets() / "tiny-sd"
@@ -244,7 +244,7 @@ def test_norms_beside_another_algorithm_are_those_of_lycoris(args: list[str]) ->
     script: Any = find_script("train_network")
     config = load_config(script.convert(script.read(values, [])).config)
     family = load("tiny-sd")
-    adapters = make_adapters(config, family)
+    adapters = create_adapters(config, family)
     ours = {family.kohya_name(name): adapter for name, adapter in adapters.adapters.items()}
     assert ours.keys() <= theirs
     norms = {name for name, adapter in ours.items() if "w_norm" in adapter.tensors()}

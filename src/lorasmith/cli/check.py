@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lorasmith.core.errors import Problem
     from lorasmith.data.lint import ImageProblem
-    from lorasmith.training.setup.check import CheckResult, Measured
+    from lorasmith.training.setup.check import CheckResult, StepMeasurement
 
 
 def check_command(
@@ -113,7 +113,7 @@ def _length(found: CheckResult) -> tuple[str, str] | None:
     return "length", f"{length['steps']:,} steps = {epochs}; {views}"
 
 
-def _measured(measured: Measured) -> list[tuple[str, str]]:
+def _measured(measured: StepMeasurement) -> list[tuple[str, str]]:
     hours = f"{measured.hours:.2f} h" if measured.hours >= 1 else f"{measured.hours * 60:.1f} min"
     return [
         ("a step", f"{measured.seconds_per_step:.2f} s (the first {measured.seconds_first:.2f} s)"),

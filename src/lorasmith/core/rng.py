@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -29,6 +30,18 @@ def torch_generator(seed: int, purpose: str, *position: int | str) -> torch.Gene
 def python_random(seed: int, purpose: str, *position: int | str) -> random.Random:
     """A `random.Random` for one purpose at one position (captions, crops, orders)."""
     return random.Random(derive(seed, purpose, *position))
+
+
+@contextmanager
+def restored_global_generators(device: torch.device) -> Iterator[None]:
+    """Torch's global generators of the CPU and, if `device` is a CUDA device, of that, are the same after the block.
+
+    The one exception to randomness by position: `torch.nn.functional.dropout` takes no generator, so the training step
+    seeds the global ones by its position, inside this block.
+    """
+    cuda_devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda_devices):
+        yield
 
 
 Draw = Callable[[torch.Generator], Tensor]

@@ -1,6 +1,7 @@
 """The settings of a training run: typed once, checked once.
 
-`build.py` is the only reader; below it, functions take values.
+Set-up reads them (`setup/`) and puts what the step needs on the `Run`. Afterwards only what describes the run in its
+files reads the config again (`tests/house/test_config_reads.py`).
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""A run: everything the loop needs, built once from the config."""
+"""A run: everything that the training step and the hooks use, built once from the config."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,15 +17,19 @@ from lorasmith.concepts.train import TokenTrainer
 from lorasmith.core.progress import Progress
 from lorasmith.data.dataset import Dataset
 from lorasmith.families.base import Family
-from lorasmith.training.config import TrainConfig
-from lorasmith.training.hooks import Hook
 from lorasmith.training.output.events import Events
 from lorasmith.training.step.cuda_graph import CudaGraphs
 from lorasmith.training.step.distributed import Ranks
 from lorasmith.training.step.ema import Ema
 from lorasmith.training.step.gradients import LossScale
+from lorasmith.training.step.lr_schedules import LrSchedule
 from lorasmith.training.step.metrics import MetricsBuffer
+from lorasmith.training.step.objectives import Objective
 from lorasmith.training.step.optimizers import averaged_weights
+
+if TYPE_CHECKING:
+    from lorasmith.training.config import TextConfig, TrainConfig
+    from lorasmith.training.hooks import Hook
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Length:
     """How long the run is."""
 
     steps: int
+    """Optimizer steps of the whole run."""
     steps_per_epoch: int
     samples_per_epoch: int
 
@@ -46,7 +52,7 @@ class Length:
 
 @dataclass
 class TrainState:
-    """The position: the only counters that change. The place in the data follows from `step`."""
+    """The position of the run. The place in the data follows from `step`."""
 
     step: int = 0
     """Optimizer steps made."""
@@ -58,41 +64,61 @@ class TrainState:
 
 @dataclass
 class Run:
-    """The parts of a run. Only `state`, the adapter's weights, the optimizer and `ema` change."""
+    """The parts of a run. Training changes `state`, the trained parameters, `optimizer`, `ema` and `loss_scale`."""
 
     config: TrainConfig
+    """Read by what describes the run in its files (exports, checkpoints, summary). Steps read the values below."""
+    name: str
+    """Of the LoRA file, without suffix."""
     folder: Path
-    family: Family
-    dataset: Dataset
-    adapters: AdapterSet
-    optimizer: torch.optim.Optimizer
-    ema: Ema | None
+    seed: int
     length: Length
     device: torch.device
-    progress: Progress
-    events: Events
-    hooks: tuple[Hook, ...]
+
+    # What is trained, on what, and how the loss is computed.
+    family: Family
+    dataset: Dataset
+    caption_encoding: TextConfig
+    objective: Objective
+    adapters: AdapterSet
+    token_trainer: TokenTrainer | None
+    """Trains the embeddings of new tokens; None if there are none."""
+
+    # How the weights are updated.
+    optimizer: torch.optim.Optimizer
+    lr_schedule: LrSchedule
+    accumulation: int
+    """Micro-batches in one optimizer step."""
+    gradient_clip: float
+    """The largest total norm of the gradients; 0: no clipping."""
+    phases: Mapping[str, tuple[float, float]]
+    """From when to when a kind of parameter group is trained, as shares of the run; those not named, throughout."""
+    ema: Ema | None
     loss_scale: LossScale
-    token_trainer: TokenTrainer | None = None
-    """New words that are learned."""
-    cuda_graphs: CudaGraphs | None = None
-    """Steps as CUDA graphs, where there is a GPU."""
+
+    # What happens beside the steps.
+    hooks: tuple[Hook, ...]
+    events: Events
+    progress: Progress
+
     ranks: Ranks = field(default_factory=Ranks)
-    """The processes that train together; this one alone by default."""
+    """The processes that train together; by default this one alone."""
+    cuda_graphs: CudaGraphs | None = None
+    """Captured steps, if steps are captured as CUDA graphs."""
     state: TrainState = field(default_factory=TrainState)
     metrics: MetricsBuffer = field(default_factory=MetricsBuffer)
     hook_state: dict[str, float] = field(default_factory=dict)
-    """What hooks remember for the length of this process, by name: when each last acted, the loss of the base model."""
+    """What hooks remember while this process runs, by name: when each last acted, the loss of the base model."""
     started: float = field(default_factory=time.time)
     """Seconds since 1970."""
     resumed: bool = False
-    """Whether it goes on from a checkpoint."""
+    """Whether it continues from a checkpoint."""
     stopping: bool = False
-    """Set by Ctrl-C: the loop ends after the step under way."""
+    """Set by Ctrl-C: the loop ends after the current step."""
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
-        """All that is trained."""
+        """All trained parameters, in the order of the optimizer's groups."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def relative_path(self, path: Path) -> str:
@@ -104,19 +130,18 @@ class Run:
 
     @contextmanager
     def as_exported(self) -> Iterator[None]:
-        """The adapter as it will be exported: in eval mode, averaged if there is an average."""
+        """Inside the block the adapter is as an export has it: in eval mode, and averaged if there is an average."""
+        weights = self.ema.swapped_in() if self.ema else averaged_weights(self.optimizer)
         self.adapters.eval()
         try:
-            with self.ema.swapped_in() if self.ema else averaged_weights(self.optimizer), torch.no_grad():
+            with weights, torch.no_grad():
                 yield
         finally:
             self.adapters.train()
 
     @contextmanager
     def as_base(self) -> Iterator[None]:
-        """The model as it was before training."""
-        with (
-            self.adapters.enabled(False),
-            self.token_trainer.vocabulary.initially() if self.token_trainer else nullcontext(),
-        ):
+        """Inside the block the model is as it was before training."""
+        initial_tokens = self.token_trainer.vocabulary.initially() if self.token_trainer else nullcontext()
+        with self.adapters.enabled(False), initial_tokens:
             yield

@@ -1,4 +1,4 @@
-"""A whole training session: build, train, close; what the command and the Python API call."""
+"""A whole training session: set up, train, finish. The command and the Python API call `train`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lorasmith.training.step.loop import fit
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a session left behind."""
+    """What a session made."""
 
     folder: Path
     file: Path | None
@@ -38,18 +38,19 @@ class TrainResult:
 def train(
     config: TrainConfig, *, progress: Progress | None = None, resume: Path | None = None, overwrite: bool = False
 ) -> TrainResult:
-    """Train a LoRA. Ctrl-C, or SIGTERM, ends after the step under way with a checkpoint; see `resume`.
+    """Train a LoRA. Ctrl-C or SIGTERM ends it after the current step with a checkpoint, from which `resume` continues.
 
-    In a process that a launcher started as one of several, these train together (`train.ranks`).
-    Raises LorasmithError for what the user can repair; checkpoints and exports made so far stay.
+    If a launcher started this process as one of several, they train together (`training.step.distributed`). Raises
+    LorasmithError for what the user can repair; the checkpoints and exports made so far stay.
     """
     with join_ranks(config.device) as ranks:
-        listener = progress if progress and ranks.first else Progress()
-        run = build_run(config, progress=listener, resume=resume, overwrite=overwrite, ranks=ranks)
+        # Only the first rank reports progress.
+        reported = progress if progress and ranks.first else Progress()
+        run = build_run(config, progress=reported, resume=resume, overwrite=overwrite, ranks=ranks)
         try:
-            with stopping_softly(run):
+            with stop_after_step_on_signal(run):
                 fit(run)
-            result = close(run)
+            result = finish(config, run)
             ranks.wait()
             return result
         finally:
@@ -61,33 +62,40 @@ def train(
             run.adapters.detach()
 
 
-def close(run: Run) -> TrainResult:
-    """Read the last losses, save what a stopped run needs, write the report."""
-    run.config.log.act(run)
+def finish(config: TrainConfig, run: Run) -> TrainResult:
+    """Write the last losses; then the report of a finished run, or the checkpoint of a stopped one."""
+    config.log.act(run)
     finished = run.state.step >= run.length.steps
-    file = run.config.export.file(run) if finished else None
+    file = config.export.file(run) if finished else None
     report = None
-    if not run.ranks.first:
-        pass
-    elif finished:
-        shown = run.relative_path(file) if file else None
-        run.events.write("end", run.state.step, seconds=round(run.state.seconds, 2), file=shown)
+
+    if run.ranks.first and finished:
+        relative_path = run.relative_path(file) if file else None
+        run.events.write("end", run.state.step, seconds=round(run.state.seconds, 2), file=relative_path)
         from lorasmith.training.output.report import write_report
 
         report = write_report(run.folder)
-    else:
+    elif run.ranks.first:
         checkpoint.save(run)
         run.progress.say(
             f"stopped after step {run.state.step} of {run.length.steps}; nothing is lost. "
             f"Continue with: lorasmith train --resume {run.folder}"
         )
-    state = run.state
-    return TrainResult(run.folder, file, state.step, state.samples, state.seconds, run.metrics.smooth, finished, report)
+    return TrainResult(
+        folder=run.folder,
+        file=file,
+        steps=run.state.step,
+        samples=run.state.samples,
+        seconds=run.state.seconds,
+        loss=run.metrics.smooth_loss,
+        finished=finished,
+        report=report,
+    )
 
 
 @contextmanager
-def stopping_softly(run: Run) -> Iterator[None]:
-    """Ctrl-C and SIGTERM set `run.stopping`; a second one interrupts at once. Outside the main thread: no change."""
+def stop_after_step_on_signal(run: Run) -> Iterator[None]:
+    """Ctrl-C and SIGTERM set `run.stopping`; a second signal interrupts at once. No effect outside the main thread."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         if run.stopping:
@@ -96,12 +104,12 @@ def stopping_softly(run: Run) -> Iterator[None]:
         run.progress.say("stopping after this step; once more to stop at once")
 
     try:
-        old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:
+        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # Python sets signal handlers in the main thread only
         yield
         return
     try:
         yield
     finally:
-        for number, handler in old.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -32,7 +32,7 @@ from lorasmith.families.stable_diffusion.sd1 import SD1
 from lorasmith.families.stable_diffusion.unet import UNet
 from lorasmith.sampling.loras import LoraUse
 from lorasmith.training.config import load_config
-from lorasmith.training.setup.build import build_run, make_adapters
+from lorasmith.training.setup.build import build_run, create_adapters
 from lorasmith.training.setup.merge_into_base import merge_into_base
 from lorasmith.training.step.loop import remaining_steps, train_step
 
@@ -184,7 +184,7 @@ def test_weights_that_are_merged_do_not_change_what_is_trained(
         weights = [tensor_of(module_at(places[layer]), "weight").zero_() for layer in changed]
         merge_into_base(family, uses)
         assert [float(w.min()) for w in weights] == [float(w.max()) for w in weights] == [0.5 if merged else 0.0] * 3
-        found[bool(merged)] = list(make_adapters(config, family).adapters)
+        found[bool(merged)] = list(create_adapters(config, family).adapters)
     assert found[True] == found[False]
     parts = Counter(name.split(".")[0] for name in found[True])
     assert parts == {"unet": unet, "te": 72}

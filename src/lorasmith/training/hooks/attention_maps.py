@@ -171,7 +171,7 @@ class AttentionMaps(Hook):
 
         # the image once for each timestep, as one batch
         x0 = family.latents(batch.latents, None)
-        rngs = [StepRng(run.config.seed, t, [index], run.device) for t in self.timesteps]
+        rngs = [StepRng(run.seed, t, [index], run.device) for t in self.timesteps]
         noise = torch.cat([rng.normal("attention maps", tuple(x0.shape[1:])) for rng in rngs])
         t = family.path.from_step(torch.tensor(self.timesteps, device=run.device))
         x_t = family.path.add_noise(x0.expand_as(noise), noise, t)
@@ -193,7 +193,7 @@ class AttentionMaps(Hook):
 def token_weights(run: Run, caption: str, words: Sequence[str]) -> Tensor:
     """(words, tokens): for each word the weights of the caption's tokens. They are equal for all tokens of the word and
     sum to 1, or are 0 if the caption does not contain the word."""
-    text = run.config.text
+    text = run.caption_encoding
     family = run.family
     if text.weighted:
         ids = emphasis.ids_of(family, [caption], text.max_tokens // emphasis.WINDOW)[0]

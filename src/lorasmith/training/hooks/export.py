@@ -42,7 +42,7 @@ class Exports(NumberedFiles):
 
     def file(self, run: Run) -> Path:
         """The final file of the run. If only new tokens are trained, this is the file with their embeddings."""
-        name = run.config.file_name
+        name = run.name
         if len(run.adapters) == 0:
             return exact_file(run, name)
         return self.output_folder(run) / f"{name}.{self.container}"
@@ -77,7 +77,7 @@ class Exports(NumberedFiles):
         for name, series in self.file_names(run).items():
             self._write_files(run, name, series)
         if run.state.step >= run.length.steps:
-            self._write_final_files(run, run.config.file_name)
+            self._write_final_files(run, run.name)
 
     def _write_files(self, run: Run, name: str, series: str = "") -> None:
         """Write the file of the adapter and, if there are new tokens, the file that holds them in float32."""

@@ -31,4 +31,4 @@ class Log(Hook):
     def act(self, run: Run) -> None:
         for record in run.metrics.drain():
             run.events.write(record.event, **record.fields)
-        run.metrics.stop_if_lost()
+        run.metrics.raise_if_diverged()

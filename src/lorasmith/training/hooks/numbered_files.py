@@ -123,7 +123,7 @@ def in_braces(fields: tuple[str, ...], separator: str) -> str:
 
 def format_pattern(pattern: str, run: Run, **extra_fields: Any) -> str:
     """A pattern of file names filled in with the run's name and position."""
-    name = run.config.file_name
+    name = run.name
     return pattern.format(name=name, step=run.state.step, epoch=epochs_begun(run), **extra_fields)
 
 

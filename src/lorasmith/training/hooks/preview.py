@@ -99,7 +99,7 @@ class Previews(Hook):
         from lorasmith.sampling.prompts import parse_line, read_prompts
         from lorasmith.sampling.request import Request
 
-        resolution = run.config.data.resolution
+        resolution = run.dataset.config.resolution
         width, height = (resolution, resolution) if isinstance(resolution, int) else resolution
         defaults: dict[str, Any] = {
             "negative": self.negative,
@@ -108,7 +108,7 @@ class Previews(Hook):
             "sampler": self.sampler,
             "width": self.width or width,
             "height": self.height or height,
-            "clip_skip": run.config.text.clip_skip,
+            "clip_skip": run.caption_encoding.clip_skip,
             "seed": self.seed,
         }
         if isinstance(self.prompts, Path):

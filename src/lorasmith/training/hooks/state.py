@@ -23,7 +23,7 @@ class States(NumberedFiles):
         for name, series in self.file_names(run).items():
             self._write(run, name, series)
         if self.at_end and run.state.step >= run.length.steps:
-            self._write(run, f"{run.config.file_name}-state")
+            self._write(run, f"{run.name}-state")
 
     def _write(self, run: Run, name: str, series: str = "") -> None:
         # kohya's scripts read the position from this file

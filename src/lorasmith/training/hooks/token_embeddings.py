@@ -42,7 +42,7 @@ class TokenEmbeddings(NumberedFiles):
         for name, series in self.file_names(run).items():
             self._write(run, name, f"{series} words")
         if run.state.step >= run.length.steps:
-            self._write(run, run.config.file_name)
+            self._write(run, run.name)
 
     def _write(self, run: Run, name: str, series: str = "") -> None:
         files = self.tensors_by_file(run, name)

@@ -57,14 +57,14 @@ class Validation(Hook):
 
     def _mean_loss(self, run: Run, t: int) -> float:
         """The mean loss over the held-out images at timestep `t`."""
-        objective = run.config.objective.model_copy(update={"timesteps": ConstantTimestep(t=t)})
+        objective = run.objective.model_copy(update={"timesteps": ConstantTimestep(t=t)})
         total = 0.0
         count = 0
         for plan in run.dataset.validation_plans():
             batch = prepare_batch(run, run.dataset.load(plan))
             # the noise of an image follows from its place among the held-out images and from t
             samples = list(range(count, count + len(batch.names)))
-            result = objective(run.family, batch, StepRng(run.config.seed, t, samples, run.device))
+            result = objective(run.family, batch, StepRng(run.seed, t, samples, run.device))
             total += float(result.per_sample.sum())
             count += len(samples)
         return total / max(1, count)

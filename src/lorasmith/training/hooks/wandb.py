@@ -54,16 +54,15 @@ class Wandb(Hook):
 
     def open(self, run: Run) -> None:
         """Raises LorasmithError if no W&B run can be opened, so that this is known before hours of training."""
-        from lorasmith.training.output.export import without_folders
+        from lorasmith.training.output.export import config_without_folders
 
         settings: dict[str, Any] = {
             "project": self.project,
-            "name": self.run_name or run.config.file_name,
+            "name": self.run_name or run.name,
             "dir": str(run.folder),
         }
         if self.send_config:
-            config = without_folders(run.config.model_dump(mode="python"))
-            settings["config"] = json.loads(json.dumps(config, default=str))
+            settings["config"] = json.loads(json.dumps(config_without_folders(run), default=str))
         file = run.folder / FILE
         if run.resumed and file.is_file():
             settings.update(json.loads(file.read_text(encoding="utf-8")))

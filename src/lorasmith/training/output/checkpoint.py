@@ -59,7 +59,7 @@ def save(run: Run, path: Path | None = None, extra_files: Mapping[str, str] | No
         state = {
             "state": asdict(run.state),
             "optimizer": optimizer_tree,
-            "loss_scale": [float(run.loss_scale.value), float(run.loss_scale.good)],
+            "loss_scale": [float(run.loss_scale.value), float(run.loss_scale.good_steps)],
             "dataset": run.dataset.fingerprint(),
             "torch": torch.__version__,
             "id": run.events.id,
@@ -104,7 +104,7 @@ def load(run: Run, path: Path) -> None:
     # written in place, since a captured CUDA graph reads these tensors
     loss_scale, good_steps = state["loss_scale"]
     run.loss_scale.value.fill_(loss_scale)
-    run.loss_scale.good.fill_(good_steps)
+    run.loss_scale.good_steps.fill_(good_steps)
     for name, value in state["state"].items():
         setattr(run.state, name, value)
 

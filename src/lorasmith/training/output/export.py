@@ -93,9 +93,9 @@ def write_token_embedding(run: Run, path: Path, tensors: Mapping[str, Tensor], d
     """Write the tensors of one new token. If the suffix of the path is not `.safetensors`, the file is a pickle."""
     if path.suffix != ".safetensors":
         return write_pickle(path, tensors, DTYPES[dtype])
-    metadata = {"modelspec.title": run.config.file_name}
+    metadata = {"modelspec.title": run.name}
     if run.config.export.metadata == "full":
-        metadata["ss_output_name"] = run.config.file_name
+        metadata["ss_output_name"] = run.name
     return write_file(path, tensors, metadata, DTYPES[dtype])
 
 
@@ -132,6 +132,11 @@ def paths_of_models(config: TrainConfig) -> dict[str, Any]:
         "vae": Path(config.vae) if config.vae else "",
         "merge": [Path(text) for text in config.merge],
     }
+
+
+def config_without_folders(run: Run) -> dict[str, Any]:
+    """The settings of a run without the folders of the user's machine."""
+    return without_folders(run.config.model_dump(mode="python"))
 
 
 def without_folders(value: Any) -> Any:

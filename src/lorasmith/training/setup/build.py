@@ -1,4 +1,4 @@
-"""From a config to a run, in the order of events. The only reader of the config's model-building part."""
+"""From a config to a run that is ready to train, in the order of events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -29,8 +28,8 @@ from lorasmith.training.output.events import Events, NoEvents
 from lorasmith.training.output.folder import ResumePoint, claim, find_resume_point, write_config
 from lorasmith.training.output.summary import write_summary
 from lorasmith.training.run import Length, Run, TrainState
-from lorasmith.training.setup.eva import prime
-from lorasmith.training.setup.initial_tokens import starts
+from lorasmith.training.setup.eva import initialise_with_eva
+from lorasmith.training.setup.initial_tokens import initial_vectors
 from lorasmith.training.setup.merge_into_base import merge_into_base
 from lorasmith.training.step.cuda_graph import CudaGraphs
 from lorasmith.training.step.distributed import Ranks
@@ -38,7 +37,7 @@ from lorasmith.training.step.ema import Ema
 from lorasmith.training.step.gradients import LossScale
 from lorasmith.training.step.optimizers import AdamW, Groups
 
-DEFAULT_VIEWS = 100
+DEFAULT_VIEWS_PER_IMAGE = 100
 
 
 def build_run(
@@ -49,57 +48,92 @@ def build_run(
     overwrite: bool = False,
     ranks: Ranks | None = None,
 ) -> Run:
-    """Check, load, cache, attach; returns a run that `fit` can start.
+    """Check, load, fill caches, attach adapters; returns a run that `fit` can train.
 
-    `ranks`: those that train together, if they are several. `resume` is the folder of a run to continue from its newest
-    whole checkpoint, or the folder of the checkpoint to go on from. If it is not the run of `config.output`, that one
-    is a new run which begins there. Raises LorasmithError and ConfigError for what the user can repair, before anything
+    `resume`: the folder of a run, to continue from its newest whole checkpoint, or the folder of a checkpoint. If it is
+    not of the run in `config.output`, a new run begins there from that checkpoint. `ranks`: the processes that train
+    together, if there are several. Raises LorasmithError and ConfigError for what the user can repair, before anything
     is written.
     """
     progress = progress or Progress()
     ranks = ranks or Ranks()
-    for hook in hooks_of(config) if ranks.first else ():
-        hook.ready()
-    found = None if resume is None else find_resume_point(resume)
-    if ranks.first and (found is None or not found.belongs_to(config.output)):
-        config.export.claim(config.file_name, overwrite)
-        if said := claim(config.output, overwrite):
-            progress.say(said)
     if config.threads:
         torch.set_num_threads(config.threads)
 
-    dataset = Dataset.build(config.data, seed=config.seed)
-    dataset.steps = length_of(config, dataset).steps
-    family = load_family(config, ranks.device(config.device), progress)
-    config.objective.check(family)
-    words = learn_words(config, family)
-    cache(config, dataset, family, progress, ranks)
-    adapters = make_adapters(config, family)
-    run = assemble(config, family, dataset, (adapters, words), progress, ranks)
+    # First what may fail cheaply: packages that hooks need, the resume point, files of an older run.
+    for hook in active_hooks(config, ranks):
+        hook.ready()
+    resume_point = None if resume is None else find_resume_point(resume)
+    if ranks.first:
+        claim_output(config, resume_point, overwrite, progress)
 
-    if found is not None:
-        restore(run, found)
-    if not run.resumed:
-        prime(run)
-    facts = {"images, captions and data settings": dataset.fingerprint(), "step to start from": run.state.step}
-    ranks.require_same(facts)
-    ranks.broadcast_from_first(run.parameters)
-    if (samples := config.data.batch_size * config.accumulation) < ranks.count:
-        progress.say(f"{ranks.count} ranks share steps of {samples} images, so some have none; raise data.batch_size")
+    dataset = Dataset.build(config.data, seed=config.seed)
+    length = run_length(config, dataset)
+    dataset.steps = length.steps
+
+    # New tokens come before the caches, because captions are encoded with them; adapters come after the caches, because
+    # by then the parts of the base that only encode have been freed.
+    family = load_base(config, ranks.device(config.device), progress)
+    config.objective.check(family)
+    token_trainer = add_new_tokens(config, family)
+    fill_caches(config, dataset, family, progress, ranks)
+    adapters = create_adapters(config, family)
+    run = assemble(config, ranks, progress, dataset, length, family, adapters, token_trainer)
+
+    if resume_point is not None:
+        restore_checkpoint(run, resume_point)
+    if not run.resumed and getattr(config.adapter, "init", "") == "eva":
+        initialise_with_eva(run)
+    synchronise_ranks(run)
     if ranks.first:
         write_config(run.folder, config)
         write_summary(run)
-    known = {} if run.events.id else {"id": f"{time.time_ns():x}"}
-    run.events.write("resume" if run.resumed else "start", run.state.step, **known)
+    # The first event of a folder carries the id of the run.
+    run_id = {} if run.events.id else {"id": f"{time.time_ns():x}"}
+    run.events.write("resume" if run.resumed else "start", run.state.step, **run_id)
     return run
 
 
-def load_family(config: TrainConfig, device: torch.device, progress: Progress) -> Family:
-    """The base model on a device, with what is to be merged, and the schedule and prediction that the config asks
-    for."""
+def active_hooks(config: TrainConfig, ranks: Ranks) -> tuple[Hook, ...]:
+    """The hooks of this rank in the order they act after a step: losses are read first, the checkpoint comes last.
+
+    Ranks other than the first read their losses, to notice a diverged run, and write nothing.
+    """
+    if not ranks.first:
+        return (config.log,)
+    optional = [hook for hook in (config.validation, config.preview) if hook is not None]
+    return (config.log, *optional, config.export, *config.hooks, config.checkpoint)
+
+
+def claim_output(config: TrainConfig, resume_point: ResumePoint | None, overwrite: bool, progress: Progress) -> None:
+    """Raises LorasmithError if an older run or export is in the way; with `overwrite`, an older run is moved aside."""
+    if resume_point is not None and resume_point.belongs_to(config.output):
+        return
+    config.export.claim(config.file_name, overwrite)
+    note = claim(config.output, overwrite)
+    if note:
+        progress.say(note)
+
+
+def run_length(config: TrainConfig, dataset: Dataset) -> Length:
+    """Steps and epochs, from whichever of `steps`, `epochs` and `views_per_image` is set."""
+    steps_per_epoch = dataset.steps_per_epoch(config.accumulation)
+    samples_per_epoch = dataset.samples_per_epoch()
+    if config.steps is not None:
+        steps = config.steps
+    elif config.epochs is not None:
+        steps = config.epochs * steps_per_epoch
+    else:
+        views = config.views_per_image or DEFAULT_VIEWS_PER_IMAGE
+        steps = max(1, math.ceil(views * len(dataset.records) / samples_per_epoch * steps_per_epoch))
+    return Length(steps, steps_per_epoch, samples_per_epoch)
+
+
+def load_base(config: TrainConfig, device: torch.device, progress: Progress) -> Family:
+    """The base model on a device, with LoRA files merged into it and the schedule and prediction of the config."""
     family = load(config.base, dtype=DTYPES[config.precision], device=device, vae=config.vae)
-    for said in merge_into_base(family, [LoraUse.read(written) for written in config.merge]):
-        progress.say(said)
+    for note in merge_into_base(family, [LoraUse.read(written) for written in config.merge]):
+        progress.say(note)
     if config.zero_terminal_snr:
         family.path = require_schedule(family.path, "zero_terminal_snr").zero_terminal_snr()
     if config.prediction != "auto":
@@ -108,174 +142,220 @@ def load_family(config: TrainConfig, device: torch.device, progress: Progress) -
     return family
 
 
-def cache(config: TrainConfig, dataset: Dataset, family: Family, progress: Progress, ranks: Ranks) -> None:
-    """Latents, and texts if nothing about them changes, computed once; then the models that made them are freed.
+def add_new_tokens(config: TrainConfig, family: Family) -> TokenTrainer | None:
+    """Give the text encoders the new tokens of `concepts`; returns what trains them, or None if there are none."""
+    if not config.concepts:
+        return None
+    token_table = family.own_table()
+    vocabulary_size = len(next(iter(token_table.values())))
+    layers = len(getattr(family.unet, "cross_attentions", ()))
+    vectors = initial_vectors(config.concepts, family, layers)
+    vocabulary = begin(config.concepts, vectors, vocabulary_size, layers, config.seed).to(family.device)
+    family.learn(vocabulary)
+    return TokenTrainer(vocabulary, config.concepts, token_table)
 
-    Each rank encodes a part of the images; the others' come from the disk.
+
+def fill_caches(config: TrainConfig, dataset: Dataset, family: Family, progress: Progress, ranks: Ranks) -> None:
+    """Encode latents, and texts if nothing about them changes, once; then free the models that encoded them.
+
+    Each rank encodes a part of the images and reads the others' from the disk.
     """
-    live = "text" in config.parts() or bool(config.concepts)  # a cache entry knows nothing of new words
-    text = None if live else TextSettings(**config.text.model_dump())
-    dataset.prepare(family, text=text, progress=progress, ranks=ranks)
+    # Cached texts would be outdated after a step that trains a text encoder, and a cache entry does not depend on new
+    # tokens.
+    texts_change = "text" in config.parts() or bool(config.concepts)
+    text_settings = None if texts_change else TextSettings(**config.text.model_dump())
+    dataset.prepare(family, text=text_settings, progress=progress, ranks=ranks)
     if dataset.latents_cached:
         family.release("vae")
     if dataset.text_cached:
         family.release("text")
 
 
-def learn_words(config: TrainConfig, family: Family) -> TokenTrainer | None:
-    """The new words, known to the family from now on."""
-    if not config.concepts:
-        return None
-    table = family.own_table()
-    layers = len(getattr(family.unet, "cross_attentions", ()))
-    size = len(next(iter(table.values())))
-    own = starts(config.concepts, family, layers)
-    vocabulary = begin(config.concepts, own, size, layers, config.seed).to(family.device)
-    family.learn(vocabulary)
-    return TokenTrainer(vocabulary, config.concepts, table)
-
-
-def make_adapters(config: TrainConfig, family: Family) -> AdapterSet:
-    """Fresh adapters on the chosen layers of the parts that are trained."""
+def create_adapters(config: TrainConfig, family: Family) -> AdapterSet:
+    """Adapters, attached to the chosen layers of the components that are trained: new ones, or those of a file."""
     components = [c for c in ("unet", *family.text_components) if config.optimizer.rate(c) > 0]
-    if not components:  # new words alone
+    if not components:  # only new tokens are trained
         return AdapterSet({}, {}, {})
-    if config.start is None:
+    if config.start is not None:
+        adapters = load_adapters(config, family, config.start, components)
+    else:
         layers = family.named_layers(components, norms=config.adapter.on_norms)
         adapters = AdapterSet.create(config.adapter, layers, family.layer_presets, seed=config.seed)
         adapters.attach()
-    else:
-        adapters = going_on(config, family, config.start, components)
     family.as_base = lambda: adapters.enabled(False)
     return adapters
 
 
-def going_on(config: TrainConfig, family: Family, file: Path, components: Sequence[str]) -> AdapterSet:
-    """The adapters of a file, attached, to be trained further. Raises LorasmithError if it changes a part that this run
-    does not train, which it would have to leave out."""
+def load_adapters(config: TrainConfig, family: Family, file: Path, components: Sequence[str]) -> AdapterSet:
+    """The adapters of a file, attached, to be trained further.
+
+    Raises LorasmithError if the file changes a component that is not among `components`, which are trained: the export
+    of this run would lack it.
+    """
     adapters = load_lora(family, file)
     others = [c for c in adapters.components() if c not in components]
     if others:
         adapters.detach()
-        part = "optimizer.unet_lr" if "unet" in others else "optimizer.text_lr"
+        field = "optimizer.unet_lr" if "unet" in others else "optimizer.text_lr"
         raise LorasmithError(
-            f"start: {file} also changes {' and '.join(others)}, which this run does not train; set {part} above 0"
+            f"start: {file} also changes {' and '.join(others)}, which this run does not train; set {field} above 0"
         )
     adapters = adapters.replace_each(config.adapter.continue_from)
+
+    # Layers, kinds and ranks are the file's; dropouts, `max_norm` and learning rates are the config's.
     for name, adapter in adapters.adapters.items():
-        apply_settings(adapter, config.adapter.for_layer(name)[0])
+        layer_config, _ = config.adapter.for_layer(name)
+        apply_settings(adapter, layer_config)
     return adapters
 
 
 def assemble(
     config: TrainConfig,
-    family: Family,
-    dataset: Dataset,
-    trained: tuple[AdapterSet, TokenTrainer | None],
-    progress: Progress,
     ranks: Ranks,
+    progress: Progress,
+    dataset: Dataset,
+    length: Length,
+    family: Family,
+    adapters: AdapterSet,
+    token_trainer: TokenTrainer | None,
 ) -> Run:
-    """The run at step 0. `trained`: adapters and new words."""
-    adapters, words = trained
-    groups = parameter_groups(config, adapters, words)
-    graphed = adapters.graph_safe and can_graph(config, family, dataset)
-    if graphed:  # a captured step reads its learning rate from the device
-        groups = [g | {"lr": torch.tensor(g["lr"], device=family.device)} for g in groups]
+    """The run at its first step."""
+    groups = parameter_groups(config, adapters, token_trainer)
+    captured = adapters.graph_safe and can_capture_steps(config, family, dataset)
+    if captured:
+        # A captured step reads its learning rates from the device.
+        for group in groups:
+            group["lr"] = torch.tensor(group["lr"], device=family.device)
     optimizer = config.optimizer.build(groups)
+    parameters = [p for group in groups for p in group["params"]]
+
     config.output.mkdir(parents=True, exist_ok=True)
-    length = length_of(config, dataset)
+    events = Events(config.output, config.log.tensorboard) if ranks.first else NoEvents(config.output, False)
     run = Run(
         config=config,
+        name=config.file_name,
         folder=config.output,
+        seed=config.seed,
+        length=length,
+        device=family.device,
         family=family,
         dataset=dataset,
+        caption_encoding=config.text,
+        objective=config.objective,
         adapters=adapters,
-        token_trainer=words,
+        token_trainer=token_trainer,
         optimizer=optimizer,
-        ema=Ema([p for group in groups for p in group["params"]], config.ema) if config.ema else None,
-        length=length,
-        state=beginning(config, dataset, length),
-        device=family.device,
-        progress=progress,
-        events=Events(config.output, config.log.tensorboard) if ranks.first else NoEvents(config.output, False),
-        hooks=hooks_of(config) if ranks.first else (config.log,),
-        ranks=ranks,
+        lr_schedule=config.lr_schedule,
+        accumulation=config.accumulation,
+        gradient_clip=config.optimizer.clip,
+        phases={str(name): phase for name, phase in config.phases.items()},
+        ema=Ema(parameters, config.ema) if config.ema else None,
         loss_scale=LossScale(family.dtype == torch.float16, family.device),
+        hooks=active_hooks(config, ranks),
+        events=events,
+        progress=progress,
+        ranks=ranks,
+        state=initial_state(config, dataset, length),
     )
-    run.cuda_graphs = CudaGraphs(run) if graphed else None
+    run.cuda_graphs = CudaGraphs(run) if captured else None
     return run
 
 
-def can_graph(config: TrainConfig, family: Family, dataset: Dataset) -> bool:
-    """Whether steps may be captured: a GPU, everything cached, one micro-batch a step, an optimizer that allows it."""
-    fused = isinstance(config.optimizer, AdamW)
-    cached = dataset.text_cached and dataset.latents_cached
-    whole = config.accumulation == 1 and not config.phases
-    return config.cuda_graph and family.device.type == "cuda" and cached and fused and whole
+def parameter_groups(config: TrainConfig, adapters: AdapterSet, token_trainer: TokenTrainer | None) -> Groups:
+    """The optimizer's groups in a fixed order: one for each component and learning rate factor, one for each concept.
 
-
-def parameter_groups(config: TrainConfig, adapters: AdapterSet, words: TokenTrainer | None = None) -> Groups:
-    """One group per component and learning rate factor, and one per concept, in a fixed order."""
-    groups: list[dict[str, Any]] = []
+    The names and keys of groups are part of a checkpoint.
+    """
+    groups: Groups = []
     for component in adapters.components():
         for factor, parameters in adapters.parameters_by_rate(component).items():
-            rate = config.optimizer.rate(component) * factor
-            name = component if factor == 1 else f"{component} x{factor:g}"
-            part = "unet" if component == "unet" else "text"
-            groups.append({"params": parameters, "lr": rate, "base_lr": rate, "name": name, "part": part})
-    for concept, parameters in zip(config.concepts, words.parameters if words else (), strict=words is not None):
-        group = {"params": parameters, "lr": concept.lr, "base_lr": concept.lr, "part": "words"}
-        groups.append(group | {"name": " ".join(concept.words), "weight_decay": concept.weight_decay})
+            learning_rate = config.optimizer.rate(component) * factor
+            groups.append(
+                {
+                    "params": parameters,
+                    "lr": learning_rate,
+                    "base_lr": learning_rate,
+                    "name": component if factor == 1 else f"{component} x{factor:g}",
+                    "part": "unet" if component == "unet" else "text",
+                }
+            )
+    if token_trainer is not None:
+        for concept, parameters in zip(config.concepts, token_trainer.parameters, strict=True):
+            groups.append(
+                {
+                    "params": parameters,
+                    "lr": concept.lr,
+                    "base_lr": concept.lr,
+                    "name": " ".join(concept.words),
+                    "part": "words",
+                    "weight_decay": concept.weight_decay,
+                }
+            )
     return groups
 
 
-def hooks_of(config: TrainConfig) -> tuple[Hook, ...]:
-    """In the order they act after a step: read losses first, checkpoint what all others saw last."""
-    optional = [hook for hook in (config.validation, config.preview) if hook is not None]
-    return (config.log, *optional, config.export, *config.hooks, config.checkpoint)
+def can_capture_steps(config: TrainConfig, family: Family, dataset: Dataset) -> bool:
+    """Whether steps may become CUDA graphs: a GPU, everything cached, one micro-batch a step, a fused optimizer, and
+    the same parameters in all steps."""
+    everything_cached = dataset.text_cached and dataset.latents_cached
+    steps_are_alike = config.accumulation == 1 and not config.phases
+    fused = isinstance(config.optimizer, AdamW)
+    return config.cuda_graph and family.device.type == "cuda" and everything_cached and steps_are_alike and fused
 
 
-def length_of(config: TrainConfig, dataset: Dataset) -> Length:
-    """Steps and epochs from whichever of steps, epochs and views per image is given."""
-    per_epoch = dataset.steps_per_epoch(config.accumulation)
-    samples = dataset.samples_per_epoch()
-    if config.steps is not None:
-        steps = config.steps
-    elif config.epochs is not None:
-        steps = config.epochs * per_epoch
-    else:
-        views = config.views_per_image or DEFAULT_VIEWS
-        steps = max(1, math.ceil(views * len(dataset.records) / samples * per_epoch))
-    return Length(steps, per_epoch, samples)
+def initial_state(config: TrainConfig, dataset: Dataset, length: Length) -> TrainState:
+    """The position at the start: step 0, or as if the steps before `first_step` or `first_epoch` had been made.
 
-
-def beginning(config: TrainConfig, dataset: Dataset, length: Length) -> TrainState:
-    """Where the run begins: at its first step, or as if those before `first_step`, `first_epoch` had been made.
-
-    Raises LorasmithError if nothing of the run would be left.
+    Raises LorasmithError if no step of the run is left.
     """
     step = config.first_step or config.first_epoch * length.steps_per_epoch
     if step >= length.steps:
-        name = "first_step" if config.first_step else "first_epoch"
-        raise LorasmithError(f"{name}: step {step} is not within the run, which has {length.steps} steps; lengthen it")
-    epoch, position = divmod(step, length.steps_per_epoch)
-    begun = dataset.epoch(epoch)[: position * config.accumulation]
-    return TrainState(step, epoch * length.samples_per_epoch + sum(len(plan.views) for plan in begun))
+        field = "first_step" if config.first_step else "first_epoch"
+        raise LorasmithError(f"{field}: step {step} is not within the run, which has {length.steps} steps; lengthen it")
+    epoch, steps_in_epoch = divmod(step, length.steps_per_epoch)
+    skipped_plans = dataset.epoch(epoch)[: steps_in_epoch * config.accumulation]
+    skipped_samples = sum(len(plan.views) for plan in skipped_plans)
+    return TrainState(step, epoch * length.samples_per_epoch + skipped_samples)
 
 
-def restore(run: Run, found: ResumePoint) -> None:
-    """Go to a checkpoint, or to the newest whole one of a run, or to the run's start if it has none yet."""
-    path, faults = (found.checkpoint, []) if found.checkpoint else checkpoint.find_newest(found.run)
-    for fault in faults:
-        run.progress.say(f"left out: checkpoint {fault}")
+def restore_checkpoint(run: Run, point: ResumePoint) -> None:
+    """Load the checkpoint of a resume point, or the newest whole one of its run. A run without one starts anew."""
+    path = point.checkpoint
     if path is None:
-        run.progress.say(f"{found.run} has no checkpoint yet; starting from the first step")
+        path, faults = checkpoint.find_newest(point.run)
+        for fault in faults:
+            run.progress.say(f"checkpoint left out: {fault}")
     else:
-        if fault := found.checkpoint and checkpoint.fault_of(path):
+        fault = checkpoint.fault_of(path)
+        if fault:
             raise LorasmithError(f"{path}: {fault}; name another checkpoint")
+
+    if path is None:
+        run.progress.say(f"{point.run} has no checkpoint yet; starting from the first step")
+    else:
         checkpoint.load(run, path)
         run.resumed = run.state.step > 0
         run.progress.say(f"continuing from step {run.state.step} ({path.name})")
-    if run.ranks.first and found.checkpoint and (later := checkpoint.set_later_aside(run.folder, run.state.step)):
-        run.progress.say(f"later checkpoints are put aside: {', '.join(later)}")
+
+    # Checkpoints and events after the position would contradict those that this run writes.
+    if run.ranks.first and point.checkpoint is not None:
+        later = checkpoint.set_later_aside(run.folder, run.state.step)
+        if later:
+            run.progress.say(f"later checkpoints are put aside: {', '.join(later)}")
     run.events.rewind(run.state.step)
+
+
+def synchronise_ranks(run: Run) -> None:
+    """Give all ranks the same weights. Raises LorasmithError, on all ranks, if they see different data."""
+    run.ranks.require_same(
+        {
+            "images, captions and data settings": run.dataset.fingerprint(),
+            "step to start from": run.state.step,
+        }
+    )
+    run.ranks.broadcast_from_first(run.parameters)
+    samples = run.dataset.config.batch_size * run.accumulation
+    if samples < run.ranks.count:
+        run.progress.say(
+            f"{run.ranks.count} ranks share steps of {samples} images, so some have none; raise data.batch_size"
+        )

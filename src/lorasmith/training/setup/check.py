@@ -1,11 +1,13 @@
-"""What a run would do and what is wrong with it, as plain data, before any training."""
+"""What a run would do and what is wrong with its config, as plain data, before any training."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +29,20 @@ from lorasmith.families.stable_diffusion.unet import UNet
 from lorasmith.files.lora import Use, read
 from lorasmith.files.model import Model
 from lorasmith.training.config import TrainConfig
-from lorasmith.training.setup.build import build_run, length_of
-from lorasmith.training.setup.first_batches import draw
+from lorasmith.training.run import Run
+from lorasmith.training.setup.build import build_run, run_length
+from lorasmith.training.setup.first_batches import draw_first_batches
 from lorasmith.training.step.loop import remaining_steps, train_step
 
 MEASURED_STEPS = 2
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Two real steps on this machine."""
+class StepMeasurement:
+    """Time and memory of two real steps on this machine."""
 
     seconds_first: float
-    """The first step warms up."""
+    """The first step also warms up caches and kernels."""
     seconds_per_step: float
     hours: float
     """Of all steps of the run, without previews and validation."""
@@ -47,12 +50,12 @@ class Measured:
     """Bytes: of the GPU, or of the process on a CPU."""
     loss: float | None
     cache_seconds: float
-    """Loading, and encoding what was not cached; the run itself finds it cached."""
+    """Loading the base, and encoding what was not cached; the run itself then finds it in the cache."""
 
 
 @dataclass
 class CheckResult:
-    """Everything that can be said before training. `errors` keep a run from starting; `warnings` do not."""
+    """Everything that is known before training. `errors` keep a run from starting; `warnings` do not."""
 
     errors: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
@@ -68,9 +71,9 @@ class CheckResult:
     """steps, epochs, steps_per_epoch, samples, views_per_image."""
     rates: dict[str, dict[str, float]] = field(default_factory=dict)
     """Component to `lr`, `scale` (alpha / rank) and `effective` (lr x scale)."""
-    measured: Measured | None = None
+    measured: StepMeasurement | None = None
     pictures: Path | None = None
-    """Of the first batches."""
+    """The contact sheet of the first batches."""
 
     @property
     def ok(self) -> bool:
@@ -79,16 +82,17 @@ class CheckResult:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data for JSON."""
-        return {"ok": self.ok, **asdict(self), "pictures": self.pictures and str(self.pictures)}
+        pictures = None if self.pictures is None else str(self.pictures)
+        return {"ok": self.ok, **asdict(self), "pictures": pictures}
 
 
 def check(
     read: Callable[[], TrainConfig], *, measure: bool, progress: Progress, pictures: Path | None = None
 ) -> CheckResult:
-    """Gather all that can be gathered: one fault does not hide the others.
+    """Check everything that can be checked; one error does not hide the others.
 
-    `read` gives the config; `pictures`: draw the first batches into this file, if there are no errors. Raises
-    LorasmithError only if there is no config to check.
+    `read` gives the config. `pictures`: if there are no errors, draw the first batches into this file. `measure`: if
+    there are no errors, make two steps. Raises LorasmithError only if there is no config to check.
     """
     result = CheckResult()
     try:
@@ -96,35 +100,52 @@ def check(
     except ConfigError as error:
         result.errors += error.problems
         return result
-    attempt(result, "base", lambda: check_model(config, result))
+
+    with errors_into(result, "base"):
+        check_model(config, result)
     if result.base:
-        attempt(result, "start", lambda: check_loras(config))
-    attempt(result, "data", lambda: check_data(config, result, progress))
-    check_folder(config, result)
+        with errors_into(result, "start"):
+            check_lora_files(config)
+    with errors_into(result, "data"):
+        check_data(config, result, progress)
+    check_output(config, result)
+
+    # Only a config without errors can be tried.
     if pictures is not None and result.ok:
-        attempt(result, "data", lambda: setattr(result, "pictures", draw_batches(config, pictures)))
+        with errors_into(result, "data"):
+            dataset = Dataset.build(config.data, seed=config.seed)
+            dataset.steps = run_length(config, dataset).steps
+            result.pictures = draw_first_batches(dataset, config.accumulation, pictures)
     if measure and result.ok:
-        attempt(result, "", lambda: setattr(result, "measured", measure_steps(config, progress)))
+        with errors_into(result, ""):
+            result.measured = measure_steps(config, progress)
     return result
 
 
-def attempt(result: CheckResult, where: str, work: Callable[[], object]) -> None:
-    """Do a part of the work; its mistakes become problems of the result."""
+@contextmanager
+def errors_into(result: CheckResult, key: str) -> Iterator[None]:
+    """Errors inside the block that the user can repair become errors of `result`.
+
+    `key`: the config key of an error whose message does not begin with one.
+    """
     try:
-        work()
+        yield
     except ConfigError as error:
-        result.errors += [p for p in error.problems if p not in result.errors]
+        result.errors += [problem for problem in error.problems if problem not in result.errors]
     except LorasmithError as error:
-        place, _, rest = str(error).partition(": ")
-        known = place.split(".")[0] in TrainConfig.model_fields
-        result.errors.append(Problem(place, rest) if known else Problem(where, str(error)))
+        named_key, _, message = str(error).partition(": ")
+        if named_key.split(".")[0] in TrainConfig.model_fields:
+            result.errors.append(Problem(named_key, message))
+        else:
+            result.errors.append(Problem(key, str(error)))
 
 
 def check_model(config: TrainConfig, result: CheckResult) -> None:
-    """The base by its headers, and the layers that would be trained, without loading any weights."""
+    """Describe the base from its file headers, and the layers that would be trained; no weights are loaded."""
     base = find(config.base)
     if config.vae:
-        attempt(result, "vae", lambda: with_vae(base, config.vae))
+        with errors_into(result, "vae"):
+            with_vae(base, config.vae)
     result.base = {
         "source": config.base,
         "path": str(base.path),
@@ -133,31 +154,68 @@ def check_model(config: TrainConfig, result: CheckResult) -> None:
         "prediction": base.prediction if config.prediction == "auto" else config.prediction,
         "parameters": base.parameters,
     }
+
     layers: dict[str, int] = {}
     parameters: dict[str, int] = {}
     for spec, count in trained_layers(config, base):
         layers[spec.component] = layers.get(spec.component, 0) + 1
         parameters[spec.component] = parameters.get(spec.component, 0) + count
-    adapter = config.adapter
-    rank, alpha = getattr(adapter, "rank", None), getattr(adapter, "alpha", None)
+    rank, alpha = getattr(config.adapter, "rank", None), getattr(config.adapter, "alpha", None)
     result.adapter = {
-        "kind": getattr(adapter, "kind", ""),
+        "kind": getattr(config.adapter, "kind", ""),
         "rank": rank,
         "alpha": rank if alpha is None else alpha,
         "layers": layers,
         "parameters": parameters,
     }
+
+    # A change is scaled by alpha / rank, so its effective learning rate is too.
     scale = (alpha / rank) if rank and alpha else 1.0
     for component in layers:
-        rate = config.optimizer.rate(component)
-        result.rates[component] = {"lr": rate, "scale": scale, "effective": rate * scale}
+        learning_rate = config.optimizer.rate(component)
+        result.rates[component] = {"lr": learning_rate, "scale": scale, "effective": learning_rate * scale}
 
 
-def check_loras(config: TrainConfig) -> None:
-    """Whether the LoRA files that the run starts from are there and fit the base."""
-    model, problems = Model.of(config.base), []
-    named = [("merge", use.path) for use in map(Use.read, config.merge)]
-    for key, path in [*named, *([("start", config.start)] if config.start else [])]:
+def trained_layers(config: TrainConfig, base: Source) -> Iterator[tuple[LayerSpec, int]]:
+    """The layers that would carry adapters, with the number of trained weights of each."""
+    trained = {
+        spec.name: spec
+        for spec in all_layers(base)
+        if (config.adapter.on_norms or spec.kind != "norm") and config.optimizer.rate(spec.component) > 0
+    }
+    if not trained:  # only new tokens are trained
+        return
+    places = dict.fromkeys(trained, (torch.nn.Module(), ""))
+    for name in select_layers(config.adapter.layers, places, PRESETS):
+        layer_config, _ = config.adapter.for_layer(name)
+        weight = torch.zeros(trained[name].shape)
+        adapter = new_adapter(layer_config, trained[name], weight, torch_generator(0, "check", name))
+        if adapter is not None:
+            yield trained[name], sum(p.numel() for p in adapter.parameters())
+
+
+def all_layers(base: Source) -> Iterator[LayerSpec]:
+    """Every layer of the UNet and the text encoders that may carry an adapter, from the base's config files alone."""
+    with torch.device("meta"):
+        unet = UNet(base.unet_config)
+    for path, module in unet.named_modules():
+        spec = spec_of(f"unet.{path}", module)
+        if spec is not None:
+            yield spec
+    for component in PARTS[base.kind]:
+        if component.startswith("te"):
+            yield from text_layers(component, base.config(component))
+
+
+def check_lora_files(config: TrainConfig) -> None:
+    """Raises ConfigError unless the LoRA files that the run begins from exist and fit the base."""
+    files = [("merge", Use.read(written).path) for written in config.merge]
+    if config.start is not None:
+        files.append(("start", config.start))
+
+    model = Model.of(config.base)
+    problems: list[Problem] = []
+    for key, path in files:
         try:
             read(path, model)
         except LorasmithError as error:
@@ -166,45 +224,25 @@ def check_loras(config: TrainConfig) -> None:
         raise ConfigError(problems)
 
 
-def trained_layers(config: TrainConfig, base: Source) -> Iterable[tuple[LayerSpec, int]]:
-    """The layers that would carry adapters, with the number of trained weights of each."""
-    specs = {spec.name: spec for spec in layers_of(base) if config.adapter.on_norms or spec.kind != "norm"}
-    trained = {name: spec for name, spec in specs.items() if config.optimizer.rate(spec.component) > 0}
-    if not trained:  # new words alone
-        return
-    places = dict.fromkeys(trained, (torch.nn.Module(), ""))
-    for name in select_layers(config.adapter.layers, places, PRESETS):
-        own, _ = config.adapter.for_layer(name)
-        adapter = new_adapter(own, trained[name], torch.zeros(trained[name].shape), torch_generator(0, "check", name))
-        if adapter is not None:
-            yield trained[name], sum(p.numel() for p in adapter.parameters())
-
-
-def layers_of(base: Source) -> Iterable[LayerSpec]:
-    """Every layer of the UNet and the text encoders that may carry an adapter, from the configs alone."""
-    with torch.device("meta"):
-        unet = UNet(base.unet_config)
-    yield from (spec for path, module in unet.named_modules() if (spec := spec_of(f"unet.{path}", module)))
-    for part in PARTS[base.kind]:
-        if part.startswith("te"):
-            yield from text_layers(part, base.config(part))
-
-
 def check_data(config: TrainConfig, result: CheckResult, progress: Progress) -> None:
-    """Images, captions, buckets, and the length that follows from them."""
+    """Describe images, captions, buckets, and the length of the run that follows from them."""
     try:
         dataset = Dataset.build(config.data, seed=config.seed)
-    except ConfigError as error:  # then what can be said of the other images
+    except ConfigError as error:
+        # Bad images are errors, but the others are described all the same.
         result.errors += error.problems
         lenient = config.data.model_copy(update={"skip_bad_images": True})
         try:
             dataset = Dataset.build(lenient, seed=config.seed)
         except ConfigError:
             return
+
+    # How full the caches are is not known before they are filled.
     result.data = {key: value for key, value in dataset.summary().items() if key != "cache"}
-    named = {p.where for p in result.errors}
-    result.images = [p for p in lint(dataset, config.trigger) if str(p.path) not in named]
-    length = length_of(config, dataset)
+    images_with_errors = {problem.where for problem in result.errors}
+    result.images = [p for p in lint(dataset, config.trigger) if str(p.path) not in images_with_errors]
+
+    length = run_length(config, dataset)
     result.length = {
         "steps": length.steps,
         "epochs": length.epochs,
@@ -218,15 +256,8 @@ def check_data(config: TrainConfig, result: CheckResult, progress: Progress) -> 
         )
 
 
-def draw_batches(config: TrainConfig, output: Path) -> Path:
-    """The first batches as a picture."""
-    dataset = Dataset.build(config.data, seed=config.seed)
-    dataset.steps = length_of(config, dataset).steps
-    return draw(dataset, config.accumulation, output)
-
-
-def check_folder(config: TrainConfig, result: CheckResult) -> None:
-    """A run that is in the way is an error of `train`; here it is worth a warning."""
+def check_output(config: TrainConfig, result: CheckResult) -> None:
+    """Warn of an older run or export in the way, which would be an error when the run starts."""
     if (config.output / "config.toml").is_file():
         result.warnings.append(
             Problem(
@@ -241,35 +272,52 @@ def check_folder(config: TrainConfig, result: CheckResult) -> None:
         result.warnings.append(Problem("export.folder", str(error).partition(": ")[2]))
 
 
-def measure_steps(config: TrainConfig, progress: Progress) -> Measured:
+def measure_steps(config: TrainConfig, progress: Progress) -> StepMeasurement:
     """Build the run in a temporary folder and make two steps of it."""
     with tempfile.TemporaryDirectory(prefix="lorasmith-check-") as folder:
-        quiet = {"preview": None, "validation": None, "hooks": (), "output": Path(folder) / "run"}
-        quiet |= {"export": config.export.model_copy(update={"folder": None})}
-        log = config.log.model_copy(update={"tensorboard": False})
+        # No files outside the temporary folder, and nothing beside the steps.
+        changes = {
+            "output": Path(folder) / "run",
+            "preview": None,
+            "validation": None,
+            "hooks": (),
+            "export": config.export.model_copy(update={"folder": None}),
+            "log": config.log.model_copy(update={"tensorboard": False}),
+        }
         started = time.perf_counter()
-        run = build_run(config.model_copy(update={**quiet, "log": log}), progress=progress)
-        built = time.perf_counter() - started
+        run = build_run(config.model_copy(update=changes), progress=progress)
+        build_seconds = time.perf_counter() - started
         run.length = replace(run.length, steps=max(MEASURED_STEPS, run.length.steps))
-        if run.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(run.device)
-        seconds: list[float] = []
+
         try:
-            run.adapters.train()
-            with progress.track("measuring", MEASURED_STEPS) as advance:
-                for epoch, plans in remaining_steps(run):
-                    started = time.perf_counter()
-                    train_step(run, epoch, plans)
-                    if run.device.type == "cuda":
-                        torch.cuda.synchronize(run.device)
-                    seconds.append(time.perf_counter() - started)
-                    advance(1, "")
-                    if len(seconds) == MEASURED_STEPS:
-                        break
-            losses = [r.fields["loss"] for r in run.metrics.drain() if "loss" in r.fields]
+            if run.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(run.device)
+            seconds = time_steps(run, progress)
+            losses = [entry.fields["loss"] for entry in run.metrics.drain() if "loss" in entry.fields]
             peak = peak_memory(run.device)
         finally:
             run.events.close()
             run.adapters.detach()
-        hours = seconds[-1] * run.length.steps / 3600
-        return Measured(seconds[0], seconds[-1], hours, peak, losses[-1] if losses else None, built)
+        return StepMeasurement(
+            seconds_first=seconds[0],
+            seconds_per_step=seconds[-1],
+            hours=seconds[-1] * run.length.steps / 3600,
+            peak_memory=peak,
+            loss=losses[-1] if losses else None,
+            cache_seconds=build_seconds,
+        )
+
+
+def time_steps(run: Run, progress: Progress) -> list[float]:
+    """Make the first steps of a run; returns the seconds of each."""
+    seconds: list[float] = []
+    run.adapters.train()
+    with progress.track("measuring", MEASURED_STEPS) as advance:
+        for epoch, plans in islice(remaining_steps(run), MEASURED_STEPS):
+            started = time.perf_counter()
+            train_step(run, epoch, plans)
+            if run.device.type == "cuda":
+                torch.cuda.synchronize(run.device)
+            seconds.append(time.perf_counter() - started)
+            advance(1, "")
+    return seconds

@@ -1,4 +1,4 @@
-"""What new words start as in a run: words of the model, or a file of an earlier training."""
+"""The initial embeddings of new tokens: those of the model's own tokens, or of a file from an earlier training."""
 
 from __future__ import annotations
 
@@ -14,39 +14,47 @@ from lorasmith.families.base import Family
 from lorasmith.formats import embeddings
 
 SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt")
-"""Of an `init` that is a file."""
+"""An `init` that ends in one of these is a file."""
 
 
-def starts(concepts: Sequence[Concept], family: Family, layers: int) -> OwnVectors:
-    """The vectors of an `init`, by text encoder: (tokens, width), or of a file with layers (vectors, layers, width).
+def initial_vectors(concepts: Sequence[Concept], family: Family, layers: int) -> OwnVectors:
+    """A function from an `init` to its vectors by text encoder: (tokens, width), or (vectors, layers, width) of a file
+    with vectors for each of the base's `layers` cross-attention layers.
 
-    Raises LorasmithError if a file is none, or does not suit its concept or the model.
+    Raises LorasmithError if a file is missing, or does not fit its concept or the model.
     """
-    files = {
-        init: _read(init, concept, family, layers)
-        for concept in concepts
-        for init in concept.init
-        if Path(init).suffix.lower() in SUFFIXES
-    }
-    return lambda text: files[text] if text in files else family.own_vectors(text)
+    files: dict[str, Mapping[str, Tensor]] = {}
+    for concept in concepts:
+        for init in concept.init:
+            if Path(init).suffix.lower() in SUFFIXES:
+                files[init] = read_embedding_file(init, concept, family, layers)
+
+    def vectors_of(init: str) -> Mapping[str, Tensor]:
+        return files[init] if init in files else family.own_vectors(init)
+
+    return vectors_of
 
 
-def _read(init: str, concept: Concept, family: Family, layers: int) -> Mapping[str, Tensor]:
+def read_embedding_file(init: str, concept: Concept, family: Family, layers: int) -> Mapping[str, Tensor]:
+    """The vectors of an embedding file by text encoder, checked against the concept and the base."""
     path = Path(init).expanduser()
     if not path.is_file():
-        raise LorasmithError(f"concepts.init: {path}: no such file")
-    _, found = embeddings.load(path)
-    table = family.own_table()
-    if found.keys() != table.keys():
+        raise LorasmithError(f"concepts.init: {path}: file not found")
+    _, vectors = embeddings.load(path)
+    token_table = family.own_table()
+    if vectors.keys() != token_table.keys():
         raise LorasmithError(f"concepts.init: {path} was not made for a {family.kind} base")
-    for part, tensor in found.items():
-        if tensor.shape[-1] != table[part].shape[1]:
-            has, needs = tensor.shape[-1], table[part].shape[1]
-            raise LorasmithError(f"concepts.init: {path} has vectors of width {has}; this base needs {needs}")
+
+    for component, tensor in vectors.items():
+        width, base_width = tensor.shape[-1], token_table[component].shape[1]
+        if width != base_width:
+            raise LorasmithError(f"concepts.init: {path} has vectors of width {width}; this base needs {base_width}")
         if len(tensor) != concept.vectors:
-            remedy = f"set vectors = {len(tensor)}"
-            raise LorasmithError(f"concepts.init: {path} has {len(tensor)} vectors, not {concept.vectors}; {remedy}")
-        if tensor.dim() == 3 and (tensor.shape[1] != layers or not concept.layerwise):
+            raise LorasmithError(
+                f"concepts.init: {path} has {len(tensor)} vectors, not {concept.vectors}; set vectors = {len(tensor)}"
+            )
+        has_layers = tensor.dim() == 3
+        if has_layers and (tensor.shape[1] != layers or not concept.layerwise):
             remedy = "set layerwise = true" if tensor.shape[1] == layers else f"this base has {layers}"
             raise LorasmithError(f"concepts.init: {path} has vectors for {tensor.shape[1]} layers; {remedy}")
-    return found
+    return vectors

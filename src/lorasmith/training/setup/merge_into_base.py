@@ -16,34 +16,42 @@ from lorasmith.sampling.loras import LoraUse, build_adapters, decode_layers
 
 
 def merge_into_base(family: Family, uses: Sequence[LoraUse]) -> list[str]:
-    """Write files into the base, each at its strength, one on top of the other; returns what a reader should know.
+    """Write LoRA files into the weights of the base, each at its strength, one after the other.
 
-    A text encoder that is not loaded yet gets its part when it is. Raises LorasmithError if a file is missing or does
-    not fit this base.
+    Returns a note on each file for the user. A text encoder that is not loaded yet is changed when it is. Raises
+    LorasmithError if a file is missing or does not fit this base.
     """
-    said = []
+    notes: list[str] = []
     for use in uses:
         file = load(use.path)
         layers = decode_layers(file, family)
         if not layers:
-            raise LorasmithError(f"{use.path}: it holds new words alone, so there is nothing to merge")
-        parts: dict[str, dict[str, Mapping[str, Tensor]]] = {}
-        for layer, words in layers.items():
-            parts.setdefault(layer.split(".", 1)[0], {})[layer] = words
-        for component, strength in use.by_component(list(parts)).items():
-            mark = f"{file_hash(use.path)}:{strength!r}"
-            family.amend(component, mark, partial(_write, family, file, parts[component], strength))
-        counts = ", ".join(f"{len(found)} layers of {component}" for component, found in parts.items())
-        new = [*file.embeddings, *file.words]
-        left = f"; its new words ({', '.join(new)}) are left out" if new else ""
-        said.append(f"merged into the base: {use.path} at {use.strength:g}, {counts}{left}")
-    return said
+            raise LorasmithError(f"{use.path}: the file has new tokens only, so there is nothing to merge")
+
+        by_component: dict[str, dict[str, Mapping[str, Tensor]]] = {}
+        for layer, tensors in layers.items():
+            component = layer.split(".", 1)[0]
+            by_component.setdefault(component, {})[layer] = tensors
+
+        # The family applies the change whenever it loads the component, and the key makes caches tell bases apart.
+        for component, strength in use.by_component(list(by_component)).items():
+            key = f"{file_hash(use.path)}:{strength!r}"
+            family.amend(component, key, partial(merge_layers, family, file, by_component[component], strength))
+
+        counts = ", ".join(f"{len(changed)} layers of {component}" for component, changed in by_component.items())
+        note = f"merged into the base: {use.path} at {use.strength:g}, {counts}"
+        new_tokens = [*file.embeddings, *file.words]
+        if new_tokens:
+            note += f"; its new words ({', '.join(new_tokens)}) are left out"
+        notes.append(note)
+    return notes
 
 
-def _write(family: Family, file: LoraFile, layers: Mapping[str, Mapping[str, Tensor]], strength: float) -> None:
+def merge_layers(family: Family, file: LoraFile, layers: Mapping[str, Mapping[str, Tensor]], strength: float) -> None:
+    """Write the changes of some layers into their weights. Raises LorasmithError if a weight is not finite then."""
     adapters = build_adapters(family, file, layers)
     adapters.merge(strength, for_good=True)
     for name in adapters.adapters:
         if not torch.isfinite(adapters.weight_of(name)).all():
-            word = str(family.dtype).removeprefix("torch.")
-            raise LorasmithError(f"{file.path}: merged at {strength:g}, {name} does not fit into {word}")
+            dtype = str(family.dtype).removeprefix("torch.")
+            raise LorasmithError(f"{file.path}: merged at {strength:g}, {name} does not fit into {dtype}")

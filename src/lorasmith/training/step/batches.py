@@ -1,25 +1,58 @@
-"""From a loaded batch to one that the objective can use: on the device, with latents and conditions."""
+"""The micro-batches of a step: loaded, on the device, encoded where no cache holds them, with their random draws."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lorasmith.data.dataset import Batch
+import torch
+
+from lorasmith.core.rng import StepRng, derive
+from lorasmith.data.dataset import Batch, BatchPlan
 
 if TYPE_CHECKING:
     from lorasmith.training.run import Run
 
 
+def micro_batches(run: Run, share: Sequence[tuple[int, BatchPlan]], number: int) -> Iterator[tuple[Batch, StepRng]]:
+    """The micro-batches of step `number` with their draws.
+
+    `share`: for each micro-batch, the index of its first sample in the global batch, and its plan (see `Ranks.share`).
+    Each micro-batch seeds torch's global generators before it is loaded, because dropout draws from them; use inside
+    `restored_global_generators`.
+    """
+    for first_sample, plan in share:
+        # The seed is derived from the position, so that dropout, too, is the same after a resume.
+        torch.manual_seed(derive(run.seed, "dropout", number, first_sample))
+        batch = prepare_batch(run, run.dataset.load(plan, number))
+        samples = list(range(first_sample, first_sample + len(plan.views)))
+        yield batch, StepRng(run.seed, number, samples, run.device)
+
+
 def prepare_batch(run: Run, batch: Batch) -> Batch:
-    """Move to the device; encode what was not cached. A trained text encoder is run here, with gradients."""
+    """A loaded batch as the objective needs it: on the device, with latents and conditioning.
+
+    A text encoder that is trained runs here, with gradients.
+    """
     batch = batch.to(run.device)
+
+    # Pixels to latents, where no cache holds them.
     if batch.latents is None and batch.pixels is not None:
         batch = replace(batch, latents=run.family.encode_image(batch.pixels))
+
+    # Captions to conditioning, where no cache holds it.
     if batch.conditioning is None:
-        conditioning = run.family.encode_text(batch.captions, **run.config.text.model_dump())
+        options = run.caption_encoding
+        conditioning = run.family.encode_text(
+            batch.captions,
+            max_tokens=options.max_tokens,
+            clip_skip=options.clip_skip,
+            weighted=options.weighted,
+        )
         batch = replace(batch, conditioning=conditioning)
+
+    # Sizes differ from view to view, so they are not in the caches.
     assert batch.conditioning is not None
-    return replace(
-        batch, conditioning=run.family.add_sizes(batch.conditioning, batch.original, batch.crop, batch.target)
-    )
+    conditioning = run.family.add_sizes(batch.conditioning, batch.original, batch.crop, batch.target)
+    return replace(batch, conditioning=conditioning)

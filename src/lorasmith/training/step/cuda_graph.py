@@ -1,15 +1,16 @@
 """Whole steps as CUDA graphs: one launch in place of thousands.
 
-At small batches a GPU waits for the CPU to launch kernels. `Graphs` captures the whole descent (draws, forward,
-backward, clipping, optimizer) once per shape of batch and replays it. A step is captured the second time that its shape
-comes: the first time it runs as usual, which also is the warm-up that capturing needs; so capturing moves no weight.
+With small batches a GPU waits for the CPU to launch kernels. `CudaGraphs` captures a whole step (draws, forward,
+backward, clipping, optimizer) once for each shape of batch, and replays it. A shape is captured when it comes the
+second time: the first time its step runs as usual, which is also the warm-up that capturing needs. Capturing itself
+computes nothing, so it changes no weight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,13 +22,12 @@ from lorasmith.training.step.metrics import StepOutcome
 if TYPE_CHECKING:
     from lorasmith.training.run import Run
 
-T = TypeVar("T")
-Body = Callable[[Batch, StepRng], StepOutcome]
+StepFunction = Callable[[Batch, StepRng], StepOutcome]
 
 
 @dataclass
-class Captured:
-    """One graph with the places that it reads from and writes to."""
+class CapturedStep:
+    """One graph with the tensors that it reads from and writes to."""
 
     graph: torch.cuda.CUDAGraph
     batch: Batch
@@ -36,96 +36,99 @@ class Captured:
 
 
 class CudaGraphs:
-    """The graphs of a run, by the shapes of the batch. All share one memory pool: they never run at once."""
+    """The graphs of a run, by the shapes of the batch. All share one memory pool, since they never run at once."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.seen: dict[tuple[Any, ...], Captured | None] = {}
+        self.steps: dict[tuple[Any, ...], CapturedStep | None] = {}
+        """By the shapes of the batch; None: the shape has come once and is not captured yet."""
         self.pool: Any = None
-        self.refused = False
+        self.disabled = False
+        """Whether capturing has failed, so that all steps run as usual."""
 
     def close(self) -> None:
-        """Free the graphs. Where they hold NCCL's sums, the ranks cannot part before."""
-        self.seen.clear()
+        """Free the graphs. Ranks cannot leave their process group before, if graphs hold sums of NCCL."""
+        self.steps.clear()
         self.pool = None
 
-    def __call__(self, batch: Batch, rng: StepRng, body: Body) -> StepOutcome:
-        """Run `body` on `batch` with the draws of `rng`: as it is, captured, or replayed."""
-        key = shapes_of(batch)
-        if self.refused or key not in self.seen:
-            self.seen[key] = None
-            return body(batch, rng)
-        held = self.seen[key]
-        if held is None:
+    def __call__(self, batch: Batch, rng: StepRng, step: StepFunction) -> StepOutcome:
+        """Compute `step(batch, rng)`: as usual, captured, or replayed."""
+        # Batches need graphs of their own if other tensors are there, or have other shapes.
+        shapes = tuple((path, tensor.shape, tensor.dtype) for path, tensor in tensors_of(batch).items())
+        if self.disabled or shapes not in self.steps:
+            self.steps[shapes] = None
+            return step(batch, rng)
+
+        captured = self.steps[shapes]
+        if captured is None:
             try:
-                held = self.seen[key] = self.capture(batch, rng, body)
+                captured = self.capture(batch, rng, step)
             except RuntimeError as error:  # an operation of this run waits for the device
-                self.refused = True
+                self.disabled = True
                 reason = str(error).splitlines()[0]
                 self.run.progress.say(f"steps cannot be CUDA graphs here and run one kernel at a time ({reason})")
-                return body(batch, rng)
+                return step(batch, rng)
+            self.steps[shapes] = captured
         else:
-            copy_into(held.batch, batch)
-            held.rng.refill(rng.step, rng.samples)
-        held.graph.replay()
-        outcome = held.outcome
-        kept = {name: value.clone() for name, value in outcome.parts.items()}
+            # The graph reads its batch and its draws from fixed addresses.
+            tensors = tensors_of(batch)
+            for path, held in tensors_of(captured.batch).items():
+                held.copy_(tensors[path], non_blocking=True)
+            captured.rng.refill(rng.step, rng.samples)
+        captured.graph.replay()
+
+        # The next replay overwrites the outcome, but the log reads it later.
+        outcome = captured.outcome
         return StepOutcome(
-            outcome.loss.clone(), outcome.grad_norm.clone(), outcome.finite.clone(), tuple(batch.names), kept
+            loss=outcome.loss.clone(),
+            grad_norm=outcome.grad_norm.clone(),
+            finite=outcome.finite.clone(),
+            loss_terms={name: mean.clone() for name, mean in outcome.loss_terms.items()},
         )
 
-    def capture(self, batch: Batch, rng: StepRng, body: Body) -> Captured:
-        """Record `body`; nothing is computed yet. Draws are made first, so that the graph finds them in place."""
-        batch = owned(batch)
-        self.record_draws(rng, batch)
+    def capture(self, batch: Batch, rng: StepRng, step: StepFunction) -> CapturedStep:
+        """Record `step` without computing it. Raises RuntimeError if it has an operation that cannot be captured."""
+        batch = clone_tensors(batch)
+
+        # One pass of the objective makes all its draws, so that the graph finds them in place.
+        rng.freeze()
+        with torch.no_grad():
+            self.run.objective(self.run.family, batch, rng)
+
         graph = torch.cuda.CUDAGraph()
         self.run.optimizer.zero_grad(set_to_none=True)
         torch.cuda.synchronize()
-        # NCCL's own thread may ask for its events meanwhile, which would spoil a capture that watches all threads
+        # The thread of NCCL may query its events meanwhile, which would spoil a capture that watches all threads.
         mode = "global" if self.run.ranks.count == 1 else "thread_local"
         with torch.cuda.graph(graph, pool=self.pool, capture_error_mode=mode):
-            outcome = body(batch, rng)
+            outcome = step(batch, rng)
         self.pool = graph.pool()
-        return Captured(graph, batch, rng, outcome)
-
-    def record_draws(self, rng: StepRng, batch: Batch) -> None:
-        """Let the objective ask once for what it draws, so that all of it has its place before capturing."""
-        rng.freeze()
-        with torch.no_grad():
-            self.run.config.objective(self.run.family, batch, rng)
+        return CapturedStep(graph, batch, rng, outcome)
 
 
-def shapes_of(value: Any) -> tuple[Any, ...]:
-    """A key that tells batches apart that need another graph: which tensors there are, and their shapes."""
-    return tuple((f.name, _shape(getattr(value, f.name))) for f in fields(value))
+def tensors_of(record: Any) -> dict[str, Tensor]:
+    """All tensors of a batch by their path in it, such as `conditioning/tensors/context`: of its fields, and of the
+    dataclasses and mappings among these."""
+    if isinstance(record, Mapping):
+        members = {str(name): value for name, value in record.items()}
+    else:
+        members = {field.name: getattr(record, field.name) for field in fields(record)}
+
+    tensors: dict[str, Tensor] = {}
+    for name, value in members.items():
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        elif isinstance(value, Mapping) or is_dataclass(value):
+            tensors |= {f"{name}/{path}": tensor for path, tensor in tensors_of(value).items()}
+    return tensors
 
 
-def _shape(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return (tuple(value.shape), value.dtype)
-    if is_dataclass(value):
-        return shapes_of(value)
-    return None
-
-
-def copy_into(held: Any, fresh: Any) -> None:
-    """Write the tensors of `fresh` into those of `held`, a record of the same shapes."""
-    for field in fields(held):
-        place, value = getattr(held, field.name), getattr(fresh, field.name)
-        if isinstance(place, Tensor):
-            place.copy_(value, non_blocking=True)
-        elif is_dataclass(place):
-            copy_into(place, value)
-
-
-def owned(batch: Batch) -> Batch:
-    """A copy whose tensors nobody else writes to: resident caches must not be overwritten by `copy_into`."""
-    return replace(batch, **{f.name: _clone(getattr(batch, f.name)) for f in fields(batch)})
-
-
-def _clone(value: Any) -> Any:
+def clone_tensors(value: Any) -> Any:
+    """A copy of a batch with tensors of its own. Without it, replays would write into resident caches."""
     if isinstance(value, Tensor):
         return value.clone()
+    if isinstance(value, Mapping):
+        return {name: clone_tensors(member) for name, member in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: _clone(getattr(value, f.name)) for f in fields(value)})
+        return replace(value, **{field.name: clone_tensors(getattr(value, field.name)) for field in fields(value)})
     return value

@@ -1,4 +1,4 @@
-"""An exponential moving average of the adapter's weights."""
+"""An exponential moving average of the trained weights."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from torch import Tensor
 
 
 class Ema:
-    """average <- decay * average + (1 - decay) * weights after each step, with the decay of step n capped at
-    (1 + n) / (10 + n), so that the start is forgotten quickly."""
+    """average <- decay * average + (1 - decay) * weights, after each step.
+
+    The decay of step n is at most (1 + n) / (10 + n), so that the first weights are forgotten quickly.
+    """
 
     def __init__(self, weights: Sequence[Tensor], decay: float) -> None:
         self.weights = list(weights)
@@ -20,18 +22,19 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After optimizer step `step`, counted from 1."""
+        """Take the weights after optimizer step `step`, counted from 1, into the average."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.average, [w.detach() for w in self.weights], 1 - decay)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """The weights hold the average inside; afterwards they are what they were."""
-        kept = [w.data for w in self.weights]
-        for w, mean in zip(self.weights, self.average, strict=True):  # what is read meanwhile stays as it was read
+        """The weights hold the average inside the block, and their own values again afterwards."""
+        # Swapping `data` instead of copying leaves the trained values as they are, bit for bit.
+        trained = [w.data for w in self.weights]
+        for w, mean in zip(self.weights, self.average, strict=True):
             w.data = mean
         try:
             yield
         finally:
-            for w, before in zip(self.weights, kept, strict=True):
-                w.data = before
+            for w, value in zip(self.weights, trained, strict=True):
+                w.data = value

@@ -1,4 +1,4 @@
-"""Gradients: loss scale for fp16, norm and clipping, all on the device."""
+"""Gradients: the loss scale for fp16, the norm and clipping, all on the device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 
 GROWTH_INTERVAL = 1000
-"""Good steps in a row after which the scale is doubled."""
+"""The scale is doubled after this many good steps in a row."""
+INITIAL_SCALE = 4096.0
+MAX_SCALE = 65536.0
+"""About the largest number in fp16; a larger scale would overflow by itself."""
 
 
 class LossScale:
@@ -20,32 +23,37 @@ class LossScale:
 
     def __init__(self, active: bool, device: torch.device) -> None:
         self.active = active
-        self.value = torch.tensor(4096.0 if active else 1.0, device=device)
-        self.good = torch.zeros((), device=device)
+        self.value = torch.tensor(INITIAL_SCALE if active else 1.0, device=device)
+        self.good_steps = torch.zeros((), device=device)
+        """Finite steps in a row since the scale last changed."""
 
     def update(self, finite: Tensor) -> None:
-        """After a step whose gradients were, or were not, finite."""
+        """Adapt the scale. `finite`: scalar boolean, whether all gradients of the step were finite."""
         if not self.active:
             return
-        good = torch.where(finite, self.good + 1, 0.0)
-        grown = good >= GROWTH_INTERVAL
-        factor = torch.where(finite, torch.where(grown, 2.0, 1.0), 0.5)
-        self.value.copy_((self.value * factor).clamp(1.0, 65536.0))
-        self.good.copy_(torch.where(grown, 0.0, good))
+        good_steps = torch.where(finite, self.good_steps + 1, 0.0)
+        grows = good_steps >= GROWTH_INTERVAL
+        factor = torch.where(finite, torch.where(grows, 2.0, 1.0), 0.5)
+
+        # Written in place: a captured CUDA graph holds the addresses of these tensors.
+        self.value.copy_((self.value * factor).clamp(1.0, MAX_SCALE))
+        self.good_steps.copy_(torch.where(grows, 0.0, good_steps))
 
 
 @torch.no_grad()
-def unscale_and_clip(parameters: Sequence[nn.Parameter], scale: Tensor, limit: float) -> Tensor:
-    """Divide gradients by the loss scale, then scale them down to total norm `limit` (0: off).
+def unscale_and_clip(parameters: Sequence[nn.Parameter], scale: Tensor, max_norm: float) -> Tensor:
+    """Divide gradients by the loss scale, then scale them down to the total norm `max_norm` (0: no clipping).
 
-    Returns the norm before clipping, scalar on the device; not finite if any gradient is not.
+    Returns the norm before clipping, scalar on the device; it is not finite if any gradient is not.
     """
     grads = [p.grad for p in parameters if p.grad is not None]
     if not grads:
         return torch.zeros((), device=scale.device)
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))) / scale
+
+    # Unscaling and clipping are one multiplication of each gradient.
     factor = 1 / scale
-    if limit > 0:
-        factor = factor * (limit / (norm + 1e-6)).clamp(max=1.0)
+    if max_norm > 0:
+        factor = factor * (max_norm / (norm + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_(grads, factor)
     return norm

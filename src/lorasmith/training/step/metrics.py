@@ -1,4 +1,4 @@
-"""What the steps collect on the device, read back all at once."""
+"""Numbers of the steps that stay on the device until the log reads them, many steps at once."""
 
 from __future__ import annotations
 
@@ -11,91 +11,124 @@ from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
 
-IN_A_ROW = 3
-"""So many steps with a non-finite loss or gradient end the run."""
+MAX_BAD_STEPS = 3
+"""The run ends after this many steps in a row with a loss or gradient that is not finite."""
 
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What one optimizer step gave: scalars that stay on the device, and the names of its images."""
+    """What one optimizer step gave: scalar tensors that stay on the device."""
 
     loss: Tensor
+    """Mean over the samples of the step."""
     grad_norm: Tensor
+    """Norm of the gradient before clipping."""
     finite: Tensor
-    """Whether the step was taken; false if the loss or a gradient was not finite."""
-    names: tuple[str, ...]
-    parts: dict[str, Tensor]
+    """Boolean: whether the weights were updated; false if the loss or a gradient was not finite."""
+    loss_terms: dict[str, Tensor]
+    """The terms of the loss by name, means over the samples; empty if the objective has one term only."""
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One optimizer step as the log sees it."""
+    """One optimizer step with everything that the log says about it."""
 
     number: int
+    """Counted from 1."""
     epoch: int
+    """Counted from 0."""
     outcome: StepOutcome
-    lr: dict[str, float]
+    images: tuple[str, ...]
+    """Paths of the step's images, those of all ranks."""
+    learning_rates: dict[str, float]
+    """By the names of the parameter groups."""
     seconds: float
+    """Time in steps before this one."""
     samples: int
+    """Samples seen, those of this step included."""
     scaled: bool = False
-    """fp16: an overflow of the scaled gradients is no fault of the data."""
+    """Whether the loss is scaled (fp16). An overflow of scaled gradients is no fault of the data."""
 
 
 @dataclass(frozen=True)
 class LogEntry:
-    """A line for the log."""
+    """One event for the log."""
 
     event: str
     fields: dict[str, Any]
 
 
 class MetricsBuffer:
-    """Steps not yet read. Reading waits for the device once, however many there are."""
+    """Steps whose numbers have not been read. Reading waits for the device once, however many steps there are."""
 
     def __init__(self) -> None:
-        self._pending: list[StepRecord] = []
-        self.bad_in_a_row = 0
-        self._bad: list[tuple[int, tuple[str, ...]]] = []
-        self.smooth: float | None = None
+        self._unread: list[StepRecord] = []
+        self._bad_steps: list[StepRecord] = []
+        """Steps with a non-finite loss or gradient since the last good step."""
+        self.smooth_loss: float | None = None
         """Exponential mean of the loss over about 50 steps, for the progress line."""
 
     def add(self, step: StepRecord) -> None:
-        self._pending.append(step)
+        self._unread.append(step)
 
     def drain(self) -> list[LogEntry]:
-        """Read what has been collected. A step that was left out becomes a `skip` line that names its images."""
-        pending, self._pending = self._pending, []
-        if not pending:
+        """Read all steps added since the last call. A step that was left out gives a `skip` entry with its images."""
+        steps = self._unread
+        self._unread = []
+        if not steps:
             return []
-        outcomes = [s.outcome for s in pending]
-        values = [[o.loss, o.grad_norm, o.finite, *o.parts.values()] for o in outcomes]
-        flat = iter(torch.stack([v.float() for row in values for v in row]).tolist())
-        return [self._read(step, [next(flat) for _ in row]) for step, row in zip(pending, values, strict=True)]
 
-    def _read(self, step: StepRecord, values: list[float]) -> LogEntry:
-        loss, norm, finite, *parts = values
-        if not finite and math.isfinite(loss) and step.scaled:
+        # All numbers in one transfer from the device.
+        scalars: list[Tensor] = []
+        for step in steps:
+            outcome = step.outcome
+            scalars += [outcome.loss, outcome.grad_norm, outcome.finite, *outcome.loss_terms.values()]
+        numbers = iter(torch.stack([scalar.float() for scalar in scalars]).tolist())
+
+        entries: list[LogEntry] = []
+        for step in steps:
+            loss, grad_norm, finite = next(numbers), next(numbers), bool(next(numbers))
+            loss_terms = {name: next(numbers) for name in step.outcome.loss_terms}
+            if finite:
+                entries.append(self._good_step(step, loss, grad_norm, loss_terms))
+            else:
+                entries.append(self._skipped_step(step, loss))
+        return entries
+
+    def _good_step(self, step: StepRecord, loss: float, grad_norm: float, loss_terms: dict[str, float]) -> LogEntry:
+        self._bad_steps = []
+        if self.smooth_loss is None:
+            self.smooth_loss = loss
+        else:
+            self.smooth_loss += (loss - self.smooth_loss) / 50
+        fields: dict[str, Any] = {
+            "step": step.number,
+            "epoch": step.epoch,
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "lr": step.learning_rates,
+            "seconds": round(step.seconds, 3),
+            "samples": step.samples,
+        }
+        return LogEntry("step", fields | loss_terms)
+
+    def _skipped_step(self, step: StepRecord, loss: float) -> LogEntry:
+        if math.isfinite(loss) and step.scaled:
+            # Expected now and then while the loss scale is searched, so it does not count as a bad step.
             reason = "a gradient overflowed in fp16; the loss scale was halved"
-            return LogEntry("skip", {"step": step.number, "reason": reason, "images": list(step.outcome.names)})
-        if not finite:
-            self.bad_in_a_row += 1
-            self._bad.append((step.number, step.outcome.names))
+        else:
             reason = "the loss or a gradient is not a finite number"
-            return LogEntry("skip", {"step": step.number, "reason": reason, "images": list(step.outcome.names)})
-        self.bad_in_a_row, self._bad = 0, []
-        self.smooth = loss if self.smooth is None else self.smooth + (loss - self.smooth) / 50
-        fields: dict[str, Any] = {"step": step.number, "epoch": step.epoch, "loss": loss, "grad_norm": norm}
-        fields |= {"lr": step.lr, "seconds": round(step.seconds, 3), "samples": step.samples}
-        fields |= dict(zip(step.outcome.parts, parts, strict=True))
-        return LogEntry("step", fields)
+            self._bad_steps.append(step)
+        return LogEntry("skip", {"step": step.number, "reason": reason, "images": list(step.images)})
 
-    def stop_if_lost(self) -> None:
-        """Raises LorasmithError after three bad steps in a row; the weights are those before the first of them."""
-        if self.bad_in_a_row < IN_A_ROW:
+    def raise_if_diverged(self) -> None:
+        """Raises LorasmithError after three bad steps in a row. The weights are those before the first of them."""
+        if len(self._bad_steps) < MAX_BAD_STEPS:
             return
-        steps = ", ".join(f"{number} ({', '.join(names)})" for number, names in self._bad[-IN_A_ROW:])
+        last_steps = self._bad_steps[-MAX_BAD_STEPS:]
+        steps = ", ".join(f"{step.number} ({', '.join(step.images)})" for step in last_steps)
         raise LorasmithError(
-            f"{self.bad_in_a_row} steps in a row gave a loss or gradient that is not a finite number: {steps}. "
-            "These steps were left out, so the last checkpoint and exports are good. Look at the images named; else "
-            'lower optimizer.lr, or use precision = "bf16" or "fp32" in place of fp16.'
+            f"{len(self._bad_steps)} steps in a row gave a loss or gradient that is not a finite number: {steps}. "
+            "These steps were left out, so the last checkpoint and exports are good. Look at the images named; if "
+            'they are in order, lower optimizer.lr, or use precision = "bf16" or "fp32" instead of fp16.'
         )

@@ -18,8 +18,10 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.training.config import load_config
 from lorasmith.training.session import train
 from lorasmith.training.setup.build import build_run
-from lorasmith.training.setup.eva import BATCHES, ROWS, Sketch, factor_of, inputs_of
-from lorasmith.training.step.loop import micro_batches, remaining_steps
+from lorasmith.training.setup.eva import MAX_ROWS, MAX_STEPS, Sketch, down_factor, weight_inputs
+from lorasmith.training.step.batches import micro_batches
+from lorasmith.training.step.distributed import Ranks
+from lorasmith.training.step.loop import remaining_steps
 
 
 def run_of(images: Path, output: Path, **adapter: Any) -> Any:
@@ -46,7 +48,7 @@ def test_a_stream_of_inputs_gives_the_directions_of_all_together() -> None:
     torch.manual_seed(0)
     basis = torch.linalg.qr(torch.randn(20, 20))[0]
     sizes = torch.tensor([9.0, 6.0, 4.0] + [0.1] * 17)
-    parts = [torch.randn(ROWS // 2, 20) * sizes @ basis.T for _ in range(6)]
+    parts = [torch.randn(MAX_ROWS // 2, 20) * sizes @ basis.T for _ in range(6)]
     sketch = Sketch(6)
     for part in parts:
         sketch.add(part)
@@ -60,7 +62,7 @@ def test_patches_are_what_a_convolution_multiplies() -> None:
     spec = LayerSpec("unet.x", "conv", (5, 3, 3, 3), (2, 2), (1, 1), (1, 1), 1, False)
     x, weight = torch.randn(2, 3, 8, 6), torch.randn(5, 3, 3, 3)
     wanted = F.conv2d(x, weight, None, 2, 1).flatten(2).transpose(1, 2).flatten(0, 1)
-    assert torch.allclose(inputs_of(spec, x) @ weight.flatten(1).T, wanted, atol=1e-4)
+    assert torch.allclose(weight_inputs(spec, x) @ weight.flatten(1).T, wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
@@ -72,10 +74,10 @@ def test_it_starts_as_the_base_with_orthonormal_rows_and_the_same_each_time(
     plain = run_of(images, tmp_path / "c", kind=kind, init="kaiming")
     assert any(name.startswith("te.") for name in first.adapters.adapters)
     for name, adapter in first.adapters.adapters.items():
-        down = factor_of(adapter).detach().flatten(1)
+        down = down_factor(adapter).detach().flatten(1)
         assert torch.allclose(down @ down.T, torch.eye(2), atol=1e-4), name
-        assert torch.equal(down, factor_of(again.adapters.adapters[name]).flatten(1)), name
-        assert not torch.allclose(down, factor_of(plain.adapters.adapters[name]).flatten(1)), name
+        assert torch.equal(down, down_factor(again.adapters.adapters[name]).flatten(1)), name
+        assert not torch.allclose(down, down_factor(plain.adapters.adapters[name]).flatten(1)), name
         base = first.adapters.module_of(name).weight
         assert torch.allclose(adapter.delta(base), torch.zeros(()), atol=1e-6), name
     assert all(torch.equal(a, w) for a, w in zip(first.ema.average, first.ema.weights, strict=True))
@@ -94,13 +96,13 @@ def test_it_spans_the_leading_inputs_that_the_base_sees(pictures: Callable[..., 
     for name in names:
         run.adapters.module_of(name).register_forward_pre_hook(keeping(seen[name]))
     with torch.no_grad():
-        for number, (_, plans) in enumerate(islice(remaining_steps(run), min(BATCHES, run.length.steps_per_epoch))):
-            for batch, rng in micro_batches(run, plans, number):
-                run.config.objective(run.family, batch, rng)
+        for number, (_, plans) in enumerate(islice(remaining_steps(run), min(MAX_STEPS, run.length.steps_per_epoch))):
+            for batch, rng in micro_batches(run, Ranks().share(plans), number):
+                run.objective(run.family, batch, rng)
     for name in names:
         inputs = torch.cat(seen[name])
         _, sizes, directions = torch.linalg.svd(inputs, full_matrices=False)
-        down = factor_of(run.adapters.adapters[name]).detach()
+        down = down_factor(run.adapters.adapters[name]).detach()
         assert (inputs @ down.T).square().sum() >= 0.99 * sizes[:4].square().sum(), name
         assert (down[0] @ directions[0]).abs() >= 0.99, name
 

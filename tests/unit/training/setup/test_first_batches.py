@@ -13,8 +13,8 @@ import lorasmith
 from lorasmith.data.dataset import Dataset
 from lorasmith.training.config import load_config
 from lorasmith.training.setup.build import build_run
-from lorasmith.training.setup.first_batches import cells
-from lorasmith.training.step.loop import image_names, remaining_steps
+from lorasmith.training.setup.first_batches import first_epoch_cells
+from lorasmith.training.step.loop import remaining_steps
 
 SIDE = 192
 """Of the cells, so that pictures of this size stay as they are."""
@@ -30,13 +30,13 @@ def test_order_captions_and_pixels_are_those_of_training(pictures: Callable[...,
     images = pictures(7, size=(SIDE, SIDE))
     transforms = [{"kind": "flip"}, {"kind": "tag_dropout", "rate": 0.5}]
     config = load_config(table(images, transforms=transforms) | {"log": {"tensorboard": False}})
-    found = list(cells(Dataset.build(config.data, seed=config.seed), config.accumulation))
+    found = list(first_epoch_cells(Dataset.build(config.data, seed=config.seed), config.accumulation))
 
     run = build_run(config)
     trained: list[tuple[int, Path]] = []
     for _, plans in remaining_steps(run):
         run.state.step += 1
-        trained += [(run.state.step, Path(name)) for name in image_names(run, plans)]
+        trained += [(run.state.step, run.dataset.records[v.record].path) for plan in plans for v in plan.views]
     captions = [c for plan in run.dataset.epoch(0) for c in run.dataset.load(plan).captions]
     run.events.close()
     run.adapters.detach()
@@ -66,7 +66,7 @@ def test_masks_are_seen(pictures: Callable[..., Path], tmp_path: Path) -> None:
     settings["data"] = {"resolution": SIDE}
     settings["data"]["subsets"] = [{"images": str(images), "masks": str(masks), "loss_weight": 0.5}]
     config = load_config(settings)
-    cell = next(cells(Dataset.build(config.data, seed=0), 1))
+    cell = next(first_epoch_cells(Dataset.build(config.data, seed=0), 1))
     assert cell.masked
     assert ", loss x 0.5\n" in cell.text
     with Image.open(images / f"{cell.text[-1]:0>2}.png") as file:

@@ -16,7 +16,9 @@ from lorasmith.training.output.report.page import curve_section
 from lorasmith.training.output.report.record import read
 from lorasmith.training.run import Run
 from lorasmith.training.setup.build import build_run
-from lorasmith.training.step.loop import fit, micro_batches, optimizer_step
+from lorasmith.training.step.batches import micro_batches
+from lorasmith.training.step.distributed import Ranks
+from lorasmith.training.step.loop import fit, optimizer_step
 from lorasmith.training.step.objectives.denoising import Denoising
 from lorasmith.training.step.objectives.terms.attention_regularisation import AttentionRegularisation
 from lorasmith.training.step.objectives.terms.evaluate import numbered
@@ -54,17 +56,17 @@ def test_micro_batches_of_any_size_log_the_same(run: Run) -> None:
     run.optimizer.param_groups[:] = [g | {"lr": 0.0, "weight_decay": 0.0} for g in run.optimizer.param_groups]
     whole, pieces = (optimizer_step(run, cut(plan, *sizes), 0) for sizes in ((5,), (1, 3, 1)))
     names = ["denoising", "attention_regularisation", "attention_regularisation_2"]
-    assert list(whole.parts) == list(pieces.parts) == names == list(run.config.objective.terms)
-    assert float(pieces.parts["denoising"]) == pytest.approx(float(whole.parts["denoising"]), rel=1e-4)
+    assert list(whole.loss_terms) == list(pieces.loss_terms) == names == list(run.objective.terms)
+    assert float(pieces.loss_terms["denoising"]) == pytest.approx(float(whole.loss_terms["denoising"]), rel=1e-4)
     for outcome in (whole, pieces):
-        assert float(sum(outcome.parts.values(), torch.zeros(()))) == pytest.approx(float(outcome.loss), rel=1e-5)
+        assert float(sum(outcome.loss_terms.values(), torch.zeros(()))) == pytest.approx(float(outcome.loss), rel=1e-5)
     for name in names[1:]:
         single = []
-        for batch, rng in micro_batches(run, cut(plan, 1, 3, 1), 0):
-            single.append((len(batch.names), float(run.config.objective(run.family, batch, rng).parts[name])))
+        for batch, rng in micro_batches(run, Ranks().share(cut(plan, 1, 3, 1)), 0):
+            single.append((len(batch.names), float(run.objective(run.family, batch, rng).parts[name])))
         assert len({value for _, value in single}) == 3
         wanted = sum(count * value for count, value in single) / 5
-        assert float(pieces.parts[name]) == pytest.approx(wanted, rel=1e-4)
+        assert float(pieces.loss_terms[name]) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_the_log_and_the_report_have_each_part(run: Run) -> None:
@@ -72,7 +74,7 @@ def test_the_log_and_the_report_have_each_part(run: Run) -> None:
     run.adapters.detach()
     lines = [json.loads(line) for line in (run.folder / "events.jsonl").read_text().splitlines()]
     steps = [e for e in lines if e["event"] == "step"]
-    names = run.config.objective.terms
+    names = run.objective.terms
     for step in steps:
         assert sum(step[name] for name in names) == pytest.approx(step["loss"], rel=1e-5)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

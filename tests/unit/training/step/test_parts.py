@@ -93,7 +93,7 @@ def test_the_average_comes_in_and_goes_out_again() -> None:
 
 def make_step(number: int, loss: float, finite: bool = True) -> StepRecord:
     tensors = torch.tensor(loss), torch.tensor(1.0), torch.tensor(finite)
-    return StepRecord(number, 0, StepOutcome(*tensors, (f"{number}.png",), {}), {"unet": 1e-4}, 1.0, number)
+    return StepRecord(number, 0, StepOutcome(*tensors, {}), (f"{number}.png",), {"unet": 1e-4}, 1.0, number)
 
 
 def test_three_bad_steps_in_a_row_end_the_run_and_name_images() -> None:
@@ -103,12 +103,12 @@ def test_three_bad_steps_in_a_row_end_the_run_and_name_images() -> None:
     losses.add(make_step(3, 0.5))
     events = [r.event for r in losses.drain()]
     assert events == ["skip", "skip", "step"]
-    losses.stop_if_lost()
+    losses.raise_if_diverged()
     for number in (4, 5, 6):
         losses.add(make_step(number, float("nan"), False))
     losses.drain()
     with pytest.raises(LorasmithError, match=r"4 \(4\.png\), 5 \(5\.png\), 6 \(6\.png\)"):
-        losses.stop_if_lost()
+        losses.raise_if_diverged()
 
 
 def test_a_rewound_log_has_no_line_after_the_step(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_the_target_is_the_bases_output(make: Make, checkpointing: bool) -> None
     assert kept.tolist() == ["others" in name for name in batch.names]
 
     def result() -> Any:
-        return run.config.objective(run.family, batch, StepRng(0, 3, [0, 1, 2, 3]))
+        return run.objective(run.family, batch, StepRng(0, 3, [0, 1, 2, 3]))
 
     fresh = result()
     assert fresh.per_sample[kept].tolist() == [0, 0]  # an adapter that changes nothing has nothing to learn there
