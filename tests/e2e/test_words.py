@@ -13,7 +13,7 @@ from answers import Program
 from safetensors.torch import load_file
 
 from lorasmith.training.config import load_config
-from lorasmith.training.session import train
+from lorasmith.training.session import finish, train
 from lorasmith.training.setup.build import build_run
 from lorasmith.training.step.loop import fit
 
@@ -64,12 +64,11 @@ def test_a_resumed_run_has_the_same_words(pictures: Callable[..., Path], tmp_pat
     images = pictures(4)
     changes = {"ema": 0.5, "phases": {"words": [0, 0.8]}}
     train(load_config(settings(images, tmp_path / "whole", **changes)))
-    run = build_run(load_config(settings(images, tmp_path / "parts", **changes)))
+    config = load_config(settings(images, tmp_path / "parts", **changes))
+    run = build_run(config)
     run.stopping = True  # ends after the first step
     fit(run)
-    from lorasmith.training.session import close
-
-    close(run)
+    finish(config, run)
     run.events.close()
     run.adapters.detach()
     train(load_config(settings(images, tmp_path / "parts", **changes)), resume=tmp_path / "parts")
