@@ -92,6 +92,7 @@ MOVED = {
     "compat.kohya.writing": "compat.kohya.outputs",
     "compat.kohya.options.showing": "compat.kohya.options.previews",
     "data.ahead": "data.prefetch",
+    "data.pixels": "data.views",
     "fusion.asked": "fusion.options",
     "formats.words": "formats.token_embeddings",
 }
@@ -100,9 +101,9 @@ MOVED = {
 RENAMED = {
     "evaluation": {"Eyes": "FeatureExtractor", "Seen": "Features"},
     "evaluation.base": {"Eyes": "FeatureExtractor", "Seen": "Features"},
-    "data.transforms.base": {"Moment": "TrainingProgress"},
+    "data.transforms.base": {"Cut": "Crop", "Moment": "TrainingProgress", "joined": "join_tags"},
     "families.base": {"Conditioning": "Conditioning", "LatentDistribution": "LatentDistribution"},
-    "data.transforms": {"Moment": "TrainingProgress"},
+    "data.transforms": {"Cut": "Crop", "Moment": "TrainingProgress"},
 }
 """New path of a module to the old and new names of what plug-ins import from it."""
 

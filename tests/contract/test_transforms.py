@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from lorasmith.core.config import validate
 from lorasmith.core.registry import registered
 from lorasmith.core.rng import python_random
-from lorasmith.data.buckets import Placement
 from lorasmith.data.config import DataConfig
+from lorasmith.data.placement import Placement
 from lorasmith.data.transforms import CaptionTransform, ImageTransform, TrainingProgress, Transform
 from lorasmith.data.transforms.base import Sample
 

@@ -1,19 +1,22 @@
-"""What a batch is: its plan (which views of which images) and its tensors."""
+"""A batch: its plan (which views of which images), its tensors, and how they are put together."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lorasmith.data.buckets import Size
+from lorasmith.data.masks import concept_masks, loss_mask, subject_mask
+from lorasmith.data.placement import Size
+from lorasmith.data.views import DOWNSCALE, View
 from lorasmith.families.base import Conditioning, LatentDistribution
 
 
 @dataclass(frozen=True)
 class PlannedView:
-    """One view of an image: `epoch` and `occurrence` (of its repeats) say which."""
+    """One view of an image: `record` is the image's index; `epoch` and `occurrence` (of its repeats) say which view."""
 
     record: int
     epoch: int
@@ -31,15 +34,16 @@ class BatchPlan:
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors of one batch. `pixels` (B, 3, H, W) stand in for `latents` where those are not cached,
-    `conditioning` is None where texts are not. `original`, `crop`, `target`: (B, 2) height and width (top and left),
-    for SDXL.
+    """Tensors of one batch of B images.
 
-    `mask`: (B, 1, h, w) in 0..1 on the latent grid: where the loss counts; None if it does everywhere. `subject`: the
-    same, where the subject is, or at least the image; None if no sample tells; `masked` (B,): 1 where it does, 0 where
-    ones stand in for it. `concept_masks` (B, concepts, h, w) and `concept_masked` (B, concepts): the same for each of
-    the concepts with masks of their own, by a word of it in `concept_names`. `preserve` (B,): 1 for samples whose
-    target is the base's own output; None if there is none.
+    `pixels` (B, 3, H, W) are there instead of `latents` if latents are not cached; `conditioning` is None if captions are
+    not cached. `original`, `crop`, `target`: (B, 2) height and width (or top and left) in pixels, for SDXL.
+
+    `mask` (B, 1, h, w) in 0..1 on the latent grid: where the loss counts; None if it counts everywhere. `subject` (B,
+    1, h, w): where the subject is, or at least the image; None if that is known of no image. `masked` (B,): 1 for
+    images of which it is known, 0 where `subject` is filled with ones instead. `concept_masks` (B, concepts, h, w) and
+    `concept_masked` (B, concepts): the same for each concept with masks; `concept_names` has a word of each.
+    `preserve` (B,): 1 for images whose target is the base's own output; None if there are none.
     """
 
     latents: LatentDistribution | None
@@ -68,7 +72,64 @@ class Batch:
         latents = self.latents
         if latents is not None:
             latents = LatentDistribution(latents.mean.to(device, non_blocking=True), move(latents.std))
+        conditioning = None if self.conditioning is None else self.conditioning.to(device)
         names = ("pixels", "loss_weight", "mask", "subject", "masked", "preserve", "original", "crop", "target")
         names += ("concept_masks", "concept_masked")
-        moved = {n: move(getattr(self, n)) for n in names}
-        return replace(self, latents=latents, conditioning=self.conditioning and self.conditioning.to(device), **moved)
+        moved = {name: move(getattr(self, name)) for name in names}
+        return replace(self, latents=latents, conditioning=conditioning, **moved)
+
+
+def collate(
+    samples: Sequence[Mapping[str, Tensor]],
+    views: Sequence[View],
+    captions: list[str],
+    conditioning: Conditioning | None,
+    concept_names: tuple[str, ...],
+) -> Batch:
+    """The batch of these images, all of one bucket. `samples`: their tensors, from the latent cache or `View.read`."""
+    records = [view.record for view in views]
+    width, height = views[0].placement.bucket
+    latent_shape = (height // DOWNSCALE, width // DOWNSCALE)
+
+    mean = stack(samples, "mean")
+    latents = None if mean is None else LatentDistribution(mean, stack(samples, "std"))
+    subject, has_subject = subject_mask(samples, latent_shape)
+    by_concept, has_concept = None, None
+    if concept_names:
+        concepts = [record.concepts for record in records]
+        by_concept, has_concept = concept_masks(samples, concepts, concept_names, latent_shape)
+
+    # SDXL is told the size of the file and where the crop begins in the resized image, which cannot be negative.
+    original = [[record.size[1], record.size[0]] for record in records]
+    boxes = [view.crop.box for view in views]
+    crop = [[max(0, top), max(0, left)] for left, top, _, _ in boxes]
+
+    preserve = None
+    if any(record.preserve for record in records):
+        preserve = torch.tensor([float(record.preserve) for record in records])
+
+    return Batch(
+        latents=latents,
+        pixels=stack(samples, "pixels"),
+        captions=captions,
+        conditioning=conditioning,
+        loss_weight=torch.tensor([record.loss_weight for record in records]),
+        mask=loss_mask(samples, [record.masks_weigh for record in records], latent_shape),
+        original=torch.tensor(original),
+        crop=torch.tensor(crop),
+        target=torch.tensor([[height, width]] * len(records)),
+        names=[str(record.path) for record in records],
+        subject=subject,
+        masked=has_subject,
+        preserve=preserve,
+        concept_masks=by_concept,
+        concept_masked=has_concept,
+        concept_names=concept_names,
+    )
+
+
+def stack(samples: Sequence[Mapping[str, Tensor]], name: str) -> Tensor | None:
+    """One tensor of each sample, as a batch; None if no sample has it."""
+    if not any(name in sample for sample in samples):
+        return None
+    return torch.stack([sample[name] for sample in samples])

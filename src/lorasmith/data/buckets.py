@@ -5,34 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lorasmith.data.config import BucketConfig, DataConfig
-
-Size = tuple[int, int]
-"""(width, height)."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where an image goes: its bucket, the size that it is resized to, and the crop's left top corner if centred."""
-
-    bucket: Size
-    resized: Size
-
-    def box(self, along: float = 0.5) -> tuple[int, int, int, int]:
-        """The crop (left, top, right, bottom), `along` of the way through the room there is (0.5: the centre)."""
-        (bw, bh), (rw, rh) = self.bucket, self.resized
-        left, top = math.floor((rw - bw) * along), math.floor((rh - bh) * along)
-        return (left, top, left + bw, top + bh)
-
-    @property
-    def lost(self) -> float:
-        """The share of the resized image that the crop cuts off."""
-        return 1 - self.bucket[0] * self.bucket[1] / (self.resized[0] * self.resized[1])
+from lorasmith.data.config import BucketConfig
+from lorasmith.data.placement import Placement, Size
 
 
 @dataclass(frozen=True)
 class Buckets:
-    """The rule that places images."""
+    """The bucket sizes of one resolution, and the rule that assigns images to them."""
 
     resolution: Size
     sizes: tuple[Size, ...]
@@ -40,29 +19,31 @@ class Buckets:
     upscale: bool = True
 
     @classmethod
-    def of(cls, data: DataConfig) -> Buckets:
-        """The rule that a config asks for; automatic sizes filled in."""
-        config, (width, height) = data.buckets, data.size
-        small = min(width, height)
-        step = config.step or (64 if small >= 256 else 16)
+    def of(cls, resolution: Size, config: BucketConfig) -> Buckets:
+        """The buckets of a config; settings that it leaves open follow from the resolution."""
+        step = config.step or (64 if min(resolution) >= 256 else 16)
         if not config.enabled:
-            return cls(data.size, (data.size,), step)
-        sizes = predefined(data.size, *limits(config, data.size, step), step)
-        return cls(data.size, sizes, step, config.upscale)
+            return cls(resolution, (resolution,), step)
+        low, high = side_limits(config, resolution, step)
+        return cls(resolution, bucket_sizes(resolution, low, high, step), step, config.upscale)
 
     def place(self, size: Size) -> Placement:
         """The placement of an image of `size`."""
         if not self.upscale:
-            return self._place_small(size)
+            return self._place_without_upscaling(size)
         width, height = size
         ratio = width / height
-        bucket = size if size in self.sizes else min(self.sizes, key=lambda s: (abs(s[0] / s[1] - ratio), s))
+        bucket = size
+        if bucket not in self.sizes:
+            bucket = min(self.sizes, key=lambda s: (abs(s[0] / s[1] - ratio), s))
+        # The image covers the bucket: one side fits exactly, the other is cropped.
         scale = max(bucket[0] / width, bucket[1] / height)
         resized = max(bucket[0], int(width * scale + 0.5)), max(bucket[1], int(height * scale + 0.5))
         return Placement(bucket, resized)
 
-    def _place_small(self, size: Size) -> Placement:
-        """Without enlarging: the image shrunk to the area if it is larger, cut to multiples of the step.
+    def _place_without_upscaling(self, size: Size) -> Placement:
+        """An image larger than the resolution's area is shrunk to it; the bucket is the size cut to multiples of
+        `step`.
 
         A side never becomes zero: an image thinner than one step is enlarged to it.
         """
@@ -70,28 +51,31 @@ class Buckets:
         area = self.resolution[0] * self.resolution[1]
         if width * height > area:
             scale = math.sqrt(area / (width * height))
-            width, height = self._nearer(width / height, width * scale, height * scale)
+            width, height = self._round_one_side(width / height, width * scale, height * scale)
         scale = max(1.0, self.step / width, self.step / height)
         width, height = math.ceil(width * scale), math.ceil(height * scale)
         return Placement((width // self.step * self.step, height // self.step * self.step), (width, height))
 
-    def _nearer(self, ratio: float, width: float, height: float) -> Size:
-        """One side rounded to the step and the other following the ratio: whichever keeps the ratio better."""
-        w = max(self.step, int(width + 0.5) // self.step * self.step)
-        h = max(self.step, int(height + 0.5) // self.step * self.step)
-        by_width, by_height = (w, max(1, int(w / ratio + 0.5))), (max(1, int(h * ratio + 0.5)), h)
+    def _round_one_side(self, ratio: float, width: float, height: float) -> Size:
+        """One side rounded to the step and the other computed from the ratio: the choice that keeps the ratio
+        better."""
+        rounded_width = max(self.step, int(width + 0.5) // self.step * self.step)
+        rounded_height = max(self.step, int(height + 0.5) // self.step * self.step)
+        by_width = (rounded_width, max(1, int(rounded_width / ratio + 0.5)))
+        by_height = (max(1, int(rounded_height * ratio + 0.5)), rounded_height)
         return min((by_width, by_height), key=lambda s: abs(s[0] / s[1] - ratio))
 
 
-def limits(config: BucketConfig, resolution: Size, step: int) -> Size:
-    """Smallest and largest side, rounded to the step: kohya's 256 and 1024, or a half to twice a small resolution."""
+def side_limits(config: BucketConfig, resolution: Size, step: int) -> tuple[int, int]:
+    """Smallest and largest side, rounded to the step. Automatic: kohya's 256 and 1024, or half to twice the resolution
+    if that is below 256."""
     small, large = min(resolution), max(resolution)
     low = config.min or (min(256, small) if small >= 256 else small // 2)
     high = config.max or max(1024 if small >= 256 else 0, 2 * large)
     return max(step, low // step * step), math.ceil(high / step) * step
 
 
-def predefined(resolution: Size, low: int, high: int, step: int) -> tuple[Size, ...]:
+def bucket_sizes(resolution: Size, low: int, high: int, step: int) -> tuple[Size, ...]:
     """All sizes of at most the resolution's area with sides in [low, high], as kohya lists them."""
     area = resolution[0] * resolution[1]
     square = max(step, math.isqrt(area) // step * step)

@@ -1,7 +1,8 @@
 """Tensors computed once, named by everything that decides them.
 
-A cache file is named by the hash of its causes, so nothing stale can be read whatever setting changes. Files may be
-shared by runs and deleted at any time; one that cannot be read, or whose bytes changed, is made again.
+A cache file is named by the hash of what its content depends on, so an outdated file can never be read, whatever
+setting changes. Files may be shared by runs and deleted at any time; one that cannot be read, or whose bytes changed,
+is made again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import atomic_path
 
 VERSION = 3
-"""Raised when the way from file to tensor changes."""
+"""Must be raised when the way from file to tensor changes."""
 
 
 def default_folder() -> Path:
@@ -31,64 +32,72 @@ def default_folder() -> Path:
 
 
 class TensorCache:
-    """Named tensors by their causes, on disk and in memory.
+    """Named tensors under a key, on disk and in memory.
 
-    `hits` and `misses` count what was found on disk and what was not; `unwritable` says why files cannot be kept.
+    `hits` and `misses` count what was found on disk and what was not; `unwritable` says why files cannot be written,
+    if so.
     """
 
     def __init__(self, folder: Path, sort: str) -> None:
+        """`sort`: what is cached, such as `latents`; the sub-folder of `folder`, and a part of every key."""
         self.folder, self.sort = folder.expanduser() / sort, sort
         self.hits = self.misses = 0
         self.unwritable = ""
-        self._resident: dict[str, dict[str, Tensor]] = {}
+        self._in_memory: dict[str, dict[str, Tensor]] = {}
 
-    def key(self, **causes: object) -> str:
-        """The name under which the result of `causes` is kept."""
-        text = json.dumps({"version": VERSION, "sort": self.sort, **causes}, sort_keys=True, default=str)
+    def key(self, **parts: object) -> str:
+        """The cache key of what is computed from `parts`."""
+        text = json.dumps({"version": VERSION, "sort": self.sort, **parts}, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def get(self, key: str) -> dict[str, Tensor] | None:
         """The tensors under a key, from memory or disk; None if they must be made."""
-        if key in self._resident:
-            return self._resident[key]
-        found = read(self._path(key))
-        if found is None:
+        if key in self._in_memory:
+            return self._in_memory[key]
+        tensors = read(self._path(key))
+        if tensors is None:
             self.misses += 1
             return None
         self.hits += 1
-        self._resident[key] = found
-        return found
-
-    def _keeps(self, key: str) -> bool:
-        """Whether another process has written it meanwhile; then it is read, and counts as missing all the same."""
-        found = read(self._path(key))
-        if found is not None:
-            self._resident[key] = found
-        return found is not None
+        self._in_memory[key] = tensors
+        return tensors
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep tensors in memory and, if the disk allows, in a file."""
-        own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        self._resident[key] = own
+        """Store tensors in memory and, if the disk allows, in a file."""
+        copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        self._in_memory[key] = copies
         try:
             with atomic_path(self._path(key)) as temporary:
-                save_file(own, temporary, {"crc": checksum(own)})
+                save_file(copies, temporary, {"crc": checksum(copies)})
         except (LorasmithError, SafetensorError) as error:
             self.unwritable = str(error)
+
+    def counts(self) -> dict[str, int]:
+        """How many entries were found on disk and how many had to be made."""
+        return {"found": self.hits, "made": self.misses}
+
+    def _load_again(self, key: str) -> bool:
+        """Load an entry that was missing and that another process may have written since; whether it exists now. It
+        still counts as missing."""
+        tensors = read(self._path(key))
+        if tensors is None:
+            return False
+        self._in_memory[key] = tensors
+        return True
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key[2:]}.safetensors"
 
 
 def read(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a cache file, or None if it is not there or not whole."""
+    """The tensors of a cache file, or None if it does not exist or is damaged."""
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            said = (file.metadata() or {}).get("crc")
+            stored_checksum = (file.metadata() or {}).get("crc")
     except (OSError, SafetensorError, ValueError):
         return None
-    return tensors if said == checksum(tensors) else None
+    return tensors if stored_checksum == checksum(tensors) else None
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:

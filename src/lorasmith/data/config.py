@@ -1,4 +1,4 @@
-"""The settings of the data: where images are, how they are read, grouped and changed."""
+"""The settings of the data: where images are, and how they are read, grouped and transformed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lorasmith.data.transforms import Transform
 
 
 class BucketConfig(Config):
-    """Sizes to group images by. Automatic sizes follow the resolution: a half to twice of it."""
+    """Sizes by which images are grouped. Automatic sizes follow from the resolution: half to twice of it."""
 
     enabled: bool = True
     """If off, every image is cropped to the resolution."""
     min: int | None = Field(default=None, ge=8)
     max: int | None = Field(default=None, ge=8)
     step: int | None = Field(default=None, ge=8, multiple_of=8)
-    """Sides are multiples of it. Automatic: 64, or 16 for resolutions below 256."""
+    """Sides are multiples of this. Automatic: 64, or 16 for resolutions below 256."""
     upscale: bool = True
     """If off, an image smaller than the resolution keeps its size and gets a bucket of its own."""
 
@@ -36,136 +36,143 @@ class SubsetConfig(Config):
     images: Path
     """A folder, a `metadata.jsonl`, or one image."""
     metadata: Path | None = None
-    """A file with the captions of images in the folder: `.json` of `{image: {caption, tags}}`, or `.jsonl`. Only
+    """A file with the captions of the images in the folder: `.json` of `{image: {caption, tags}}`, or `.jsonl`. Only
     images that it names are read."""
     part: tuple[int, int] | None = None
-    """Only these images, in the order of their names: `[0, 20]` are the first 20."""
+    """Only these images, in the order of their names: `[0, 20]` is the first 20."""
     repeats: int = Field(default=1, ge=1)
-    """How often an epoch sees each image."""
+    """How often each image appears in an epoch."""
     caption: str | None = None
-    """For images that have no caption of their own."""
+    """Fallback caption, for images that have no caption of their own."""
     caption_column: str | None = None
-    """Of `metadata.jsonl` and `metadata.csv`; default: `text`, `caption` or `prompt`."""
+    """The column of a `metadata` table that has the captions; default: `text`, `caption` or `prompt`."""
     caption_lines: Literal["any", "first"] = "any"
-    """Of captions with several lines: one by chance for each view, or always the first."""
+    """For captions with several lines: `any` uses a random line for each view, `first` always the first."""
     captions: Path | None = None
     """The folder of caption files; default: beside the images."""
     caption_extension: tuple[str, ...] = (".txt", ".caption")
-    """A caption file has the image's name with one of these; the first that exists counts."""
+    """A caption file has the image's name with one of these extensions; the first that exists is used."""
     recursive: bool = False
-    """Look into sub-folders too."""
+    """Also read images in sub-folders."""
     class_folders: bool | Literal["auto"] = "auto"
-    """Sub-folders named `10_cat dog` hold images to be repeated 10 times, with `cat dog` as fallback caption. `auto`:
-    if there are such sub-folders and no images beside them."""
+    """Images in sub-folders named like `10_cat dog` are repeated 10 times, with `cat dog` as fallback caption. `auto`:
+    only if there are such sub-folders and no images beside them."""
     resolution: int | tuple[int, int] | None = None
-    """Of these images, if not the data's. One folder in two subsets is trained at two resolutions."""
+    """Of these images; default: that of the whole data set. A folder in two subsets is trained at two resolutions."""
     batch_size: int | None = Field(default=None, ge=1)
-    """Of these images, if not the data's; larger resolutions may need smaller batches."""
+    """Of these images; default: that of the whole data set. Larger resolutions may need smaller batches."""
     buckets: BucketConfig | None = None
-    """Of these images, if not the data's."""
+    """Of these images; default: those of the whole data set."""
     resize: Literal["auto", "area", "nearest", "bilinear", "bicubic", "lanczos"] = "auto"
-    """How images are brought to size; `auto`: by area when they shrink, else Lanczos."""
+    """The filter that resizes images; `auto`: by area when they shrink, else Lanczos."""
     preserve: bool = False
-    """Train these images to what the base gives for them, so that the adapter leaves such images alone."""
+    """Train these images towards the output of the base model, so that the adapter does not change such images."""
     hold_out: bool = True
-    """Whether some may be held out for `validation.split`; off for regularisation images."""
+    """Whether `validation.split` may hold out some of these images; switch it off for regularisation images."""
     loss_weight: float = Field(default=1.0, ge=0)
-    """Factor of these images' loss; below 1 for regularisation images."""
+    """Factor of the loss of these images; below 1 for regularisation images."""
     masks: Path | Literal["alpha"] | None = None
-    """Where the loss counts: a folder with masks of the same names, or the images' alpha channels."""
+    """Where the loss counts: a folder with masks that have the names of the images, or `alpha`, the alpha channels of
+    the images."""
     masks_for_all: bool = True
-    """If off, an image without a mask in the folder is trained whole; else it is an error."""
+    """If on, an image without a mask in the folder is an error; if off, it is trained whole."""
     masks_weigh: bool = True
-    """If off, the loss counts everywhere, and masks only tell attention regularisation where the subject is."""
+    """If off, the loss counts everywhere, and masks only show attention regularisation where the subject is."""
     concept_masks: dict[str, Path] = Field(default_factory=dict)
-    """For pictures with several concepts: by a word of a concept the folder of masks of where it is. They only tell
-    attention regularisation; for an image that has none in the folder, its own mask does."""
+    """For images with several concepts: a word of each concept, and the folder of the masks that show where it is. They
+    are used by attention regularisation only; for an image without a mask in the folder, its own mask is used."""
     transforms: tuple[Transform, ...] = ()
-    """After those of the whole data set."""
+    """Applied after those of the whole data set."""
 
     @field_validator("resolution")
     @classmethod
-    def _sides(cls, resolution: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
-        return None if resolution is None else checked(resolution)
+    def _valid_resolution(cls, resolution: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+        if resolution is not None:
+            check_resolution(resolution)
+        return resolution
 
     @field_validator("caption_extension")
     @classmethod
-    def _dots(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:
+    def _with_dot(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:
         """`txt` means `.txt`."""
-        return tuple(e if e.startswith(".") else f".{e}" for e in extensions)
+        return tuple(extension if extension.startswith(".") else f".{extension}" for extension in extensions)
 
 
 class ValidationConfig(Config):
-    """Images that are never trained on."""
+    """Held-out images, which are never trained on."""
 
     split: float = Field(default=0.0, ge=0, lt=1)
-    """The share of images held out; chosen by content, so that copies of an image stay together."""
+    """The share of images that are held out. They are chosen by content, so that copies of an image stay together."""
     seed: int | None = Field(default=None, ge=0)
-    """Which ones; default: the run's seed. Runs with the same one hold out the same images."""
+    """Decides which images; default: the run's seed. Runs with the same seed hold out the same images."""
     images: Path | None = None
-    """Or a folder of them."""
+    """A folder of held-out images, in place of `split`."""
 
 
 class DataConfig(Config):
     """The data of a run."""
 
     images: Path | None = None
-    """A folder, `metadata.jsonl` or image, for data of one source; else give `subsets`."""
+    """A folder, `metadata.jsonl` or image, for data from one source; for several sources, give `subsets`."""
     subsets: tuple[SubsetConfig, ...] = ()
     resolution: int | tuple[int, int] = 512
-    """Side of a square, or (width, height): the area that all buckets have about."""
+    """The side of a square, or (width, height). All buckets have about this area."""
     batch_size: int = Field(default=1, ge=1)
     buckets: BucketConfig = BucketConfig()
     validation: ValidationConfig = ValidationConfig()
     transforms: tuple[Transform, ...] = ()
-    """For all subsets, in order."""
+    """Applied to the images of all subsets, in order."""
     cache_dir: Path | None = None
-    """Of latents and texts; default: LORASMITH_CACHE, else ~/.cache/lorasmith. Safe to share and to delete."""
+    """For latents and encoded captions; default: LORASMITH_CACHE, else ~/.cache/lorasmith. Safe to share and to
+    delete."""
     cache_latents: bool = True
     workers: int = Field(default=0, ge=0)
-    """Threads that read images ahead when latents are not cached. Results are the same for any number."""
+    """Threads that read images ahead when latents are not cached. The number does not change the results."""
     skip_bad_images: bool = False
-    """Leave out images that cannot be read, in place of refusing to train."""
+    """Leave out images that cannot be read, instead of refusing to train."""
 
     @model_validator(mode="before")
     @classmethod
-    def _single_source(cls, value: Any) -> Any:
-        """Settings of a subset may stand beside `images`."""
+    def _move_subset_settings(cls, value: Any) -> Any:
+        """Settings of a subset may be given beside `images`; they are moved into a subset."""
         if not isinstance(value, dict) or "images" not in value or value.get("subsets"):
             return value
-        both = ("images", "transforms", "resolution", "batch_size", "buckets")
-        own = {k: value[k] for k in SubsetConfig.model_fields if k in value and k not in both}
-        if not own:
-            return value
-        rest = {k: v for k, v in value.items() if k not in own and k != "images"}
-        return rest | {"subsets": [{"images": value["images"], **own}]}
+        data: dict[str, Any] = dict(value)
+        # Settings that both classes have stay those of the whole data set.
+        of_subset = [key for key in data if key in SubsetConfig.model_fields and key not in DataConfig.model_fields]
+        if not of_subset:
+            return data
+        subset = {"images": data.pop("images")}
+        for key in of_subset:
+            subset[key] = data.pop(key)
+        data["subsets"] = [subset]
+        return data
 
     @model_validator(mode="after")
-    def _one_way(self) -> DataConfig:
+    def _has_source(self) -> DataConfig:
         if (self.images is None) == (not self.subsets):
-            raise ValueError('give either images = "folder" or subsets, one table for each source')
-        checked(self.resolution)
+            raise ValueError('give either images = "folder", or subsets with one table for each source')
+        check_resolution(self.resolution)
         return self
 
     @property
     def sources(self) -> tuple[SubsetConfig, ...]:
-        """The subsets, whichever way they were given."""
+        """The subsets, also if there is only `images`."""
         return self.subsets if self.images is None else (SubsetConfig(images=self.images),)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Resolution as (width, height)."""
+        """The resolution as (width, height)."""
         return sides_of(self.resolution)
 
 
 def sides_of(resolution: int | tuple[int, int]) -> tuple[int, int]:
-    """(width, height)."""
+    """A resolution as (width, height)."""
     return resolution if isinstance(resolution, tuple) else (resolution, resolution)
 
 
-def checked(resolution: int | tuple[int, int]) -> int | tuple[int, int]:
-    """The same. Raises ValueError if latents cannot have such a size."""
+def check_resolution(resolution: int | tuple[int, int]) -> None:
+    """Raises ValueError if latents cannot have this size."""
     sides = sides_of(resolution)
     if min(sides) < 16 or any(side % 8 for side in sides):
         raise ValueError("resolution must be a multiple of 8, at least 16")
-    return resolution

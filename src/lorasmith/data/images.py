@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from lorasmith.data.placement import Box, Size
+
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".gif", ".tif", ".tiff", ".jxl"}
-DEEP = {"I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
-ORIENTATION = 0x0112
+HIGH_BIT_DEPTH_MODES = {"I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
+EXIF_ORIENTATION = 0x0112
 FILTERS = {
     "area": Image.Resampling.BOX,
     "nearest": Image.Resampling.NEAREST,
@@ -19,7 +21,7 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-TURNS = {
+EXIF_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -31,10 +33,11 @@ TURNS = {
 
 
 def decode(data: bytes) -> tuple[Image.Image, Image.Image | None]:
-    """The bytes of a file as a picture turned as its EXIF says, RGB over white, and its alpha (L) if it has one.
+    """The bytes of an image file as a picture in RGB, rotated as its EXIF data say, with white where it is transparent;
+    and its alpha channel (L), if it has one.
 
-    Colour profiles are not applied; of moving pictures the first frame counts. Raises ValueError, which says why, for
-    bytes that are not a whole picture.
+    Colour profiles are not applied. Of an animation the first frame is used. Raises ValueError with the reason if the
+    bytes are not a complete picture.
     """
     if not data:
         raise ValueError("the file is empty")
@@ -43,48 +46,54 @@ def decode(data: bytes) -> tuple[Image.Image, Image.Image | None]:
             opened.load()
             return _rgb(_upright(opened))
     except UnidentifiedImageError:
-        raise ValueError("no picture of a format that can be read here") from None
-    except Exception as error:  # Pillow's readers raise whatever they stumble over
-        raise ValueError(f"not a whole picture: {error or type(error).__name__}") from error
+        raise ValueError("not a picture in a format that can be read") from None
+    except Exception as error:  # Pillow's decoders raise exceptions of any type
+        raise ValueError(f"not a complete picture: {error or type(error).__name__}") from error
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    turn = None
+    """The picture rotated or mirrored as its EXIF data say."""
+    transpose = None
     with contextlib.suppress(Exception):  # a broken EXIF block does not make a picture unreadable
-        turn = TURNS.get(picture.getexif().get(ORIENTATION, 1))
-    return picture if turn is None else picture.transpose(turn)
+        transpose = EXIF_TRANSPOSE.get(picture.getexif().get(EXIF_ORIENTATION, 1))
+    return picture if transpose is None else picture.transpose(transpose)
 
 
 def _rgb(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    if picture.mode in DEEP:
+    """The picture in RGB over white, and its alpha channel or None."""
+    if picture.mode in HIGH_BIT_DEPTH_MODES:
         picture = _eight_bit(picture)
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        layered = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
-        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layered).convert("RGB"), layered.getchannel("A")
+        if picture.mode == "La":  # Pillow cannot convert it to RGBA directly
+            picture = picture.convert("LA")
+        rgba = picture.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB"), rgba.getchannel("A")
     return picture.convert("RGB"), None
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:
-    """16-bit and float greys to 8 bits: 16-bit values by 257, floats in 0..1 by 255."""
+    """A 16-bit or float grey picture in 8 bits: 16-bit values divided by 257, floats in 0..1 times 255."""
     values = np.asarray(picture, dtype=np.float64)
-    top = values.max(initial=0)
+    largest = values.max(initial=0)
     factor = 1 / 257
-    if picture.mode == "F" and top <= 255:
-        factor = 255.0 if top <= 1 else 1.0
+    if picture.mode == "F" and largest <= 255:
+        factor = 255.0 if largest <= 1 else 1.0
     return Image.fromarray(np.clip(np.round(values * factor), 0, 255).astype(np.uint8))
 
 
-def fit(
-    picture: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int], how: str = "auto"
-) -> NDArray[np.uint8]:
-    """Resized to `size` and cropped to `box`: (H, W) or (H, W, 3) uint8.
+def resize_and_crop(picture: Image.Image, size: Size, box: Box, filter_name: str = "auto") -> NDArray[np.uint8]:
+    """The picture resized to `size` and cropped to `box`: (H, W, 3) uint8, or (H, W) for masks (mode L).
 
-    `how`: `auto` (by area when shrinking, else Lanczos; masks, which must not ring, bilinear), or one of FILTERS. All
-    but `nearest` look at every pixel when they shrink.
+    `filter_name`: one of FILTERS, or `auto`: by area when shrinking, else Lanczos; masks are enlarged bilinearly, since
+    Lanczos rings. All but `nearest` take every pixel into account when they shrink.
     """
     if picture.size != size:
-        smaller = size[0] <= picture.width and size[1] <= picture.height
-        enlarge = FILTERS["bilinear" if picture.mode == "L" else "lanczos"]
-        picture = picture.resize(size, FILTERS.get(how, FILTERS["area"] if smaller else enlarge))
+        if filter_name in FILTERS:
+            resampling = FILTERS[filter_name]
+        elif size[0] <= picture.width and size[1] <= picture.height:
+            resampling = FILTERS["area"]
+        else:
+            resampling = FILTERS["bilinear" if picture.mode == "L" else "lanczos"]
+        picture = picture.resize(size, resampling)
     return np.asarray(picture.crop(box)).copy()

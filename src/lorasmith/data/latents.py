@@ -1,4 +1,4 @@
-"""Latents of all views of all images, encoded once."""
+"""The cache of latents: every view of every image, encoded once."""
 
 from __future__ import annotations
 
@@ -17,66 +17,72 @@ from lorasmith.families.base import Family
 
 
 class CacheRanks(Protocol):
-    """Several processes that fill one cache together; this one is `index` of `count`."""
+    """Several processes that fill one cache together; this one is rank `index` of `count`."""
 
     index: int
     count: int
 
     def wait(self) -> None:
-        """Until all have come so far."""
+        """Wait until all ranks have called this."""
 
 
 class LatentCache(TensorCache):
-    """`mean`, `std` (4, h, w) float32, unscaled, `mask` and `filled` (1, h, w), `concepts` (N, h, w), for each view.
+    """For each view `mean` and `std` (4, h, w) float32, not scaled; masks `mask` and `filled` (1, h, w) and `concepts`
+    (N, h, w).
 
-    `std` is not there for deterministic encoders, `mask` not for images without one, `filled` not for those that fill
-    their bucket, `concepts` not without masks of concepts.
+    `std` is missing for deterministic encoders, `mask` for images without one, `filled` for images that fill their
+    bucket, `concepts` for images without concept masks.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "latents")
         self.encoder: dict[str, str] | None = None
-        """Family and VAE that made the latents; None before they are made."""
+        """Family and VAE that made the latents; None before `fill`."""
 
     def fill(self, views: Iterable[View], family: Family, progress: Progress, ranks: CacheRanks | None = None) -> None:
-        """Encode the views that are missing; where several share the work, a part of them, and read the others' from
-        the disk. Raises LorasmithError if numbers come out that are not finite."""
+        """Encode the views that are missing; where several ranks do this together, each encodes a part and reads the
+        others' from the disk. Raises LorasmithError if latents are not finite."""
         self.encoder = {"kind": family.kind, "vae": family.fingerprint("vae")}
-        wanted = {self.key_of(view): view for view in views}
-        missing = {key: view for key, view in wanted.items() if self.get(key) is None}
+        views_by_key = {self.key_of(view): view for view in views}
+        missing = {key: view for key, view in views_by_key.items() if self.get(key) is None}
+
         if ranks is not None and ranks.count > 1:
-            ranks.wait()  # all know what is missing before any writes
-            own = dict(list(missing.items())[ranks.index :: ranks.count])
-            self._encode(own, family, progress)
+            ranks.wait()  # every rank lists what is missing before any of them writes
+            part = dict(list(missing.items())[ranks.index :: ranks.count])
+            self._encode(part, family, progress)
             ranks.wait()
-            missing = {key: view for key, view in missing.items() if key not in own and not self._keeps(key)}
+            # What another rank has encoded is on the disk now, unless the disk cannot be written.
+            missing = {key: view for key, view in missing.items() if key not in part and not self._load_again(key)}
+
         self._encode(missing, family, progress)
 
-    def _encode(self, missing: dict[str, View], family: Family, progress: Progress) -> None:
-        if not missing:
-            return
-        with progress.track("encoding images", len(missing)) as advance:
-            for key, view in missing.items():
-                self.put(key, encoded(view, family))
-                advance(1, view.record.path.name)
-
-    def of(self, view: View) -> dict[str, Tensor]:
-        """The tensors of a view that `fill` was given."""
-        found = self.get(self.key_of(view))
-        if found is None:
-            raise LorasmithError(f"{view.record.path}: its latent left the cache while training; start again")
-        return found
+    def load(self, view: View) -> dict[str, Tensor]:
+        """The tensors of a view that `fill` was called with."""
+        tensors = self.get(self.key_of(view))
+        if tensors is None:
+            path = view.record.path
+            raise LorasmithError(f"{path}: its latents were deleted from the cache while training; start again")
+        return tensors
 
     def key_of(self, view: View) -> str:
-        """The name of a view's latent."""
+        """The cache key of a view's latents."""
         assert self.encoder is not None
-        return self.key(**view.causes(), **self.encoder)
+        return self.key(**view.cache_key_parts(), **self.encoder)
+
+    def _encode(self, views_by_key: dict[str, View], family: Family, progress: Progress) -> None:
+        if not views_by_key:
+            return
+        with progress.track("encoding images", len(views_by_key)) as advance:
+            for key, view in views_by_key.items():
+                self.put(key, encode_view(view, family))
+                advance(1, view.record.path.name)
 
 
-def encoded(view: View, family: Family) -> dict[str, Tensor]:
-    """A view's latent distribution and mask."""
+def encode_view(view: View, family: Family) -> dict[str, Tensor]:
+    """The latent distribution and the masks of a view. Raises LorasmithError if they are not finite."""
     tensors = view.read()
-    distribution = family.encode_image(tensors.pop("pixels")[None].to(family.device))
+    pixels = tensors.pop("pixels")[None].to(family.device)
+    distribution = family.encode_image(pixels)
     tensors["mean"] = distribution.mean[0].float()
     if distribution.std is not None:
         tensors["std"] = distribution.std[0].float()

@@ -1,8 +1,8 @@
-"""What is probably wrong with images and captions, though they can be trained on."""
+"""Images and captions that can be trained on but are probably not what the user wants."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,29 +13,29 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lorasmith.data.buckets import Placement
 from lorasmith.data.dataset import Dataset
 from lorasmith.data.images import decode
-from lorasmith.data.scan import ImageRecord
-from lorasmith.data.transforms import CaptionTransform, ImageTransform
+from lorasmith.data.records import ImageRecord
+from lorasmith.data.transforms import CaptionTransform
 
 Severity = Literal["warning", "note"]
 
-TINY = 2.0
-"""An image is tiny if it is enlarged more than this on a side."""
-EXTREME = 0.4
-"""A crop is extreme if it cuts off more than this share."""
-NEAR = 4
-"""Two images are near-duplicates if at most this many of 64 bits differ."""
-
-DRAWS = 8
-"""A trigger word is missing if none of so many forms of a caption has it."""
+MAX_ENLARGEMENT = 2.0
+"""An image is tiny if a side is enlarged by more than this factor."""
+MAX_LOST = 0.4
+"""A crop is extreme if it cuts off more than this share of the image."""
+MAX_HASH_DISTANCE = 4
+"""Two images are near-duplicates if at most this many of the 64 bits of their hashes differ."""
+MAX_RATIO_DIFFERENCE = 0.1
+"""... and their aspect ratios differ by less than this share."""
+CAPTION_DRAWS = 8
+"""How often the random transforms of a caption are drawn in search of a trigger word."""
 
 
 @dataclass(frozen=True)
 class ImageProblem:
-    """One thing about one image. `kind`: tiny, crop, no_caption, empty_caption, trigger, duplicate, mask,
-    transform, or skipped."""
+    """One remark on one image. `kind`: tiny, crop, no_caption, empty_caption, trigger, duplicate, mask, transform, or
+    skipped."""
 
     path: Path
     kind: str
@@ -46,87 +46,113 @@ class ImageProblem:
 def lint(dataset: Dataset, trigger: Sequence[str] = ()) -> list[ImageProblem]:
     """Everything suspicious about the images that are trained on, in their order.
 
-    `trigger`: the words of which a caption should have at least one. Only near-duplicates need the pixels.
+    `trigger`: words of which a caption should contain at least one. Only the search for near-duplicates reads pixels.
     """
-    found = [ImageProblem(Path(p.where), "skipped", f"left out: {p.found}", "warning") for p in dataset.skipped]
+    problems = [
+        ImageProblem(Path(skipped.where), "skipped", f"left out: {skipped.found}", "warning")
+        for skipped in dataset.skipped
+    ]
     for record in dataset.records:
-        changes = [t for t in dataset.transforms(record) if isinstance(t, ImageTransform)]
-        found += sizes(record, dataset.placement(record), any(t.cuts for t in changes))
-        found += captions(record, dataset, trigger)
+        problems += size_problems(record, dataset)
+        problems += caption_problems(record, dataset, trigger)
         if record.mask == "alpha" and record.opaque:
-            text = "has no transparent part, so all of it counts"
-            found.append(ImageProblem(record.path, "mask", text, "note"))
-        remarks = [text for text in (t.remark(record.path) for t in changes) if text]
-        found += [ImageProblem(record.path, "transform", text, "note") for text in remarks]
-    return [*but_of_other_things(found, dataset), *duplicates(dataset.records)]
+            text = "has no transparent part, so the loss counts everywhere"
+            problems.append(ImageProblem(record.path, "mask", text, "note"))
+        for transform in dataset.image_transforms(record):
+            remark = transform.remark(record.path)
+            if remark:
+                problems.append(ImageProblem(record.path, "transform", remark, "note"))
+    return [*without_regularisation_images(problems, dataset), *duplicates(dataset.records)]
 
 
-def but_of_other_things(found: list[ImageProblem], dataset: Dataset) -> list[ImageProblem]:
-    """Without the missing trigger words of folders in which no caption has one, if another folder's captions do:
-    regularisation images show other things on purpose."""
-    missing = {problem.path for problem in found if problem.kind == "trigger"}
-    with_word = {r.path.parent for r in dataset.records if r.caption and r.path not in missing}
-    return [p for p in found if p.kind != "trigger" or not with_word or p.path.parent in with_word]
-
-
-def sizes(record: ImageRecord, place: Placement, cuts: bool) -> Iterator[ImageProblem]:
-    """Enlarged or cut much, unless a transform cuts on purpose."""
+def size_problems(record: ImageRecord, dataset: Dataset) -> list[ImageProblem]:
+    """The image is enlarged or cropped much. Crops that a transform chooses are not reported."""
+    problems: list[ImageProblem] = []
+    placement = dataset.placement(record)
     width, height = record.size
-    scale = max(place.resized[0] / width, place.resized[1] / height)
-    if scale > TINY:
+    scale = max(placement.resized[0] / width, placement.resized[1] / height)
+    if scale > MAX_ENLARGEMENT:
         text = f"{width} x {height} is enlarged {scale:.1f} times; it will be trained blurred"
-        yield ImageProblem(record.path, "tiny", text, "warning")
-    if place.lost > EXTREME and not cuts:
-        bucket = f"{place.bucket[0]} x {place.bucket[1]}"
-        text = f"{width} x {height} loses {place.lost:.0%} in the crop to {bucket}; cut it by hand"
-        yield ImageProblem(record.path, "crop", text, "warning")
+        problems.append(ImageProblem(record.path, "tiny", text, "warning"))
+
+    crop_is_chosen = any(transform.cuts for transform in dataset.image_transforms(record))
+    if placement.lost > MAX_LOST and not crop_is_chosen:
+        bucket = f"{placement.bucket[0]} x {placement.bucket[1]}"
+        text = f"{width} x {height} loses {placement.lost:.0%} in the crop to {bucket}; crop it by hand"
+        problems.append(ImageProblem(record.path, "crop", text, "warning"))
+    return problems
 
 
-def captions(record: ImageRecord, dataset: Dataset, trigger: Sequence[str]) -> Iterator[ImageProblem]:
-    """Missing, empty, or without a trigger word in what is trained on."""
-    transforms = [t for t in dataset.transforms(record) if isinstance(t, CaptionTransform)]
+def caption_problems(record: ImageRecord, dataset: Dataset, trigger: Sequence[str]) -> list[ImageProblem]:
+    """The caption is missing, is empty, or has no trigger word after its transforms."""
+    problems: list[ImageProblem] = []
     if not record.captions:
-        yield ImageProblem(record.path, "no_caption", "has no caption file and no fallback caption", "warning")
+        text = "has no caption file and no fallback caption"
+        problems.append(ImageProblem(record.path, "no_caption", text, "warning"))
     elif not all(record.captions):
-        yield ImageProblem(record.path, "empty_caption", "has an empty caption", "warning")
-    for text in record.captions:
-        seen = [changed(text, transforms, Random(i)) for i in range(DRAWS)]
-        if text and trigger and not any(word.lower() in form.lower() for word in trigger for form in seen):
-            what = f'the caption "{text}" has no trigger word ({", ".join(trigger)})'
-            yield ImageProblem(record.path, "trigger", what, "warning")
+        problems.append(ImageProblem(record.path, "empty_caption", "has an empty caption", "warning"))
+
+    transforms = dataset.caption_transforms(record)
+    for caption in record.captions:
+        if caption and trigger and not has_trigger(caption, transforms, trigger):
+            text = f'the caption "{caption}" has no trigger word ({", ".join(trigger)})'
+            problems.append(ImageProblem(record.path, "trigger", text, "warning"))
+    return problems
 
 
-def changed(caption: str, transforms: Sequence[CaptionTransform], random: Random) -> str:
-    """A caption as it may be trained on."""
-    for transform in transforms:
-        caption = transform(caption, random)
-    return caption
+def has_trigger(caption: str, transforms: Sequence[CaptionTransform], trigger: Sequence[str]) -> bool:
+    """Whether any of several random forms of a caption contains one of the trigger words."""
+    for seed in range(CAPTION_DRAWS):
+        random = Random(seed)
+        text = caption
+        for transform in transforms:
+            text = transform(text, random)
+        if any(word.lower() in text.lower() for word in trigger):
+            return True
+    return False
+
+
+def without_regularisation_images(problems: list[ImageProblem], dataset: Dataset) -> list[ImageProblem]:
+    """The problems without missing trigger words of folders in which no caption has one, if captions of another folder
+    do: regularisation images show other things on purpose."""
+    without_trigger = {problem.path for problem in problems if problem.kind == "trigger"}
+    folders_with_trigger = {
+        record.path.parent for record in dataset.records if record.caption and record.path not in without_trigger
+    }
+    if not folders_with_trigger:
+        return problems
+    return [problem for problem in problems if problem.kind != "trigger" or problem.path.parent in folders_with_trigger]
 
 
 def duplicates(records: Sequence[ImageRecord]) -> list[ImageProblem]:
-    """Images that look like an earlier one: the same bytes, or nearly the same picture."""
+    """Images that are a copy of an earlier one: the same bytes, or nearly the same picture."""
     with ThreadPoolExecutor(4) as pool:
-        hashes = np.array(list(pool.map(fingerprint, records)), dtype=np.uint8)
-    found = []
-    for i, record in enumerate(records[1:], 1):
-        differing = np.unpackbits(hashes[:i] ^ hashes[i], axis=1).sum(axis=1)
-        nearest = int(differing.argmin())
-        other = records[nearest]
-        same = next((r for r in records[:i] if r.digest == record.digest), None)
-        if same is not None:
-            text = f"is the same file as {same.path}"
-            found.append(ImageProblem(record.path, "duplicate", text, "warning"))
-        elif differing[nearest] <= NEAR and abs(ratio(record) / ratio(other) - 1) < 0.1:
-            found.append(ImageProblem(record.path, "duplicate", f"looks like {other.path}", "note"))
-    return found
+        hashes = np.array(list(pool.map(difference_hash, records)), dtype=np.uint8)
+
+    problems: list[ImageProblem] = []
+    first_by_digest: dict[str, ImageRecord] = {}
+    for i, record in enumerate(records):
+        same_file = first_by_digest.setdefault(record.digest, record)
+        if i == 0:
+            continue
+        distances = np.unpackbits(hashes[:i] ^ hashes[i], axis=1).sum(axis=1)
+        nearest = int(distances.argmin())
+        ratio_difference = abs(aspect_ratio(record) / aspect_ratio(records[nearest]) - 1)
+        if same_file is not record:
+            text = f"is the same file as {same_file.path}"
+            problems.append(ImageProblem(record.path, "duplicate", text, "warning"))
+        elif distances[nearest] <= MAX_HASH_DISTANCE and ratio_difference < MAX_RATIO_DIFFERENCE:
+            text = f"looks like {records[nearest].path}"
+            problems.append(ImageProblem(record.path, "duplicate", text, "note"))
+    return problems
 
 
-def ratio(record: ImageRecord) -> float:
+def aspect_ratio(record: ImageRecord) -> float:
     """Width by height."""
     return record.size[0] / record.size[1]
 
 
-def fingerprint(record: ImageRecord) -> NDArray[np.uint8]:
+def difference_hash(record: ImageRecord) -> NDArray[np.uint8]:
     """A 64-bit difference hash as 8 bytes: which of 9 x 8 grey areas is brighter than its right neighbour."""
     grey = decode(record.path.read_bytes())[0].convert("L").resize((9, 8), Image.Resampling.BOX)
     values = np.asarray(grey, dtype=np.int16)

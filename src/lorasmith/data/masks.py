@@ -1,10 +1,9 @@
-"""Masks: where the loss counts."""
+"""Masks: files that say where the loss counts or where a concept is, and masks of a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,71 +15,95 @@ from torch import Tensor
 from lorasmith.data.images import decode
 
 SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".bmp")
+ASPECT_TOLERANCE = 0.01
+"""By what share the aspect ratio of a mask may differ from its image's."""
+
+SampleTensors = Mapping[str, Tensor]
+"""The tensors of one image in a batch, as `View.read` gives them or the latent cache holds them."""
 
 
-def mask_path(image: Path, folder: Path) -> Path | None:
+def find_mask(image: Path, folder: Path) -> Path | None:
     """The file in `folder` with the same stem as the image, or None."""
     paths = (folder / f"{image.stem}{suffix}" for suffix in SUFFIXES)
     return next((path for path in paths if path.is_file()), None)
 
 
 def decode_mask(data: bytes, size: tuple[int, int]) -> Image.Image:
-    """A mask file as a grey picture (L) of `size`, the (width, height) of its image; white counts, transparent not.
+    """The bytes of a mask file as a grey picture (L) of `size`, the (width, height) of its image. White counts, black
+    and transparent do not.
 
-    Raises ValueError if it is no picture or has another shape than its image.
+    Raises ValueError if it is not a picture or its aspect ratio differs from the image's.
     """
     picture, alpha = decode(data)
     grey = picture.convert("L")
     if alpha is not None:
         grey = ImageChops.multiply(grey, alpha)
-    if abs(grey.width / grey.height - size[0] / size[1]) > 0.01 * size[0] / size[1]:
+    image_ratio = size[0] / size[1]
+    if abs(grey.width / grey.height - image_ratio) > ASPECT_TOLERANCE * image_ratio:
         raise ValueError(
-            f"a mask of {grey.width} x {grey.height} for an image of {size[0]} x {size[1]}; "
-            "they must have the same shape"
+            f"the mask has {grey.width} x {grey.height} pixels, its image {size[0]} x {size[1]}; "
+            "both must have the same aspect ratio"
         )
     return grey if grey.size == size else grey.resize(size, Image.Resampling.BOX)
 
 
-def to_latent(mask: NDArray[np.float32], downscale: int) -> Tensor:
-    """(H, W) in 0..1 to (1, H / downscale, W / downscale), by area; (H, W, N) to (N, ...)."""
-    masks = torch.from_numpy(mask if mask.ndim == 3 else mask[..., None])
-    return F.avg_pool2d(masks.permute(2, 0, 1)[None], downscale)[0]
+def to_latent_grid(mask: NDArray[np.float32], downscale: int) -> Tensor:
+    """(H, W) in 0..1 to (1, H / downscale, W / downscale), the mean over each area; (H, W, N) to (N, ...)."""
+    channels_last = mask if mask.ndim == 3 else mask[..., None]
+    channels_first = torch.from_numpy(channels_last).permute(2, 0, 1)
+    return F.avg_pool2d(channels_first[None], downscale)[0]
 
 
-def masks_of(tensors: Sequence[Mapping[str, Tensor]], weigh: Sequence[bool], shape: tuple[int, int]) -> dict[str, Any]:
-    """`mask`, `subject` and `masked` of a batch (see `Batch`), from what was read of its images.
+def loss_mask(samples: Sequence[SampleTensors], weigh: Sequence[bool], shape: tuple[int, int]) -> Tensor | None:
+    """Where the loss counts, (B, 1, h, w) in 0..1; None if it counts everywhere.
 
-    `weigh`: of which the loss counts in the mask alone; `shape`: (h, w) of the latents. Around an image that does not
-    fill its bucket the loss never counts.
+    `weigh`: for each image, whether the loss counts in its mask alone; `shape`: (h, w) of the latents. Around an image
+    that does not fill its bucket the loss never counts.
     """
-    losses = [t.get("mask", t.get("filled")) if own else t.get("filled") for t, own in zip(tensors, weigh, strict=True)]
-    subjects = [t.get("mask", t.get("filled")) for t in tensors]
-    known = torch.tensor([float(subject is not None) for subject in subjects])
-    masked = known if bool(known.any()) else None
-    return {"mask": together(losses, shape), "subject": together(subjects, shape), "masked": masked}
+    masks = [
+        _subject_of(sample) if masks_weigh else sample.get("filled")
+        for sample, masks_weigh in zip(samples, weigh, strict=True)
+    ]
+    return _stack_or_none(masks, shape)
 
 
-def concept_masks_of(
-    tensors: Sequence[Mapping[str, Tensor]], own: Sequence[Sequence[str]], names: Sequence[str], shape: tuple[int, int]
-) -> dict[str, Any]:
-    """`concept_masks`, `concept_masked` and `concept_names` of a batch (see `Batch`); empty without `names`.
+def subject_mask(samples: Sequence[SampleTensors], shape: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
+    """Where the subject is, or at least the image: (B, 1, h, w) in 0..1, and (B,) with 1 for images of which that is
+    known. Both are None if it is known of none."""
+    masks = [_subject_of(sample) for sample in samples]
+    stacked = _stack_or_none(masks, shape)
+    if stacked is None:
+        return None, None
+    return stacked, torch.tensor([float(mask is not None) for mask in masks])
 
-    `own`: the concepts that each image has masks of, in the order of its tensor; the others take the image's own mask.
+
+def concept_masks(
+    samples: Sequence[SampleTensors], concepts: Sequence[Sequence[str]], names: Sequence[str], shape: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Where each concept of `names` is, (B, names, h, w), and (B, names) with 1 where that is known.
+
+    `concepts`: for each image, the concepts that it has masks of, in the order of its tensor `concepts`; for others
+    the image's own mask is used.
     """
-    if not names:
-        return {}
-    rows = []
-    for t, has in zip(tensors, own, strict=True):
-        found = {name: t["concepts"][i][None] for i, name in enumerate(has)}
-        rows.append([found.get(name, t.get("mask", t.get("filled"))) for name in names])
     ones = torch.ones(1, *shape)
-    masks = torch.stack([torch.cat([ones if mask is None else mask for mask in row]) for row in rows])
-    known = torch.tensor([[float(mask is not None) for mask in row] for row in rows])
-    return {"concept_masks": masks, "concept_masked": known, "concept_names": tuple(names)}
+    masks: list[Tensor] = []
+    known: list[list[float]] = []
+    for sample, image_concepts in zip(samples, concepts, strict=True):
+        by_name = {name: sample["concepts"][i][None] for i, name in enumerate(image_concepts)}
+        row = [by_name.get(name, _subject_of(sample)) for name in names]
+        masks.append(torch.cat([ones if mask is None else mask for mask in row]))
+        known.append([float(mask is not None) for mask in row])
+    return torch.stack(masks), torch.tensor(known)
 
 
-def together(masks: Sequence[Tensor | None], shape: tuple[int, int]) -> Tensor | None:
-    """(B, 1, h, w), with ones where there is no mask; None if there is none at all."""
+def _subject_of(sample: SampleTensors) -> Tensor | None:
+    """The image's mask, else where the image fills its bucket; None if neither is there."""
+    return sample.get("mask", sample.get("filled"))
+
+
+def _stack_or_none(masks: Sequence[Tensor | None], shape: tuple[int, int]) -> Tensor | None:
+    """(B, 1, h, w), with ones for images without a mask; None if no image has one."""
     if all(mask is None for mask in masks):
         return None
-    return torch.stack([torch.ones(1, *shape) if mask is None else mask for mask in masks])
+    ones = torch.ones(1, *shape)
+    return torch.stack([ones if mask is None else mask for mask in masks])

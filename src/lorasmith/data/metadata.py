@@ -1,61 +1,129 @@
-"""Captions of many images in one file."""
+"""Files that hold the captions of many images: tables of image files, and kohya's JSON."""
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lorasmith.core.errors import Problem
+from lorasmith.data.captions import LINE_BREAK, read_captions, read_text
+from lorasmith.data.config import SubsetConfig
 from lorasmith.data.images import SUFFIXES
 
-FORM = 'an object of images, {"01.png": {"caption": "a cat", "tags": "outdoors"}}, or lines with image_path'
+TABLE_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+"""Tables that are used when they are found beside images."""
+
+KOHYA_FORMAT = 'an object of images, {"01.png": {"caption": "a cat", "tags": "outdoors"}}, or lines with image_path'
+
+CaptionedImage = tuple[Path, tuple[str, ...]]
+"""An image file with its captions."""
 
 
-def read_metadata(path: Path, folder: Path, problems: list[Problem]) -> list[tuple[Path, tuple[str, ...]]]:
+def read_table(path: Path, subset: SubsetConfig, problems: list[Problem]) -> list[CaptionedImage]:
+    """The images of a table, with their captions; what is wrong goes into `problems`.
+
+    `metadata.jsonl` has one object on each line, with `file_name` and `text` (or `caption`, `prompt`), which is a text
+    or a list of texts; `metadata.csv` and `metadata.parquet` have the same as columns.
+    """
+    images: list[CaptionedImage] = []
+    # Line numbers of a CSV file start at 2: the first line holds the names of the columns.
+    for number, line in enumerate(_table_rows(path, problems), 2 if path.suffix == ".csv" else 1):
+        if isinstance(line, str) and not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line) if isinstance(line, str) else line
+            image = path.parent / row["file_name"]
+        except (ValueError, KeyError, TypeError) as error:
+            what = "no file_name" if isinstance(error, KeyError) else f"not an object with file_name ({error})"
+            problems.append(Problem(where, what, 'lines like {"file_name": "01.png", "text": "a cat"}'))
+            continue
+        if image.is_file():
+            images.append((image, _row_captions(row, image, subset, problems)))
+        else:
+            problems.append(Problem(where, f'the image "{row["file_name"]}" does not exist'))
+    return images
+
+
+def _table_rows(path: Path, problems: list[Problem]) -> Sequence[str | dict[str, Any]]:
+    """The rows of a table; those of a `.jsonl` as lines of text, so that a broken one can be reported by its number."""
+    if path.suffix == ".parquet":
+        try:
+            from pyarrow import ArrowException, parquet  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            remedy = 'pip install "lorasmith[datasets]", or write it as metadata.jsonl'
+            problems.append(Problem(str(path), ".parquet files need pyarrow, which is not installed", remedy=remedy))
+            return []
+        try:
+            return parquet.read_table(path).to_pylist()
+        except ArrowException as error:
+            problems.append(Problem(str(path), f"cannot be read as a parquet file ({error})"))
+            return []
+    lines = LINE_BREAK.split(read_text(path, problems))
+    return list(csv.DictReader(lines)) if path.suffix == ".csv" else lines
+
+
+def _row_captions(row: dict[str, Any], image: Path, subset: SubsetConfig, problems: list[Problem]) -> tuple[str, ...]:
+    """The captions in a row of a table; if it has none, those of a caption file or the fallback caption."""
+    columns = (subset.caption_column,) if subset.caption_column else ("text", "caption", "prompt")
+    value = next((row[column] for column in columns if row.get(column) is not None), None)
+    if value is None:
+        return read_captions(image, subset, problems)
+    texts = value if isinstance(value, list) else [value]
+    return tuple(str(text).strip() for text in texts)
+
+
+def read_kohya_metadata(path: Path, folder: Path, problems: list[Problem]) -> list[CaptionedImage]:
     """Images with their captions from a `.json` of `{image: {caption, tags}}`, or a `.jsonl` with `image_path`.
 
-    Images are named by a path from `folder` or an absolute one, with or without suffix. A caption is `caption, tags`;
-    of several lines, or a list, each is a caption of its own. What is wrong goes into `problems`.
+    Images are named by a path relative to `folder` or an absolute one, with or without suffix. The caption is
+    `caption, tags`; if `caption` has several lines or is a list, each entry makes a caption of its own. What is wrong
+    goes into `problems`.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        rows = list(_rows(text, path.suffix.lower() == ".jsonl"))
+        rows = list(_kohya_rows(text, path.suffix.lower() == ".jsonl"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        problems.append(Problem(str(path), f"cannot be read as metadata ({error})", FORM))
+        problems.append(Problem(str(path), f"cannot be read as metadata ({error})", KOHYA_FORMAT))
         return []
-    found = []
+    images: list[CaptionedImage] = []
     for name, row in rows:
-        image = _image(folder, name)
+        image = _kohya_image(folder, name)
         if image is None:
             problems.append(Problem(str(path), f'the image "{name}" does not exist in {folder}'))
         else:
-            found.append((image, _captions(row)))
-    return found
+            images.append((image, _kohya_captions(row)))
+    return images
 
 
-def _rows(text: str, lines: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    if lines:
-        for line in text.splitlines():
-            if line.strip():
-                row = json.loads(line)
-                yield str(row["image_path"]), row
-    else:
+def _kohya_rows(text: str, is_jsonl: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The name and the settings of each image."""
+    if not is_jsonl:
         for name, row in json.loads(text).items():
             yield name, dict(row)
+        return
+    for line in text.splitlines():
+        if line.strip():
+            row = json.loads(line)
+            yield str(row["image_path"]), row
 
 
-def _image(folder: Path, name: str) -> Path | None:
+def _kohya_image(folder: Path, name: str) -> Path | None:
+    """The image file of a name, which may lack its suffix; None if there is none."""
     path = folder / name.replace("\\", "/")
     if path.suffix.lower() in SUFFIXES and path.is_file():
         return path
-    return next((p for s in sorted(SUFFIXES) if (p := path.with_name(path.name + s)).is_file()), None)
+    candidates = [path.with_name(path.name + suffix) for suffix in sorted(SUFFIXES)]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def _captions(row: dict[str, Any]) -> tuple[str, ...]:
-    given = row.get("caption") or ""
-    texts = [str(t).strip() for t in (given if isinstance(given, list) else str(given).splitlines())]
+def _kohya_captions(row: dict[str, Any]) -> tuple[str, ...]:
+    caption = row.get("caption") or ""
+    lines = caption if isinstance(caption, list) else str(caption).splitlines()
+    texts = [str(line).strip() for line in lines] or [""]
     tags = row.get("tags") or ""
-    words = ", ".join(map(str, tags)) if isinstance(tags, list) else str(tags).strip()
-    return tuple(", ".join(part for part in (text, words) if part) for text in texts or [""])
+    tag_text = ", ".join(map(str, tags)) if isinstance(tags, list) else str(tags).strip()
+    return tuple(", ".join(part for part in (text, tag_text) if part) for text in texts)

@@ -1,4 +1,4 @@
-"""Captions as conditions, encoded once where they are few enough."""
+"""The cache of encoded captions, and which captions an image can have."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lorasmith.data.cache import TensorCache
 from lorasmith.data.transforms import CaptionTransform
 from lorasmith.families.base import Conditioning, Family
 
-MOST_OUTCOMES = 64
-"""Of one image; beyond, its captions are not all cached but encoded in each step."""
+MAX_CAPTIONS = 64
+"""If one image can have more captions than this, captions are not cached but encoded in each step."""
 
 
 @dataclass(frozen=True)
@@ -28,47 +28,50 @@ class TextSettings:
 
 
 class TextCache(TensorCache):
-    """The tensors of a conditioning with one row, for each caption."""
+    """The tensors of a `Conditioning` with one row, for each caption."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "texts")
         self.encoder: dict[str, object] | None = None
-        """Family, text encoder and plan that made the conditions; None before they are made."""
+        """Family, text encoder and settings that made the tensors; None before `fill`."""
 
-    def fill(self, captions: Iterable[str], family: Family, plan: TextSettings, progress: Progress) -> None:
+    def fill(self, captions: Iterable[str], family: Family, settings: TextSettings, progress: Progress) -> None:
         """Encode the captions that are missing."""
-        self.encoder = {"kind": family.kind, "text": family.fingerprint("text"), "plan": vars(plan)}
-        missing = [c for c in sorted(set(captions)) if self.get(self.key_of(c)) is None]
+        self.encoder = {"kind": family.kind, "text": family.fingerprint("text"), "plan": vars(settings)}
+        missing = [caption for caption in sorted(set(captions)) if self.get(self.key_of(caption)) is None]
         if not missing:
             return
         with progress.track("encoding captions", len(missing)) as advance, torch.no_grad():
             for caption in missing:
-                conditioning = family.encode_text([caption], **vars(plan))
-                self.put(self.key_of(caption), dict(conditioning.tensors))
+                conditioning = family.encode_text([caption], **vars(settings))
+                self.put(self.key_of(caption), conditioning.tensors)
                 advance(1, "")
 
-    def of(self, captions: Sequence[str]) -> Conditioning:
-        """The condition of a batch of captions that `fill` was given."""
-        return Conditioning.concat([self._one(caption) for caption in captions])
+    def load(self, captions: Sequence[str]) -> Conditioning:
+        """The conditioning of a batch of captions that `fill` was called with."""
+        rows: list[Conditioning] = []
+        for caption in captions:
+            tensors = self.get(self.key_of(caption))
+            if tensors is None:
+                raise LorasmithError(f'the caption "{caption}" was deleted from the cache while training; start again')
+            rows.append(Conditioning(tensors))
+        return Conditioning.concat(rows)
 
     def key_of(self, caption: str) -> str:
-        """The name of a caption's condition."""
+        """The cache key of a caption."""
         assert self.encoder is not None
         return self.key(caption=caption, **self.encoder)
 
-    def _one(self, caption: str) -> Conditioning:
-        found = self.get(self.key_of(caption))
-        if found is None:
-            raise LorasmithError(f'the text "{caption}" left the cache while training; start again')
-        return Conditioning(found)
 
-
-def outcomes(captions: Sequence[str], transforms: Sequence[CaptionTransform]) -> set[str] | None:
-    """Every text that an image with these captions may be trained with; None if there are too many."""
+def possible_captions(captions: Sequence[str], transforms: Sequence[CaptionTransform]) -> set[str] | None:
+    """Every caption that an image may be trained with; None if there are more than MAX_CAPTIONS."""
     texts = set(captions or ("",))
     for transform in transforms:
-        changed = [transform.outcomes(text) for text in texts]
-        if any(c is None for c in changed):
-            return None
-        texts = set().union(*(c for c in changed if c is not None))
-    return texts if len(texts) <= MOST_OUTCOMES else None
+        transformed: set[str] = set()
+        for text in texts:
+            outcomes = transform.outcomes(text)
+            if outcomes is None:
+                return None
+            transformed |= outcomes
+        texts = transformed
+    return texts if len(texts) <= MAX_CAPTIONS else None

@@ -1,18 +1,30 @@
-"""One view of an image: where it is placed, and which variant of each image transform it has."""
+"""One view of an image: which part of it is seen and which variant of each transform it has; read from file to
+tensors."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from lorasmith.data.buckets import Placement
-from lorasmith.data.pixels import read_sample
-from lorasmith.data.scan import ImageRecord
-from lorasmith.data.transforms import Cut, ImageTransform
+from lorasmith.core.errors import LorasmithError
+from lorasmith.data.images import decode, resize_and_crop
+from lorasmith.data.masks import decode_mask, to_latent_grid
+from lorasmith.data.placement import Crop, Placement
+from lorasmith.data.records import ImageRecord
+from lorasmith.data.transforms import ImageTransform
+from lorasmith.data.transforms.base import Sample
+
+DOWNSCALE = 8
 
 
 @dataclass(frozen=True)
@@ -20,37 +32,110 @@ class View:
     """An image as a batch sees it; `variant` has one number for each transform."""
 
     record: ImageRecord
-    place: Placement
+    placement: Placement
     transforms: tuple[ImageTransform, ...]
     variant: tuple[int, ...]
 
     @property
-    def cut(self) -> Cut:
-        """What of the image is seen: the centre, unless a transform says otherwise; the first one counts."""
-        size = self.record.size
-        pairs = zip(self.transforms, self.variant, strict=True)
-        cuts = (t.cut(self.record.path, size, self.place, v) for t, v in pairs)
-        return next((cut for cut in cuts if cut is not None), Cut(self.place.resized, self.place.box()))
+    def crop(self) -> Crop:
+        """The part of the image that is seen: that of the first transform which chooses one, else the centre."""
+        for transform, variant in zip(self.transforms, self.variant, strict=True):
+            crop = transform.cut(self.record.path, self.record.size, self.placement, variant)
+            if crop is not None:
+                return crop
+        return Crop(self.placement.resized, self.placement.box())
 
     def read(self) -> dict[str, Tensor]:
-        """`pixels` (3, H, W) in -1..1; `mask`, `filled` (1, H / 8, W / 8), `concepts` (N, ...), if they are there."""
-        return read_sample(self.record, self.cut, self.transforms, self.variant)
+        """The image as tensors, read from its files.
 
-    def causes(self) -> dict[str, Any]:
-        """Everything that decides what `read` gives. A transform that only places the crop is in the cut."""
-        pairs = zip(self.transforms, self.variant, strict=True)
-        cut = self.cut
-        concepts = [digest for _, _, digest in self.record.concept_masks]
-        return {
-            **({"concepts": concepts} if concepts else {}),
+        `pixels` (3, H, W) in -1..1; and if they exist, `mask` (1, H / 8, W / 8) in 0..1; `filled`, of the same shape:
+        where the image is, if black surrounds it; `concepts` (N, H / 8, W / 8): masks of concepts. Raises
+        LorasmithError if a file has changed since it was scanned.
+        """
+        record, crop = self.record, self.crop
+        picture, alpha = decode(_unchanged_bytes(record.path, record.digest))
+
+        # Masks are brought to the size of the picture first, so that one crop fits all.
+        mask_picture: Image.Image | None = None
+        if record.mask == "alpha":
+            mask_picture = alpha
+        elif record.mask is not None:
+            mask_picture = decode_mask(_unchanged_bytes(record.mask, record.mask_digest), picture.size)
+        concept_pictures = [
+            decode_mask(_unchanged_bytes(path, digest), picture.size) for _, path, digest in record.concept_masks
+        ]
+
+        sample = Sample(
+            pixels=resize_and_crop(picture, crop.resized, crop.box, record.resize),
+            mask=None if mask_picture is None else _crop_mask(mask_picture, crop),
+            filled=crop.filled(),
+            concepts=np.stack([_crop_mask(p, crop) for p in concept_pictures], -1) if concept_pictures else None,
+        )
+        sample = _blacken_outside(sample)
+        for transform, variant in zip(self.transforms, self.variant, strict=True):
+            sample = transform.apply(sample, variant)
+
+        pixels = torch.from_numpy(sample.pixels).permute(2, 0, 1).float() / 127.5 - 1
+        tensors = {"pixels": pixels.contiguous()}
+        if sample.mask is not None:
+            tensors["mask"] = to_latent_grid(sample.mask, DOWNSCALE)
+        if sample.filled is not None:
+            tensors["filled"] = to_latent_grid(sample.filled, DOWNSCALE)
+        if sample.concepts is not None:
+            tensors["concepts"] = to_latent_grid(sample.concepts, DOWNSCALE)
+        return tensors
+
+    def cache_key_parts(self) -> dict[str, Any]:
+        """Everything that decides the result of `read`, as JSON data. Transforms that only choose the crop are
+        contained in `place`."""
+        crop = self.crop
+        changes = [
+            [transform.model_dump(mode="json"), variant]
+            for transform, variant in zip(self.transforms, self.variant, strict=True)
+            if not transform.cuts
+        ]
+        parts: dict[str, Any] = {
             "image": self.record.digest,
             "resize": self.record.resize,
-            "place": [cut.resized, cut.box, cut.seen],
-            "changes": [[t.model_dump(mode="json"), v] for t, v in pairs if not t.cuts],
+            "place": [crop.resized, crop.box, crop.seen],
+            "changes": changes,
             "mask": self.record.mask_digest or self.record.mask,
         }
+        if self.record.concept_masks:
+            parts["concepts"] = [digest for _, _, digest in self.record.concept_masks]
+        return parts
 
 
-def variants(transforms: Sequence[ImageTransform]) -> Iterator[tuple[int, ...]]:
-    """Every combination of variants; of transforms that have countless ones, none may be among them."""
-    return product(*(range(t.variants or 0) for t in transforms))
+def all_variants(transforms: Sequence[ImageTransform]) -> Iterator[tuple[int, ...]]:
+    """Every combination of the variants of these transforms, each of which must have a finite number of them."""
+    return product(*(range(transform.variants or 0) for transform in transforms))
+
+
+def _crop_mask(mask: Image.Image, crop: Crop) -> NDArray[np.float32]:
+    """(H, W) in 0..1: a mask in the crop of its image."""
+    return (resize_and_crop(mask, crop.resized, crop.box) / 255).astype(np.float32)
+
+
+def _blacken_outside(sample: Sample) -> Sample:
+    """The sample black, and outside of all masks, where the image does not fill its bucket."""
+    filled = sample.filled
+    if filled is None:
+        return sample
+    return Sample(
+        pixels=sample.pixels * filled[..., None].astype(np.uint8),
+        mask=None if sample.mask is None else sample.mask * filled,
+        filled=filled,
+        concepts=None if sample.concepts is None else sample.concepts * filled[..., None],
+    )
+
+
+def _unchanged_bytes(path: Path, digest: str) -> bytes:
+    """The bytes of a file whose SHA-256 is still `digest`: a cache entry must not hold another image. Raises
+    LorasmithError."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise LorasmithError(f"{path}: cannot be read any more ({error.strerror or error})") from None
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise LorasmithError(f"{path}: the file has changed since the data set was read; start again")
+    return data

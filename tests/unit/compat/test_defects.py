@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from lorasmith.adapters.attach import module_at
 from lorasmith.adapters.layer import tensor_of
 from lorasmith.compat.script import Conversion
+from lorasmith.data.buckets import Buckets
 from lorasmith.data.dataset import Dataset
 from lorasmith.diffusion.prediction import VPrediction
 from lorasmith.diffusion.schedule import NoiseSchedule
@@ -107,7 +108,7 @@ def test_captions_stay_with_their_images(dataset: Callable[..., Dataset]) -> Non
 def test_latents_follow_size_and_content(dataset: Callable[..., Dataset], many: Path) -> None:
     def cause(data: Dataset) -> dict[str, Any]:
         record = data.records[0]
-        return data.view(record, next(i for p in data.epoch(0) for i in p.views if i.record == 0)).causes()
+        return data.view(record, next(i for p in data.epoch(0) for i in p.views if i.record == 0)).cache_key_parts()
 
     first = cause(dataset())
     assert cause(dataset(resolution="128")) != first
@@ -223,7 +224,7 @@ def test_parts_that_rest_have_no_gradients(convert: Convert) -> None:
 @pytest.mark.parametrize("size", [(40, 300), (8, 8), (300, 40), (3000, 400)])
 def test_no_bucket_is_empty(dataset: Callable[..., Dataset], size: tuple[int, int]) -> None:
     data = dataset(enable_bucket=True, bucket_no_upscale=True, resolution="512")
-    assert min(data.buckets.place(size).bucket) >= 8
+    assert min(Buckets.of(data.config.size, data.config.buckets).place(size).bucket) >= 8
 
 
 def test_a_split_in_a_subset_is_read(convert: Convert, many: Path) -> None:

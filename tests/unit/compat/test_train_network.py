@@ -118,11 +118,11 @@ def test_images_in_the_originals_order(convert: Convert, train_dir: Path) -> Non
 
 
 def test_metadata_of_images(convert: Convert, train_dir: Path) -> None:
-    from lorasmith.data.scan import find
+    from lorasmith.data.scan import find_images
 
     (train_dir / "m.json").write_text('{"0": {"caption": "x", "tags": "y, z"}, "1.png": {"tags": "y"}}')
     config = load_config(convert(in_json="m.json", train_data_dir="img/2_a", dataset_repeats=2).config)
-    found, wrong = find(config.data.subsets[0], "data")
+    found, wrong = find_images(config.data.subsets[0], "data")
     assert wrong == []
     assert [(f.path.name, f.captions, f.repeats) for f in found] == [("0.png", ("x, y, z",), 2), ("1.png", ("y",), 2)]
 
@@ -305,11 +305,11 @@ def test_output_config_writes_what_was_given(train_dir: Path) -> None:
 
 def test_captions_of_several_lines(convert: Convert, train_dir: Path) -> None:
     """Their first line, as in the original without wildcards."""
-    from lorasmith.data.scan import find
+    from lorasmith.data.scan import find_images
 
     (train_dir / "img/2_a/0.txt").write_text("\none\ntwo\n")
     subsets = load_config(convert(caption_extension="txt").config).data.subsets
-    captions = {f.path.name: f.captions for f in find(subsets[1], "data")[0]}
+    captions = {f.path.name: f.captions for f in find_images(subsets[1], "data")[0]}
     assert captions == {"0.png": ("one",), "1.png": ("a",), "2.png": ("a",)}
 
 

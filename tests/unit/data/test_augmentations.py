@@ -16,11 +16,11 @@ from PIL import Image
 from lorasmith.core.errors import ConfigError
 from lorasmith.core.progress import Lines
 from lorasmith.data.batch import Batch
-from lorasmith.data.buckets import Placement
 from lorasmith.data.dataset import Dataset, TextSettings
 from lorasmith.data.lint import lint
+from lorasmith.data.placement import Placement
 from lorasmith.data.transforms.base import Sample
-from lorasmith.data.transforms.color import Color, turned
+from lorasmith.data.transforms.color import Color, rotate_hue
 from lorasmith.data.transforms.face_crop import FaceCrop
 
 Build = Callable[..., Dataset]
@@ -50,7 +50,7 @@ def test_hues_are_turned_as_colorsys_does(degrees: float) -> None:
     for r, g, b in rgb.tolist():
         h, s, v = colorsys.rgb_to_hsv(r, g, b)
         wanted.append(colorsys.hsv_to_rgb((h + degrees / 360) % 1, s, v))
-    np.testing.assert_allclose(turned(rgb, degrees), np.array(wanted), atol=1e-5)
+    np.testing.assert_allclose(rotate_hue(rgb, degrees), np.array(wanted), atol=1e-5)
 
 
 def test_colours_change_as_often_and_as_much_as_they_are_to() -> None:
@@ -128,9 +128,9 @@ def test_faces_are_cut_out_and_the_rest_is_left_alone(noisy: Path, dataset: Buil
     remarks = [p for p in lint(data) if p.kind == "transform"]
     assert [p.path.name for p in remarks] == ["plain.png"]
     record = next(r for r in data.records if r.path.stem != "plain")
-    view = next(v for v in data._views() if v.record == record)
+    view = next(v for v in data.cacheable_views() if v.record == record)
     with Image.open(record.path) as picture:
-        shrunk = picture.resize(view.cut.resized, Image.Resampling.BOX).crop(view.cut.box)
+        shrunk = picture.resize(view.crop.resized, Image.Resampling.BOX).crop(view.crop.box)
     np.testing.assert_allclose((view.read()["pixels"].permute(1, 2, 0) + 1) * 127.5, np.asarray(shrunk), atol=1e-3)
 
 

@@ -11,14 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorasmith.core.config import validate
-from lorasmith.data.buckets import Buckets, Size
+from lorasmith.data.buckets import Buckets
 from lorasmith.data.config import DataConfig
+from lorasmith.data.placement import Size
 
 SIDES = st.integers(1, 6000)
 
 
 def buckets(resolution: int | Size = 512, **settings: Any) -> Buckets:
-    return Buckets.of(validate(DataConfig, {"images": Path("x"), "resolution": resolution, "buckets": settings}))
+    config = validate(DataConfig, {"images": Path("x"), "resolution": resolution, "buckets": settings})
+    return Buckets.of(config.size, config.buckets)
 
 
 def listed(area: int, low: int, high: int, step: int) -> list[Size]:

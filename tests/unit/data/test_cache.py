@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lorasmith.core.progress import Lines, Progress
-from lorasmith.data.buckets import Placement
 from lorasmith.data.cache import TensorCache
 from lorasmith.data.dataset import Dataset, TextSettings
+from lorasmith.data.placement import Placement
 from lorasmith.data.views import View
 
 Build = Callable[..., Dataset]
@@ -148,8 +148,8 @@ def test_a_crop_without_room_is_encoded_once(folder: Path, dataset: Build, tmp_p
 def test_the_size_before_the_crop_is_in_the_name(folder: Path, dataset: Build) -> None:
     (record,) = dataset(folder / "0.png").records
     first, second = (View(record, Placement((64, 64), (width, 64)), (), ()) for width in (64, 65))
-    assert first.cut.box == second.cut.box
-    assert first.causes() != second.causes()
+    assert first.crop.box == second.crop.box
+    assert first.cache_key_parts() != second.cache_key_parts()
 
 
 def test_another_image_under_the_same_name(folder: Path, dataset: Build, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_cache_that_cannot_be_written_is_said_and_not_needed(folder: Path, dat
     said: list[str] = []
     data.prepare(FakeFamily(), text=TextSettings(), progress=Lines(said.append))
     assert len(everything(data)) == 3 * 2 * 4
-    assert "nothing is kept" in said[0]
+    assert "the cache cannot be written" in said[0]
 
 
 def test_no_half_files_stay(folder: Path, dataset: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,11 +103,11 @@ def test_what_no_mask_tells_is_not_known(dataset: Build, folder: Path) -> None:
 def test_other_masks_are_other_data(dataset: Build, folder: Path) -> None:
     first = dataset(**settings(folder))
     batches(first)
-    assert first._latents.misses == 3
+    assert first._latent_cache.misses == 3
     Image.new("L", SIZES[0], 255).save(folder / "a" / "0.png")
     second = dataset(**settings(folder))
     batches(second)
-    assert (second._latents.hits, second._latents.misses) == (2, 1)
+    assert (second._latent_cache.hits, second._latent_cache.misses) == (2, 1)
     assert second.fingerprint() != first.fingerprint()
     assert dataset(folder / "images").fingerprint() != first.fingerprint()
 
@@ -121,7 +121,7 @@ def test_mistakes_are_named(dataset: Build, folder: Path) -> None:
     assert "nowhere" in str(error.value)
     assert 'has no mask of any of the 3 images, such as "0.png"' in str(error.value)
     Image.new("L", (10, 90)).save(folder / "a" / "1.png")
-    with pytest.raises(ConfigError, match="must have the same shape"):
+    with pytest.raises(ConfigError, match="must have the same aspect ratio"):
         dataset(**settings(folder))
 
 

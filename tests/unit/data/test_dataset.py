@@ -143,12 +143,12 @@ def test_reading_ahead_is_ahead_and_bounded(folder: Path, dataset: Build) -> Non
     data = prepared(dataset(folder, cache_latents=False, workers=2))
     plans = data.epoch(0)
     data.load(plans[0])
-    assert list(data._ahead._waiting) == plans[1:3]
-    begun = data._ahead._waiting[plans[2]]
+    assert list(data._prefetcher._pending) == plans[1:3]
+    begun = data._prefetcher._pending[plans[2]]
     data.load(plans[1])
-    assert data._ahead._waiting[plans[2]] is begun, "nothing is read twice"
+    assert data._prefetcher._pending[plans[2]] is begun, "nothing is read twice"
     data.load(plans[5])
-    assert list(data._ahead._waiting) == [plans[6], data.epoch(1)[0]]
+    assert list(data._prefetcher._pending) == [plans[6], data.epoch(1)[0]]
 
 
 def test_flips_come_by_position_and_about_half_the_time(folder: Path, dataset: Build) -> None:
@@ -280,7 +280,7 @@ def test_a_file_that_changed_after_the_scan_is_not_used(folder: Path, dataset: B
     shutil.copy(folder / "0.png", tmp_path / "0.png")
     data = dataset(tmp_path)
     shutil.copy(folder / "1.png", tmp_path / "0.png")
-    with pytest.raises(LorasmithError, match=r"0\.png: it was changed"):
+    with pytest.raises(LorasmithError, match=r"0\.png: the file has changed"):
         prepared(data)
     (tmp_path / "0.png").unlink()
     with pytest.raises(LorasmithError, match="cannot be read any more"):

@@ -17,9 +17,9 @@ from PIL import Image
 from lorasmith.core.errors import ConfigError
 from lorasmith.core.progress import Progress
 from lorasmith.data.batch import Batch
-from lorasmith.data.buckets import Placement
 from lorasmith.data.dataset import Dataset, TextSettings
 from lorasmith.data.lint import lint
+from lorasmith.data.placement import Placement
 from lorasmith.data.transforms.letterbox import Letterbox
 
 Build = Callable[..., Dataset]
@@ -140,5 +140,5 @@ def test_which_mask_counts_where(noisy: Path, dataset: Build) -> None:
 
 
 def test_scales_out_of_order_are_said(noisy: Path, dataset: Build) -> None:
-    with pytest.raises(ConfigError, match="two in order"):
+    with pytest.raises(ConfigError, match="two numbers in ascending order"):
         dataset(noisy / "images", transforms=[{"kind": "letterbox", "scale": [0.5, 1.5]}])

@@ -14,7 +14,7 @@ from lorasmith.core.config import validate
 from lorasmith.core.errors import ConfigError
 from lorasmith.data.config import DataConfig, SubsetConfig
 from lorasmith.data.dataset import Dataset
-from lorasmith.data.scan import ImageRecord, Scan, natural, scan
+from lorasmith.data.scan import ImageRecord, ScanResult, natural, scan
 
 Build = Callable[..., Dataset]
 
@@ -25,7 +25,7 @@ def picture(path: Path, colour: int = 0, size: tuple[int, int] = (64, 64)) -> Pa
     return path
 
 
-def look(folder: Path, **settings: Any) -> Scan:
+def look(folder: Path, **settings: Any) -> ScanResult:
     return scan(validate(SubsetConfig, {"images": folder, **settings}), "data", False)
 
 
@@ -154,7 +154,7 @@ def test_bad_images_are_all_named(tmp_path: Path, dataset: Build) -> None:
 
 def test_only_bad_images(tmp_path: Path, dataset: Build) -> None:
     tmp_path.joinpath("1.png").write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"none of 1 images can be read.*1\.png"):
+    with pytest.raises(ConfigError, match=r"none of the 1 images can be read.*1\.png"):
         dataset(tmp_path, skip_bad_images=True)
 
 

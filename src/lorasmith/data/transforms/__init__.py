@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from lorasmith.data.transforms.base import CaptionTransform, Cut, ImageTransform, TrainingProgress, Transform
+from lorasmith.data.transforms.base import CaptionTransform, Crop, ImageTransform, TrainingProgress, Transform
 from lorasmith.moved_modules import renamed
 
-__all__ = ["CaptionTransform", "Cut", "ImageTransform", "TrainingProgress", "Transform"]
+__all__ = ["CaptionTransform", "Crop", "ImageTransform", "TrainingProgress", "Transform"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,24 +7,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorasmith.core.registry import Component
+from lorasmith.data.placement import Crop, Placement, Size
 from lorasmith.moved_modules import renamed
 
-if TYPE_CHECKING:
-    from lorasmith.data.buckets import Placement
+__all__ = ["CaptionTransform", "Crop", "ImageTransform", "Sample", "TrainingProgress", "Transform"]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image in the size of its bucket: pixels (H, W, 3) uint8 and, perhaps, a mask (H, W) float32 in 0..1.
+    """An image in the size of its bucket: pixels (H, W, 3) uint8 and, if it has one, a mask (H, W) float32 in 0..1.
 
-    `filled` (H, W) float32: 1 where the image is, 0 where black surrounds it; None if it fills the bucket. `concepts`
-    (H, W, N) float32: masks of single concepts.
+    `filled` (H, W) float32: 1 where the image is, 0 where black surrounds it; None if the image fills the bucket.
+    `concepts` (H, W, N) float32: masks of single concepts.
     """
 
     pixels: NDArray[np.uint8]
@@ -32,39 +32,19 @@ class Sample:
     filled: NDArray[np.float32] | None = None
     concepts: NDArray[np.float32] | None = None
 
-    def map(self, change: str, *args: object) -> Sample:
-        """The same numpy function on pixels and masks."""
-        parts = {"pixels": self.pixels, "mask": self.mask, "filled": self.filled, "concepts": self.concepts}
-        function = getattr(np, change)
-        changed = {k: np.ascontiguousarray(function(v, *args)) for k, v in parts.items() if v is not None}
+    def map(self, function_name: str, *args: object) -> Sample:
+        """The sample with the numpy function of this name applied to the pixels and to all masks."""
+        function = getattr(np, function_name)
+        arrays = {"pixels": self.pixels, "mask": self.mask, "filled": self.filled, "concepts": self.concepts}
+        changed = {
+            name: np.ascontiguousarray(function(array, *args)) for name, array in arrays.items() if array is not None
+        }
         return replace(self, **changed)
 
 
 @dataclass(frozen=True)
-class Cut:
-    """What of an image is seen: the (width, height) that it is resized to, and the box (left, top, right, bottom) of
-    that, which has the size of the bucket.
-
-    Where the box reaches beyond the image, or beyond `seen`, a box of the same coordinates, it is black.
-    """
-
-    resized: tuple[int, int]
-    box: tuple[int, int, int, int]
-    seen: tuple[int, int, int, int] | None = None
-
-    def filled(self) -> NDArray[np.float32] | None:
-        """(H, W) of the bucket: 1 where the image is seen, 0 where it is black; None if it is black nowhere."""
-        if self.seen is None:
-            return None
-        (left, top, right, bottom), seen = self.box, self.seen
-        places = np.zeros((bottom - top, right - left), dtype=np.float32)
-        places[max(0, seen[1] - top) : max(0, seen[3] - top), max(0, seen[0] - left) : max(0, seen[2] - left)] = 1
-        return places
-
-
-@dataclass(frozen=True)
 class TrainingProgress:
-    """When a view comes, for what changes in the course of a run: epoch and step, from 0, of a run of `steps`."""
+    """The point of a run at which a view is used: `epoch` and `step`, from 0, of a run of `steps` steps."""
 
     epoch: int = 0
     step: int = 0
@@ -72,11 +52,12 @@ class TrainingProgress:
 
 
 class Transform(Component, root="transform"):
-    """A change of a sample. All draws come from the `Random` that is given: it is seeded by position."""
+    """A change of a caption or an image. Random numbers come only from the `Random` that a transform is given, which
+    is seeded by the position in the run."""
 
     @property
     def random(self) -> bool:
-        """Whether it may do something else each time."""
+        """Whether the result may differ each time. Held-out images skip such transforms."""
         return False
 
 
@@ -84,7 +65,7 @@ class CaptionTransform(Transform):
     """Changes the caption."""
 
     def at(self, moment: TrainingProgress) -> Callable[[str, Random], str]:
-        """What it does at a moment of the run: always the same, unless a kind says otherwise."""
+        """What the transform does at a point of the run. Default: the same everywhere."""
         return self
 
     @abstractmethod
@@ -92,17 +73,17 @@ class CaptionTransform(Transform):
         """The caption that is trained on."""
 
     def outcomes(self, caption: str) -> set[str] | None:
-        """Every caption that can come out at any moment, so that all can be cached; None if there are too many."""
+        """Every possible result at any point of the run, so that all can be cached; None if there are too many."""
         return None if self.random else {self(caption, Random(0))}
 
 
 class ImageTransform(Transform):
-    """Changes the image, as one of a few `variants`, so that all of them can be cached; or in countless ways."""
+    """Changes the image. A transform has a few `variants`, so that all of them can be cached, or countless ones."""
 
     @property
     def variants(self) -> int | None:
-        """How many different results there are for one image. None: each view is one of its own, encoded live; its
-        variant is then a seed."""
+        """How many different results there are for one image. None: each view is different and is encoded in each
+        step; the number of the variant is then a seed."""
         return 1
 
     @property
@@ -111,20 +92,22 @@ class ImageTransform(Transform):
 
     @property
     def cuts(self) -> bool:
-        """Whether it has a say in the cut. Such a transform changes nothing else: its `apply` gives the sample back."""
+        """Whether the transform chooses the crop. Such a transform changes nothing else: its `apply` returns the sample
+        unchanged."""
         return False
 
-    def cut(self, path: Path, size: tuple[int, int], place: Placement, variant: int) -> Cut | None:
-        """What a variant sees of an image file of `size`, (width, height); None: no say in it."""
+    def cut(self, path: Path, size: Size, place: Placement, variant: int) -> Crop | None:
+        """The crop that a variant takes of an image file of `size`, (width, height); None to leave the choice to other
+        transforms."""
         return None
 
     def remark(self, path: Path) -> str:
-        """What `check` is to say of an image file that the transform can do nothing with."""
+        """What `lorasmith check` reports of an image file to which the transform cannot be applied."""
         return ""
 
     @abstractmethod
     def apply(self, sample: Sample, variant: int) -> Sample:
-        """The image's variant in [0, variants), or of a seed."""
+        """The sample changed by a variant: a number below `variants`, or a seed if that is None."""
 
 
 def tags_of(caption: str, separator: str) -> list[str]:
@@ -132,9 +115,24 @@ def tags_of(caption: str, separator: str) -> list[str]:
     return [tag.strip() for tag in caption.split(separator) if tag.strip()]
 
 
-def joined(tags: list[str], separator: str) -> str:
+def join_tags(tags: list[str], separator: str) -> str:
     """Tags as one caption: `a, b` for the separator `,`."""
     return f"{separator.strip()} ".join(tags)
+
+
+def split_fixed_tags(
+    caption: str, separator: str, keep: int, keep_separator: str
+) -> tuple[list[str], list[str], list[str] | None]:
+    """Fixed tags at the start, free ones, and fixed ones at the end, as sd-scripts divides a caption.
+
+    With a `keep_separator` in the caption, the text before the first is fixed, and the text after the second. Without
+    it, the first `keep` tags are fixed, and the last item is None.
+    """
+    if keep_separator and keep_separator in caption:
+        first, free, *last = [tags_of(part, separator) for part in caption.split(keep_separator, 2)]
+        return first, free, last[0] if last else []
+    tags = tags_of(caption, separator)
+    return tags[:keep], tags[keep:], None
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from lorasmith.data.transforms.base import ImageTransform, Sample
 
 
 class Flip(ImageTransform):
-    """Left and right exchanged in half of all views. Not for characters whose sides differ."""
+    """Mirrors the image, left to right, in half of all views. Not for characters whose sides differ."""
 
     kind: Literal["flip"] = "flip"
 

@@ -1,30 +1,26 @@
-"""Images at any place of a black canvas: whole, or the upper part of a portrait."""
+"""Images at a random position on a black canvas: whole, or the upper part of a portrait."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from random import Random
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from lorasmith.core.rng import python_random
-from lorasmith.data.transforms.base import Cut, ImageTransform, Sample
-
-if TYPE_CHECKING:
-    from random import Random
-
-    from lorasmith.data.buckets import Placement
-
-Size = tuple[int, int]
+from lorasmith.data.placement import Crop, Placement, Size
+from lorasmith.data.transforms.base import ImageTransform, Sample
 
 
 class Letterbox(ImageTransform):
-    """Fits an image into its bucket, shrunk by a factor in `scale`, and puts it anywhere on black.
+    """Fits an image into its bucket, shrunk by a factor in `scale`, and puts it at a random position on black.
 
-    Before that, with probability `crop`, it is cut: with `upper`, an image taller than the bucket loses what is below a
-    height between the bucket's and its own, which keeps heads; else it is cut to the bucket's shape somewhere. The
-    black does not count in the loss. Without buckets (`buckets.enabled = false`) these are Mix-of-Show's
-    HumanResizeCropFinalV3 (`upper`) and ResizeFillMaskNew (`scale`), which know squares of 512 only.
+    Before that, with probability `crop`, the image is cropped: with `upper`, an image taller than the bucket loses its
+    lower part, down to a height between the bucket's and its own, which keeps heads; otherwise it is cropped to the
+    shape of the bucket at a random position. The loss does not count in the black area. Without buckets
+    (`buckets.enabled = false`) these are Mix-of-Show's HumanResizeCropFinalV3 (`upper`) and ResizeFillMaskNew
+    (`scale`), which support squares of 512 only.
     """
 
     kind: Literal["letterbox"] = "letterbox"
@@ -32,12 +28,16 @@ class Letterbox(ImageTransform):
     upper: bool = True
     scale: tuple[float, float] = (1.0, 1.0)
     kept: int = Field(default=0, ge=0)
-    """So many forms of each image, whose latents are then cached; 0: a new one in each view, encoded anew."""
+    """Number of variants of each image, whose latents are then cached; 0: a new variant in each view, encoded in each
+    step."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Letterbox:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale is [{self.scale[0]:g}, {self.scale[1]:g}]; give two in order, above 0, up to 1")
+            raise ValueError(
+                f"scale is [{self.scale[0]:g}, {self.scale[1]:g}]; give two numbers in ascending order, above 0 and at "
+                "most 1"
+            )
         return self
 
     @property
@@ -48,35 +48,44 @@ class Letterbox(ImageTransform):
     def cuts(self) -> bool:
         return True
 
-    def cut(self, path: Path, size: Size, place: Placement, variant: int) -> Cut:
+    def cut(self, path: Path, size: Size, place: Placement, variant: int) -> Crop:
         random = python_random(0, "letterbox", path.name, variant)
         bucket = place.bucket
-        cover = max(bucket[0] / size[0], bucket[1] / size[1])
-        covering = max(bucket[0], round(size[0] * cover)), max(bucket[1], round(size[1] * cover))
-        left, top, width, height = self.part(covering, bucket, random)
-        largest = fitting((width, height), bucket, less=self.upper) * random.uniform(*self.scale)
-        seen = max(1, int(width * largest + 1e-6)), max(1, int(height * largest + 1e-6))
-        x, y = round(left * largest), round(top * largest)
-        resized = max(x + seen[0], round(covering[0] * largest)), max(y + seen[1], round(covering[1] * largest))
-        at = x - random.randint(0, bucket[0] - seen[0]), y - random.randint(0, bucket[1] - seen[1])
-        box = (at[0], at[1], at[0] + bucket[0], at[1] + bucket[1])
-        return Cut(resized, box, (x, y, x + seen[0], y + seen[1]))
 
-    def part(self, covering: Size, bucket: Size, random: Random) -> tuple[int, int, int, int]:
-        """Left, top, width and height of what is left of an image that has been enlarged to cover the bucket."""
+        # The part that stays visible, in pixels of an image that just covers the bucket.
+        cover_scale = max(bucket[0] / size[0], bucket[1] / size[1])
+        covering = max(bucket[0], round(size[0] * cover_scale)), max(bucket[1], round(size[1] * cover_scale))
+        left, top, width, height = self._visible_part(covering, bucket, random)
+
+        # Shrink that part into the bucket; everything below is in pixels of the shrunk image.
+        factor = fit_factor((width, height), bucket, leave_border=self.upper) * random.uniform(*self.scale)
+        visible = max(1, int(width * factor + 1e-6)), max(1, int(height * factor + 1e-6))
+        x, y = round(left * factor), round(top * factor)
+        resized = max(x + visible[0], round(covering[0] * factor)), max(y + visible[1], round(covering[1] * factor))
+
+        # The bucket may lie anywhere around the visible part.
+        box_left = x - random.randint(0, bucket[0] - visible[0])
+        box_top = y - random.randint(0, bucket[1] - visible[1])
+        box = (box_left, box_top, box_left + bucket[0], box_top + bucket[1])
+        return Crop(resized, box, seen=(x, y, x + visible[0], y + visible[1]))
+
+    def _visible_part(self, covering: Size, bucket: Size, random: Random) -> tuple[int, int, int, int]:
+        """Left, top, width and height of what stays of an image that covers the bucket."""
         if random.random() >= self.crop:
             return (0, 0, *covering)
-        room = covering[0] - bucket[0], covering[1] - bucket[1]
-        if self.upper and room[1] > 0:
-            return (0, 0, covering[0], bucket[1] + random.randint(0, room[1]))
-        return (random.randint(0, room[0]), random.randint(0, room[1]), *bucket)
+        room_x, room_y = covering[0] - bucket[0], covering[1] - bucket[1]
+        if self.upper and room_y > 0:
+            return (0, 0, covering[0], bucket[1] + random.randint(0, room_y))
+        return (random.randint(0, room_x), random.randint(0, room_y), *bucket)
 
     def apply(self, sample: Sample, variant: int) -> Sample:
         return sample
 
 
-def fitting(size: Size, bucket: Size, less: bool) -> float:
-    """The factor by which `size` fits into the bucket; with `less`, one that would fill it ends a pixel before."""
+def fit_factor(size: Size, bucket: Size, leave_border: bool) -> float:
+    """The factor by which `size` fits into the bucket. With `leave_border`, a size that would fill it is one pixel
+    smaller."""
     factor = min(bucket[0] / size[0], bucket[1] / size[1])
-    short = max((bucket[0] - 1) / size[0], (bucket[1] - 1) / size[1])
-    return min(factor, short) if less else factor
+    if leave_border:
+        factor = min(factor, max((bucket[0] - 1) / size[0], (bucket[1] - 1) / size[1]))
+    return factor

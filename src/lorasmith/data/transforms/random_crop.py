@@ -1,22 +1,20 @@
-"""Crops at one of several places."""
+"""Crops at one of several positions."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from lorasmith.data.transforms.base import Cut, ImageTransform, Sample
-
-if TYPE_CHECKING:
-    from lorasmith.data.buckets import Placement
+from lorasmith.data.placement import Crop, Placement, Size
+from lorasmith.data.transforms.base import ImageTransform, Sample
 
 
 class RandomCrop(ImageTransform):
-    """Where an image is larger than its bucket, crops at one of `places` evenly spaced places in place of the centre.
+    """Crops an image that is larger than its bucket at one of `places` evenly spaced positions, not at the centre.
 
-    A finite number of places keeps all of them cacheable.
+    The number of positions is finite, so that the latents of all of them can be cached.
     """
 
     kind: Literal["random_crop"] = "random_crop"
@@ -30,8 +28,8 @@ class RandomCrop(ImageTransform):
     def cuts(self) -> bool:
         return True
 
-    def cut(self, path: Path, size: tuple[int, int], place: Placement, variant: int) -> Cut:
-        return Cut(place.resized, place.box(variant / (self.places - 1)))
+    def cut(self, path: Path, size: Size, place: Placement, variant: int) -> Crop:
+        return Crop(place.resized, place.box(variant / (self.places - 1)))
 
     def apply(self, sample: Sample, variant: int) -> Sample:
         return sample

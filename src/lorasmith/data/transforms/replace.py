@@ -1,4 +1,4 @@
-"""Words of captions in place of others."""
+"""Words of captions replaced by others."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from lorasmith.data.transforms.base import CaptionTransform
 
 
 class Replace(CaptionTransform):
-    """Puts words in place of others, literally: `words = { "<TOK>" = "<potter1> <potter2>" }`; blanks are then brought
-    to one each."""
+    """Replaces words by others, literally: `words = { "<TOK>" = "<potter1> <potter2>" }`. Runs of spaces then become
+    one space."""
 
     kind: Literal["replace"] = "replace"
     words: dict[str, str]

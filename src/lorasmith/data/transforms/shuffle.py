@@ -1,4 +1,4 @@
-"""Tags in another order each time."""
+"""Tags in random order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lorasmith.data.transforms.base import CaptionTransform, joined, tags_of
+from lorasmith.data.transforms.base import CaptionTransform, join_tags, tags_of
 
 
 class Shuffle(CaptionTransform):
@@ -25,4 +25,4 @@ class Shuffle(CaptionTransform):
         tags = tags_of(caption, self.separator)
         fixed, rest = tags[: self.keep], tags[self.keep :]
         random.shuffle(rest)
-        return joined([*fixed, *rest], self.separator)
+        return join_tags([*fixed, *rest], self.separator)

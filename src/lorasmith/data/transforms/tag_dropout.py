@@ -1,4 +1,4 @@
-"""Tags left out now and then."""
+"""Tags left out at random."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lorasmith.data.transforms.base import CaptionTransform, joined, tags_of
+from lorasmith.data.transforms.base import CaptionTransform, join_tags, tags_of
 
 
 class TagDropout(CaptionTransform):
@@ -25,4 +25,4 @@ class TagDropout(CaptionTransform):
     def __call__(self, caption: str, random: Random) -> str:
         tags = tags_of(caption, self.separator)
         kept = [tag for i, tag in enumerate(tags) if random.random() >= self.rate or i < self.keep]
-        return joined(kept, self.separator)
+        return join_tags(kept, self.separator)

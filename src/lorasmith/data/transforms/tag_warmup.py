@@ -9,20 +9,21 @@ from typing import Literal
 
 from pydantic import Field
 
-from lorasmith.data.transforms.base import CaptionTransform, TrainingProgress, joined, tags_of
+from lorasmith.data.transforms.base import CaptionTransform, TrainingProgress, join_tags, split_fixed_tags
 
 
 class TagWarmup(CaptionTransform):
-    """Only the first tags: `start` of them behind the first `keep`, and more with each step until all are there.
+    """Uses only the first tags of a caption: `start` of them after the first `keep`, and more with each step until all
+    are used.
 
-    Of n tags behind the fixed ones, floor(start + step (n - start) / until) stay (sd-scripts' token warm-up). What
-    stands before the first `keep_separator`, and behind the second, is fixed; without it in a caption, the first `keep`
-    tags are. Separators stay in the caption, for the transforms after it. Held-out captions have all tags.
+    Of n tags after the fixed ones, floor(start + step (n - start) / until) are used (sd-scripts' token warm-up). The
+    text before the first `keep_separator` and the text after the second is fixed; in a caption without it, the first
+    `keep` tags are. Separators stay in the caption, for the transforms that follow. Held-out captions have all tags.
     """
 
     kind: Literal["tag_warmup"] = "tag_warmup"
     until: float = Field(default=0.25, gt=0)
-    """The step from which on all tags are there; below 1, the share of the run."""
+    """The step from which on all tags are used; if below 1, as a share of the run."""
     start: int = Field(default=1, ge=0)
     keep: int = Field(default=0, ge=0)
     keep_separator: str = ""
@@ -36,32 +37,26 @@ class TagWarmup(CaptionTransform):
         until = math.floor(self.until * moment.steps) if self.until < 1 else self.until
         if moment.step >= until:
             return self
-        return lambda caption, random: self.shortened(caption, moment.step / until)
+        return lambda caption, random: self.shorten(caption, moment.step / until)
 
     def __call__(self, caption: str, random: Random) -> str:
         return caption
 
-    def shortened(self, caption: str, share: float) -> str:
-        """The caption when this share of the warm-up is over."""
-        first, free, last = self.split(caption)
-        count = math.floor(share * (len(free) - self.start) + 1e-9) + self.start
-        return caption if count >= len(free) else self.put_together(first, free[:count], last)
+    def shorten(self, caption: str, progress: float) -> str:
+        """The caption at this share of the warm-up, 0 to 1."""
+        first, free, last = split_fixed_tags(caption, self.separator, self.keep, self.keep_separator)
+        count = math.floor(progress * (len(free) - self.start) + 1e-9) + self.start
+        return caption if count >= len(free) else self._join(first, free[:count], last)
 
     def outcomes(self, caption: str) -> set[str]:
-        first, free, last = self.split(caption)
-        return {caption} | {self.put_together(first, free[:n], last) for n in range(self.start, len(free))}
+        first, free, last = split_fixed_tags(caption, self.separator, self.keep, self.keep_separator)
+        return {caption} | {self._join(first, free[:count], last) for count in range(self.start, len(free))}
 
-    def split(self, caption: str) -> tuple[list[str], list[str], list[str] | None]:
-        """Tags that stay, those that come little by little, and those at the end, if separators tell."""
-        if self.keep_separator and self.keep_separator in caption:
-            parts = [tags_of(part, self.separator) for part in caption.split(self.keep_separator, 2)]
-            return parts[0], parts[1], parts[2] if len(parts) > 2 else []
-        tags = tags_of(caption, self.separator)
-        return tags[: self.keep], tags[self.keep :], None
-
-    def put_together(self, first: list[str], free: list[str], last: list[str] | None) -> str:
+    def _join(self, first: list[str], free: list[str], last: list[str] | None) -> str:
         """The caption of these tags, with its separators."""
         if last is None:
-            return joined([*first, *free], self.separator)
-        parts = [joined(tags, self.separator) for tags in (first, free, last)]
-        return f" {self.keep_separator} ".join(parts if last else parts[:2]).strip()
+            return join_tags([*first, *free], self.separator)
+        parts = [join_tags(first, self.separator), join_tags(free, self.separator)]
+        if last:
+            parts.append(join_tags(last, self.separator))
+        return f" {self.keep_separator} ".join(parts).strip()

@@ -1,4 +1,4 @@
-"""Tags with fixed ones before and behind, told apart by separators of their own."""
+"""Tags between fixed ones at the start and at the end, which are marked by separators of their own."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from lorasmith.data.transforms.base import CaptionTransform, joined, tags_of
+from lorasmith.data.transforms.base import CaptionTransform, join_tags, split_fixed_tags
 
 
 class Tags(CaptionTransform):
     """Shuffles and leaves out tags between fixed ones: `girl, garp ||| hat, smile ||| best quality`.
 
-    What stands before the first `keep_separator`, and behind the second, is fixed; without it in a caption, the first
-    `keep` tags are. A `group_separator` holds tags together (`red hair;;;long hair`) and becomes a `separator` at the
-    end.
+    The tags before the first `keep_separator` and those after the second are fixed; in a caption without it, the first
+    `keep` tags are. A `group_separator` holds tags together (`red hair;;;long hair`) and is replaced by `separator` at
+    the end.
     """
 
     kind: Literal["tags"] = "tags"
@@ -32,17 +32,12 @@ class Tags(CaptionTransform):
         return self.shuffle or self.dropout > 0
 
     def __call__(self, caption: str, random: Random) -> str:
-        first, free, last = self.split(caption)
+        first, free, last = split_fixed_tags(caption, self.separator, self.keep, self.keep_separator)
         if self.shuffle:
             random.shuffle(free)
-        free = [tag for tag in free if not self.dropout or random.random() >= self.dropout]
-        result = joined([*first, *free, *last], self.separator)
-        return result.replace(self.group_separator, self.separator) if self.group_separator else result
-
-    def split(self, caption: str) -> tuple[list[str], list[str], list[str]]:
-        """Fixed tags, free ones, and fixed ones at the end."""
-        if self.keep_separator and self.keep_separator in caption:
-            parts = [tags_of(part, self.separator) for part in caption.split(self.keep_separator, 2)]
-            return parts[0], parts[1], parts[2] if len(parts) > 2 else []
-        tags = tags_of(caption, self.separator)
-        return tags[: self.keep], tags[self.keep :], []
+        if self.dropout:
+            free = [tag for tag in free if random.random() >= self.dropout]
+        caption = join_tags([*first, *free, *(last or [])], self.separator)
+        if self.group_separator:
+            caption = caption.replace(self.group_separator, self.separator)
+        return caption

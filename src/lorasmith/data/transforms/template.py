@@ -1,4 +1,4 @@
-"""Captions set into a sentence."""
+"""Captions inserted into a sentence."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from lorasmith.data.transforms.base import CaptionTransform
 
 
 class Template(CaptionTransform):
-    """One of `templates`, by chance, with `{caption}` replaced: `"a photo of {caption}"`. Also the way to put words
-    before or after every caption."""
+    """One of `templates`, chosen at random, with `{caption}` replaced by the caption: `"a photo of {caption}"`. It can
+    also put words before or after every caption."""
 
     kind: Literal["template"] = "template"
     templates: tuple[str, ...]
 
     @field_validator("templates")
     @classmethod
-    def _places(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+    def _known_placeholders(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
         if not templates:
             raise ValueError("give at least one template")
         for template in templates:
-            wrong = [name for name in re.findall(r"\{[^{}]*\}", template) if name != "{caption}"]
-            if wrong:
-                raise ValueError(f'"{template}" has {wrong[0]}; the only place to fill is {{caption}}')
+            unknown = [name for name in re.findall(r"\{[^{}]*\}", template) if name != "{caption}"]
+            if unknown:
+                raise ValueError(f'"{template}" contains {unknown[0]}; the only placeholder is {{caption}}')
         return templates
 
     @property

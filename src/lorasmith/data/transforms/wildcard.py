@@ -1,7 +1,8 @@
-"""Alternatives inside captions."""
+"""Random alternatives inside captions."""
 
 from __future__ import annotations
 
+import math
 import re
 from itertools import product
 from random import Random
@@ -10,13 +11,14 @@ from typing import Literal
 from lorasmith.data.transforms.base import CaptionTransform
 
 CHOICE = re.compile(r"\{([^{}]*)\}")
-LIMIT = 64
-"""Results of one caption that are listed."""
-MARKS = {"{{": "\ue000", "}}": "\ue001"}
+MAX_OUTCOMES = 64
+"""A caption with more possible results than this is not cached."""
+ESCAPES = {"{{": "\ue000", "}}": "\ue001"}
+"""Characters of the private use area that stand for doubled braces while alternatives are replaced."""
 
 
 class Wildcard(CaptionTransform):
-    """One of `{red|blue|green}` by chance, each time it stands there; `{{` and `}}` are plain braces."""
+    """Replaces each `{red|blue|green}` by one of the alternatives, chosen at random; `{{` and `}}` are plain braces."""
 
     kind: Literal["wildcard"] = "wildcard"
 
@@ -25,26 +27,27 @@ class Wildcard(CaptionTransform):
         return True
 
     def __call__(self, caption: str, random: Random) -> str:
-        return shown(CHOICE.sub(lambda found: random.choice(found[1].split("|")), hidden(caption)))
+        chosen = CHOICE.sub(lambda match: random.choice(match[1].split("|")), escape_braces(caption))
+        return unescape_braces(chosen)
 
     def outcomes(self, caption: str) -> set[str] | None:
-        pieces = CHOICE.split(hidden(caption))
-        choices = [piece.split("|") if i % 2 else [piece] for i, piece in enumerate(pieces)]
-        count = 1
-        for choice in choices:
-            count *= len(choice)
-        return None if count > LIMIT else {shown("".join(words)) for words in product(*choices)}
+        # Plain text at even places, the alternatives of a choice at odd ones.
+        pieces = CHOICE.split(escape_braces(caption))
+        alternatives = [piece.split("|") if i % 2 else [piece] for i, piece in enumerate(pieces)]
+        if math.prod(len(options) for options in alternatives) > MAX_OUTCOMES:
+            return None
+        return {unescape_braces("".join(options)) for options in product(*alternatives)}
 
 
-def hidden(caption: str) -> str:
-    """Doubled braces as marks that are no braces."""
-    for braces, mark in MARKS.items():
-        caption = caption.replace(braces, mark)
+def escape_braces(caption: str) -> str:
+    """The caption with doubled braces replaced by single characters that are not braces."""
+    for braces, character in ESCAPES.items():
+        caption = caption.replace(braces, character)
     return caption
 
 
-def shown(caption: str) -> str:
-    """Marks as single braces."""
-    for braces, mark in MARKS.items():
-        caption = caption.replace(mark, braces[0])
+def unescape_braces(caption: str) -> str:
+    """The caption with those characters replaced by single braces."""
+    for braces, character in ESCAPES.items():
+        caption = caption.replace(character, braces[0])
     return caption

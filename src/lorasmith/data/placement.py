@@ -1,0 +1,61 @@
+"""Where an image lies in its bucket: sizes and crop boxes, in pixels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Size = tuple[int, int]
+"""(width, height)."""
+
+Box = tuple[int, int, int, int]
+"""(left, top, right, bottom); right and bottom are exclusive."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The bucket of an image, and the size that the image is resized to before it is cropped to the bucket."""
+
+    bucket: Size
+    resized: Size
+
+    def box(self, position: float = 0.5) -> Box:
+        """The crop box. `position`, 0 to 1, says where it lies in the image: 0.5 is the centre."""
+        (bucket_width, bucket_height), (width, height) = self.bucket, self.resized
+        left = math.floor((width - bucket_width) * position)
+        top = math.floor((height - bucket_height) * position)
+        return (left, top, left + bucket_width, top + bucket_height)
+
+    @property
+    def lost(self) -> float:
+        """The share of the resized image that the crop cuts off, 0 to 1."""
+        bucket_area = self.bucket[0] * self.bucket[1]
+        return 1 - bucket_area / (self.resized[0] * self.resized[1])
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The part of an image that is trained on.
+
+    The image is resized to `resized` and cropped to `box`, which has the size of the bucket. Where the box reaches
+    beyond the image, or beyond the box `seen` (in the same coordinates), the result is black.
+    """
+
+    resized: Size
+    box: Box
+    seen: Box | None = None
+
+    def filled(self) -> NDArray[np.float32] | None:
+        """(H, W) of the bucket: 1 where the image is visible, 0 where the crop is black; None without black parts."""
+        if self.seen is None:
+            return None
+        left, top, right, bottom = self.box
+        # The visible box in coordinates of the crop; what lies left of it or above it is cut off.
+        seen_left, seen_right = max(0, self.seen[0] - left), max(0, self.seen[2] - left)
+        seen_top, seen_bottom = max(0, self.seen[1] - top), max(0, self.seen[3] - top)
+        filled = np.zeros((bottom - top, right - left), dtype=np.float32)
+        filled[seen_top:seen_bottom, seen_left:seen_right] = 1
+        return filled

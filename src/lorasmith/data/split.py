@@ -1,0 +1,67 @@
+"""Reading the images of all subsets, and dividing them into images to train on and held-out images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lorasmith.core.errors import ConfigError, Problem
+from lorasmith.core.rng import derive
+from lorasmith.data.config import DataConfig, SubsetConfig
+from lorasmith.data.records import ImageRecord, without_copies
+from lorasmith.data.scan import ScanResult, scan
+
+
+def read_and_split(config: DataConfig, seed: int) -> tuple[list[ImageRecord], list[ImageRecord], list[Problem]]:
+    """Images to train on, held-out images, and images that could not be read and are left out.
+
+    Raises ConfigError with every problem of every file.
+    """
+    scanned = ScanResult()
+    for index, subset in enumerate(config.sources):
+        key = f"data.subsets.{index}" if len(config.sources) > 1 else "data"
+        scanned.add(scan(subset, key, config.skip_bad_images))
+
+    held_out: list[ImageRecord] = []
+    validation_scan = ScanResult()
+    if config.validation.images is not None:
+        validation_scan = scan(validation_subset(config), "data.validation", config.skip_bad_images)
+        held_out = without_copies(validation_scan.records)
+    elif config.validation.split:
+        split_seed = seed if config.validation.seed is None else config.validation.seed
+        held_out = choose_held_out(scanned.records, split_seed, config.validation.split)
+
+    # Compared by content, so that a copy of a held-out image is not trained on either.
+    held_out_digests = {record.digest for record in held_out}
+    trained = [record for record in scanned.records if record.digest not in held_out_digests]
+
+    problems = scanned.problems + validation_scan.problems
+    if scanned.records and not trained and not problems:
+        what = "all images are held out, none is left to train on"
+        problems.append(Problem("data.validation", what, remedy="add images, or hold none out"))
+    if problems:
+        raise ConfigError(problems, "the data")
+    return trained, held_out, scanned.skipped + validation_scan.skipped
+
+
+def validation_subset(config: DataConfig) -> SubsetConfig:
+    """The folder of held-out images, with the caption settings of the first source, so that a fallback caption holds
+    for both."""
+    assert config.validation.images is not None
+    first = config.sources[0]
+    return SubsetConfig(
+        images=config.validation.images, caption=first.caption, caption_extension=first.caption_extension
+    )
+
+
+def choose_held_out(records: Sequence[ImageRecord], seed: int, share: float) -> list[ImageRecord]:
+    """A share of the images that may be held out, at least one. Copies of an image count once.
+
+    Images are ranked by a hash of their content, so the choice does not depend on file names or order.
+    """
+    candidates = without_copies([record for record in records if record.hold_out])
+    if not candidates:
+        return []
+    ranked = sorted(candidates, key=lambda record: derive(seed, "validation", record.digest))
+    count = max(1, round(share * len(candidates)))
+    digests = {record.digest for record in ranked[:count]}
+    return [record for record in candidates if record.digest in digests]
