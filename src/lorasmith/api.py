@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from lorasmith.core.progress import Progress
 
 if TYPE_CHECKING:
-    from lorasmith.data.maskers import Made
+    from lorasmith.data.maskers import MaskReport
     from lorasmith.evaluation.results import Evaluation
     from lorasmith.files.lora import Output, Report
     from lorasmith.fusion import FuseReport
@@ -339,7 +339,7 @@ def masks(
     overwrite: bool = False,
     settings: dict[str, Any] | None = None,
     progress: Progress | None = None,
-) -> Made:
+) -> MaskReport:
     """Make a mask of the subject for each image of a folder (default: in `images/masks`), and a picture of all.
 
     `source`: `alpha`, `color` or `rembg`, with its `settings` (`{"color": "white", "tolerance": 0.2}`). Masks that are

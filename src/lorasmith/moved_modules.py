@@ -91,6 +91,8 @@ MOVED = {
     "compat.kohya.showing": "compat.kohya.previews",
     "compat.kohya.writing": "compat.kohya.outputs",
     "compat.kohya.options.showing": "compat.kohya.options.previews",
+    "concepts.start": "concepts.initial_embeddings",
+    "concepts.train": "concepts.token_trainer",
     "data.ahead": "data.prefetch",
     "data.pixels": "data.views",
     "fusion.asked": "fusion.options",

@@ -30,5 +30,5 @@ def test_masks_are_made_and_trained_with(
 def test_a_mistake_is_one_message(pictures: Callable[..., Path], here: Program) -> None:
     answer = here("masks", pictures(3))
     assert answer.code == 1
-    assert answer.err.count("no transparent part") == 1
+    assert answer.err.count("no alpha channel") == 1
     assert "--from color" in answer.err

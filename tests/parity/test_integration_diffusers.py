@@ -16,7 +16,7 @@ from lorasmith.adapters.dora import DoRA
 from lorasmith.adapters.lokr import LoKr
 from lorasmith.adapters.lora import LoRA
 from lorasmith.concepts import Concept
-from lorasmith.concepts.start import begin
+from lorasmith.concepts.initial_embeddings import initial_vocabulary
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.rng import torch_generator
 from lorasmith.families.load import load
@@ -47,7 +47,7 @@ def made_file(path: Path, config: AdapterConfig, layerwise: bool) -> Path:
     family = load("tiny-sd")
     size = len(next(iter(family.own_table().values())))
     concept = Concept(words=("<x>", "<y>"), init=("<rand-0.3>", "dog"), layerwise=layerwise)
-    new = begin([concept], family.own_vectors, size, 16, seed=1)
+    new = initial_vocabulary([concept], family.own_vectors, size, 16, seed=1)
     torch.manual_seed(0)
     adapters = AdapterSet.create(config, family.named_layers(("unet", "te")), family.layer_presets, seed=0)
     with torch.no_grad():

@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from lorasmith.concepts import Concept
-from lorasmith.concepts.start import begin
+from lorasmith.concepts.initial_embeddings import initial_vocabulary
 from lorasmith.families.load import load
 from lorasmith.families.resolve import find
 from lorasmith.formats import embeddings, token_embeddings
@@ -19,7 +19,9 @@ from lorasmith.sampling.loras import Loras
 def test_diffusers_and_we_condition_alike(tmp_path: Path) -> None:
     family = load("tiny-sd")
     size = len(next(iter(family.own_table().values())))
-    new = begin([Concept(words=("<x>",), vectors=2, init=("<rand-0.3>",))], family.own_vectors, size, 16, seed=3)
+    new = initial_vocabulary(
+        [Concept(words=("<x>",), vectors=2, init=("<rand-0.3>",))], family.own_vectors, size, 16, seed=3
+    )
     path = tmp_path / "zork.safetensors"
     write(path, embeddings.encode(token_embeddings.plain(token_embeddings.values_of(new))["<x>"]), {}, torch.float32)
 

@@ -1,8 +1,9 @@
-"""The new words of a model: where they stand in texts, and their vectors."""
+"""The new tokens of a model: where they occur in texts, and their token embeddings."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from lorasmith.core.errors import LorasmithError
 
 
 @dataclass(frozen=True)
-class Word:
-    """A word and its rows: `first` is the place of its first vector among all new vectors, from 0."""
+class NewToken:
+    """A new word and its rows of the embedding table: `count` vectors, of which `first` is the index of the first one
+    among all new vectors, from 0."""
 
     text: str
     first: int
@@ -23,13 +25,14 @@ class Word:
 
 
 class Vocabulary(nn.Module):
-    """New words by text encoder: `values[i][part]` is word i's tensor (vectors, layers or 1, width), float32.
+    """New tokens and their embeddings: `values[i][part]` is the tensor (vectors, layers or 1, width), float32, of token
+    i for one text encoder.
 
-    Words of one concept stand for one thing. In token ids, row k of the new vectors is `size + k`, where `size` is how
-    many tokens the model has of its own; for cross-attention layer l it is `size + l * rows + k`.
+    Tokens of one concept stand for one thing. Row k of the new vectors has the token id `size + k`, where `size` is the
+    number of tokens that the model has itself; for cross-attention layer l it has the id `size + l * rows + k`.
     """
 
-    _concepts: Tensor
+    _row_concepts: Tensor
 
     def __init__(
         self,
@@ -39,129 +42,134 @@ class Vocabulary(nn.Module):
         layers: int = 1,
         concepts: Sequence[int] = (),
     ) -> None:
-        """`concepts`: for each word the number of its concept, from 0; default: all are of one."""
+        """`vectors`: for each word, by text encoder, (vectors, width) or (vectors, layers, width); `concepts`: for each
+        word the number of its concept, from 0; default: all belong to one concept."""
         super().__init__()
-        twice = {w for w in words if list(words).count(w) > 1}
-        if twice:
-            raise LorasmithError(f"two concepts have the word {min(twice)}; each needs its own")
+        repeated = [word for word, count in Counter(words).items() if count > 1]
+        if repeated:
+            raise LorasmithError(f"two concepts have the word {min(repeated)}; each concept needs words of its own")
         self.size = size
-        self.values = nn.ModuleList(nn.ParameterDict(_matrices(v)) for v in vectors)
-        depths = {t.shape[1] for v in self.values for t in _tensors(v).values()} - {1}
+        self.values = nn.ModuleList(nn.ParameterDict(_with_layers(by_encoder)) for by_encoder in vectors)
+        self.layers = self._common_depth(layers)
+
+        # Each token takes the rows after those of the token before it.
+        self.tokens: list[NewToken] = []
+        self.rows = 0
+        for word, value in zip(words, self.values, strict=True):
+            count = next(value.parameters()).shape[0]
+            self.tokens.append(NewToken(word, self.rows, count))
+            self.rows += count
+        self._pattern = _pattern_of(words)
+
+        # For each row its concept; -1 in front is for the model's own tokens.
+        self.concepts = tuple(concepts) or (0,) * len(self.tokens)
+        row_concepts = [-1]
+        for concept, token in zip(self.concepts, self.tokens, strict=True):
+            row_concepts += [concept] * token.count
+        self.register_buffer("_row_concepts", torch.tensor(row_concepts), persistent=False)
+        self.initial = {name: p.detach().clone() for name, p in self.named_parameters()}
+
+    def _common_depth(self, layers: int) -> int:
+        """`layers` if any token has vectors for each layer, else 1. Raises LorasmithError for other depths."""
+        depths = {p.shape[1] for p in self.parameters()} - {1}
         if depths - {layers}:
             raise LorasmithError(f"new words for {max(depths)} cross-attention layers; this model has {layers}")
-        self.layers = layers if depths else 1
-        self.words: list[Word] = []
-        for text, tensors in zip(words, self.values, strict=True):
-            first = self.words[-1].first + self.words[-1].count if self.words else 0
-            self.words.append(Word(text, first, next(iter(_tensors(tensors).values())).shape[0]))
-        self.rows = sum(word.count for word in self.words)
-        self._pattern = _pattern(words)
-        self.concepts = tuple(concepts) or (0,) * len(self.words)
-        rows = [c for c, word in zip(self.concepts, self.words, strict=True) for _ in range(word.count)]
-        self.register_buffer("_concepts", torch.tensor([-1, *rows]), persistent=False)
-        self.initial = {name: p.detach().clone() for name, p in self.named_parameters()}
+        return layers if depths else 1
 
     def table(self, part: str) -> Tensor:
         """All new vectors of a text encoder, (layers * rows, width)."""
-        return (
-            torch.cat([_tensors(v)[part].expand(-1, self.layers, -1) for v in self.values])
-            .transpose(0, 1)
-            .flatten(0, 1)
-        )
+        vectors = [_tensors(value)[part].expand(-1, self.layers, -1) for value in self.values]
+        return torch.cat(vectors).transpose(0, 1).flatten(0, 1)
 
-    def pieces(self, text: str) -> list[str | Word]:
-        """A text cut at its new words."""
-        found: list[str | Word] = []
-        known = {word.text: word for word in self.words}
-        for piece in self._pattern.split(text):
-            if piece in known:
-                found.append(known[piece])
-            elif piece.strip():
-                found.append(piece)
-        return found
+    def split(self, text: str) -> list[str | NewToken]:
+        """A text divided at its new tokens; pieces of nothing but spaces are left out."""
+        tokens = {token.text: token for token in self.tokens}
+        pieces = self._pattern.split(text)
+        return [tokens.get(piece, piece) for piece in pieces if piece.strip()]
 
-    def ids(self, word: Word) -> list[int]:
-        """The token ids that stand for a word."""
-        return list(range(self.size + word.first, self.size + word.first + word.count))
+    def token_ids(self, token: NewToken) -> list[int]:
+        """The token ids of a new token, one for each of its vectors."""
+        first = self.size + token.first
+        return list(range(first, first + token.count))
 
-    def rows_in(self, ids: Tensor) -> Tensor:
-        """For each token id 0, or 1 + its row of the new vectors."""
+    def row_numbers(self, ids: Tensor) -> Tensor:
+        """For each token id 1 + its row of the new vectors, or 0 for a token of the model's own."""
         return torch.where(ids >= self.size, (ids - self.size) % max(1, self.rows) + 1, 0)
 
-    def concepts_in(self, rows: Tensor) -> Tensor:
-        """For each entry of `rows_in` the number of its concept, or -1 for a token of the model's own."""
-        return self._concepts[rows]
+    def concept_numbers(self, rows: Tensor) -> Tensor:
+        """For each entry of `row_numbers` the number of its concept, or -1 for a token of the model's own."""
+        return self._row_concepts[rows]
 
     def concept_of(self, word: str) -> int | None:
-        """The number of the concept that a word is of; None if it is no new word."""
-        return next((c for c, own in zip(self.concepts, self.words, strict=True) if own.text == word), None)
+        """The number of the concept that a word belongs to; None if it is not a new word."""
+        pairs = zip(self.concepts, self.tokens, strict=True)
+        return next((concept for concept, token in pairs if token.text == word), None)
 
-    def per_layer(self, ids: Tensor) -> Tensor:
+    def ids_per_layer(self, ids: Tensor) -> Tensor:
         """Ids (B, ...) as each cross-attention layer has them, (B, layers, ...)."""
         shift = torch.arange(self.layers, device=ids.device) * self.rows
         shift = shift.view(1, -1, *[1] * (ids.dim() - 1))
         return torch.where(ids[:, None] >= self.size, ids[:, None] + shift, ids[:, None])
 
-    def norms(self) -> Tensor:
-        """The length of each vector of the first text encoder, (layers * rows,)."""
-        part = next(iter(_tensors(self.values[0])))
-        return torch.linalg.vector_norm(self.table(part).detach(), dim=-1)
-
     @contextmanager
-    def initially(self) -> Iterator[None]:
-        """The words as they were before training."""
-        kept = {name: p.detach().clone() for name, p in self.named_parameters()}
-        with torch.no_grad():
-            for name, p in self.named_parameters():
-                p.copy_(self.initial[name])
+    def with_initial_vectors(self) -> Iterator[None]:
+        """Use the vectors of before the training in this context."""
+        trained = {name: p.detach().clone() for name, p in self.named_parameters()}
+        self._set_parameters(self.initial)
         try:
             yield
         finally:
-            with torch.no_grad():
-                for name, p in self.named_parameters():
-                    p.copy_(kept[name])
+            self._set_parameters(trained)
+
+    @torch.no_grad()
+    def _set_parameters(self, values: Mapping[str, Tensor]) -> None:
+        for name, p in self.named_parameters():
+            p.copy_(values[name])
 
 
-class NewRows(nn.Module):
-    """A text encoder's token embedding with the new vectors behind its own."""
+class ExtendedEmbedding(nn.Module):
+    """The token embedding of a text encoder, extended by the vectors of new tokens."""
 
     def __init__(self, base: nn.Embedding, vocabulary: Vocabulary, part: str) -> None:
         super().__init__()
         self.base = base
-        self._of = [(vocabulary, part)]  # not a submodule: its weights are the vocabulary's
+        self._source = [(vocabulary, part)]  # in a list, so as not to become a submodule: it owns its weights
 
     @property
     def weight(self) -> Tensor:
-        """The model's own embedding (callers look at its dtype)."""
+        """The model's own embedding (text encoders look at its dtype)."""
         return self.base.weight
 
     def forward(self, ids: Tensor) -> Tensor:
-        vocabulary, part = self._of[0]
-        new = ids >= vocabulary.size
-        own = self.base(torch.where(new, 0, ids))
-        table = vocabulary.table(part).to(own.dtype)
-        rows = table[(ids - vocabulary.size).clamp(min=0)]
-        return torch.where(new[..., None], rows, own)
+        vocabulary, part = self._source[0]
+        is_new = ids >= vocabulary.size
+        base_vectors = self.base(torch.where(is_new, 0, ids))
+        table = vocabulary.table(part).to(base_vectors.dtype)
+        new_vectors = table[(ids - vocabulary.size).clamp(min=0)]
+        return torch.where(is_new[..., None], new_vectors, base_vectors)
 
 
-def _matrices(vectors: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
-    """(vectors, width) as (vectors, 1, width)."""
-    return {
-        part: nn.Parameter((t if t.dim() == 3 else t[:, None]).detach().float().clone()) for part, t in vectors.items()
-    }
+def _with_layers(vectors: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
+    """Parameters (vectors, layers or 1, width) of vectors that may lack the dimension of the layers."""
+    parameters: dict[str, nn.Parameter] = {}
+    for part, tensor in vectors.items():
+        with_layers = tensor if tensor.dim() == 3 else tensor[:, None]
+        parameters[part] = nn.Parameter(with_layers.detach().float().clone())
+    return parameters
 
 
 def _tensors(values: nn.Module) -> dict[str, Tensor]:
     return dict(values.named_parameters())
 
 
-def _pattern(words: Sequence[str]) -> re.Pattern[str]:
-    """Matches any of the words, the longest first; a word of letters only where no letter or digit is beside it."""
+def _pattern_of(words: Sequence[str]) -> re.Pattern[str]:
+    """Matches any of the words, the longest first; a word that begins or ends with a letter or digit only where none
+    is next to it."""
     if not words:
-        return re.compile(r"(?!)")
-    parts = []
+        return re.compile(r"(?!)")  # never matches
+    alternatives: list[str] = []
     for word in sorted(words, key=len, reverse=True):
         before = r"(?<!\w)" if word[0].isalnum() else ""
         after = r"(?!\w)" if word[-1].isalnum() else ""
-        parts.append(f"{before}{re.escape(word)}{after}")
-    return re.compile(f"({'|'.join(parts)})")
+        alternatives.append(f"{before}{re.escape(word)}{after}")
+    return re.compile(f"({'|'.join(alternatives)})")

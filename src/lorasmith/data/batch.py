@@ -36,8 +36,8 @@ class BatchPlan:
 class Batch:
     """Tensors of one batch of B images.
 
-    `pixels` (B, 3, H, W) are there instead of `latents` if latents are not cached; `conditioning` is None if captions are
-    not cached. `original`, `crop`, `target`: (B, 2) height and width (or top and left) in pixels, for SDXL.
+    `pixels` (B, 3, H, W) are there instead of `latents` if latents are not cached; `conditioning` is None if captions
+    are not cached. `original`, `crop`, `target`: (B, 2) height and width (or top and left) in pixels, for SDXL.
 
     `mask` (B, 1, h, w) in 0..1 on the latent grid: where the loss counts; None if it counts everywhere. `subject` (B,
     1, h, w): where the subject is, or at least the image; None if that is known of no image. `masked` (B,): 1 for

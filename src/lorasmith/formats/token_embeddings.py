@@ -37,7 +37,7 @@ def encode(vocabulary: Vocabulary) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def named(vocabulary: Vocabulary) -> dict[str, str]:
     """The metadata alone, for a LoRA whose words are in another file."""
-    return {KEY: json.dumps([word.text for word in vocabulary.words])}
+    return {KEY: json.dumps([word.text for word in vocabulary.tokens])}
 
 
 def renamed(metadata: Mapping[str, str], words: Iterable[str]) -> dict[str, str]:
@@ -52,7 +52,7 @@ def values_of(vocabulary: Vocabulary) -> Words:
     """The vectors of each word, on the CPU."""
     return {
         word.text: {part: p.detach().float().cpu().contiguous() for part, p in value.named_parameters()}
-        for word, value in zip(vocabulary.words, vocabulary.values, strict=True)
+        for word, value in zip(vocabulary.tokens, vocabulary.values, strict=True)
     }
 
 

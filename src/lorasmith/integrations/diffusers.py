@@ -198,7 +198,7 @@ class Encoder:
         model, new = self.pipe.text_encoder, self.vocabulary
         tokens = [text.tokens(self.pipe.tokenizer, prompt, new) for prompt in prompts]
         ids = text.windows(self.pipe.tokenizer, tokens, 75)[:, 0].to(model.device)
-        each = new.per_layer(ids).flatten(0, 1) if new.layers > 1 else ids
+        each = new.ids_per_layer(ids).flatten(0, 1) if new.layers > 1 else ids
         pad = self.pipe.tokenizer.pad_token_id
         each = text.refill(each, self.pipe.tokenizer.eos_token_id, pad)
         hidden, _ = text.states(model, each, (clip_skip or 0) + 1)

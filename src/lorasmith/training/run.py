@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lorasmith.adapters.attach import AdapterSet
-from lorasmith.concepts.train import TokenTrainer
+from lorasmith.concepts.token_trainer import TokenTrainer
 from lorasmith.core.progress import Progress
 from lorasmith.data.dataset import Dataset
 from lorasmith.families.base import Family
@@ -142,6 +142,6 @@ class Run:
     @contextmanager
     def as_base(self) -> Iterator[None]:
         """Inside the block the model is as it was before training."""
-        initial_tokens = self.token_trainer.vocabulary.initially() if self.token_trainer else nullcontext()
+        initial_tokens = self.token_trainer.vocabulary.with_initial_vectors() if self.token_trainer else nullcontext()
         with self.adapters.enabled(False), initial_tokens:
             yield

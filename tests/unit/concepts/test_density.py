@@ -28,7 +28,7 @@ def plain(x: np.ndarray, table: np.ndarray, bandwidth: float) -> np.ndarray:
 def test_it_is_the_mean_of_the_kernels(
     bandwidth: float, spread: float, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(density, "CHUNK", piece)
+    monkeypatch.setattr(density, "CHUNK_SIZE", piece)
     torch.manual_seed(0)
     table = 0.02 * torch.randn(300, 7, dtype=torch.float64) + 0.01 * torch.arange(7)
     x = (spread * torch.randn(5, 7, dtype=torch.float64)).requires_grad_()

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lorasmith.concepts import Concept, Vocabulary
-from lorasmith.concepts.start import begin
-from lorasmith.concepts.train import TokenTrainer
+from lorasmith.concepts.initial_embeddings import initial_vocabulary
+from lorasmith.concepts.token_trainer import TokenTrainer
 from lorasmith.core.config import validate
 from lorasmith.core.errors import ConfigError, LorasmithError
 from lorasmith.families.load import load
@@ -30,38 +30,38 @@ def own(text: str) -> dict[str, Tensor]:
 
 
 def vocabulary(*concepts: Concept, layers: int = 4) -> Vocabulary:
-    return begin(concepts, own, SIZE, layers, seed=0)
+    return initial_vocabulary(concepts, own, SIZE, layers, seed=0)
 
 
 def test_texts_are_cut_at_new_words() -> None:
     new = vocabulary(Concept(words=("<a>", ["<a>", "b"][1])), Concept(words=("<a>1",)))
-    found = [p if isinstance(p, str) else p.text for p in new.pieces("x <a>1, <a> b <a>")]
+    found = [p if isinstance(p, str) else p.text for p in new.split("x <a>1, <a> b <a>")]
     assert found == ["x ", "<a>1", ", ", "<a>", "b", "<a>"]
 
 
 @pytest.mark.parametrize("text", ["garply", "agarp", "garp2", "GARP"])
 def test_a_word_of_letters_stands_alone(text: str) -> None:
-    assert vocabulary(Concept(words=("garp",))).pieces(text) == [text]
-    assert len(vocabulary(Concept(words=("garp",))).pieces(f"{text}, garp.")) == 3
+    assert vocabulary(Concept(words=("garp",))).split(text) == [text]
+    assert len(vocabulary(Concept(words=("garp",))).split(f"{text}, garp.")) == 3
 
 
 def test_rows_follow_each_other() -> None:
     new = vocabulary(Concept(words=("<a>", "<b>"), vectors=3), Concept(words=("<c>",)))
-    assert [(w.text, w.first, w.count) for w in new.words] == [("<a>", 0, 3), ("<b>", 3, 3), ("<c>", 6, 1)]
-    assert new.ids(new.words[1]) == [103, 104, 105]
-    assert new.rows_in(torch.tensor([5, 99, 100, 106])).tolist() == [0, 0, 1, 7]
+    assert [(w.text, w.first, w.count) for w in new.tokens] == [("<a>", 0, 3), ("<b>", 3, 3), ("<c>", 6, 1)]
+    assert new.token_ids(new.tokens[1]) == [103, 104, 105]
+    assert new.row_numbers(torch.tensor([5, 99, 100, 106])).tolist() == [0, 0, 1, 7]
 
 
 def test_each_layer_has_its_rows_and_shared_words_the_same() -> None:
     new = vocabulary(Concept(words=("<a>",), layerwise=True), Concept(words=("<b>",), init=("wolf",)), layers=3)
     with torch.no_grad():
         new.values[0].get_parameter("te")[:] = torch.arange(3.0)[None, :, None]
-    ids = new.per_layer(torch.tensor([[7, 100, 101]]))[0]
+    ids = new.ids_per_layer(torch.tensor([[7, 100, 101]]))[0]
     table = new.table("te").detach()
     assert ids[:, 0].tolist() == [7, 7, 7]
     assert [float(table[row - SIZE][0]) for row in ids[:, 1]] == [0, 1, 2]
     assert [float(table[row - SIZE][0]) for row in ids[:, 2]] == [4, 4, 4]
-    assert new.rows_in(ids).tolist() == [[0, 1, 2]] * 3
+    assert new.row_numbers(ids).tolist() == [[0, 1, 2]] * 3
 
 
 def test_initial_words() -> None:
@@ -139,7 +139,7 @@ def test_a_family_reads_new_words() -> None:
     before = family.encode_text(["a photo of a dog, on grass"])["context"]
     concept = Concept(words=("<x>",), init=("dog",))
     size = len(next(iter(family.own_table().values())))
-    new = begin([concept], family.own_vectors, size, 16, seed=0)
+    new = initial_vocabulary([concept], family.own_vectors, size, 16, seed=0)
     family.learn(new)
     conditioning = family.encode_text(["a photo of a <x>, on grass", "grass"])
     assert torch.allclose(conditioning["context"][:1], before, atol=1e-5)  # it starts as that very word
@@ -157,7 +157,9 @@ def test_a_family_reads_new_words() -> None:
 def test_layers_get_conditions_of_their_own() -> None:
     family = load("tiny-sd")
     size = len(next(iter(family.own_table().values())))
-    new = begin([Concept(words=("<x>",), init=("dog",), layerwise=True)], family.own_vectors, size, 16, seed=0)
+    new = initial_vocabulary(
+        [Concept(words=("<x>",), init=("dog",), layerwise=True)], family.own_vectors, size, 16, seed=0
+    )
     family.learn(new)
     with torch.no_grad():
         next(new.parameters())[0, 5] = family.own_vectors("cat")["te"][0]

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 import lorasmith
 from lorasmith.core.errors import ConfigError, LorasmithError
 from lorasmith.data.maskers import rembg
-from lorasmith.data.maskers.color import FromColor, from_border
+from lorasmith.data.maskers.color import FromColor, connected_to_border
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def flooded(places: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def test_what_hangs_together_with_the_border(share: float) -> None:
     for seed in range(6):
         places = np.random.default_rng(seed).random((13 + seed, 17)) < share
-        assert np.array_equal(from_border(places), flooded(places))
+        assert np.array_equal(connected_to_border(places), flooded(places))
 
 
 def test_a_plain_background(folder: Path) -> None:
@@ -85,7 +85,7 @@ def test_masks_are_written_shown_and_left_alone(folder: Path) -> None:
 
 
 def test_from_transparency(folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"a\.png: it has no transparent part") as error:
+    with pytest.raises(ConfigError, match=r"a\.png: it has no alpha channel") as error:
         lorasmith.masks(folder)
     assert len(error.value.problems) == 1
     with Image.open(folder / "b.png") as picture, Image.open(folder / "masks" / "b.png") as mask:
@@ -129,7 +129,7 @@ def test_a_model_of_rembg(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ({"source": "color", "settings": {"color": "greenish"}}, "#00ff00"),
         ({"source": "color", "settings": {"tolerance": 2}}, "tolerance"),
         ({"images": "nowhere"}, "no such folder"),
-        ({"images": "."}, "there are some in images: name such a folder"),
+        ({"images": "."}, "there are images in images: name one of these folders"),
     ],
 )
 def test_what_is_wrong_is_said(

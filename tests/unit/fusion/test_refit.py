@@ -13,7 +13,7 @@ from torch import Tensor
 from lorasmith.adapters.attach import AdapterSet
 from lorasmith.adapters.lora import LoRA
 from lorasmith.concepts import Concept
-from lorasmith.concepts.start import begin
+from lorasmith.concepts.initial_embeddings import initial_vocabulary
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.rng import torch_generator
 from lorasmith.families.load import load
@@ -49,7 +49,7 @@ def made(family: Any, path: Path, spread: float, layers: tuple[str, ...] = ("*.a
     """A file with changes of random size and two words whose layers differ by `spread`."""
     size = len(next(iter(family.own_table().values())))
     concept = Concept(words=("<x>", "<y>"), init=("<rand-0.3>", "dog"), layerwise=True)
-    new = begin([concept], family.own_vectors, size, 16, seed=1)
+    new = initial_vocabulary([concept], family.own_vectors, size, 16, seed=1)
     generator = torch.Generator().manual_seed(0)
     adapters = AdapterSet.create(
         LoRA(rank=2, layers=layers), family.named_layers(("unet", "te")), family.layer_presets, seed=0

@@ -22,7 +22,7 @@ from torch import Tensor
 from lorasmith.adapters.attach import AdapterSet
 from lorasmith.adapters.lora import LoRA
 from lorasmith.concepts import Concept
-from lorasmith.concepts.start import begin
+from lorasmith.concepts.initial_embeddings import initial_vocabulary
 from lorasmith.families.load import load
 from lorasmith.families.stable_diffusion import layer_names, text
 from lorasmith.families.stable_diffusion.ldm_names import unet_blocks
@@ -62,7 +62,7 @@ def file(family: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         Concept(words=("<x>",), vectors=2, init=("<rand-0.3>",), layerwise=True),
         Concept(words=("<y>",), init=("dog",)),
     ]
-    new = begin(concepts, family.own_vectors, size, 16, seed=1)
+    new = initial_vocabulary(concepts, family.own_vectors, size, 16, seed=1)
     generator = torch.Generator().manual_seed(0)
     adapters = AdapterSet.create(
         LoRA(rank=2, layers="attention"), family.named_layers(("unet", "te")), family.layer_presets, seed=0

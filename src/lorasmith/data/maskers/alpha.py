@@ -11,11 +11,13 @@ from lorasmith.data.maskers.base import Masker
 
 
 class FromAlpha(Masker):
-    """What is not transparent is the subject."""
+    """The subject is everything that is not transparent."""
 
     kind: Literal["alpha"] = "alpha"
 
     def __call__(self, picture: Image.Image, alpha: Image.Image | None) -> Image.Image:
         if alpha is None:
-            raise LorasmithError("it has no transparent part; use --from color for plain backgrounds, or --from rembg")
+            raise LorasmithError(
+                "the image has no alpha channel; use --from color for plain backgrounds, or --from rembg"
+            )
         return alpha

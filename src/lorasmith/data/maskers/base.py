@@ -1,4 +1,4 @@
-"""The extension point of ways to make masks."""
+"""The extension point of methods that make masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ class Masker(Component, root="masker"):
 
     @abstractmethod
     def __call__(self, picture: Image.Image, alpha: Image.Image | None) -> Image.Image:
-        """A mask (L, white is the subject) of the size of `picture` (RGB); `alpha` (L), if the image has one.
+        """The mask of `picture` (RGB): mode L, of the same size, white where the subject is. `alpha` (L) is the alpha
+        channel of the image, if it has one.
 
-        Raises LorasmithError, which need not name the image, if it cannot be found in this way.
+        Raises LorasmithError if this method cannot find the subject; the message need not name the image.
         """

@@ -13,15 +13,16 @@ from lorasmith.data.maskers.base import Masker
 
 
 class FromColor(Masker):
-    """What has the background's colour, and hangs together with the border of the image, is not the subject."""
+    """Everything is the subject, except areas that have the colour of the background and are connected to the border
+    of the image."""
 
     kind: Literal["color"] = "color"
     color: str = "auto"
-    """Of the background: `#00ff00`, `white`; `auto`: the middle one of the pixels at the border."""
+    """The colour of the background: `#00ff00`, `white`; `auto`: the median of the pixels at the border."""
     tolerance: float = Field(default=0.1, ge=0, le=1)
-    """How far a channel may be from it; 1 is from black to white."""
+    """How far each channel may be from that colour; 1 is the distance from black to white."""
     holes: bool = False
-    """Places of the background's colour inside of the subject are background too."""
+    """Areas of the background's colour inside the subject are background too."""
 
     @field_validator("color")
     @classmethod
@@ -36,30 +37,32 @@ class FromColor(Masker):
     def __call__(self, picture: Image.Image, alpha: Image.Image | None) -> Image.Image:
         pixels = np.asarray(picture.convert("RGB"), dtype=np.int16)
         if self.color == "auto":
-            edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-            color = np.median(edge, axis=0)
+            border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+            color = np.median(border, axis=0)
         else:
             color = np.array(ImageColor.getrgb(self.color)[:3])
-        like = np.abs(pixels - color).max(-1) <= self.tolerance * 255
-        background = like if self.holes else from_border(like)
+        has_color = np.abs(pixels - color).max(-1) <= self.tolerance * 255
+        background = has_color if self.holes else connected_to_border(has_color)
         return Image.fromarray(np.where(background, 0, 255).astype(np.uint8))
 
 
-def from_border(places: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Those of the places (H, W) that hang together with the border, by steps to the sides, up and down."""
+def connected_to_border(places: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The places (H, W) that are connected to the border by horizontal and vertical steps over places."""
     reached = np.zeros_like(places)
     reached[[0, -1]], reached[:, [0, -1]] = places[[0, -1]], places[:, [0, -1]]
     while True:
-        further = along_rows(along_rows(reached, places).T, places.T).T
-        if np.array_equal(further, reached):
+        in_rows = extend_along_rows(reached, places)
+        extended = extend_along_rows(in_rows.T, places.T).T
+        if np.array_equal(extended, reached):
             return reached
-        reached = further
+        reached = extended
 
 
-def along_rows(reached: NDArray[np.bool_], places: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """With all of each unbroken stretch of places in a row of which any is reached."""
+def extend_along_rows(reached: NDArray[np.bool_], places: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """`reached` extended to the whole of each unbroken run of places in a row that contains a reached one."""
     height, width = places.shape
-    stretch = np.cumsum(~places, axis=1) + np.arange(height)[:, None] * (width + 1)
-    hit = np.zeros(height * (width + 1), dtype=bool)
-    hit[stretch[reached]] = True
-    return places & hit[stretch]
+    # Runs are numbered: the number rises where a place is missing, and starts anew in each row.
+    run = np.cumsum(~places, axis=1) + np.arange(height)[:, None] * (width + 1)
+    run_is_reached = np.zeros(height * (width + 1), dtype=bool)
+    run_is_reached[run[reached]] = True
+    return places & run_is_reached[run]

@@ -1,4 +1,4 @@
-"""What `lorasmith masks` is asked for."""
+"""The settings of `lorasmith masks`."""
 
 from __future__ import annotations
 

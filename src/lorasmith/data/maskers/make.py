@@ -1,4 +1,4 @@
-"""Masks of all images of a folder, as files beside them."""
+"""Masks of all images of a folder, written as files beside them."""
 
 from __future__ import annotations
 
@@ -16,100 +16,103 @@ from lorasmith.data.images import SUFFIXES, decode
 from lorasmith.data.maskers.base import Masker
 from lorasmith.data.scan import images_in
 
-LITTLE, MUCH = 0.01, 0.99
+MIN_COVERAGE, MAX_COVERAGE = 0.01, 0.99
 """Shares of an image below and above which a mask is probably wrong."""
 
 
 @dataclass
-class Made:
-    """What `make_masks` did: masks that were `made` and `kept` as they were, with the share of the image that they
-    have, by the images' paths; and images whose masks are probably wrong, with why."""
+class MaskReport:
+    """The result of `make_masks`: masks that were `made`, and masks that existed and were `kept`, each with the share
+    of the image that it covers, by the path of the image. `remarks`: images whose masks are probably wrong, with the
+    reason."""
 
     folder: Path
     made: dict[Path, float] = field(default_factory=dict)
     kept: dict[Path, float] = field(default_factory=dict)
     remarks: dict[Path, str] = field(default_factory=dict)
     sheet: Path | None = None
-    """A picture of all masks."""
+    """A contact sheet of all masks."""
 
     def mask(self, image: Path) -> Path:
-        """The mask's file of an image."""
+        """The mask file of an image."""
         return self.folder / f"{image.stem}.png"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """The report as JSON data."""
         return {
             "folder": str(self.folder),
             "sheet": self.sheet and str(self.sheet),
-            "made": {path.name: round(share, 4) for path, share in self.made.items()},
-            "kept": {path.name: round(share, 4) for path, share in self.kept.items()},
+            "made": {path.name: round(coverage, 4) for path, coverage in self.made.items()},
+            "kept": {path.name: round(coverage, 4) for path, coverage in self.kept.items()},
             "remarks": {path.name: text for path, text in self.remarks.items()},
         }
 
 
 def make_masks(
     images: Path, masker: Masker, *, output: Path | None = None, overwrite: bool = False, progress: Progress
-) -> Made:
-    """A mask `output/NAME.png` (default: `images/masks`) for each image directly in the folder.
+) -> MaskReport:
+    """Write a mask `output/NAME.png` (default: `images/masks`) for each image directly in the folder.
 
-    Masks that are there stay, unless `overwrite`. Raises LorasmithError if there are no images, or two of one name;
-    ConfigError with every image that cannot be read or masked, after the others have got theirs.
+    Existing masks are kept, unless `overwrite`. Raises LorasmithError if there are no images, or two of the same name;
+    ConfigError with every image that cannot be read or masked, after the masks of the others were written.
     """
-    files = listed(images)
-    found = Made(output or images / "masks")
+    files = list_images(images)
+    report = MaskReport(output or images / "masks")
     problems: list[Problem] = []
     with progress.track("making masks", len(files)) as advance:
         for path in files:
+            mask_file = report.mask(path)
             try:
-                share = masked(path, found, masker, overwrite)
+                if mask_file.exists() and not overwrite:
+                    with Image.open(mask_file) as existing:
+                        coverage = mask_coverage(existing.convert("L"))
+                    report.kept[path] = coverage
+                else:
+                    mask = masker(*decode(path.read_bytes()))
+                    with atomic_path(mask_file) as temporary:
+                        mask.save(temporary, "png")
+                    coverage = mask_coverage(mask)
+                    report.made[path] = coverage
             except (LorasmithError, ValueError, OSError) as error:
                 problems.append(Problem(str(path), str(error)))
             else:
-                if not LITTLE < share < MUCH:
-                    found.remarks[path] = f"the mask has {share:.1%} of the image"
+                if not MIN_COVERAGE < coverage < MAX_COVERAGE:
+                    report.remarks[path] = f"the mask covers {coverage:.1%} of the image"
             advance(1, path.name)
-    if len(problems) == len(files) > 1 and len({p.found for p in problems}) == 1:
-        raise LorasmithError(f"{images}: the same with all {len(files)} images: {problems[0].found}")
+
+    # One message in place of many equal ones, such as a package that is not installed.
+    if len(problems) == len(files) > 1 and len({problem.found for problem in problems}) == 1:
+        raise LorasmithError(f"{images}: the same error for all {len(files)} images: {problems[0].found}")
     if problems:
         raise ConfigError(problems, "the images")
-    return found
+    return report
 
 
-def listed(folder: Path) -> list[Path]:
-    """The images in a folder, no two of one name."""
+def list_images(folder: Path) -> list[Path]:
+    """The images directly in a folder. Raises LorasmithError if there are none, or if two would have the same mask."""
     if not folder.is_dir():
         raise LorasmithError(f"{folder}: no such folder")
     files = images_in(folder, recursive=False)
     if not files:
-        kinds = ", ".join(sorted(s[1:] for s in SUFFIXES))
-        below = [f.name for f in sorted(folder.iterdir()) if f.is_dir() and images_in(f, recursive=False)]
-        hint = f"; there are some in {', '.join(below[:3])}: name such a folder" if below else ""
-        raise LorasmithError(f"{folder}: there are no images in it ({kinds}){hint}")
-    names: dict[str, Path] = {}
+        suffixes = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+        sub_folders = [
+            path.name for path in sorted(folder.iterdir()) if path.is_dir() and images_in(path, recursive=False)
+        ]
+        hint = ""
+        if sub_folders:
+            hint = f"; there are images in {', '.join(sub_folders[:3])}: name one of these folders"
+        raise LorasmithError(f"{folder}: there are no images in it ({suffixes}){hint}")
+
+    file_by_stem: dict[str, Path] = {}
     for path in files:
-        if path.stem in names:
+        other = file_by_stem.setdefault(path.stem, path)
+        if other is not path:
             raise LorasmithError(
-                f"{names[path.stem].name} and {path.name} would have the same mask {path.stem}.png; rename one of them"
+                f"{other.name} and {path.name} would have the same mask {path.stem}.png; rename one of them"
             )
-        names[path.stem] = path
     return files
 
 
-def masked(path: Path, found: Made, masker: Masker, overwrite: bool) -> float:
-    """The share of the image that its mask has, which is made if need be."""
-    target = found.mask(path)
-    if target.exists() and not overwrite:
-        with Image.open(target) as there:
-            share = share_of(there.convert("L"))
-        found.kept[path] = share
-        return share
-    mask = masker(*decode(path.read_bytes()))
-    with atomic_path(target) as temporary:
-        mask.save(temporary, "png")
-    found.made[path] = share_of(mask)
-    return found.made[path]
-
-
-def share_of(mask: Image.Image) -> float:
-    """How much of the image it covers, 0 to 1."""
+def mask_coverage(mask: Image.Image) -> float:
+    """The share of the image that a mask covers, 0 to 1."""
     return float(np.asarray(mask, dtype=np.float32).mean() / 255)

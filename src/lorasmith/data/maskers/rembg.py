@@ -1,4 +1,4 @@
-"""Masks from a model that finds what stands in front."""
+"""Masks from a model that separates the foreground."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lorasmith.data.maskers.base import Masker
 
 
 class FromRembg(Masker):
-    """What a model of the package `rembg` takes for the foreground; `isnet-anime` is made for drawings, `u2net` for
-    photographs. The package fetches a model when it is first used."""
+    """The subject is the foreground that a model of the package `rembg` finds; `isnet-anime` is made for drawings,
+    `u2net` for photographs. The package downloads a model when it is first used."""
 
     kind: Literal["rembg"] = "rembg"
     model: str = "u2net"
@@ -25,11 +25,11 @@ class FromRembg(Masker):
 
 
 def package() -> Any:
-    """rembg. Raises LorasmithError with the line that installs it."""
+    """The module rembg. Raises LorasmithError with the command that installs it."""
     try:
         return import_module("rembg")
-    except (ImportError, SystemExit) as error:  # it ends the program where onnxruntime is missing
-        why = error if isinstance(error, ImportError) else "it finds no onnxruntime"
+    except (ImportError, SystemExit) as error:  # rembg exits the program if onnxruntime is missing
+        why = error if isinstance(error, ImportError) else "onnxruntime is not installed"
         raise LorasmithError(
             f'--from rembg needs the package rembg ({why}): pip install "lorasmith[masks]"; '
             "or use --from alpha or --from color"
@@ -38,7 +38,7 @@ def package() -> Any:
 
 @lru_cache(1)
 def session(module: Any, model: str) -> Any:
-    """A loaded model. Raises LorasmithError if there is none of this name, or it cannot be fetched."""
+    """A loaded model. Raises LorasmithError if there is no model of this name or it cannot be downloaded."""
     try:
         return module.new_session(model)
     except (Exception, SystemExit) as error:

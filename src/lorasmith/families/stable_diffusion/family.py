@@ -163,10 +163,10 @@ class StableDiffusion(Family):
         if new is None or new.layers == 1 or not bool((ids >= new.size).any()):
             return ids, weights, 1
         repeated = None if weights is None else weights.repeat_interleave(new.layers, 0)
-        return new.per_layer(ids).flatten(0, 1), repeated, new.layers
+        return new.ids_per_layer(ids).flatten(0, 1), repeated, new.layers
 
     def _words(self, ids: Tensor) -> Tensor | None:
-        return None if self.vocabulary is None else self.vocabulary.rows_in(ids).flatten(1).to(self.device)
+        return None if self.vocabulary is None else self.vocabulary.row_numbers(ids).flatten(1).to(self.device)
 
     def _ids(self, ids: Tensor, part: str) -> Tensor:
         """(B, windows, 77) to (B windows, 77), filled up as this encoder wants it."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.concepts import Vocabulary
-from lorasmith.concepts.vocabulary import NewRows, Word
+from lorasmith.concepts.vocabulary import ExtendedEmbedding, NewToken
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.reader import fill
 from lorasmith.families.source import Source, part_words
@@ -72,12 +72,12 @@ def load_tokenizer(source: Source, part: str) -> Any:
 
 def tokens(tokenizer: Any, text: str, vocabulary: Vocabulary | None) -> list[int]:
     """Token ids of a text of any length, without marks."""
-    pieces = [text] if vocabulary is None else vocabulary.pieces(text)
+    pieces = [text] if vocabulary is None else vocabulary.split(text)
     found: list[int] = []
     for piece in pieces:
-        if isinstance(piece, Word):
+        if isinstance(piece, NewToken):
             assert vocabulary is not None
-            found += vocabulary.ids(piece)
+            found += vocabulary.token_ids(piece)
         else:
             found += tokenizer(piece, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
     return found
@@ -87,8 +87,8 @@ def learn(model: nn.Module, vocabulary: Vocabulary | None, part: str) -> None:
     """Put the new vectors behind a text encoder's own, in place of those that are there; None takes them off."""
     embeddings: Any = getattr(model, "text_model", model).embeddings
     own = embeddings.token_embedding
-    own = own.base if isinstance(own, NewRows) else own
-    embeddings.token_embedding = own if vocabulary is None else NewRows(own, vocabulary, part)
+    own = own.base if isinstance(own, ExtendedEmbedding) else own
+    embeddings.token_embedding = own if vocabulary is None else ExtendedEmbedding(own, vocabulary, part)
 
 
 def own_embedding(model: nn.Module) -> Tensor:

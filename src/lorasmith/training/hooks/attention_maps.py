@@ -98,7 +98,7 @@ class AttentionMaps(Hook):
         """The words that heatmaps are drawn for. Raises LorasmithError if there are none."""
         words = self.words
         if not words and run.token_trainer is not None:
-            words = tuple(word.text for word in run.token_trainer.vocabulary.words)
+            words = tuple(word.text for word in run.token_trainer.vocabulary.tokens)
         if not words:
             raise LorasmithError(
                 'attention_maps: this run trains no new tokens; give the words to draw, such as words = ["cat"]'

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from lorasmith.adapters.attach import AdapterSet, apply_settings
-from lorasmith.concepts.start import begin
-from lorasmith.concepts.train import TokenTrainer
+from lorasmith.concepts.initial_embeddings import initial_vocabulary
+from lorasmith.concepts.token_trainer import TokenTrainer
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.data.dataset import Dataset, TextSettings
@@ -150,7 +150,7 @@ def add_new_tokens(config: TrainConfig, family: Family) -> TokenTrainer | None:
     vocabulary_size = len(next(iter(token_table.values())))
     layers = len(getattr(family.unet, "cross_attentions", ()))
     vectors = initial_vectors(config.concepts, family, layers)
-    vocabulary = begin(config.concepts, vectors, vocabulary_size, layers, config.seed).to(family.device)
+    vocabulary = initial_vocabulary(config.concepts, vectors, vocabulary_size, layers, config.seed).to(family.device)
     family.learn(vocabulary)
     return TokenTrainer(vocabulary, config.concepts, token_table)
 

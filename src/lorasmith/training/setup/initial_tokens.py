@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from lorasmith.concepts import Concept
-from lorasmith.concepts.start import OwnVectors
+from lorasmith.concepts.initial_embeddings import VectorLookup
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.base import Family
 from lorasmith.formats import embeddings
@@ -17,7 +17,7 @@ SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt")
 """An `init` that ends in one of these is a file."""
 
 
-def initial_vectors(concepts: Sequence[Concept], family: Family, layers: int) -> OwnVectors:
+def initial_vectors(concepts: Sequence[Concept], family: Family, layers: int) -> VectorLookup:
     """A function from an `init` to its vectors by text encoder: (tokens, width), or (vectors, layers, width) of a file
     with vectors for each of the base's `layers` cross-attention layers.
 

@@ -27,9 +27,9 @@ def test_training_and_sampling_agree(family: Family, clip_skip: int, tmp_path: P
     assert torch.equal(family.encode_text(TEXTS, clip_skip=clip_skip, weighted=True)["context"], sampled)
     cache = TextCache(tmp_path)
     cache.fill(TEXTS, family, TextSettings(clip_skip=clip_skip, weighted=True), Progress())
-    assert torch.allclose(cache.of(TEXTS)["context"], sampled, atol=1e-6)
+    assert torch.allclose(cache.load(TEXTS)["context"], sampled, atol=1e-6)
     cache.fill(TEXTS, family, TextSettings(clip_skip=clip_skip), Progress())
-    assert not torch.allclose(cache.of(TEXTS)["context"][:1], sampled[:1], atol=1e-3)
+    assert not torch.allclose(cache.load(TEXTS)["context"][:1], sampled[:1], atol=1e-3)
 
 
 def test_a_weight_multiplies_states_and_keeps_the_mean(family: Family) -> None:

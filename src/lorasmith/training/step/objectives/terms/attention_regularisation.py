@@ -36,7 +36,7 @@ class AttentionRegularisation(ObjectivePart):
 
     def columns(self, words: Tensor, vocabulary: Vocabulary) -> Tensor:
         """For each concept its adjectives and its subject."""
-        concept = vocabulary.concepts_in(words)
+        concept = vocabulary.concept_numbers(words)
         goes_on = (words[:, 1:] > words[:, :-1]) & (concept[:, 1:] == concept[:, :-1])
         following = F.pad(goes_on, (0, 1), value=False)  # a lower vector, or another concept, begins a mention anew
         roles = torch.stack([following, ~following], 1)
