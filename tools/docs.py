@@ -218,10 +218,10 @@ def default(field: FieldInfo) -> str:
         return ""
     if isinstance(value, BaseModel):
         return f'`"{value.kind}"`' if isinstance(value, Component) else ""  # type: ignore[attr-defined]
-    from lorasmith.core.config import _inline
+    from lorasmith.core.config import inline
 
     plain = [v.model_dump() if isinstance(v, BaseModel) else v for v in value] if isinstance(value, tuple) else value
-    return f"`{_inline(plain)}`"
+    return f"`{inline(plain)}`"
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:

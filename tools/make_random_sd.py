@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lorasmith.families.source import PARTS, assets, shipped_config
+from lorasmith.core.package import assets
+from lorasmith.families.source import PARTS, shipped_config
 from lorasmith.families.stable_diffusion import ldm_names
 from lorasmith.families.stable_diffusion.text import plain_name
 from lorasmith.families.stable_diffusion.unet import UNet

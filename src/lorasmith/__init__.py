@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lorasmith import moved_modules
+from lorasmith.core.package import VERSION
 
-__version__ = "0.2.0"
+__version__ = VERSION
 
 if TYPE_CHECKING:
     from lorasmith.api import (

@@ -227,8 +227,8 @@ def test_norms_beside_another_algorithm_are_those_of_lycoris(args: list[str]) ->
     from transformers import CLIPTextModel
 
     from lorasmith.compat.script import find_script
+    from lorasmith.core.package import assets
     from lorasmith.families.load import load
-    from lorasmith.families.source import assets
     from lorasmith.training.config import load_config
     from lorasmith.training.setup.build import create_adapters
 

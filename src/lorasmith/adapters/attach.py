@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
@@ -192,7 +192,7 @@ class AdapterSet:
         return layer
 
     @contextmanager
-    def at(self, strength: float | Mapping[str, float]) -> Iterator[None]:
+    def at(self, strength: float | Mapping[str, float]) -> Generator[None, None, None]:
         """The model at a strength of all components, or at one for each that is named."""
         before = self.strength
         self.set_strength(strength)
@@ -202,7 +202,7 @@ class AdapterSet:
             self.set_strength(before)
 
     @contextmanager
-    def enabled(self, on: bool) -> Iterator[None]:
+    def enabled(self, on: bool) -> Generator[None, None, None]:
         """With `enabled(False)` the model is the base model."""
         with self.at(self.strength if on else 0.0):
             yield

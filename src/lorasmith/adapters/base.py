@@ -5,6 +5,9 @@ settings, which build fresh adapters and restore those of files. Every other fil
 several kinds share.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch declares no types for some of its methods
+
 from __future__ import annotations
 
 from abc import abstractmethod

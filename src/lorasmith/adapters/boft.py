@@ -1,5 +1,8 @@
 """BOFT: rotations in stages that mix near and far outputs, like the butterflies of an FFT (arXiv 2311.06243)."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch declares no types for some of its methods
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,5 +1,8 @@
 """DoRA: magnitude and direction of a weight apart (arXiv 2402.09353), over LoRA, LoHa or LoKr."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch declares no types for some of its methods
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -126,7 +129,8 @@ def norms(weight: Tensor, axis: Axis) -> Tensor:
     """Frobenius norms per input (1, in[, 1, 1]) or per output (out, 1[, 1, 1])."""
     kept_dim = 1 if axis == "input" else 0
     other_dims = [dim for dim in range(weight.dim()) if dim != kept_dim]
-    return torch.linalg.vector_norm(weight, dim=other_dims, keepdim=True).clamp(min=1e-12)
+    norm = torch.linalg.vector_norm(weight, dim=other_dims, keepdim=True)
+    return norm.clamp(min=1e-12)
 
 
 def axis_of(layer: LayerSpec, magnitude: Tensor) -> Axis | None:

@@ -1,5 +1,8 @@
 """DyLoRA: a LoRA whose first ranks are a good LoRA by themselves, however many are kept (arXiv 2210.07558)."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch declares no types for some of its methods
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -32,8 +35,10 @@ class DyLoRAAdapter(LoRAAdapter):
         down = down.reshape(rank, *layer.shape[1:])
         up = up.reshape(layer.shape[0], rank, *[1] * len(layer.kernel))
         self.boost = boost
-        self.downs = nn.ParameterList(part.detach().float().clone() for part in down.split(unit))
-        self.ups = nn.ParameterList(part.detach().float().clone() for part in up.split(unit, 1))
+        down_blocks = down.split(unit)
+        up_blocks = up.split(unit, 1)
+        self.downs = nn.ParameterList(block.detach().float().clone() for block in down_blocks)
+        self.ups = nn.ParameterList(block.detach().float().clone() for block in up_blocks)
         self.mid = self.start_up = None
         self.block: int | None = None
         """The block that this step trains; None: all."""

@@ -1,5 +1,8 @@
 """How the factors of a LoRA start."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch declares no types for some of its methods
+
 from __future__ import annotations
 
 import torch
@@ -30,7 +33,7 @@ def of_weight(init: str, weight: Tensor, rank: int, generator: torch.Generator) 
     """
     matrix = weight.detach().float().flatten(1)
     if init == "olora":
-        q, r = torch.linalg.qr(matrix)
+        q, r = qr(matrix)
         return q[:, :rank], r[:rank]
     u, s, v = principal(matrix, rank, generator)
     return u * s.sqrt(), s.sqrt()[:, None] * v
@@ -43,14 +46,24 @@ def principal(matrix: Tensor, rank: int, generator: torch.Generator) -> tuple[Te
     """
     directions = rank + OVERSAMPLING
     if min(matrix.shape) <= max(FULL_SVD_SIDE, directions):
-        u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+        u, s, v = svd(matrix)
         return u[:, :rank], s[:rank], v[:rank]
     # the columns of q span what the matrix maps a few random directions to
     probe = torch.randn(matrix.shape[1], directions, generator=generator).to(matrix.device)
-    q = torch.linalg.qr(matrix @ probe)[0]
+    q, _ = qr(matrix @ probe)
     # each power iteration turns them further to the largest singular values; QR keeps them apart in float32
     for _ in range(8):
-        rows = torch.linalg.qr(matrix.T @ q)[0]
-        q = torch.linalg.qr(matrix @ rows)[0]
-    u, s, v = torch.linalg.svd(q.T @ matrix, full_matrices=False)
+        rows, _ = qr(matrix.T @ q)
+        q, _ = qr(matrix @ rows)
+    u, s, v = svd(q.T @ matrix)
     return (q @ u)[:, :rank], s[:rank], v[:rank]
+
+
+def qr(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The reduced QR decomposition, Q (m, k) and R (k, n), k = min(m, n)."""
+    return torch.linalg.qr(matrix)
+
+
+def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The reduced SVD, U (m, k), S (k,), V (k, n), k = min(m, n)."""
+    return torch.linalg.svd(matrix, full_matrices=False)

@@ -84,7 +84,7 @@ class Adapted(nn.Module):
             if change is not None:
                 total = strength * change if total is None else total + strength * change
         if total is None:
-            return None if getattr(self.base, "bias", None) is None else self._base_bias()
+            return self._base_bias() if has_parameter(self.base, "bias") else None
         return self._base_bias() + total
 
     def _base_bias(self) -> Tensor:
@@ -132,14 +132,19 @@ def spec_of(name: str, layer: nn.Module) -> LayerSpec | None:
             padding=as_pair(padding),
             dilation=as_pair(layer.dilation),
             groups=layer.groups,
-            bias=layer.bias is not None,
+            bias=has_parameter(layer, "bias"),
         )
     if isinstance(layer, nn.Linear):
-        return LayerSpec(name, "linear", tuple(layer.weight.shape), bias=layer.bias is not None)
+        return LayerSpec(name, "linear", tuple(layer.weight.shape), bias=has_parameter(layer, "bias"))
     # a norm without elementwise_affine has no weight that could change
-    if isinstance(layer, nn.LayerNorm | nn.GroupNorm) and isinstance(layer.weight, Tensor):
-        return LayerSpec(name, "norm", tuple(layer.weight.shape), bias=layer.bias is not None)
+    if isinstance(layer, nn.LayerNorm | nn.GroupNorm) and has_parameter(layer, "weight"):
+        return LayerSpec(name, "norm", tuple(layer.weight.shape), bias=has_parameter(layer, "bias"))
     return None
+
+
+def has_parameter(layer: nn.Module, name: str) -> bool:
+    """Whether a layer has a weight or bias; torch declares both as always there."""
+    return getattr(layer, name, None) is not None
 
 
 def as_pair(value: tuple[int, ...]) -> tuple[int, int]:

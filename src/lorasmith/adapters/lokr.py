@@ -1,5 +1,8 @@
 """LoKr: a Kronecker product of a small full matrix and a larger, often low-rank one (KronA, arXiv 2212.10650)."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch declares no types for some of its methods
+
 from __future__ import annotations
 
 import math
@@ -72,12 +75,13 @@ class LoKrAdapter(FactoredAdapter):
         spec = self.layer
         m = w1.shape[1]
         if spec.kind == "linear":
-            h = F.linear(x.unflatten(-1, (m, -1)), w2)
-            return (w1 @ h).flatten(-2)
+            columns = x.unflatten(-1, (m, -1))
+            return (w1 @ F.linear(columns, w2)).flatten(-2)
         # the m groups of input channels go through the same small convolution, as further samples of the batch
         batch = x.shape[0]
         groups = x.unflatten(1, (m, -1)).flatten(0, 1)
-        h = F.conv2d(groups, w2, None, spec.stride, spec.padding, spec.dilation).unflatten(0, (batch, m))
+        out = F.conv2d(groups, w2, None, spec.stride, spec.padding, spec.dilation)
+        h = out.unflatten(0, (batch, m))
         return torch.einsum("lm,bmkhw->blkhw", w1, h).flatten(1, 2)
 
 

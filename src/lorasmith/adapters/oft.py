@@ -1,5 +1,8 @@
 """OFT: rotates blocks of outputs (orthogonal fine-tuning, arXiv 2306.07280)."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch declares no types for some of its methods
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -50,7 +53,8 @@ class RotationAdapter(Adapter):
         q = self.skew()
         one = torch.eye(q.shape[-1], device=q.device)
         # I - Q can always be inverted; `inv`, which checks that, would wait for the GPU
-        return (one + q) @ torch.linalg.inv_ex(one - q).inverse
+        inverse = torch.linalg.inv_ex(one - q).inverse
+        return (one + q) @ inverse
 
     def rotate(self, weight: Tensor) -> Tensor:
         """The weight, (out, ...), with its outputs rotated."""

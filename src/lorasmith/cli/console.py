@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lorasmith.core.errors import ConfigError, LorasmithError
-from lorasmith.core.launch import launched
+from lorasmith.core.launch import find_launch
 from lorasmith.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def fail(error: LorasmithError, as_json: bool) -> None:
 def rank_name() -> str:
     """`rank 1 of 2: ` in a process that is one of several."""
     try:
-        place = launched()
+        place = find_launch()
     except LorasmithError:
         return ""
     return f"rank {place.index} of {place.count}: " if place.count > 1 else ""

@@ -13,6 +13,7 @@ import typer
 from lorasmith.cli import console
 from lorasmith.cli.train import Json
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.package import assets
 from lorasmith.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -33,14 +34,14 @@ def demo_command(
     from lorasmith import api
 
     started = time.monotonic()
-    assets = Path(__file__).parents[1] / "assets"
-    if not (assets / "garp").is_dir():
+    folder = assets()
+    if not (folder / "garp").is_dir():
         raise LorasmithError("the example images are not part of this installation; reinstall lorasmith")
     progress = console.progress_for()
     progress.say("training a LoRA of garp, a small character, on the embedded base model tiny-sd")
-    places = [assets / "garp", assets / "others"]
+    places = [folder / "garp", folder / "others"]
     settings = [f'data.subsets.{i}.images="{place.as_posix()}"' for i, place in enumerate(places)]
-    result = api.train(assets / "demo.toml", overrides=settings, output=output, overwrite=True, progress=progress)
+    result = api.train(folder / "demo.toml", overrides=settings, output=output, overwrite=True, progress=progress)
     if not result.finished or result.file is None:
         raise typer.Exit(130)
     config = api.read_config(result.folder / "config.toml")

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import typer
 
-from lorasmith import __version__
 from lorasmith.cli import console
 from lorasmith.cli.check import check_command
 from lorasmith.cli.combine import combine_command
@@ -33,6 +32,7 @@ from lorasmith.cli.sample import sample_command
 from lorasmith.cli.sweep import sweep_command
 from lorasmith.cli.train import train_command
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.package import VERSION
 
 BUG = 70
 STOPPED = 130
@@ -78,7 +78,7 @@ _add("convert-config", convert_config_command, settings=SEPARATE)
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"lorasmith {__version__}")
+        print(f"lorasmith {VERSION}")
         raise typer.Exit
 
 

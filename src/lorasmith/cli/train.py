@@ -10,7 +10,7 @@ import typer
 
 from lorasmith.cli import console
 from lorasmith.core.errors import LorasmithError
-from lorasmith.core.launch import launched
+from lorasmith.core.launch import find_launch
 
 Config = Annotated[str | None, typer.Argument(metavar="CONFIG.toml", help="The run's settings, as TOML or JSON.")]
 Overrides = Annotated[
@@ -50,7 +50,7 @@ def train_command(
     source = None if config is None else Path(config)
     progress = console.progress_for()
     result = api.train(source, overrides=changes, output=output, resume=resume, overwrite=overwrite, progress=progress)
-    if not launched().first:
+    if not find_launch().first:
         return
     if result.finished:
         console.say(

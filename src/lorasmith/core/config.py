@@ -7,18 +7,23 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem, did_you_mean
 
 M = TypeVar("M", bound=BaseModel)
-LONG = 120
+Table = dict[str, Any]
+Location = tuple[int | str, ...]
+"""Where a value is in a nested table: keys, and indices of lists."""
+MAX_INLINE_WIDTH = 120
 """Longer lists of tables are written over several lines."""
+MAX_VALUE_WIDTH = 120
+"""Values whose text is longer are not repeated in error messages."""
 
 
-def read_table(path: Path) -> dict[str, Any]:
+def read_table(path: Path) -> Table:
     """The table of a TOML or JSON file. Raises LorasmithError with the line of a syntax error."""
     if not path.is_file():
         raise LorasmithError(f"{path}: no such file")
@@ -26,23 +31,28 @@ def read_table(path: Path) -> dict[str, Any]:
     try:
         return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except ValueError as error:
-        raise LorasmithError(f"{path}: not valid {path.suffix[1:].upper() or 'TOML'}: {error}") from None
+        language = path.suffix[1:].upper() or "TOML"
+        raise LorasmithError(f"{path}: not valid {language}: {error}") from None
 
 
-def override(table: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+def override(table: Table, assignments: Sequence[str]) -> Table:
     """A copy of `table` with dotted `key=value` assignments applied; values are read as TOML, else as plain text."""
-    result = json.loads(json.dumps(table, default=str))
+    result: Table = json.loads(json.dumps(table, default=str))
     for assignment in assignments:
         key, sign, text = assignment.partition("=")
         if not sign:
             raise LorasmithError(f'"{assignment}" is not an override; write key=value, for example adapter.rank=8')
         *parents, last = key.strip().split(".")
+        # the table or list that holds the value; tables that are missing on the way are added
         node: Any = result
         for parent in parents:
-            node = node[int(parent)] if isinstance(node, list) else node.setdefault(parent, {})
+            if isinstance(node, list):
+                node = cast("list[Any]", node)[int(parent)]
+            else:
+                node = cast(Table, node).setdefault(parent, {})
             if isinstance(node, str):
                 raise LorasmithError(f'override "{assignment}": "{parent}" holds a plain value, not a table')
-        value = _toml_value(text.strip())
+        value = read_value(text.strip())
         if isinstance(node, list):
             node[int(last)] = value
         else:
@@ -50,140 +60,168 @@ def override(table: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any
     return result
 
 
-def _toml_value(text: str) -> Any:
+def read_value(text: str) -> Any:
+    """A value as TOML reads it; what is not TOML is a plain text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
 
 
-def validate(model: type[M], table: dict[str, Any], source: str = "") -> M:
-    """`table` as `model`; raises ConfigError with every problem."""
+# From pydantic's errors to ours
+
+
+def validate(model: type[M], table: Table, source: str = "") -> M:
+    """`table` as a `model`; raises ConfigError with every problem. `source`: the name of the file."""
     try:
         return model.model_validate(table)
     except ValidationError as error:
         raise ConfigError(problems_of(error, model), source) from None
 
 
-def problems_of(error: ValidationError, model: type[BaseModel], prefix: tuple[Any, ...] = ()) -> list[Problem]:
-    """pydantic's errors in our words, with those inside components unfolded."""
+def problems_of(error: ValidationError, model: type[BaseModel], prefix: Location = ()) -> list[Problem]:
+    """pydantic's errors as problems; those inside components, which validate themselves, are unpacked.
+
+    `prefix`: where `model` is in the whole config.
+    """
     problems: list[Problem] = []
-    for item in error.errors(include_url=False):
-        place = (*prefix, *item["loc"])
-        context = item.get("ctx", {})
-        if item["type"] == "component_fields":
-            problems += problems_of(context["inner"], context["of"], place)
+    for details in error.errors(include_url=False):
+        location: Location = details["loc"]
+        context = details.get("ctx", {})
+        if details["type"] == "component_fields":
+            problems += problems_of(context["inner"], context["of"], (*prefix, *location))
             continue
-        if item["type"] != "extra_forbidden":
-            place = (*prefix, *_keys_of(model, item["loc"]))
-        problems.append(_problem(item, ".".join(str(p) for p in place), context, model))
-    return _joined(problems)
+        # an unknown key is no field of the model, so all of its location stays
+        if details["type"] != "extra_forbidden":
+            location = config_location(model, location)
+        where = ".".join(str(part) for part in (*prefix, *location))
+        problems.append(describe(dict(details), where, model))
+    return join_alternatives(problems)
 
 
-def _keys_of(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The part of a place that a config has: pydantic adds the alternative of a union that it tried."""
-    current: Any = model
-    for i, part in enumerate(loc):
+def config_location(model: type[BaseModel], location: Location) -> Location:
+    """The part of a location that exists in a config: pydantic adds the member of a union that it tried."""
+    current: type[BaseModel] | None = model
+    for i, part in enumerate(location):
         if isinstance(part, int):
             continue
-        field = getattr(current, "model_fields", {}).get(part)
+        field = current.model_fields.get(part) if current is not None else None
         if field is None:
-            return loc[:i]
-        current = _model_in(field.annotation)
-    return loc
+            return location[:i]
+        current = model_in(field.annotation)
+    return location
 
 
-def _joined(problems: list[Problem]) -> list[Problem]:
-    """What was tried in several ways at one place, as one problem."""
-    found: dict[tuple[str, str], Problem] = {}
+def join_alternatives(problems: list[Problem]) -> list[Problem]:
+    """The problems with the members of a union, each of which was tried on the same value, joined into one."""
+    by_value: dict[tuple[str, str], Problem] = {}
     for problem in problems:
         key = (problem.where, problem.found)
-        earlier = found.get(key)
+        earlier = by_value.get(key)
         if earlier is not None and problem.allowed not in earlier.allowed:
             problem = replace(earlier, allowed=f"{earlier.allowed}; or: {problem.allowed}")
-        found[key] = problem
-    return list(found.values())
+        by_value[key] = problem
+    return list(by_value.values())
 
 
-def _problem(item: Any, where: str, context: dict[str, Any], model: type[BaseModel]) -> Problem:
-    kind, value = item["type"], item.get("input")
-    if kind == "extra_forbidden":
-        fields = _fields_at(model, item["loc"][:-1])
-        hint = did_you_mean(str(item["loc"][-1]), fields)
-        return Problem(where, "unknown key", ", ".join(sorted(fields)), hint)
-    if kind == "missing":
+def describe(details: Table, where: str, model: type[BaseModel]) -> Problem:
+    """One of pydantic's errors as a problem."""
+    error_type, context = details["type"], details.get("ctx", {})
+    if error_type == "extra_forbidden":
+        *parents, key = details["loc"]
+        fields = field_names(model, tuple(parents))
+        return Problem(where, "unknown key", ", ".join(sorted(fields)), did_you_mean(str(key), fields))
+    if error_type == "missing":
         return Problem(where, "missing; it has no default", "", "add it")
-    if kind == "component_kind":
-        return Problem(where, item["msg"], context["choices"], context["hint"])
-    message = item["msg"].removeprefix("Value error, ")
-    return Problem(where, f"found {value!r}" if len(repr(value)) < 120 else "found a value of the wrong form", message)
+    if error_type == "component_kind":
+        return Problem(where, details["msg"], context["choices"], context["hint"])
+    value = repr(details.get("input"))
+    found = f"found {value}" if len(value) < MAX_VALUE_WIDTH else "found a value of the wrong form"
+    return Problem(where, found, details["msg"].removeprefix("Value error, "))
 
 
-def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
-    """Names of the fields of the (nested) model at `loc`, as far as annotations tell."""
-    current: Any = model
-    for part in loc:
+def field_names(model: type[BaseModel], location: Location) -> list[str]:
+    """Names of the fields of the nested model at `location`, as far as annotations tell."""
+    current = model
+    for part in location:
         if isinstance(part, int):
             continue
-        field = getattr(current, "model_fields", {}).get(part)
+        field = current.model_fields.get(part)
         if field is None:
             return []
-        current = _model_in(field.annotation) or current
-    return list(getattr(current, "model_fields", {}))
+        current = model_in(field.annotation) or current
+    return list(current.model_fields)
 
 
-def _model_in(annotation: Any) -> Any:
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """The first model in a type annotation such as `tuple[Model, ...]` or `Model | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _model_in(argument)
-        if found is not None:
-            return found
+    for argument in get_args(annotation):
+        model = model_in(argument)
+        if model is not None:
+            return model
     return None
 
 
-def to_toml(table: dict[str, Any]) -> str:
+# Writing TOML
+
+
+def to_toml(table: Table) -> str:
     """A table as TOML: plain values first, then sub-tables; None is left out. `tomllib.loads` is its inverse."""
     lines: list[str] = []
-    _write_table(table, "", lines)
+    write_table(table, "", lines)
     return "\n".join(lines).strip() + "\n"
 
 
-def _write_table(table: dict[str, Any], prefix: str, lines: list[str]) -> None:
+def write_table(table: Table, prefix: str, lines: list[str]) -> None:
+    """Append the lines of a table. `prefix`: the keys above it, each with a dot behind."""
+    # plain values come first: behind the head of a sub-table they would belong to that
     for key, value in table.items():
-        if value is not None and not isinstance(value, dict) and not _is_long(value):
-            lines.append(f"{_key(key)} = {_inline(value)}")
+        if value is not None and not isinstance(value, dict) and not is_long_list_of_tables(value):
+            lines.append(f"{quote_key(key)} = {inline(value)}")
     for key, value in table.items():
-        for inner in value if _is_long(value) else [value] if isinstance(value, dict) else []:
-            head = f"[{prefix}{_key(key)}]"
-            lines += ["", f"[{head}]" if _is_long(value) else head]
-            _write_table(inner, f"{prefix}{_key(key)}.", lines)
+        path = f"{prefix}{quote_key(key)}"
+        if isinstance(value, dict):
+            lines += ["", f"[{path}]"]
+            write_table(cast(Table, value), f"{path}.", lines)
+        elif is_long_list_of_tables(value):
+            for inner in cast("list[Table]", value):
+                lines += ["", f"[[{path}]]"]
+                write_table(inner, f"{path}.", lines)
 
 
-def _is_long(value: Any) -> bool:
-    """Whether a list of tables is written with a head for each."""
-    tables = isinstance(value, list | tuple) and value and all(isinstance(item, dict) for item in value)
-    return bool(tables) and len(_inline(value)) > LONG
+def is_long_list_of_tables(value: Any) -> bool:
+    """Whether a value is a list of tables that is written with a head for each, because one line would be too long."""
+    if not isinstance(value, list | tuple) or not value:
+        return False
+    items = cast("list[Any]", value)
+    return all(isinstance(item, dict) for item in items) and len(inline(items)) > MAX_INLINE_WIDTH
 
 
-def _key(key: Any) -> str:
+def quote_key(key: Any) -> str:
+    """A key as TOML writes it: bare if it has ASCII letters, digits, - and _ only, else quoted."""
     text = str(key)
-    return text if text.isascii() and text.replace("-", "").replace("_", "").isalnum() else _quoted(text)
+    is_bare = text.isascii() and text.replace("-", "").replace("_", "").isalnum()
+    return text if is_bare else quote(text)
 
 
-def _quoted(text: str) -> str:
+def quote(text: str) -> str:
+    """A TOML string. JSON's escapes are TOML's, except that TOML also wants DEL escaped."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _inline(value: Any) -> str:
+def inline(value: Any) -> str:
+    """A value on one line of TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
-        return {float("inf"): "inf", float("-inf"): "-inf"}.get(value, "nan" if value != value else repr(value))
+        return repr(value)  # TOML spells inf, -inf and nan as Python does
     if isinstance(value, int):
         return str(value)
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_key(k)} = {_inline(v)}" for k, v in value.items() if v is not None) + "}"
+        pairs = [(k, v) for k, v in cast(Table, value).items() if v is not None]
+        return "{" + ", ".join(f"{quote_key(k)} = {inline(v)}" for k, v in pairs) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_inline(v) for v in value) + "]"
-    return _quoted(str(value))
+        return "[" + ", ".join(inline(item) for item in cast("list[Any]", value)) + "]"
+    return quote(str(value))

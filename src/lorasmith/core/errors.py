@@ -1,7 +1,7 @@
 """Errors for people: what was found, where, what is allowed, what to do.
 
 `LorasmithError` is the one class that a user's mistake may raise; the command line prints its text without a traceback.
-Anything else that escapes is a bug of ours and keeps its traceback.
+Any other exception that escapes is a bug in Lorasmith and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class LorasmithError(Exception):
 class Problem:
     """One thing that is wrong with a config or a data set.
 
-    `where` is a dotted key (`data.subsets.0.images`) or a file name; `found` what stands there; `allowed` what may
-    stand there; `remedy` what to do about it.
+    `where`: a dotted key (`data.subsets.0.images`) or a file name; `found`: what is there; `allowed`: what may be
+    there; `remedy`: what to do about it.
     """
 
     where: str
@@ -29,31 +29,36 @@ class Problem:
     remedy: str = ""
 
     def __str__(self) -> str:
-        parts = [f"{self.where}: {self.found}" if self.where else self.found]
+        lines = [f"{self.where}: {self.found}" if self.where else self.found]
         if self.allowed:
-            parts.append(f"    allowed: {self.allowed}")
+            lines.append(f"    allowed: {self.allowed}")
         if self.remedy:
-            parts.append(f"    to do: {self.remedy}")
-        return "\n".join(parts)
+            lines.append(f"    to do: {self.remedy}")
+        return "\n".join(lines)
 
 
 class ConfigError(LorasmithError):
-    """All problems of a config, together."""
+    """All problems of a config together. `source`: the name of its file."""
 
     def __init__(self, problems: Sequence[Problem], source: str = "") -> None:
         self.problems = list(problems)
         count = len(self.problems)
-        head = f"{count} problem{'s' if count != 1 else ''}{f' in {source}' if source else ''}:"
-        super().__init__("\n".join([head, *(f"  {str(p).replace(chr(10), chr(10) + '  ')}" for p in self.problems)]))
+        noun = "problem" if count == 1 else "problems"
+        place = f" in {source}" if source else ""
+        indented = [f"  {problem}".replace("\n", "\n  ") for problem in self.problems]
+        super().__init__("\n".join([f"{count} {noun}{place}:", *indented]))
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice that `word` was probably meant to be, or None."""
-    found = get_close_matches(word.lower(), {c.lower(): c for c in choices}, n=1, cutoff=0.6)
-    return next((c for c in choices if c.lower() == found[0]), None) if found else None
+    """The choice that `word` was probably meant to be, whatever its case; None if none is similar."""
+    by_lower_case: dict[str, str] = {}
+    for choice in choices:
+        by_lower_case.setdefault(choice.lower(), choice)
+    matches = get_close_matches(word.lower(), by_lower_case, n=1, cutoff=0.6)
+    return by_lower_case[matches[0]] if matches else None
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """`did you mean "rank"?`, or an empty string."""
-    found = nearest(word, list(choices))
-    return f'did you mean "{found}"?' if found else ""
+    """`did you mean "rank"?`, or an empty string if no choice is similar."""
+    choice = nearest(word, choices)
+    return f'did you mean "{choice}"?' if choice else ""

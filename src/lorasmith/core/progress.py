@@ -1,20 +1,20 @@
-"""How long work tells where it stands, without knowing who listens.
+"""How long-running work reports its progress, without knowing who listens.
 
-The library calls a `Progress`; the command line gives one that draws bars, the Python API a silent one.
+The library calls a `Progress`; the command line passes one that draws bars, the Python API a silent one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 
 class Progress:
-    """The silent listener; others override both methods."""
+    """The silent listener; other listeners override both methods."""
 
     @contextmanager
-    def track(self, description: str, total: int) -> Iterator[Callable[[int, str], None]]:
-        """A task of `total` units; the function it gives takes units done since the last call and a note."""
+    def track(self, description: str, total: int) -> Generator[Callable[[int, str], None], None, None]:
+        """A task of `total` units. The function that it gives takes the units done since the last call and a note."""
         yield lambda units, note: None
 
     def say(self, text: str) -> None:
@@ -22,7 +22,7 @@ class Progress:
 
 
 class Lines(Progress):
-    """Prints what is said, one line each; for logs and pipes."""
+    """Prints each message as one line; for logs and pipes."""
 
     def __init__(self, write: Callable[[str], object] = print) -> None:
         self.write = write

@@ -1,29 +1,33 @@
-"""Components: typed config records that do their own work and register by being defined.
+"""Components: typed settings that do their own work and are registered by being defined.
 
-A *root* is an extension point (`Loss`, `Noise`, `AdapterConfig` ...):
+An *extension point* (root) is a class that names itself with `root=`:
 
     class Loss(Component, root="loss"):
         @abstractmethod
         def __call__(self, output, target, ...): ...
 
-A *kind* is a subclass with a `kind` literal; defining it registers it:
+A *kind* is a subclass with a `kind` literal. Defining the class registers it; nothing else has to be called:
 
     class Huber(Loss):
         kind: Literal["huber"] = "huber"
         c: float = 0.1
 
-A field of type `Loss` accepts an instance, the bare name `"huber"`, or a table `{kind = "huber", c = 0.2}` (a root with
-a `default` kind also a table without `kind`). Kinds are
-looked up when a value is checked, not when the field is declared, so plug-ins may come later.
+A config field of type `Loss` accepts an instance, the bare name `"huber"`, or a table `{kind = "huber", c = 0.2}` (a
+root with a `default` kind also accepts a table without `kind`).
+
+How a kind is found: a root lives in `<folder>/base.py` or `<folder>/__init__.py`, and its built-in kinds in the other
+files of that folder. `registered(root)` imports that folder once, so that every class in it has been defined, and
+returns the table that the classes have entered themselves in. This happens when a value is checked, not when a field is
+declared, so plug-ins (`load_plugins`) can be imported later than the config classes.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterable
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, Self, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, model_validator
 from pydantic_core import PydanticCustomError, core_schema
@@ -33,59 +37,64 @@ from lorasmith.core.errors import LorasmithError, did_you_mean
 C = TypeVar("C", bound="Component")
 
 _ROOTS: dict[str, type[Component]] = {}
+"""Every extension point that has been defined, by its name."""
+_IMPORTED: set[type[Component]] = set()
+"""The extension points whose folders have been imported."""
 
 
 class Config(BaseModel):
-    """A frozen record; an unknown key is an error.
+    """A frozen record of settings; an unknown key is an error.
 
-    A table without `kind`, where a component stands that has a default, means the default's kind: `adapter.rank = 8`.
+    Where a field is a component with a default, a table without `kind` means the kind of the default:
+    `adapter.rank = 8`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
 
     @model_validator(mode="before")
     @classmethod
-    def _default_kinds(cls, value: Any) -> Any:
+    def _fill_default_kinds(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        filled = dict(value)
+        filled = dict(cast("dict[str, Any]", value))
         for name, field in cls.model_fields.items():
-            table = value.get(name)
-            if isinstance(table, dict) and "kind" not in table and _is_root(field.annotation) and field.default_factory:
-                filled[name] = {"kind": field.get_default(call_default_factory=True, validated_data={}).kind, **table}
+            table: Any = filled.get(name)
+            if not isinstance(table, dict) or "kind" in table:
+                continue
+            if is_extension_point(field.annotation) and field.default_factory is not None:
+                default = field.get_default(call_default_factory=True, validated_data={})
+                filled[name] = {"kind": default.kind, **table}
         return filled
 
 
-def _is_root(annotation: Any) -> bool:
-    """Whether a field takes any kind of an extension point."""
-    return isinstance(annotation, type) and issubclass(annotation, Component) and annotation._root is annotation
-
-
 class Component(Config):
-    """A config record with behaviour. See the module's text for roots and kinds."""
+    """Settings with behaviour: an extension point, or a kind of one. See the module's docstring."""
 
     _root: ClassVar[type[Component] | None] = None
+    """The extension point that this class belongs to, which is itself for a root."""
     _root_name: ClassVar[str] = ""
-    _default: ClassVar[str] = ""
+    _default_kind: ClassVar[str] = ""
     _kinds: ClassVar[dict[str, type[Component]]] = {}
+    """The kinds of the extension point by name; one dictionary, which all kinds inherit from their root."""
 
     def __init_subclass__(cls, root: str = "", default: str = "", **kwargs: Any) -> None:
+        """Make a class with `root=` an extension point. `default`: the kind of a table without `kind`."""
         super().__init_subclass__(**kwargs)
         if root:
-            cls._root, cls._root_name, cls._default, cls._kinds = cls, root, default, {}
+            cls._root, cls._root_name, cls._default_kind, cls._kinds = cls, root, default, {}
             _ROOTS[root] = cls
 
     @classmethod
     def __pydantic_init_subclass__(cls, root: str = "", default: str = "", **kwargs: Any) -> None:
+        """Register a class with a `kind` literal. pydantic calls this when the fields of the class are known."""
         super().__pydantic_init_subclass__(**kwargs)
-        if root:
-            return
-        field = cls.model_fields.get("kind")
-        kinds = get_args(field.annotation) if field is not None else ()
-        if not kinds:
-            return  # an abstract step between a root and its kinds
-        kind = str(kinds[0])
+        kind_field = cls.model_fields.get("kind")
+        literals = get_args(kind_field.annotation) if kind_field is not None else ()
+        if root or not literals:
+            return  # an extension point, or an abstract class between it and its kinds
+        kind = str(literals[0])
         other = cls._kinds.get(kind)
+        # the same class can be defined again when its module is reloaded
         if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
             raise TypeError(
                 f'{cls._root_name} kind "{kind}" is defined twice: '
@@ -95,52 +104,80 @@ class Component(Config):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        if cls._root is not cls:
+        """Let a field whose type is an extension point accept every kind; a kind validates its own fields."""
+        if not cls.is_root():
             return handler(source)
+
+        def validate(value: Any) -> Component:
+            return cls.from_value(value)
+
+        def serialize(value: Component) -> dict[str, Any]:
+            return value.model_dump()
+
         return core_schema.no_info_plain_validator_function(
-            lambda value: _choose(cls, value),
-            serialization=core_schema.plain_serializer_function_ser_schema(lambda value: value.model_dump()),
+            validate, serialization=core_schema.plain_serializer_function_ser_schema(serialize)
         )
 
+    @classmethod
+    def is_root(cls) -> bool:
+        """Whether this class is an extension point, not a kind of one."""
+        return cls._root is cls
 
-def _choose(root: type[Component], value: Any) -> Component:
-    """The component that a config value names; errors carry the inner problems for `problems_of`."""
-    if isinstance(value, root):
-        return value
-    table = {"kind": value} if isinstance(value, str) else value
-    if isinstance(table, dict) and root._default:
-        table = {"kind": root._default, **table}
-    kinds = registered(root)
-    if not isinstance(table, dict) or not isinstance(table.get("kind"), str):
-        raise PydanticCustomError(
-            "component_shape",
-            "expected a name or a table with `kind`, one of: {choices}",
-            {"choices": ", ".join(sorted(kinds))},
-        )
-    chosen = kinds.get(table["kind"])
-    if chosen is None:
-        raise PydanticCustomError(
-            "component_kind",
-            'no {root} is called "{found}"',
-            {
-                "root": root._root_name,
-                "found": table["kind"],
-                "choices": ", ".join(sorted(kinds)),
-                "hint": did_you_mean(table["kind"], kinds),
-            },
-        )
-    try:
-        return chosen.model_validate(table)
-    except ValidationError as error:
-        raise PydanticCustomError(
-            "component_fields", "{count} problems inside", {"count": error.error_count(), "inner": error, "of": chosen}
-        ) from None
+    @classmethod
+    def from_value(cls, value: Any) -> Component:
+        """The component that a config value names. Called on extension points only.
+
+        The errors carry what `core.config.problems_of` needs to describe each problem inside.
+        """
+        if isinstance(value, cls):
+            return value
+        table: dict[str, Any] = {}
+        if isinstance(value, dict):
+            if cls._default_kind:
+                table["kind"] = cls._default_kind
+            table.update(cast("dict[str, Any]", value))
+        elif isinstance(value, str):
+            table["kind"] = value
+        name = table.get("kind")
+        kinds = registered(cls)
+        choices = ", ".join(sorted(kinds))
+        if not isinstance(name, str):
+            message = "expected a name or a table with `kind`, one of: {choices}"
+            raise PydanticCustomError("component_shape", message, {"choices": choices})
+        kind = kinds.get(name)
+        if kind is None:
+            context: dict[str, Any] = {
+                "root": cls._root_name,
+                "found": name,
+                "choices": choices,
+                "hint": did_you_mean(name, kinds),
+            }
+            raise PydanticCustomError("component_kind", 'no {root} is called "{found}"', context)
+        try:
+            return kind.model_validate(table)
+        except ValidationError as error:
+            context = {"count": error.error_count(), "inner": error, "of": kind}
+            raise PydanticCustomError("component_fields", "{count} problems inside", context) from None
+
+    @classmethod
+    def registered_kinds(cls) -> dict[str, type[Self]]:
+        """The kinds of this extension point, by name. Imports its folder the first time, so that all are there."""
+        if cls not in _IMPORTED:
+            _IMPORTED.add(cls)
+            package = importlib.import_module(cls.__module__.removesuffix(".base"))
+            for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
+                importlib.import_module(f"{package.__name__}.{module.name}")
+        return cast("dict[str, type[Self]]", dict(cls._kinds))
+
+
+def is_extension_point(annotation: Any) -> bool:
+    """Whether the type of a field is an extension point, so that the field accepts any kind of it."""
+    return isinstance(annotation, type) and issubclass(annotation, Component) and annotation.is_root()
 
 
 def registered(root: type[C]) -> dict[str, type[C]]:
-    """Kind name to class, for one root; its folder is scanned first, so that all built-in kinds are there."""
-    _scan(root)
-    return dict(root._kinds)  # type: ignore[arg-type]
+    """The kinds of an extension point, by name: the built-in ones, and those of plug-ins imported so far."""
+    return root.registered_kinds()
 
 
 def roots() -> dict[str, type[Component]]:
@@ -148,24 +185,10 @@ def roots() -> dict[str, type[Component]]:
     return dict(_ROOTS)
 
 
-_SCANNED: set[type[Component]] = set()
-
-
-def _scan(root: type[Component]) -> None:
-    """Import the modules beside the root's own, whose file is `<folder>/base.py` or `<folder>/__init__.py`."""
-    if root in _SCANNED:
-        return
-    _SCANNED.add(root)
-    name = root.__module__
-    package = importlib.import_module(name if name.rsplit(".", 1)[-1] != "base" else name.rsplit(".", 1)[0])
-    for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-
-
-def load_plugins(modules: Iterator[str] | list[str] | tuple[str, ...] = ()) -> None:
+def load_plugins(modules: Iterable[str] = ()) -> None:
     """Import third-party kinds: the entry-point group `lorasmith.plugins`, then the modules that a config names.
 
-    Raises LorasmithError if one cannot be imported.
+    Raises LorasmithError if one of these modules cannot be imported.
     """
     for entry in entry_points(group="lorasmith.plugins"):
         entry.load()

@@ -1,8 +1,8 @@
 """Randomness by position, not by history.
 
-Every draw comes from a generator seeded by what it is for and where it stands: (seed, purpose, step, index of the
-sample in the global batch). Ranks, micro-steps, worker counts, previews and resumes therefore cannot move it, and a
-checkpoint needs no random state. (The idea of seeding by position: EDM2, arXiv 2312.02696.)
+Every draw comes from a generator seeded by its purpose and its position: (seed, purpose, step, index of the sample in
+the global batch). Ranks, micro-steps, worker counts, previews and resumes therefore cannot change it, and a checkpoint
+needs no random state. (The idea of seeding by position: EDM2, arXiv 2312.02696.)
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch import Tensor
 
 def derive(seed: int, purpose: str, *position: int | str) -> int:
     """A 63-bit seed for one purpose at one position; the same on every machine."""
-    text = "/".join([str(seed), purpose, *(str(p) for p in position)])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+    text = "/".join([str(seed), purpose, *(str(part) for part in position)])
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
 
 
 def torch_generator(seed: int, purpose: str, *position: int | str) -> torch.Generator:
@@ -45,10 +46,14 @@ def restored_global_generators(device: torch.device) -> Iterator[None]:
 
 
 Draw = Callable[[torch.Generator], Tensor]
+"""One sample's draw from its generator."""
 Make = Callable[[], Tensor]
+"""The draws of all samples for one purpose, (B, ...), at the present step."""
 
 GOLDEN = (5**0.5 - 1) / 2
+"""The golden ratio conjugate; its multiples modulo 1 are a low-discrepancy sequence."""
 SILVER = 2**0.5 - 1
+"""The silver ratio conjugate; likewise."""
 
 
 class StepRng:
@@ -57,48 +62,57 @@ class StepRng:
     `samples` are the indices of the micro-batch's samples in the global batch of the step. Draws are made on the CPU,
     so that they are the same on every device, and then moved to `device`.
 
-    With `freeze()` the tensors of the first use stay in place and `refill(step)` writes the draws of another step into
-    them: a captured CUDA graph then reads fresh numbers from fixed addresses.
+    After `freeze()` the tensors of the first use stay in place, and `refill(step)` writes the draws of another step
+    into them: a captured CUDA graph then reads new numbers from the same addresses.
     """
 
     def __init__(self, seed: int, step: int, samples: list[int], device: torch.device | str = "cpu") -> None:
         self.seed, self.step, self.samples, self.device = seed, step, samples, torch.device(device)
         self._frozen: dict[str, tuple[Make, Tensor]] | None = None
+        """Purpose to how its draws are made and the tensor that holds them; None unless frozen."""
 
     def normal(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
         """(B, *shape) float32, standard normal."""
-        return self._kept(purpose, lambda: self._each(purpose, lambda g: torch.randn(shape, generator=g)))
+        return self._draws(purpose, lambda: self._each_sample(purpose, lambda g: torch.randn(shape, generator=g)))
 
     def uniform(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
         """(B, *shape) float32 in [0, 1)."""
-        return self._kept(purpose, lambda: self._each(purpose, lambda g: torch.rand(shape, generator=g)))
+        return self._draws(purpose, lambda: self._each_sample(purpose, lambda g: torch.rand(shape, generator=g)))
 
     def integers(self, purpose: str, low: int, high: int) -> Tensor:
         """(B,) int64 in [low, high)."""
-        return self._kept(purpose, lambda: self._each(purpose, lambda g: torch.randint(low, high, (), generator=g)))
+
+        def draw(generator: torch.Generator) -> Tensor:
+            return torch.randint(low, high, (), generator=generator)
+
+        return self._draws(purpose, lambda: self._each_sample(purpose, draw))
 
     def spread(self, purpose: str) -> Tensor:
-        """(B,) float32 in [0, 1], evenly spread over the samples of a step and over the steps of a run.
+        """(B,) float32 in [0, 1), evenly spread over the samples of a step and over the steps of a run.
 
         Points of a lattice: start(seed) + sample * golden ratio + step * silver ratio, modulo 1. Each row and each
         column of it is a low-discrepancy sequence.
         """
         start = derive(self.seed, purpose) / 2**63
-        return self._kept(
-            purpose,
-            lambda: torch.tensor([(start + i * GOLDEN + self.step * SILVER) % 1.0 for i in self.samples]),
-        )
 
-    def _kept(self, purpose: str, make: Make) -> Tensor:
+        def make() -> Tensor:
+            return torch.tensor([(start + sample * GOLDEN + self.step * SILVER) % 1.0 for sample in self.samples])
+
+        return self._draws(purpose, make)
+
+    def _draws(self, purpose: str, make: Make) -> Tensor:
+        """The draws for a purpose on `device`: made now or, if frozen, the tensor of the first use."""
         if self._frozen is not None and purpose in self._frozen:
             return self._frozen[purpose][1]
-        value = make().to(self.device, non_blocking=True)
+        draws = make().to(self.device, non_blocking=True)
         if self._frozen is not None:
-            self._frozen[purpose] = (make, value)
-        return value
+            self._frozen[purpose] = (make, draws)
+        return draws
 
-    def _each(self, purpose: str, draw: Draw) -> Tensor:
-        return torch.stack([draw(torch_generator(self.seed, purpose, self.step, i)) for i in self.samples])
+    def _each_sample(self, purpose: str, draw: Draw) -> Tensor:
+        """One draw per sample, each from a generator of its position, stacked."""
+        generators = [torch_generator(self.seed, purpose, self.step, sample) for sample in self.samples]
+        return torch.stack([draw(generator) for generator in generators])
 
     def freeze(self) -> StepRng:
         """Keep each purpose's tensor from now on; returns self."""
@@ -106,7 +120,7 @@ class StepRng:
         return self
 
     def refill(self, step: int, samples: list[int]) -> None:
-        """Write the draws of another step into the kept tensors. The number of samples must stay."""
+        """Write the draws of another step into the frozen tensors. The number of samples must stay the same."""
         self.step, self.samples = step, samples
-        for make, value in (self._frozen or {}).values():
-            value.copy_(make(), non_blocking=True)
+        for make, draws in (self._frozen or {}).values():
+            draws.copy_(make(), non_blocking=True)

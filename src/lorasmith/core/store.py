@@ -1,6 +1,7 @@
-"""Files that are either the old one or the new one, never half of it.
+"""Files that are either the old version or the new one, never half of it.
 
-Everything of value is written beside its place, synced, and renamed over it; a kill or a full disk leaves the old file.
+Everything of value is written beside its place, synced to disk, and renamed over the old file; if the process is killed
+or the disk is full, the old file stays.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,28 +19,32 @@ from lorasmith.core.errors import LorasmithError
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Generator[Path, None, None]:
     """A temporary path beside `path` to write a file to; on success it replaces `path`, on failure it is removed.
 
-    Raises LorasmithError when the disk is full or the place cannot be written.
+    Raises LorasmithError if the disk is full or the place cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        _sync(temporary)
+        # the content must be on disk before the name points to it, and the name before the caller goes on
+        sync(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
-        raise _explain(error, path) from error
+        raise write_error(error, path) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`; on success it replaces `path` whole."""
+def atomic_folder(path: Path) -> Generator[Path, None, None]:
+    """A temporary folder beside `path`; on success it replaces `path` whole, on failure it is removed.
+
+    Raises LorasmithError if the disk is full or the place cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -47,8 +52,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
-                _sync(file)
+                sync(file)
         if path.exists():
+            # a folder cannot be renamed over another one that holds files, so the old one steps aside first
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             shutil.rmtree(old, ignore_errors=True)
             os.replace(path, old)
@@ -56,9 +62,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
         else:
             os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
-        raise _explain(error, path) from error
+        raise write_error(error, path) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -85,18 +91,21 @@ def sha256_of(path: Path, start: int = 0) -> str:
     return digest.hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
+        # some file systems cannot sync folders, or are read-only for this call; the file is then as safe as it can be
         if error.errno not in (errno.EINVAL, errno.EROFS):
             raise
     finally:
         os.close(descriptor)
 
 
-def _explain(error: OSError, path: Path) -> LorasmithError:
+def write_error(error: OSError, path: Path) -> LorasmithError:
+    """The error for a file that could not be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return LorasmithError(
             f"{path}: the disk is full; nothing was overwritten and the last good files stay. "

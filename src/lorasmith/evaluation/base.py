@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lorasmith import __version__
+from lorasmith.core.package import VERSION
 from lorasmith.core.registry import Component
 from lorasmith.moved_modules import renamed
 
@@ -49,7 +49,7 @@ class Scorer(Component, root="scorer"):
     def identity(self) -> str:
         """A text that changes whenever the vectors may change: the settings, the version of Lorasmith, and the names,
         sizes and times of the files of a local model. It is the key of cached vectors."""
-        parts = [self.model_dump_json(exclude={"batch_size"}), __version__]
+        parts = [self.model_dump_json(exclude={"batch_size"}), VERSION]
         model = getattr(self, "model", None)
         if model is not None and Path(str(model)).is_dir():
             for path in sorted(Path(str(model)).rglob("*")):

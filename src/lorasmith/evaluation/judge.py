@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.package import assets
 
-BUILT_IN = Path(str(resources.files("lorasmith").joinpath("assets/tiny-sd/judge")))
+BUILT_IN = assets() / "tiny-sd" / "judge"
 """The folder of the judge that is part of the package."""
 SIZE = 128
 """Width and height in pixels of the network's input; other pictures are resized to it."""

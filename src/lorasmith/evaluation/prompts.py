@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import lorasmith
 from lorasmith.core.errors import LorasmithError, did_you_mean
+from lorasmith.core.package import assets
 from lorasmith.evaluation.settings import EvaluateSettings
 
 PLACEHOLDER = "<TOK>"
-BUILT_IN_SETS = Path(lorasmith.__file__).parent / "assets" / "evaluate"
+BUILT_IN_SETS = assets() / "evaluate"
 
 
 def load_prompts(source: str | Path | Sequence[str]) -> list[str]:

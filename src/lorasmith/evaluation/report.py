@@ -9,10 +9,10 @@ from pathlib import Path
 
 from PIL import Image
 
-import lorasmith
+from lorasmith.core.package import assets
 from lorasmith.evaluation.results import CandidateResult, Evaluation
 
-SHARED_STYLE = Path(lorasmith.__file__).parent / "assets" / "report" / "page.css"
+SHARED_STYLE = assets() / "report" / "page.css"
 STYLE = """
 table.wide { border-collapse: collapse; width: 100%; table-layout: auto; }
 table.wide th, table.wide td { text-align: left; padding: 6px 10px; vertical-align: top;

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from lorasmith.core.errors import LorasmithError, did_you_mean
+from lorasmith.core.package import assets
 from lorasmith.families.fingerprint import file_hash, part_hash
-from lorasmith.families.source import PARTS, Folder, SingleFile, Source, assets, pickle_advice
+from lorasmith.families.source import PARTS, Folder, SingleFile, Source, pickle_advice
 from lorasmith.families.stable_diffusion.other_vae import OtherVae
 
 EMBEDDED = "tiny-sd"

@@ -7,11 +7,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.package import assets
 from lorasmith.families.reader import TensorRef, read_header
 from lorasmith.families.stable_diffusion import ldm_names
 from lorasmith.families.stable_diffusion.unet_config import UNetConfig
@@ -25,11 +25,6 @@ CONTEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 """Width of the text states of the real models."""
 _WORDS = {"unet": "UNet", "vae": "VAE", "te": "text encoder", "te1": "first text encoder", "te2": "second text encoder"}
 _IGNORED = ("position_ids", "logit_scale", "attn_mask")
-
-
-def assets() -> Path:
-    """The folder of the files that come with Lorasmith."""
-    return Path(str(resources.files("lorasmith") / "assets"))
 
 
 def shipped_config(kind: str, part: str) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorasmith import __version__
 from lorasmith.adapters.base import Adapter, kind_of
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.file_strength import split_strength
+from lorasmith.core.package import VERSION
 from lorasmith.core.registry import registered
 from lorasmith.files.model import Model
 from lorasmith.formats import bundle, diff, kohya, peft, write  # noqa: F401
@@ -185,7 +185,7 @@ def carried(metadata: Mapping[str, str], *notes: str) -> dict[str, str]:
         past = json.loads(metadata.get(HISTORY, "[]"))
     except ValueError:
         past = []
-    return kept | {HISTORY: json.dumps([*past, *(f"{note} (lorasmith {__version__})" for note in notes)])}
+    return kept | {HISTORY: json.dumps([*past, *(f"{note} (lorasmith {VERSION})" for note in notes)])}
 
 
 def facts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:

@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.package import assets
 from lorasmith.core.store import write_with
 from lorasmith.families.reader import Reader
-from lorasmith.families.source import Folder, Source, assets, shipped_config
+from lorasmith.families.source import Folder, Source, shipped_config
 from lorasmith.families.stable_diffusion import ldm_names
 
 CONFIGS = ("unet", "te", "vae", "scheduler")

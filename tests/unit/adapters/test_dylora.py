@@ -87,7 +87,7 @@ def test_the_block_follows_from_seed_and_step() -> None:
 
 
 def test_what_differs_between_steps_is_no_cuda_graph() -> None:
-    """Which ranks, and whether an adapter sits out, is decided before the kernels are launched."""
+    """Which ranks, and whether an adapter sits out, is decided before the kernels are find_launch."""
     owner: Any = nn.Module()
     owner.a = nn.Linear(4, 4)
     for config, steady in ((LoRA(), True), (LoRA(dropout=0.5), True), (LoRA(module_dropout=0.5), False)):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-import lorasmith
+from lorasmith.core.package import VERSION
 from lorasmith.core.store import write_text
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def summary(run: Run) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Lorasmith, Python and the libraries that can change numerical results, as far as installed."""
-    by_name = {"lorasmith": lorasmith.__version__, "python": platform.python_version()}
+    by_name = {"lorasmith": VERSION, "python": platform.python_version()}
     for name in LIBRARIES:
         try:
             by_name[name] = version(name)

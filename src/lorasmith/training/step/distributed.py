@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.core.errors import LorasmithError
-from lorasmith.core.launch import Launch, launched
+from lorasmith.core.launch import Launch, find_launch
 from lorasmith.data.batch import BatchPlan
 from lorasmith.sampling.settings import pick_device
 
@@ -172,7 +172,7 @@ def join_ranks(device: str) -> Iterator[Ranks]:
 
     `device` is the config's. Raises LorasmithError if they cannot be reached.
     """
-    launch = launched()
+    launch = find_launch()
     ranks = Ranks(launch)
     if ranks.count == 1:
         yield ranks

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.core.errors import LorasmithError
-from lorasmith.core.launch import launched
+from lorasmith.core.launch import find_launch
 from lorasmith.core.progress import Progress
 from lorasmith.training.config import TrainConfig, load_config
 from lorasmith.training.sweep import results
@@ -140,7 +140,7 @@ def sweep(settings: SweepSettings, progress: Progress | None = None) -> SweepRes
     Raises ConfigError and LorasmithError for mistakes that the user can repair, before any run starts. A run that fails
     does not stop the others; its row in the result has the error.
     """
-    if launched().count > 1:
+    if find_launch().count > 1:
         raise LorasmithError("a sweep starts its own processes; start it once, without torchrun or srun")
     progress = progress or Progress()
     axes = parse_axes(settings.over)

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.package import assets
 from lorasmith.families.load import load
-from lorasmith.families.source import Folder, assets
+from lorasmith.families.source import Folder
 from lorasmith.files.original import write_original
 
 FORMS = ("folder", "pipeline", "prefixed", "bare", "diffusers_names", "checkpoint")

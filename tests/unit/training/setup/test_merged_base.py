@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import lorasmith
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.package import assets
 from lorasmith.families.load import load
-from lorasmith.families.source import assets
 from lorasmith.files.lora import Use
 from lorasmith.files.merge import merge
 from lorasmith.sampling.loras import LoraUse, load_lora

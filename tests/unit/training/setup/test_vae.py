@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import lorasmith
+from lorasmith.core.package import assets
 from lorasmith.families.load import load
-from lorasmith.families.source import assets
 from lorasmith.training.config import load_config
 from lorasmith.training.session import train
 from lorasmith.training.setup.build import build_run

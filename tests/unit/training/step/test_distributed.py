@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorasmith.core.errors import LorasmithError
-from lorasmith.core.launch import Launch, first_node, launched
+from lorasmith.core.launch import Launch, find_launch, first_node
 from lorasmith.data.batch import BatchPlan, PlannedView
 from lorasmith.training.step.distributed import Ranks
 
@@ -27,24 +27,24 @@ SRUN = {
 
 
 def test_launchers_are_read() -> None:
-    assert launched(TORCHRUN) == Launch(5, 8, 1, "gpu01", 29500)
-    place = launched(SRUN)
+    assert find_launch(TORCHRUN) == Launch(5, 8, 1, "gpu01", 29500)
+    place = find_launch(SRUN)
     assert (place.index, place.count, place.local, place.address) == (3, 4, 1, "gpu03")
     assert 1024 < place.port < 65536
-    assert launched(SRUN | {"MASTER_ADDR": "other", "MASTER_PORT": "2000"}).port == 2000
-    assert launched(SRUN | TORCHRUN).index == 5, "torchrun under srun knows better"
+    assert find_launch(SRUN | {"MASTER_ADDR": "other", "MASTER_PORT": "2000"}).port == 2000
+    assert find_launch(SRUN | TORCHRUN).index == 5, "torchrun under srun knows better"
 
 
 def test_who_was_not_launched_is_alone() -> None:
     batch_script = {k: v for k, v in SRUN.items() if not k.startswith("SLURM_STEP")} | {"SLURM_PROCID": "0"}
     for env in ({}, {"RANK": "1"}, {"RANK": "0", "WORLD_SIZE": "1"}, batch_script):
-        assert launched(env) == Launch()
+        assert find_launch(env) == Launch()
 
 
 @pytest.mark.parametrize("change", [{"RANK": "8"}, {"RANK": "x"}, {"MASTER_ADDR": ""}, {"MASTER_PORT": ""}])
 def test_contradictions_are_told(change: dict[str, str]) -> None:
     with pytest.raises(LorasmithError):
-        launched(TORCHRUN | change)
+        find_launch(TORCHRUN | change)
 
 
 @pytest.mark.parametrize(

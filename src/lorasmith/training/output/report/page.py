@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from html import escape
-from pathlib import Path
 from typing import Any
 
-import lorasmith
+from lorasmith.core.package import assets
 from lorasmith.training.output.report.axes import Line
 from lorasmith.training.output.report.notes import warnings
 from lorasmith.training.output.report.pictures import attention_pictures, previews
@@ -16,7 +15,7 @@ from lorasmith.training.output.report.record import Point, Record, smooth
 from lorasmith.training.output.report.svg import chart
 from lorasmith.training.output.report.tables import bucket_table, exported_files, format_duration, table
 
-ASSETS = Path(lorasmith.__file__).parent / "assets" / "report"
+ASSETS = assets() / "report"
 STYLES = ("main", "second", "third", "base")
 """Line styles in the order in which curves get them; further curves get the last one."""
 
