@@ -1,1 +1,1 @@
-"""The command line: one file a command. Nothing here imports torch until a command runs."""
+"""The command line: one file for each command. Nothing in this package imports torch before a command runs."""

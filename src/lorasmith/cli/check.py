@@ -1,4 +1,4 @@
-"""`lorasmith check`: what a run would do, and what is wrong with it, before any training."""
+"""`lorasmith check`: what a run would do, and the problems of its config and images, before any training."""
 
 from __future__ import annotations
 
@@ -9,155 +9,192 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lorasmith.cli import console
-from lorasmith.cli.train import Json, Overrides
+from lorasmith.cli.options import Json, Overrides
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from lorasmith.core.errors import Problem
     from lorasmith.data.lint import ImageProblem
     from lorasmith.training.setup.check import CheckResult, StepMeasurement
 
+Row = tuple[str, str]
+"""Label and text."""
+
 
 def check_command(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The run's settings, as TOML or JSON.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The settings of the run, TOML or JSON.")],
     overrides: Overrides = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Also make two real steps: time of a step, peak memory, hours in all.")
+        bool,
+        typer.Option("--measure", help="Also run two steps, to measure seconds per step, peak memory and hours."),
     ] = False,
     pictures: Annotated[
         Path | None,
-        typer.Option("--pictures", metavar="FILE.jpg", help="Also draw the first batches, as training gets them."),
+        typer.Option("--pictures", metavar="FILE.jpg", help="Also write a picture of the first batches of training."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Check a config and its images; trains nothing, writes nothing into the output folder.
+    """Check a config and its images without training. Nothing is written into the output folder.
 
-    Exit code 1 if a run would not start.
+    The exit code is 1 if a run would not start.
     """
     from lorasmith import api
 
-    progress = console.progress_for()
-    found = api.check(config, overrides=overrides or (), measure=measure, pictures=pictures, progress=progress)
+    result = api.check(
+        config, overrides=overrides or (), measure=measure, pictures=pictures, progress=console.make_progress()
+    )
     if json:
-        console.answer(found.to_dict())
+        console.print_json(result.to_dict())
     else:
-        show(found)
-    if not found.ok:
+        print_result(result)
+    if not result.ok:
         raise typer.Exit(1)
 
 
-def show(found: CheckResult) -> None:
-    """The result for a person, on stdout."""
-    out = console.terminal(sys.stdout)
-    facts = [row for row in (_model(found), _adapter(found), *_rates(found), _data(found), _length(found)) if row]
-    if facts:
-        out.print(_pairs(facts))
-    for title, problems, style in (("errors", found.errors, "bold red"), ("warnings", found.warnings, "yellow")):
-        if problems:
-            out.print(f"\n{len(problems)} {title if len(problems) > 1 else title[:-1]}", style=style)
-            out.print(_problems(problems))
-    if found.images:
-        out.print(f"\n{len(found.images)} remark{'s' if len(found.images) > 1 else ''} on images", style="yellow")
-        out.print(_images(found.images))
-    if found.measured is not None:
+def print_result(result: CheckResult) -> None:
+    """Print the result for people on stdout."""
+    out = console.rich_console(sys.stdout)
+    rows = summary_rows(result)
+    if rows:
+        out.print(_table_of_rows(rows))
+    if result.errors:
+        _print_problems(out, "error", result.errors, "bold red")
+    if result.warnings:
+        _print_problems(out, "warning", result.warnings, "yellow")
+    if result.images:
+        _print_image_remarks(out, result.images)
+    if result.measured is not None:
         out.print()
-        out.print(_pairs(_measured(found.measured)))
-    if found.pictures is not None:
-        out.print(f"\nfirst batches: {found.pictures}")
-    verdict = "A run would start." if found.ok else "A run would not start: repair the errors first."
-    out.print(f"\n{verdict}", style="green" if found.ok else "bold red")
+        out.print(_table_of_rows(measured_rows(result.measured)))
+    if result.pictures is not None:
+        out.print(f"\nfirst batches: {result.pictures}")
+    if result.ok:
+        out.print("\nA run would start.", style="green")
+    else:
+        out.print("\nA run would not start. Correct the errors first.", style="bold red")
 
 
-def _model(found: CheckResult) -> tuple[str, str] | None:
-    base = found.base
-    if not base:
-        return None
-    size = f"{base['parameters'] / 1e6:,.0f} M weights in the UNet"
-    return "base", f"{base['source']}: {base['kind']}, {base['layout']}, {base['prediction']}, {size}"
+def summary_rows(result: CheckResult) -> list[Row]:
+    """What would be trained: base, adapter, learning rates, images, length. Parts that could not be found out are left
+    out."""
+    rows = []
+    if result.base:
+        rows.append(_base_row(result))
+    if result.adapter:
+        rows.append(_adapter_row(result))
+    for component, rates in result.rates.items():
+        text = f"{rates['effective']:.3g} = lr {rates['lr']:.3g} x alpha / rank {rates['scale']:.3g}"
+        rows.append((f"effective lr, {component}", text))
+    if result.data:
+        rows.append(_images_row(result))
+    if result.length:
+        rows.append(_length_row(result))
+    return rows
 
 
-def _adapter(found: CheckResult) -> tuple[str, str] | None:
-    adapter = found.adapter
-    if not adapter:
-        return None
-    layers = ", ".join(f"{count} in {component}" for component, count in adapter["layers"].items())
-    weights = sum(adapter["parameters"].values())
-    rank = f", rank {adapter['rank']}, alpha {adapter['alpha']:g}" if adapter["rank"] else ""
-    return "adapter", f"{adapter['kind']}{rank}; layers: {layers}; {weights / 1e6:.2f} M trained weights"
-
-
-def _rates(found: CheckResult) -> list[tuple[str, str]]:
-    return [
-        (f"effective lr, {name}", f"{r['effective']:.3g} = lr {r['lr']:.3g} x alpha / rank {r['scale']:.3g}")
-        for name, r in found.rates.items()
+def _base_row(result: CheckResult) -> Row:
+    base = result.base
+    parts = [
+        base["kind"],
+        base["layout"],
+        base["prediction"],
+        f"{base['parameters'] / 1e6:,.0f} M weights in the UNet",
     ]
+    return "base", f"{base['source']}: {', '.join(parts)}"
 
 
-def _data(found: CheckResult) -> tuple[str, str] | None:
-    data = found.data
-    if not data:
-        return None
-    sizes = ", ".join(f"{b['size'][0]}x{b['size'][1]}: {b['images']}" for b in data["buckets"])
-    held = f", {data['validation']} held out" if data.get("validation") else ""
-    live = f"; encoded anew in each step, because of {data['live']}" if data.get("live") else ""
-    return "images", f"{data['images']}{held}; {data['captions']['with']} with a caption; buckets {sizes}{live}"
+def _adapter_row(result: CheckResult) -> Row:
+    adapter = result.adapter
+    kind = adapter["kind"]
+    if adapter["rank"]:
+        kind += f", rank {adapter['rank']}, alpha {adapter['alpha']:g}"
+    layers = ", ".join(f"{count} in {component}" for component, count in adapter["layers"].items())
+    parameters = sum(adapter["parameters"].values())
+    return "adapter", f"{kind}; layers: {layers}; {parameters / 1e6:.2f} M trained weights"
 
 
-def _length(found: CheckResult) -> tuple[str, str] | None:
-    length = found.length
-    if not length:
-        return None
+def _images_row(result: CheckResult) -> Row:
+    data = result.data
+    images = f"{data['images']}"
+    if data.get("validation"):
+        images += f", {data['validation']} held out for validation"
+    buckets = []
+    for bucket in data["buckets"]:
+        width, height = bucket["size"]
+        buckets.append(f"{width}x{height}: {bucket['images']}")
+    text = f"{images}; {data['captions']['with']} with a caption; buckets {', '.join(buckets)}"
+    if data.get("live"):
+        text += f"; encoded anew in each step, because of {data['live']}"
+    return "images", text
+
+
+def _length_row(result: CheckResult) -> Row:
+    length = result.length
     epochs = f"{length['epochs']:.3g} epochs of {length['steps_per_epoch']:,}"
     views = f"each image is seen {length['views_per_image']:.3g} times"
     return "length", f"{length['steps']:,} steps = {epochs}; {views}"
 
 
-def _measured(measured: StepMeasurement) -> list[tuple[str, str]]:
-    hours = f"{measured.hours:.2f} h" if measured.hours >= 1 else f"{measured.hours * 60:.1f} min"
+def measured_rows(measured: StepMeasurement) -> list[Row]:
+    """The times and the memory that `--measure` found."""
+    duration = f"{measured.hours:.2f} h" if measured.hours >= 1 else f"{measured.hours * 60:.1f} min"
     return [
-        ("a step", f"{measured.seconds_per_step:.2f} s (the first {measured.seconds_first:.2f} s)"),
-        ("all steps", f"{hours}, without previews and validation"),
+        ("time per step", f"{measured.seconds_per_step:.2f} s (the first step: {measured.seconds_first:.2f} s)"),
+        ("all steps", f"{duration}, without previews and validation"),
         ("peak memory", f"{measured.peak_memory / 2**30:.2f} GiB"),
     ]
 
 
-def _pairs(rows: list[tuple[str, str]]) -> Table:
+def _print_problems(out: Console, name: str, problems: list[Problem], style: str) -> None:
+    """A heading with the number of problems, and a table: where, what was found, what to do."""
+    from rich.text import Text
+
+    out.print(f"\n{_count(len(problems), name)}", style=style)
+    table = _table("where", "found", "to do")
+    for problem in problems:
+        advice = [problem.remedy]
+        if problem.allowed:
+            advice.append(f"allowed: {problem.allowed}")
+        remedy = "; ".join(text for text in advice if text)
+        table.add_row(Text(problem.where), Text(problem.found), Text(remedy))
+    out.print(table)
+
+
+def _print_image_remarks(out: Console, problems: list[ImageProblem]) -> None:
+    """A heading with the number of remarks, and a table with a row for each image."""
+    from rich.text import Text
+
+    out.print(f"\n{_count(len(problems), 'remark')} on images", style="yellow")
+    remarks: dict[Path, list[str]] = {}
+    for problem in problems:
+        remarks.setdefault(problem.path, []).append(problem.text)
+    table = _table("image", "remark")
+    for path, texts in remarks.items():
+        table.add_row(Text(str(path)), Text("\n".join(texts)))
+    out.print(table)
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+
+
+def _table(*columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _table_of_rows(rows: list[Row]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
-    for name, value in rows:
-        table.add_row(Text(name), Text(value))
-    return table
-
-
-def _images(problems: list[ImageProblem]) -> Table:
-    """One row for each image, however many remarks it has."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("image", "remark"):
-        table.add_column(name, overflow="fold")
-    by_image: dict[Path, list[str]] = {}
-    for p in problems:
-        by_image.setdefault(p.path, []).append(p.text)
-    for path, texts in by_image.items():
-        table.add_row(Text(str(path)), Text("\n".join(texts)))
-    return table
-
-
-def _problems(problems: list[Problem]) -> Table:
-    """One row for each: where, what, what may stand there and what to do."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("where", "found", "to do"):
-        table.add_column(name, overflow="fold")
-    for p in problems:
-        remedy = "; ".join(part for part in (p.remedy, f"allowed: {p.allowed}" if p.allowed else "") if part)
-        table.add_row(Text(p.where), Text(p.found), Text(remedy))
+    for label, text in rows:
+        table.add_row(Text(label), Text(text))
     return table

@@ -1,4 +1,4 @@
-"""`lorasmith combine`: several LoRAs as one."""
+"""`lorasmith combine`: add several LoRAs into one."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Annotated
 
 import typer
 
-from lorasmith.cli.convert import Base, Dtype, Overwrite, tell
-from lorasmith.cli.merge import Files
-from lorasmith.cli.train import Json
+from lorasmith.cli.file_report import print_report
+from lorasmith.cli.options import BaseOfLora, Dtype, Json, Overwrite, WeightedLoras
 
 
 def combine_command(
-    files: Files,
+    files: WeightedLoras,
     output: Annotated[Path, typer.Option("--output", "-o", help="The new file.")],
     rank: Annotated[
-        int | None, typer.Option("--rank", help="Give the best LoRA of this rank, not the exact sum.")
+        int | None, typer.Option("--rank", help="Approximate the sum by a LoRA of this rank. Default: the exact sum.")
     ] = None,
-    base: Base = None,
+    base: BaseOfLora = None,
     dtype: Dtype = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Add LoRAs up, each at its strength, into one file.
+    """Add LoRAs into one file, each with its strength.
 
-    The sum is exact, with the ranks of all files together; --rank gives the best LoRA of a rank and says the error.
+    The sum is exact; its rank is the sum of the ranks of all files. With --rank it is approximated, and the error is
+    printed.
     """
     from lorasmith import api
 
-    tell(api.combine(files, output, rank=rank, base=base, dtype=dtype, overwrite=overwrite), json)
+    print_report(api.combine(files, output, rank=rank, base=base, dtype=dtype, overwrite=overwrite), json)

@@ -1,6 +1,6 @@
-"""What commands print: progress and messages to stderr, answers for machines to stdout.
+"""Output of the commands: progress and messages on stderr, JSON on stdout.
 
-rich is imported where something is drawn, so that `--help` stays fast.
+rich is imported inside functions, so that `--help` stays fast.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
 PLAIN_WIDTH = 160
-"""Columns of tables where there is no terminal to ask."""
+"""Columns of tables where the output is not a terminal."""
+SECONDS_BETWEEN_LINES = 10.0
+"""How often progress is printed where the output is not a terminal."""
 
 
 def make_streams_safe() -> None:
-    """Never fail on a character that the terminal's encoding lacks; show it escaped instead."""
+    """Print characters that the encoding of the terminal lacks as escapes, in place of raising UnicodeEncodeError."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
 
 
-def terminal(stream: TextIO | None = None) -> Console:
-    """A rich console on stderr (or `stream`): colours on a terminal only."""
+def rich_console(stream: TextIO | None = None) -> Console:
+    """A rich console on stderr (or `stream`), with colours only on a terminal."""
     from rich.console import Console
 
     target = stream or sys.stderr
@@ -41,41 +43,41 @@ def terminal(stream: TextIO | None = None) -> Console:
 
 
 def say(text: str) -> None:
-    """One message to stderr, never wrapped or coloured, so that paths in it can be copied."""
+    """Print a message on stderr; it is not wrapped or coloured, so that paths in it can be copied."""
     print(text, file=sys.stderr, flush=True)
 
 
-def answer(value: dict[str, Any]) -> None:
-    """One JSON object to stdout."""
+def print_json(value: dict[str, Any]) -> None:
+    """Print one JSON object on stdout."""
     print(json.dumps(value, indent=1, ensure_ascii=False, default=str), flush=True)
 
 
-def fail(error: LorasmithError, as_json: bool) -> None:
-    """Tell the user's mistake: its text to stderr, and with `--json` as an object to stdout too."""
+def print_error(error: LorasmithError, as_json: bool) -> None:
+    """Print a mistake of the user on stderr, and with `as_json` as a JSON object on stdout too."""
     if as_json:
-        problems = [vars(p) for p in error.problems] if isinstance(error, ConfigError) else []
-        answer({"error": str(error), "problems": problems})
-    terminal().print("error:", style="bold red", end=" ")
-    say(f"{rank_name()}{error}")
+        problems = [vars(problem) for problem in error.problems] if isinstance(error, ConfigError) else []
+        print_json({"error": str(error), "problems": problems})
+    rich_console().print("error:", style="bold red", end=" ")
+    say(f"{rank_prefix()}{error}")
 
 
-def rank_name() -> str:
-    """`rank 1 of 2: ` in a process that is one of several."""
+def rank_prefix() -> str:
+    """`rank 1 of 2: ` in a distributed run, else empty."""
     try:
-        place = find_launch()
+        launch = find_launch()
     except LorasmithError:
         return ""
-    return f"rank {place.index} of {place.count}: " if place.count > 1 else ""
+    return f"rank {launch.index} of {launch.count}: " if launch.count > 1 else ""
 
 
-def progress_for(stream: TextIO | None = None) -> Progress:
-    """Bars on a terminal, a line now and then elsewhere."""
+def make_progress(stream: TextIO | None = None) -> Progress:
+    """Progress bars if the output is a terminal, else lines at intervals."""
     target = stream or sys.stderr
-    return RichProgress(terminal(target)) if target.isatty() else LineProgress(target)
+    return RichProgress(rich_console(target)) if target.isatty() else LineProgress(target)
 
 
 class RichProgress(Progress):
-    """Draws a bar for each task: done, per second, note, time left."""
+    """A bar for each task with the units done, the rate, a note and the remaining time."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -83,31 +85,34 @@ class RichProgress(Progress):
 
     @contextmanager
     def track(self, description: str, total: int) -> Iterator[Callable[[int, str], None]]:
-        """A bar under those that are open already."""
-        bars, outermost = self._bars or _bars(self._console), self._bars is None
-        self._bars = bars
-        if outermost:
-            bars.start()
+        """A bar below those of tasks that are still open."""
+        is_outermost = self._bars is None
+        if self._bars is None:
+            self._bars = _make_bars(self._console)
+            self._bars.start()
+        bars = self._bars
         task = bars.add_task(description, total=total, note="")
         rate = Rate()
 
         def advance(units: int, note: str) -> None:
-            bars.update(task, advance=units, note=f"{rate.add(units)}{', ' if note else ''}{note}")
+            text = rate.add(units)
+            bars.update(task, advance=units, note=f"{text}, {note}" if note else text)
 
         try:
             yield advance
         finally:
-            bars.update(task, visible=outermost)
-            if outermost:
+            # inner bars vanish when they are done, so that they do not pile up during a run
+            bars.update(task, visible=is_outermost)
+            if is_outermost:
                 bars.stop()
                 self._bars = None
 
     def say(self, text: str) -> None:
-        """Above the bars, as plain text."""
+        """Print a message above the bars, as plain text."""
         self._console.print(text, markup=False, soft_wrap=True)
 
 
-def _bars(console: Console) -> Bars:
+def _make_bars(console: Console) -> Bars:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -130,62 +135,70 @@ def _bars(console: Console) -> Bars:
 
 
 class LineProgress(Progress):
-    """Prints a line at the start, at most one every `every` seconds, and one at the end."""
+    """A line for each task at most every `every` seconds, and one at its end."""
 
-    def __init__(self, stream: TextIO, every: float = 10.0) -> None:
-        self._stream, self._every = stream, every
+    def __init__(self, stream: TextIO, every: float = SECONDS_BETWEEN_LINES) -> None:
+        self._stream = stream
+        self._every = every
 
     @contextmanager
     def track(self, description: str, total: int) -> Iterator[Callable[[int, str], None]]:
-        rate, started = Rate(), time.monotonic()
-        done, told, last = 0, started, ""
+        rate = Rate()
+        started = last_printed = time.monotonic()
+        done = 0
+        details: list[str] = []
 
-        def line() -> None:
-            spent = time.monotonic() - started
-            left = f", {clock((total - done) * spent / rate.count)} left" if rate.count > 0 and done < total else ""
-            self.say(f"{description} {done}/{total}{last}, {clock(spent)}{left}")
+        def print_line() -> None:
+            elapsed = time.monotonic() - started
+            parts = [f"{description} {done}/{total}", *details, format_duration(elapsed)]
+            if rate.count > 0 and done < total:
+                # from the units of this process: a resumed run begins with units that are done already
+                remaining = (total - done) * elapsed / rate.count
+                parts.append(f"{format_duration(remaining)} left")
+            self.say(", ".join(parts))
 
         def advance(units: int, note: str) -> None:
-            nonlocal done, told, last
+            nonlocal done, last_printed, details
             done += units
-            last = "".join(f", {part}" for part in (rate.add(units), note) if part)
-            if time.monotonic() - told >= self._every:
-                told = time.monotonic()
-                line()
+            details = [text for text in (rate.add(units), note) if text]
+            if time.monotonic() - last_printed >= self._every:
+                last_printed = time.monotonic()
+                print_line()
 
         try:
             yield advance
         finally:
             if total:
-                line()
+                print_line()
 
     def say(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
 
 
 class Rate:
-    """Units per second since the first; a jump at the start (a resumed run) is no work done."""
+    """Units per second. The first call of `add` starts the clock and does not count: the first units of a resumed run
+    are those that were done before."""
 
     def __init__(self) -> None:
         self._started: float | None = None
         self.count = 0
 
     def add(self, units: int) -> str:
-        """`3.2/s`, or `2.1 s each` when slow; empty until something can be said."""
+        """Count units and return the rate: `3.2/s`, or `2.1 s each` if it is below 1; empty while it is not known."""
         now = time.monotonic()
         if self._started is None:
             self._started = now
             return ""
         self.count += units
-        spent = now - self._started
-        if spent <= 0 or not self.count:
+        elapsed = now - self._started
+        if elapsed <= 0 or not self.count:
             return ""
-        rate = self.count / spent
+        rate = self.count / elapsed
         return f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
 
 
-def clock(seconds: float) -> str:
-    """`0:07`, `12:30`, `1:02:03`."""
-    minutes, rest = divmod(round(seconds), 60)
+def format_duration(total_seconds: float) -> str:
+    """A duration as `0:07`, `12:30` or `1:02:03`."""
+    minutes, seconds = divmod(round(total_seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

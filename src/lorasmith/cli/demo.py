@@ -1,4 +1,4 @@
-"""`lorasmith demo`: from nothing to a LoRA that visibly works, with what the package carries."""
+"""`lorasmith demo`: train a LoRA with the example images and base model of the package, and show its effect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorasmith.cli import console
-from lorasmith.cli.train import Json
+from lorasmith.cli.options import Json
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.package import assets
 from lorasmith.core.progress import Progress
@@ -19,8 +19,9 @@ from lorasmith.core.progress import Progress
 if TYPE_CHECKING:
     from PIL import Image
 
-PICTURE = "before-after.png"
+PICTURE_NAME = "before-after.png"
 SEEDS = (1, 2, 3, 4, 5, 6)
+"""Seeds of the prompts in the picture, one each."""
 
 
 def demo_command(
@@ -29,37 +30,35 @@ def demo_command(
 ) -> None:
     """Train a LoRA of a small character in about a minute, and draw a before/after picture. Needs no network.
 
-    An earlier demo in the same folder is moved aside.
+    An earlier demo in the same folder is renamed.
     """
     from lorasmith import api
 
     started = time.monotonic()
-    folder = assets()
-    if not (folder / "garp").is_dir():
+    example_images = assets() / "garp"
+    if not example_images.is_dir():
         raise LorasmithError("the example images are not part of this installation; reinstall lorasmith")
-    progress = console.progress_for()
+    progress = console.make_progress()
     progress.say("training a LoRA of garp, a small character, on the embedded base model tiny-sd")
-    places = [folder / "garp", folder / "others"]
-    settings = [f'data.subsets.{i}.images="{place.as_posix()}"' for i, place in enumerate(places)]
-    result = api.train(folder / "demo.toml", overrides=settings, output=output, overwrite=True, progress=progress)
+    folders = [example_images, assets() / "others"]
+    overrides = [f'data.subsets.{index}.images="{folder.as_posix()}"' for index, folder in enumerate(folders)]
+    result = api.train(assets() / "demo.toml", overrides=overrides, output=output, overwrite=True, progress=progress)
     if not result.finished or result.file is None:
         raise typer.Exit(130)
+
     config = api.read_config(result.folder / "config.toml")
-    picture = result.folder / PICTURE
-    before_after(config.base, result.file, prompts(config), progress).save(picture)
+    preview: Any = config.preview  # demo.toml has previews, whose prompts the picture shows too
+    prompts = [str(prompt) for prompt in preview.prompts]
+    picture = result.folder / PICTURE_NAME
+    draw_before_after(config.base, result.file, prompts, progress).save(picture)
     seconds = time.monotonic() - started
     if json:
-        console.answer({"picture": picture, "file": result.file, "report": result.report, "seconds": seconds})
-    console.say(farewell(result.file, picture, seconds))
+        console.print_json({"picture": picture, "file": result.file, "report": result.report, "seconds": seconds})
+    console.say(next_steps(result.file, picture, seconds))
 
 
-def prompts(config: Any) -> list[str]:
-    """What the picture shows: the prompts of the demo's previews."""
-    return [str(prompt) for prompt in config.preview.prompts]
-
-
-def before_after(base: str, lora: Path, wanted: list[str], progress: Progress) -> Image.Image:
-    """The same prompts and seeds, on the base model above and with the LoRA file below."""
+def draw_before_after(base: str, lora: Path, prompts: list[str], progress: Progress) -> Image.Image:
+    """A grid of the same prompts and seeds: above with the base model, below with the LoRA too."""
     from lorasmith.families.load import load
     from lorasmith.imaging.grid import grid
     from lorasmith.imaging.png import to_image
@@ -68,28 +67,28 @@ def before_after(base: str, lora: Path, wanted: list[str], progress: Progress) -
     from lorasmith.sampling.sample import sample
 
     family = load(base)
-    requests = [
-        Request(prompt, seed=seed, cfg=5.0, width=128, height=128) for prompt, seed in zip(wanted, SEEDS, strict=False)
-    ]
+    requests = []
+    for prompt, seed in zip(prompts, SEEDS, strict=False):
+        requests.append(Request(prompt, seed=seed, cfg=5.0, width=128, height=128))
     before = sample(family, requests, progress=progress)
     adapters = load_lora(family, lora)
     after = sample(family, requests, progress=progress)
     adapters.detach()
-    rows = [[to_image(p.pixels) for p in row] for row in (before, after)]
-    return grid(rows, row_labels=["before", "after"], column_labels=wanted)
+    rows = [[to_image(picture.pixels) for picture in pictures] for pictures in (before, after)]
+    return grid(rows, row_labels=["before", "after"], column_labels=prompts)
 
 
-def farewell(lora: Path, picture: Path, seconds: float) -> str:
-    """Where everything is and what to do next, as commands that can be copied."""
+def next_steps(lora: Path, picture: Path, seconds: float) -> str:
+    """The closing message: where the files are, and commands to copy."""
     program = "lorasmith" if shutil.which("lorasmith") else f"{sys.executable} -m lorasmith"
     return f"""
-Done in {console.clock(seconds)}.
+Done in {console.format_duration(seconds)}.
 
-Draw with the LoRA:
+Generate pictures with the LoRA:
     {program} sample --base tiny-sd --lora {lora} --prompt "a photo of garp, on a beach" --output pictures
-See what is in it, and how the run went:
+Show what is in the LoRA file, and how the training went:
     {program} inspect {lora}
     {lora.parent / "report.html"}
-Train your own: the four lines of TOML in README.md, or docs/tutorial.md.
+Train your own LoRA: see the four lines of TOML in README.md, or docs/tutorial.md.
 
 Before and after: {picture.resolve()}"""

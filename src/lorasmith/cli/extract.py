@@ -1,4 +1,4 @@
-"""`lorasmith extract`: a LoRA out of a fine-tuned checkpoint."""
+"""`lorasmith extract`: a LoRA from a fine-tuned checkpoint."""
 
 from __future__ import annotations
 
@@ -8,29 +8,42 @@ from typing import Annotated
 import typer
 
 from lorasmith.cli import console
-from lorasmith.cli.convert import Dtype, Out, Overwrite, tell
-from lorasmith.cli.train import Json
+from lorasmith.cli.file_report import print_report
+from lorasmith.cli.options import Dtype, Json, Overwrite
 
 
 def extract_command(
     tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The fine-tuned model: a folder or one file.")],
-    base: Annotated[str, typer.Argument(metavar="BASE", help="The model that it was made from.")],
-    rank: Annotated[int | None, typer.Option("--rank", help="Of the LoRA; with --energy, at most this.")] = None,
-    energy: Annotated[
-        float | None, typer.Option("--energy", help="Share of each layer's squared change to keep, 0..1.")
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The model that it was trained from.")],
+    rank: Annotated[
+        int | None, typer.Option("--rank", help="Rank of the LoRA; with --energy, the highest rank.")
     ] = None,
-    output: Out = None,
+    energy: Annotated[
+        float | None, typer.Option("--energy", help="Fraction of each layer's squared change to keep, 0..1.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The new file. Default: TUNED-lora.safetensors in the current folder."),
+    ] = None,
     dtype: Dtype = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Make a LoRA of the difference of two checkpoints.
+    """Write the difference of two checkpoints as a LoRA.
 
-    Linears and convolutions of UNet and text encoders; what differs besides is mentioned. Written in fp16 unless
-    --dtype says otherwise.
+    The LoRA covers linear layers and convolutions of the UNet and the text encoders; other differences are reported.
+    It is written in fp16 unless --dtype is given.
     """
     from lorasmith import api
 
-    output = output or Path(f"{Path(tuned).stem}-lora.safetensors")
-    saving = {"output": output, "dtype": dtype, "overwrite": overwrite}
-    tell(api.extract(tuned, base, rank=rank, energy=energy, progress=console.progress_for(), **saving), json)  # type: ignore[arg-type]
+    report = api.extract(
+        tuned,
+        base,
+        rank=rank,
+        energy=energy,
+        output=output or Path(f"{Path(tuned).stem}-lora.safetensors"),
+        dtype=dtype,
+        overwrite=overwrite,
+        progress=console.make_progress(),
+    )
+    print_report(report, json)

@@ -1,4 +1,4 @@
-"""`lorasmith as` and `lorasmith convert-config`: scripts of other trainers, with their own options."""
+"""`lorasmith as` and `lorasmith convert-config`: scripts of other trainers with their own options."""
 
 from __future__ import annotations
 
@@ -16,108 +16,117 @@ from lorasmith.core.errors import LorasmithError
 if TYPE_CHECKING:
     from lorasmith.compat.script import Action, Conversion, Script
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A script: train_network ...")]
-Arguments = Annotated[list[str] | None, typer.Argument(metavar="ARGS...", help="Its own options and files.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of a script: train_network ...")]
+Arguments = Annotated[
+    list[str] | None, typer.Argument(metavar="ARGS...", help="Options and files as the script takes them.")
+]
 SEPARATE = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
-"""Options after the script's name are the script's."""
+"""Settings of click: options after the name of the script belong to the script."""
 
 
 def as_command(name: Name, arguments: Arguments = None) -> None:
-    """Train as another trainer's script would, with its own options and config files.
+    """Do what a script of another trainer does, with its own options and config files.
 
     lorasmith as train_network --config_file my.toml --network_dim 8
 
-    Options that change nothing here, or that are done better, are mentioned; what cannot be done is an error.
-    docs/kohya.md lists every option. --help after the name lists them here, --json answers with one JSON object.
+    Options without effect here, and options that are improved, are noted; options that are not supported are errors.
+    docs/kohya.md lists every option. --help after the name lists them here; --json prints one JSON object.
     """
-    from lorasmith import api
     from lorasmith.compat.script import Action, find_script
 
-    words = list(arguments or [])
-    as_json = "--json" in words
     script = find_script(name)
-    if "--help" in words or "-h" in words:
-        console.say(options_of(script))
+    arguments = list(arguments or [])
+    if "--help" in arguments or "-h" in arguments:
+        console.say(list_options(script))
         return
-    words = [word for word in words if word != "--json"]
+    as_json = "--json" in arguments
+    arguments = [argument for argument in arguments if argument != "--json"]
     if isinstance(script, Action):
-        act(script, words, as_json)
+        run_action(script, arguments, as_json)
         return
-    conversion = converted(script, words)
+    conversion = convert_arguments(script, arguments)
     for note in conversion.notes:
         console.say(f"note: {note}")
     if conversion.first_batches_image is not None:
-        look(conversion, as_json)
-        return
+        write_first_batches(conversion, as_json)
+    else:
+        train(conversion, as_json)
+
+
+def train(conversion: Conversion, as_json: bool) -> None:
+    """Train with a converted config, and put the files where the script puts them."""
+    from lorasmith import api
+
     if conversion.prepare is not None and conversion.resume is None:
-        conversion.prepare(console.progress_for())
+        conversion.prepare(console.make_progress())
     os.environ.update(conversion.secrets)
-    result = api.train(
-        conversion.config or None, resume=conversion.resume, overwrite=True, progress=console.progress_for()
-    )
+    progress = console.make_progress()
+    result = api.train(conversion.config or None, resume=conversion.resume, overwrite=True, progress=progress)
     if result.finished:
-        copies = deliver(conversion, result.folder)
-        console.say(
-            f"{conversion.product + ':':7} {', '.join(map(str, copies)) or result.file}\nreport: {result.report}"
-        )
-        console.say(f"steps:  {result.steps} in {console.clock(result.seconds)}")
+        copies = copy_files(conversion, result.folder)
+        files = ", ".join(str(path) for path in copies) or result.file
+        console.say(f"{conversion.product + ':':7} {files}")
+        console.say(f"report: {result.report}")
+        console.say(f"steps:  {result.steps} in {console.format_duration(result.seconds)}")
     if as_json:
-        console.answer(asdict(result))
+        console.print_json(asdict(result))
     if not result.finished:
         raise typer.Exit(130)
 
 
-def look(conversion: Conversion, as_json: bool) -> None:
-    """Draw the first batches in place of training."""
+def write_first_batches(conversion: Conversion, as_json: bool) -> None:
+    """Write a picture of the first batches, in place of training."""
     from lorasmith import api
     from lorasmith.core.errors import ConfigError
 
-    found = api.check(conversion.config, pictures=conversion.first_batches_image, progress=console.progress_for())
-    if not found.ok:
-        raise ConfigError(found.errors, "the data")
-    console.say(f"first batches: {found.pictures}")
+    result = api.check(conversion.config, pictures=conversion.first_batches_image, progress=console.make_progress())
+    if not result.ok:
+        raise ConfigError(result.errors, "the data")
+    console.say(f"first batches: {result.pictures}")
     if as_json:
-        console.answer(found.to_dict())
+        console.print_json(result.to_dict())
 
 
-def act(script: Action, words: list[str], as_json: bool) -> None:
-    """Run a script that trains nothing and say what it made."""
-    parsed = script.parse(words)
+def run_action(script: Action, arguments: list[str], as_json: bool) -> None:
+    """Run a script that does not train, and print its results."""
+    parsed = script.parse(arguments)
     for warning in parsed.warnings:
         console.say(f"note: {warning}")
-    made = script.act(parsed, console.progress_for())
+    results = script.act(parsed, console.make_progress())
     if as_json:
-        console.answer(made)
+        console.print_json(results)
         return
-    for name, value in made.items():
+    for name, value in results.items():
         console.say(f"{name}: {value}")
 
 
 def convert_config_command(name: Name, arguments: Arguments = None) -> None:
-    """Print the config of ours that another trainer's config file, or command line, means.
+    """Convert a config file, or a command line, of another trainer to a config of Lorasmith, and print it.
 
     lorasmith convert-config my_kohya.toml
 
     lorasmith convert-config -- train_network --config_file my.toml --network_dim 8
 
-    Notes stand above it as comments.
+    Notes are printed above the config, as comments.
     """
     from lorasmith.compat.script import find_script
     from lorasmith.core.config import to_toml
 
-    words = list(arguments or [])
+    arguments = list(arguments or [])
     if Path(name).suffix.lower() in (".toml", ".json", ".yml", ".yaml"):
-        script, words = find_script("train_network"), ["--config_file", name, *words]
+        script = find_script("train_network")
+        arguments = ["--config_file", name, *arguments]
     else:
         script = find_script(name)
-    conversion = converted(script, words)
-    print("\n".join(f"# {line}" for note in conversion.notes for line in note.splitlines()))
+    conversion = convert_arguments(script, arguments)
+    comments = [f"# {line}" for note in conversion.notes for line in note.splitlines()]
+    print("\n".join(comments))
     print(to_toml(conversion.config), end="")
 
 
-def converted(script: Script, words: list[str]) -> Conversion:
-    """The conversion of a command line, with the warnings of reading it among the notes."""
-    parsed = script.parse(words)
+def convert_arguments(script: Script, arguments: list[str]) -> Conversion:
+    """Convert the arguments of a script. Warnings of parsing come first among the notes of the conversion."""
+    parsed = script.parse(arguments)
     if parsed.done_message:
         console.say(parsed.done_message)
         raise typer.Exit
@@ -126,24 +135,29 @@ def converted(script: Script, words: list[str]) -> Conversion:
     return conversion
 
 
-def deliver(conversion: Conversion, folder: Path) -> list[Path]:
-    """Where the original script writes its files; what training did not write there is copied from the run's folder."""
-    made = []
+def copy_files(conversion: Conversion, folder: Path) -> list[Path]:
+    """Copy files of the run's folder to where the script writes them, and return their new paths."""
+    copies = []
     for name, target in conversion.copy_targets.items():
         source = folder / name
         if not source.is_file():
             raise LorasmithError(f"{source} is missing, so it cannot be copied to {target}")
         target.parent.mkdir(parents=True, exist_ok=True)
+        # training may have written it there itself
         if source.resolve() != target.resolve():
             shutil.copyfile(source, target)
-        made.append(target)
-    return made
+        copies.append(target)
+    return copies
 
 
-def options_of(script: Script) -> str:
-    """Every option of a script, one a line."""
+def list_options(script: Script) -> str:
+    """The options of a script, one on each line, with their state and note."""
     from lorasmith.compat.options import STATES
 
     width = max(len(option.name) for option in script.options)
-    lines = [f"--{o.name.ljust(width)}  {STATES[o.state]}{f': {o.note}' if o.note else ''}" for o in script.options]
-    return "\n".join([f"options of {script.name} ({script.origin})", *lines])
+    lines = [f"options of {script.name} ({script.origin})"]
+    for option in script.options:
+        state = STATES[option.state]
+        text = f"{state}: {option.note}" if option.note else state
+        lines.append(f"--{option.name.ljust(width)}  {text}")
+    return "\n".join(lines)

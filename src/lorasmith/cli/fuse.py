@@ -1,4 +1,4 @@
-"""`lorasmith fuse`: several concepts in one LoRA."""
+"""`lorasmith fuse`: LoRAs of several concepts as one LoRA."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lorasmith.cli import console
-from lorasmith.cli.convert import Overwrite
-from lorasmith.cli.train import Json
+from lorasmith.cli.options import Device, Json, Overwrite
 
 if TYPE_CHECKING:
     from lorasmith.fusion import FuseReport
@@ -20,36 +19,48 @@ def fuse_command(
         list[str],
         typer.Argument(
             metavar="FILE[:STRENGTH][=NAME]...",
-            help="LoRAs, each with what prompts call it: garp.safetensors:0.9=garp. Or one JSON list of concepts.",
+            help="LoRAs, each with its name in prompts: garp.safetensors:0.9=garp. Or one JSON list of concepts.",
         ),
     ],
-    base: Annotated[str, typer.Option("--base", help="The base model that they were trained on.")],
+    base: Annotated[str, typer.Option("--base", help="The base model that the LoRAs were trained on.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The new LoRA.")] = Path("fused.safetensors"),
     method: Annotated[
-        str, typer.Option("--method", metavar="gradient|weights|sum", help="How. The report compares all three.")
+        str,
+        typer.Option("--method", metavar="gradient|weights|sum", help="The method. The report compares all three."),
     ] = "gradient",
     rank: Annotated[
-        int | None, typer.Option("--rank", help="The best LoRA of this rank, not the exact result.")
+        int | None,
+        typer.Option("--rank", help="Approximate the result by a LoRA of this rank. Default: the exact result."),
     ] = None,
     prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", help="In place of 'a photo of {}' and '{}'; {} is the name.")
+        list[str] | None,
+        typer.Option(
+            "--prompt", help="Prompts in place of 'a photo of {}' and '{}'; {} stands for the name; repeatable."
+        ),
     ] = None,
     preserve: Annotated[
-        list[str] | None, typer.Option("--preserve", help="A prompt on which the base is to stay as it is.")
+        list[str] | None,
+        typer.Option("--preserve", help="A prompt for which the base model should stay unchanged; repeatable."),
     ] = None,
-    ridge: Annotated[float, typer.Option("--ridge", min=0, help="Larger: nearer to the base, less exact.")] = 1e-2,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Of each picture that gathers inputs.")] = 20,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Pictures for each prompt.")] = 1,
-    size: Annotated[int | None, typer.Option("--size", help="Of these pictures. Default: the base's own.")] = None,
-    device: Annotated[str, typer.Option("--device")] = "auto",
+    ridge: Annotated[
+        float, typer.Option("--ridge", min=0, help="Regularisation: larger values stay nearer to the base model.")
+    ] = 1e-2,
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, help="Sampling steps of the pictures that collect layer inputs.")
+    ] = 20,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of these pictures for each prompt.")] = 1,
+    size: Annotated[
+        int | None, typer.Option("--size", help="Size of these pictures in pixels. Default: that of the base model.")
+    ] = None,
+    device: Device = "auto",
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Fuse LoRAs of different things into one that draws each as its own did.
+    """Fuse LoRAs of different concepts into one LoRA that shows each of them as its own LoRA did.
 
-    Where adding LoRAs up blurs them into each other, this finds for each layer the change that does best what each LoRA
-    does to the inputs that its own prompts bring (gradient fusion of Mix-of-Show, in closed form). The result is an
-    ordinary LoRA, with the ranks of all together unless --rank is given; new words are written beside it.
+    A sum of LoRAs mixes their concepts. This command finds for each layer the change that best reproduces the effect of
+    each LoRA on the inputs that its own prompts cause (gradient fusion of Mix-of-Show, in closed form). The result is
+    an ordinary LoRA. Its rank is the sum of all ranks unless --rank is given. New tokens are written next to it.
     """
     from lorasmith import api
 
@@ -67,28 +78,38 @@ def fuse_command(
         size=size,
         device=device,
         overwrite=overwrite,
-        progress=console.progress_for(),
+        progress=console.make_progress(),
     )
-    tell(report, json)
+    print_report(report)
+    if json:
+        console.print_json(report.plain())
 
 
-def tell(report: FuseReport, json: bool) -> None:
-    """What was made, and what each method misses of each concept."""
+def print_report(report: FuseReport) -> None:
+    """Print the new files and the error of each method for each concept, on stderr."""
     ranks = sorted(report.ranks)
     lines = [f"written: {report.file} ({report.layers} layers, ranks {ranks[0]} to {ranks[-1]})"]
     if report.exact is not None:
-        lines.append(f"words:   {report.exact}, {', '.join(str(path) for path in report.embeddings)}")
+        files = ", ".join(str(path) for path in report.embeddings)
+        lines.append(f"new tokens: {report.exact}, {files}")
     if report.error is not None:
-        lines.append(f"error:   {report.error:.3g} of the change, by cutting it to the rank")
+        lines.append(f"error:   {report.error:.3g} of the change, from the lower rank")
     lines.append(f"took:    {report.seconds:.0f} s, {report.peak_gib:.1f} GiB of memory")
-    lines.append("missed of what each LoRA does to its own inputs (0 nothing, 1 all of it):")
-    width = max(len(name) for name in ("concept", *report.concepts))
+    lines += error_table(report)
+    console.say("\n".join(lines))
+
+
+def error_table(report: FuseReport) -> list[str]:
+    """A row for each concept, and columns for the three methods in each part of the model."""
     stages = list(report.missed["gradient"])
+    width = max(len(name) for name in ("concept", *report.concepts))
+    lines = ["error of each LoRA's effect on its own inputs (0: exact, 1: no effect left):"]
     lines.append(f"  {'':{width}}  " + "  ".join(f"{stage:>24}" for stage in stages))
     lines.append(f"  {'':{width}}  " + "  ".join("gradient weights     sum" for _ in stages))
     for index, name in enumerate(report.concepts):
-        cells = ("  ".join(f"{report.missed[m][stage][index]:>7.3f}" for m in report.missed) for stage in stages)
+        cells = []
+        for stage in stages:
+            errors = [f"{by_stage[stage][index]:>7.3f}" for by_stage in report.missed.values()]
+            cells.append("  ".join(errors))
         lines.append(f"  {name:{width}}  " + "   ".join(cells))
-    console.say("\n".join(lines))
-    if json:
-        console.answer(report.plain())
+    return lines

@@ -10,97 +10,119 @@ from typing import Annotated, Any
 import typer
 
 from lorasmith.cli import console
-from lorasmith.cli.train import Json
+from lorasmith.cli.options import Json
 
-LONGEST = 300
-MOST_ENTRIES = 12
+MAX_CHARACTERS = 300
+"""Longer values are cut."""
+MAX_ENTRIES = 12
+"""Entries of a list or table that are printed."""
+BAR_LENGTH = 24
+
+LABELS = {"norms": "change", "bytes": "size", "readers": "loads in"}
+"""Keys of the result that are printed under another name."""
 
 
 def inspect_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA, `.safetensors`.")],
     plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="PICTURE", help="Also draw the change of each block, as bars.")
+        Path | None,
+        typer.Option("--plot", metavar="PICTURE", help="Also write a bar chart of the change of each block."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show what a LoRA file holds: kind, rank, layers, trigger words, and the settings it was made with."""
+    """Show what a LoRA file holds: kind, rank, layers, trigger words, and the settings that it was trained with."""
     from lorasmith import api
 
-    found = api.inspect(file, plot=plot)
+    contents = api.inspect(file, plot=plot)
     if json:
-        console.answer(found)
+        console.print_json(contents)
     else:
-        show(found)
+        print_contents(contents)
 
 
-def show(found: Mapping[str, Any]) -> None:
-    """The answer for a person, on stdout: facts as a table, then the config as it can be run again."""
+def print_contents(contents: Mapping[str, Any]) -> None:
+    """Print the result for people on stdout: a table, then the training config as TOML that can be run again."""
     from rich.table import Table
     from rich.text import Text
 
-    out = console.terminal(sys.stdout)
+    out = console.rich_console(sys.stdout)
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
-    for name, value in rows(found):
+    for name, value in rows(contents):
         table.add_row(Text(name), Text(value))
     out.print(table)
-    if found.get("config"):
+    if contents.get("config"):
         out.print("\nmade with this config:", style="bold")
-        print(str(found["config"]).strip(), file=sys.stdout)
+        print(str(contents["config"]).strip(), file=sys.stdout)
 
 
-def rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Name and value of what is worth a line; empty values are left out."""
-    special = {"bytes": size, "readers": readers, "norms": norms, "training": training, "tags": counts}
-    for name, value in found.items():
-        # our own config tells it better
-        if value in (None, "", [], {}, ()) or name == "config" or (name == "training" and found.get("config")):
+def rows(contents: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Label and text of each row of the table. Empty values are left out."""
+    formats = {
+        "bytes": format_size,
+        "readers": format_readers,
+        "norms": format_norms,
+        "training": format_training,
+        "tags": format_counts,
+    }
+    for name, value in contents.items():
+        if value in (None, "", [], {}, ()) or name == "config":
             continue
-        text = special.get(name, shown)(value)
-        yield {"norms": "change", "bytes": "size", "readers": "loads in"}.get(name, name), text
+        # the config of a file from Lorasmith, printed below, has the same settings in full
+        if name == "training" and contents.get("config"):
+            continue
+        yield LABELS.get(name, name), formats.get(name, format_value)(value)
 
 
-def size(count: int) -> str:
+def format_size(count: int) -> str:
     return f"{count / 1e6:.2f} MB"
 
 
-def counts(values: Mapping[str, int]) -> str:
-    """The commonest first, as the file has them."""
-    entries = list(values.items())[:MOST_ENTRIES]
-    return ", ".join(f"{name} ({count})" for name, count in entries) + (", ..." if len(values) > MOST_ENTRIES else "")
+def format_counts(counts: Mapping[str, int]) -> str:
+    """Tags with their counts, in the order of the file: most frequent first."""
+    entries = [f"{name} ({count})" for name, count in list(counts.items())[:MAX_ENTRIES]]
+    if len(counts) > MAX_ENTRIES:
+        entries.append("...")
+    return ", ".join(entries)
 
 
-def readers(values: Mapping[str, Any]) -> str:
-    """Programs by whether they load the file; remarks below."""
-    answers: dict[str, list[str]] = {}
-    for program, verdict in values.items():
-        answers.setdefault(str(verdict["loads"]), []).append(program)
-    lines = [f"{', '.join(programs)}: {answer}" for answer, programs in answers.items()]
-    lines += [f"{program}: {remark}" for program, verdict in values.items() for remark in verdict["remarks"]]
+def format_readers(readers: Mapping[str, Any]) -> str:
+    """A line for each verdict (yes, no ...) with the programs that it holds for, then remarks on single programs."""
+    programs: dict[str, list[str]] = {}
+    for program, verdict in readers.items():
+        programs.setdefault(str(verdict["loads"]), []).append(program)
+    lines = [f"{', '.join(names)}: {loads}" for loads, names in programs.items()]
+    for program, verdict in readers.items():
+        lines += [f"{program}: {remark}" for remark in verdict["remarks"]]
     return "\n".join(lines)
 
 
-def norms(values: Mapping[str, float]) -> str:
-    """The size of the change in each block, with a bar."""
-    most, widest = max(values.values()) or 1.0, max(map(len, values))
-    return "\n".join(f"{name:<{widest}}  {v:8.4g}  {'=' * max(1, round(24 * v / most))}" for name, v in values.items())
+def format_norms(norms: Mapping[str, float]) -> str:
+    """A line for each block with the norm of its change and a bar."""
+    highest = max(norms.values()) or 1.0
+    width = max(len(block) for block in norms)
+    lines = []
+    for block, norm in norms.items():
+        bar = "=" * max(1, round(BAR_LENGTH * norm / highest))
+        lines.append(f"{block:<{width}}  {norm:8.4g}  {bar}")
+    return "\n".join(lines)
 
 
-def training(values: Mapping[str, str]) -> str:
-    """What another trainer says of how it was made."""
-    return "\n".join(f"{name} = {shown(value)}" for name, value in sorted(values.items()))
+def format_training(settings: Mapping[str, str]) -> str:
+    """The metadata of another trainer, a line for each setting."""
+    return "\n".join(f"{name} = {format_value(value)}" for name, value in sorted(settings.items()))
 
 
-def shown(value: Any) -> str:
-    """A value in one line."""
+def format_value(value: Any) -> str:
+    """Any value on one line; long ones are cut."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {shown(v)}" for key, v in list(value.items())[:MOST_ENTRIES])
+        return ", ".join(f"{key}: {format_value(item)}" for key, item in list(value.items())[:MAX_ENTRIES])
     if isinstance(value, list | tuple):
-        more = f" and {len(value) - MOST_ENTRIES} more" if len(value) > MOST_ENTRIES else ""
-        return ", ".join(shown(v) for v in value[:MOST_ENTRIES]) + more
+        text = ", ".join(format_value(item) for item in value[:MAX_ENTRIES])
+        return text if len(value) <= MAX_ENTRIES else f"{text} and {len(value) - MAX_ENTRIES} more"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]} ..."

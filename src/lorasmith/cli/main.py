@@ -1,7 +1,7 @@
-"""The program `lorasmith`: its commands, and what becomes of errors.
+"""The program `lorasmith`: its commands and the handling of errors.
 
-Exit codes: 0 done, 1 a mistake that the user can repair (one message, no traceback), 2 wrong usage of the command line,
-70 a bug of ours (traceback), 130 stopped with Ctrl-C.
+Exit codes: 0 success, 1 a mistake that the user can correct (one message, no traceback), 2 wrong usage of the command
+line, 70 a bug in Lorasmith (traceback), 130 stopped with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ from lorasmith.cli.train import train_command
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.package import VERSION
 
-BUG = 70
-STOPPED = 130
+EXIT_MISTAKE = 1
+EXIT_BUG = 70
+EXIT_STOPPED = 130
 
 app = typer.Typer(
     name="lorasmith",
-    help="Train, sample and ship LoRAs for Stable Diffusion. Start with: lorasmith demo",
+    help="Train, sample, evaluate and convert LoRAs for Stable Diffusion. Start with: lorasmith demo",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -51,7 +52,8 @@ app = typer.Typer(
 def _add(
     name: str, command: Callable[..., None], needs_arguments: bool = True, settings: dict[str, Any] | None = None
 ) -> None:
-    """Register a command; its help is the docstring, each paragraph one line that the terminal wraps."""
+    """Register a command. Its help text is the docstring of the function, with each paragraph on one line, so that the
+    terminal wraps it."""
     paragraphs = (command.__doc__ or "").strip().split("\n\n")
     text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     app.command(name, help=text, no_args_is_help=needs_arguments, context_settings=settings)(command)
@@ -76,8 +78,8 @@ _add("as", as_command, settings=SEPARATE)
 _add("convert-config", convert_config_command, settings=SEPARATE)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(value: bool) -> None:
+    if value:
         print(f"lorasmith {VERSION}")
         raise typer.Exit
 
@@ -85,7 +87,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _program(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and end.", callback=_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     pass
@@ -94,19 +96,19 @@ def _program(
 def main() -> None:
     """Run the command line of this process and exit."""
     console.make_streams_safe()
-    # it misses optional kernels that nothing here uses, and says so to everyone who imports diffusers
+    # importing diffusers makes bitsandbytes warn about missing kernels, which are not used here
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         app(prog_name="lorasmith")
     except LorasmithError as error:
-        console.fail(error, as_json="--json" in sys.argv)
-        sys.exit(1)
+        console.print_error(error, as_json="--json" in sys.argv)
+        sys.exit(EXIT_MISTAKE)
     except KeyboardInterrupt:
         console.say("stopped")
-        sys.exit(STOPPED)
+        sys.exit(EXIT_STOPPED)
     except Exception:
         traceback.print_exc()
         console.say(
-            "This is a bug in lorasmith, not a mistake of yours. Please report it with the lines above and the config."
+            "This is a bug in lorasmith, not your mistake. Please report it with the lines above and your config."
         )
-        sys.exit(BUG)
+        sys.exit(EXIT_BUG)

@@ -8,43 +8,54 @@ from typing import Annotated
 import typer
 
 from lorasmith.cli import console
-from lorasmith.cli.train import Json
+from lorasmith.cli.options import Json
 
 
 def masks_command(
-    images: Annotated[Path, typer.Argument(metavar="FOLDER", help="The images.")],
+    images: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of images.")],
     source: Annotated[
-        str, typer.Option("--from", help="alpha (transparency), color (a plain background), or rembg (a model).")
+        str,
+        typer.Option("--from", help="alpha (transparency), color (a plain background), or rembg (a neural network)."),
     ] = "alpha",
-    color: Annotated[str | None, typer.Option("--color", help="Of the background; default: the border's.")] = None,
+    color: Annotated[
+        str | None,
+        typer.Option("--color", help="For color: the colour of the background. Default: that of the image's border."),
+    ] = None,
     tolerance: Annotated[
-        float | None, typer.Option("--tolerance", help="How far a channel may be from it, 0..1; default 0.1.")
+        float | None,
+        typer.Option(
+            "--tolerance", help="For color: how far a channel may differ from the background, 0..1; default 0.1."
+        ),
     ] = None,
     holes: Annotated[
-        bool, typer.Option("--holes", help="That colour inside of the subject is background too.")
+        bool, typer.Option("--holes", help="For color: this colour is background inside the subject too.")
     ] = False,
-    model: Annotated[str | None, typer.Option("--model", help="Of rembg: u2net, isnet-anime ...")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: FOLDER/masks.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make those again that are there.")] = False,
+    model: Annotated[str | None, typer.Option("--model", help="For rembg: u2net, isnet-anime ...")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the masks. Default: FOLDER/masks.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make masks again that exist already.")] = False,
     json: Json = False,
 ) -> None:
-    """Make a mask of the subject for each image, as FOLDER/masks/NAME.png, and a picture of all of them to look at.
+    """Make a mask of the subject for each image of a folder, and a contact sheet to check them.
 
-    Use them with data.masks = "FOLDER/masks".
+    Masks are written as FOLDER/masks/NAME.png. Train with them by data.masks = "FOLDER/masks".
     """
     from lorasmith import api
 
     given = {"color": color, "tolerance": tolerance, "holes": holes or None, "model": model}
     settings = {key: value for key, value in given.items() if value is not None}
-    made = api.masks(
-        images, source, output=output, overwrite=overwrite, progress=console.progress_for(), settings=settings
+    result = api.masks(
+        images, source, output=output, overwrite=overwrite, progress=console.make_progress(), settings=settings
     )
     if json:
-        console.answer(made.to_dict())
+        console.print_json(result.to_dict())
         return
-    for path, text in made.remarks.items():
-        console.say(f"{path}: {text}; look at it")
-    kept = f", {len(made.kept)} were there and stay (--overwrite makes them again)" if made.kept else ""
-    print(f"{len(made.made)} masks made in {made.folder}{kept}")
-    print(f"look at them: {made.sheet}")
-    print(f'train with them: data.masks = "{made.folder}"')
+    for path, remark in result.remarks.items():
+        console.say(f"{path}: {remark}; check this mask")
+    line = f"{len(result.made)} masks written to {result.folder}"
+    if result.kept:
+        line += f"; {len(result.kept)} exist already and are unchanged (--overwrite makes them again)"
+    print(line)
+    print(f"check them: {result.sheet}")
+    print(f'train with them: data.masks = "{result.folder}"')

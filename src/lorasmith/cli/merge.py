@@ -1,4 +1,4 @@
-"""`lorasmith merge`: LoRAs into a checkpoint."""
+"""`lorasmith merge`: write LoRAs into a base model."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from typing import Annotated
 
 import typer
 
-from lorasmith.cli.convert import Overwrite, tell
-from lorasmith.cli.train import Json
-
-Files = Annotated[
-    list[str],
-    typer.Argument(metavar="FILE[:STRENGTH]", help="LoRAs, each with its strength if not 1: a.safetensors:0.8"),
-]
+from lorasmith.cli.file_report import print_report
+from lorasmith.cli.options import Json, Overwrite, WeightedLoras
 
 
 def merge_command(
-    base: Annotated[str, typer.Argument(metavar="BASE", help="A diffusers folder or an original .safetensors.")],
-    files: Files,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The new folder or file, in the base's layout.")],
+    base: Annotated[
+        str, typer.Argument(metavar="BASE", help="A diffusers folder or a .safetensors file in the original layout.")
+    ],
+    files: WeightedLoras,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The new folder or file, in the layout of the base model.")
+    ],
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Write a base model with LoRAs in it.
+    """Write a base model with LoRAs merged into its weights.
 
-    Layout, names and dtypes stay the base's. Tensors are read and written one at a time.
+    Layout, names and dtypes are those of the base model. Tensors are read and written one at a time.
     """
     from lorasmith import api
 
-    tell(api.merge(base, files, output, overwrite=overwrite), json)
+    print_report(api.merge(base, files, output, overwrite=overwrite), json)

@@ -1,60 +1,68 @@
-"""`lorasmith refit`: layer-wise words for programs that know one vector a word."""
+"""`lorasmith refit`: replace layer-wise tokens by ordinary ones, for programs that have one vector for each token."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lorasmith.cli import console
-from lorasmith.cli.convert import Dtype, Overwrite
-from lorasmith.cli.train import Json
+from lorasmith.cli.options import Device, Dtype, Json, NewFile, Overwrite
 
 if TYPE_CHECKING:
     from lorasmith.fusion.refit_files import RefitReport
 
-MOST = 20
-"""Layers of which the table tells each one."""
+MAX_ROWS = 20
+"""Layers in the table of errors; of more layers, those with the largest errors are printed."""
 
 
 def refit_command(
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="With layer-wise words: NAME.exact.safetensors, or Mix-of-Show's .pth."),
+        typer.Argument(
+            metavar="FILE", help="A file with layer-wise tokens: NAME.exact.safetensors, or a .pth of Mix-of-Show."
+        ),
     ],
     base: Annotated[str, typer.Option("--base", help="The base model that it was trained on.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The new LoRA. Default: beside the old one, with an ending.")
-    ] = None,
+    output: NewFile = None,
     rank: Annotated[
-        int | None, typer.Option("--rank", help="Of keys and values in the new LoRA. Default: 16 more than they had.")
+        int | None,
+        typer.Option("--rank", help="Rank of keys and values in the new LoRA. Default: 16 more than in the old one."),
     ] = None,
     name: Annotated[
         list[str] | None,
-        typer.Option("--name", help="What prompts call it. Default: the file's trigger, or its words."),
+        typer.Option(
+            "--name", help="The concept's name in prompts; repeatable. Default: the file's trigger, or its tokens."
+        ),
     ] = None,
     prompt: Annotated[
         list[str] | None,
-        typer.Option("--prompt", help="One such as you will write, beside those that are built in; {} is the name."),
+        typer.Option(
+            "--prompt", help="A prompt to fit, besides the built-in ones; {} stands for the name; repeatable."
+        ),
     ] = None,
     preserve: Annotated[
-        list[str] | None, typer.Option("--preserve", help="A text whose pictures are to stay, beside those built in.")
+        list[str] | None,
+        typer.Option("--preserve", help="A prompt that should stay unchanged, besides the built-in ones; repeatable."),
     ] = None,
     ridge: Annotated[
-        float, typer.Option("--ridge", min=0, help="Larger: other texts stay more as they are, the concept less.")
+        float,
+        typer.Option("--ridge", min=0, help="Regularisation: larger values change other prompts less, and fit worse."),
     ] = 3e-2,
-    clip_skip: Annotated[int | None, typer.Option("--clip-skip", help="Default: as the file was trained.")] = None,
-    device: Annotated[str, typer.Option("--device")] = "auto",
+    clip_skip: Annotated[int | None, typer.Option("--clip-skip", help="Default: that of the file's training.")] = None,
+    device: Device = "auto",
     dtype: Dtype = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Make an ordinary LoRA and ordinary embeddings of words that have a vector for each layer.
+    """Write an ordinary LoRA and ordinary embeddings for a LoRA with layer-wise tokens.
 
-    A1111, Forge, ComfyUI and diffusers know one vector a word. Each word becomes its mean over the layers, and the
-    LoRA's keys and values of the text take up what that leaves out, layer by layer, as far as they can. The command
-    says how much remains, on prompts that it did not use: for the mean alone (collapse), and for the new LoRA (refit).
+    A1111, Forge, ComfyUI and diffusers have one vector for each token. Each layer-wise token is replaced by its mean
+    over the layers, and the keys and values of the LoRA's cross-attention are changed to correct the difference as far
+    as possible. The command prints the remaining error on prompts that were not used for the fit: of the mean alone
+    (collapse), and of the new LoRA (refit).
     """
     from lorasmith import api
 
@@ -71,47 +79,66 @@ def refit_command(
         output=output,
         dtype=dtype,
         overwrite=overwrite,
-        progress=console.progress_for(),
+        progress=console.make_progress(),
     )
-    tell(report, json)
+    print_report(report)
+    if json:
+        console.print_json(report.plain())
 
 
-def tell(report: RefitReport, json: bool) -> None:
-    """What was made, and the errors that remain."""
-    found, ranks = report.found, sorted(report.ranks)
-    lines = [f"written: {report.file} ({report.layers} layers, ranks {ranks[0]} to {ranks[-1]})"]
-    lines.append(f"words:   {', '.join(str(path) for path in report.embeddings)}; both in one: {report.exact}")
-    for word, values in found.cosines.items():
-        said = f"{min(values):.2f} to {max(values):.2f}, on average {sum(values) / len(values):.2f}"
-        lines.append(f"cosine of the layers' vectors of {word} with their mean: {said}")
-    lines.append("error of keys and values on held-out prompts, from the name on (0 none, 1 as large as they are):")
-    lines += table(found.errors)
-    lines.append("error of the UNet's prediction on noise, over what the text changes in it; texts without the words:")
-    for t, moved in found.moved.items():
-        own = ", ".join(f"{method} {errors[t]:.3f}" for method, errors in found.prediction.items())
-        lines.append(f"  t {t}: {own}; without the words {moved:.3f}")
+def print_report(report: RefitReport) -> None:
+    """Print the new files and the remaining errors, on stderr."""
+    ranks = sorted(report.ranks)
+    embeddings = ", ".join(str(path) for path in report.embeddings)
+    lines = [
+        f"written: {report.file} ({report.layers} layers, ranks {ranks[0]} to {ranks[-1]})",
+        f"new tokens: {embeddings}; LoRA and tokens in one file: {report.exact}",
+    ]
+    for token, cosines in report.found.cosines.items():
+        mean = sum(cosines) / len(cosines)
+        span = f"{min(cosines):.2f} to {max(cosines):.2f}, on average {mean:.2f}"
+        lines.append(f"cosine of the layers' vectors of {token} with their mean: {span}")
+    lines.append("error of keys and values on held-out prompts, from the name on (0: none, 1: as large as they are):")
+    lines += error_table(report.found.errors)
+    lines.append(
+        "error of the UNet's prediction on noise, relative to the effect of the prompt (last: prompts without tokens):"
+    )
+    for t, moved in report.found.moved.items():
+        errors = [f"{method} {by_t[t]:.3f}" for method, by_t in report.found.prediction.items()]
+        lines.append(f"  t {t}: {', '.join(errors)}; without the tokens {moved:.3f}")
     lines += [f"note:    {note}" for note in report.notes]
     console.say("\n".join(lines))
-    if json:
-        console.answer(report.plain())
 
 
-def table(errors: dict[str, dict[str, float]]) -> list[str]:
-    """A row for each cross-attention layer, in the order in which they run; of many, those with the largest error."""
-    before, after = errors["collapse"], errors["refit"]
-    places = list(dict.fromkeys(name.rpartition(".")[0] for name in before))
-    shown = places
-    if len(places) > MOST:
-        worst = sorted(places, key=lambda p: -max(after[f"{p}.to_k"], after[f"{p}.to_v"]))[:MOST]
-        shown = [p for p in places if p in worst]
-    short = [p.removeprefix("unet.").removesuffix(".attn2").replace(".transformer_blocks", "") for p in shown]
-    width = max(len(name) for name in (*short, f"mean of all {len(places)}"))
-    rows = [f"  {'':{width}}  keys: collapse  refit  values: collapse  refit"]
-    for name, place in (*zip(short, shown, strict=True), (f"mean of all {len(places)}", "")):
-        cells = []
-        for leaf in ("to_k", "to_v"):
-            for values in (before, after):
-                own = [v for n, v in values.items() if n.endswith(leaf) and (not place or n == f"{place}.{leaf}")]
-                cells.append(sum(own) / len(own))
-        rows.append(f"  {name:{width}}  {cells[0]:>14.3f}  {cells[1]:>5.3f}  {cells[2]:>16.3f}  {cells[3]:>5.3f}")
-    return rows
+def error_table(errors: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A row for each cross-attention layer in the order of the network, and one for the mean of all layers.
+
+    `errors`: of `collapse` and `refit`, by layer name (`unet.....attn2.to_k`).
+    """
+    collapse, refit = errors["collapse"], errors["refit"]
+    attentions = list(dict.fromkeys(name.rpartition(".")[0] for name in collapse))
+    listed = attentions
+    if len(attentions) > MAX_ROWS:
+        worst = sorted(attentions, key=lambda a: max(refit[f"{a}.to_k"], refit[f"{a}.to_v"]), reverse=True)
+        listed = [attention for attention in attentions if attention in worst[:MAX_ROWS]]
+
+    table = []
+    for attention in listed:
+        label = attention.removeprefix("unet.").removesuffix(".attn2").replace(".transformer_blocks", "")
+        key, value = f"{attention}.to_k", f"{attention}.to_v"
+        table.append((label, [collapse[key], refit[key], collapse[value], refit[value]]))
+    means = []
+    for layer in ("to_k", "to_v"):
+        means += [_mean_of_layer(collapse, layer), _mean_of_layer(refit, layer)]
+    table.append((f"mean of all {len(attentions)}", means))
+
+    width = max(len(label) for label, _ in table)
+    lines = [f"  {'':{width}}  keys: collapse  refit  values: collapse  refit"]
+    for label, cells in table:
+        lines.append(f"  {label:{width}}  {cells[0]:>14.3f}  {cells[1]:>5.3f}  {cells[2]:>16.3f}  {cells[3]:>5.3f}")
+    return lines
+
+
+def _mean_of_layer(errors: Mapping[str, float], layer: str) -> float:
+    values = [error for name, error in errors.items() if name.endswith(layer)]
+    return sum(values) / len(values)

@@ -1,4 +1,4 @@
-"""`lorasmith resize`: a LoRA with fewer ranks."""
+"""`lorasmith resize`: a LoRA with lower ranks."""
 
 from __future__ import annotations
 
@@ -6,30 +6,34 @@ from typing import Annotated
 
 import typer
 
-from lorasmith.cli.convert import Base, Dtype, File, Out, Overwrite, tell
-from lorasmith.cli.train import Json
+from lorasmith.cli.file_report import print_report
+from lorasmith.cli.options import BaseOfLora, Dtype, Json, LoraFile, NewFile, Overwrite
 
 
 def resize_command(
-    file: File,
-    rank: Annotated[int | None, typer.Option("--rank", help="The new rank; with a share, the most.")] = None,
-    energy: Annotated[float | None, typer.Option("--energy", help="Share of the squared change to keep, 0..1.")] = None,
+    file: LoraFile,
+    rank: Annotated[
+        int | None, typer.Option("--rank", help="The new rank; with --energy or --frobenius, the highest rank.")
+    ] = None,
+    energy: Annotated[
+        float | None, typer.Option("--energy", help="Fraction of the squared change to keep, 0..1.")
+    ] = None,
     frobenius: Annotated[
-        float | None, typer.Option("--frobenius", help="Share of the norm of the change to keep, 0..1.")
+        float | None, typer.Option("--frobenius", help="Fraction of the norm of the change to keep, 0..1.")
     ] = None,
     per_layer: Annotated[
         bool,
-        typer.Option("--per-layer", help="Each layer gets its own rank (with --rank: that many on average)."),
+        typer.Option("--per-layer", help="Choose the rank of each layer separately (with --rank: their mean)."),
     ] = False,
-    output: Out = None,
-    base: Base = None,
+    output: NewFile = None,
+    base: BaseOfLora = None,
     dtype: Dtype = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Write a LoRA with fewer ranks, the best there is of them.
+    """Write the best approximation of a LoRA with lower ranks.
 
-    LoHa, LoKr and Tucker LoRA become plain LoRA. The strength of each layer, alpha / rank, stays.
+    LoHa, LoKr and Tucker LoRA become plain LoRA. The scale of each layer, alpha / rank, stays the same.
     """
     from lorasmith import api
 
@@ -44,4 +48,4 @@ def resize_command(
         dtype=dtype,
         overwrite=overwrite,
     )
-    tell(report, json)
+    print_report(report, json)

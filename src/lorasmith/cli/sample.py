@@ -4,55 +4,67 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lorasmith.cli import console
-from lorasmith.cli.train import Json
+from lorasmith.cli.options import Json
 from lorasmith.core.errors import LorasmithError
 
-Base = Annotated[str, typer.Option("--base", help="tiny-sd, a diffusers folder, a hub id or a .safetensors file.")]
-PromptTexts = Annotated[
-    list[str] | None, typer.Option("--prompt", "-p", help="What to draw; may be given several times.")
+if TYPE_CHECKING:
+    from lorasmith.sampling.run import SampleResult
+
+Base = Annotated[
+    str, typer.Option("--base", help="The base model: tiny-sd, a diffusers folder, a hub id or a .safetensors file.")
 ]
-PromptsFile = Annotated[Path | None, typer.Option("--prompts", help="A file of prompts, one a line, or TOML or JSON.")]
+PromptTexts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="A prompt; repeatable.")]
+PromptsFile = Annotated[
+    Path | None, typer.Option("--prompts", help="A file of prompts: one on each line, or TOML or JSON.")
+]
 LoraFiles = Annotated[
-    list[str] | None, typer.Option("--lora", metavar="FILE[:STRENGTH]", help="A LoRA; may be given several times.")
+    list[str] | None, typer.Option("--lora", metavar="FILE[:STRENGTH]", help="A LoRA with its strength; repeatable.")
 ]
-WordFiles = Annotated[
+EmbeddingFiles = Annotated[
     list[Path] | None,
-    typer.Option("--embedding", metavar="FILE", help="A new word, called as its file; may be given several times."),
+    typer.Option(
+        "--embedding", metavar="FILE", help="An embedding; its file name is the new token in prompts; repeatable."
+    ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures and grid.png.")]
-Negative = Annotated[str | None, typer.Option("--negative", "-n", help="What not to draw.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Of the first picture of each prompt; default 0.")]
-Count = Annotated[int | None, typer.Option("--count", help="Pictures of each prompt; seeds count up; default 1.")]
-Steps = Annotated[int | None, typer.Option("--steps", help="Steps of the sampler; default 20.")]
-Cfg = Annotated[float | None, typer.Option("--cfg", help="Guidance scale; 1 is none, default 7.")]
+Negative = Annotated[str | None, typer.Option("--negative", "-n", help="Negative prompt of all pictures.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the first picture of each prompt; default 0.")]
+Count = Annotated[
+    int | None, typer.Option("--count", help="Pictures of each prompt, with consecutive seeds; default 1.")
+]
+Steps = Annotated[int | None, typer.Option("--steps", help="Sampling steps; default 20.")]
+Cfg = Annotated[float | None, typer.Option("--cfg", help="Guidance scale; 1 turns guidance off; default 7.")]
 Sampler = Annotated[str | None, typer.Option("--sampler", help="ddim, euler_a, dpm++_2m_karras ...; default ddim.")]
 Size = Annotated[
-    str | None, typer.Option("--size", metavar="WxH", help="Pixels, multiples of 8; default: the base's own.")
+    str | None,
+    typer.Option("--size", metavar="WxH", help="Pixels, multiples of 8; default: the size of the base model."),
 ]
 Strengths = Annotated[
-    str | None, typer.Option("--strengths", metavar="0,0.5,1", help="Compare: each picture at these LoRA strengths.")
+    str | None,
+    typer.Option("--strengths", metavar="0,0.5,1", help="Generate each picture at each of these LoRA strengths."),
 ]
 RegionsFile = Annotated[
     Path | None,
-    typer.Option("--regions", metavar="FILE", help="Parts of the picture with prompts of their own; docs/regions.md."),
+    typer.Option("--regions", metavar="FILE", help="Parts of the picture with their own prompts; see docs/regions.md."),
 ]
 Controls = Annotated[
     list[str] | None,
     typer.Option(
-        "--control", metavar="MODEL=IMAGE[:WEIGHT]", help="A ControlNet or T2I-Adapter; may be given several times."
+        "--control", metavar="MODEL=IMAGE[:WEIGHT]", help="A ControlNet or T2I-Adapter with its picture; repeatable."
     ),
 ]
-Further = Annotated[
+OtherSettings = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Further: apart, clip_skip, rescale, vae, batch_size, device, precision, prediction, zero_terminal_snr.",
+        help="Other settings: apart, clip_skip, rescale, vae, batch_size, device, precision, prediction, "
+        "zero_terminal_snr; repeatable.",
     ),
 ]
 
@@ -62,7 +74,7 @@ def sample_command(
     prompt: PromptTexts = None,
     prompts: PromptsFile = None,
     lora: LoraFiles = None,
-    embedding: WordFiles = None,
+    embedding: EmbeddingFiles = None,
     output: Output = Path("samples"),
     negative: Negative = None,
     seed: Seed = None,
@@ -74,81 +86,101 @@ def sample_command(
     strengths: Strengths = None,
     regions: RegionsFile = None,
     control: Controls = None,
-    option: Further = None,
+    option: OtherSettings = None,
     json: Json = False,
 ) -> None:
-    """Draw pictures with a base model and LoRA files.
+    """Generate pictures with a base model and LoRA files.
 
-    Writes PNG files with their settings inside, as A1111 reads them, and a labelled grid. Prompts may hold
-    (emphasis:1.2), <lora:name:0.8> and BREAK; in a line of a file, options such as --n blurry --d 7 go before these.
+    Writes PNG files with their settings inside, in the format of A1111, and a labelled grid. Prompts may contain
+    (emphasis:1.2), <lora:name:0.8> and BREAK. Lines of a prompts file may have options such as --n blurry --d 7, which
+    take precedence over those given here.
     """
-    if regions is not None and prompt is None and prompts is None and regions.suffix in (".toml", ".json"):
-        prompts, regions = regions, None
-    if regions is not None and prompt is None and prompts is None:
-        raise LorasmithError(f"{regions}: add --prompt TEXT for the whole picture")
-    if (prompt is None) == (prompts is None):
-        raise LorasmithError("give either --prompt TEXT (it may be repeated) or --prompts FILE")
-    width, height = (None, None) if size is None else read_size(size)
+    source, regions = choose_prompts(prompt, prompts, regions)
+
+    # Options that are not given are left out, so that the defaults of SampleSettings apply.
+    width, height = (None, None) if size is None else parse_size(size)
     table: dict[str, Any] = {
-        "negative": negative, "seed": seed, "count": count, "steps": steps, "cfg": cfg, "sampler": sampler,
-        "width": width, "height": height, "strengths": None if strengths is None else read_numbers(strengths),
-        "embeddings": embedding, **scene(regions, control),
-    }  # fmt: skip
-    answer(draw(base, prompts or prompt or [], output, lora or [], (table, option or [])), json)
+        "negative": negative,
+        "seed": seed,
+        "count": count,
+        "steps": steps,
+        "cfg": cfg,
+        "sampler": sampler,
+        "width": width,
+        "height": height,
+        "strengths": None if strengths is None else parse_strengths(strengths),
+        "embeddings": embedding,
+    }
+    given = {key: value for key, value in table.items() if value is not None}
+    result = _sample(base, source, output, lora or [], given, option or [], regions, control or [])
+    if json:
+        console.print_json({"folder": result.folder, "files": list(result.files), "grid": result.grid})
+    else:
+        print_result(result)
 
 
-def scene(regions: Path | None, controls: list[str] | None) -> dict[str, Any]:
-    """The settings that lead parts of a picture, as tables."""
-    from lorasmith.sampling.control import Control
-    from lorasmith.sampling.regions import read_regions
+def choose_prompts(
+    texts: list[str] | None, file: Path | None, regions: Path | None
+) -> tuple[list[str] | Path, Path | None]:
+    """The prompts, or the file of prompts, and the file of regions. Raises LorasmithError unless exactly one source of
+    prompts is given."""
+    if texts is None and file is None and regions is not None:
+        # A TOML or JSON file of regions may also hold the prompt of the whole picture; then it is a file of prompts.
+        if regions.suffix in (".toml", ".json"):
+            return regions, None
+        raise LorasmithError(f"{regions}: add --prompt TEXT for the whole picture")
+    if texts is not None and file is None:
+        return texts, regions
+    if file is not None and texts is None:
+        return file, regions
+    raise LorasmithError("give either --prompt TEXT (it may be repeated) or --prompts FILE")
 
-    found: dict[str, Any] = {"controls": [Control.read(text) for text in controls]} if controls else {}
-    if regions is not None:
-        found["regions"] = [region.model_dump() for region in read_regions(regions)]
-    return found
 
-
-def draw(
-    base: str, prompts: list[str] | Path, folder: Path, loras: list[str], settings: tuple[dict[str, Any], list[str]]
-) -> Any:
-    """Check the settings, then draw."""
+def _sample(
+    base: str,
+    prompts: list[str] | Path,
+    folder: Path,
+    loras: list[str],
+    table: dict[str, Any],
+    overrides: list[str],
+    regions: Path | None,
+    controls: list[str],
+) -> SampleResult:
+    """Check the settings and sample. `table`: settings from options; `overrides`: those of `--set`."""
     from lorasmith.core.config import override, validate
+    from lorasmith.sampling.control import Control
     from lorasmith.sampling.loras import LoraUse
+    from lorasmith.sampling.regions import read_regions
     from lorasmith.sampling.run import sample_to_folder
     from lorasmith.sampling.settings import SampleSettings
 
-    table, further = settings
-    chosen = override({key: value for key, value in table.items() if value is not None}, further)
-    return sample_to_folder(
-        base,
-        prompts,
-        folder,
-        loras=[LoraUse.read(text) for text in loras],
-        settings=validate(SampleSettings, chosen, "the options"),
-        progress=console.progress_for(),
-    )
+    if controls:
+        table["controls"] = [Control.read(text) for text in controls]
+    if regions is not None:
+        table["regions"] = [region.model_dump() for region in read_regions(regions)]
+    settings = validate(SampleSettings, override(table, overrides), "the options")
+    uses = [LoraUse.read(text) for text in loras]
+    return sample_to_folder(base, prompts, folder, loras=uses, settings=settings, progress=console.make_progress())
 
 
-def answer(result: Any, json: bool) -> None:
-    """Say where the pictures are."""
-    if json:
-        console.answer({"folder": result.folder, "files": list(result.files), "grid": result.grid})
-        return
-    count = len(result.files)
-    console.say(f"pictures: {count} in {result.folder} ({result.files[0].name}{' ...' if count > 1 else ''})")
+def print_result(result: SampleResult) -> None:
+    """Print where the pictures are, on stderr."""
+    names = result.files[0].name if len(result.files) == 1 else f"{result.files[0].name} ..."
+    console.say(f"pictures: {len(result.files)} in {result.folder} ({names})")
     console.say(f"grid:     {result.grid}")
 
 
-def read_size(text: str) -> tuple[int, int]:
-    """`512x768`, or one number for both sides."""
-    found = re.fullmatch(r"(\d+)(?:\s*[xX*]\s*(\d+))?", text.strip())
-    if found is None:
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height of `512x768`, or of one number for both."""
+    match = re.fullmatch(r"(\d+)(?:\s*[xX*]\s*(\d+))?", text.strip())
+    if match is None:
         raise LorasmithError(f'--size "{text}": write WIDTHxHEIGHT, for example 512x768')
-    return int(found[1]), int(found[2] or found[1])
+    width, height = match.groups()
+    return int(width), int(height or width)
 
 
-def read_numbers(text: str) -> list[float]:
-    """Numbers with commas between them."""
+def parse_strengths(text: str) -> list[float]:
+    """The numbers of a list with commas."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:

@@ -1,18 +1,24 @@
-"""`lorasmith sweep`: many runs of one config, and which is best."""
+"""`lorasmith sweep`: many runs of one config with different settings, and their comparison."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lorasmith.cli import console
-from lorasmith.cli.train import Json, Overrides
+from lorasmith.cli.options import Json, Overrides
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from lorasmith.training.sweep import SweepResult
+
+NUMBERS = {"loss": ("loss", 4), "validation": ("validation_loss", 4), "seconds": ("seconds", 1)}
+"""Numeric columns of the table: key in the result and decimals."""
 
 
 def sweep_command(
@@ -20,70 +26,66 @@ def sweep_command(
     overrides: Overrides = None,
     over: Annotated[
         list[str] | None,
-        typer.Option("--over", metavar="KEY=VALUE,VALUE", help="A setting and its values; may be given several times."),
+        typer.Option("--over", metavar="KEY=VALUE,VALUE", help="A setting and its values; repeatable."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the sweep.")] = Path("sweep"),
-    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at a time; default: one a device.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Number of runs at a time; default: one for each device.")
+    ] = None,
     device: Annotated[
         str | None,
-        typer.Option("--device", metavar="DEVICE,DEVICE", help="Devices to use: cuda:0,cuda:1 or cpu; default: all."),
+        typer.Option("--device", metavar="DEVICE,DEVICE", help="Devices: cuda:0,cuda:1 or cpu; default: all GPUs."),
     ] = None,
     search: Annotated[
         int | None,
-        typer.Option("--search", min=1, metavar="RUNS", help="Search with so many runs; --over may give LOW..HIGH."),
+        typer.Option(
+            "--search",
+            min=1,
+            metavar="RUNS",
+            help="Search with this number of runs, in place of all combinations; --over also takes LOW..HIGH.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Train with every combination of some settings, and put the results side by side.
+    """Train with every combination of some settings and compare the results.
 
-    Each run is a process of its own; latents are encoded once for all. Given again, the command goes on: finished runs
-    are kept, stopped ones continue. The folder gets results.csv, results.json and a picture of all previews.
+    Each run is a separate process; latents are encoded once for all runs. If the command is run again, it continues:
+    finished runs are kept, interrupted ones are resumed. The folder gets results.csv, results.json and a picture of all
+    previews.
 
-    With --search, Optuna proposes the values and runs that fall behind in validation loss end early.
+    With --search, Optuna proposes the values, and runs whose validation loss falls behind are stopped early.
     """
     from lorasmith import api
 
+    devices = [part.strip() for part in device.split(",")] if device else []
     result = api.sweep(
         config,
         over or [],
         out,
         overrides=overrides or [],
-        devices=[part.strip() for part in device.split(",")] if device else [],
+        devices=devices,
         jobs=jobs,
         search=search,
-        progress=console.progress_for(),
+        progress=console.make_progress(),
     )
-    show(result)
+    print_result(result)
     if json:
-        console.answer(asdict(result))
+        console.print_json(asdict(result))
     if result.stopped:
-        console.say("stopped; nothing is lost. Give the same command again to go on")
+        console.say("stopped; nothing is lost. Run the same command again to continue")
         raise typer.Exit(130)
     if not result.finished:
         raise typer.Exit(1)
 
 
-def show(result: SweepResult) -> None:
-    """The table, the cache and where things are."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    keys = list(result.runs[0]["values"]) if result.runs else []
-    for name in (*keys, "state", "loss", "validation", "seconds", "file"):
-        table.add_column(
-            name, overflow="fold", justify="right" if name in ("loss", "validation", "seconds") else "left"
-        )
-    for run in sorted(result.runs, key=lambda r: (r["validation_loss"] is None, r["validation_loss"] or 0)):
-        numbers = [_number(run[key], digits) for key, digits in (("loss", 4), ("validation_loss", 4), ("seconds", 1))]
-        style = "bold" if run["run"] == result.best else None
-        values = [str(run["values"][key]) for key in keys]
-        table.add_row(*values, run["state"], *numbers, run["file"] or run["message"] or "", style=style)
-    console.terminal().print(table)
-    for sort, counts in result.cache.items():
+def print_result(result: SweepResult) -> None:
+    """Print the table of runs, the use of the cache and the paths of the results, on stderr."""
+    console.rich_console().print(make_table(result))
+    for content, counts in result.cache.items():
         total = counts["found"] + counts["made"]
         if total:
             share = f"{100 * counts['found'] / total:.0f} %"
-            console.say(f"cache:   {sort}: {counts['found']} of {total} found ({share}), {counts['made']} made")
+            console.say(f"cache:   {content}: {counts['found']} of {total} found ({share}), {counts['made']} made")
     if result.best:
         console.say(f"best:    {result.best} (lowest validation loss)")
     console.say(f"results: {result.folder / 'results.csv'}, {result.folder / 'results.json'}")
@@ -91,5 +93,26 @@ def show(result: SweepResult) -> None:
         console.say(f"picture: {result.comparison}")
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+def make_table(result: SweepResult) -> Table:
+    """A row for each run, the lowest validation loss first; the best run is bold."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    settings = list(result.runs[0]["values"]) if result.runs else []
+    for name in (*settings, "state", *NUMBERS, "file"):
+        table.add_column(name, overflow="fold", justify="right" if name in NUMBERS else "left")
+    for run in sorted(result.runs, key=_sort_key):
+        values = [str(run["values"][name]) for name in settings]
+        numbers = [_format_number(run[key], decimals) for key, decimals in NUMBERS.values()]
+        file = run["file"] or run["message"] or ""
+        table.add_row(*values, run["state"], *numbers, file, style="bold" if run["run"] == result.best else None)
+    return table
+
+
+def _sort_key(run: Mapping[str, Any]) -> tuple[bool, float]:
+    loss = run["validation_loss"]
+    return loss is None, loss or 0.0
+
+
+def _format_number(value: float | None, decimals: int) -> str:
+    return "" if value is None else f"{value:.{decimals}f}"

@@ -1,4 +1,4 @@
-"""`lorasmith train`: a config and a folder of images in, a LoRA out."""
+"""`lorasmith train`: a config and a folder of images to a LoRA."""
 
 from __future__ import annotations
 
@@ -9,62 +9,67 @@ from typing import Annotated
 import typer
 
 from lorasmith.cli import console
+from lorasmith.cli.options import Json, Overrides
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.launch import find_launch
 
-Config = Annotated[str | None, typer.Argument(metavar="CONFIG.toml", help="The run's settings, as TOML or JSON.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings that replace the config's: adapter.rank=8 steps=500"),
-]
-Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON object on stdout.")]
-
 
 def train_command(
-    config: Config = None,
+    config: Annotated[
+        str | None, typer.Argument(metavar="CONFIG.toml", help="The settings of the run, TOML or JSON.")
+    ] = None,
     overrides: Overrides = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run; replaces `output`.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the run; replaces `output` of the config.")
+    ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", metavar="RUN", help="Continue the run in this folder, or from this state; no config."),
+        typer.Option(
+            "--resume", metavar="RUN", help="Continue the run in this folder, or from this state, with its own config."
+        ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="If the folder holds a run already, move that one aside.")
+        bool, typer.Option("--overwrite", help="If the output folder holds a run, rename that folder and start anew.")
     ] = False,
     json: Json = False,
 ) -> None:
     """Train a LoRA.
 
-    The run's folder gets the LoRA, checkpoints to resume from, events.jsonl and report.html. Ctrl-C saves and says how
-    to continue.
+    The output folder gets the LoRA, checkpoints to resume from, events.jsonl and report.html. Ctrl-C saves a checkpoint
+    and prints how to continue.
     """
-    config, changes = split(config, overrides)
+    config, overrides = separate_config(config, overrides or [])
     if config is None and resume is None:
-        raise LorasmithError("name a config (lorasmith train CONFIG.toml), or a run to continue (--resume RUN)")
+        raise LorasmithError("give a config (lorasmith train CONFIG.toml), or a run to continue (--resume RUN)")
     if config is not None and resume is not None:
         raise LorasmithError(
             f"--resume takes the settings from {resume}/config.toml, and no other config; leave out {config}"
         )
     from lorasmith import api
 
-    source = None if config is None else Path(config)
-    progress = console.progress_for()
-    result = api.train(source, overrides=changes, output=output, resume=resume, overwrite=overwrite, progress=progress)
+    result = api.train(
+        None if config is None else Path(config),
+        overrides=overrides,
+        output=output,
+        resume=resume,
+        overwrite=overwrite,
+        progress=console.make_progress(),
+    )
+    # of the ranks of a distributed run, only the first one prints
     if not find_launch().first:
         return
     if result.finished:
-        console.say(
-            f"LoRA:   {result.file}\nreport: {result.report}\nsteps:  {result.steps} in {console.clock(result.seconds)}"
-        )
+        console.say(f"LoRA:   {result.file}")
+        console.say(f"report: {result.report}")
+        console.say(f"steps:  {result.steps} in {console.format_duration(result.seconds)}")
     if json:
-        console.answer(asdict(result))
+        console.print_json(asdict(result))
     if not result.finished:
         raise typer.Exit(130)
 
 
-def split(config: str | None, overrides: list[str] | None) -> tuple[str | None, list[str]]:
-    """Tell a config from an override that stands in its place (`train --resume RUN steps=20`)."""
-    changes = list(overrides or [])
+def separate_config(config: str | None, overrides: list[str]) -> tuple[str | None, list[str]]:
+    """Config and overrides, where the first argument may be an override (`train --resume RUN steps=20`)."""
     if config is not None and "=" in config and not Path(config).exists():
-        return None, [config, *changes]
-    return config, changes
+        return None, [config, *overrides]
+    return config, list(overrides)

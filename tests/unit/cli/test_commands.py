@@ -8,18 +8,18 @@ import pytest
 
 from lorasmith import api
 from lorasmith.cli.inspect import rows
-from lorasmith.cli.train import split
+from lorasmith.cli.train import separate_config
 from lorasmith.sampling.options import SampleOptions
 from lorasmith.sampling.settings import SampleSettings
 
 
 def test_an_override_in_the_place_of_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert split("my.toml", ["a=1"]) == ("my.toml", ["a=1"])
-    assert split("steps=3", ["a=1"]) == (None, ["steps=3", "a=1"])
-    assert split(None, None) == (None, [])
+    assert separate_config("my.toml", ["a=1"]) == ("my.toml", ["a=1"])
+    assert separate_config("steps=3", ["a=1"]) == (None, ["steps=3", "a=1"])
+    assert separate_config(None, []) == (None, [])
     monkeypatch.chdir(tmp_path)
     Path("a=b.toml").touch()
-    assert split("a=b.toml", []) == ("a=b.toml", [])
+    assert separate_config("a=b.toml", []) == ("a=b.toml", [])
 
 
 def test_options_of_the_python_function_are_the_settings() -> None:

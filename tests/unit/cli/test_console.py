@@ -42,7 +42,7 @@ def test_a_quiet_line_progress_still_ends_with_a_line() -> None:
 
 def test_bars_nest_and_show_what_is_said() -> None:
     out = Terminal()
-    progress = console.progress_for(out)
+    progress = console.make_progress(out)
     assert isinstance(progress, console.RichProgress)
     with progress.track("training", 2) as advance:
         advance(1, "loss 0.1")
@@ -58,17 +58,17 @@ def test_bars_nest_and_show_what_is_said() -> None:
 
 def test_pipes_get_no_colours() -> None:
     out = io.StringIO()
-    console.terminal(out).print("error", style="bold red")
+    console.rich_console(out).print("error", style="bold red")
     assert out.getvalue() == "error\n"
 
 
 def test_a_failure_tells_its_problems_to_people_and_machines(capsys: pytest.CaptureFixture[str]) -> None:
     error = ConfigError([Problem("adapter.ranc", "unknown key", "rank", 'did you mean "rank"?')])
-    console.fail(error, as_json=True)
+    console.print_error(error, as_json=True)
     out, err = capsys.readouterr()
     assert json.loads(out)["problems"] == [vars(error.problems[0])]
     assert err.startswith("error: 1 problem")
-    console.fail(LorasmithError("[red]brackets[/red]"), as_json=False)
+    console.print_error(LorasmithError("[red]brackets[/red]"), as_json=False)
     assert capsys.readouterr() == ("", "error: [red]brackets[/red]\n")
 
 
@@ -82,4 +82,4 @@ def test_any_character_can_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(7, "0:07"), (750, "12:30"), (3723, "1:02:03"), (59.6, "1:00")])
 def test_clock(seconds: float, text: str) -> None:
-    assert console.clock(seconds) == text
+    assert console.format_duration(seconds) == text

@@ -1,0 +1,35 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Settings that replace those of the config: adapter.rank=8 steps=500"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
+LoraFile = Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA of any trainer, `.safetensors`.")]
+WeightedLoras = Annotated[
+    list[str],
+    typer.Argument(metavar="FILE[:STRENGTH]", help="LoRAs, each with its strength if it is not 1: a.safetensors:0.8"),
+]
+NewFile = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="The new file. Default: next to the input file, with a suffix in its name."),
+]
+BaseOfLora = Annotated[
+    str | None,
+    typer.Option(
+        "--base", help="The base model; needed if the file does not tell its family, or if its weights are used."
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", metavar="fp32|fp16|bf16", help="Dtype of the new file. Default: that of the input file."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
