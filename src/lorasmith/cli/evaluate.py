@@ -15,58 +15,70 @@ if TYPE_CHECKING:
     from lorasmith.evaluation.results import Evaluation
 
 
-def evaluate_command(
-    images: Annotated[Path, typer.Option("--images", help="Folder with the training images.")],
-    lora: Annotated[
-        list[str] | None,
-        typer.Option("--lora", metavar="FILE[:STRENGTH]", help="A LoRA to evaluate; repeatable."),
-    ] = None,
-    drawn: Annotated[
-        list[Path] | None,
-        typer.Option("--drawn", metavar="FOLDER", help="A folder of existing pictures to evaluate; repeatable."),
-    ] = None,
-    base: Annotated[str | None, typer.Option("--base", help="The base model that generates the pictures.")] = None,
-    with_base: Annotated[
-        bool, typer.Option("--with-base", help="Evaluate the base model alone too, with the class word in its prompts.")
-    ] = False,
-    trigger: Annotated[
-        str | None, typer.Option("--trigger", help="The trigger words of the LoRA; they replace <TOK> in prompts.")
-    ] = None,
-    class_word: Annotated[
-        str | None, typer.Option("--class", help="A plain word for what the concept is, for example dog.")
-    ] = None,
-    prompts: Annotated[
-        str,
-        typer.Option(
-            "--prompts", help="object, character or scene (20 prompts each), or a file with a prompt on each line."
-        ),
-    ] = "object",
-    count: Annotated[int | None, typer.Option("--count", help="Pictures of each prompt; default 50.")] = None,
-    scorer: Annotated[
-        str, typer.Option("--scorer", help="The model that compares: clip, or judge (only for tiny-sd).")
-    ] = "clip",
-    model: Annotated[
-        str | None,
-        typer.Option("--model", help="The CLIP model: a folder or a hub id; default: CLIP ViT-B/32."),
-    ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for pictures, numbers and report.")] = Path(
-        "evaluation"
+Images = Annotated[Path, typer.Option("--images", help="Folder with the training images.")]
+LoraFiles = Annotated[
+    list[str] | None, typer.Option("--lora", metavar="FILE[:STRENGTH]", help="A LoRA to evaluate; repeatable.")
+]
+PictureFolders = Annotated[
+    list[Path] | None,
+    typer.Option("--drawn", metavar="FOLDER", help="A folder of existing pictures to evaluate; repeatable."),
+]
+Base = Annotated[str | None, typer.Option("--base", help="The base model that generates the pictures.")]
+WithBase = Annotated[
+    bool, typer.Option("--with-base", help="Evaluate the base model alone too, with the class word in its prompts.")
+]
+Trigger = Annotated[
+    str | None, typer.Option("--trigger", help="The trigger words of the LoRA; they replace <TOK> in prompts.")
+]
+ClassWord = Annotated[
+    str | None, typer.Option("--class", help="A plain word for what the concept is, for example dog.")
+]
+Prompts = Annotated[
+    str,
+    typer.Option(
+        "--prompts", help="object, character or scene (20 prompts each), or a file with a prompt on each line."
     ),
-    strengths: Annotated[
-        str | None, typer.Option("--strengths", metavar="0.5,1", help="Evaluate each LoRA at these strengths.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Sampling steps; default 20.")] = None,
-    size: Annotated[
-        str | None, typer.Option("--size", metavar="WxH", help="Pixels; default: the size of the base model.")
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Other settings: cfg, sampler, seed, negative, batch_size, device ...; repeatable.",
-        ),
-    ] = None,
+]
+Count = Annotated[int | None, typer.Option("--count", help="Pictures of each prompt; default 50.")]
+ScorerKind = Annotated[
+    str, typer.Option("--scorer", help="The model that compares: clip, or judge (only for tiny-sd).")
+]
+ScorerModel = Annotated[
+    str | None, typer.Option("--model", help="The CLIP model: a folder or a hub id; default: CLIP ViT-B/32.")
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for pictures, numbers and report.")]
+Strengths = Annotated[
+    str | None, typer.Option("--strengths", metavar="0.5,1", help="Evaluate each LoRA at these strengths.")
+]
+Steps = Annotated[int | None, typer.Option("--steps", help="Sampling steps; default 20.")]
+Size = Annotated[str | None, typer.Option("--size", metavar="WxH", help="Pixels; default: the size of the base model.")]
+OtherSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Other settings: cfg, sampler, seed, negative, batch_size, device ...; repeatable.",
+    ),
+]
+
+
+def evaluate_command(
+    images: Images,
+    lora: LoraFiles = None,
+    drawn: PictureFolders = None,
+    base: Base = None,
+    with_base: WithBase = False,
+    trigger: Trigger = None,
+    class_word: ClassWord = None,
+    prompts: Prompts = "object",
+    count: Count = None,
+    scorer: ScorerKind = "clip",
+    model: ScorerModel = None,
+    output: Output = Path("evaluation"),
+    strengths: Strengths = None,
+    steps: Steps = None,
+    size: Size = None,
+    option: OtherSettings = None,
     json: Json = False,
 ) -> None:
     """Measure how well LoRAs show their concept and follow prompts, and compare them.
