@@ -3,7 +3,7 @@
     lorasmith.train("config.toml")      lorasmith.check("config.toml")
     lorasmith.sample(...)               lorasmith.inspect("lora.safetensors")
 
-Names are imported when first used, so `import lorasmith` costs next to nothing.
+Names are imported when they are first used, so that `import lorasmith` is fast.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {
+_MODULES = {
     "ConfigError": "lorasmith.core.errors",
     "LorasmithError": "lorasmith.core.errors",
     "Lines": "lorasmith.core.progress",
@@ -69,7 +69,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(_HOMES.get(name, "lorasmith.api")), name)
+    value = getattr(import_module(_MODULES.get(name, "lorasmith.api")), name)
     globals()[name] = value
     return value
 

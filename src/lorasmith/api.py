@@ -1,12 +1,14 @@
-"""The public Python API: the verbs of the command line as functions.
+"""The public Python API: the commands of the command line as functions.
 
     import lorasmith
 
     result = lorasmith.train("garp.toml", overrides=["adapter.rank=8"])
     print(result.file, result.loss)
 
-Every function raises `lorasmith.LorasmithError` for what its caller can repair. Nothing is printed; give a
-`lorasmith.Progress` to listen.
+Every function raises `lorasmith.LorasmithError` for mistakes that the caller can correct. Nothing is printed; pass a
+`lorasmith.Progress` to get messages and progress.
+
+Modules are imported inside the functions, so that `import lorasmith` and the command line start fast.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from lorasmith.core.progress import Progress
 
 if TYPE_CHECKING:
     from lorasmith.data.maskers import MaskReport
+    from lorasmith.evaluation.options import EvaluateOptions
     from lorasmith.evaluation.results import Evaluation
     from lorasmith.files.lora import Output, Report
     from lorasmith.fusion import FuseReport
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from lorasmith.training.sweep import SweepResult
 
 Source = Path | str | dict[str, Any]
-"""A config: the path of a TOML or JSON file, or its table."""
+"""A training config: the path of a TOML or JSON file, or its content as a table."""
 
 
 def train(
@@ -47,11 +50,12 @@ def train(
 ) -> TrainResult:
     """Train a LoRA, or continue a run.
 
-    `overrides`: `key=value` assignments over the config; `output`: the run's folder, in place of the config's;
-    `resume`: the folder of a run to continue, or of one of its checkpoints and states to go on from; with the run's own
-    settings, unless `config` is given; `overwrite`: move a run that is in the way aside.
-    Ctrl-C ends after the step under way and saves; the result then says `finished=False`.
-    Raises ConfigError with all problems of the config, LorasmithError for all else that the caller can repair.
+    `overrides`: `key=value` assignments that replace values of the config. `output`: the folder of the run, in place of
+    the config's. `resume`: the folder of a run to continue, or of one of its checkpoints or states; the settings are
+    those of that run unless `config` is given. `overwrite`: rename a run that is in the output folder already.
+
+    Ctrl-C stops after the current step and saves a checkpoint; the result then has `finished=False`. Raises ConfigError
+    with all problems of the config, and LorasmithError for all other mistakes.
     """
     from lorasmith.training import session
     from lorasmith.training.output.folder import reopen
@@ -64,6 +68,16 @@ def train(
     return session.train(settings, progress=progress, resume=folder, overwrite=overwrite)
 
 
+def read_config(config: Source | None, overrides: Sequence[str] = (), output: Path | str | None = None) -> TrainConfig:
+    """A config as `train` uses it, with all defaults. Raises ConfigError with all problems."""
+    from lorasmith.training.config import load_config
+
+    changes = list(overrides)
+    if output is not None:
+        changes.append(f"output={json.dumps(str(output))}")
+    return load_config(config if isinstance(config, dict) else Path(config or ""), changes)
+
+
 def check(
     config: Source,
     *,
@@ -73,11 +87,11 @@ def check(
     pictures: Path | str | None = None,
     progress: Progress | None = None,
 ) -> CheckResult:
-    """What a run would do and what is wrong with it, without training: config, images, buckets, length, layers.
+    """Find out what a run would do, and its problems, without training: config, images, buckets, length, layers.
 
-    `measure`: also make two real steps in a temporary folder, for seconds per step, peak memory and hours; `pictures`:
-    also draw the first batches into this JPEG, images and captions as training gets them. Problems are in the result,
-    not raised.
+    `measure`: also run two steps in a temporary folder, for seconds per step, peak memory and hours. `pictures`: also
+    write the first batches, images and captions as training gets them, into this JPEG. Problems are in the result
+    (`errors`, `warnings`); they are not raised.
     """
     from lorasmith.training.setup import check as checking
 
@@ -89,35 +103,32 @@ def check(
     )
 
 
-class SweepOptions(TypedDict, total=False):
-    """How a sweep is run."""
-
-    overrides: Sequence[str]
-    """`key=value` for all runs."""
-    devices: Sequence[str]
-    """Such as `cuda:0`; default: all GPUs, else the CPU."""
-    jobs: int | None
-    """Runs at a time; default: one for each device."""
-    search: int | None
-    """So many runs that Optuna proposes, in place of all combinations; `over` may then hold `key=low..high`."""
-
-
 def sweep(
     config: Source,
     over: Sequence[str],
     out: Path | str,
     *,
+    overrides: Sequence[str] = (),
+    devices: Sequence[str] = (),
+    jobs: int | None = None,
+    search: int | None = None,
     progress: Progress | None = None,
-    **running: Unpack[SweepOptions],
 ) -> SweepResult:
-    """Train with every combination of settings (`over`: `["adapter.rank=4,8", "optimizer.lr=1e-4,3e-4"]`), each run in
-    a process of its own, and write a table and a picture of the results into `out`. Finished runs are not made again.
+    """Train with every combination of settings, and write a table and a picture of the results into `out`.
+
+    `over`: settings and their values (`["adapter.rank=4,8", "optimizer.lr=1e-4,3e-4"]`). `overrides`: `key=value` for
+    all runs. `devices`: such as `cuda:0`; default: all GPUs, else the CPU. `jobs`: the number of runs at a time;
+    default: one for each device. `search`: a number of runs whose values Optuna proposes, in place of all combinations;
+    `over` may then have `key=low..high`.
+
+    Each run is a separate process. Runs in `out` that are finished are not repeated.
     """
     from lorasmith.training.sweep import SweepSettings
-    from lorasmith.training.sweep import sweep as work
+    from lorasmith.training.sweep import sweep as run_sweep
 
     source = config if isinstance(config, dict) else Path(config)
-    return work(SweepSettings(source, over, Path(out), **running), progress)
+    settings = SweepSettings(source, over, Path(out), overrides, devices, jobs, search)
+    return run_sweep(settings, progress)
 
 
 def sample(
@@ -130,31 +141,27 @@ def sample(
     progress: Progress | None = None,
     **settings: Unpack[SampleOptions],
 ) -> SampleResult:
-    """Draw pictures into a folder: PNG files with their settings inside, and a labelled grid.
+    """Generate pictures into a folder: PNG files with their settings inside, and a labelled grid.
 
-    `loras`: files, each with its strength if not 1 (`"garp.safetensors:0.8"`); `count`: pictures of each prompt. A
-    prompt may hold `(weights:1.2)`, `<lora:name:0.8>` and options such as `--d 42`. Raises LorasmithError for a file
-    that does not fit the base, or settings that do not exist.
+    `prompts`: one prompt, a list, or the path of a file of prompts. A prompt may contain `(emphasis:1.2)`,
+    `<lora:name:0.8>` and options such as `--d 42`. `loras`: files, each with its strength if it is not 1
+    (`"garp.safetensors:0.8"`). `count`: pictures of each prompt. `settings`: those of `lorasmith sample`.
+
+    Raises ConfigError for unknown or wrong settings, and LorasmithError for a file that does not fit the base model.
     """
     from lorasmith.core.config import validate
-    from lorasmith.sampling.run import LoraUse, sample_to_folder
+    from lorasmith.sampling.loras import LoraUse
+    from lorasmith.sampling.run import sample_to_folder
     from lorasmith.sampling.settings import SampleSettings
 
-    chosen = validate(SampleSettings, {**settings, "count": count}, "the settings")
-    lines = [prompts] if isinstance(prompts, str) else prompts
-    uses = [LoraUse.read(str(lora)) for lora in loras]
-    return sample_to_folder(base, lines, Path(output), loras=uses, settings=chosen, progress=progress)
-
-
-class EvaluateOptions(TypedDict, total=False):
-    """What is evaluated besides LoRA files."""
-
-    base: str | Path | None
-    """The base model to draw with."""
-    drawn: Sequence[Path | str]
-    """Folders of pictures that are there."""
-    with_base: bool
-    """Also the base alone, called with the class word."""
+    return sample_to_folder(
+        base,
+        [prompts] if isinstance(prompts, str) else prompts,
+        Path(output),
+        loras=[LoraUse.read(str(lora)) for lora in loras],
+        settings=validate(SampleSettings, {**settings, "count": count}, "the settings"),
+        progress=progress,
+    )
 
 
 def evaluate(
@@ -165,53 +172,62 @@ def evaluate(
     output: Path | str = "evaluation",
     settings: dict[str, Any] | None = None,
     progress: Progress | None = None,
-    **what: Unpack[EvaluateOptions],
+    **options: Unpack[EvaluateOptions],
 ) -> Evaluation:
-    """Measure LoRAs (`file.safetensors` or `file.safetensors:0.8`), each a row, against a folder of training images.
+    """Measure how well LoRAs show their concept, by the training images, and how well they follow prompts.
 
-    `prompts`: a built-in set (`object`, `character`, `scene`), a file, or a list, with `<TOK>` for the concept.
-    `settings`: `trigger`, `class_word`, `count`, `scorer` (`{"kind": "clip", "model": FOLDER}`) and what drawing takes.
+    `images`: the folder of training images. `loras`: files, each with its strength if it is not 1
+    (`"garp.safetensors:0.8"`). `prompts`: a built-in set (`object`, `character`, `scene`), a file, or a list, with
+    `<TOK>` in place of the concept. `settings`: `trigger`, `class_word`, `count`, `scorer` (`{"kind": "clip", "model":
+    FOLDER}`) and those of `sample`.
+
+    Returns a row for each candidate; numbers and report are in `output` too. Raises ConfigError for wrong settings, and
+    LorasmithError if nothing is to be evaluated, a file is missing, or the scorer cannot be loaded.
     """
     from lorasmith.core.config import validate
     from lorasmith.evaluation.candidates import list_candidates
     from lorasmith.evaluation.prompts import load_prompts
-    from lorasmith.evaluation.run import evaluate as work
+    from lorasmith.evaluation.run import evaluate as run_evaluation
     from lorasmith.evaluation.settings import EvaluateSettings
     from lorasmith.sampling.loras import LoraUse
 
-    given = {**(settings or {}), "base": None if what.get("base") is None else str(what.get("base"))}
-    chosen = validate(EvaluateSettings, given, "the settings")
+    table = dict(settings or {})
+    base = options.get("base")
+    table["base"] = None if base is None else str(base)
+    validated = validate(EvaluateSettings, table, "the settings")
     uses = [LoraUse.read(str(lora)) for lora in loras]
-    folders = [Path(folder) for folder in what.get("drawn", ())]
-    rows = list_candidates(uses, folders, chosen.strengths, what.get("with_base", False))
-    lines = load_prompts(prompts) if any(row.folder is None for row in rows) else []
-    return work(Path(images), rows, lines, Path(output), settings=chosen, progress=progress)
+    folders = [Path(folder) for folder in options.get("drawn", ())]
+    candidates = list_candidates(uses, folders, validated.strengths, options.get("with_base", False))
+    # prompts are not needed, and may be missing, where all pictures exist
+    generates = any(candidate.folder is None for candidate in candidates)
+    prompt_list = load_prompts(prompts) if generates else []
+    return run_evaluation(Path(images), candidates, prompt_list, Path(output), settings=validated, progress=progress)
 
 
 def inspect(file: Path | str, *, plot: Path | str | None = None) -> dict[str, Any]:
-    """What a LoRA file holds: kind, rank, layers, trigger words, and how it was made, as plain data.
+    """The contents of a LoRA file as plain data: kind, rank, layers, trigger words, and how it was trained.
 
-    `plot`: a picture to draw the size of each block's change into.
+    `plot`: also write a bar chart of the change of each block into this picture. Raises LorasmithError if the file
+    cannot be read or is not a LoRA.
     """
-    from lorasmith.formats.inspect import inspect as read
+    from lorasmith.formats.inspect import inspect as read_contents
+    from lorasmith.formats.plot import plot as write_plot
 
-    found = read(Path(file))
+    contents = read_contents(Path(file))
     if plot is not None:
-        from lorasmith.formats.plot import plot as draw
-
-        draw(found["norms"], Path(file).name, Path(plot))
-    return found
+        write_plot(contents["norms"], Path(file).name, Path(plot))
+    return contents
 
 
 class SaveOptions(TypedDict, total=False):
-    """How a changed file is written."""
+    """How a new file is written."""
 
     output: Path | str | None
-    """The new file; None: beside the old one, with what was done in its name."""
+    """The new file; None: next to the input file, with a suffix in its name."""
     dtype: str | None
-    """`fp32`, `fp16`, `bf16`; None: as the old file (`extract`: fp16)."""
+    """`fp32`, `fp16`, `bf16`; None: that of the input file (`extract`: fp16)."""
     overwrite: bool
-    """Replace a file that is there."""
+    """Replace the file if it exists."""
 
 
 def convert(
@@ -223,16 +239,17 @@ def convert(
     words: Sequence[Path | str] = (),
     **saving: Unpack[SaveOptions],
 ) -> Report:
-    """Write a LoRA as `kohya`, `peft`, `portable`, `lycoris`, `diff` or `bundle`.
+    """Write a LoRA in the format `kohya`, `peft`, `portable`, `lycoris`, `diff` or `bundle`.
 
-    `base`: the model that it is for, where its family cannot be told or its change depends on the weights; `rank`: of
-    the best LoRA in place of what has no exact form in that format; `words`: embedding files for a bundle. Raises
-    LorasmithError if the format cannot hold it.
+    `base`: the base model; needed if the file does not tell its family, or if its change depends on the base's weights.
+    `rank`: the rank of the LoRA that approximates layers without an exact form in the format. `words`: embedding files
+    for a bundle. Raises LorasmithError if the format cannot hold the LoRA.
     """
-    from lorasmith.files.convert import convert as work
+    from lorasmith.files.convert import convert as convert_file
 
-    more = [Path(word) for word in words]
-    return work(Path(file), to, _output(saving, Path(file), to), base=base, rank=rank, words=more)
+    embeddings = [Path(word) for word in words]
+    target = _output(saving, Path(file), to)
+    return convert_file(Path(file), to, target, base=base, rank=rank, words=embeddings)
 
 
 def resize(
@@ -245,13 +262,17 @@ def resize(
     base: Path | str | None = None,
     **saving: Unpack[SaveOptions],
 ) -> Report:
-    """Write a LoRA with fewer ranks: `rank`, or as many as keep a share of the squared norm (`energy`) or of the norm
-    (`frobenius`); with a share, `rank` is the most. `per_layer`: each layer its own rank."""
+    """Write the best approximation of a LoRA with lower ranks; the report has the error.
+
+    `rank`: the new rank. `energy`, `frobenius`: keep this fraction, 0..1, of the squared norm or of the norm of each
+    change; `rank` is then the highest rank. `per_layer`: choose the rank of each layer separately. `base` as in
+    `convert`. Raises LorasmithError if none or several of them are given that exclude each other.
+    """
     from lorasmith.files.lowrank import Cut
-    from lorasmith.files.resize import resize as work
+    from lorasmith.files.resize import resize as resize_file
 
     cut = Cut(rank, energy, frobenius, per_layer)
-    return work(Path(file), cut, _output(saving, Path(file), "resized"), base=base)
+    return resize_file(Path(file), cut, _output(saving, Path(file), "resized"), base=base)
 
 
 def extract(
@@ -263,19 +284,20 @@ def extract(
     progress: Progress | None = None,
     **saving: Unpack[SaveOptions],
 ) -> Report:
-    """Write the best LoRA of the difference of two checkpoints, of a rank or with a share of the squared norm."""
-    from lorasmith.files.extract import extract as work
+    """Write the difference of two checkpoints as the best LoRA of a rank, or with a fraction of the squared norm
+    (`energy`, 0..1). Raises LorasmithError if the checkpoints do not have the same architecture."""
+    from lorasmith.files.extract import extract as extract_file
     from lorasmith.files.lowrank import Cut
 
-    return work(tuned, base, Cut(rank, energy), _output(saving, Path(tuned), "lora"), progress=progress)
+    return extract_file(tuned, base, Cut(rank, energy), _output(saving, Path(tuned), "lora"), progress=progress)
 
 
 def merge(base: Path | str, loras: Sequence[Path | str], output: Path | str, *, overwrite: bool = False) -> Report:
-    """Write a base model, in its own layout, with LoRAs in it (`"garp.safetensors:0.8"`)."""
+    """Write a base model, in its own layout, with LoRAs merged into its weights (`"garp.safetensors:0.8"`)."""
     from lorasmith.files.lora import Use
-    from lorasmith.files.merge import merge as work
+    from lorasmith.files.merge import merge as merge_files
 
-    return work(base, [Use.read(lora) for lora in loras], Path(output), overwrite=overwrite)
+    return merge_files(base, [Use.read(lora) for lora in loras], Path(output), overwrite=overwrite)
 
 
 def combine(
@@ -287,12 +309,12 @@ def combine(
     dtype: str | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Write the weighted sum of LoRAs (`"garp.safetensors:0.7"`): exactly, or as the best LoRA of a rank."""
-    from lorasmith.files.combine import combine as work
+    """Write the weighted sum of LoRAs (`"garp.safetensors:0.7"`): exactly, or approximated by a LoRA of `rank`."""
+    from lorasmith.files.combine import combine as combine_files
     from lorasmith.files.lora import Use
 
     target = _output({"output": output, "dtype": dtype, "overwrite": overwrite}, Path(output), "")
-    return work([Use.read(lora) for lora in loras], target, base=base, rank=rank)
+    return combine_files([Use.read(lora) for lora in loras], target, base=base, rank=rank)
 
 
 def fuse(
@@ -304,31 +326,36 @@ def fuse(
     progress: Progress | None = None,
     **settings: Unpack[FuseOptions],
 ) -> FuseReport:
-    """Fuse LoRAs of several concepts into one that does for each what its own did.
+    """Fuse LoRAs of several concepts into one LoRA that shows each of them as its own LoRA did.
 
-    `files`: `"garp.safetensors:0.9=garp"` (strength, and what prompts call it), or one `.json` list of concepts as
-    Mix-of-Show has it. The report says what each concept loses, by this and by plainer methods.
+    `files`: `"garp.safetensors:0.9=garp"` (strength, and name in prompts), or one `.json` list of concepts as in
+    Mix-of-Show. The report has the error of each concept, for the three methods.
     """
     from lorasmith.files.lora import Output
-    from lorasmith.fusion.options import fuse as work
+    from lorasmith.fusion.options import fuse as fuse_loras
 
-    return work(files, base, Output(Path(output), overwrite=overwrite), settings, progress)
+    return fuse_loras(files, base, Output(Path(output), overwrite=overwrite), settings, progress)
 
 
 def refit(
     file: Path | str, base: Path | str, *, progress: Progress | None = None, **settings: Unpack[RefitOptions]
 ) -> RefitReport:
-    """Write an ordinary LoRA and embeddings of a file whose words have a vector for each layer (`.exact.safetensors`,
-    or Mix-of-Show's `.pth`): the mean of each word, and keys and values that make up for the rest.
+    """Write an ordinary LoRA and ordinary embeddings for a LoRA with layer-wise tokens (`.exact.safetensors`, or a
+    `.pth` of Mix-of-Show): each token is replaced by its mean over the layers, and keys and values are changed to
+    correct the difference.
 
-    The report has the errors that remain, by layer, for the mean alone and for this.
+    The report has the errors that remain in each layer, of the mean alone and of the new LoRA.
     """
-    from lorasmith.fusion.options import refit as work
+    from lorasmith.fusion.options import refit as refit_lora
 
-    source, given = Path(file), dict(settings)
-    saving: Any = {key: given.pop(key) for key in SaveOptions.__annotations__ if key in given}
-    stem = source.with_name(source.name.replace(".exact.safetensors", ".safetensors"))
-    return work(source, base, _output(saving, stem, "refit"), given, progress)
+    path = Path(file)
+    saving: SaveOptions = {
+        "output": settings.pop("output", None),
+        "dtype": settings.pop("dtype", None),
+        "overwrite": settings.pop("overwrite", False),
+    }
+    named_like = path.with_name(path.name.replace(".exact.safetensors", ".safetensors"))
+    return refit_lora(path, base, _output(saving, named_like, "refit"), settings, progress)
 
 
 def masks(
@@ -340,10 +367,10 @@ def masks(
     settings: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> MaskReport:
-    """Make a mask of the subject for each image of a folder (default: in `images/masks`), and a picture of all.
+    """Make a mask of the subject for each image of a folder (default: in `images/masks`), and a contact sheet of them.
 
-    `source`: `alpha`, `color` or `rembg`, with its `settings` (`{"color": "white", "tolerance": 0.2}`). Masks that are
-    there stay, unless `overwrite`. The result tells of masks that are probably wrong.
+    `source`: `alpha`, `color` or `rembg`, with its `settings` (`{"color": "white", "tolerance": 0.2}`). Existing masks
+    are not changed unless `overwrite` is set. The result lists masks that are probably wrong.
     """
     from PIL import Image
 
@@ -353,28 +380,21 @@ def masks(
     from lorasmith.data.maskers.make import make_masks
     from lorasmith.imaging.contact_sheet import mask_contact_sheet
 
-    masker = validate(MaskConfig, {"source": {"kind": source, **(settings or {})}}, "masks").source
-    target = None if output is None else Path(output)
-    made = make_masks(Path(images), masker, output=target, overwrite=overwrite, progress=progress or Progress())
-    shares = made.made | made.kept
-    labels = [f"{path.name}: {share:.0%}" for path, share in shares.items()]
-    masked = ((decode(path.read_bytes())[0], Image.open(made.mask(path))) for path in shares)
-    made.sheet = mask_contact_sheet(masked, labels, made.folder / "contact-sheet.jpg")
-    return made
+    table = {"source": {"kind": source, **(settings or {})}}
+    masker = validate(MaskConfig, table, "masks").source
+    folder = None if output is None else Path(output)
+    report = make_masks(Path(images), masker, output=folder, overwrite=overwrite, progress=progress or Progress())
+    coverage = report.made | report.kept
+    labels = [f"{path.name}: {share:.0%}" for path, share in coverage.items()]
+    # a generator, so that one image at a time is in memory
+    masked = ((decode(path.read_bytes())[0], Image.open(report.mask(path))) for path in coverage)
+    report.sheet = mask_contact_sheet(masked, labels, report.folder / "contact-sheet.jpg")
+    return report
 
 
-def _output(saving: SaveOptions, file: Path, ending: str) -> Output:
+def _output(saving: SaveOptions, file: Path, suffix: str) -> Output:
+    """Where and how to write a new file; by default next to `file`, with the suffix in its name."""
     from lorasmith.files.lora import Output, dtype_named
 
-    output = saving.get("output") or file.with_name(f"{file.stem}-{ending}.safetensors")
-    return Output(Path(output), dtype_named(saving.get("dtype")), saving.get("overwrite", False))
-
-
-def read_config(config: Source | None, overrides: Sequence[str] = (), output: Path | str | None = None) -> TrainConfig:
-    """A config as `train` would use it, with all defaults. Raises ConfigError with all problems."""
-    from lorasmith.training.config import load_config
-
-    changes = list(overrides)
-    if output is not None:
-        changes.append(f"output={json.dumps(str(output))}")
-    return load_config(config if isinstance(config, dict) else Path(config or ""), changes)
+    path = saving.get("output") or file.with_name(f"{file.stem}-{suffix}.safetensors")
+    return Output(Path(path), dtype_named(saving.get("dtype")), saving.get("overwrite", False))
