@@ -104,7 +104,7 @@ RENAMED = {
     "evaluation": {"Eyes": "FeatureExtractor", "Seen": "Features"},
     "evaluation.base": {"Eyes": "FeatureExtractor", "Seen": "Features"},
     "data.transforms.base": {"Cut": "Crop", "Moment": "TrainingProgress", "joined": "join_tags"},
-    "families.base": {"Conditioning": "Conditioning", "LatentDistribution": "LatentDistribution"},
+    "families.base": {"Cond": "Conditioning", "Moments": "LatentDistribution"},
     "data.transforms": {"Cut": "Crop", "Moment": "TrainingProgress"},
 }
 """New path of a module to the old and new names of what plug-ins import from it."""

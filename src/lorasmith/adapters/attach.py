@@ -41,6 +41,7 @@ class AdapterSet:
         Raises LorasmithError if no layer fits, or if a rule of `config.overrides` matches none of them.
         """
         names = select_layers(config.layers, layers, presets)
+        # a rule that matches nothing is a spelling mistake that would otherwise go unnoticed
         for rule in config.overrides:
             if not any(fnmatchcase(name, rule.layers) for name in names):
                 raise LorasmithError(
@@ -163,6 +164,7 @@ class AdapterSet:
 
     def replace_each(self, change: Callable[[Adapter], Adapter]) -> AdapterSet:
         """A new set with the result of `change` for each adapter, attached in the place of this one."""
+        # the layers must be bare before the new adapters go on
         self.detach()
         adapters = {name: change(adapter) for name, adapter in self.adapters.items()}
         return AdapterSet(adapters, self._places, self._rates).attach()
@@ -270,17 +272,25 @@ def select_layers(layers: str | tuple[str, ...], places: Places, presets: Mappin
     patterns: list[str] = []
     for entry in entries:
         patterns += presets.get(entry, (entry,))
+    # exclusions alone mean all layers but those
     excluded = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
     included = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"]
     names = [name for name in places if matches(name, included) and not matches(name, excluded)]
     if not names:
-        preset = nearest(layers, presets) if isinstance(layers, str) else None
-        hint = "" if preset is None else f'Did you mean "{preset}"? '
-        raise LorasmithError(
-            f"adapter.layers: {layers!r} chooses none of {len(places)} layers. {hint}"
-            f"Presets: {', '.join(presets)}; or patterns of names such as {next(iter(places), '')}"
-        )
+        raise nothing_chosen(layers, places, presets)
     return names
+
+
+def nothing_chosen(
+    layers: str | tuple[str, ...], places: Places, presets: Mapping[str, tuple[str, ...]]
+) -> LorasmithError:
+    """The error for `adapter.layers` that matches no layer."""
+    preset = nearest(layers, presets) if isinstance(layers, str) else None
+    hint = "" if preset is None else f'Did you mean "{preset}"? '
+    return LorasmithError(
+        f"adapter.layers: {layers!r} chooses none of {len(places)} layers. {hint}"
+        f"Presets: {', '.join(presets)}; or patterns of names such as {next(iter(places), '')}"
+    )
 
 
 def matches(name: str, patterns: list[str]) -> bool:

@@ -24,6 +24,9 @@ from torch import Tensor, nn
 from lorasmith.core.registry import Component, Config, registered
 from lorasmith.moved_modules import carry_old_members, new_member_name
 
+FileTensors = Mapping[str, Tensor]
+"""The tensors that a file has for one layer, by tensor name (`lora_down.weight`, `alpha`)."""
+
 
 @dataclass(frozen=True)
 class LayerSpec:
@@ -325,12 +328,12 @@ class AdapterConfig(Component, root="adapter", default="lora"):
         return adapter
 
     @classmethod
-    def claims(cls, tensors: Mapping[str, Tensor]) -> bool:
+    def claims(cls, tensors: FileTensors) -> bool:
         """Whether one layer's tensors in a file are of this kind."""
         return any(name in tensors for name in cls.signatures)
 
     @classmethod
-    def fits(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+    def fits(cls, layer: LayerSpec, tensors: FileTensors) -> bool:
         """Whether one layer's tensors in a file are complete and change a weight of the layer's shape.
 
         Compares shapes only; nothing is computed.
@@ -341,7 +344,7 @@ class AdapterConfig(Component, root="adapter", default="lora"):
         return all(tensor.numel() > 0 for tensor in tensors.values()) and cls.shapes_match(layer, tensors)
 
     @classmethod
-    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+    def shapes_match(cls, layer: LayerSpec, tensors: FileTensors) -> bool:
         """The rule of this kind for `fits`; a kind without one accepts everything."""
         return True
 
@@ -350,11 +353,11 @@ class AdapterConfig(Component, root="adapter", default="lora"):
         """A fresh adapter for a layer with weight `base`, or None if this kind does not support such a layer."""
 
     @abstractmethod
-    def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> Adapter:
+    def restore(self, layer: LayerSpec, base: Tensor, tensors: FileTensors) -> Adapter:
         """An adapter with the tensors of a file, keyed by tensor name (`lora_down.weight`, `alpha`)."""
 
 
-def kind_of(tensors: Mapping[str, Tensor]) -> type[AdapterConfig] | None:
+def kind_of(tensors: FileTensors) -> type[AdapterConfig] | None:
     """The kind that one layer's tensors in a file belong to, or None if no kind reads all of them."""
     for kind in sorted(registered(AdapterConfig).values(), key=lambda kind: -kind.precedence):
         if kind.claims(tensors):

@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from lorasmith.adapters.base import AdapterConfig, LayerSpec
+from lorasmith.adapters.base import AdapterConfig, FileTensors, LayerSpec
 from lorasmith.adapters.oft import RotationAdapter, rescale_fits
 
 
@@ -39,7 +38,7 @@ class BOFTAdapter(RotationAdapter):
 class BOFT(AdapterConfig):
     """Butterfly rotations of outputs."""
 
-    reads: ClassVar[frozenset[str]] = frozenset({"oft_blocks", "rescale", "alpha"})
+    reads = frozenset({"oft_blocks", "rescale", "alpha"})
     kind: Literal["boft"] = "boft"
     block_size: int = Field(default=16, ge=2)
     """Largest block; blocks have the largest even size up to this such that a power of two of them makes up the
@@ -48,7 +47,7 @@ class BOFT(AdapterConfig):
     """Bound of the rotation, times the number of outputs; 0 means none."""
 
     @classmethod
-    def claims(cls, tensors: Mapping[str, Tensor]) -> bool:
+    def claims(cls, tensors: FileTensors) -> bool:
         return "oft_blocks" in tensors and tensors["oft_blocks"].dim() == 4
 
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> BOFTAdapter | None:
@@ -60,7 +59,7 @@ class BOFT(AdapterConfig):
         return BOFTAdapter(layer, torch.zeros(stages, count, size, size), self.constraint)
 
     @classmethod
-    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+    def shapes_match(cls, layer: LayerSpec, tensors: FileTensors) -> bool:
         blocks = tensors.get("oft_blocks")
         if blocks is None or blocks.dim() != 4 or not rescale_fits(layer, tensors):
             return False
@@ -69,7 +68,7 @@ class BOFT(AdapterConfig):
         # the last stage pairs outputs that stand 2^(stages - 1) * size / 2 apart
         return size == width and size % 2 == 0 and count * size == outputs and outputs % (2**stages * size // 2) == 0
 
-    def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> BOFTAdapter:
+    def restore(self, layer: LayerSpec, base: Tensor, tensors: FileTensors) -> BOFTAdapter:
         constraint = float(tensors.get("alpha", torch.zeros(())))
         return BOFTAdapter(layer, tensors["oft_blocks"], constraint, tensors.get("rescale"))
 

@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from lorasmith.adapters.base import Adapter, AdapterConfig, LayerSpec, kind_of
+from lorasmith.adapters.base import Adapter, AdapterConfig, FileTensors, LayerSpec, kind_of
 from lorasmith.adapters.loha import LoHa
 from lorasmith.adapters.lokr import LoKr
 from lorasmith.adapters.lora import LoRA
@@ -28,7 +27,7 @@ class DoRAAdapter(Adapter):
     treated as a constant in the backward pass (section 4.3 of the paper).
     """
 
-    additive: ClassVar[bool] = False
+    additive = False
 
     def __init__(self, layer: LayerSpec, inner: Adapter, magnitude: Tensor) -> None:
         super().__init__(layer)
@@ -73,9 +72,9 @@ class DoRAAdapter(Adapter):
 class DoRA(LoRA):
     """Low-rank adapters with a learned magnitude."""
 
-    signatures: ClassVar[tuple[str, ...]] = ("dora_scale",)
-    reads: ClassVar[frozenset[str]] = LoRA.reads | LoHa.reads | LoKr.reads | {"dora_scale"}
-    precedence: ClassVar[int] = 1
+    signatures = ("dora_scale",)
+    reads = LoRA.reads | LoHa.reads | LoKr.reads | {"dora_scale"}
+    precedence = 1
     kind: Literal["dora"] = "dora"  # type: ignore[assignment]
     over: Literal["lora", "loha", "lokr"] = "lora"
     axis: Axis = "input"
@@ -97,7 +96,7 @@ class DoRA(LoRA):
         return None if inner is None else DoRAAdapter(layer, inner, norms(base.float(), self.axis))
 
     @classmethod
-    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+    def shapes_match(cls, layer: LayerSpec, tensors: FileTensors) -> bool:
         inner_kind, inner_tensors = split_inner(tensors)
         magnitude = tensors.get("dora_scale")
         if (
@@ -110,7 +109,7 @@ class DoRA(LoRA):
         return inner_kind.shapes_match(layer, inner_tensors) and axis_of(layer, as_column(layer, magnitude)) is not None
 
     def restore(  # type: ignore[override]
-        self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]
+        self, layer: LayerSpec, base: Tensor, tensors: FileTensors
     ) -> DoRAAdapter:
         inner_kind, inner_tensors = split_inner(tensors)
         if inner_kind is None:
@@ -119,7 +118,7 @@ class DoRA(LoRA):
         return DoRAAdapter(layer, inner, as_column(layer, tensors["dora_scale"]))
 
 
-def split_inner(tensors: Mapping[str, Tensor]) -> tuple[type[AdapterConfig] | None, dict[str, Tensor]]:
+def split_inner(tensors: FileTensors) -> tuple[type[AdapterConfig] | None, dict[str, Tensor]]:
     """The kind of the inner adapter in a file, None if there is none, and its tensors."""
     inner_tensors = {name: tensor for name, tensor in tensors.items() if name != "dora_scale"}
     return kind_of(inner_tensors), inner_tensors

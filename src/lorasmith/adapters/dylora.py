@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lorasmith.adapters.base import Adapter, LayerSpec
+from lorasmith.adapters.base import Adapter, FileTensors, LayerSpec
 from lorasmith.adapters.factored import FactoredAdapter, FactoredConfig, kaiming
 from lorasmith.adapters.lora import LoRA, LoRAAdapter
 
@@ -105,8 +104,8 @@ class DyLoRAAdapter(LoRAAdapter):
 class DyLoRA(FactoredConfig):
     """LoRA that is trained at all ranks up to its own, so that the file can be cut to any of them."""
 
-    reads: ClassVar[frozenset[str]] = LoRA.reads
-    writes: ClassVar[str] = "lora"
+    reads = LoRA.reads
+    writes = "lora"
     kind: Literal["dylora"] = "dylora"
     unit: int = Field(default=1, ge=1)
     """Ranks that are trained together: the file can be cut to any multiple."""
@@ -125,10 +124,10 @@ class DyLoRA(FactoredConfig):
         return adapter
 
     @classmethod
-    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+    def shapes_match(cls, layer: LayerSpec, tensors: FileTensors) -> bool:
         return LoRA.shapes_match(layer, tensors)
 
-    def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> Adapter:
+    def restore(self, layer: LayerSpec, base: Tensor, tensors: FileTensors) -> Adapter:
         return self.continue_from(LoRA().restore(layer, base, tensors))
 
     def continue_from(self, adapter: Adapter) -> Adapter:

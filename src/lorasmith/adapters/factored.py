@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lorasmith.adapters.base import Adapter, AdapterConfig, LayerSpec
+from lorasmith.adapters.base import Adapter, AdapterConfig, FileTensors, LayerSpec
 
 
 class FactoredAdapter(Adapter):
@@ -89,6 +88,7 @@ class FactoredConfig(AdapterConfig):
                 alpha = self.conv_alpha
         if alpha is None:
             alpha = float(rank)
+        # alpha / sqrt(rank) = (alpha * sqrt(rank)) / rank, so readers that divide by the rank get the same scale
         return rank, float(alpha) * math.sqrt(rank) if self.rank_stabilised else float(alpha)
 
     def up_lr_of(self, component: str) -> float:
@@ -121,7 +121,7 @@ def normal(shape: tuple[int, ...], std: float, generator: torch.Generator) -> Te
     return torch.empty(shape).normal_(0.0, std, generator=generator)
 
 
-def alpha_of(tensors: Mapping[str, Tensor], rank: int) -> float:
+def alpha_of(tensors: FileTensors, rank: int) -> float:
     """The alpha of a layer in a file; if it is absent, the rank."""
     alpha = tensors.get("alpha")
     return float(rank) if alpha is None else float(alpha)
@@ -132,7 +132,7 @@ def parameter(tensor: Tensor | None) -> nn.Parameter | None:
     return None if tensor is None else nn.Parameter(tensor.detach().float().clone())
 
 
-def matrix_shape(tensors: Mapping[str, Tensor], name: str, core_name: str = "") -> tuple[int, ...] | None:
+def matrix_shape(tensors: FileTensors, name: str, core_name: str = "") -> tuple[int, ...] | None:
     """The shape of a matrix that a file holds whole or as factors; None if tensors are missing or do not multiply.
 
     Whole: the shape of the tensor `name`. Factors `{name}_a` (m, rank) and `{name}_b` (rank, n): (m, n). With Tucker's

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from lorasmith.adapters.base import Adapter, AdapterConfig, LayerSpec
+from lorasmith.adapters.base import Adapter, AdapterConfig, FileTensors, LayerSpec
 from lorasmith.adapters.factored import parameter
 
 
@@ -17,7 +16,7 @@ class FullAdapter(Adapter):
     """delta = `diff`, of the weight's shape; `diff_b` (out,) is the change of the bias, or None."""
 
     tensor_names: ClassVar[dict[str, str]] = {"diff": "diff", "diff_b": "diff_b"}
-    factors: ClassVar[tuple[str, ...]] = ("diff",)
+    factors = ("diff",)
     diff: Tensor
     diff_b: Tensor | None
 
@@ -40,8 +39,8 @@ class Full(AdapterConfig):
     text encoders except for their embeddings.
     """
 
-    signatures: ClassVar[tuple[str, ...]] = ("diff", "diff_b")
-    reads: ClassVar[frozenset[str]] = frozenset({"diff", "diff_b", "alpha"})
+    signatures = ("diff", "diff_b")
+    reads = frozenset({"diff", "diff_b", "alpha"})
     kind: Literal["full"] = "full"
     bias: bool = False
     """The layers' biases too."""
@@ -53,7 +52,7 @@ class Full(AdapterConfig):
         return FullAdapter(layer, torch.zeros(layer.shape), bias)
 
     @classmethod
-    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+    def shapes_match(cls, layer: LayerSpec, tensors: FileTensors) -> bool:
         diff, diff_b = tensors.get("diff"), tensors.get("diff_b")
         if diff is not None and (diff.dim() == 0 or diff.shape[0] != layer.shape[0]):
             return False
@@ -61,6 +60,7 @@ class Full(AdapterConfig):
         weight_fits = diff is None or diff.numel() == math.prod(layer.shape)
         return weight_fits and (diff_b is None or tuple(diff_b.shape) == layer.shape[:1])
 
-    def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> FullAdapter:
+    def restore(self, layer: LayerSpec, base: Tensor, tensors: FileTensors) -> FullAdapter:
+        # a file can hold the bias alone
         diff = tensors["diff"] if "diff" in tensors else torch.zeros(layer.shape)
         return FullAdapter(layer, diff, tensors.get("diff_b"))

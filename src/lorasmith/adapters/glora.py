@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lorasmith.adapters.base import LayerSpec
+from lorasmith.adapters.base import FileTensors, LayerSpec
 from lorasmith.adapters.factored import FactoredAdapter, FactoredConfig, alpha_of, kaiming, parameter
 
 FACTORS = ("a1", "a2", "b1", "b2")
@@ -22,8 +22,8 @@ class GLoRAAdapter(FactoredAdapter):
     """
 
     tensor_names: ClassVar[dict[str, str]] = {name: f"{name}.weight" for name in FACTORS}
-    additive: ClassVar[bool] = False
-    factors: ClassVar[tuple[str, ...]] = FACTORS
+    additive = False
+    factors = FACTORS
     up_factors = ("a2", "b2")
     a1: Tensor
     a2: Tensor
@@ -58,8 +58,8 @@ class GLoRAAdapter(FactoredAdapter):
 class GLoRA(FactoredConfig):
     """Low-rank changes beside and inside the weight."""
 
-    signatures: ClassVar[tuple[str, ...]] = ("a2.weight",)
-    reads: ClassVar[frozenset[str]] = frozenset({*GLoRAAdapter.tensor_names.values(), "alpha"})
+    signatures = ("a2.weight",)
+    reads = frozenset({*GLoRAAdapter.tensor_names.values(), "alpha"})
     kind: Literal["glora"] = "glora"
 
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> GLoRAAdapter | None:
@@ -77,7 +77,7 @@ class GLoRA(FactoredConfig):
         return adapter
 
     @classmethod
-    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+    def shapes_match(cls, layer: LayerSpec, tensors: FileTensors) -> bool:
         names = GLoRAAdapter.tensor_names.values()
         if any(name not in tensors or tensors[name].dim() < 2 for name in names) or len(layer.shape) < 2:
             return False
@@ -88,6 +88,6 @@ class GLoRA(FactoredConfig):
         beside_fits = b1[0] == layer.shape[0] and b2[1] == math.prod(layer.shape[1:]) and b1[1] == b2[0]
         return inside_fits and beside_fits
 
-    def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> GLoRAAdapter:
+    def restore(self, layer: LayerSpec, base: Tensor, tensors: FileTensors) -> GLoRAAdapter:
         factors = {name: tensors[f"{name}.weight"] for name in FACTORS}
         return GLoRAAdapter(layer, alpha_of(tensors, factors["a2"].shape[0]), factors)

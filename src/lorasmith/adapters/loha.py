@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lorasmith.adapters.base import LayerSpec
+from lorasmith.adapters.base import FileTensors, LayerSpec
 from lorasmith.adapters.factored import (
     FactoredAdapter,
     FactoredConfig,
@@ -31,7 +31,7 @@ class LoHaAdapter(FactoredAdapter):
     """
 
     tensor_names: ClassVar[dict[str, str]] = {name: f"hada_{name}" for name in FACTORS}
-    factors: ClassVar[tuple[str, ...]] = FACTORS
+    factors = FACTORS
     up_factors = ("w1_a",)
     w1_a: Tensor
     w1_b: Tensor
@@ -54,8 +54,8 @@ class LoHaAdapter(FactoredAdapter):
 class LoHa(FactoredConfig):
     """Entrywise products of low-rank factors, on linear layers and convolutions."""
 
-    signatures: ClassVar[tuple[str, ...]] = ("hada_w1_a",)
-    reads: ClassVar[frozenset[str]] = frozenset({*LoHaAdapter.tensor_names.values(), "alpha"})
+    signatures = ("hada_w1_a",)
+    reads = frozenset({*LoHaAdapter.tensor_names.values(), "alpha"})
     kind: Literal["loha"] = "loha"
     rank: int = 8
     tucker: bool = False
@@ -65,6 +65,7 @@ class LoHa(FactoredConfig):
         if not layer.takes_factors:
             return None
         rank, alpha = self.rank_and_alpha(layer)
+        # Tucker: the kernel belongs to the core, so the factors are those of a 1x1 convolution
         factors: dict[str, Tensor] = {}
         if self.tucker and is_spatial(layer):
             a_shape, b_shape = (rank, layer.shape[0]), (rank, layer.shape[1])
@@ -73,6 +74,7 @@ class LoHa(FactoredConfig):
             factors["t2"] = normal(core_shape, 0.1, generator)
         else:
             a_shape, b_shape = (layer.shape[0], rank), (rank, math.prod(layer.shape[1:]))
+        # LyCORIS' start; w2_a makes the whole product zero
         factors["w1_a"] = normal(a_shape, 0.1, generator)
         factors["w1_b"] = normal(b_shape, 1.0, generator)
         factors["w2_a"] = self.zero_init(*a_shape, generator=generator)
@@ -82,12 +84,13 @@ class LoHa(FactoredConfig):
         return adapter
 
     @classmethod
-    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+    def shapes_match(cls, layer: LayerSpec, tensors: FileTensors) -> bool:
         first = matrix_shape(tensors, "hada_w1", "hada_t1")
         second = matrix_shape(tensors, "hada_w2", "hada_t2")
+        # both matrices must have the layer's shape, or that of the weight with its kernel flattened
         return first == second and first in (layer.shape, (layer.shape[0], math.prod(layer.shape[1:])))
 
-    def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> LoHaAdapter:
+    def restore(self, layer: LayerSpec, base: Tensor, tensors: FileTensors) -> LoHaAdapter:
         factors = {name: tensors[f"hada_{name}"] for name in FACTORS if f"hada_{name}" in tensors}
         return LoHaAdapter(layer, alpha_of(tensors, factors["w1_b"].shape[0]), factors)
 

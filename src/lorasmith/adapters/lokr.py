@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from lorasmith.adapters.base import LayerSpec
+from lorasmith.adapters.base import FileTensors, LayerSpec
 from lorasmith.adapters.factored import (
     FactoredAdapter,
     FactoredConfig,
@@ -37,7 +37,7 @@ class LoKrAdapter(FactoredAdapter):
     """
 
     tensor_names: ClassVar[dict[str, str]] = {name: f"lokr_{name}" for name in FACTORS}
-    factors: ClassVar[tuple[str, ...]] = FACTORS
+    factors = FACTORS
     w1: Tensor | None
     w1_a: Tensor
     w1_b: Tensor
@@ -88,8 +88,8 @@ class LoKrAdapter(FactoredAdapter):
 class LoKr(FactoredConfig):
     """Kronecker products, on linear layers and convolutions."""
 
-    signatures: ClassVar[tuple[str, ...]] = ("lokr_w1", "lokr_w1_a")
-    reads: ClassVar[frozenset[str]] = frozenset({*LoKrAdapter.tensor_names.values(), "alpha"})
+    signatures = ("lokr_w1", "lokr_w1_a")
+    reads = frozenset({*LoKrAdapter.tensor_names.values(), "alpha"})
     kind: Literal["lokr"] = "lokr"
     factor: int = Field(default=-1, ge=-1)
     """Size of the small matrix; -1 makes both as equal as possible. A divisor, or the nearest pair below."""
@@ -127,7 +127,7 @@ class LoKr(FactoredConfig):
         return adapter
 
     @classmethod
-    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+    def shapes_match(cls, layer: LayerSpec, tensors: FileTensors) -> bool:
         first = matrix_shape(tensors, "lokr_w1")
         second = matrix_shape(tensors, "lokr_w2", "lokr_t2")
         if first is None or second is None or len(first) != 2 or len(layer.shape) < 2 or layer.shape[1] % first[1]:
@@ -135,7 +135,7 @@ class LoKr(FactoredConfig):
         n = layer.shape[1] // first[1]
         return layer.shape[0] == first[0] * second[0] and math.prod(second[1:]) == n * math.prod(layer.kernel)
 
-    def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> LoKrAdapter:
+    def restore(self, layer: LayerSpec, base: Tensor, tensors: FileTensors) -> LoKrAdapter:
         factors = {name: tensors[f"lokr_{name}"] for name in FACTORS if f"lokr_{name}" in tensors}
         return LoKrAdapter(layer, alpha_of(tensors, lokr_rank(factors) or 1), factors)
 

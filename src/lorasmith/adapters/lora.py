@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -12,7 +11,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from lorasmith.adapters import inits
-from lorasmith.adapters.base import LayerSpec
+from lorasmith.adapters.base import FileTensors, LayerSpec
 from lorasmith.adapters.factored import FactoredAdapter, FactoredConfig, alpha_of, is_spatial, parameter
 
 
@@ -29,7 +28,7 @@ class LoRAAdapter(FactoredAdapter):
         "mid": "lora_mid.weight",
         "up": "lora_up.weight",
     }
-    factors: ClassVar[tuple[str, ...]] = ("up", "mid", "down")
+    factors = ("up", "mid", "down")
     up_factors = ("up",)
     down: Tensor
     up: Tensor
@@ -60,6 +59,7 @@ class LoRAAdapter(FactoredAdapter):
 
     def delta(self, base: Tensor | None = None) -> Tensor:
         up, down = self.factor_pair()
+        # Tucker: the core stands between the factors, with the kernel
         if self.mid is not None:
             change = torch.einsum("om,mnhw,ni->oihw", up.flatten(1), self.mid, down.flatten(1))
         else:
@@ -88,6 +88,7 @@ class LoRAAdapter(FactoredAdapter):
     def scaled_factors(self, dtype: torch.dtype, strength: float = 1.0) -> tuple[Tensor, Tensor]:
         """up, multiplied by the gain and a strength, and down, both in `dtype`."""
         up, down = self.factor_pair()
+        # `up` is smaller than the output, so the factor goes there; a factor of 1 is left out
         if isinstance(self.gain, Tensor) or self.gain * strength != 1:
             up = up * (self.gain * strength)
         return up.to(dtype), down.to(dtype)
@@ -103,6 +104,7 @@ class LoRAAdapter(FactoredAdapter):
     def tensors(self) -> dict[str, Tensor]:
         if self.start_up is None:
             return super().tensors()
+        # files cannot say "minus the start", so it becomes further ranks
         up, down = self.factor_pair()
         alpha = torch.tensor(self.alpha)
         return {"lora_down.weight": down.detach(), "lora_up.weight": up.detach(), "alpha": alpha}
@@ -111,8 +113,8 @@ class LoRAAdapter(FactoredAdapter):
 class LoRA(FactoredConfig):
     """Low-rank adapters on linear layers and convolutions."""
 
-    signatures: ClassVar[tuple[str, ...]] = ("lora_up.weight", "lora_down.weight")
-    reads: ClassVar[frozenset[str]] = frozenset({*LoRAAdapter.tensor_names.values(), "alpha"})
+    signatures = ("lora_up.weight", "lora_down.weight")
+    reads = frozenset({*LoRAAdapter.tensor_names.values(), "alpha"})
     kind: Literal["lora"] = "lora"
     init: Literal["kaiming", "gaussian", "orthogonal", "pissa", "olora", "eva"] = "kaiming"
     """How `down` starts, with `up` zero; `eva`: from the layers' inputs on the first batches (arXiv 2410.07170).
@@ -155,6 +157,7 @@ class LoRA(FactoredConfig):
         self, layer: LayerSpec, base: Tensor, rank: int, alpha: float, generator: torch.Generator
     ) -> LoRAAdapter:
         """An adapter whose factors start as a part of the weight; the rank is at most the weight's smaller side."""
+        # the scale stays even where the weight has fewer ranks
         scale = alpha / rank
         rank = min(rank, *base.flatten(1).shape)
         up, down = inits.of_weight(self.init, base, rank, generator)
@@ -163,7 +166,7 @@ class LoRA(FactoredConfig):
         return adapter
 
     @classmethod
-    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+    def shapes_match(cls, layer: LayerSpec, tensors: FileTensors) -> bool:
         down, up, mid = (tensors.get(name) for name in ("lora_down.weight", "lora_up.weight", "lora_mid.weight"))
         if down is None or up is None or down.dim() == 0 or len(layer.shape) < 2:
             return False
@@ -176,6 +179,6 @@ class LoRA(FactoredConfig):
             inputs = layer.shape[1]
         return down.numel() == rank * inputs and up.numel() == layer.shape[0] * rank
 
-    def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> LoRAAdapter:
+    def restore(self, layer: LayerSpec, base: Tensor, tensors: FileTensors) -> LoRAAdapter:
         down, up = tensors["lora_down.weight"], tensors["lora_up.weight"]
         return LoRAAdapter(layer, down, up, alpha_of(tensors, down.shape[0]), tensors.get("lora_mid.weight"))

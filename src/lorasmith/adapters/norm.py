@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from lorasmith.adapters.base import Adapter, AdapterConfig, LayerSpec
+from lorasmith.adapters.base import Adapter, AdapterConfig, FileTensors, LayerSpec
 from lorasmith.adapters.factored import parameter
 
 
@@ -16,8 +15,8 @@ class NormAdapter(Adapter):
     """weight + `w`, bias + `b`, both (channels,)."""
 
     tensor_names: ClassVar[dict[str, str]] = {"w": "w_norm", "b": "b_norm"}
-    additive: ClassVar[bool] = False
-    factors: ClassVar[tuple[str, ...]] = ("w",)
+    additive = False
+    factors = ("w",)
     w: Tensor
     b: Tensor | None
 
@@ -36,8 +35,8 @@ class NormAdapter(Adapter):
 class Norm(AdapterConfig):
     """Trains the norms themselves; few numbers, which shift colour and contrast."""
 
-    signatures: ClassVar[tuple[str, ...]] = ("w_norm", "b_norm")
-    reads: ClassVar[frozenset[str]] = frozenset({"w_norm", "b_norm", "alpha"})
+    signatures = ("w_norm", "b_norm")
+    reads = frozenset({"w_norm", "b_norm", "alpha"})
     kind: Literal["norm"] = "norm"
     layers: str | tuple[str, ...] = ("unet.*norm*",)
 
@@ -52,10 +51,11 @@ class Norm(AdapterConfig):
         return NormAdapter(layer, torch.zeros(layer.shape), bias)
 
     @classmethod
-    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+    def shapes_match(cls, layer: LayerSpec, tensors: FileTensors) -> bool:
         changes = [tensors[name] for name in ("w_norm", "b_norm") if name in tensors]
         return len(layer.shape) == 1 and all(tuple(change.shape) == layer.shape for change in changes)
 
-    def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> NormAdapter:
+    def restore(self, layer: LayerSpec, base: Tensor, tensors: FileTensors) -> NormAdapter:
+        # a file can hold the bias alone
         w = tensors["w_norm"] if "w_norm" in tensors else torch.zeros(layer.shape)
         return NormAdapter(layer, w, tensors.get("b_norm"))

@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from lorasmith.adapters.base import Adapter, AdapterConfig, LayerSpec
+from lorasmith.adapters.base import Adapter, AdapterConfig, FileTensors, LayerSpec
 from lorasmith.adapters.factored import parameter
 from lorasmith.adapters.lokr import factorization
 
@@ -26,8 +25,8 @@ class RotationAdapter(Adapter):
     """
 
     tensor_names: ClassVar[dict[str, str]] = {"rescale": "rescale"}
-    additive: ClassVar[bool] = False
-    norm_limit_passes: ClassVar[int] = 3
+    additive = False
+    norm_limit_passes = 3
     blocks: Tensor
     rescale: Tensor | None
 
@@ -90,7 +89,7 @@ class OFTAdapter(RotationAdapter):
 class OFT(AdapterConfig):
     """Rotations of blocks of outputs; the change keeps the angles between neurons of a block."""
 
-    reads: ClassVar[frozenset[str]] = frozenset({"oft_blocks", "rescale", "alpha"})
+    reads = frozenset({"oft_blocks", "rescale", "alpha"})
     kind: Literal["oft"] = "oft"
     block_size: int = Field(default=32, ge=2)
     """Outputs that are rotated together; the nearest divisor below if it does not divide the outputs."""
@@ -98,7 +97,7 @@ class OFT(AdapterConfig):
     """Bound of the rotation, times the number of outputs; 0 means none."""
 
     @classmethod
-    def claims(cls, tensors: Mapping[str, Tensor]) -> bool:
+    def claims(cls, tensors: FileTensors) -> bool:
         return "oft_blocks" in tensors and tensors["oft_blocks"].dim() == 3
 
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> OFTAdapter | None:
@@ -108,19 +107,19 @@ class OFT(AdapterConfig):
         return OFTAdapter(layer, torch.zeros(count, size, size), self.constraint)
 
     @classmethod
-    def shapes_match(cls, layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+    def shapes_match(cls, layer: LayerSpec, tensors: FileTensors) -> bool:
         blocks = tensors.get("oft_blocks")
         if blocks is None or blocks.dim() != 3 or not rescale_fits(layer, tensors):
             return False
         count, size, width = blocks.shape
         return size == width and count * size == layer.shape[0]
 
-    def restore(self, layer: LayerSpec, base: Tensor, tensors: Mapping[str, Tensor]) -> OFTAdapter:
+    def restore(self, layer: LayerSpec, base: Tensor, tensors: FileTensors) -> OFTAdapter:
         constraint = float(tensors.get("alpha", torch.zeros(())))
         return OFTAdapter(layer, tensors["oft_blocks"], constraint, tensors.get("rescale"))
 
 
-def rescale_fits(layer: LayerSpec, tensors: Mapping[str, Tensor]) -> bool:
+def rescale_fits(layer: LayerSpec, tensors: FileTensors) -> bool:
     """Whether `rescale` of a file, if there is one, has one number for each output."""
     rescale = tensors.get("rescale")
     return rescale is None or rescale.numel() == layer.shape[0]

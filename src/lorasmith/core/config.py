@@ -115,6 +115,7 @@ def config_location(model: type[BaseModel], location: Location) -> Location:
 def join_alternatives(problems: list[Problem]) -> list[Problem]:
     """The problems with the members of a union, each of which was tried on the same value, joined into one."""
     by_value: dict[tuple[str, str], Problem] = {}
+    # pydantic reports one error for each member of a union, all about one value
     for problem in problems:
         key = (problem.where, problem.found)
         earlier = by_value.get(key)

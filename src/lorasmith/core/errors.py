@@ -45,6 +45,7 @@ class ConfigError(LorasmithError):
         count = len(self.problems)
         noun = "problem" if count == 1 else "problems"
         place = f" in {source}" if source else ""
+        # every line of a problem, so that it stands apart from the next
         indented = [f"  {problem}".replace("\n", "\n  ") for problem in self.problems]
         super().__init__("\n".join([f"{count} {noun}{place}:", *indented]))
 
@@ -53,6 +54,7 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice that `word` was probably meant to be, whatever its case; None if none is similar."""
     by_lower_case: dict[str, str] = {}
     for choice in choices:
+        # of choices that differ in case alone, the first
         by_lower_case.setdefault(choice.lower(), choice)
     matches = get_close_matches(word.lower(), by_lower_case, n=1, cutoff=0.6)
     return by_lower_case[matches[0]] if matches else None

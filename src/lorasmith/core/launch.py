@@ -41,12 +41,14 @@ def find_launch(environment: Mapping[str, str] | None = None) -> Launch:
     other.
     """
     env = os.environ if environment is None else environment
+    # torchrun under srun is the inner launcher, so its variables count
     if "RANK" in env and "WORLD_SIZE" in env:
         launch = launch_of_torchrun(env)
     elif "SLURM_PROCID" in env and "SLURM_STEP_NUM_TASKS" in env:
         launch = launch_of_slurm(env)
     else:
         return Launch()
+    # a launcher can also start a single process
     if launch.count <= 1:
         return Launch()
     if not 0 <= launch.index < launch.count:
@@ -87,9 +89,11 @@ def launch_of_slurm(env: Mapping[str, str]) -> Launch:
 
 def first_node(nodes: str) -> str:
     """The first host of a SLURM list: `gpu[03-05,9],cpu1` gives `gpu03`."""
+    # up to the first comma that is not inside brackets
     first_entry = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes.strip())
     if first_entry is None:
         return ""
+    # of a range or list in brackets, the first number
     return re.sub(r"\[(\d*)[^\]]*\]", r"\1", first_entry.group())
 
 

@@ -58,6 +58,7 @@ class Config(BaseModel):
             return value
         filled = dict(cast("dict[str, Any]", value))
         for name, field in cls.model_fields.items():
+            # only tables are concerned: a bare name is a kind, and an instance has one
             table: Any = filled.get(name)
             if not isinstance(table, dict) or "kind" in table:
                 continue
@@ -131,6 +132,7 @@ class Component(Config):
         """
         if isinstance(value, cls):
             return value
+        # a bare name and a table become a table with `kind`
         table: dict[str, Any] = {}
         if isinstance(value, dict):
             if cls._default_kind:
@@ -153,6 +155,7 @@ class Component(Config):
                 "hint": did_you_mean(name, kinds),
             }
             raise PydanticCustomError("component_kind", 'no {root} is called "{found}"', context)
+        # pydantic would turn the errors of the kind's fields into one text, so they are passed on as objects
         try:
             return kind.model_validate(table)
         except ValidationError as error:
@@ -162,6 +165,7 @@ class Component(Config):
     @classmethod
     def registered_kinds(cls) -> dict[str, type[Self]]:
         """The kinds of this extension point, by name. Imports its folder the first time, so that all are there."""
+        # marked before importing: a kind's module can itself ask for the kinds of its folder
         if cls not in _IMPORTED:
             _IMPORTED.add(cls)
             package = importlib.import_module(cls.__module__.removesuffix(".base"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 def derive(seed: int, purpose: str, *position: int | str) -> int:
     """A 63-bit seed for one purpose at one position; the same on every machine."""
+    # Python's own hash differs between processes
     text = "/".join([str(seed), purpose, *(str(part) for part in position)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
@@ -34,14 +35,14 @@ def python_random(seed: int, purpose: str, *position: int | str) -> random.Rando
 
 
 @contextmanager
-def restored_global_generators(device: torch.device) -> Iterator[None]:
+def restored_global_generators(device: torch.device) -> Generator[None, None, None]:
     """Torch's global generators of the CPU and, if `device` is a CUDA device, of that, are the same after the block.
 
     The one exception to randomness by position: `torch.nn.functional.dropout` takes no generator, so the training step
     seeds the global ones by its position, inside this block.
     """
     cuda_devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda_devices):
+    with torch.random.fork_rng(devices=cuda_devices):  # pyright: ignore[reportUnknownMemberType]
         yield
 
 
@@ -104,6 +105,7 @@ class StepRng:
         """The draws for a purpose on `device`: made now or, if frozen, the tensor of the first use."""
         if self._frozen is not None and purpose in self._frozen:
             return self._frozen[purpose][1]
+        # the copy to a GPU is not waited for
         draws = make().to(self.device, non_blocking=True)
         if self._frozen is not None:
             self._frozen[purpose] = (make, draws)

@@ -77,6 +77,7 @@ class Loras:
     @contextmanager
     def attached(self, uses: Sequence[LoraUse]) -> Iterator[None]:
         """With these files on the base, in their order, and their tokens known; afterwards the base is as before."""
+        # all files are read before anything is changed, so that an error leaves the base alone
         sets = [(self.get(use.path), use) for use in uses]
         tokens: Words = {}
         for path in (*self._token_files, *(use.path for use in uses)):
@@ -89,6 +90,7 @@ class Loras:
                 adapters.attach().set_strength(use.by_component(adapters.components()))
             yield
         finally:
+            # the last one is on top
             for adapters, _ in reversed(sets):
                 adapters.detach()
             if tokens:
@@ -100,6 +102,7 @@ class Loras:
 
 def vocabulary_of(family: Family, tokens: Words) -> Vocabulary:
     """These new tokens for this base. Raises LorasmithError if they were trained for another one."""
+    # a vector must be as wide as those of the text encoder that it is used in
     tables = family.own_table()
     for token, vectors in tokens.items():
         for component, table in tables.items():
@@ -133,6 +136,7 @@ def new_tokens_of(file: LoraFile, family: Family, progress: Progress | None) -> 
 
     `progress` gets a warning about tokens that the LoRA was trained with and that are in neither.
     """
+    # a token in the file itself goes before one of the same name beside it
     bundled = token_embeddings.bundled(file.embeddings, family.text_components)
     tokens = token_embeddings.beside(file) | bundled
     missing = [token for token in token_embeddings.word_list(file.metadata) if token not in tokens]
@@ -163,6 +167,7 @@ def decode_layers(file: LoraFile, family: Family) -> dict[str, dict[str, Tensor]
 
     Raises LorasmithError if some of the tensors belong to no layer of this base.
     """
+    # new tokens alone change no layer, which is not an error
     if not file.tensors and (file.words or file.embeddings):
         return {}
     layers, unknown = kohya.decode(file.tensors, family.from_kohya)
@@ -181,6 +186,7 @@ def decode_layers(file: LoraFile, family: Family) -> dict[str, dict[str, Tensor]
 
 def build_adapters(family: Family, file: LoraFile, layers: Mapping[str, Mapping[str, Tensor]]) -> AdapterSet:
     """Adapters with the tensors of some layers of a file, not attached. Raises LorasmithError if one does not fit."""
+    # naming the layers of a text encoder loads it, so only components that the file changes are named
     components = dict.fromkeys(name.split(".", 1)[0] for name in layers)
     places = family.named_layers(components, norms=True)
     restored = {name: restore_adapter(name, module_at(places[name]), layers[name], file) for name in layers}
@@ -224,6 +230,7 @@ def find_lora(tag: LoraTag, loras: Sequence[LoraUse]) -> LoraUse:
     """
     text = None if tag.text == tag.unet else tag.text
     folders = list(dict.fromkeys([*(use.path.parent for use in loras), Path()]))
+    # a file that was named with --lora goes before one with the same name elsewhere
     candidates = [use.path for use in loras if use.path.stem == tag.name]
     candidates += [folder / f"{tag.name}{SUFFIX}" for folder in folders]
     for path in candidates:
