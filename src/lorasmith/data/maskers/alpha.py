@@ -17,7 +17,5 @@ class FromAlpha(Masker):
 
     def __call__(self, picture: Image.Image, alpha: Image.Image | None) -> Image.Image:
         if alpha is None:
-            raise LorasmithError(
-                "the image has no alpha channel; use --from color for plain backgrounds, or --from rembg"
-            )
+            raise LorasmithError("it has no alpha channel; use --from color for plain backgrounds, or --from rembg")
         return alpha
