@@ -1,5 +1,6 @@
 """The micro-batches of a step: loaded, on the device, encoded where no cache holds them, with their random draws."""
 
+# pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence

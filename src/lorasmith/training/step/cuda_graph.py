@@ -109,10 +109,11 @@ class CudaGraphs:
 def tensors_of(record: Any) -> dict[str, Tensor]:
     """All tensors of a batch by their path in it, such as `conditioning/tensors/context`: of its fields, and of the
     dataclasses and mappings among these."""
-    if isinstance(record, Mapping):
-        members = {str(name): value for name, value in record.items()}
-    else:
+    members: Mapping[str, Any]
+    if is_dataclass(record):
         members = {field.name: getattr(record, field.name) for field in fields(record)}
+    else:
+        members = record
 
     tensors: dict[str, Tensor] = {}
     for name, value in members.items():

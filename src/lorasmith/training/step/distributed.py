@@ -1,17 +1,18 @@
-"""Several processes that train one LoRA together: everything of torch.distributed.
+"""Several processes (ranks) that train one LoRA together: everything that uses torch.distributed.
 
 The global batch of a step is the config's (`data.batch_size` times `accumulation`) whatever the number of ranks; each
-rank takes a share of it. Draws are made by place in the global batch, so N ranks draw what one would, and gradients are
-sums, so theirs add up to one's. All ranks hold the same weights; the first alone writes.
+rank takes a share of it. Draws follow from places in the global batch, so N ranks draw what one would. Gradients are
+sums, so those of the ranks add up to those of one. All ranks hold the same weights; only the first writes files.
 
-Per step there is one sum on the device (gradients and losses in one flat buffer) and a short meeting or two on the CPU,
-which wait for no GPU and at which a rank that is gone is noticed.
+A step needs one sum on the device (gradients and losses in one buffer), and one or two short exchanges on the CPU,
+which wait for no GPU. A rank that has ended is noticed there.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -25,26 +26,34 @@ from lorasmith.core.launch import Launch, find_launch
 from lorasmith.data.batch import BatchPlan
 from lorasmith.sampling.settings import pick_device
 
-PATIENCE = timedelta(hours=1)
+TIMEOUT = timedelta(hours=1)
 """How long ranks wait for one that draws previews or encodes images."""
 
 
 class Ranks:
-    """The processes of a run as one of them sees them. A run of one meets nobody: every method is then free."""
+    """The processes of a run, as one of them sees them. With one process all methods do nothing, at no cost."""
 
     def __init__(self, launch: Launch | None = None) -> None:
-        self.index, self.count = (launch.index, launch.count) if launch else (0, 1)
-        self.local = launch.local if launch else 0
-        self._flat: Tensor | None = None
-        self._used: list[bool] | None = None
+        self.index = 0 if launch is None else launch.index
+        """The number of this rank, from 0."""
+        self.count = 1 if launch is None else launch.count
+        self.local = 0 if launch is None else launch.local
+        """The number of this rank among those of its machine."""
+        self._buffer: Tensor | None = None
+        """Gradients and scalars of a step as one vector, for one sum over the ranks."""
+        self._with_gradient: list[bool] | None = None
+        """Which parameters have a gradient on any rank."""
 
     @property
     def first(self) -> bool:
-        """Whether this rank writes and speaks."""
+        """Whether this rank writes files and reports progress."""
         return self.index == 0
 
     def device(self, name: str) -> torch.device:
-        """The device that `name` means for this rank, a GPU of its own. Raises LorasmithError if it has none."""
+        """The device that `name` in the config means for this rank: with several ranks, a GPU for each.
+
+        Raises LorasmithError if there is no GPU for this rank.
+        """
         device = pick_device(name)
         if self.count == 1 or device.type != "cuda":
             return device
@@ -52,81 +61,100 @@ class Ranks:
             raise LorasmithError(
                 f'device: "{name}" is one GPU, but there are {self.count} ranks; use device = "cuda" or "auto"'
             )
-        seen = torch.cuda.device_count()
-        if self.local >= seen > 1:
+        visible = torch.cuda.device_count()
+        if visible <= 1:
+            # The launcher lets each process see its own GPU only.
+            return torch.device("cuda", 0)
+        if self.local >= visible:
             raise LorasmithError(
-                f"rank {self.index} is number {self.local} on its machine, but only {seen} GPUs are there; "
+                f"rank {self.index} is number {self.local} on its machine, but the machine has only {visible} GPUs; "
                 "start as many processes on a machine as it has GPUs"
             )
-        return torch.device("cuda", self.local if seen > 1 else 0)
+        return torch.device("cuda", self.local)
 
     def share(self, plans: Sequence[BatchPlan]) -> list[tuple[int, BatchPlan]]:
-        """This rank's part of a step's batches: for each, the place of its first sample in the global batch.
+        """This rank's part of a step's batches: for each, the index of its first sample in the global batch.
 
-        Parts are consecutive and differ by one sample at most; the first rank's is never empty.
+        The parts of the ranks are consecutive and differ by one sample at most; the first rank's is never empty.
         """
-        total = sum(len(plan.views) for plan in plans)
-        start, end = (-(-total * i // self.count) for i in (self.index, self.index + 1))
-        found, seen = [], 0
+        samples = sum(len(plan.views) for plan in plans)
+        # Rounded up, so that the first ranks get what is left over.
+        share_start = -(-samples * self.index // self.count)
+        share_end = -(-samples * (self.index + 1) // self.count)
+
+        share: list[tuple[int, BatchPlan]] = []
+        plan_start = 0
         for plan in plans:
-            a, b = max(start - seen, 0), min(end - seen, len(plan.views))
-            if a < b:
-                found.append((seen + a, replace(plan, views=plan.views[a:b])))
-            seen += len(plan.views)
-        return found
+            start = max(share_start - plan_start, 0)
+            end = min(share_end - plan_start, len(plan.views))
+            if start < end:
+                share.append((plan_start + start, replace(plan, views=plan.views[start:end])))
+            plan_start += len(plan.views)
+        return share
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter], scalars: Tensor, steady: bool = False) -> Tensor:
         """Give each parameter the sum of all ranks' gradients; returns the sum of their `scalars` (n,), such as losses.
 
-        A parameter that no rank has a gradient for has none afterwards; which they are is asked in each step, or, if
-        that is `steady`, in the first alone: then nothing but the sum is done, and a CUDA graph can hold it. Numbers
-        that are not finite stay so in the sum, so all ranks judge a step alike.
+        A parameter without a gradient on any rank has none afterwards. The ranks exchange which these are in each step,
+        or, if that is `steady`, in the first step only: then there is only the sum, which a CUDA graph can hold.
+        Numbers that are not finite stay so in the sum, so all ranks come to the same decision about a step.
         """
         if self.count == 1:
             return scalars
         import torch.distributed as dist
 
         trained = [p for p in parameters if p.requires_grad]
-        if self._used is None or not steady:
-            self._used = self._any([p.grad is not None for p in trained])
-        used = self._used
-        moved = [p for p, wanted in zip(trained, used, strict=True) if wanted]
-        sizes = [p.numel() for p in moved]
-        size = sum(sizes) + len(scalars)
-        if self._flat is None or len(self._flat) != size:
-            self._flat = torch.empty(size, dtype=torch.float32, device=scalars.device)
-        *parts, last = self._flat.split([*sizes, len(scalars)])
-        for part, p in zip(parts, moved, strict=True):
-            part.zero_() if p.grad is None else part.copy_(p.grad.flatten())
-        last.copy_(scalars)
-        with self._together():
-            dist.all_reduce(self._flat)
-        for part, p in zip(parts, moved, strict=True):
+        if self._with_gradient is None or not steady:
+            self._with_gradient = self._any_rank([p.grad is not None for p in trained])
+        summed = [p for p, has_gradient in zip(trained, self._with_gradient, strict=True) if has_gradient]
+
+        # One buffer for everything, kept from step to step.
+        sizes = [*(p.numel() for p in summed), len(scalars)]
+        if self._buffer is None or len(self._buffer) != sum(sizes):
+            self._buffer = torch.empty(sum(sizes), dtype=torch.float32, device=scalars.device)
+        *gradient_parts, scalar_part = self._buffer.split(sizes)
+
+        for part, p in zip(gradient_parts, summed, strict=True):
+            if p.grad is None:
+                part.zero_()
+            else:
+                part.copy_(p.grad.flatten())
+        scalar_part.copy_(scalars)
+        with self._explain_lost_rank():
+            dist.all_reduce(self._buffer)
+        for part, p in zip(gradient_parts, summed, strict=True):
             if p.grad is None:
                 p.grad = torch.empty_like(p)
             p.grad.copy_(part.view_as(p))
-        return last.clone()
+        return scalar_part.clone()
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on any rank."""
-        return flag if self.count == 1 else self._any([flag])[0]
+        """Whether `flag` is true on any rank."""
+        if self.count == 1:
+            return flag
+        return self._any_rank([flag])[0]
 
     def wait(self) -> None:
-        """Until all ranks are here."""
+        """Wait until all ranks are here."""
         self.any(False)
 
     def require_same(self, facts: Mapping[str, object]) -> None:
-        """Raises LorasmithError, on all ranks, naming the facts that are not the same everywhere."""
+        """Raises LorasmithError, on all ranks, with the names of the facts that differ between ranks."""
         if self.count == 1:
             return
         import torch.distributed as dist
 
-        digests = [int.from_bytes(blake2b(str(v).encode(), digest_size=7).digest(), "little") for v in facts.values()]
-        least, most = torch.tensor(digests), torch.tensor(digests)
-        with self._together():
-            dist.all_reduce(least, dist.ReduceOp.MIN)
-            dist.all_reduce(most, dist.ReduceOp.MAX)
-        differing = [name for name, same in zip(facts, (least == most).tolist(), strict=True) if not same]
+        # A fact is the same everywhere if the smallest and the largest of its hashes are.
+        hashes: list[int] = []
+        for fact in facts.values():
+            digest = blake2b(str(fact).encode(), digest_size=7).digest()
+            hashes.append(int.from_bytes(digest, "little"))
+        smallest, largest = torch.tensor(hashes), torch.tensor(hashes)
+        with self._explain_lost_rank():
+            dist.all_reduce(smallest, dist.ReduceOp.MIN)
+            dist.all_reduce(largest, dist.ReduceOp.MAX)
+        same_everywhere: list[bool] = (smallest == largest).tolist()
+        differing = [name for name, same in zip(facts, same_everywhere, strict=True) if not same]
         if differing:
             raise LorasmithError(
                 f"the {self.count} ranks do not have the same {' and '.join(differing)}. All machines must see "
@@ -135,40 +163,43 @@ class Ranks:
 
     @torch.no_grad()
     def broadcast_from_first(self, tensors: Sequence[Tensor]) -> None:
-        """Give all ranks the first one's values."""
+        """Give the tensors of all ranks the values of the first rank."""
         if self.count == 1 or not tensors:
             return
         import torch.distributed as dist
 
-        flat = torch.cat([t.detach().flatten().float() for t in tensors])
-        with self._together():
+        flat = torch.cat([tensor.detach().flatten().float() for tensor in tensors])
+        with self._explain_lost_rank():
             dist.broadcast(flat, 0)
-        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
-    def _any(self, flags: Sequence[bool]) -> list[bool]:
+    def _any_rank(self, flags: Sequence[bool]) -> list[bool]:
+        """For each flag, whether it is true on any rank. An exchange on the CPU."""
         import torch.distributed as dist
 
-        found = torch.tensor(flags, dtype=torch.int32)
-        with self._together():
-            dist.all_reduce(found, dist.ReduceOp.MAX)
-        return [bool(value) for value in found.tolist()]
+        exchanged = torch.tensor(flags, dtype=torch.int32)
+        with self._explain_lost_rank():
+            dist.all_reduce(exchanged, dist.ReduceOp.MAX)
+        return [bool(flag) for flag in exchanged.tolist()]
 
     @contextmanager
-    def _together(self) -> Iterator[None]:
+    def _explain_lost_rank(self) -> Generator[None]:
+        """Raises LorasmithError if an exchange inside the block fails, because another rank has ended."""
         try:
             yield
         except RuntimeError as error:
             reason = str(error).splitlines()[0][:200]
             raise LorasmithError(
-                f"another of the {self.count} ranks is gone, so this one stops too ({reason}). What happened is in the "
-                "other's message. The last checkpoint is good; continue with --resume."
+                f"another of the {self.count} ranks is gone, so this one stops too ({reason}). The other's message "
+                "says what happened. The last checkpoint is good; continue with --resume."
             ) from error
 
 
 @contextmanager
-def join_ranks(device: str) -> Iterator[Ranks]:
-    """Meet the other ranks of the run that this process was started for; the meeting ends with the block.
+def join_ranks(device: str) -> Generator[Ranks]:
+    """Connect to the other ranks of the run that this process was started for, until the end of the block.
 
     `device` is the config's. Raises LorasmithError if they cannot be reached.
     """
@@ -182,17 +213,23 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     if dist.is_initialized():  # by a caller of the Python API
         yield ranks
         return
-    own = ranks.device(device)
-    if own.type == "cuda":
-        torch.cuda.set_device(own)
-    backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
-    os.environ.setdefault("MASTER_ADDR", launch.address)  # srun does not set them
+
+    # NCCL sums on the GPUs, gloo exchanges flags on the CPU.
+    rank_device = ranks.device(device)
+    backend = "gloo"
+    if rank_device.type == "cuda":
+        torch.cuda.set_device(rank_device)
+        backend = "cpu:gloo,cuda:nccl"
+    # torchrun sets these variables, srun does not.
+    os.environ.setdefault("MASTER_ADDR", launch.address)
     os.environ.setdefault("MASTER_PORT", str(launch.port))
     try:
-        dist.init_process_group(backend, rank=ranks.index, world_size=ranks.count, timeout=PATIENCE)
+        dist.init_process_group(backend, rank=ranks.index, world_size=ranks.count, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise LorasmithError(
-            f"rank {ranks.index} of {ranks.count} cannot meet the others at {launch.address}:{launch.port} ({error})"
+            f"rank {ranks.index} of {ranks.count} cannot connect to the others at {launch.address}:{launch.port} "
+            f"({error})"
         ) from error
     yield ranks
-    dist.destroy_process_group()  # not after an error: the others may be gone, and it would wait for them
+    # Not after an error: other ranks may be gone, and this would wait for them.
+    dist.destroy_process_group()

@@ -1,8 +1,9 @@
 """An exponential moving average of the trained weights."""
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -27,7 +28,7 @@ class Ema:
         torch._foreach_lerp_(self.average, [w.detach() for w in self.weights], 1 - decay)
 
     @contextmanager
-    def swapped_in(self) -> Iterator[None]:
+    def swapped_in(self) -> Generator[None]:
         """The weights hold the average inside the block, and their own values again afterwards."""
         # Swapping `data` instead of copying leaves the trained values as they are, bit for bit.
         trained = [w.data for w in self.weights]

@@ -1,5 +1,6 @@
 """Gradients: the loss scale for fp16, the norm and clipping, all on the device."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportPrivateUsage=false
 from __future__ import annotations
 
 from collections.abc import Sequence

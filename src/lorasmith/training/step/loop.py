@@ -4,6 +4,7 @@ Everything that a step draws, and its place in the data, follows from the number
 a run needs that number, the weights and the state of the optimizer, nothing else.
 """
 
+# pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
 import time

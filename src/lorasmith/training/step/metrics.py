@@ -1,8 +1,10 @@
 """Numbers of the steps that stay on the device until the log reads them, many steps at once."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +85,7 @@ class MetricsBuffer:
         for step in steps:
             outcome = step.outcome
             scalars += [outcome.loss, outcome.grad_norm, outcome.finite, *outcome.loss_terms.values()]
-        numbers = iter(torch.stack([scalar.float() for scalar in scalars]).tolist())
+        numbers: Iterator[float] = iter(torch.stack([scalar.float() for scalar in scalars]).tolist())
 
         entries: list[LogEntry] = []
         for step in steps:

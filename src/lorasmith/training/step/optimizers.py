@@ -1,7 +1,7 @@
-"""Optimizers: ours by name, any of torch's, or any class by its dotted path.
+"""Optimizers: AdamW, 8-bit AdamW, and any class of torch or of another package.
 
-Adapter weights are float32 and small, so the fused AdamW is the default everywhere; it also skips a step on the device
-when a gradient is not finite.
+Adapter weights are float32 and small, so the fused AdamW is the default on every device. It also skips a step on the
+device if a gradient is not finite.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -20,23 +20,30 @@ from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.registry import Component
 
 Groups = list[dict[str, Any]]
-ONE_RATE = ("prodigyopt.", "dadaptation.")
-PACKAGES = dict.fromkeys(("prodigyopt", "dadaptation", "lion_pytorch", "schedulefree"), '"lorasmith[optimizers]"') | {
-    "bitsandbytes": '"lorasmith[8bit]"'
+"""Parameter groups with `params`, `lr` and `name`."""
+SINGLE_RATE_PACKAGES = ("prodigyopt.", "dadaptation.")
+"""Their optimizers find the learning rate by themselves, one for all groups."""
+EXTRAS = {
+    "prodigyopt": '"lorasmith[optimizers]"',
+    "dadaptation": '"lorasmith[optimizers]"',
+    "lion_pytorch": '"lorasmith[optimizers]"',
+    "schedulefree": '"lorasmith[optimizers]"',
+    "bitsandbytes": '"lorasmith[8bit]"',
 }
+"""What to install for a package that cannot be imported."""
 
 
 class OptimizerConfig(Component, root="optimizer", default="adamw"):
     """Learning rates and the optimizer that uses them."""
 
     lr: float = Field(default=1e-4, ge=0)
-    """For every part that has none of its own."""
+    """The learning rate of every component without a rate of its own."""
     unet_lr: float | None = Field(default=None, ge=0)
-    """The UNet's; 0 leaves the UNet as it is. Default: `lr`."""
+    """The learning rate of the UNet; 0: the UNet is not trained. Default: `lr`."""
     text_lr: float = Field(default=0.0, ge=0)
-    """The text encoders'; 0 leaves them as they are."""
+    """The learning rate of the text encoders; 0: they are not trained."""
     clip: float = Field(default=1.0, ge=0)
-    """Gradients are scaled down to this total norm; 0 is off."""
+    """The largest total norm of the gradients; larger ones are scaled down to it. 0: no clipping."""
 
     def rate(self, component: str) -> float:
         """The learning rate of `unet` or of a text encoder."""
@@ -58,9 +65,16 @@ class AdamW(OptimizerConfig):
     eps: float = Field(default=1e-8, gt=0)
 
     def build(self, groups: Groups) -> torch.optim.Optimizer:
-        graphed = any(isinstance(group["lr"], torch.Tensor) for group in groups)
-        options = {"betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}
-        return torch.optim.AdamW(groups, fused=True, capturable=graphed, **options)
+        # Set-up makes the learning rates tensors if steps are to be captured as CUDA graphs.
+        captured = any(isinstance(group["lr"], torch.Tensor) for group in groups)
+        return torch.optim.AdamW(
+            groups,
+            betas=self.betas,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            fused=True,
+            capturable=captured,
+        )
 
 
 class AdamW8bit(OptimizerConfig):
@@ -73,12 +87,12 @@ class AdamW8bit(OptimizerConfig):
 
     def build(self, groups: Groups) -> torch.optim.Optimizer:
         try:
-            from bitsandbytes.optim import AdamW8bit as Optimizer
+            bitsandbytes: Any = importlib.import_module("bitsandbytes.optim")
         except ImportError:
             raise LorasmithError(
                 'optimizer "adamw8bit" needs bitsandbytes: pip install "lorasmith[8bit]", or use kind = "adamw"'
             ) from None
-        return Optimizer(groups, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
+        return bitsandbytes.AdamW8bit(groups, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
 
 
 class AnyOptimizer(OptimizerConfig):
@@ -89,76 +103,97 @@ class AnyOptimizer(OptimizerConfig):
     args: dict[str, Any] = Field(default_factory=dict)
 
     def build(self, groups: Groups) -> torch.optim.Optimizer:
-        optimizer, rates = self._find(), {group["lr"] for group in groups} - {0}
-        if self.name.startswith(ONE_RATE) and len(rates) > 1:
-            said = ", ".join(f"{rate:g}" for rate in sorted(rates))
-            raise LorasmithError(
-                f"optimizer: {self.name} finds the learning rate by itself and takes one for all parts, not {said}; "
-                "set lr and text_lr (and the lr of concepts) to 1.0, or text_lr to 0"
-            )
-        asks = inspect.signature(optimizer).parameters.get("lr")
-        own = {"lr": groups[0]["lr"]} if asks is not None and asks.default is inspect.Parameter.empty else {}
+        optimizer_class = self._import_class()
+        self._check_rates(groups)
+
+        # Each group has its rate, but some classes want a rate for all groups as well.
+        options: dict[str, Any] = {}
+        lr_parameter = inspect.signature(optimizer_class).parameters.get("lr")
+        if lr_parameter is not None and lr_parameter.default is inspect.Parameter.empty:
+            options["lr"] = groups[0]["lr"]
+        options |= self.args
+
         try:
-            built: Any = optimizer(groups, **(own | self.args))
+            optimizer: Any = optimizer_class(groups, **options)
         except (TypeError, ValueError) as error:
             raise LorasmithError(f"optimizer.args: {self.name} does not take {self.args}: {error}") from None
-        if switches(built):
-            built.train()
-        return built
+        if has_eval_weights(optimizer):
+            optimizer.train()
+        return optimizer
 
-    def _find(self) -> type[torch.optim.Optimizer]:
+    def _check_rates(self, groups: Groups) -> None:
+        """Raises LorasmithError if the groups have several rates and the optimizer takes one."""
+        rates = {group["lr"] for group in groups} - {0}
+        if self.name.startswith(SINGLE_RATE_PACKAGES) and len(rates) > 1:
+            rates_text = ", ".join(f"{rate:g}" for rate in sorted(rates))
+            raise LorasmithError(
+                f"optimizer: {self.name} finds the learning rate by itself and takes one for all components, not "
+                f"{rates_text}; set lr and text_lr (and the lr of concepts) to 1.0, or text_lr to 0"
+            )
+
+    def _import_class(self) -> type[torch.optim.Optimizer]:
+        """Raises LorasmithError if there is no such class."""
         if "." not in self.name:
-            found = getattr(torch.optim, self.name, None)
-            if found is None:
-                names = [n for n in dir(torch.optim) if n[0].isupper()]
+            optimizer_class: Any = getattr(torch.optim, self.name, None)
+            if optimizer_class is None:
+                names = [name for name in dir(torch.optim) if name[0].isupper()]
                 raise LorasmithError(
                     f'optimizer.name: torch.optim has no "{self.name}". {did_you_mean(self.name, names)} '
                     f"Others by dotted path, for example pytorch_optimizer.Lion. torch.optim has: {', '.join(names)}"
                 )
-            return found
+            return optimizer_class
+
         module, name = self.name.rsplit(".", 1)
         try:
             return getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
-            package = PACKAGES.get(module.split(".")[0], module.split(".")[0].replace("_", "-"))
+            package = module.split(".")[0]
+            requirement = EXTRAS.get(package, package.replace("_", "-"))
             raise LorasmithError(
-                f'optimizer.name: "{self.name}" cannot be imported ({error}). To install it: pip install {package}'
+                f'optimizer.name: "{self.name}" cannot be imported ({error}). To install it: pip install {requirement}'
             ) from None
 
 
-def switches(optimizer: Any) -> bool:
-    """Whether it trains other weights than those to look at, as schedule-free ones do (arXiv 2405.15682)."""
-    return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
+def step_if_finite(optimizer: torch.optim.Optimizer, finite: torch.Tensor) -> None:
+    """One optimizer step, left out if `finite` (scalar bool tensor) is false.
+
+    Fused optimizers of torch decide on the device, through the attributes that torch's own GradScaler sets. For others
+    the decision is read back, which waits for the device.
+    """
+    decides_on_device = getattr(optimizer, "_step_supports_amp_scaling", False) and optimizer.defaults.get("fused")
+    if decides_on_device:
+        fused: Any = optimizer
+        fused.grad_scale = None
+        fused.found_inf = 1.0 - finite.float()
+        fused.step()
+        del fused.grad_scale, fused.found_inf
+    elif bool(finite):
+        optimizer.step()
 
 
 @contextmanager
-def averaged_weights(optimizer: Any) -> Iterator[None]:
-    """With the weights to look at in place of those that are trained; afterwards these are as they were, to the bit."""
-    if not switches(optimizer):
+def averaged_weights(optimizer: Any) -> Generator[None]:
+    """Inside the block the weights of a schedule-free optimizer are its averages. Afterwards they are as before, bit
+    for bit. No effect on other optimizers."""
+    if not has_eval_weights(optimizer):
         yield
         return
+
+    # The optimizer's own way back rounds, so the trained values are put aside and put back. It writes in place: each
+    # weight gets a copy, which those who read it inside the block may keep.
     weights = [p for group in optimizer.param_groups for p in group["params"]]
-    kept = [p.data for p in weights]
-    for p in weights:  # what is read meanwhile stays as it was read, so it must not be written over afterwards
+    trained = [p.data for p in weights]
+    for p in weights:
         p.data = p.data.clone()
     optimizer.eval()
     try:
         yield
     finally:
         optimizer.train()
-        for p, before in zip(weights, kept, strict=True):
-            p.data = before
+        for p, value in zip(weights, trained, strict=True):
+            p.data = value
 
 
-def step_if_finite(optimizer: torch.optim.Optimizer, finite: torch.Tensor) -> None:
-    """One optimizer step, left out where `finite` (scalar bool tensor) is false.
-
-    Fused optimizers of torch take the decision on the device (the hook that torch's own GradScaler uses); for others it
-    is read back, which waits for the device.
-    """
-    if getattr(optimizer, "_step_supports_amp_scaling", False) and optimizer.defaults.get("fused"):
-        optimizer.grad_scale, optimizer.found_inf = None, 1.0 - finite.float()  # type: ignore[attr-defined]
-        optimizer.step()
-        del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
-    elif bool(finite):
-        optimizer.step()
+def has_eval_weights(optimizer: Any) -> bool:
+    """Whether it trains other weights than those to evaluate, as schedule-free optimizers do (arXiv 2405.15682)."""
+    return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))

@@ -61,7 +61,7 @@ def test_pieces_equal_diffusers() -> None:
         assert ours.factor(step, TOTAL) == schedule.get_last_lr()[0]
         optimizer.step()
         schedule.step()
-    with pytest.raises(ValueError, match="steps rising"):
+    with pytest.raises(ValueError, match="rising steps"):
         PiecewiseConstant(pieces=((1.0, 10), (0.1, 10)))
 
 

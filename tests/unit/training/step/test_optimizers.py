@@ -131,7 +131,7 @@ def test_a_schedule_free_run_exports_the_averaged_weights(pictures: Any, tmp_pat
 def test_one_rate_is_asked_for_where_the_optimizer_finds_it() -> None:
     first, second = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
     groups = [{"params": [first], "lr": 1.0}, {"params": [second], "lr": 0.5}]
-    with pytest.raises(LorasmithError, match=r"takes one for all parts, not 0\.5, 1"):
+    with pytest.raises(LorasmithError, match=r"takes one for all components, not 0\.5, 1"):
         AnyOptimizer(name="prodigyopt.Prodigy").build(groups)
 
 
