@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -109,11 +109,9 @@ class CudaGraphs:
 def tensors_of(record: Any) -> dict[str, Tensor]:
     """All tensors of a batch by their path in it, such as `conditioning/tensors/context`: of its fields, and of the
     dataclasses and mappings among these."""
-    members: Mapping[str, Any]
+    members: Mapping[str, Any] = record
     if is_dataclass(record):
         members = {field.name: getattr(record, field.name) for field in fields(record)}
-    else:
-        members = record
 
     tensors: dict[str, Tensor] = {}
     for name, value in members.items():
@@ -129,7 +127,8 @@ def clone_tensors(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.clone()
     if isinstance(value, Mapping):
-        return {name: clone_tensors(member) for name, member in value.items()}
+        members = cast(Mapping[str, Any], value)
+        return {name: clone_tensors(member) for name, member in members.items()}
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{field.name: clone_tensors(getattr(value, field.name)) for field in fields(value)})
     return value

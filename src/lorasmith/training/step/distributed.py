@@ -57,7 +57,7 @@ class Ranks:
         device = pick_device(name)
         if self.count == 1 or device.type != "cuda":
             return device
-        if device.index is not None:
+        if device.index is not None:  # pyright: ignore[reportUnnecessaryComparison]
             raise LorasmithError(
                 f'device: "{name}" is one GPU, but there are {self.count} ranks; use device = "cuda" or "auto"'
             )

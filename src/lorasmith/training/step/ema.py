@@ -1,6 +1,6 @@
 """An exponential moving average of the trained weights."""
 
-# pyright: reportPrivateUsage=false
+# pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence

@@ -1,6 +1,6 @@
 """Numbers of the steps that stay on the device until the log reads them, many steps at once."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import math

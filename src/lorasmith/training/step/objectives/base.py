@@ -24,7 +24,7 @@ class StepResult:
     loss: Tensor
     per_sample: Tensor
     t: Tensor
-    parts: dict[str, Tensor] = field(default_factory=dict)
+    parts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 class Objective(Component, root="objective", default="denoising"):

@@ -1,5 +1,6 @@
 """Keep a concept's words where the concept is (Mix-of-Show, arXiv 2305.18292, section 3.2)."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 from typing import Literal

@@ -65,4 +65,6 @@ def vectors_of(vocabulary: Vocabulary) -> Iterator[tuple[str, Tensor]]:
 
 def _joined(logs: Tensor, dimensions: Literal["sum", "product"]) -> Tensor:
     """From log p_d (rows, width) to the log of the density (rows,)."""
-    return {"sum": lambda x: x.logsumexp(-1) - math.log(x.shape[-1]), "product": lambda x: x.sum(-1)}[dimensions](logs)
+    if dimensions == "sum":
+        return logs.logsumexp(-1) - math.log(logs.shape[-1])
+    return logs.sum(-1)
