@@ -63,6 +63,7 @@ def print_result(result: CheckResult) -> None:
         _print_problems(out, "error", result.errors, "bold red")
     if result.warnings:
         _print_problems(out, "warning", result.warnings, "yellow")
+    # Remarks on single images do not keep a run from starting.
     if result.images:
         _print_image_remarks(out, result.images)
     if result.measured is not None:
@@ -85,7 +86,7 @@ def summary_rows(result: CheckResult) -> list[Row]:
     if result.adapter:
         rows.append(_adapter_row(result))
     for component, rates in result.rates.items():
-        text = f"{rates['effective']:.3g} = lr {rates['lr']:.3g} x alpha / rank {rates['scale']:.3g}"
+        text = f"{rates['effective']:.3g} = {rates['lr']:.3g} (lr) x {rates['scale']:.3g} (alpha / rank)"
         rows.append((f"effective lr, {component}", text))
     if result.data:
         rows.append(_images_row(result))

@@ -88,6 +88,7 @@ class RichProgress(Progress):
         """A bar below those of tasks that are still open."""
         is_outermost = self._bars is None
         if self._bars is None:
+            # The outermost task owns the display; nested tasks add bars to it.
             self._bars = _make_bars(self._console)
             self._bars.start()
         bars = self._bars

@@ -70,6 +70,7 @@ def draw_before_after(base: str, lora: Path, prompts: list[str], progress: Progr
     requests = []
     for prompt, seed in zip(prompts, SEEDS, strict=False):
         requests.append(Request(prompt, seed=seed, cfg=5.0, width=128, height=128))
+    # The same requests with and without adapters; noise depends on the seed alone.
     before = sample(family, requests, progress=progress)
     adapters = load_lora(family, lora)
     after = sample(family, requests, progress=progress)

@@ -14,6 +14,7 @@ def print_report(report: Report, json: bool) -> None:
     """Print path, size, ranks and error of the new file on stderr, and with `json` the report on stdout too."""
     values = report.plain()
     lines = [f"written: {report.file} ({values['bytes'] / 1e6:.2f} MB, {report.layers} layers)"]
+    # `ranks` counts layers by rank; a LoRA of one rank needs no range
     ranks = sorted(report.ranks)
     if len(ranks) == 1:
         lines.append(f"rank:    {ranks[0]}")

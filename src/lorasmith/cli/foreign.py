@@ -35,6 +35,7 @@ def as_command(name: Name, arguments: Arguments = None) -> None:
     from lorasmith.compat.script import Action, find_script
 
     script = find_script(name)
+    # --help and --json are ours; everything else belongs to the script.
     arguments = list(arguments or [])
     if "--help" in arguments or "-h" in arguments:
         console.say(list_options(script))

@@ -18,7 +18,14 @@ MAX_ENTRIES = 12
 """Entries of a list or table that are printed."""
 BAR_LENGTH = 24
 
-LABELS = {"norms": "change", "bytes": "size", "readers": "loads in"}
+LABELS = {
+    "bytes": "size",
+    "norms": "change",
+    "readers": "loads in",
+    "spelling": "format",
+    "strangers": "unknown tensors",
+    "words": "new tokens",
+}
 """Keys of the result that are printed under another name."""
 
 
@@ -88,6 +95,7 @@ def format_counts(counts: Mapping[str, int]) -> str:
 
 def format_readers(readers: Mapping[str, Any]) -> str:
     """A line for each verdict (yes, no ...) with the programs that it holds for, then remarks on single programs."""
+    # Programs with the same verdict share a line.
     programs: dict[str, list[str]] = {}
     for program, verdict in readers.items():
         programs.setdefault(str(verdict["loads"]), []).append(program)

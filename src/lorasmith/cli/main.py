@@ -54,6 +54,7 @@ def _add(
 ) -> None:
     """Register a command. Its help text is the docstring of the function, with each paragraph on one line, so that the
     terminal wraps it."""
+    # typer keeps single line breaks, so lines are joined within each paragraph
     paragraphs = (command.__doc__ or "").strip().split("\n\n")
     text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     app.command(name, help=text, no_args_is_help=needs_arguments, context_settings=settings)(command)

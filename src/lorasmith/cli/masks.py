@@ -43,6 +43,7 @@ def masks_command(
     """
     from lorasmith import api
 
+    # Options that are not given are left out, so that the defaults of the masker apply.
     given = {"color": color, "tolerance": tolerance, "holes": holes or None, "model": model}
     settings = {key: value for key, value in given.items() if value is not None}
     result = api.masks(

@@ -117,6 +117,7 @@ def error_table(errors: Mapping[str, Mapping[str, float]]) -> list[str]:
     """
     collapse, refit = errors["collapse"], errors["refit"]
     attentions = list(dict.fromkeys(name.rpartition(".")[0] for name in collapse))
+    # A large model has too many layers to print; the worst ones tell where the refit falls short.
     listed = attentions
     if len(attentions) > MAX_ROWS:
         worst = sorted(attentions, key=lambda a: max(refit[f"{a}.to_k"], refit[f"{a}.to_v"]), reverse=True)

@@ -101,6 +101,7 @@ def make_table(result: SweepResult) -> Table:
     settings = list(result.runs[0]["values"]) if result.runs else []
     for name in (*settings, "state", *NUMBERS, "file"):
         table.add_column(name, overflow="fold", justify="right" if name in NUMBERS else "left")
+    # runs without a validation loss come last
     for run in sorted(result.runs, key=_sort_key):
         values = [str(run["values"][name]) for name in settings]
         numbers = [_format_number(run[key], decimals) for key, decimals in NUMBERS.values()]

@@ -38,6 +38,7 @@ def train_command(
     The output folder gets the LoRA, checkpoints to resume from, events.jsonl and report.html. Ctrl-C saves a checkpoint
     and prints how to continue.
     """
+    # `train --resume RUN steps=20` has an override in the position of the config
     config, overrides = separate_config(config, overrides or [])
     if config is None and resume is None:
         raise LorasmithError("give a config (lorasmith train CONFIG.toml), or a run to continue (--resume RUN)")

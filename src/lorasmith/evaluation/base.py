@@ -52,6 +52,7 @@ class Scorer(Component, root="scorer"):
         parts = [self.model_dump_json(exclude={"batch_size"}), VERSION]
         model = getattr(self, "model", None)
         if model is not None and Path(str(model)).is_dir():
+            # a model from the hub is identified by its id; the files of a local one may change
             for path in sorted(Path(str(model)).rglob("*")):
                 if path.is_file():
                     status = path.stat()

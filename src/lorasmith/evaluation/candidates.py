@@ -54,6 +54,7 @@ def _distinguish(candidates: Sequence[Candidate]) -> list[Candidate]:
 
     Raises LorasmithError if two names are still equal.
     """
+    # Two LoRAs of different folders may have the same file name, such as that of a run.
     names = [candidate.name for candidate in candidates]
     distinct = []
     for candidate in candidates:
@@ -62,6 +63,7 @@ def _distinguish(candidates: Sequence[Candidate]) -> list[Candidate]:
             candidate = replace(candidate, name=f"{folder}/{candidate.name}")
         distinct.append(candidate)
 
+    # Names are keys of the results, so they must differ.
     final_names = [candidate.name for candidate in distinct]
     for candidate in distinct:
         if final_names.count(candidate.name) > 1:

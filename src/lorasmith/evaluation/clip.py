@@ -63,6 +63,7 @@ class ClipExtractor(FeatureExtractor):
         for start in range(0, len(images), self.batch_size):
             batch = images[start : start + self.batch_size]
             pixels = torch.stack([preprocess(image, side) for image in batch]).to(self.model.device)
+            # the projections map both encoders into the common space
             pooled = self.model.vision_model(pixel_values=pixels).pooler_output
             projected = self.model.visual_projection(pooled).float()
             vectors.append(F.normalize(projected, dim=-1).cpu())
@@ -86,6 +87,7 @@ def preprocess(image: Image.Image, side: int) -> Tensor:
     """CLIP's preprocessing: the shorter side resized to `side` pixels (bicubic), a centre crop, normalised channels;
     (3, side, side)."""
     scale = side / min(image.size)
+    # rounding must not make a side shorter than the crop
     width = max(side, round(image.width * scale))
     height = max(side, round(image.height * scale))
     resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)

@@ -24,6 +24,7 @@ class FeatureCache:
     """The vectors of pictures, in one file for each scorer. A file that cannot be read is written anew."""
 
     def __init__(self, folder: Path, scorer: Scorer, extractor: FeatureExtractor) -> None:
+        # Another scorer, or other settings of it, has its own file.
         key = hashlib.sha256(scorer.identity().encode()).hexdigest()[:16]
         self.extractor = extractor
         self.file = folder / f"{key}.safetensors"
@@ -39,6 +40,7 @@ class FeatureCache:
 
         `description`: of the task, for `progress`.
         """
+        # The hash of the content is the key, so that a replaced picture with the same name is measured anew.
         hashes = [sha256_of(path) for path in paths]
         missing: dict[str, Path] = {}
         for content, path in zip(hashes, paths, strict=True):

@@ -121,6 +121,7 @@ class Judge:
         return self._classify(images, 1, self.backgrounds)
 
     def _classify(self, images: Sequence[Image.Image] | Tensor, head: int, names: list[str]) -> Classification:
+        # in batches, so that many pictures fit into memory
         x = _to_input(images).to(self.net.stem.weight.device)
         with torch.no_grad():
             probabilities = [self.net(batch)[head].softmax(1) for batch in x.split(BATCH_SIZE)]

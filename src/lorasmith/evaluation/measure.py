@@ -42,6 +42,7 @@ def measure(pictures: Features, texts: Tensor, training: Features, most: int = 8
 
     `most`: the number of nearest images to list.
     """
+    # vectors have length 1, so products are cosines
     cosines = pictures.image @ training.image.T
     best_cosine, best_image = cosines.max(1)
     nearest = []
@@ -61,6 +62,7 @@ def highest_similarity(training: Features) -> float | None:
     a training image may be a copy."""
     if len(training.image) < 2:
         return None
+    # the diagonal, each image with itself, is left out
     return float((training.image @ training.image.T).fill_diagonal_(-1).max())
 
 

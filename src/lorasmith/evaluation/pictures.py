@@ -75,6 +75,7 @@ def existing_pictures(folder: Path, settings: EvaluateSettings) -> list[Evaluate
     """
     pictures = []
     for path in list_images(folder):
+        # a folder of `lorasmith sample` also has a grid, which is not a single picture
         if path.name == GRID_NAME:
             continue
         prompt = read_prompt(path)
@@ -96,6 +97,7 @@ def read_prompt(path: Path) -> str:
             parameters = str(image.info.get("parameters") or "")
     except (OSError, ValueError):
         return ""
+    # The prompt is what comes before the negative prompt and the settings; it may have several lines.
     prompt_lines = []
     for line in parameters.split("\n"):
         if line.startswith(("Negative prompt:", "Steps:")):
@@ -116,6 +118,7 @@ def plan_pictures(
     """
     width = settings.width or native_size
     height = settings.height or native_size
+    # the base model alone does not know the trigger, so its prompts have the class word
     word = settings.trigger if candidate.uses else settings.class_word
 
     # The name of the folder is a hash of this table, so its keys and their order must stay.

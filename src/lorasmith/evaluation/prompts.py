@@ -28,6 +28,7 @@ def load_prompts(source: str | Path | Sequence[str]) -> list[str]:
     else:
         place = "the prompts"
         prompts = list(source)
+    # a repeated prompt would count twice in the means
     prompts = list(dict.fromkeys(prompts))
     if not prompts:
         raise LorasmithError(f"{place}: there is no prompt in it")
@@ -61,6 +62,7 @@ def reference_text(prompt: str, settings: EvaluateSettings) -> str:
     """The text that a picture of this prompt is compared with: the class word in place of the placeholder and of the
     trigger, which the scorer does not know."""
     if settings.trigger and settings.class_word:
+        # only whole words: a trigger "mia" is not replaced in "miami"
         trigger = rf"(?<!\w){re.escape(settings.trigger)}(?!\w)"
         prompt = re.sub(trigger, lambda _: settings.class_word, prompt)
     return settings.prefix + fill_placeholder(prompt, settings.class_word)

@@ -57,6 +57,7 @@ def _heading(evaluation: Evaluation) -> str:
 def _score_table(evaluation: Evaluation) -> str:
     """A line for each candidate; the highest score of each column is bold."""
     numbers = [row.numbers() for row in evaluation.rows]
+    # The best score of each column; with a single candidate nothing is marked.
     best: dict[str, float] = {}
     for key, _, _ in SCORES:
         known = [row_numbers[key] for row_numbers in numbers if row_numbers[key] is not None]
@@ -101,6 +102,7 @@ def _nearest_images(evaluation: Evaluation) -> str:
 
 def _pictures(evaluation: Evaluation) -> str:
     """A line for each prompt and a column for each candidate, with the first pictures and their scores."""
+    # With more candidates each cell has fewer pictures, so that the table stays readable.
     per_cell = max(1, PICTURES_IN_ROW // len(evaluation.rows))
     by_prompt = [row.by_prompt() for row in evaluation.rows]
     prompts = dict.fromkeys(prompt for indices in by_prompt for prompt in indices)
@@ -138,5 +140,6 @@ def embed_thumbnail(path: Path) -> str:
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, format="WEBP", quality=82)
+    # an embedded picture keeps the report in one file
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="{escape(path.name)}" title="{escape(path.name)}" src="data:image/webp;base64,{data}">'

@@ -56,6 +56,7 @@ def evaluate(
     extractor = settings.scorer.load(pick_device(settings.device))
     pictures = collect_pictures(candidates, prompts, folder, settings, progress)
 
+    # Vectors of all pictures and training images, most of them perhaps from an earlier call.
     cache = FeatureCache(folder / "seen", settings.scorer, extractor)
     training_features = cache.features(training, "measuring the training images", progress)
     similarity = highest_similarity(training_features)
@@ -107,6 +108,7 @@ def collect_pictures(
     if not generated or settings.base is None:
         return pictures
 
+    # Pictures to generate: those that an earlier call with the same settings wrote are reused.
     native_size = int(find(settings.base).config("unet").get("sample_size", 64)) * 8
     incomplete: dict[Candidate, list[GenerationTask]] = {}
     for candidate in generated:
@@ -139,6 +141,7 @@ def text_vectors(extractor: FeatureExtractor, pictures: Sequence[EvaluatedPictur
     """The vector of the text of each picture, (n, k); NaN where there is no text. Equal texts are encoded once."""
     texts = list(dict.fromkeys(picture.text for picture in pictures))
     vectors = extractor.texts(texts)
+    # A candidate has few different texts, because each prompt has many pictures.
     rows = {text: row for row, text in enumerate(texts)}
     if "" in rows:
         vectors[rows[""]] = float("nan")

@@ -28,6 +28,7 @@ def mask_contact_sheet(masked: Iterable[tuple[Image.Image, Image.Image]], labels
 
 def mask_overlay(picture: Image.Image, mask: Image.Image) -> Image.Image:
     """A small copy of the picture, tinted where the mask (mode L) is black."""
+    # blending in the small size is fast and gives the same picture
     small = resize_longer_side(picture, SIDE)
     tinted = Image.blend(small, Image.new("RGB", small.size, TINT), 0.7)
     return Image.composite(small, tinted, mask.resize(small.size, Image.Resampling.BILINEAR))

@@ -99,6 +99,7 @@ class ControlModel(ABC):
         self.model = self.model.to(family.device).requires_grad_(False).eval()
         unet: Any = family.unet
         self.channels: tuple[int, ...] = tuple(unet.config.channels)
+        # A model for another base has the same class; only the widths of the UNet tell it apart.
         if tuple(self.widths()) != self.channels:
             raise LorasmithError(
                 f"{folder}: made for a UNet of the widths {_join(self.widths())}; this {family.kind} base has "
@@ -178,6 +179,7 @@ class ActiveControl:
 
     def residuals(self, x: Tensor, t: Tensor, conditioning: Conditioning, window: Window) -> Residuals:
         """Weighted residuals for the UNet's prediction from `x` and `t`, where `x` is a crop of the picture."""
+        # A T2I-Adapter gives the same residuals at each step; regions have their own windows.
         if window in self._constant_residuals:
             return self._constant_residuals[window]
         top, left, bottom, right = window
@@ -222,6 +224,7 @@ class ControlModels:
 
         Raises LorasmithError if its model cannot be used or its picture cannot be read.
         """
+        # The picture, in the colour mode of the model and the size of the output.
         model = self.load(control.model)
         try:
             with Image.open(control.image) as opened:
@@ -232,6 +235,7 @@ class ControlModels:
         channels_first = values[None] if model.image_mode == "L" else values.permute(2, 0, 1)
         image = channels_first[None].to(self.family.device, self.family.dtype)
 
+        # The weight map has the size of the latents. Later areas overwrite earlier ones.
         latent_height, latent_width = height // self.family.downscale, width // self.family.downscale
         weights = torch.full((latent_height, latent_width), control.weight, device=self.family.device)
         for area in control.areas:

@@ -23,6 +23,7 @@ def format_parameters(picture: Picture) -> str:
         "Seed": request.seed,
         "Size": f"{request.width}x{request.height}",
     }
+    # As in A1111, entries are written only where they differ from the defaults.
     if request.clip_skip > 1:
         settings["Clip skip"] = request.clip_skip
     if request.rescale:

@@ -26,6 +26,7 @@ class GuidedPrediction:
         self.request = requests[0]  # for all that is equal in the batch
         height, width = self.request.height, self.request.width
         latent_size = (height // family.downscale, width // family.downscale)
+        # Controls are prepared once for all steps.
         self.controls = [models.activate(control, height, width) for control in self.request.controls]
 
         # `texts` is (request, part, prompt and negative); encoding needs the requests of one part together
@@ -60,6 +61,7 @@ class GuidedPrediction:
         if step_fraction >= self.request.apart or not self.region_boxes:
             return whole
 
+        # While regions are apart, a region is a crop of the latents with its own conditioning, as if it were a picture.
         def predict_region(index: int, rows: slice, columns: slice) -> Tensor:
             return self._predict(
                 x[..., rows, columns], t, self.region_conditionings[index], step_fraction, self.region_windows[index]
@@ -74,6 +76,7 @@ class GuidedPrediction:
             with_controls = add_residuals(conditioning, self.controls, (x, t), window, step_fraction)
             return self.family.predict(x, t, with_controls)
 
+        # without guidance there are no negative prompts in the conditioning
         if self.request.cfg == 1:
             return network(x, t)
         return guide(network, x, t, cfg=self.request.cfg, rescale=self.request.rescale)
@@ -87,6 +90,7 @@ def encode_prompts(
     `texts`: for each request a prompt, or a pair of prompt and negative prompt. `size`: height and width in pixels,
     which SDXL is told as the size of an uncropped original.
     """
+    # (request, role) becomes (role, request), so that `chunk(2)` separates positive from negative predictions
     batch = [text for same_role in zip(*texts, strict=True) for text in same_role]
     conditioning = encode(family, batch, clip_skip=request.clip_skip)
     sizes = torch.tensor([size], device=family.device).expand(len(batch), 2)
@@ -99,6 +103,7 @@ def guide(network: Network, x: Tensor, t: Tensor, *, cfg: float, rescale: float)
     `rescale`, 0..1: how far the std of each sample is brought back to that of the positive prediction (arXiv
     2305.08891, section 3.4).
     """
+    # one call with a doubled batch is faster than two calls; `encode_prompts` has the same order of texts
     positive, negative = network(torch.cat([x, x]), torch.cat([t, t])).chunk(2)
     guided = negative + cfg * (positive - negative)
     if rescale:

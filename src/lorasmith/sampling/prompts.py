@@ -13,7 +13,9 @@ from typing import Any
 from lorasmith.core.config import read_table
 from lorasmith.core.errors import LorasmithError
 
+# <lora:name>, <lora:name:strength> or <lora:name:text:unet>; `lyco` is the tag of the LyCORIS extension
 _LORA_TAG = re.compile(r"<(?:lora|lyco):([^:>]+)(?::([^:>]*))?(?::([^:>]*))?>")
+# two hyphens and a word are an option only at a word boundary, so that "a cat -- really" stays a prompt
 _OPTION_START = re.compile(r"(?:^|\s+)--(?=[A-Za-z]+(?:\s|$))")
 
 OPTIONS: dict[str, tuple[str, type[Any]]] = {
@@ -61,6 +63,7 @@ def split_loras(prompt: str) -> tuple[str, list[LoraTag]]:
     for match in _LORA_TAG.finditer(prompt):
         name, first, second = match.groups()
         try:
+            # one number is the strength of both; with two, the first one is that of the text encoders
             text = float(first) if first else 1.0
             unet = float(second) if second else text
         except ValueError:
@@ -70,6 +73,7 @@ def split_loras(prompt: str) -> tuple[str, list[LoraTag]]:
         tags.append(LoraTag(name.strip(), text, unet))
     if not tags:
         return prompt, []
+    # a tag in the middle of a prompt leaves two spaces
     without_tags = _LORA_TAG.sub(" ", prompt)
     return " ".join(without_tags.split()), tags
 
@@ -168,6 +172,7 @@ def _convert(
         except (TypeError, ValueError):
             expected = {int: "a whole number", list: "a list of tables"}.get(value_type, "a number")
             raise LorasmithError(f"{where}{prefix}{key} is {value!r}, which is not {expected}") from None
+        # as sd-scripts does; the VAE needs multiples of 8
         if field in ("width", "height"):
             converted[field] = max(64, converted[field] // 8 * 8)
     return converted

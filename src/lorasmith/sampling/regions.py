@@ -17,6 +17,7 @@ from lorasmith.sampling.prompts import read_prompt_tables
 
 WHOLE_PICTURE: Box = (0.0, 0.0, 1.0, 1.0)
 
+# text may contain commas and `|`, so a region ends only where a closing bracket is followed by `|` or the end
 _REGION = re.compile(r"\s*\[(.*?)\]-\*-\[(.*?)\]-\*-\[([^\]]*)\]\s*(?:\||$)", re.DOTALL)
 _REGION_SYNTAX = "[prompt]-*-[negative]-*-[top, left, bottom, right], with | between regions"
 _AREA_WEIGHT = re.compile(r"\s*\[([^\]]*)\]\s*-\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*(?:\||$)")
@@ -42,6 +43,7 @@ class PictureArea(Config):
         if max(self.box) <= 1:
             return self.box
         left, top, right, bottom = self.box
+        # Boxes in pixels depend on the size of the picture; a box of another size is a mistake, not something to clip.
         if right > width or bottom > height:
             raise LorasmithError(
                 f"the region [{left:g}, {top:g}, {right:g}, {bottom:g}] (left, top, right, bottom) ends outside the "

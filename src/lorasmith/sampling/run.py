@@ -74,8 +74,10 @@ def sample_to_folder(
     settings = settings or SampleSettings()
     progress = progress or Progress()
     device = pick_device(settings.device)
+    # the UNet config has the size in latents
     native_size = int(find(base).config("unet").get("sample_size", 64)) * 8
     requests = build_requests(prompts, settings, native_size)
+    # All mistakes that can be found without the model are found before it is loaded.
     planned = plan_pictures(requests, loras, settings)
 
     progress.say(f"loading {base}")
@@ -139,6 +141,7 @@ def generate_pictures(
     """Generate planned pictures and write them into the folder, each as soon as it is finished, then the grid."""
     folder.mkdir(parents=True, exist_ok=True)
     numbers = [int(file.stem[:5]) for file in folder.glob("[0-9][0-9][0-9][0-9][0-9]*.png")]
+    # An existing picture is never overwritten.
     first_number = 1 + max(numbers, default=-1)
 
     # Pictures with the same LoRAs are generated together, so that LoRAs are attached once.
@@ -181,6 +184,7 @@ def generate_pictures(
 def add_metadata(picture: Picture, planned: PlannedPicture, base: str) -> Picture:
     """The picture with the prompt, tags for the LoRAs that were attached, their hashes, and the name of the model, for
     its file."""
+    # a LoRA at strength 0, as in a comparison with the base model, is not part of the picture
     used = [use for use in planned.uses if use.strength or use.text]
     metadata = {"Model": Path(base).stem if base.endswith(".safetensors") else Path(base).name}
     if used:

@@ -65,6 +65,7 @@ def sample(
     for indices in _batches(family, requests, batch_size):
         batches.append((indices, _make_scheduler(family, requests[indices[0]])))
 
+    # Batches come in the order of their groups, so pictures are collected by the index of their request.
     pictures: dict[int, Picture] = {}
     evaluations = sum(len(indices) * len(scheduler.timesteps) for indices, scheduler in batches)
     with progress.track("sampling", evaluations) as advance:
@@ -72,6 +73,7 @@ def sample(
             batch = [requests[index] for index in indices]
             latents = sample_latents(family, batch, scheduler, partial(advance, len(indices), ""), models)
             for index, latent in zip(indices, latents, strict=True):
+                # pictures are decoded one by one, which needs less memory than the batch
                 pixels = family.decode(latent[None])[0].float().cpu()
                 if not bool(pixels.isfinite().all()):
                     progress.say(
@@ -122,11 +124,13 @@ def sample_latents(
     if "generator" in inspect.signature(scheduler.step).parameters:
         step_options["generator"] = generators
 
+    # Noise is drawn on the CPU, so that it does not depend on the device.
     shape = (family.latent_channels, first.height // family.downscale, first.width // family.downscale)
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
     x = noise.to(family.device) * scheduler.init_noise_sigma
     for index, t in enumerate(scheduler.timesteps):
         step_fraction = index / len(scheduler.timesteps)
+        # k-diffusion style schedulers scale x by sigma; others return it unchanged
         model_input = scheduler.scale_model_input(x, t)
         output = predict(model_input, t.expand(len(x)).to(family.device), step_fraction)
         x = scheduler.step(output, t, x, **step_options)[0]

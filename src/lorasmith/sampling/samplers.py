@@ -65,6 +65,7 @@ ALIASES = {
 
 def find(name: str) -> Sampler:
     """The sampler of a name in our, A1111's or sd-scripts' spelling. Raises LorasmithError for an unknown name."""
+    # A1111 writes "Euler a", sd-scripts writes "k_euler_a"
     key = name.strip().lower().replace(" ", "_").removeprefix("k_")
     sampler = SAMPLERS.get(ALIASES.get(key, key))
     if sampler is None:

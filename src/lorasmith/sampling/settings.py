@@ -98,9 +98,11 @@ def build_requests(prompts: Sequence[str] | Path, settings: SampleSettings, nati
     `native_size`: width and height in pixels where neither gives a size. Raises LorasmithError for unknown options and
     wrong values.
     """
+    # a path is a file of prompts; strings are prompts, which may have options
     lines = read_prompts(prompts) if isinstance(prompts, Path) else [parse_line(prompt) for prompt in prompts]
     if not lines:
         raise LorasmithError("there is no prompt; give at least one")
+    # Regions and controls stay objects: `model_dump` would make tables of them.
     shared = settings.model_dump(include=SHARED_FIELDS)
     shared["width"] = settings.width or native_size
     shared["height"] = settings.height or native_size
