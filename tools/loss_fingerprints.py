@@ -122,6 +122,7 @@ def common(family: str, workspace: Path) -> dict[str, Any]:
         "trigger": ["garp"],
         "steps": STEPS,
         "seed": 3,
+        "prediction": "epsilon",
         "precision": "fp32",
         "device": "cpu",
         "data": {"images": str(pictures(workspace)), "resolution": 64, "batch_size": 2},
