@@ -89,9 +89,15 @@ class AttentionMaps(Hook):
             images = [self.measure(run, index, words) for index in self.select_images(run)]
 
         path = run.folder / "attention" / f"step-{step:08d}.png"
-        save_image(draw_grid(images, words, f"step {step}: attention of the words (yellow: most)"), path)
-        picture = path.relative_to(run.folder).as_posix()
-        run.events.write("attention", step, picture=picture, words=list(words), inside=mean_shares(images, words))
+        title = f"step {step}: attention of the words (yellow: most)"
+        save_image(draw_grid(images, words, title), path)
+        run.events.write(
+            "attention",
+            step,
+            picture=run.relative_path(path),
+            words=list(words),
+            inside=mean_shares(images, words),
+        )
         run.events.picture("attention", step, path)
 
     def words_to_draw(self, run: Run) -> tuple[str, ...]:
@@ -125,13 +131,16 @@ class AttentionMaps(Hook):
         # evenly spread, the first and the last included
         selected = min(self.images, len(matching))
         last = len(matching) - 1
-        return [matching[round(i * last / max(1, selected - 1))] for i in range(selected)]
+        distance = last / max(1, selected - 1)
+        return [matching[round(i * distance)] for i in range(selected)]
 
     def caption_of(self, run: Run, index: int) -> str:
         """The text for an image: the prompt or the caption, changed only by transforms that are not random."""
         if self.prompt:
             return self.prompt
-        return run.dataset.caption(run.dataset.records[index], PlannedView(index, 0, 0), held_out=True)
+        # captions of held-out images are those without random transforms
+        record = run.dataset.records[index]
+        return run.dataset.caption(record, PlannedView(index, 0, 0), held_out=True)
 
     def measure(self, run: Run, index: int, words: Sequence[str]) -> ImageAttention:
         """The attention of the words on an image, at fixed timesteps with fixed noise."""
@@ -157,8 +166,10 @@ class AttentionMaps(Hook):
             if mask is not None:
                 masks[word] = mask
 
-        picture = resize_longer_side(to_image(dataset.view(record, view).read()["pixels"]), SIDE)
-        return ImageAttention(picture, caption, concept_mask(batch, None, None), maps, masks)
+        pixels = dataset.view(record, view).read()["pixels"]
+        picture = resize_longer_side(to_image(pixels), SIDE)
+        image_mask = concept_mask(batch, None, None)
+        return ImageAttention(picture, caption, image_mask, maps, masks)
 
     def attention(self, run: Run, batch: Batch, weights: Tensor, index: int) -> Tensor:
         """(words, h, w): the attention of words on the grid of the latents, for a batch of one image.
@@ -171,36 +182,43 @@ class AttentionMaps(Hook):
 
         # the image once for each timestep, as one batch
         x0 = family.latents(batch.latents, None)
-        rngs = [StepRng(run.seed, t, [index], run.device) for t in self.timesteps]
-        noise = torch.cat([rng.normal("attention maps", tuple(x0.shape[1:])) for rng in rngs])
+        # the same noise each time: it follows from the seed, the timestep and the image
+        noises = []
+        for timestep in self.timesteps:
+            rng = StepRng(run.seed, timestep, [index], run.device)
+            noises.append(rng.normal("attention maps", tuple(x0.shape[1:])))
+        noise = torch.cat(noises)
         t = family.path.from_step(torch.tensor(self.timesteps, device=run.device))
         x_t = family.path.add_noise(x0.expand_as(noise), noise, t)
         conditioning = Conditioning.concat([batch.conditioning] * len(self.timesteps))
-        batch_weights = weights.to(run.device)[None].expand(len(self.timesteps), -1, -1)
+        batch_weights = weights.to(run.device).expand(len(self.timesteps), -1, -1)
 
         size = (x0.shape[2], x0.shape[3])
         with watched(family.unet, batch_weights, size) as maps:
             family.predict(x_t, t, conditioning)
 
         # the layers of one size are averaged already; each size counts the same
-        by_size = [
-            F.interpolate(layer_maps, size, mode="bilinear", align_corners=False).mean(0)
-            for layer_maps in maps.by_size().values()
-        ]
+        by_size = []
+        for layer_maps in maps.by_size().values():
+            resized = F.interpolate(layer_maps, size, mode="bilinear", align_corners=False)
+            by_size.append(resized.mean(0))
         return torch.stack(by_size).mean(0)
 
 
 def token_weights(run: Run, caption: str, words: Sequence[str]) -> Tensor:
     """(words, tokens): for each word the weights of the caption's tokens. They are equal for all tokens of the word and
     sum to 1, or are 0 if the caption does not contain the word."""
+    # the token ids that the text encoder gets: with weights such as (cat:1.2), the text without their syntax
     text = run.caption_encoding
     family = run.family
     if text.weighted:
-        ids = emphasis.ids_of(family, [caption], text.max_tokens // emphasis.WINDOW)[0]
+        windows = text.max_tokens // emphasis.WINDOW
+        ids = emphasis.ids_of(family, [caption], windows)[0]
     else:
         ids = family.tokenize([caption], text.max_tokens)
     caption_ids = ids.flatten().tolist()
     occurrences = torch.stack([find_tokens(caption_ids, family.tokens(word)) for word in words])
+    # clamped, so that a word without occurrences has weights of 0
     return occurrences / occurrences.sum(1, keepdim=True).clamp(min=1)
 
 
@@ -229,16 +247,19 @@ def concept_mask(batch: Batch, concept: int | None, vocabulary: Vocabulary | Non
         return None
     # there is one mask for all concepts, or one for each
     index = min(concept or 0, masks.shape[1] - 1)
-    return masks[0, index].cpu().numpy() if bool(known[0, index] > 0) else None
+    if not bool(known[0, index] > 0):
+        return None
+    return masks[0, index].cpu().numpy()
 
 
 def mean_shares(images: Sequence[ImageAttention], words: Sequence[str]) -> dict[str, float]:
     """By word the mean share of its attention that is inside its mask, over the images where it is known."""
     means = {}
     for word in words:
-        shares = [share for image in images if (share := image.share_inside(word)) is not None]
-        if shares:
-            means[word] = sum(shares) / len(shares)
+        shares = [image.share_inside(word) for image in images]
+        known = [share for share in shares if share is not None]
+        if known:
+            means[word] = sum(known) / len(known)
     return means
 
 
@@ -249,7 +270,8 @@ def draw_grid(images: Sequence[ImageAttention], words: Sequence[str], title: str
     with_masks = any(image.mask is not None for image in images)
     columns = ["image", "mask", *words] if with_masks else ["image", *words]
     rows = [draw_row(image, words, with_masks) for image in images]
-    return grid(rows, row_labels=[image.caption for image in images], column_labels=columns, title=title)
+    captions = [image.caption for image in images]
+    return grid(rows, row_labels=captions, column_labels=columns, title=title)
 
 
 def draw_row(image: ImageAttention, words: Sequence[str], with_mask: bool) -> list[Image.Image]:

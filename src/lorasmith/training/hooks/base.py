@@ -40,7 +40,9 @@ class Hook(Component, root="hook"):
 
     def start(self, run: Run) -> None:
         """Called before the first step of this process."""
-        run.hook_state[self._mark] = time.monotonic()
+        # intervals in minutes begin with the training, not with the loading of the model
+        run.hook_state[self._state_key] = time.monotonic()
+        # a resumed run has its pictures and files of the start already
         if self.at_start and not run.resumed:
             self.act(run)
 
@@ -48,7 +50,8 @@ class Hook(Component, root="hook"):
         """Called after each optimizer step."""
         if self.due(run):
             self.act(run)
-            run.hook_state[self._mark] = time.monotonic()
+            # set after the work, so that slow work cannot be due again at once
+            run.hook_state[self._state_key] = time.monotonic()
 
     def finish(self, run: Run) -> None:
         """Called after the last step. Acts unless the hook was due at that step and so has acted already."""
@@ -65,7 +68,8 @@ class Hook(Component, root="hook"):
         if self.every_minutes is None:
             return False
         now = time.monotonic()
-        return now - run.hook_state.get(self._mark, now) >= 60 * self.every_minutes
+        last_acted = run.hook_state.get(self._state_key, now)
+        return now - last_acted >= 60 * self.every_minutes
 
     def due_by_step(self, run: Run) -> bool:
         """Whether the hook acts after the step just made because of `every_steps`."""
@@ -75,13 +79,14 @@ class Hook(Component, root="hook"):
         """Whether the hook acts after the step just made because of `every_epochs`: an epoch has just ended."""
         if self.every_epochs is None:
             return False
-        return run.state.step % (self.every_epochs * run.length.steps_per_epoch) == 0
+        interval = self.every_epochs * run.length.steps_per_epoch
+        return run.state.step % interval == 0
 
     def act(self, run: Run) -> None:
         """Do the hook's work."""
         raise NotImplementedError
 
     @property
-    def _mark(self) -> str:
+    def _state_key(self) -> str:
         """The key of this hook's class in `run.hook_state`."""
         return f"{type(self).__module__}.{type(self).__qualname__}"

@@ -23,5 +23,6 @@ class Checkpoints(Hook):
 
     def act(self, run: Run) -> None:
         path = checkpoint.save(run)
+        # old checkpoints go only when the new one is complete
         checkpoint.prune(run.folder, self.keep)
-        run.events.write("checkpoint", run.state.step, folder=path.relative_to(run.folder).as_posix())
+        run.events.write("checkpoint", run.state.step, folder=run.relative_path(path))

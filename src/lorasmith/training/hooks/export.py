@@ -60,6 +60,7 @@ class Exports(NumberedFiles):
 
     def start(self, run: Run) -> None:
         """Raises LorasmithError before training if the adapter cannot be written in the chosen layouts."""
+        # encoding needs no trained weights, so errors of a layout appear now instead of after hours of training
         if len(run.adapters):
             for form in (self.format, *self.also):
                 export.encode(run, form)
@@ -92,6 +93,7 @@ class Exports(NumberedFiles):
     def _write_final_files(self, run: Run, name: str) -> None:
         """Write all files of a finished run."""
         self._write_files(run, name)
+        # user interfaces read each new token from a file of its own, with one embedding for all layers
         if run.token_trainer is not None:
             for path in export.write_token_embeddings(run, run.folder / "embeddings"):
                 self.write_event(run, "export", path)

@@ -31,4 +31,5 @@ class Log(Hook):
     def act(self, run: Run) -> None:
         for record in run.metrics.drain():
             run.events.write(record.event, **record.fields)
+        # after the events are written, so that the log shows the steps that led to the error
         run.metrics.raise_if_diverged()

@@ -84,8 +84,9 @@ class NumberedFiles(Hook):
         keep = self.keep_epochs if series.startswith("epoch") else self.keep
         if keep is None:
             return
-        # a resumed run can write a file a second time: the place of the first event counts
-        files = list(dict.fromkeys(e["file"] for e in run.events.of(event) if e.get("row") == series))
+        # a resumed run can write a file a second time: it keeps the place of its first event
+        events = [written for written in run.events.of(event) if written.get("row") == series]
+        files = list(dict.fromkeys(written["file"] for written in events))
         for file in files[: -keep * files_per_step]:
             path = run.folder / file
             if path.is_dir():
@@ -97,11 +98,13 @@ class NumberedFiles(Hook):
 def check_pattern(pattern: str, allowed: tuple[str, ...], needed: tuple[str, ...]) -> None:
     """Raises ValueError if a pattern of file names has an unknown field, or none of the fields in `needed`, which make
     the names differ."""
+    # try the pattern with values of the right types, so that a format such as `{step:q}` is found now
     examples: dict[str, Any] = dict.fromkeys(allowed, 1)
     examples["name"] = "x"
     examples["time"] = "x"
     try:
-        fields = {field for _, field, _, _ in Formatter().parse(pattern) if field is not None}
+        parsed_fields = [field for _, field, _, _ in Formatter().parse(pattern)]
+        fields = {field for field in parsed_fields if field is not None}
         pattern.format(**examples)
     except (ValueError, KeyError, IndexError) as error:
         raise ValueError(f"must be text with the fields {in_braces(allowed, ', ')} ({error})") from None
@@ -123,8 +126,8 @@ def in_braces(fields: tuple[str, ...], separator: str) -> str:
 
 def format_pattern(pattern: str, run: Run, **extra_fields: Any) -> str:
     """A pattern of file names filled in with the run's name and position."""
-    name = run.name
-    return pattern.format(name=name, step=run.state.step, epoch=epochs_begun(run), **extra_fields)
+    position = {"step": run.state.step, "epoch": epochs_begun(run)}
+    return pattern.format(name=run.name, **position, **extra_fields)
 
 
 def epochs_begun(run: Run) -> int:

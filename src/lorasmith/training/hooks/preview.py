@@ -119,38 +119,65 @@ class Previews(Hook):
         requests = []
         for line in lines:
             first = Request(**(defaults | line))
-            requests += [replace(first, seed=first.seed + i) for i in range(self.count)]
+            for i in range(self.count):
+                requests.append(replace(first, seed=first.seed + i))
         return requests
 
     def _draw(self, run: Run, requests: list[Request]) -> None:
         """Draw and save the pictures and their grids, and log them."""
-        from lorasmith.imaging.png import save_image, to_image
-        from lorasmith.sampling.png_metadata import save_picture
-        from lorasmith.sampling.sample import sample
+        from lorasmith.imaging.png import save_image
 
         step = run.state.step
         folder = run.folder / "previews" / f"step-{step:08d}"
-        # a run that trains new tokens alone has no LoRA whose strength could differ
-        strengths = self.strengths if len(run.adapters) else (1.0,)
-        several = len(strengths) > 1
+        with run.as_exported():
+            rows, files = self._draw_rows(run, requests, folder)
+        if self.copies is not None:
+            # there is a name for one picture of each request: that of the last strength
+            self._copy(run, self.copies, files[-len(requests) :], requests)
+
+        grids = []
+        for name, grid in self._grids(requests, rows, step).items():
+            grids.append(save_image(grid, folder / name))
+        grid_names = [run.relative_path(grid) for grid in grids]
+        run.events.write(
+            "preview",
+            step,
+            grid=grid_names[0],
+            grids=grid_names,
+            images=[run.relative_path(file) for file in files],
+            prompts=[request.prompt for request in requests[:: self.count]],
+        )
+        for i, grid in enumerate(grids):
+            name = "preview" if len(grids) == 1 else f"preview/{i:02d}"
+            run.events.picture(name, step, grid)
+
+    def _draw_rows(self, run: Run, requests: list[Request], folder: Path) -> tuple[list[Row], list[Path]]:
+        """Draw the pictures of all rows; returns the rows, and the files of the pictures drawn with the LoRA."""
+        from lorasmith.imaging.png import to_image
+        from lorasmith.sampling.png_metadata import save_picture
+        from lorasmith.sampling.sample import sample
 
         rows: list[Row] = []
         files: list[Path] = []
-        with run.as_exported():
-            if self.compare_base:
-                rows.append(("base", self._base_pictures(run, requests)))
-            for strength in strengths:
-                with run.adapters.at(strength_by_component(strength, run.adapters.components())):
-                    pictures = sample(run.family, requests)
-                suffix = f"-{strength_suffix(strength)}" if several else ""
-                files += [save_picture(picture, folder / f"{i:02d}{suffix}.png") for i, picture in enumerate(pictures)]
-                label = strength_label(strength) if several else f"step {step}"
-                rows.append((label, [to_image(picture.pixels) for picture in pictures]))
+        if self.compare_base:
+            rows.append(("base", self._base_pictures(run, requests)))
 
-        if self.copies is not None:
-            self._copy(run, self.copies, files[-len(requests) :], requests)
-        grids = [save_image(grid, folder / name) for name, grid in self._grids(requests, rows, step).items()]
-        self._log(run, requests, grids, files)
+        # a run that trains new tokens alone has no LoRA whose strength could differ
+        strengths = self.strengths if len(run.adapters) else (1.0,)
+        for strength in strengths:
+            label = f"step {run.state.step}"
+            suffix = ""
+            if len(strengths) > 1:
+                label = strength_label(strength)
+                suffix = f"-{strength_suffix(strength)}"
+
+            by_component = strength_by_component(strength, run.adapters.components())
+            with run.adapters.at(by_component):
+                pictures = sample(run.family, requests)
+            for i, picture in enumerate(pictures):
+                files.append(save_picture(picture, folder / f"{i:02d}{suffix}.png"))
+            rows.append((label, [to_image(picture.pixels) for picture in pictures]))
+        return rows, files
 
     def _base_pictures(self, run: Run, requests: list[Request]) -> list[Image.Image]:
         """The pictures of the base model. They are read from the disk if the same requests were drawn before."""
@@ -160,6 +187,7 @@ class Previews(Hook):
         from lorasmith.sampling.png_metadata import save_picture
         from lorasmith.sampling.sample import sample
 
+        # the text of all requests is saved with the pictures, to see later whether they are still the same
         folder = run.folder / "previews" / "base"
         files = [folder / f"{i:02d}.png" for i in range(len(requests))]
         requests_file = folder / "prompts.txt"
@@ -187,6 +215,7 @@ class Previews(Hook):
             title = f"step {step}" if len(self.strengths) > 1 else ""
             return {"grid.png": grid(pictures, row_labels=row_labels, column_labels=prompts, title=title)}
 
+        # the requests of one prompt follow each other
         grids = {}
         for number, first in enumerate(range(0, len(requests), self.count)):
             columns = slice(first, first + self.count)
@@ -198,28 +227,16 @@ class Previews(Hook):
 
     def _copy(self, run: Run, folder: Path, files: Sequence[Path], requests: Sequence[Request]) -> None:
         """Copy the pictures into another folder, under the names that the settings give."""
+        # the start counts as the end of epoch 0, as in kohya's scripts
+        at_epoch = self.due_by_epoch(run) or run.state.step == 0
         pattern = self.copy_name
-        if self.epoch_copy_name is not None and (self.due_by_epoch(run) or run.state.step == 0):
+        if self.epoch_copy_name is not None and at_epoch:
             pattern = self.epoch_copy_name
         time = f"{datetime.now():%Y%m%d%H%M%S}"
         folder.mkdir(parents=True, exist_ok=True)
         for index, (file, request) in enumerate(zip(files, requests, strict=True)):
             name = format_pattern(pattern, run, index=index, time=time, seed=request.seed)
             shutil.copyfile(file, folder / f"{name}.png")
-
-    def _log(self, run: Run, requests: Sequence[Request], grids: Sequence[Path], files: Sequence[Path]) -> None:
-        step = run.state.step
-        grid_names = [grid.relative_to(run.folder).as_posix() for grid in grids]
-        run.events.write(
-            "preview",
-            step,
-            grid=grid_names[0],
-            grids=grid_names,
-            images=[file.relative_to(run.folder).as_posix() for file in files],
-            prompts=[request.prompt for request in requests[:: self.count]],
-        )
-        for i, grid in enumerate(grids):
-            run.events.picture("preview" if len(grids) == 1 else f"preview/{i:02d}", step, grid)
 
 
 def strength_by_component(strength: Strength, components: Sequence[str]) -> dict[str, float]:

@@ -22,6 +22,7 @@ class States(NumberedFiles):
     def act(self, run: Run) -> None:
         for name, series in self.file_names(run).items():
             self._write(run, name, series)
+        # the state of the end has no number and is never deleted
         if self.at_end and run.state.step >= run.length.steps:
             self._write(run, f"{run.name}-state")
 

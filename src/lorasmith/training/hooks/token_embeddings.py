@@ -35,11 +35,13 @@ class TokenEmbeddings(NumberedFiles):
                 "hooks.words: this run trains no new tokens, so there is nothing to write; "
                 "add a table to `concepts`, or remove the hook"
             )
+        # the tensors are not needed yet, but errors must be raised now
         self.tensors_by_file(run, "")
         super().start(run)
 
     def act(self, run: Run) -> None:
         for name, series in self.file_names(run).items():
+            # a series of its own, apart from that of the exports of the same run
             self._write(run, name, f"{series} words")
         if run.state.step >= run.length.steps:
             self._write(run, run.name)
@@ -49,7 +51,8 @@ class TokenEmbeddings(NumberedFiles):
         for stem, tensors in files.items():
             path = self.output_folder(run) / f"{stem}.{self.container}"
             export.write_token_embedding(run, path, tensors, self.dtype)
-            run.events.write("export", run.state.step, file=run.relative_path(path), row=series)
+            file = run.relative_path(path)
+            run.events.write("export", run.state.step, file=file, row=series)
         # the files of one step are deleted together, so this waits until all of them are written
         if series:
             self.prune(run, "export", series, files_per_step=len(files))
@@ -60,12 +63,14 @@ class TokenEmbeddings(NumberedFiles):
         with run.as_exported():
             values = token_embeddings.values_of(run.token_trainer.vocabulary)
 
-        encoded: dict[str, Mapping[str, Tensor]]
+        encoded: dict[str, Mapping[str, Tensor]] = {}
         if self.layers:
-            encoded = {token: xti.encode(vectors["te"]) for token, vectors in values.items()}
+            # XTI is a format of SD 1.x and 2.x, which have one text encoder
+            for token, vectors in values.items():
+                encoded[token] = xti.encode(vectors["te"])
         else:
-            means = token_embeddings.plain(values)
-            encoded = {token: embeddings.encode(vectors) for token, vectors in means.items()}
+            for token, vectors in token_embeddings.plain(values).items():
+                encoded[token] = embeddings.encode(vectors)
 
         files = {}
         for token, tensors in encoded.items():

@@ -44,9 +44,12 @@ class Upload(Hook):
         from huggingface_hub import HfApi
 
         self._api = HfApi(token=os.environ.get(self.token_from) or None)
+        # one thread, so that files arrive in the order in which they were written
         self._pool = ThreadPoolExecutor(1)
+        # without a network, training starts all the same: the hub may be reachable when the first file is written
+        private = not self.public
         try:
-            self._api.create_repo(self.repo, repo_type=self.repo_type, private=not self.public, exist_ok=True)
+            self._api.create_repo(self.repo, repo_type=self.repo_type, private=private, exist_ok=True)
         except Exception as error:
             reason = self._reason_without_token(error)
             run.progress.say(f"{self.repo} cannot be opened on the hub, uploads may fail: {reason}")
@@ -74,7 +77,8 @@ class Upload(Hook):
     def _start_upload(self, run: Run, step: int, path: Path) -> None:
         if self._pool is None:
             return
-        self._pending.append((self._pool.submit(self._upload, path), step, path))
+        future = self._pool.submit(self._upload, path)
+        self._pending.append((future, step, path))
         self._report(run, wait=not self.background)
 
     def _upload(self, path: Path) -> None:
@@ -91,6 +95,7 @@ class Upload(Hook):
             future, step, path = upload
             if not wait and not future.done():
                 continue
+            # waits for the upload to end
             error = future.exception()
             self._pending.remove(upload)
             file = run.relative_path(path)
@@ -103,6 +108,7 @@ class Upload(Hook):
 
     def _reason_without_token(self, error: BaseException) -> str:
         """The message of an error in one line. The token is removed, since messages of the hub may contain it."""
-        reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
+        one_line = " ".join(str(error).split())
+        reason = one_line[:LONGEST_REASON] or type(error).__name__
         token = os.environ.get(self.token_from)
         return reason.replace(token, "***") if token else reason

@@ -24,7 +24,9 @@ class ConstantTimestep(TimestepSampler):
     t: int
 
     def __call__(self, rng: StepRng, path: DiffusionPath) -> Tensor:
-        return path.from_step(torch.full((len(rng.samples),), self.t, device=rng.device, dtype=torch.int64))
+        count = len(rng.samples)
+        steps = torch.full((count,), self.t, device=rng.device, dtype=torch.int64)
+        return path.from_step(steps)
 
 
 class Validation(Hook):
@@ -41,9 +43,10 @@ class Validation(Hook):
     """Each held-out image is measured at each of these timesteps."""
 
     def act(self, run: Run) -> None:
-        base_key = f"{self._mark}.base"
+        base_key = f"{self._state_key}.base"
         with run.as_exported():
             by_timestep = {t: self._mean_loss(run, t) for t in self.timesteps}
+            # the base model does not change, so its loss is measured only the first time
             if base_key not in run.hook_state:
                 with run.as_base():
                     base_losses = [self._mean_loss(run, t) for t in self.timesteps]
@@ -51,20 +54,25 @@ class Validation(Hook):
 
         loss = sum(by_timestep.values()) / len(by_timestep)
         base_loss = run.hook_state[base_key]
+        step = run.state.step
+        # keys of JSON are texts
         by_t = {str(t): value for t, value in by_timestep.items()}
-        run.events.write("validation", run.state.step, loss=loss, by_t=by_t, base_loss=base_loss)
-        run.progress.say(f"step {run.state.step}: validation loss {loss:.4f} (base {base_loss:.4f})")
+        run.events.write("validation", step, loss=loss, by_t=by_t, base_loss=base_loss)
+        run.progress.say(f"step {step}: validation loss {loss:.4f} (base {base_loss:.4f})")
 
     def _mean_loss(self, run: Run, t: int) -> float:
         """The mean loss over the held-out images at timestep `t`."""
-        objective = run.objective.model_copy(update={"timesteps": ConstantTimestep(t=t)})
+        # the objective of the training, except that timesteps are not drawn
+        constant = ConstantTimestep(t=t)
+        objective = run.objective.model_copy(update={"timesteps": constant})
         total = 0.0
         count = 0
         for plan in run.dataset.validation_plans():
             batch = prepare_batch(run, run.dataset.load(plan))
             # the noise of an image follows from its place among the held-out images and from t
             samples = list(range(count, count + len(batch.names)))
-            result = objective(run.family, batch, StepRng(run.seed, t, samples, run.device))
+            rng = StepRng(run.seed, t, samples, run.device)
+            result = objective(run.family, batch, rng)
             total += float(result.per_sample.sum())
             count += len(samples)
         return total / max(1, count)

@@ -63,9 +63,11 @@ class Wandb(Hook):
         }
         if self.send_config:
             settings["config"] = json.loads(json.dumps(config_without_folders(run), default=str))
+        # a resumed run continues the W&B run whose id was saved when it began
         file = run.folder / FILE
         if run.resumed and file.is_file():
             settings.update(json.loads(file.read_text(encoding="utf-8")))
+        # last, so that the user can override everything
         settings.update(self.options)
 
         try:
@@ -78,7 +80,11 @@ class Wandb(Hook):
             ) from None
         write_text(file, json.dumps({"id": self._run.id, "resume": "allow"}))
         self._failed = False
-        run.events.listen(lambda event, step, fields: self._send(run, event, step, fields))
+
+        def on_event(event: str, step: int, fields: dict[str, Any]) -> None:
+            self._send(run, event, step, fields)
+
+        run.events.listen(on_event)
 
     def act(self, run: Run) -> None:
         """Nothing to do: everything is sent when its event is written."""
@@ -106,9 +112,11 @@ class Wandb(Hook):
         image = import_wandb().Image
         files = preview["images"]
         prompts = preview["prompts"]
+        pictures: dict[str, Any] = {}
         if len(files) != len(prompts):
-            return {f"samples_{i}": image(str(run.folder / grid)) for i, grid in enumerate(preview["grids"])}
-        return {
-            f"sample_{i}": image(str(run.folder / file), caption=prompt)
-            for i, (file, prompt) in enumerate(zip(files, prompts, strict=True))
-        }
+            for i, grid in enumerate(preview["grids"]):
+                pictures[f"samples_{i}"] = image(str(run.folder / grid))
+            return pictures
+        for i, (file, prompt) in enumerate(zip(files, prompts, strict=True)):
+            pictures[f"sample_{i}"] = image(str(run.folder / file), caption=prompt)
+        return pictures

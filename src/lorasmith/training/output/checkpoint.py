@@ -77,6 +77,7 @@ def load(run: Run, path: Path) -> None:
 
     Raises LorasmithError if the checkpoint was made with other data, another adapter or another optimizer.
     """
+    # with other data, the steps that follow would see other batches than the uninterrupted run
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     if state["dataset"] != run.dataset.fingerprint():
         raise LorasmithError(
@@ -113,20 +114,28 @@ def find_newest(run_folder: Path) -> tuple[Path | None, list[str]]:
     """The newest intact checkpoint of a run, and descriptions of the newer ones that are damaged. States, which a run
     may write to other folders, count too. Of two checkpoints of the same step, the one in the run's `checkpoints`
     comes first."""
-    in_run = {path: int(path.name.removeprefix("step-")) for path in (run_folder / FOLDER).glob("step-*")}
-    steps = dict(in_run)
+    in_run = checkpoints_in(run_folder)
+    steps = {path: int(path.name.removeprefix("step-")) for path in in_run}
     for event in Events(run_folder, tensorboard=False).of("state"):
         path = run_folder / event["file"]
         if path.is_dir():
             steps[path] = event["step"]
 
     faults = []
-    for path in sorted(steps, key=lambda path: (steps[path], path in in_run), reverse=True):
+    # a damaged checkpoint, for example after a power failure, is no reason to lose the run
+    newest_first = sorted(steps, key=lambda path: (steps[path], path in in_run), reverse=True)
+    for path in newest_first:
         fault = fault_of(path)
         if fault is None:
             return path, faults
         faults.append(f"{path.name}: {fault}")
     return None, faults
+
+
+def checkpoints_in(run_folder: Path) -> list[Path]:
+    """The checkpoints in the `checkpoints` folder of a run, oldest first."""
+    # step numbers have leading zeros, so the order of names is that of steps
+    return sorted((run_folder / FOLDER).glob("step-*"))
 
 
 def fault_of(path: Path) -> str | None:
@@ -144,7 +153,7 @@ def fault_of(path: Path) -> str | None:
 def set_later_aside(run_folder: Path, step: int) -> list[str]:
     """Move the checkpoints after `step` into `checkpoints/left-at-00000100/`, because the run continues from `step`;
     returns their names."""
-    later = [path for path in sorted((run_folder / FOLDER).glob("step-*")) if path.name > f"step-{step:08d}"]
+    later = [path for path in checkpoints_in(run_folder) if path.name > f"step-{step:08d}"]
     aside = run_folder / FOLDER / f"left-at-{step:08d}"
     for path in later:
         aside.mkdir(exist_ok=True)
@@ -156,7 +165,7 @@ def set_later_aside(run_folder: Path, step: int) -> list[str]:
 
 def prune(run_folder: Path, keep: int) -> None:
     """Delete all checkpoints but the newest `keep`."""
-    newest_first = sorted((run_folder / FOLDER).glob("step-*"), reverse=True)
+    newest_first = checkpoints_in(run_folder)[::-1]
     for path in newest_first[keep:]:
         shutil.rmtree(path, ignore_errors=True)
 
@@ -165,7 +174,8 @@ def flatten(tree: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
     """Split a nested structure into its tensors by name, and a tree for JSON in which each tensor is replaced by
     `{"tensor": name}`. `prefix`: the name of the structure itself."""
     if isinstance(tree, Tensor):
-        return {prefix: tree.detach().cpu().clone().contiguous()}, {"tensor": prefix}
+        stored = tree.detach().cpu().clone().contiguous()
+        return {prefix: stored}, {"tensor": prefix}
 
     tensors: dict[str, Tensor] = {}
     if isinstance(tree, dict):

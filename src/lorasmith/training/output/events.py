@@ -39,9 +39,11 @@ class Events:
 
     def write(self, event: str, step: int, **fields: Any) -> None:
         """Write one event. Numbers that are not finite are written as null."""
-        line = {"event": event, "step": step, **{name: _for_json(value) for name, value in fields.items()}}
+        values = {name: _for_json(value) for name, value in fields.items()}
+        line = json.dumps({"event": event, "step": step, **values})
+        # opened anew for each line, so that a kill loses no line that was written
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(line + "\n")
 
         if self._tensorboard_folder is not None:
             for name, number in scalars(event, fields).items():
@@ -80,7 +82,8 @@ class Events:
         if not self.path.is_file():
             return
         lines = self.path.read_text(encoding="utf-8").splitlines()
-        write_text(self.path, "".join(line + "\n" for line in lines if _step_of(line) <= step))
+        remaining = [line for line in lines if _step_of(line) <= step]
+        write_text(self.path, "".join(line + "\n" for line in remaining))
 
     def close(self) -> None:
         if self._writer is not None:
@@ -90,6 +93,7 @@ class Events:
         """TensorBoard's writer. It is opened at the first use and then drops what an earlier session wrote from `step`
         on."""
         if self._writer is None:
+            # imported here, since the import takes seconds and not every run needs it
             from torch.utils.tensorboard.writer import SummaryWriter
 
             self._writer = SummaryWriter(str(self._tensorboard_folder), purge_step=step)
@@ -112,6 +116,7 @@ def scalars(event: str, fields: dict[str, Any]) -> dict[str, float]:
     for field, value in fields.items():
         if field in NOT_CURVES:
             continue
+        # a table, such as the learning rates by parameter group, has a curve for each of its keys
         values = value if isinstance(value, dict) else {"": value}
         for key, number in values.items():
             if isinstance(number, int | float):

@@ -72,8 +72,9 @@ def write_exact(run: Run, path: Path) -> Path:
     encoded = encode(run, Kohya()) if len(run.adapters) else Encoded({})
     with run.as_exported():
         token_tensors, token_metadata = token_embeddings.encode(run.token_trainer.vocabulary)
+    tensors = {**encoded.tensors, **token_tensors}
     metadata = describe(facts_of(run)) | token_metadata | encoded.metadata
-    return write_file(path, {**encoded.tensors, **token_tensors}, metadata, torch.float32)
+    return write_file(path, tensors, metadata, torch.float32)
 
 
 def write_token_embeddings(run: Run, folder: Path) -> list[Path]:
@@ -104,6 +105,7 @@ def facts_of(run: Run) -> Facts:
     config = run.config
     family = run.family
     resolution = config.data.resolution
+    # not every kind of adapter has a rank
     rank = getattr(config.adapter, "rank", None)
     return Facts(
         name=config.file_name,
@@ -117,7 +119,7 @@ def facts_of(run: Run) -> Facts:
         resolution=(resolution, resolution) if isinstance(resolution, int) else resolution,
         trigger=config.trigger,
         tags=count_tags(run),
-        config=to_toml(without_folders(config.model_dump(mode="python") | paths_of_models(config))),
+        config=shareable_config(config),
         comment=config.comment,
         spec={str(name): value for name, value in config.metadata.items()},
         settings=kohya_settings(run) | kohya_vae_settings(config.vae),
@@ -125,13 +127,14 @@ def facts_of(run: Run) -> Facts:
     )
 
 
-def paths_of_models(config: TrainConfig) -> dict[str, Any]:
-    """The settings that name a model by text, which can be a path, as paths."""
-    return {
-        "base": Path(config.base),
-        "vae": Path(config.vae) if config.vae else "",
-        "merge": [Path(text) for text in config.merge],
-    }
+def shareable_config(config: TrainConfig) -> str:
+    """The config as TOML, without the folders of the user's machine, since exported files are published."""
+    settings = config.model_dump(mode="python")
+    # these settings are texts, but may be paths
+    settings["base"] = Path(config.base)
+    settings["vae"] = Path(config.vae) if config.vae else ""
+    settings["merge"] = [Path(text) for text in config.merge]
+    return to_toml(without_folders(settings))
 
 
 def config_without_folders(run: Run) -> dict[str, Any]:
@@ -154,6 +157,7 @@ def count_tags(run: Run) -> dict[str, dict[str, int]]:
     """How often each tag occurs in the captions, by image folder."""
     captions: dict[str, list[str]] = {}
     for record in run.dataset.records:
+        # of an image with several captions, only the first counts
         captions.setdefault(record.path.parent.name, []).extend(record.captions[:1])
     return {folder: tag_counts(texts) for folder, texts in captions.items()}
 
@@ -161,6 +165,7 @@ def count_tags(run: Run) -> dict[str, dict[str, int]]:
 def kohya_settings(run: Run) -> dict[str, Any]:
     """How the run trains, as kohya's `ss_*` metadata without their prefix. A value of None is left out of the file."""
     config = run.config
+    # learning rates before the schedule
     rates = {group["name"]: group["base_lr"] for group in run.optimizer.param_groups}
     return {
         "seed": config.seed,
@@ -198,6 +203,7 @@ def kohya_vae_settings(name: str) -> dict[str, str]:
         return {"vae_name": name}
     if path.is_dir():
         return {"vae_name": path.name, "vae_hash": "IsADirectory", "new_vae_hash": "IsADirectory"}
+    # the short hash is the one that web user interfaces show for models
     with path.open("rb") as file:
         file.seek(0x100000)
         short_hash = hashlib.sha256(file.read(0x10000)).hexdigest()[:8]

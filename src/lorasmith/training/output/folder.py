@@ -33,6 +33,7 @@ def claim(folder: Path, overwrite: bool) -> str:
             f"output: {folder} already holds a run. Continue it with: lorasmith train --resume {folder}; or choose "
             "another output; or give --overwrite, which moves the old run aside."
         )
+    # the old run is moved, never deleted: it may be hours of work
     candidates = (folder.with_name(f"{folder.name}.old-{i}") for i in count(1))
     aside = next(path for path in candidates if not path.exists())
     folder.rename(aside)
@@ -78,6 +79,7 @@ def find_resume_point(path: Path) -> ResumePoint:
     if state_file.is_file():
         try:
             state = json.loads(state_file.read_text(encoding="utf-8"))
+            # checkpoints of older versions do not name their run, but are always in its folder
             run = state.get("run", "../..")
             run_id = state.get("id", "")
         except (ValueError, AttributeError):

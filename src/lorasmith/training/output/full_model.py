@@ -40,6 +40,7 @@ def write_full_model(base: str, changes: Sequence[Use], stem: Path, layout: Layo
     """
     source = find(base)
     single_file = stem.with_name(f"{stem.name}.safetensors")
+    # a single file is changed as it is, in whatever layout it has
     if not source.path.is_dir():
         merge(base, changes, single_file, overwrite=True)
         return single_file

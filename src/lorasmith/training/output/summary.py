@@ -70,7 +70,7 @@ def versions() -> dict[str, str]:
         try:
             by_name[name] = version(name)
         except PackageNotFoundError:
-            continue
+            continue  # bitsandbytes is optional
     return by_name
 
 

@@ -42,6 +42,7 @@ def x_axis(lines: Sequence[Line]) -> Axis:
     low, high = min(steps), max(steps)
     if high <= low:
         low, high = low - 1, high + 1
+    # steps are whole numbers
     tick_distance = max(1.0, round_tick_distance(high - low, 6))
     ticks = multiples(low, high, tick_distance)
     return Axis(low, high, tuple(tick for tick in ticks if tick >= 0))
@@ -49,23 +50,27 @@ def x_axis(lines: Sequence[Line]) -> Axis:
 
 def y_axis(lines: Sequence[Line], from_zero: bool = False) -> Axis:
     """Room for all points except the outliers of `raw` curves. Both ends are on ticks."""
+    # the loss of a single step can be far off; curves of means are shown whole
     values: list[float] = []
     raw: list[float] = []
     for line in lines:
         target = raw if line.style == "raw" else values
         target.extend(value for _, value in line.points)
     raw.sort()
-    first, last = round(len(raw) * OUTLIERS), round(len(raw) * (1 - OUTLIERS))
+    first = round(len(raw) * OUTLIERS)
+    last = round(len(raw) * (1 - OUTLIERS))
     values += raw[first : max(1, last)]
     values = values or [0.0, 1.0]
 
     low, high = min(values), max(values)
     if from_zero:
         low = min(0.0, low)
+    # a constant curve is drawn in the middle
     if high <= low:
         padding = abs(high) * 0.1 or 1.0
         low, high = low - padding, high + padding
 
+    # 1e-9 keeps an end that is on a tick from being moved by a rounding error
     tick_distance = round_tick_distance(high - low, 5)
     low = math.floor(low / tick_distance + 1e-9) * tick_distance
     high = math.ceil(high / tick_distance - 1e-9) * tick_distance
@@ -76,8 +81,9 @@ def round_tick_distance(span: float, ticks: int) -> float:
     """1, 2 or 5 times a power of ten, such that about `ticks` ticks fit into `span`."""
     exact = span / ticks
     power = 10.0 ** math.floor(math.log10(exact))
-    # 0.999: without it, rounding errors would choose the next larger distance
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= exact * 0.999)
+    candidates = [factor * power for factor in (1, 2, 5, 10)]
+    # 0.999: without it, a rounding error could lead to the next larger candidate
+    return next(distance for distance in candidates if distance >= exact * 0.999)
 
 
 def multiples(low: float, high: float, distance: float) -> list[float]:
@@ -102,6 +108,7 @@ def thin_out(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
     """At most about `most` points. The lowest and the highest point of each stretch stay, so that spikes are drawn."""
     if len(points) <= most:
         return list(points)
+    # each stretch gives up to two points
     size = math.ceil(len(points) / (most / 2))
     extremes: list[Point] = []
     for start in range(0, len(points), size):
@@ -109,5 +116,7 @@ def thin_out(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
         lowest = min(stretch, key=lambda point: point[1])
         highest = max(stretch, key=lambda point: point[1])
         extremes += sorted({lowest, highest})
+    # the curve must not lose its ends
     first, last = points[0], points[-1]
-    return [first, *(point for point in extremes if point not in (first, last)), last]
+    between = [point for point in extremes if point not in (first, last)]
+    return [first, *between, last]

@@ -38,7 +38,9 @@ def _left_out_steps(record: Record) -> list[str]:
     for reason, events in by_reason.items():
         count = "1 step was" if len(events) == 1 else f"{len(events)} steps were"
         sentence = f"{count} left out: {reason}."
-        names = list(dict.fromkeys(str(name) for event in events for name in event.get("images") or []))
+        # an image can be in several of these steps: it is named once
+        images = [str(name) for event in events for name in event.get("images") or []]
+        names = list(dict.fromkeys(images))
         if names:
             sentence += f" Images in them: {', '.join(names[:MOST_NAMES])}"
             sentence += f" and {len(names) - MOST_NAMES} more." if len(names) > MOST_NAMES else "."
@@ -51,6 +53,7 @@ def _overfitting(record: Record) -> list[str]:
     points = record.points("validation", "loss")
     if len(points) < 3:
         return []
+    # a rise of a few percent is noise
     best_step, best = min(points, key=lambda point: point[1])
     last_step, last = points[-1]
     if last <= best * OVERFITTING or best_step == last_step:
@@ -67,6 +70,7 @@ def _rising_loss(record: Record) -> list[str]:
     tenth = len(losses) // 10
     if tenth < FEWEST_LOSSES:
         return []
+    # single losses vary with their timesteps, so only means of many are compared
     first = sum(losses[:tenth]) / tenth
     last = sum(losses[-tenth:]) / tenth
     if last <= first * RISE:

@@ -35,6 +35,7 @@ def page(record: Record) -> str:
         footer(record),
     ]
     body = "\n".join(section for section in sections if section)
+    # everything is inside of the page, so that the file can be moved and sent
     style = (ASSETS / "page.css").read_text(encoding="utf-8")
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     return (
@@ -156,7 +157,8 @@ def styled_lines(points_by_name: Mapping[str, list[Point]]) -> list[Line]:
     """A line for each name, in the styles of `STYLES`."""
     lines = []
     for i, (name, points) in enumerate(points_by_name.items()):
-        lines.append(Line(name, points, STYLES[min(i, len(STYLES) - 1)]))
+        style = STYLES[min(i, len(STYLES) - 1)]
+        lines.append(Line(name, points, style))
     return lines
 
 
@@ -166,12 +168,13 @@ def validation_lines(record: Record) -> list[Line]:
     timesteps = sorted({t for event in events for t in event.get("by_t") or {}}, key=float)
     if len(timesteps) < 2:
         return []
-    # the middle one of two is also the highest, so duplicates are dropped
-    selected = dict.fromkeys([timesteps[0], timesteps[len(timesteps) // 2], timesteps[-1]])
+    # more curves would hide each other; of two timesteps the middle one is also the highest, so it comes once
+    middle = len(timesteps) // 2
+    selected = dict.fromkeys([timesteps[0], timesteps[middle], timesteps[-1]])
     points_by_name = {}
     for t in selected:
-        points = [(event["step"], event["by_t"][t]) for event in events if event.get("by_t", {}).get(t)]
-        points_by_name[f"t = {t}"] = points
+        measured = [event for event in events if event.get("by_t", {}).get(t)]
+        points_by_name[f"t = {t}"] = [(event["step"], event["by_t"][t]) for event in measured]
     return styled_lines(points_by_name)
 
 
@@ -180,8 +183,10 @@ def data_section(record: Record) -> str:
     data = record.summary_value("data")
     if not isinstance(data, dict):
         return ""
+    # counts of 0, such as images without caption, need no row
     rest = {key: value for key, value in data.items() if key != "buckets" and value != 0}
-    cards = card("", table(rest)) + card("Buckets", bucket_table(data.get("buckets") or []))
+    buckets = bucket_table(data.get("buckets") or [])
+    cards = card("", table(rest)) + card("Buckets", buckets)
     return f'<h2>Data</h2><div class="columns">{cards}</div>'
 
 

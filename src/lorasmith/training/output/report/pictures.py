@@ -32,7 +32,9 @@ def attention_pictures(record: Record) -> list[tuple[int, str]]:
 def previews(record: Record) -> list[tuple[int, list[str], list[str]]]:
     """(step, data URLs of the grids, prompts) of the previews whose files can be read, oldest first."""
     events = {int(event.get("step") or 0): event for event in record.of("preview")}
-    grids_per_preview = max((len(grids_of(event)) for event in events.values()), default=1)
+    # previews with a grid for each prompt take more room, so fewer of them are shown
+    grid_counts = [len(grids_of(event)) for event in events.values()]
+    grids_per_preview = max(grid_counts, default=1)
     most_previews = max(2, MOST_PICTURES // max(1, grids_per_preview))
 
     pictures = []
@@ -52,6 +54,7 @@ def prompts_of(event: dict[str, Any]) -> list[str]:
 
 def grids_of(event: dict[str, Any]) -> list[str]:
     """The files of a preview's grids: one in all, or one for each prompt."""
+    # events of older versions have `grid` only
     grids = event.get("grids") or [event.get("grid")]
     return [str(grid) for grid in grids if grid]
 

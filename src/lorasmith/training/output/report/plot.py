@@ -12,8 +12,15 @@ BOX = (90, 70, 1170, 570)
 """Left, top, right and bottom of the area of the curves."""
 OVERSAMPLE = 2
 """The picture is drawn so many times larger and then scaled down, for smooth lines."""
-PAPER, INK, FAINT = (255, 255, 255), (45, 50, 60), (226, 229, 234)
-COLOURS = {"raw": (190, 208, 240), "main": (37, 99, 205), "second": (217, 95, 14), "base": (140, 145, 155)}
+PAPER = (255, 255, 255)
+INK = (45, 50, 60)
+FAINT = (226, 229, 234)
+COLOURS = {
+    "raw": (190, 208, 240),
+    "main": (37, 99, 205),
+    "second": (217, 95, 14),
+    "base": (140, 145, 155),
+}
 WIDTHS = {"raw": 2, "main": 6, "second": 5, "base": 3}
 """Colours and widths of lines by style."""
 DOT_RADIUS = 7
@@ -34,7 +41,8 @@ def loss_lines(record: Record) -> list[Line]:
 def plot(record: Record) -> Image.Image:
     """The loss chart, 1200 x 640 pixels, on white."""
     lines = [line for line in loss_lines(record) if line.points]
-    image = Image.new("RGB", (SIZE[0] * OVERSAMPLE, SIZE[1] * OVERSAMPLE), PAPER)
+    width, height = SIZE
+    image = Image.new("RGB", (width * OVERSAMPLE, height * OVERSAMPLE), PAPER)
     draw = ImageDraw.Draw(image)
     x = x_axis(lines)
     y = y_axis(lines)
@@ -48,7 +56,10 @@ def plot(record: Record) -> Image.Image:
 def _pixel(x: Axis, y: Axis, step: float, value: float) -> tuple[float, float]:
     """The pixel of a point, in the enlarged picture."""
     left, top, right, bottom = (edge * OVERSAMPLE for edge in BOX)
-    return left + x.position(step) * (right - left), bottom - y.position(value) * (bottom - top)
+    px = left + x.position(step) * (right - left)
+    # rows of pixels are counted from the top
+    py = bottom - y.position(value) * (bottom - top)
+    return px, py
 
 
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
@@ -78,7 +89,7 @@ def _draw_curve(draw: ImageDraw.ImageDraw, line: Line, x: Axis, y: Axis) -> None
     # validation is measured rarely, so its points are marked
     if line.style == "second" or len(pixels) == 1:
         for px, py in pixels:
-            draw.ellipse((px - DOT_RADIUS, py - DOT_RADIUS, px + DOT_RADIUS, py + DOT_RADIUS), fill=colour)
+            draw.circle((px, py), DOT_RADIUS, fill=colour)
 
 
 def _draw_legend(draw: ImageDraw.ImageDraw, lines: list[Line]) -> None:
@@ -86,6 +97,7 @@ def _draw_legend(draw: ImageDraw.ImageDraw, lines: list[Line]) -> None:
     right = BOX[2] * OVERSAMPLE
     height = (BOX[1] - 34) * OVERSAMPLE
     font = _font(LABEL_SIZE)
+    # from right to left, since the width of a name is known only when it is drawn
     for line in reversed(lines):
         name_left = right - draw.textlength(line.name, font=font)
         draw.text((name_left, height), line.name, fill=INK, font=font, anchor="lm")

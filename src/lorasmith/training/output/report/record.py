@@ -40,7 +40,9 @@ class Record:
     @property
     def steps(self) -> int:
         """Number of steps made so far."""
-        return int(max((event.get("step") or 0 for event in self.events), default=0))
+        # events are not in the order of steps where a listener wrote them late
+        steps = [event.get("step") or 0 for event in self.events]
+        return int(max(steps, default=0))
 
     @property
     def seconds(self) -> float:
@@ -71,8 +73,8 @@ class Record:
 
     def loss_terms(self) -> dict[str, list[Point]]:
         """(step, value) of each term of the loss, by its name; empty if the loss has only one term."""
-        names = dict.fromkeys(key for event in self.of("step") for key in event if key not in STEP_FIELDS)
-        terms = {name: self.points("step", name) for name in names}
+        fields = dict.fromkeys(field for event in self.of("step") for field in event)
+        terms = {name: self.points("step", name) for name in fields if name not in STEP_FIELDS}
         return {name: points for name, points in terms.items() if points}
 
     def last_loss(self) -> float | None:
@@ -96,10 +98,13 @@ def read(folder: Path) -> Record:
     path = folder / "events.jsonl"
     if not path.is_file():
         raise LorasmithError(f"{folder}: holds no run (no events.jsonl in it)")
+    # a folder of a run that was killed, or is under way, must give a report too
     lines = path.read_text(encoding="utf-8").splitlines()
     events = [event for event in map(_parse, lines) if isinstance(event, dict)]
     summary = _parse(_read_text(folder / "summary.json"))
-    return Record(folder, events, summary if isinstance(summary, dict) else {}, _read_text(folder / "config.toml"))
+    if not isinstance(summary, dict):
+        summary = {}
+    return Record(folder, events, summary, _read_text(folder / "config.toml"))
 
 
 def smooth(points: list[Point]) -> list[Point]:

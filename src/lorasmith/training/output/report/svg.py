@@ -48,7 +48,9 @@ def _y_pixel(y: Axis, value: float) -> float:
 
 
 def _curve(line: Line, x: Axis, y: Axis) -> str:
-    pixels = [(_x_pixel(x, step), _y_pixel(y, value)) for step, value in thin_out(line.points)]
+    points = thin_out(line.points)
+    pixels = [(_x_pixel(x, step), _y_pixel(y, value)) for step, value in points]
+    # a line through one point would be invisible
     if len(pixels) == 1:
         return _dot(line, *pixels[0], radius=4)
     coordinates = " ".join(f"{px:.1f},{py:.1f}" for px, py in pixels)

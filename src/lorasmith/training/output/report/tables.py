@@ -41,6 +41,7 @@ def format_value(value: Any) -> str:
 
 def bucket_table(buckets: list[Any]) -> str:
     """A table of bucket sizes, with the number of images as bars."""
+    # a summary of another version may lack a field
     counts: list[tuple[str, int]] = []
     for bucket in buckets:
         if isinstance(bucket, Mapping) and bucket.get("size") and bucket.get("images") is not None:
@@ -57,6 +58,7 @@ def bucket_table(buckets: list[Any]) -> str:
 
 def exported_files(record: Record) -> dict[str, Any]:
     """The exported files that still exist with their sizes, and the trigger words."""
+    # the final file comes first; numbered files may have been deleted by `keep`
     values: dict[str, Any] = {}
     for event in [*record.of("end"), *record.of("export")]:
         name = str(event.get("file") or "")
