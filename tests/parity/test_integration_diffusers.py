@@ -45,9 +45,9 @@ def pipe() -> Any:
 def made_file(path: Path, config: AdapterConfig, layerwise: bool) -> Path:
     """A file with changes of random size and two new words."""
     family = load("tiny-sd")
-    size = len(next(iter(family.own_table().values())))
+    size = len(next(iter(family.embedding_tables().values())))
     concept = Concept(words=("<x>", "<y>"), init=("<rand-0.3>", "dog"), layerwise=layerwise)
-    new = initial_vocabulary([concept], family.own_vectors, size, 16, seed=1)
+    new = initial_vocabulary([concept], family.token_embeddings, size, 16, seed=1)
     torch.manual_seed(0)
     adapters = AdapterSet.create(config, family.named_layers(("unet", "te")), family.layer_presets, seed=0)
     with torch.no_grad():

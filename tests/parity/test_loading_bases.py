@@ -301,9 +301,9 @@ def test_long_and_weighted_texts(kind: str, tiny_bases: Bases) -> None:
     window = family.encode_ids(ids[:, :1])
     torch.testing.assert_close(long["context"][:, :77], window["context"], rtol=0, atol=1e-6)
     if kind == "sdxl":
-        assert long.pooled is not None
-        assert window.pooled is not None
-        torch.testing.assert_close(long.pooled, window.pooled, rtol=0, atol=1e-6)
+        assert long["pooled"] is not None
+        assert window["pooled"] is not None
+        torch.testing.assert_close(long["pooled"], window["pooled"], rtol=0, atol=1e-6)
     weights = torch.ones(ids.shape)
     same = family.encode_ids(ids, weights=weights)["context"]
     torch.testing.assert_close(same, long["context"], rtol=1e-5, atol=1e-6)
@@ -351,8 +351,8 @@ def test_sizes_of_sdxl(tiny_bases: Bases) -> None:
     family = load(tiny_bases("sdxl"))
     conditioning = family.encode_text(["a", "b"])
     sized = family.add_sizes(conditioning, [[10, 20], [30, 40]], [[1, 2], [3, 4]], torch.tensor([[64, 96], [96, 64]]))
-    assert sized.time_ids is not None
-    assert sized.time_ids.tolist() == [[10, 20, 1, 2, 64, 96], [30, 40, 3, 4, 96, 64]]
+    assert sized["time_ids"] is not None
+    assert sized["time_ids"].tolist() == [[10, 20, 1, 2, 64, 96], [30, 40, 3, 4, 96, 64]]
     assert family.predict(torch.randn(2, 4, 8, 8), torch.tensor([1, 2]), sized).shape == (2, 4, 8, 8)
     plain = load(tiny_bases("sd1"))
     conditioning = plain.encode_text(["a"])

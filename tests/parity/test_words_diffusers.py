@@ -18,9 +18,9 @@ from lorasmith.sampling.loras import Loras
 
 def test_diffusers_and_we_condition_alike(tmp_path: Path) -> None:
     family = load("tiny-sd")
-    size = len(next(iter(family.own_table().values())))
+    size = len(next(iter(family.embedding_tables().values())))
     new = initial_vocabulary(
-        [Concept(words=("<x>",), vectors=2, init=("<rand-0.3>",))], family.own_vectors, size, 16, seed=3
+        [Concept(words=("<x>",), vectors=2, init=("<rand-0.3>",))], family.token_embeddings, size, 16, seed=3
     )
     path = tmp_path / "zork.safetensors"
     write(path, embeddings.encode(token_embeddings.plain(token_embeddings.values_of(new))["<x>"]), {}, torch.float32)

@@ -77,7 +77,7 @@ class AdapterSet:
         return len(self.adapters)
 
     def components(self) -> tuple[str, ...]:
-        """The components that carry adapters (`unet`, `te` ...), in order."""
+        """The components that carry adapters , in order."""
         return tuple(dict.fromkeys(adapter.layer.component for adapter in self.adapters.values()))
 
     def module_of(self, name: str) -> nn.Module:

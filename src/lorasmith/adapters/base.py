@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from lorasmith.core.component_names import component_of
 from lorasmith.core.registry import Component, Config, registered
 from lorasmith.moved_modules import carry_old_members, new_member_name
 
@@ -47,8 +48,8 @@ class LayerSpec:
 
     @property
     def component(self) -> str:
-        """`unet`, `te`, `te1` or `te2`."""
-        return self.name.split(".", 1)[0]
+        """The component that the layer belongs to: the denoiser or a text encoder."""
+        return component_of(self.name)
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -320,7 +321,7 @@ class AdapterConfig(Component, root="adapter", default="lora"):
         return self.model_copy(update=changes), rule.lr
 
     def up_lr_of(self, component: str) -> float:
-        """Factor of the learning rate of `Adapter.up_parameters` in a component, `unet` or a text encoder (LoRA+)."""
+        """Factor of the learning rate of `Adapter.up_parameters` in a component (LoRA+)."""
         return 1.0
 
     def continue_from(self, adapter: Adapter) -> Adapter:

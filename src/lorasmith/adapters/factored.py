@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lorasmith.adapters.base import Adapter, AdapterConfig, FileTensors, LayerSpec
+from lorasmith.core.component_names import is_text_encoder
 
 
 class FactoredAdapter(Adapter):
@@ -92,9 +93,9 @@ class FactoredConfig(AdapterConfig):
         return rank, float(alpha) * math.sqrt(rank) if self.rank_stabilised else float(alpha)
 
     def up_lr_of(self, component: str) -> float:
-        if component == "unet" or self.text_up_lr is None:
-            return self.up_lr
-        return self.text_up_lr
+        if is_text_encoder(component) and self.text_up_lr is not None:
+            return self.text_up_lr
+        return self.up_lr
 
     def zero_init(self, *shape: int, generator: torch.Generator) -> Tensor:
         """The factor that makes the change zero at the start; random if the learned scalar does that."""

@@ -109,7 +109,7 @@ def collect_pictures(
         return pictures
 
     # Pictures to generate: those that an earlier call with the same settings wrote are reused.
-    native_size = int(find(settings.base).config("unet").get("sample_size", 64)) * 8
+    native_size = find(settings.base).native_size
     incomplete: dict[Candidate, list[GenerationTask]] = {}
     for candidate in generated:
         planned = plan_pictures(candidate, prompts, settings, folder / "pictures", native_size)

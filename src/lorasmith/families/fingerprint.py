@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import sha256_of, write_text
 from lorasmith.families.reader import digest
@@ -32,7 +33,7 @@ def part_hash(source: Source, part: str) -> str:
     names = hashlib.sha256(" ".join(sorted(refs)).encode()).hexdigest()
     weights = _remembered(files, f"{part} {names}", lambda: digest(refs))
     rest = hashlib.sha256(f"{weights} {source.kind} {json.dumps(source.config(part), sort_keys=True)}".encode())
-    if part.startswith("te"):
+    if is_text_encoder(part):
         for file in sorted(p for p in source.tokenizer(part).iterdir() if p.is_file()):
             rest.update(f"{file.name} {sha256_of(file)}".encode())
     return rest.hexdigest()

@@ -19,22 +19,9 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor, nn
 
+from lorasmith.core.dtypes import SAFETENSORS_DTYPES
 from lorasmith.core.errors import LorasmithError, did_you_mean
 
-DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
 _STAGING = 8 << 20
 
 
@@ -94,7 +81,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorRef], dict[str, str]]:
 
 
 def _ref(path: Path, name: str, entry: dict, base: int) -> TensorRef:
-    dtype = DTYPES.get(entry["dtype"])
+    dtype = SAFETENSORS_DTYPES.get(entry["dtype"])
     if dtype is None:
         raise LorasmithError(f"{path}: tensor {name} has the dtype {entry['dtype']}, which is not supported")
     begin, end = entry["data_offsets"]

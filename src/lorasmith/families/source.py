@@ -91,6 +91,11 @@ class Source(ABC):
         return found
 
     @property
+    def native_size(self) -> int:
+        """Side in pixels of the pictures that the model was trained on."""
+        return int(self.config("unet").get("sample_size", 64)) * 8
+
+    @property
     def parameters(self) -> int:
         """The number of the UNet's weights."""
         return sum(math.prod(ref.shape) for ref in self.raw("unet").values())

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lorasmith.adapters.base import Adapter, kind_of
+from lorasmith.core.dtypes import DTYPES
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.file_strength import split_strength
 from lorasmith.core.package import VERSION
@@ -23,7 +24,6 @@ from lorasmith.formats.base import Encoded, Format
 from lorasmith.formats.read import load
 from lorasmith.formats.rewrite import LayerTensors, alpha_of
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 HISTORY = "lorasmith.history"
 UNFIT = (RuntimeError, KeyError, IndexError, ValueError)
 """What tensors of wrong shapes raise."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lorasmith.core.dtypes import dtype_name
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import atomic_folder, atomic_path
 from lorasmith.families.reader import TensorRef, read_header
@@ -179,7 +180,7 @@ def _within(key: str, targets: Sequence[Target]) -> Change:
             else:
                 target.change(region.view(target.shape))
         if was_finite and not torch.isfinite(tensor).all():
-            word = str(place.dtype).removeprefix("torch.")
+            word = dtype_name(place.dtype)
             raise LorasmithError(f"{place.path}: merged, {key} does not fit into {word}; nothing was written")
 
     return change

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.adapters.layer import spec_of
+from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.reader import Reader, TensorRef
 from lorasmith.families.resolve import find
@@ -120,20 +121,20 @@ class Weights:
 
 
 def components(layers: Iterable[str]) -> list[str]:
-    """`unet`, `te` ... that layers are of, in order."""
+    """The components that layers belong to, in order."""
     return list(dict.fromkeys(layer.split(".", 1)[0] for layer in layers))
 
 
 def _path(layer: str) -> tuple[str, str]:
     part, _, path = layer.partition(".")
-    return part, path.removeprefix("text_model.") if part != "unet" else path
+    return part, path.removeprefix("text_model.") if is_text_encoder(part) else path
 
 
 def _text_parts(source: Source) -> list[str]:
     """The text encoders that this base has; some folders are a UNet alone."""
     found = []
     for part in PARTS[source.kind]:
-        if part.startswith("te"):
+        if is_text_encoder(part):
             try:
                 source.raw(part)
             except LorasmithError:

@@ -10,11 +10,12 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
+from lorasmith.core.dtypes import SAFETENSORS_DTYPES
 from lorasmith.core.errors import LorasmithError
-from lorasmith.families.reader import DTYPES, Reader, TensorRef, read_header
+from lorasmith.families.reader import Reader, TensorRef, read_header
 
 BLOCK = 4 << 20
-_WORDS = {dtype: word for word, dtype in DTYPES.items()}
+_WORDS = {dtype: word for word, dtype in SAFETENSORS_DTYPES.items()}
 
 Change = Callable[[Tensor, TensorRef], None]
 """Changes a tensor, as it is stored, in place; the reference says where it lies."""

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from lorasmith.adapters.attach import module_at
+from lorasmith.core.component_names import component_of, is_text_encoder
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem, did_you_mean
 from lorasmith.core.file_strength import split_strength
 from lorasmith.families.base import Family
@@ -124,7 +125,7 @@ def read_concept(family: Family, model: Model, use: ConceptUse) -> Concept:
     places = family.named_layers(list(dict.fromkeys(n.split(".", 1)[0] for n in lora.layers)), norms=True)
     changes = {}
     for layer in lora.layers:
-        strength = use.unet if layer.startswith("unet.") else use.text
+        strength = use.text if is_text_encoder(component_of(layer)) else use.unet
         if strength:
             weight: Any = module_at(places[layer]).weight
             up, down = factors(lora, layer, weight.detach())

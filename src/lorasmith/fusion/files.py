@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lorasmith.concepts import Vocabulary
+from lorasmith.core.dtypes import dtype_of
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.families.base import Family
@@ -23,7 +24,7 @@ from lorasmith.formats.write import write
 from lorasmith.fusion.concepts import Concept, ConceptUse, read_concepts
 from lorasmith.fusion.fuse import METHODS, Fused, FuseSettings, fuse
 from lorasmith.sampling.loras import vocabulary_of
-from lorasmith.sampling.settings import DTYPES, pick_device
+from lorasmith.sampling.settings import pick_device
 
 
 @dataclass
@@ -68,7 +69,7 @@ def fuse_files(
     if missing:
         raise LorasmithError(f"{missing[0]}: no such file")
     cut = None if settings.rank is None else Cut(rank=settings.rank)
-    dtype = None if settings.precision is None else DTYPES[settings.precision]
+    dtype = dtype_of(settings.precision)
     family = load(base, dtype=dtype, device=pick_device(settings.device))
     model = Model.of(base)
     concepts = read_concepts(family, model, uses)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lorasmith.core.component_names import component_of, is_text_encoder
 from lorasmith.core.memory import peak_memory
 from lorasmith.core.progress import Progress
 from lorasmith.families.base import Family
@@ -70,7 +71,7 @@ def fuse(
 ) -> Fused:
     """One change of each layer that any concept changes. New words of all concepts are known to the model meanwhile."""
     started, listener = time.monotonic(), progress or Progress()
-    result, changed = Fused(), _stages(concepts)
+    result, changed = Fused(), _stages(family, concepts)
     gatherers: dict[str, Callable[[Grams, Sequence[str], list[str]], None]] = {
         "text": lambda grams, names, layers: _text(family, grams, names, layers, settings),
         "keys and values": lambda grams, names, layers: _context(family, grams, names, layers, settings),
@@ -102,10 +103,11 @@ def fuse(
     return result
 
 
-def _stages(concepts: Sequence[Concept]) -> dict[str, list[str]]:
+def _stages(family: Family, concepts: Sequence[Concept]) -> dict[str, list[str]]:
     names = list(dict.fromkeys(n for concept in concepts for n in concept.changes))
-    text = [n for n in names if not n.startswith("unet.")]
-    context = [n for n in names if n.startswith("unet.") and n.endswith((".attn2.to_k", ".attn2.to_v"))]
+    text = [n for n in names if is_text_encoder(component_of(n))]
+    keys_and_values = {f"{layer}.{leaf}" for layer in family.cross_attention_layers() for leaf in ("to_k", "to_v")}
+    context = [n for n in names if n in keys_and_values]
     rest = [n for n in names if n not in set(text) | set(context)]
     return {"text": text, "keys and values": context, "picture": rest}
 
@@ -175,7 +177,7 @@ def _text(family: Family, grams: Grams, names: Sequence[str], layers: list[str],
 def _context(family: Family, grams: Grams, names: Sequence[str], layers: list[str], settings: FuseSettings) -> None:
     texts, chosen = _encoded(family, names, settings)
     context = family.encode_text(texts)[CONTEXT].float()
-    order = {f"unet.{name}": i for i, name in enumerate(family.unet.cross_attentions)}  # pyright: ignore
+    order = {name: i for i, name in enumerate(family.cross_attention_layers())}
     for name in layers:
         own = context if context.dim() == 3 else context[:, order[name.rpartition(".")[0]]]
         grams.add(name, own[chosen.to(own.device)])

@@ -80,4 +80,4 @@ def refit(
 
 def own_size(base: Path | str) -> int:
     """Pixels of the pictures that a base was trained on."""
-    return int(find(base).config("unet").get("sample_size", 64)) * 8
+    return find(base).native_size

@@ -122,8 +122,7 @@ def refit(
 ) -> Refitted:
     """Keys and values that make up for words that are collapsed to their mean."""
     listener = progress or Progress()
-    crossed: Any = family.unet.cross_attentions
-    places = [f"unet.{name}.{leaf}" for name in crossed for leaf in ("to_k", "to_v")]
+    places = [f"{name}.{leaf}" for name in family.cross_attention_layers() for leaf in ("to_k", "to_v")]
     places = [name for name in places if name in lora.model.layers]
     base = {name: _weight(family, name) for name in places}
     own = {name: factors(lora, name, base[name].cpu()) for name in places if name in lora.layers}
@@ -231,7 +230,7 @@ def _speaking(family: Family, lora: Lora) -> Iterator[None]:
 
 
 def _weight(family: Family, name: str) -> Tensor:
-    layer: Any = module_at(family.named_layers(["unet"])[name])
+    layer: Any = module_at(family.named_layers([family.denoiser_component])[name])
     return layer.weight.detach().float()
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lorasmith.core.dtypes import dtype_of
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.families.load import load
@@ -17,7 +18,7 @@ from lorasmith.formats.token_embeddings import Words
 from lorasmith.fusion.files import write_all
 from lorasmith.fusion.refit import RefitSettings, Refitted, refit, shared
 from lorasmith.sampling.loras import new_tokens_of, vocabulary_of
-from lorasmith.sampling.settings import DTYPES, pick_device
+from lorasmith.sampling.settings import pick_device
 
 
 @dataclass
@@ -53,7 +54,7 @@ def refit_file(
     if settings.rank is not None and settings.rank < 1:
         raise LorasmithError(f"--rank {settings.rank}: a rank is 1 or more")
     file = load_file(path)
-    dtype = None if settings.precision is None else DTYPES[settings.precision]
+    dtype = dtype_of(settings.precision)
     family = load(base, dtype=dtype, device=pick_device(settings.device))
     words = new_tokens_of(file, family, progress)
     if not any(t.shape[1] > 1 for parts in words.values() for t in parts.values()):

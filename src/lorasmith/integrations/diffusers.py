@@ -113,7 +113,7 @@ def _learn(handle: Handle, words: Words) -> None:
     pipe = handle.pipe
     if getattr(pipe, "text_encoder_2", None) is not None:
         raise LorasmithError("new words are for pipelines with one text encoder; SDXL's are not supported here yet")
-    own = text.own_embedding(pipe.text_encoder)
+    own = text.embedding_table(pipe.text_encoder)
     crossed = _in_order(pipe.unet)
     vocabulary = Vocabulary(list(words), list(words.values()), len(own), len(crossed)).requires_grad_(False)
     width = next(iter(words.values()))["te"].shape[-1]

@@ -92,12 +92,13 @@ class ControlModel(ABC):
         """Raises LorasmithError if the model cannot be loaded, or was made for a UNet of other widths."""
         import diffusers
 
+        family.require("controls", "control")
         try:
             self.model: Any = getattr(diffusers, type(self).__name__).from_pretrained(folder, torch_dtype=family.dtype)
         except (OSError, ValueError, RuntimeError) as error:
             raise LorasmithError(f"{folder}: the model cannot be loaded: {str(error).splitlines()[0]}") from None
         self.model = self.model.to(family.device).requires_grad_(False).eval()
-        unet: Any = family.unet
+        unet: Any = family.denoiser
         self.channels: tuple[int, ...] = tuple(unet.config.channels)
         # A model for another base has the same class; only the widths of the UNet tell it apart.
         if tuple(self.widths()) != self.channels:

@@ -14,6 +14,7 @@ from lorasmith.adapters.attach import AdapterSet, module_at
 from lorasmith.adapters.base import Adapter, kind_of
 from lorasmith.adapters.layer import spec_of, tensor_of
 from lorasmith.concepts import Vocabulary
+from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.file_strength import split_strength
 from lorasmith.core.progress import Progress
@@ -47,7 +48,7 @@ class LoraUse:
     def by_component(self, components: Sequence[str]) -> dict[str, float]:
         """The strength of each component that carries adapters."""
         text = self.strength if self.text is None else self.text
-        return {name: self.strength if name == "unet" else text for name in components}
+        return {name: text if is_text_encoder(name) else self.strength for name in components}
 
     def __str__(self) -> str:
         """As a tag in a prompt."""
@@ -103,7 +104,7 @@ class Loras:
 def vocabulary_of(family: Family, tokens: Words) -> Vocabulary:
     """These new tokens for this base. Raises LorasmithError if they were trained for another one."""
     # a vector must be as wide as those of the text encoder that it is used in
-    tables = family.own_table()
+    tables = family.embedding_tables()
     for token, vectors in tokens.items():
         for component, table in tables.items():
             width = vectors[component].shape[-1] if component in vectors else None
@@ -112,7 +113,7 @@ def vocabulary_of(family: Family, tokens: Words) -> Vocabulary:
                 raise LorasmithError(
                     f"the word {token} has {found}; this {family.kind} base needs width {table.shape[1]}"
                 )
-    layers = len(getattr(family.unet, "cross_attentions", ()))
+    layers = len(family.cross_attention_layers())
     table_size = len(next(iter(tables.values())))
     vocabulary = Vocabulary(list(tokens), list(tokens.values()), table_size, layers)
     return vocabulary.to(family.device).requires_grad_(False)
@@ -122,7 +123,7 @@ def load_new_tokens(family: Family, path: Path) -> Words:
     """The new tokens of a file: of Lorasmith's own format, of a fused model of Mix-of-Show (its JSON), or one token of
     textual inversion, called like its file."""
     if path.suffix == ".json":
-        return mixofshow.fused_words(path, next(iter(family.own_table().values())))
+        return mixofshow.fused_words(path, next(iter(family.embedding_tables().values())))
     if path.suffix == SUFFIX:
         own_format = load(path).words
         if own_format:

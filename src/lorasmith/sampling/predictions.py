@@ -49,6 +49,7 @@ class GuidedPrediction:
             self.region_conditionings.append(conditioning)
             areas.append(Area(box, conditioning[CONTEXT], region.weight))
         if areas:
+            family.require("regions", "regions")
             self.conditioning = steer(self.conditioning, regions=Regions(areas, latent_size))
 
     def __call__(self, x: Tensor, t: Tensor, step_fraction: float) -> Tensor:

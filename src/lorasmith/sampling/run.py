@@ -74,8 +74,7 @@ def sample_to_folder(
     settings = settings or SampleSettings()
     progress = progress or Progress()
     device = pick_device(settings.device)
-    # the UNet config has the size in latents
-    native_size = int(find(base).config("unet").get("sample_size", 64)) * 8
+    native_size = find(base).native_size
     requests = build_requests(prompts, settings, native_size)
     # All mistakes that can be found without the model are found before it is loaded.
     planned = plan_pictures(requests, loras, settings)

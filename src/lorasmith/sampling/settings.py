@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, field_validator
 
 from lorasmith.core.config import validate
+from lorasmith.core.dtypes import dtype_of
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.registry import Config
 from lorasmith.sampling import samplers
@@ -17,8 +18,6 @@ from lorasmith.sampling.control import Control
 from lorasmith.sampling.prompts import parse_line, read_prompts
 from lorasmith.sampling.regions import Region
 from lorasmith.sampling.request import MAX_STEPS, Request
-
-DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class SampleSettings(Config):
@@ -80,7 +79,7 @@ class SampleSettings(Config):
     @property
     def dtype(self) -> torch.dtype | None:
         """The dtype of `precision`; None for `auto`: the default of the base model."""
-        return DTYPES[self.precision]
+        return dtype_of(self.precision)
 
 
 class _Scene(Config):

@@ -162,7 +162,7 @@ class TrainConfig(Config):
 
     def parts(self) -> tuple[str, ...]:
         """`unet`, `text`, or both: what is trained."""
-        chosen = {"unet": self.optimizer.rate("unet"), "text": self.optimizer.rate("text")}
+        chosen = {"unet": self.optimizer.rate("unet"), "text": self.optimizer.text_lr}
         return tuple(name for name, rate in chosen.items() if rate > 0)
 
 

@@ -65,7 +65,7 @@ def model(table: torch.Tensor, *shapes: tuple[int, ...]) -> Any:
     vectors = [{"te": 0.05 * torch.randn(shape)} for shape in shapes]
     layers = max(shape[1] for shape in shapes)
     words = Vocabulary([f"<{i}>" for i in range(len(shapes))], vectors, len(table), layers)
-    return SimpleNamespace(vocabulary=words, own_table=lambda: {"te": table})
+    return SimpleNamespace(vocabulary=words, embedding_tables=lambda: {"te": table})
 
 
 @pytest.mark.parametrize("dimensions", ["sum", "product"])
@@ -107,7 +107,7 @@ def test_it_is_fast_and_lean_enough_for_each_step() -> None:
 
 def test_a_base_gives_its_table() -> None:
     family = load("tiny-sd", dtype=torch.float32)
-    own = family.own_table()
+    own = family.embedding_tables()
     width = own["te"].shape[1]
     learned = Vocabulary(["<a>"], [{"te": torch.full((1, width), 0.3)}], len(own["te"]))
     family.learn(learned)

@@ -138,8 +138,8 @@ def test_a_family_reads_new_words() -> None:
     family = load("tiny-sd")
     before = family.encode_text(["a photo of a dog, on grass"])["context"]
     concept = Concept(words=("<x>",), init=("dog",))
-    size = len(next(iter(family.own_table().values())))
-    new = initial_vocabulary([concept], family.own_vectors, size, 16, seed=0)
+    size = len(next(iter(family.embedding_tables().values())))
+    new = initial_vocabulary([concept], family.token_embeddings, size, 16, seed=0)
     family.learn(new)
     conditioning = family.encode_text(["a photo of a <x>, on grass", "grass"])
     assert torch.allclose(conditioning["context"][:1], before, atol=1e-5)  # it starts as that very word
@@ -156,13 +156,13 @@ def test_a_family_reads_new_words() -> None:
 
 def test_layers_get_conditions_of_their_own() -> None:
     family = load("tiny-sd")
-    size = len(next(iter(family.own_table().values())))
+    size = len(next(iter(family.embedding_tables().values())))
     new = initial_vocabulary(
-        [Concept(words=("<x>",), init=("dog",), layerwise=True)], family.own_vectors, size, 16, seed=0
+        [Concept(words=("<x>",), init=("dog",), layerwise=True)], family.token_embeddings, size, 16, seed=0
     )
     family.learn(new)
     with torch.no_grad():
-        next(new.parameters())[0, 5] = family.own_vectors("cat")["te"][0]
+        next(new.parameters())[0, 5] = family.token_embeddings("cat")["te"][0]
     context = family.encode_text(["a <x>"])["context"]
     assert context.shape[:2] == (1, 16)
     with torch.no_grad():

@@ -47,9 +47,9 @@ def family() -> Any:
 
 def made(family: Any, path: Path, spread: float, layers: tuple[str, ...] = ("*.attn2.to_k", "te.*.q_proj")) -> Path:
     """A file with changes of random size and two words whose layers differ by `spread`."""
-    size = len(next(iter(family.own_table().values())))
+    size = len(next(iter(family.embedding_tables().values())))
     concept = Concept(words=("<x>", "<y>"), init=("<rand-0.3>", "dog"), layerwise=True)
-    new = initial_vocabulary([concept], family.own_vectors, size, 16, seed=1)
+    new = initial_vocabulary([concept], family.token_embeddings, size, 16, seed=1)
     generator = torch.Generator().manual_seed(0)
     adapters = AdapterSet.create(
         LoRA(rank=2, layers=layers), family.named_layers(("unet", "te")), family.layer_presets, seed=0

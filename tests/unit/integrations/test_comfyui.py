@@ -57,12 +57,12 @@ def family() -> Any:
 @pytest.fixture(scope="module")
 def file(family: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LoRA of UNet and text encoder; a word of two vectors for each layer, and one shared by all."""
-    size = len(next(iter(family.own_table().values())))
+    size = len(next(iter(family.embedding_tables().values())))
     concepts = [
         Concept(words=("<x>",), vectors=2, init=("<rand-0.3>",), layerwise=True),
         Concept(words=("<y>",), init=("dog",)),
     ]
-    new = initial_vocabulary(concepts, family.own_vectors, size, 16, seed=1)
+    new = initial_vocabulary(concepts, family.token_embeddings, size, 16, seed=1)
     generator = torch.Generator().manual_seed(0)
     adapters = AdapterSet.create(
         LoRA(rank=2, layers="attention"), family.named_layers(("unet", "te")), family.layer_presets, seed=0

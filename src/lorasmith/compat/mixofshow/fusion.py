@@ -35,7 +35,7 @@ class GradientFusion(Action):
             raise LorasmithError("gradient_fusion needs " + ", ".join(f"--{name}" for name in missing))
         base = str(v["pretrained_models"])
         uses = read_list(Path(str(v["concept_cfg"])))
-        side = int(find(base).config("unet").get("sample_size", 64)) * 8
+        side = find(base).native_size
         folder = Path(str(v["save_path"]))
         folder.mkdir(parents=True, exist_ok=True)
         output = Output(folder / f"combined_model_{v['suffix']}.safetensors", overwrite=True)

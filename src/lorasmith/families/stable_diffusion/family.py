@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.concepts import Vocabulary
+from lorasmith.core.dtypes import dtype_name
 from lorasmith.core.errors import LorasmithError
 from lorasmith.diffusion.prediction import prediction_of_kind
 from lorasmith.diffusion.schedule import NoiseSchedule
-from lorasmith.families.base import Conditioning, Family, LatentDistribution
+from lorasmith.families.base import Conditioning, Family, Feature, LatentDistribution
 from lorasmith.families.fingerprint import part_hash
 from lorasmith.families.reader import fill
 from lorasmith.families.source import Source, part_words
@@ -27,7 +28,7 @@ from lorasmith.families.stable_diffusion.conditioning import (
     text_conditioning,
 )
 from lorasmith.families.stable_diffusion.steering import regional
-from lorasmith.families.stable_diffusion.text import own_embedding, tokens
+from lorasmith.families.stable_diffusion.text import embedding_table, tokens
 from lorasmith.families.stable_diffusion.unet import UNet
 
 _NORM = re.compile(r"norm[^.]*$")
@@ -38,6 +39,11 @@ BIG = 100_000_000
 class StableDiffusion(Family):
     """A base model whose UNet is loaded and whose other parts come when they are used."""
 
+    denoiser_component: ClassVar[str] = "unet"
+    text_components: ClassVar[tuple[str, ...]] = ("te",)
+    features: ClassVar[frozenset[Feature]] = frozenset(("regions", "controls", "attention maps", "layer-wise tokens"))
+    latent_channels: ClassVar[int] = 4
+    downscale: ClassVar[int] = 8
     layer_presets: ClassVar[Mapping[str, tuple[str, ...]]] = layer_names.PRESETS
 
     def __init__(self, source: Source, dtype: torch.dtype | None, device: torch.device | str) -> None:
@@ -47,7 +53,7 @@ class StableDiffusion(Family):
         self.dtype = dtype or (torch.bfloat16 if source.parameters > BIG else torch.float32)
         self.path = read_schedule(source).to(self.device)
         self.prediction = prediction_of_kind(source.prediction)
-        self.scaling = float(source.config("vae").get("scaling_factor", 0.18215))
+        self.latent_scale = float(source.config("vae").get("scaling_factor", 0.18215))
         self._unet = load_unet(source, self.dtype, self.device)
         self._vae: nn.Module | None = None
         self._texts: dict[str, nn.Module] = {}
@@ -58,6 +64,11 @@ class StableDiffusion(Family):
 
     @property
     def unet(self) -> UNet:
+        """The denoiser with its concrete type."""
+        return self._unet
+
+    @property
+    def denoiser(self) -> UNet:
         return self._unet
 
     @property
@@ -102,7 +113,7 @@ class StableDiffusion(Family):
         components = self.text_components if part == "text" else (part,)
         hashes = [part_hash(self.base, component) for component in components]
         marks = [f"{component}+{mark}" for component in components for mark, _ in self._amended.get(component, ())]
-        return "-".join([*hashes, _word(self._vae_dtype if part == "vae" else self.dtype), *marks])
+        return "-".join([*hashes, dtype_name(self._vae_dtype if part == "vae" else self.dtype), *marks])
 
     def amend(self, component: str, mark: str, change: Callable[[], None]) -> None:
         self._amended.setdefault(component, []).append((mark, change))
@@ -115,26 +126,20 @@ class StableDiffusion(Family):
             raise LorasmithError(f"an image of {width} x {height} pixels; both must be multiples of {self.downscale}")
         return vae.encode(self.vae, pixels)
 
-    def latents(self, distribution: LatentDistribution, noise: Tensor | None) -> Tensor:
-        latent = distribution.mean
-        if noise is not None and distribution.std is not None:
-            latent = latent + distribution.std * noise
-        return latent * self.scaling
-
     def decode(self, x0: Tensor) -> Tensor:
-        return vae.decode(self.vae, x0.float() / self.scaling)
+        return vae.decode(self.vae, x0.float() / self.latent_scale + self.latent_shift)
 
     def learn(self, vocabulary: Vocabulary | None) -> None:
         self.vocabulary = vocabulary
         for part, model in self._texts.items():
             text.learn(model, vocabulary, part)
 
-    def own_vectors(self, text: str) -> Mapping[str, Tensor]:
+    def token_embeddings(self, text: str) -> Mapping[str, Tensor]:
         ids = torch.tensor(tokens(self.tokenizer, text, None), dtype=torch.int64, device=self.device)
-        return {part: table[ids].float() for part, table in self.own_table().items()}
+        return {part: table[ids].float() for part, table in self.embedding_tables().items()}
 
-    def own_table(self) -> Mapping[str, Tensor]:
-        return {part: own_embedding(model) for part, model in self.text_encoders.items()}
+    def embedding_tables(self) -> Mapping[str, Tensor]:
+        return {part: embedding_table(model) for part, model in self.text_encoders.items()}
 
     def tokens(self, text: str) -> list[int]:
         return tokens(self.tokenizer, text, self.vocabulary)
@@ -188,6 +193,9 @@ class StableDiffusion(Family):
             return self.unet(x_t, time, *text).float()
         with regional(self.unet, conditioning.regions):
             return self.unet(x_t, time, *text, conditioning.residuals).float()
+
+    def cross_attention_layers(self) -> tuple[str, ...]:
+        return tuple(f"{self.denoiser_component}.{name}" for name in self.unet.cross_attentions)
 
     def components(self) -> Mapping[str, nn.Module]:
         return {"unet": self.unet, **self.text_encoders}
@@ -290,7 +298,3 @@ def _checked(clip_skip: int) -> int:
     if clip_skip < 1:
         raise LorasmithError(f"clip_skip is {clip_skip}; 1 is the last layer, 2 the one before, and so on")
     return clip_skip
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

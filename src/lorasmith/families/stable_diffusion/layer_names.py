@@ -15,6 +15,7 @@ import torch
 
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.adapters.layer import spec_of
+from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.source import PARTS, shipped_config
 from lorasmith.families.stable_diffusion.ldm_names import unet_name
@@ -56,7 +57,7 @@ def layers(kind: str) -> tuple[LayerSpec, ...]:
         unet = UNet(published_unet(kind))
     specs = [s for name, module in unet.named_modules() if (s := spec_of(f"unet.{name}", module))]
     for part in PARTS[kind]:
-        if part.startswith("te"):
+        if is_text_encoder(part):
             specs += text_layers(part, shipped_config(kind, part))
     return tuple(specs)
 

@@ -91,7 +91,7 @@ def learn(model: nn.Module, vocabulary: Vocabulary | None, part: str) -> None:
     embeddings.token_embedding = own if vocabulary is None else ExtendedEmbedding(own, vocabulary, part)
 
 
-def own_embedding(model: nn.Module) -> Tensor:
+def embedding_table(model: nn.Module) -> Tensor:
     """The model's own token vectors, (tokens, width)."""
     core: Any = getattr(model, "text_model", model)
     return core.embeddings.token_embedding.weight

@@ -194,7 +194,7 @@ class AttentionMaps(Hook):
         batch_weights = weights.to(run.device).expand(len(self.timesteps), -1, -1)
 
         size = (x0.shape[2], x0.shape[3])
-        with watched(family.unet, batch_weights, size) as maps:
+        with watched(family.denoiser, batch_weights, size) as maps:
             family.predict(x_t, t, conditioning)
 
         # the layers of one size are averaged already; each size counts the same

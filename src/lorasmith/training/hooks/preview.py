@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
+from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import write_text
 from lorasmith.training.hooks.base import Hook
@@ -241,8 +242,8 @@ class Previews(Hook):
 
 def strength_by_component(strength: Strength, components: Sequence[str]) -> dict[str, float]:
     """The strength of each component that has adapters."""
-    unet, text = strength if isinstance(strength, tuple) else (strength, strength)
-    return {component: unet if component == "unet" else text for component in components}
+    denoiser, text = strength if isinstance(strength, tuple) else (strength, strength)
+    return {component: text if is_text_encoder(component) else denoiser for component in components}
 
 
 def strength_label(strength: Strength) -> str:

@@ -67,7 +67,7 @@ class TokenEmbeddings(NumberedFiles):
         if self.layers:
             # XTI is a format of SD 1.x and 2.x, which have one text encoder
             for token, vectors in values.items():
-                encoded[token] = xti.encode(vectors["te"])
+                encoded[token] = xti.encode(vectors[run.family.text_components[0]])
         else:
             for token, vectors in token_embeddings.plain(values).items():
                 encoded[token] = embeddings.encode(vectors)

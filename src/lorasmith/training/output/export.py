@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lorasmith.core.config import to_toml
+from lorasmith.core.dtypes import DTYPES
 from lorasmith.families.fingerprint import file_hash
 from lorasmith.formats import embeddings, token_embeddings
 from lorasmith.formats.base import Encoded, Format
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from lorasmith.training.config import TrainConfig
     from lorasmith.training.run import Run
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PRECISIONS = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 """Names of kohya's `ss_mixed_precision`."""
 
@@ -115,7 +115,7 @@ def facts_of(run: Run) -> Facts:
         rank=rank,
         alpha=getattr(config.adapter, "alpha", None) or rank,
         base_name=Path(config.base).name,
-        base_hash=family.fingerprint("unet").split("-")[0],
+        base_hash=family.fingerprint(family.denoiser_component).split("-")[0],
         resolution=(resolution, resolution) if isinstance(resolution, int) else resolution,
         trigger=config.trigger,
         tags=count_tags(run),
@@ -179,8 +179,8 @@ def kohya_settings(run: Run) -> dict[str, Any]:
         "gradient_accumulation_steps": config.accumulation,
         "gradient_checkpointing": config.gradient_checkpointing,
         "learning_rate": config.optimizer.lr,
-        "unet_lr": rates.get("unet"),
-        "text_encoder_lr": rates.get("te", rates.get("te1")),
+        "unet_lr": rates.get(run.family.denoiser_component),
+        "text_encoder_lr": rates.get(run.family.text_components[0]),
         "optimizer": getattr(config.optimizer, "kind", ""),
         "max_grad_norm": config.optimizer.clip,
         "lr_scheduler": getattr(config.lr_schedule, "kind", ""),

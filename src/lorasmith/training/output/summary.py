@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lorasmith.core.dtypes import dtype_name
 from lorasmith.core.package import VERSION
 from lorasmith.core.store import write_text
 
@@ -28,9 +29,9 @@ def summary(run: Run) -> dict[str, Any]:
     """Base model, adapter, data, length, versions and device as plain data."""
     config = run.config
     family = run.family
-    # adapters hang in the module tree of the UNet, but they are not part of the base model
-    unet_with_adapters = sum(p.numel() for p in family.unet.parameters())
-    unet_adapters = sum(p.numel() for p in run.adapters.parameters("unet"))
+    # adapters hang in the module tree of the denoiser, but they are not part of the base model
+    denoiser_with_adapters = sum(p.numel() for p in family.denoiser.parameters())
+    denoiser_adapters = sum(p.numel() for p in run.adapters.parameters(family.denoiser_component))
     return {
         "name": config.file_name,
         "trigger": list(config.trigger),
@@ -39,8 +40,8 @@ def summary(run: Run) -> dict[str, Any]:
             "vae": config.vae,
             "merged": list(config.merge),
             "kind": family.kind,
-            "parameters": unet_with_adapters - unet_adapters,
-            "dtype": str(family.dtype).removeprefix("torch."),
+            "parameters": denoiser_with_adapters - denoiser_adapters,
+            "dtype": dtype_name(family.dtype),
             "prediction": family.prediction.name,
         },
         "adapter": {

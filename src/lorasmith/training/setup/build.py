@@ -12,6 +12,8 @@ import torch
 from lorasmith.adapters.attach import AdapterSet, apply_settings
 from lorasmith.concepts.initial_embeddings import initial_vocabulary
 from lorasmith.concepts.token_trainer import TokenTrainer
+from lorasmith.core.component_names import is_text_encoder
+from lorasmith.core.dtypes import dtype_of
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.data.dataset import Dataset, TextSettings
@@ -20,7 +22,6 @@ from lorasmith.diffusion.schedule import require_schedule
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
 from lorasmith.sampling.loras import LoraUse, load_lora
-from lorasmith.sampling.settings import DTYPES
 from lorasmith.training.config import TrainConfig
 from lorasmith.training.hooks import Hook
 from lorasmith.training.output import checkpoint
@@ -131,7 +132,7 @@ def run_length(config: TrainConfig, dataset: Dataset) -> Length:
 
 def load_base(config: TrainConfig, device: torch.device, progress: Progress) -> Family:
     """The base model on a device, with LoRA files merged into it and the schedule and prediction of the config."""
-    family = load(config.base, dtype=DTYPES[config.precision], device=device, vae=config.vae)
+    family = load(config.base, dtype=dtype_of(config.precision), device=device, vae=config.vae)
     for note in merge_into_base(family, [LoraUse.read(written) for written in config.merge]):
         progress.say(note)
     if config.zero_terminal_snr:
@@ -146,9 +147,9 @@ def add_new_tokens(config: TrainConfig, family: Family) -> TokenTrainer | None:
     """Give the text encoders the new tokens of `concepts`; returns what trains them, or None if there are none."""
     if not config.concepts:
         return None
-    token_table = family.own_table()
+    token_table = family.embedding_tables()
     vocabulary_size = len(next(iter(token_table.values())))
-    layers = len(getattr(family.unet, "cross_attentions", ()))
+    layers = len(family.cross_attention_layers())
     vectors = initial_vectors(config.concepts, family, layers)
     vocabulary = initial_vocabulary(config.concepts, vectors, vocabulary_size, layers, config.seed).to(family.device)
     family.learn(vocabulary)
@@ -173,7 +174,8 @@ def fill_caches(config: TrainConfig, dataset: Dataset, family: Family, progress:
 
 def create_adapters(config: TrainConfig, family: Family) -> AdapterSet:
     """Adapters, attached to the chosen layers of the components that are trained: new ones, or those of a file."""
-    components = [c for c in ("unet", *family.text_components) if config.optimizer.rate(c) > 0]
+    candidates = (family.denoiser_component, *family.text_components)
+    components = [component for component in candidates if config.optimizer.rate(component) > 0]
     if not components:  # only new tokens are trained
         return AdapterSet({}, {}, {})
     if config.start is not None:
@@ -196,7 +198,7 @@ def load_adapters(config: TrainConfig, family: Family, file: Path, components: S
     others = [c for c in adapters.components() if c not in components]
     if others:
         adapters.detach()
-        field = "optimizer.unet_lr" if "unet" in others else "optimizer.text_lr"
+        field = "optimizer.unet_lr" if family.denoiser_component in others else "optimizer.text_lr"
         raise LorasmithError(
             f"start: {file} also changes {' and '.join(others)}, which this run does not train; set {field} above 0"
         )
@@ -276,7 +278,7 @@ def parameter_groups(config: TrainConfig, adapters: AdapterSet, token_trainer: T
                     "lr": learning_rate,
                     "base_lr": learning_rate,
                     "name": component if factor == 1 else f"{component} x{factor:g}",
-                    "part": "unet" if component == "unet" else "text",
+                    "part": "text" if is_text_encoder(component) else "unet",
                 }
             )
     if token_trainer is not None:

@@ -16,6 +16,7 @@ import torch
 from lorasmith.adapters.attach import new_adapter, select_layers
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.adapters.layer import spec_of
+from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.memory import peak_memory
 from lorasmith.core.progress import Progress
@@ -203,7 +204,7 @@ def all_layers(base: Source) -> Iterator[LayerSpec]:
         if spec is not None:
             yield spec
     for component in PARTS[base.kind]:
-        if component.startswith("te"):
+        if is_text_encoder(component):
             yield from text_layers(component, base.config(component))
 
 

@@ -30,7 +30,7 @@ def initial_vectors(concepts: Sequence[Concept], family: Family, layers: int) ->
                 files[init] = read_embedding_file(init, concept, family, layers)
 
     def vectors_of(init: str) -> Mapping[str, Tensor]:
-        return files[init] if init in files else family.own_vectors(init)
+        return files[init] if init in files else family.token_embeddings(init)
 
     return vectors_of
 
@@ -41,7 +41,7 @@ def read_embedding_file(init: str, concept: Concept, family: Family, layers: int
     if not path.is_file():
         raise LorasmithError(f"concepts.init: {path}: file not found")
     _, vectors = embeddings.load(path)
-    token_table = family.own_table()
+    token_table = family.embedding_tables()
     if vectors.keys() != token_table.keys():
         raise LorasmithError(f"concepts.init: {path} was not made for a {family.kind} base")
 

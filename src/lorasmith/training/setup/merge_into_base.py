@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from lorasmith.core.dtypes import dtype_name
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.base import Family
 from lorasmith.families.fingerprint import file_hash
@@ -53,5 +54,5 @@ def merge_layers(family: Family, file: LoraFile, layers: Mapping[str, Mapping[st
     adapters.merge(strength, for_good=True)
     for name in adapters.adapters:
         if not torch.isfinite(adapters.weight_of(name)).all():
-            dtype = str(family.dtype).removeprefix("torch.")
+            dtype = dtype_name(family.dtype)
             raise LorasmithError(f"{file.path}: merged at {strength:g}, {name} does not fit into {dtype}")

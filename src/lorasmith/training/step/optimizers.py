@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
+from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.registry import Component
 
@@ -46,10 +47,10 @@ class OptimizerConfig(Component, root="optimizer", default="adamw"):
     """The largest total norm of the gradients; larger ones are scaled down to it. 0: no clipping."""
 
     def rate(self, component: str) -> float:
-        """The learning rate of `unet` or of a text encoder."""
-        if component == "unet":
-            return self.lr if self.unet_lr is None else self.unet_lr
-        return self.text_lr
+        """The learning rate of a component: the denoiser or a text encoder."""
+        if is_text_encoder(component):
+            return self.text_lr
+        return self.lr if self.unet_lr is None else self.unet_lr
 
     @abstractmethod
     def build(self, groups: Groups) -> torch.optim.Optimizer:

@@ -75,9 +75,9 @@ def test_a_factor_that_it_does_not_name_is_the_bases(other: dict[str, Path], tmp
     config = json.loads((tmp_path / "old/config.json").read_text())
     own = config.pop("scaling_factor")
     (tmp_path / "old/config.json").write_text(json.dumps(config))
-    assert load("tiny-sd", vae=str(tmp_path / "old")).scaling == own
+    assert load("tiny-sd", vae=str(tmp_path / "old")).latent_scale == own
     (tmp_path / "old/config.json").write_text(json.dumps(config | {"scaling_factor": 0.25}))
-    assert load("tiny-sd", vae=str(tmp_path / "old")).scaling == 0.25
+    assert load("tiny-sd", vae=str(tmp_path / "old")).latent_scale == 0.25
 
 
 def test_what_is_no_vae_is_said(other: dict[str, Path], tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_a_whole_model_has_it(table: dict[str, Any], other: Path, tmp_path: Path
     made = load(tmp_path / f"run/a.model{'' if model == 'layout' else '.safetensors'}")
     x0 = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(made.decode(x0), load("tiny-sd", vae=str(other)).decode(x0), rtol=1e-3, atol=1e-3)
-    assert made.scaling == pytest.approx(load("tiny-sd").scaling)
+    assert made.latent_scale == pytest.approx(load("tiny-sd").latent_scale)
 
 
 def test_a_base_of_one_file_keeps_its_own(table: dict[str, Any], other: Path, tmp_path: Path) -> None:

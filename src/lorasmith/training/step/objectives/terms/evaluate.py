@@ -24,7 +24,7 @@ def predicted(
         return family.predict(x_t, t, batch.conditioning), {}
     columns = [part.columns(words, vocabulary) for part in parts]
     wanted = torch.cat(columns, 1)
-    with watched(family.unet, wanted, (x_t.shape[2], x_t.shape[3])) if wanted.shape[1] else nullcontext() as maps:
+    with watched(family.denoiser, wanted, (x_t.shape[2], x_t.shape[3])) if wanted.shape[1] else nullcontext() as maps:
         output = family.predict(x_t, t, batch.conditioning)
     seen = Maps(wanted, (1, 1)) if maps is None else maps
     each = seen.split([found.shape[1] for found in columns])

@@ -52,7 +52,9 @@ class KernelDensity(ObjectivePart):
         """Of each text encoder's own vectors; made once."""
         kept = _DENSITIES.setdefault(vocabulary, {})
         if self.bandwidth not in kept:
-            kept[self.bandwidth] = {part: Density(own, self.bandwidth) for part, own in family.own_table().items()}
+            kept[self.bandwidth] = {
+                part: Density(own, self.bandwidth) for part, own in family.embedding_tables().items()
+            }
         return kept[self.bandwidth]
 
 

@@ -1,0 +1,118 @@
+"""The interface of a family's network and VAE."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lorasmith.core.errors import LorasmithError
+from lorasmith.diffusion.path import DiffusionPath
+from lorasmith.diffusion.prediction import Prediction
+from lorasmith.families.conditioning import Conditioning
+
+Feature = Literal["regions", "controls", "attention maps", "layer-wise tokens"]
+"""What only some networks can do: prompts for parts of the picture; ControlNets and T2I-Adapters; cross-attention maps
+of the new tokens; new tokens with a vector for each cross-attention layer."""
+
+
+@dataclass(frozen=True)
+class LatentDistribution:
+    """The VAE's distribution of an image's latent: posterior mean and std, (B, C, h, w) float32, unscaled.
+
+    `std` is None for a deterministic encoder.
+    """
+
+    mean: Tensor
+    std: Tensor | None = None
+
+
+class DiffusionModel(ABC):
+    """The denoiser, the path that it was trained on, and the VAE of its latents.
+
+    The denoiser is loaded from the start; the VAE is loaded when it is first used.
+    """
+
+    kind: ClassVar[str]
+    """The name of the family in configs and files: `sd1`, `sd2`, `sdxl`."""
+    denoiser_component: ClassVar[str]
+    """The component name of the denoiser, with which its layer names begin: `unet` for Stable Diffusion."""
+    features: ClassVar[frozenset[Feature]] = frozenset()
+
+    latent_channels: ClassVar[int]
+    downscale: ClassVar[int]
+    """The side of an image in pixels, divided by the side of its latent."""
+    latent_scale: float
+    latent_shift: float = 0.0
+    """x0 = (latent - latent_shift) * latent_scale, for latents as the VAE gives them."""
+
+    path: DiffusionPath
+    """How x_t is made of x0 and noise."""
+    prediction: Prediction
+    """What the network was trained to predict."""
+    dtype: torch.dtype
+    device: torch.device
+    as_base: Callable[[], AbstractContextManager[None]] = staticmethod(nullcontext)
+    """Returns a context in which adapters have no effect. Whoever attaches adapters sets it."""
+
+    @property
+    @abstractmethod
+    def denoiser(self) -> nn.Module:
+        """The network that predicts, frozen."""
+
+    @abstractmethod
+    def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """The network's output, same shape as x_t, float32. `t`: (B,), as the path has it or fractional."""
+
+    @abstractmethod
+    def checkpoint_gradients(self, on: bool) -> None:
+        """Whether to recompute the denoiser's blocks in the backward pass instead of storing their activations."""
+
+    @abstractmethod
+    def cross_attention_layers(self) -> tuple[str, ...]:
+        """Layer names of the cross-attentions in the order in which they run. Empty if the network has none."""
+
+    def supports(self, feature: Feature) -> bool:
+        """Whether the network can do what `feature` stands for."""
+        return feature in self.features
+
+    def require(self, feature: Feature, option: str) -> None:
+        """Raise LorasmithError, naming the option that asked for it, if `feature` is not supported."""
+        if not self.supports(feature):
+            raise LorasmithError(f"{option}: {self.kind} models do not support {feature}")
+
+    @abstractmethod
+    def encode_image(self, pixels: Tensor) -> LatentDistribution:
+        """(B, 3, H, W) in -1..1 to unscaled latents, without gradients. H and W must be multiples of `downscale`."""
+
+    def latents(self, distribution: LatentDistribution, noise: Tensor | None) -> Tensor:
+        """x0 = (mean + std * noise - shift) * scale. With `noise` None: the mean."""
+        latent = distribution.mean
+        if noise is not None and distribution.std is not None:
+            latent = latent + distribution.std * noise
+        return (latent - self.latent_shift) * self.latent_scale
+
+    @abstractmethod
+    def decode(self, x0: Tensor) -> Tensor:
+        """x0 to pixels (B, 3, H, W) in -1..1, without gradients."""
+
+    @abstractmethod
+    def fingerprint(self, part: str) -> str:
+        """A hash that changes when a part would give other numbers. Computed from files, without loading the part.
+
+        `part`: `vae`, `text` (all text encoders), or `denoiser_component`.
+        """
+
+    @abstractmethod
+    def amend(self, component: str, mark: str, change: Callable[[], None]) -> None:
+        """Let `change` alter the weights of a component permanently: at once if it is loaded, else when it is loaded,
+        and again whenever it is reloaded. `mark` identifies the change in the fingerprint."""
+
+    @abstractmethod
+    def release(self, part: str) -> None:
+        """Free `vae` or `text`; the next use loads it again."""
