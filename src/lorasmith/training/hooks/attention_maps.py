@@ -224,14 +224,14 @@ def token_weights(run: Run, caption: str, words: Sequence[str]) -> Tensor:
 
 def find_tokens(caption_ids: Sequence[int], word_ids: Sequence[int]) -> Tensor:
     """(tokens,): 1 where the token ids of a word occur one after the other, else 0."""
-    found = torch.zeros(len(caption_ids))
+    mentioned = torch.zeros(len(caption_ids))
     if not word_ids:
-        return found
+        return mentioned
     for start in range(len(caption_ids) - len(word_ids) + 1):
         end = start + len(word_ids)
         if list(caption_ids[start:end]) == list(word_ids):
-            found[start:end] = 1
-    return found
+            mentioned[start:end] = 1
+    return mentioned
 
 
 def mask_of_word(batch: Batch, word: str, vocabulary: Vocabulary | None) -> Map | None:

@@ -51,6 +51,7 @@ def parse_axis(text: str) -> Axis:
     if not key or not right:
         raise LorasmithError(f'--over "{text}": write KEY=VALUE,VALUE, for example adapter.rank=4,8,16')
 
+    # `low..high`
     ends = RANGE.fullmatch(right)
     if ends:
         low, high = (_parse_number(end, text) for end in ends.groups())
@@ -58,6 +59,7 @@ def parse_axis(text: str) -> Axis:
             raise LorasmithError(f'--over "{text}": the first end of a range must be lower than the second')
         return Axis(key, span=(low, high))
 
+    # `value,value`
     values = split_at_commas(right)
     if "" in values:
         raise LorasmithError(f'--over "{text}": a value is empty (two commas side by side, or one at an end)')
@@ -90,6 +92,7 @@ def combinations(axes: Sequence[Axis]) -> list[Values]:
 
 def split_at_commas(text: str) -> list[str]:
     """The parts of a text between commas. Commas within brackets or quotes do not count."""
+    # a value can be a TOML list or table, such as [0.9, 0.999]
     parts = [""]
     depth = 0
     quote = ""
@@ -119,6 +122,7 @@ def label(values: Mapping[str, str], separator: str = "  ") -> str:
 def folder_name(values: Mapping[str, str]) -> str:
     """The folder name of a combination. It depends on nothing but the values, so a wider sweep finds its runs again."""
     text = "_".join(f"{key}-{value}" for key, value in values.items())
+    # characters that all file systems allow
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", text)
     if name == text and len(name) <= LONGEST_NAME:
         return name
@@ -140,6 +144,7 @@ def shorten_keys(keys: Sequence[str]) -> list[str]:
 
 def _parse_number(text: str, option: str) -> float:
     """A number as TOML writes it. `option`: the text of the whole option, for the error."""
+    # parsed as in the config, so that 8 stays an integer and 8.0 a float
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:

@@ -1,6 +1,6 @@
 """One run of a sweep: its config, its process and its state.
 
-A sweep has no files about its runs besides their folders: a finished run is not repeated, a stopped one is continued.
+The state of a run is read from its folder alone: a finished run is not repeated, a stopped one is continued.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ class Job:
 
     def command(self, device: str) -> list[str]:
         """The command that starts or continues the run. Writes the config that it reads."""
+        # the resumed run reads the config in its folder
         if self.begun:
             source = ["--resume", str(self.folder)]
         else:
@@ -86,6 +87,7 @@ class Job:
         """Start or continue the run in a process of its own. `threads`: CPU threads of the process."""
         (self.folder / PRUNED).unlink(missing_ok=True)
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        # the sweep may itself run under a launcher that sets these
         env = {key: value for key, value in os.environ.items() if key not in RANK_VARIABLES}
         if threads is not None:
             env.setdefault("OMP_NUM_THREADS", str(threads))
@@ -108,6 +110,7 @@ class Job:
         if code is None:
             return False
         self.process = None
+        # exit code 0 alone does not count: the files show that the run came to its end
         record = self.record()
         if code == 0 and record is not None and record.finished:
             self.state = "finished"
@@ -127,6 +130,7 @@ class Job:
 
     def prune(self) -> None:
         """End the run because others do better. A later sweep does not continue it."""
+        # written first, so that `poll` sees it when the process ends
         (self.folder / PRUNED).write_text("others did better\n", encoding="utf-8")
         self.stop()
 
@@ -146,6 +150,7 @@ def make_job(
     if not job.begun:
         return job
 
+    # continuing a run with other settings would give a result that belongs to neither of them
     keys = differing_keys(reopen(folder), config)
     if keys:
         raise LorasmithError(

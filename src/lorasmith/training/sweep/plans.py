@@ -46,6 +46,7 @@ class Grid(Plan):
             if folders.count(folder) > 1:
                 raise LorasmithError(f"two combinations have the same folder, {folder}; are two values the same?")
         self.total = len(self.jobs)
+        # pruned runs are continued here: a search has ended them, and this sweep asks for all combinations
         self._unfinished = iter([job for job in self.jobs if job.state != "finished"])
 
     def next(self) -> Job | None:
@@ -98,6 +99,7 @@ class Search(Plan):
                 continue
 
             self._trials[job.name] = trial
+            # saved before the run starts, so that it is not lost if the sweep is stopped meanwhile
             write_text(self._file, json.dumps([known.values for known in self.jobs], indent=1))
             return job
         return None
@@ -117,6 +119,7 @@ class Search(Plan):
                 return
 
     def ended(self, job: Job) -> None:
+        # a stopped run has no result; it is proposed again when the search is continued
         if job.state != "stopped":
             self._report_result(self._trials[job.name], job)
 

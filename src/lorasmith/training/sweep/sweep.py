@@ -144,6 +144,7 @@ def sweep(settings: SweepSettings, progress: Progress | None = None) -> SweepRes
         raise LorasmithError("a sweep starts its own processes; start it once, without torchrun or srun")
     progress = progress or Progress()
     axes = parse_axes(settings.over)
+    # mistakes in the config are found here, before any run starts
     base = load_config(settings.config, [*settings.overrides, *example_overrides(axes, settings.out)])
 
     plan = make_plan(settings, axes, base)
@@ -193,7 +194,7 @@ def devices_of_slots(settings: SweepSettings, config: TrainConfig) -> list[str]:
     """The device of each of the runs at a time. Devices are used in turn."""
     devices = list(settings.devices) or [config.device]
     if devices == ["auto"]:
-        import torch
+        import torch  # not needed, and slow to import, if devices are given
 
         devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
     return [devices[i % len(devices)] for i in range(settings.jobs or len(devices))]
@@ -201,6 +202,7 @@ def devices_of_slots(settings: SweepSettings, config: TrainConfig) -> list[str]:
 
 def threads_per_run(slots: Sequence[str]) -> int | None:
     """CPU threads of each run if several runs share the CPU; None if not."""
+    # by default each process would use all cores, and several would slow each other down
     on_cpu = sum(device == "cpu" for device in slots)
     if on_cpu <= 1:
         return None

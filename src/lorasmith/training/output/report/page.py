@@ -107,8 +107,8 @@ def preview_section(record: Record) -> str:
         section += f'<ol class="prompts">{items}</ol>'
     section += f'<div class="preview">{images_of_step("previews", step, urls)}</div>'
     if earlier:
-        shown = "".join(f"<div>{images_of_step('previews', s, u)}</div>" for s, u, _ in reversed(earlier))
-        section += f'<h2>Earlier previews, newest first</h2><div class="previews preview">{shown}</div>'
+        earlier_images = "".join(f"<div>{images_of_step('previews', s, u)}</div>" for s, u, _ in reversed(earlier))
+        section += f'<h2>Earlier previews, newest first</h2><div class="previews preview">{earlier_images}</div>'
     return section
 
 
@@ -121,9 +121,9 @@ def attention_section(record: Record) -> str:
     section = "<h2>Attention of the words</h2>"
     section += f'<div class="preview">{images_of_step("attention", step, [url])}</div>'
     if earlier:
-        shown = "".join(f"<div>{images_of_step('attention', s, [u])}</div>" for s, u in reversed(earlier))
+        earlier_images = "".join(f"<div>{images_of_step('attention', s, [u])}</div>" for s, u in reversed(earlier))
         section += "<details><summary>Earlier, newest first</summary>"
-        section += f'<div class="previews preview">{shown}</div></details>'
+        section += f'<div class="previews preview">{earlier_images}</div></details>'
     return section
 
 
