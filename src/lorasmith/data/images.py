@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import io
+import re
+import warnings
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +15,20 @@ from PIL import Image, UnidentifiedImageError
 
 from lorasmith.data.placement import Box, Size
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".gif", ".tif", ".tiff", ".jxl"}
+SUFFIXES = {
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif", ".hif", ".jxl", ".jp2", ".tga", ".ppm", ".pgm", ".pbm", ".pnm"),
+}
+PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": ""}
+"""Modules that teach Pillow further formats, each with the function that does it; without one, the import does it."""
+
+SIGNATURES = {
+    re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "): ("JPEG XL", 'pip install "lorasmith[jxl]"'),
+    re.compile(rb".{4}ftyp(?:hei[cfsmx]|hev[cmsx]|mif1|msf1)", re.DOTALL): ("HEIF", "pip install pillow-heif"),
+    re.compile(rb".{4}ftypavi[fs]", re.DOTALL): ("AVIF", "pip install -U pillow"),
+}
+"""The first bytes of formats that need a package, with the format's name and the command that installs it."""
+
 HIGH_BIT_DEPTH_MODES = {"I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
 EXIF_ORIENTATION = 0x0112
 FILTERS = {
@@ -32,6 +49,28 @@ EXIF_TRANSPOSE = {
 }
 
 
+PIXELS_IN_MESSAGE = re.compile(r"\((\d+) pixels\)")
+"""The size of a picture in Pillow's message about one that is too large."""
+
+
+def ignore_size_warnings() -> None:
+    """Keep Pillow from warning of pictures that are large but below its limit, such as panoramas."""
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+ignore_size_warnings()
+
+
+@functools.cache
+def register_plugins() -> None:
+    """Let Pillow read the formats of all plugins that are installed."""
+    for name, function in PLUGINS.items():
+        with contextlib.suppress(ImportError):
+            module = importlib.import_module(name)
+            if function:
+                getattr(module, function)()
+
+
 def decode(data: bytes) -> tuple[Image.Image, Image.Image | None]:
     """The bytes of an image file as a picture in RGB, rotated as its EXIF data say, with white where it is transparent;
     and its alpha channel (L), if it has one.
@@ -41,14 +80,29 @@ def decode(data: bytes) -> tuple[Image.Image, Image.Image | None]:
     """
     if not data:
         raise ValueError("the file is empty")
+    register_plugins()
     try:
         with Image.open(io.BytesIO(data)) as opened:
             opened.load()
-            return _rgb(_upright(opened))
+            picture = _upright(opened)
     except UnidentifiedImageError:
-        raise ValueError("not a picture in a format that can be read") from None
+        raise ValueError(_unidentified(data)) from None
+    except Image.DecompressionBombError as error:
+        pixels = PIXELS_IN_MESSAGE.search(str(error))
+        size = f"{int(pixels[1]) / 1e6:.0f} megapixels are" if pixels else "its megapixels are"
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise ValueError(f"{size} more than is read ({limit:.0f}); make it smaller") from None
     except Exception as error:  # Pillow's decoders raise exceptions of any type
         raise ValueError(f"not a complete picture: {error or type(error).__name__}") from error
+    return _rgb(picture)
+
+
+def _unidentified(data: bytes) -> str:
+    """What to say of bytes that Pillow does not know."""
+    for signature, (name, install) in SIGNATURES.items():
+        if signature.match(data):
+            return f"is a {name} picture that cannot be read; if it is whole, {install} may help"
+    return "not a picture in a format that can be read"
 
 
 def _upright(picture: Image.Image) -> Image.Image:
@@ -73,12 +127,20 @@ def _rgb(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:
-    """A 16-bit or float grey picture in 8 bits: 16-bit values divided by 257, floats in 0..1 times 255."""
+    """A picture of one channel with more than 8 bits, in 8 bits: 16-bit values are divided by 257, floats in 0..1 times
+    255. Floats and 32-bit integers of which none is above 255 are 8-bit values already.
+
+    Raises ValueError for values that are no numbers, or too large for 16 bits: their range is not known.
+    """
     values = np.asarray(picture, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("holds values that are not numbers (NaN or infinite); write it anew without them")
     largest = values.max(initial=0)
+    if largest > 65535:
+        raise ValueError(f"holds values up to {largest:g}, and more than 16 bits are not read; save it with 8 bits")
     factor = 1 / 257
-    if picture.mode == "F" and largest <= 255:
-        factor = 255.0 if largest <= 1 else 1.0
+    if picture.mode in ("F", "I") and largest <= 255:
+        factor = 255.0 if picture.mode == "F" and largest <= 1 else 1.0
     return Image.fromarray(np.clip(np.round(values * factor), 0, 255).astype(np.uint8))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from lorasmith.core.errors import Problem
-from lorasmith.data.captions import LINE_BREAK, read_captions, read_text
+from lorasmith.data.captions import LINE_BREAK, checked_text, read_captions, read_text
 from lorasmith.data.config import SubsetConfig
 from lorasmith.data.images import SUFFIXES
 
@@ -29,27 +30,27 @@ def read_table(path: Path, subset: SubsetConfig, problems: list[Problem]) -> lis
     or a list of texts; `metadata.csv` and `metadata.parquet` have the same as columns.
     """
     images: list[CaptionedImage] = []
-    # Line numbers of a CSV file start at 2: the first line holds the names of the columns.
-    for number, line in enumerate(_table_rows(path, problems), 2 if path.suffix == ".csv" else 1):
+    for number, line in _table_rows(path, problems):
         if isinstance(line, str) and not line.strip():
             continue
         where = f"{path}:{number}"
         try:
             row = json.loads(line) if isinstance(line, str) else line
             image = path.parent / row["file_name"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             what = "no file_name" if isinstance(error, KeyError) else f"not an object with file_name ({error})"
             problems.append(Problem(where, what, 'lines like {"file_name": "01.png", "text": "a cat"}'))
             continue
         if image.is_file():
-            images.append((image, _row_captions(row, image, subset, problems)))
+            images.append((image, _row_captions(row, image, where, subset, problems)))
         else:
             problems.append(Problem(where, f'the image "{row["file_name"]}" does not exist'))
     return images
 
 
-def _table_rows(path: Path, problems: list[Problem]) -> Sequence[str | dict[str, Any]]:
-    """The rows of a table; those of a `.jsonl` as lines of text, so that a broken one can be reported by its number."""
+def _table_rows(path: Path, problems: list[Problem]) -> Iterable[tuple[int, str | dict[str, Any]]]:
+    """The rows of a table with their line numbers; those of a `.jsonl` as lines of text, so that a broken one can be
+    reported."""
     if path.suffix == ".parquet":
         try:
             from pyarrow import ArrowException, parquet  # pyright: ignore[reportMissingImports]
@@ -58,22 +59,36 @@ def _table_rows(path: Path, problems: list[Problem]) -> Sequence[str | dict[str,
             problems.append(Problem(str(path), ".parquet files need pyarrow, which is not installed", remedy=remedy))
             return []
         try:
-            return parquet.read_table(path).to_pylist()
+            return enumerate(parquet.read_table(path).to_pylist(), 1)
         except ArrowException as error:
             problems.append(Problem(str(path), f"cannot be read as a parquet file ({error})"))
             return []
-    lines = LINE_BREAK.split(read_text(path, problems))
-    return list(csv.DictReader(lines)) if path.suffix == ".csv" else lines
+    text = read_text(path, problems)
+    if path.suffix != ".csv":
+        return enumerate(LINE_BREAK.split(text), 1)
+    # The reader gets the text with its line breaks: a quoted cell may hold some.
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    rows: list[tuple[int, str | dict[str, Any]]] = []
+    try:
+        for row in reader:
+            rows.append((reader.line_num, row))
+    except csv.Error as error:
+        problems.append(Problem(f"{path}:{reader.line_num}", f"cannot be read as CSV ({error})"))
+    return rows
 
 
-def _row_captions(row: dict[str, Any], image: Path, subset: SubsetConfig, problems: list[Problem]) -> tuple[str, ...]:
-    """The captions in a row of a table; if it has none, those of a caption file or the fallback caption."""
+def _row_captions(
+    row: dict[str, Any], image: Path, where: str, subset: SubsetConfig, problems: list[Problem]
+) -> tuple[str, ...]:
+    """The captions in a row of a table; if it has none, those of a caption file or the fallback caption. `where`: the
+    row, for messages. A line break inside a caption is a space to the model."""
     columns = (subset.caption_column,) if subset.caption_column else ("text", "caption", "prompt")
     value = next((row[column] for column in columns if row.get(column) is not None), None)
     if value is None:
         return read_captions(image, subset, problems)
     texts = value if isinstance(value, list) else [value]
-    return tuple(str(text).strip() for text in texts)
+    lines = [LINE_BREAK.sub(" ", str(text)).strip() for text in texts]
+    return tuple(checked_text(line, where, problems) for line in lines)
 
 
 def read_kohya_metadata(path: Path, folder: Path, problems: list[Problem]) -> list[CaptionedImage]:
@@ -83,10 +98,14 @@ def read_kohya_metadata(path: Path, folder: Path, problems: list[Problem]) -> li
     `caption, tags`; if `caption` has several lines or is a list, each entry makes a caption of its own. What is wrong
     goes into `problems`.
     """
+    unreadable: list[Problem] = []
+    text = read_text(path, unreadable)
+    if unreadable:
+        problems += unreadable
+        return []
     try:
-        text = path.read_text(encoding="utf-8-sig")
         rows = list(_kohya_rows(text, path.suffix.lower() == ".jsonl"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         problems.append(Problem(str(path), f"cannot be read as metadata ({error})", KOHYA_FORMAT))
         return []
     images: list[CaptionedImage] = []
@@ -95,7 +114,8 @@ def read_kohya_metadata(path: Path, folder: Path, problems: list[Problem]) -> li
         if image is None:
             problems.append(Problem(str(path), f'the image "{name}" does not exist in {folder}'))
         else:
-            images.append((image, _kohya_captions(row)))
+            captions = [checked_text(caption, f"{path}: {name}", problems) for caption in _kohya_captions(row)]
+            images.append((image, tuple(captions)))
     return images
 
 
@@ -105,7 +125,7 @@ def _kohya_rows(text: str, is_jsonl: bool) -> Iterator[tuple[str, dict[str, Any]
         for name, row in json.loads(text).items():
             yield name, dict(row)
         return
-    for line in text.splitlines():
+    for line in LINE_BREAK.split(text):
         if line.strip():
             row = json.loads(line)
             yield str(row["image_path"]), row

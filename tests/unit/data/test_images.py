@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lorasmith.data.images import decode, resize_and_crop
+from lorasmith.data import images
+from lorasmith.data.images import SUFFIXES, decode, register_plugins, resize_and_crop
 
 RED = (200, 30, 40)
 
@@ -36,6 +37,59 @@ def test_lossless_rgb_is_exact(suffix: str) -> None:
     values = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
     options = {"lossless": True} if suffix == "webp" else {}
     assert np.array_equal(pixels(saved(Image.fromarray(values), suffix, **options)), values)
+
+
+@pytest.mark.parametrize("suffix", ["ppm", "tga", "jpeg2000"])
+def test_further_lossless_formats(suffix: str) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    assert np.array_equal(pixels(saved(Image.fromarray(values), suffix)), values)
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".HEIF", ".hif", ".jfif", ".avif", ".ppm", ".pgm", ".jp2", ".tga", ".jxl"])
+def test_suffixes_of_pictures(suffix: str) -> None:
+    assert suffix.lower() in SUFFIXES
+
+
+@pytest.mark.parametrize("suffix", ["heif", "jxl"])
+def test_formats_of_plugins(suffix: str) -> None:
+    pytest.importorskip({"heif": "pillow_heif", "jxl": "pillow_jxl"}[suffix])
+    register_plugins()
+    got = pixels(saved(Image.new("RGB", (32, 24), RED), suffix, quality=95))
+    assert got.shape == (24, 32, 3)
+    assert np.abs(got.astype(int) - RED).max() <= 6
+
+
+def test_a_photo_of_a_phone_stands_upright() -> None:
+    """HEIF has a rotation of its own, beside which that of EXIF does not count twice."""
+    pytest.importorskip("pillow_heif")
+    register_plugins()
+    stored = corner_picture().resize((48, 32), Image.Resampling.NEAREST)
+    stored.getexif()[0x0112] = 6
+    got = pixels(saved(stored, "heif", quality=95))
+    assert got.shape[:2] == (48, 32)
+    assert got[1, -2, 0] > 120
+    assert (got[:, :, 0] > 120).mean() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "install"),
+    [
+        (b"\xff\x0a" + bytes(40), "JPEG XL", "lorasmith[jxl]"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40), "JPEG XL", "lorasmith[jxl]"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "HEIF", "pillow-heif"),
+        (b"\0\0\0\x18ftypmif1" + bytes(40), "HEIF", "pillow-heif"),
+    ],
+)
+def test_a_format_without_its_package_is_named(
+    data: bytes, name: str, install: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unidentified(file: object) -> None:
+        raise images.UnidentifiedImageError("cannot identify image file")
+
+    monkeypatch.setattr(images.Image, "open", unidentified)
+    with pytest.raises(ValueError, match=name) as caught:
+        decode(data)
+    assert install in str(caught.value)
 
 
 @pytest.mark.parametrize("suffix", ["jpeg", "avif"])
@@ -127,6 +181,43 @@ def test_16_bit_grey_is_scaled_and_not_cut(suffix: str) -> None:
 def test_float_grey() -> None:
     values = np.array([[0.0, 0.5, 1.0]], dtype=np.float32)
     assert pixels(saved(Image.fromarray(values), "tiff"))[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_8_bit_values_in_larger_numbers(dtype: type) -> None:
+    values = np.array([[0, 128, 255]], dtype=dtype)
+    assert pixels(saved(Image.fromarray(values), "tiff"))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_16_bit_values_in_larger_numbers() -> None:
+    values = np.array([[0, 257 * 128, 65535]], dtype=np.int32)
+    assert pixels(saved(Image.fromarray(values), "tiff"))[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_are_refused(value: float) -> None:
+    values = np.full((4, 4), 0.5, dtype=np.float32)
+    values[1, 2] = value
+    with pytest.raises(ValueError, match="not numbers"):
+        decode(saved(Image.fromarray(values), "tiff"))
+
+
+@pytest.mark.parametrize("values", [np.array([[0, 70000]], np.int32), np.array([[0, 1e9]], np.float32)])
+def test_values_of_an_unknown_range_are_refused(values: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="more than 16 bits"):
+        decode(saved(Image.fromarray(values), "tiff"))
+
+
+def test_large_pictures(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:
+    """Below the limit without a word, above it with the size."""
+    data = saved(Image.new("1", (1500, 1000)), "png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500_000)
+    with pytest.raises(ValueError, match=r"^2 megapixels are more than is read \(1\); make it smaller$"):
+        decode(saved(Image.new("1", (1500, 1001)), "png"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    images.ignore_size_warnings()
+    assert pixels(data).shape == (1000, 1500, 3)
+    assert not recwarn.list
 
 
 def test_grey_and_two_colours() -> None:

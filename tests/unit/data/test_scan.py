@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,9 @@ def test_natural_order() -> None:
         ("ein Käse".encode(), ("ein Käse",)),
         ("ein Käse".encode("utf-16"), ("ein Käse",)),
         (b"one\r\n\r\n two \rthree\n", ("one", "two", "three")),
+        ("ein Käse".encode("utf-32"), ("ein Käse",)),
+        (codecs.BOM_UTF32_BE + "ein Käse".encode("utf-32-be"), ("ein Käse",)),
+        (codecs.BOM_UTF16_BE + "ein Käse".encode("utf-16-be"), ("ein Käse",)),
         ("a\u2028b".encode(), ("a\u2028b",)),
         (b"", ("",)),
         (b" \n\n", ("",)),
@@ -61,6 +65,48 @@ def test_a_caption_in_another_encoding_is_named(tmp_path: Path) -> None:
     (problem,) = look(tmp_path).problems
     assert problem.where.endswith("01.txt")
     assert "UTF-8" in problem.found
+
+
+@pytest.mark.parametrize(
+    "data", ["mia".encode("utf-16-le"), "mia".encode("utf-16-be"), "mia".encode("utf-32-le"), b"mia\0cat"]
+)
+def test_a_caption_with_nul_characters_is_no_text(tmp_path: Path, data: bytes) -> None:
+    picture(tmp_path / "01.png").with_suffix(".txt").write_bytes(data)
+    (problem,) = look(tmp_path).problems
+    assert problem.where.endswith("01.txt")
+    assert "NUL" in problem.found
+    assert "UTF-8" in problem.remedy
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud83d cut in half"])
+def test_tables_with_captions_that_are_no_text(tmp_path: Path, text: str) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "text": text}))
+    (problem,) = look(tmp_path).problems
+    assert problem.where.endswith("metadata.jsonl:1")
+    (tmp_path / "meta.json").write_text(json.dumps({"a.png": {"caption": text}}))
+    (problem,) = look(tmp_path, metadata=tmp_path / "meta.json").problems
+    assert problem.where.endswith("meta.json: a.png")
+
+
+def test_line_breaks_in_cells_are_spaces(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png")
+    (tmp_path / "metadata.csv").write_bytes(
+        b'file_name,text\r\na.png,"a cat\r\non a mat"\r\nb.png,"two\n\nlines"\r\ngone.png,x'
+    )
+    found = look(tmp_path / "metadata.csv")
+    assert [r.captions for r in found.records] == [("a cat on a mat",), ("two  lines",)]
+    assert [p.where.rsplit(":")[-1] for p in found.problems] == ["7"]
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "text": ["one\ntwo", "three\r\nfour"]}))
+    assert look(tmp_path / "metadata.jsonl").records[0].captions == ("one two", "three four")
+
+
+@pytest.mark.parametrize("name", ["1.TXT", "1.Txt", "1.CAPTION"])
+def test_extensions_of_captions_in_any_case(tmp_path: Path, name: str) -> None:
+    picture(tmp_path / "1.PNG")
+    (tmp_path / name).write_text("mia")
+    assert look(tmp_path).records[0].captions == ("mia",)
 
 
 def test_which_caption_counts(tmp_path: Path) -> None:
