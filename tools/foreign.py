@@ -11,8 +11,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from lorasmith.compat.kohya.dataset import IMAGE_KEYS, SIZE_KEYS, SOURCE_KEYS
-from lorasmith.compat.kohya.network import ALGORITHMS, MODULES, PRESETS
+from lorasmith.compat.kohya.dataset import DATASET_KEYS, IMAGE_KEYS, SUBSET_KEYS
+from lorasmith.compat.kohya.lycoris import ALGORITHMS, PRESETS
+from lorasmith.compat.kohya.network import MODULES
 from lorasmith.compat.kohya.options import OPTIONS, SDXL_OPTIONS, SECTIONS
 from lorasmith.compat.kohya.options.dreambooth import ABSENT as DB_ABSENT
 from lorasmith.compat.kohya.options.dreambooth import OPTIONS as DB_OPTIONS
@@ -195,9 +196,9 @@ def dataset() -> str:
     """The keys of dataset configs."""
     rows = []
     for options, where in (
-        (SIZE_KEYS, "general, datasets"),
+        (DATASET_KEYS, "general, datasets"),
         (IMAGE_KEYS, "general, datasets, subsets"),
-        (SOURCE_KEYS, "subsets"),
+        (SUBSET_KEYS, "subsets"),
     ):
         rows += [f"| `{o.name}` | {where} | {o.note} |" for o in options]
     return "\n\n".join(

@@ -1,6 +1,6 @@
-"""Sentences that textual inversion sets a new word into."""
+"""Prompt templates for textual inversion, into which the caption or the new token is inserted."""
 
-SENTENCES = {
+TEMPLATES = {
     "object": (
         "a photo of {caption}",
         "a picture of {caption}",
@@ -24,4 +24,4 @@ SENTENCES = {
         "a detail in the style of {caption}",
     ),
 }
-"""Of our own; that they vary is what counts."""
+"""Our own wording; the purpose of the templates is variety."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lorasmith.compat.kohya.reading import flat, read_file, without_doubles
+from lorasmith.compat.kohya.reading import flatten_sections, read_file, remove_repetitions
 from lorasmith.core.errors import LorasmithError
 
 
@@ -23,7 +23,7 @@ def test_the_last_of_equal_keys_counts_and_sections_join(tmp_path: Path) -> None
     "text", ["a = 1\n[b]\nc = [1,\n2]\n", '[[d]]\nx = 1\n[[d.e]]\ny = 1\n[[d]]\nx = 2\n[g]\nk = "[v]"\n']
 )
 def test_what_is_right_stays(text: str) -> None:
-    assert tomllib.loads(without_doubles(text)) == tomllib.loads(text)
+    assert tomllib.loads(remove_repetitions(text)) == tomllib.loads(text)
 
 
 def test_the_suffix_may_be_missing_and_a_mark_stand_first(tmp_path: Path) -> None:
@@ -41,6 +41,6 @@ def test_an_error_says_where_and_helps_with_windows_paths(tmp_path: Path) -> Non
 
 
 def test_sections_have_no_meaning() -> None:
-    values, warnings = flat({"a": 1, "s": {"a": 2, "b": {"c": 1}}, "t": {"d": 3}})
+    values, warnings = flatten_sections({"a": 1, "s": {"a": 2, "b": {"c": 1}}, "t": {"d": 3}})
     assert values == {"a": 2, "d": 3}
     assert "s.b" in warnings[0]

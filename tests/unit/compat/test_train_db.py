@@ -62,4 +62,4 @@ def test_the_model_is_what_the_original_writes(convert: Callable[..., Conversion
 def test_another_vae_and_the_model_that_is_written(base: str, kept: bool, convert: Callable[..., Conversion]) -> None:
     found = convert("train_db", network_module=None, pretrained_model_name_or_path=base, vae="other.safetensors")
     assert found.config["vae"] == "other.safetensors"
-    assert any("keeps the base's own VAE" in note for note in found.notes) == kept
+    assert any("contains the VAE of the base" in note for note in found.notes) == kept

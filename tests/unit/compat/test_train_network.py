@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lorasmith.compat.kohya.folders import balanced
+from lorasmith.compat.kohya.regularisation import balance_repeats
 from lorasmith.compat.script import Conversion, find_script
 from lorasmith.core.errors import ConfigError
 from lorasmith.training.config import load_config
@@ -51,7 +51,7 @@ def original_balance(repeats: list[int], train: int) -> list[int]:
 
 @pytest.mark.parametrize(("repeats", "train"), [([1] * 4, 7), ([2, 2, 1], 3), ([1] * 10, 4), ([3], 20), ([1], 0)])
 def test_regularisation_images_come_as_often_as_the_others(repeats: list[int], train: int) -> None:
-    found = balanced(repeats, train)
+    found = balance_repeats(repeats, train)
     assert found == original_balance(repeats, train)
     assert sum(found) >= train
 
@@ -79,7 +79,7 @@ def test_the_order_in_which_a_value_is_searched(convert: Convert, train_dir: Pat
     assert [k["shuffle"]["keep"] for k in kinds] == [0, 2]
     assert ["flip" in k for k in kinds] == [False, True]
     assert [k["caption_dropout"]["rate"] for k in kinds] == [0.25, 0.25]
-    assert len([n for n in found.notes if "left out" in n and "subsets" in n]) == 2
+    assert len([n for n in found.notes if "is ignored" in n and "subsets" in n]) == 2
 
 
 def test_a_dataset_config_is_checked_whole(convert: Convert, train_dir: Path) -> None:
@@ -415,7 +415,7 @@ def test_what_is_merged_has_its_multiplier_or_one(
 ) -> None:
     found = convert(base_weights=["a", "c"], base_weights_multiplier=strengths)
     assert found.config["merge"] == expected
-    assert any("draw it with" in note for note in found.notes)
+    assert any("to sample with it" in note for note in found.notes)
     assert any("3 numbers for 2 files" in note for note in found.notes) == (strengths == [0, -1, 3])
     alone = convert(base_weights_multiplier=[0.5])
     assert "merge" not in alone.config

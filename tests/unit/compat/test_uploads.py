@@ -47,7 +47,7 @@ def test_a_tracker_has_its_own_file(convert: Convert, train_dir: Path) -> None:
     }
     found = convert(wandb_run_name="first")
     assert "hooks" not in found.config
-    assert any("wandb_run_name is left out" in note for note in found.notes)
+    assert any("wandb_run_name is ignored" in note for note in found.notes)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_a_state_comes_from_the_hub(
         ("me/garp/x:a:b:c", "user/repo/path"),
         ("me/garp/x:main:thing", "user/repo/path"),
         ("me/garp/none", "has no folder none"),
-        ("you/garp/x", r"cannot be fetched from the hub: no you/garp for \*\*\*"),
+        ("you/garp/x", r"cannot be downloaded from the hub: no you/garp for \*\*\*"),
     ],
 )
 def test_what_is_not_on_the_hub(name: str, said: str, hub: list[dict[str, Any]], convert: Convert) -> None:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from lorasmith.compat.diffusers.options import INVERSION, common, merged
 from lorasmith.compat.diffusers.shared import conversion, count_images, general, needed, optimizer
 from lorasmith.compat.options import Option
-from lorasmith.compat.prompt_templates import SENTENCES
+from lorasmith.compat.prompt_templates import TEMPLATES
 from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.formats.token_embeddings import file_name
 
@@ -60,7 +60,7 @@ class TextualInversion(Script):
                 ],
                 "resolution": v["resolution"],
                 "batch_size": v["train_batch_size"],
-                "transforms": [{"kind": "flip"}, {"kind": "template", "templates": SENTENCES[v["learnable_property"]]}],
+                "transforms": [{"kind": "flip"}, {"kind": "template", "templates": TEMPLATES[v["learnable_property"]]}],
             },
             "concepts": [
                 {

@@ -1,4 +1,4 @@
-"""`key=value` arguments, as `network_args` and `optimizer_args` have them."""
+"""`key=value` arguments, as in `network_args`, `optimizer_args` and `lr_scheduler_args`."""
 
 from __future__ import annotations
 
@@ -12,74 +12,78 @@ from lorasmith.core.errors import Problem, did_you_mean
 
 
 @dataclass
-class Arguments:
-    """Texts by name, taken one by one; `rest` says what nobody took."""
+class KeyValueArguments:
+    """The arguments of one option. Each is taken out by the code that converts it; what remains is unknown."""
 
-    where: str
+    option: str
+    """The option that holds the arguments."""
     texts: dict[str, str]
+    """The arguments that were not taken yet, by key."""
     problems: list[Problem]
-    asked: set[str] = field(default_factory=set)
+    known: set[str] = field(default_factory=set)
+    """Keys that were asked for, to find the most similar one to an unknown key."""
 
     @classmethod
-    def read(cls, where: str, items: Iterable[str] | None, problems: list[Problem]) -> Arguments:
-        """Of `["conv_dim=8", ...]`."""
-        texts = {}
+    def read(cls, option: str, items: Iterable[str] | None, problems: list[Problem]) -> KeyValueArguments:
+        """From a list such as `["conv_dim=8", ...]`."""
+        texts: dict[str, str] = {}
         for item in items or ():
-            key, sign, value = str(item).partition("=")
-            if sign:
+            key, equals_sign, value = str(item).partition("=")
+            if equals_sign:
                 texts[key.strip()] = value.strip()
             else:
-                problems.append(Problem(where, f'"{item}"', "arguments of the form key=value"))
-        return cls(where, texts, problems)
+                problems.append(Problem(option, f'"{item}"', "arguments of the form key=value"))
+        return cls(option, texts, problems)
 
     def take(self, option: Option) -> Any:
-        """A value in its type, or the option's default."""
-        self.asked.add(option.name)
-        text = self.texts.pop(option.name, None)
+        """A value in the option's type, or the option's default. A wrong value is reported as a problem."""
+        text = self._take_text(option.name)
         try:
             value = option.parse(text)
         except ValueError as error:
-            self.problems.append(Problem(f"{self.where}.{option.name}", f"found {text!r}", str(error)))
+            self.problems.append(Problem(f"{self.option}.{option.name}", f"found {text!r}", str(error)))
             value = None
         return option.default if value is None else value
 
-    def flag(self, name: str) -> bool:
-        return bool(self.take(Option(name, "flag", False)))
+    def take_flag(self, key: str) -> bool:
+        return bool(self.take(Option(key, "flag", False)))
 
-    def int(self, name: str, default: int | None = None) -> Any:
-        return self.take(Option(name, "int", default))
+    def take_int(self, key: str, default: int | None = None) -> Any:
+        return self.take(Option(key, "int", default))
 
-    def float(self, name: str, default: float | None = None) -> Any:
-        return self.take(Option(name, "float", default))
+    def take_float(self, key: str, default: float | None = None) -> Any:
+        return self.take(Option(key, "float", default))
 
-    def text(self, name: str, default: str = "") -> str:
-        return self.take(Option(name, "text", default))
+    def take_text(self, key: str, default: str = "") -> str:
+        return self.take(Option(key, "text", default))
 
-    def literal(self, name: str) -> Any:
-        """A value as Python would read it; else its text."""
-        self.asked.add(name)
-        return literal(self.texts.pop(name))
+    def take_literals(self) -> dict[str, Any]:
+        """All remaining arguments, as Python literals where they can be read as such, else as text."""
+        values: dict[str, Any] = {}
+        for key in list(self.texts):
+            text = self._take_text(key) or ""
+            try:
+                values[key] = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                values[key] = text
+        return values
 
-    def refuse(self, name: str, remedy: str) -> None:
-        """An argument that cannot be done, if it is used."""
-        self.asked.add(name)
-        text = self.texts.pop(name, None)
+    def refuse(self, key: str, remedy: str) -> None:
+        """Report an argument that is not supported, if it is used."""
+        text = self._take_text(key)
         if text is not None and text.strip().lower() not in ("", "none", "false", "0", "0.0"):
-            self.problems.append(Problem(f"{self.where}.{name}", "is not supported", remedy=remedy))
+            self.problems.append(Problem(f"{self.option}.{key}", "is not supported", remedy=remedy))
 
-    def drop(self, name: str) -> None:
-        """An argument that is pointless here."""
-        self.asked.add(name)
-        self.texts.pop(name, None)
+    def ignore(self, key: str) -> None:
+        """Accept an argument that has no effect here."""
+        self._take_text(key)
 
-    def rest(self) -> list[str]:
-        """Warnings about what nobody asked for."""
-        return [f"unknown {self.where} {k} is left out. {did_you_mean(k, self.asked)}".strip() for k in self.texts]
+    def _take_text(self, key: str) -> str | None:
+        self.known.add(key)
+        return self.texts.pop(key, None)
 
-
-def literal(text: str) -> Any:
-    """A Python literal, or the text."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    def unknown_warnings(self) -> list[str]:
+        """A warning for each argument that was not taken."""
+        return [
+            f"unknown {self.option} {key} is ignored. {did_you_mean(key, self.known)}".strip() for key in self.texts
+        ]

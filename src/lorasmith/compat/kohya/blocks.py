@@ -1,163 +1,197 @@
-"""Ranks, alphas and learning rates by block of the UNet, as networks.lora numbers them."""
+"""Ranks, alphas and learning rates by block of the UNet, as networks.lora numbers the blocks."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lorasmith.compat.kohya.arguments import Arguments
+from lorasmith.compat.kohya.arguments import KeyValueArguments
 from lorasmith.core.errors import Problem
 
-CURVES = {
+CURVES: dict[str, Callable[[float], float]] = {
     "sine": lambda x: math.sin(math.pi * x / 2),
     "cosine": lambda x: math.sin(math.pi * (1 - x) / 2),
     "linear": lambda x: x,
     "reverse_linear": lambda x: 1 - x,
     "zeros": lambda x: 0.0,
 }
-"""Presets of learning rates, over x from 0 to 1."""
-LISTS = ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas")
-RATES = ("down_lr_weight", "mid_lr_weight", "up_lr_weight")
+"""Presets of learning rate weights over the blocks of a section, which are spread over x from 0 to 1."""
+RATE_WEIGHTS = ("down_lr_weight", "mid_lr_weight", "up_lr_weight")
+"""Arguments with the learning rate weights of the three sections."""
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """How blocks of a family are counted: patterns of layers for each number, and sizes of the three parts."""
+    """The blocks of a family's UNet, as networks.lora numbers them."""
 
     patterns: dict[int, tuple[str, ...]]
+    """Number of a block to patterns of its layers; numbers without trained layers are absent."""
     count: int
-    sizes: tuple[int, int, int]
+    """How many numbers a list such as block_dims has."""
+    section_sizes: tuple[int, int, int]
+    """How many blocks go down, are in the middle, and go up, in the lists of learning rate weights."""
     first: int
     """The number of the first block that has a learning rate weight."""
 
 
 def sd_blocks() -> Blocks:
-    """SD 1.x and 2.x: 0 is no block, 1 to 12 go down, 12 is the middle too, 13 to 24 go up."""
+    """SD 1.x and 2.x: 1 to 12 go down, 12 is also the middle, 13 to 24 go up; 0 has no layers."""
     patterns: dict[int, tuple[str, ...]] = {12: ("unet.mid_block.*",)}
-    for i in range(4):
-        for j in range(3):
-            patterns[13 + 3 * i + j] = pair(f"unet.up_blocks.{i}", j, attention=i > 0)
-            if j < 2:
-                patterns[1 + 3 * i + j] = pair(f"unet.down_blocks.{i}", j, attention=i < 3)
-        if i < 3:
-            patterns[15 + 3 * i] += (f"unet.up_blocks.{i}.upsamplers.*",)
-            patterns[3 + 3 * i] = (f"unet.down_blocks.{i}.downsamplers.*",)
-    return Blocks(patterns, 25, (12, 1, 12), 0)
+    for level in range(4):
+        for index in range(3):
+            patterns[13 + 3 * level + index] = block_layers(f"unet.up_blocks.{level}", index, attention=level > 0)
+            if index < 2:
+                down = block_layers(f"unet.down_blocks.{level}", index, attention=level < 3)
+                patterns[1 + 3 * level + index] = down
+        if level < 3:
+            patterns[15 + 3 * level] += (f"unet.up_blocks.{level}.upsamplers.*",)
+            patterns[3 + 3 * level] = (f"unet.down_blocks.{level}.downsamplers.*",)
+    return Blocks(patterns, count=25, section_sizes=(12, 1, 12), first=0)
 
 
 def sdxl_blocks() -> Blocks:
-    """SDXL: 1 to 9 go down, 10 to 12 are the middle, 13 to 21 go up; 0, 1 and 22 hold nothing that is trained."""
-    middle = "unet.mid_block"
-    patterns: dict[int, tuple[str, ...]] = {11: (f"{middle}.attentions.*",)}
-    patterns |= {10: (f"{middle}.resnets.0.*",), 12: (f"{middle}.resnets.1.*",)}
-    for i in range(3):
-        for j in range(3):
-            patterns[13 + 3 * i + j] = pair(f"unet.up_blocks.{i}", j, attention=i < 2)
-            if j < 2:
-                patterns[2 + 3 * i + j] = pair(f"unet.down_blocks.{i}", j, attention=i > 0)
-        if i < 2:
-            patterns[15 + 3 * i] += (f"unet.up_blocks.{i}.upsamplers.*",)
-            patterns[4 + 3 * i] = (f"unet.down_blocks.{i}.downsamplers.*",)
-    return Blocks(patterns, 23, (9, 3, 9), 1)
+    """SDXL: 1 to 9 go down, 10 to 12 are the middle, 13 to 21 go up; 0, 1 and 22 have no trained layers."""
+    patterns: dict[int, tuple[str, ...]] = {
+        10: ("unet.mid_block.resnets.0.*",),
+        11: ("unet.mid_block.attentions.*",),
+        12: ("unet.mid_block.resnets.1.*",),
+    }
+    for level in range(3):
+        for index in range(3):
+            patterns[13 + 3 * level + index] = block_layers(f"unet.up_blocks.{level}", index, attention=level < 2)
+            if index < 2:
+                down = block_layers(f"unet.down_blocks.{level}", index, attention=level > 0)
+                patterns[2 + 3 * level + index] = down
+        if level < 2:
+            patterns[15 + 3 * level] += (f"unet.up_blocks.{level}.upsamplers.*",)
+            patterns[4 + 3 * level] = (f"unet.down_blocks.{level}.downsamplers.*",)
+    return Blocks(patterns, count=23, section_sizes=(9, 3, 9), first=1)
 
 
-def pair(block: str, number: int, attention: bool) -> tuple[str, ...]:
-    """A residual block and the attention behind it."""
-    found = (f"{block}.resnets.{number}.*",)
-    return (*found, f"{block}.attentions.{number}.*") if attention else found
+def block_layers(block: str, index: int, attention: bool) -> tuple[str, ...]:
+    """Patterns of a residual block and of the attention that follows it."""
+    residual = f"{block}.resnets.{index}.*"
+    return (residual, f"{block}.attentions.{index}.*") if attention else (residual,)
 
 
-def block_rules(
-    arguments: Arguments, blocks: Blocks, size: tuple[int, float], spatial: bool
+def convert_block_arguments(
+    arguments: KeyValueArguments, blocks: Blocks, rank: int, alpha: float, residual: bool
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rules for `adapter.overrides` and patterns that take layers out, of all block arguments.
+    """Rules for `adapter.overrides`, and patterns for `adapter.layers` that exclude layers.
 
-    `size`: rank and alpha of all blocks that have none; `spatial`: whether residual blocks are trained.
+    `rank`, `alpha`: of blocks without their own; `residual`: whether residual blocks are trained.
     """
-    lists = {name: numbers(arguments, name, blocks.count) for name in LISTS}
-    rates = rates_of(arguments, blocks)
+    ranks = take_numbers(arguments, "block_dims", blocks.count)
+    alphas = take_numbers(arguments, "block_alphas", blocks.count)
+    conv_ranks = take_numbers(arguments, "conv_block_dims", blocks.count)
+    conv_alphas = take_numbers(arguments, "conv_block_alphas", blocks.count)
+    rate_weights = take_rate_weights(arguments, blocks)
     rules: list[dict[str, Any]] = []
-    out: list[str] = []
+    excluded: list[str] = []
     for number, patterns in sorted(blocks.patterns.items()):
-        rate = rates.get(number, 1.0)
-        patterns = tuple(p for p in patterns if spatial or "attentions" in p or "mid_block" in p)
-        if rate == 0:
-            out += [f"!{pattern}" for pattern in patterns]
+        if not residual:
+            patterns = without_residual(patterns)
+
+        # As in the original, a block with a weight of 0 gets no LoRA at all.
+        rate_weight = rate_weights.get(number, 1.0)
+        if rate_weight == 0:
+            excluded += [f"!{pattern}" for pattern in patterns]
             continue
-        own = chosen(lists["block_dims"], lists["block_alphas"], number, *size)
-        convolutions = chosen(lists["conv_block_dims"], lists["conv_block_alphas"], number, *size)
+
+        size = block_size(ranks, alphas, number, rank, alpha)
+        conv_size = block_size(conv_ranks, conv_alphas, number, rank, alpha)
         for pattern in patterns:
-            for end in spatial_ends(pattern) if spatial and convolutions else ():
-                rules.append({"layers": end, **convolutions, "lr": rate})
-            if own or rate != 1:
-                rules.append({"layers": pattern, **own, "lr": rate})
-    return rules, out
+            # The first rule that matches a layer counts, so convolutions come before the rest of their block.
+            if residual and conv_size:
+                for convolutions in convolution_patterns(pattern):
+                    rules.append({"layers": convolutions, **conv_size, "lr": rate_weight})
+            if size or rate_weight != 1:
+                rules.append({"layers": pattern, **size, "lr": rate_weight})
+    return rules, excluded
 
 
-def spatial_ends(pattern: str) -> tuple[str, ...]:
+def without_residual(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """The patterns that include layers of attention."""
+    return tuple(pattern for pattern in patterns if "attentions" in pattern or "mid_block" in pattern)
+
+
+def convolution_patterns(pattern: str) -> list[str]:
     """Patterns of the 3x3 convolutions among a block's layers."""
     if "attentions" in pattern:
-        return ()
-    start = pattern.removesuffix("*")
+        return []
+    prefix = pattern.removesuffix("*")
     if "samplers" in pattern:
-        return (f"{start}*.conv",)
-    return (f"{start}*conv[12]",) if start.endswith("mid_block.") else (f"{start}conv[12]",)
+        return [f"{prefix}*.conv"]
+    if prefix.endswith("mid_block."):
+        return [f"{prefix}*conv[12]"]
+    return [f"{prefix}conv[12]"]
 
 
-def chosen(
-    ranks: list[float] | None, alphas: list[float] | None, number: int, rank: int, alpha: float
+def block_size(
+    ranks: list[float] | None, alphas: list[float] | None, number: int, default_rank: int, default_alpha: float
 ) -> dict[str, Any]:
-    """Rank and alpha of a block, or nothing if none are given."""
+    """`rank` and `alpha` of a block, or an empty table if neither list is given. An alpha of 0 means the rank."""
     if ranks is None and alphas is None:
         return {}
-    own = int(ranks[number]) if ranks else rank
-    scale = alphas[number] if alphas else alpha
-    return {"rank": own, "alpha": scale or own}
+    rank = int(ranks[number]) if ranks else default_rank
+    alpha = alphas[number] if alphas else default_alpha
+    return {"rank": rank, "alpha": alpha or rank}
 
 
-def numbers(arguments: Arguments, name: str, count: int) -> list[float] | None:
-    """A comma list, one number a block."""
-    text = arguments.text(name)
+def take_numbers(arguments: KeyValueArguments, key: str, count: int) -> list[float] | None:
+    """A list of one number for each block, separated by commas; None if it is absent or wrong."""
+    text = arguments.take_text(key)
     if not text:
         return None
     try:
-        found = [float(part) for part in text.split(",")]
-        if len(found) != count:
-            raise ValueError
+        numbers = [float(part) for part in text.split(",")]
     except ValueError:
-        problem = Problem(f"network_args.{name}", f'found "{text}"', f"{count} numbers with commas between them")
-        arguments.problems.append(problem)
+        numbers = []
+    if len(numbers) != count:
+        allowed = f"{count} numbers separated by commas"
+        arguments.problems.append(Problem(f"network_args.{key}", f'found "{text}"', allowed))
         return None
-    return found
+    return numbers
 
 
-def rates_of(arguments: Arguments, blocks: Blocks) -> dict[int, float]:
-    """Block number to the factor of its learning rate; 0 up to the threshold."""
-    threshold = arguments.float("block_lr_zero_threshold", 0.0)
-    found: dict[int, float] = {}
-    start = blocks.first
-    given = [weights_of(arguments, name, size) for name, size in zip(RATES, blocks.sizes, strict=True)]
-    if any(weights is not None for weights in given):
-        for weights, size in zip(given, blocks.sizes, strict=True):
-            for i, weight in enumerate(weights or [1.0] * size):
-                found[start + i] = weight if weight > threshold else 0.0
-            start += size
-    return found
+def take_rate_weights(arguments: KeyValueArguments, blocks: Blocks) -> dict[int, float]:
+    """Number of a block to the factor of its learning rate; factors up to the threshold become 0."""
+    threshold = arguments.take_float("block_lr_zero_threshold", 0.0)
+    sections = [
+        take_section_weights(arguments, key, size) for key, size in zip(RATE_WEIGHTS, blocks.section_sizes, strict=True)
+    ]
+    if all(weights is None for weights in sections):
+        return {}
+    factors: dict[int, float] = {}
+    number = blocks.first
+    for weights, size in zip(sections, blocks.section_sizes, strict=True):
+        for weight in weights or [1.0] * size:
+            factors[number] = weight if weight > threshold else 0.0
+            number += 1
+    return factors
 
 
-def weights_of(arguments: Arguments, name: str, size: int) -> list[float] | None:
-    """A comma list, padded with 1 and cut to `size`, an empty item meaning 0; or a curve by name: `sine+0.5`."""
-    text = arguments.text(name)
+def take_section_weights(arguments: KeyValueArguments, key: str, size: int) -> list[float] | None:
+    """One weight for each of the `size` blocks of a section; None if the argument is absent or wrong.
+
+    The text is a list separated by commas, in which an empty item means 0 and missing items mean 1, or the name of a
+    curve with an offset, such as `sine+0.5`.
+    """
+    text = arguments.take_text(key)
     if not text:
         return None
-    word, _, base = text.partition("+")
+    curve_name, _, offset = text.partition("+")
+    curve = CURVES.get(curve_name.strip())
     try:
-        if word.strip() in CURVES:
-            return [CURVES[word.strip()](i / max(1, size - 1)) + float(base or 0) for i in range(size)]
+        if curve is not None:
+            base = float(offset or 0)
+            return [curve(i / max(1, size - 1)) + base for i in range(size)]
         weights = [float(part) if part.strip() else 0.0 for part in text.split(",")]
     except ValueError:
-        allowed = f"{size} numbers with commas between them, or one of {', '.join(CURVES)}"
-        arguments.problems.append(Problem(f"network_args.{name}", f'found "{text}"', allowed))
+        allowed = f"{size} numbers separated by commas, or one of {', '.join(CURVES)}"
+        arguments.problems.append(Problem(f"network_args.{key}", f'found "{text}"', allowed))
         return None
-    return (weights + [1.0] * size)[:size]
+    missing = [1.0] * size
+    return (weights + missing)[:size]

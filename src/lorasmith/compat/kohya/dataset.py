@@ -1,4 +1,4 @@
-"""Dataset configs: `general`, `datasets` and `subsets`, and the order in which a value is searched."""
+"""Reads dataset configs: `general`, `datasets` and `subsets`, and the order in which values are looked up."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ IMAGE_KEYS = (
     Option("alpha_mask"),
     Option("masked_loss"),
 )
-"""In `general`, `datasets` and `subsets`. More lenient than the original where its own documents promise more."""
-SIZE_KEYS = (
+"""In `general`, `datasets` and `subsets`. The original's documentation promises more than its code accepts."""
+DATASET_KEYS = (
     Option("resolution", "text"),
     Option("batch_size", "int", 1),
     Option("bucket_reso_steps", "int", 64),
@@ -52,145 +52,167 @@ SIZE_KEYS = (
     Option("validation_split", "float", 0.0),
     Option("validation_seed", "int"),
 )
-"""In `general` and `datasets`; in `subsets` too for validation, as the original's document has it."""
-SOURCE_KEYS = (
+"""In `general` and `datasets`. The keys of validation are also allowed in `subsets`, as the documentation says."""
+SUBSET_KEYS = (
     Option("image_dir", "text"),
     Option("is_reg"),
     Option("metadata_file", "text"),
     Option("conditioning_data_dir", "text"),
 )
-"""In `subsets` alone."""
-RENAMED = {"train_batch_size": "batch_size", "dataset_repeats": "num_repeats"}
-"""Options of the script to keys of the file."""
+"""In `subsets` only."""
+OPTION_TO_KEY = {"train_batch_size": "batch_size", "dataset_repeats": "num_repeats"}
+"""Options of the script that have another name as a key of the file."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """A subset with every value found; `values` has all keys above."""
+class KohyaSubset:
+    """A subset with a value for every key of `IMAGE_KEYS` and `SUBSET_KEYS`."""
 
     values: Mapping[str, Any]
     where: str
+    """Where the subset is defined, for messages."""
     class_folders: bool = False
-    """Whether `image_dir` holds `N_class` folders, and none could be listed."""
+    """Whether `image_dir` contains `N_class` folders that could not be listed on this machine."""
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self.values[name]
-        except KeyError:
-            raise AttributeError(name) from None
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
 
 
 @dataclass(frozen=True)
-class Set:
-    """One dataset: the values that hold for all its images, and its sources."""
+class KohyaDataset:
+    """A dataset with a value for every key of `DATASET_KEYS`, and its subsets."""
 
     values: Mapping[str, Any]
-    sources: tuple[Source, ...]
+    subsets: tuple[KohyaSubset, ...]
     where: str = ""
     notes: list[str] = field(default_factory=list)
 
 
-def read_dataset(path: Path, arguments: Mapping[str, Any]) -> list[Set]:
-    """The datasets of a file. `arguments`: the script's options that were given, which stand below the file's values.
+def read_dataset_config(path: Path, options: Mapping[str, Any]) -> list[KohyaDataset]:
+    """The datasets of a file. `options`: the given options of the script, used where the file has no value.
 
-    Raises ConfigError with everything that is wrong.
+    Raises ConfigError with all problems.
     """
     table = read_file(path)
     problems: list[Problem] = []
-    below = {RENAMED.get(key, key): value for key, value in arguments.items()}
-    unknown_in(table, {"general": None, "datasets": None}, "", problems)
-    general = typed(table.get("general", {}), (*IMAGE_KEYS, *SIZE_KEYS), "general", problems)
-    sets = []
-    datasets = table.get("datasets", [])
-    if not isinstance(datasets, list) or not all(isinstance(d, dict) for d in datasets):
+    report_unknown_keys(table, {"general": None, "datasets": None}, "", problems)
+    general = parse_table(table.get("general", {}), (*IMAGE_KEYS, *DATASET_KEYS), "general", problems)
+    fallbacks = [general, keys_of_options(options)]
+    dataset_tables = table.get("datasets", [])
+    if not isinstance(dataset_tables, list) or not all(isinstance(entry, dict) for entry in dataset_tables):
         raise LorasmithError(f"{path}: datasets is not a list of tables; write [[datasets]]")
-    for i, dataset in enumerate(datasets):
-        where = f"datasets.{i}"
-        rest = {key: value for key, value in dataset.items() if key != "subsets"}
-        own = typed(rest, (*IMAGE_KEYS, *SIZE_KEYS), where, problems)
-        layers = [own, general, below]
-        sources = [
-            source_of(subset, layers, f"{where}.subsets.{j}", problems)
-            for j, subset in enumerate(dataset.get("subsets", []))
-        ]
-        if not sources:
-            problems.append(Problem(where, "has no subsets", remedy="add [[datasets.subsets]] with image_dir"))
-        kept, notes = distinct(sources)
-        values = searched(SIZE_KEYS, layers)
-        values["validation_split"] = split_of(values["validation_split"], kept, where, problems)
-        sets.append(Set(values, kept, where, notes))
-    if not sets:
-        problems.append(Problem(str(path), "there is no dataset in it", remedy="add [[datasets]]"))
+    datasets = [
+        read_dataset(dataset_table, fallbacks, f"datasets.{index}", problems)
+        for index, dataset_table in enumerate(dataset_tables)
+    ]
+    if not datasets:
+        problems.append(Problem(str(path), "contains no dataset", remedy="add [[datasets]]"))
     if problems:
         raise ConfigError(problems, str(path))
-    return sets
+    return datasets
 
 
-def source_of(
-    subset: dict[str, Any], layers: Sequence[Mapping[str, Any]], where: str, problems: list[Problem]
-) -> Source:
-    """One subset."""
-    validation = tuple(option for option in SIZE_KEYS if option.name.startswith("validation"))
-    own = typed(subset, (*IMAGE_KEYS, *SOURCE_KEYS, *validation), where, problems)
+def read_dataset(
+    table: dict[str, Any], fallbacks: Sequence[Mapping[str, Any]], where: str, problems: list[Problem]
+) -> KohyaDataset:
+    """One dataset with its subsets. `fallbacks`: tables to look up values that the dataset does not have."""
+    own = {key: value for key, value in table.items() if key != "subsets"}
+    layers = [parse_table(own, (*IMAGE_KEYS, *DATASET_KEYS), where, problems), *fallbacks]
+    subsets = [
+        read_subset(subset_table, layers, f"{where}.subsets.{index}", problems)
+        for index, subset_table in enumerate(table.get("subsets", []))
+    ]
+    if not subsets:
+        problems.append(Problem(where, "has no subsets", remedy="add [[datasets.subsets]] with image_dir"))
+    subsets, notes = remove_duplicates(subsets)
+    values = look_up(DATASET_KEYS, layers)
+    values["validation_split"] = common_validation_split(values["validation_split"], subsets, where, problems)
+    return KohyaDataset(values, tuple(subsets), where, notes)
+
+
+def read_subset(
+    table: dict[str, Any], layers: Sequence[Mapping[str, Any]], where: str, problems: list[Problem]
+) -> KohyaSubset:
+    """One subset. `layers`: tables to look up values that the subset does not have."""
+    validation_keys = tuple(option for option in DATASET_KEYS if option.name.startswith("validation"))
+    own = parse_table(table, (*IMAGE_KEYS, *SUBSET_KEYS, *validation_keys), where, problems)
     if not own.get("image_dir") and not own.get("metadata_file"):
         problems.append(Problem(where, "has neither image_dir nor metadata_file", remedy="name the folder of images"))
-    values = searched(IMAGE_KEYS, [own, *layers]) | {o.name: own.get(o.name, o.default) for o in SOURCE_KEYS}
-    return Source(values | {"validation_split": own.get("validation_split")}, where)
+    values = look_up(IMAGE_KEYS, [own, *layers])
+    for option in SUBSET_KEYS:
+        values[option.name] = own.get(option.name, option.default)
+    values["validation_split"] = own.get("validation_split")
+    return KohyaSubset(values, where)
 
 
-def split_of(shared: float, sources: Sequence[Source], where: str, problems: list[Problem]) -> float:
-    """The share of images held out, of a dataset or of its subsets, which must agree."""
-    found = {shared if source.validation_split is None else source.validation_split for source in sources}
-    if len(found) > 1:
+def common_validation_split(
+    dataset_split: float, subsets: Sequence[KohyaSubset], where: str, problems: list[Problem]
+) -> float:
+    """The validation split of a dataset, or that of its subsets, which must all have the same."""
+    splits: set[float] = set()
+    for subset in subsets:
+        split = subset["validation_split"]
+        splits.add(dataset_split if split is None else split)
+    if len(splits) > 1:
+        found = "differs between subsets"
         remedy = "write it once, in [[datasets]]"
-        problems.append(Problem(f"{where}.validation_split", "differs between subsets", "the same for all", remedy))
-    return next(iter(found), shared)
+        problems.append(Problem(f"{where}.validation_split", found, "the same value for all subsets", remedy))
+    return next(iter(splits), dataset_split)
 
 
-def typed(table: Any, options: tuple[Option, ...], where: str, problems: list[Problem]) -> dict[str, Any]:
-    """The given values in their types; None where a value is as good as absent."""
+def keys_of_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the script under the names that they have in a dataset config."""
+    return {OPTION_TO_KEY.get(name, name): value for name, value in options.items()}
+
+
+def parse_table(table: Any, options: tuple[Option, ...], where: str, problems: list[Problem]) -> dict[str, Any]:
+    """The given values in their types; None for values that are unset."""
     if not isinstance(table, dict):
         problems.append(Problem(where, f"found {table!r}", "a table"))
         return {}
     known = {option.name: option for option in options}
-    table = {RENAMED.get(key, key): value for key, value in table.items()}
-    unknown_in(table, known, where, problems)
-    found: dict[str, Any] = {}
+    table = keys_of_options(table)
+    report_unknown_keys(table, known, where, problems)
+    values: dict[str, Any] = {}
     for key, value in table.items():
-        if key in known:
-            try:
-                found[key] = known[key].parse(value)
-            except ValueError as error:
-                problems.append(Problem(f"{where}.{key}", f"found {value!r}", str(error)))
-    return found
+        if key not in known:
+            continue
+        try:
+            values[key] = known[key].parse(value)
+        except ValueError as error:
+            problems.append(Problem(f"{where}.{key}", f"found {value!r}", str(error)))
+    return values
 
 
-def unknown_in(table: Mapping[str, Any], known: Mapping[str, Any], where: str, problems: list[Problem]) -> None:
-    """Keys that the original refuses, too."""
+def report_unknown_keys(
+    table: Mapping[str, Any], known: Mapping[str, Any], where: str, problems: list[Problem]
+) -> None:
+    """A problem for each unknown key, which the original refuses, too."""
     for key in table.keys() - known.keys():
         place = f"{where}.{key}" if where else key
         problems.append(Problem(place, "unknown key", ", ".join(sorted(known)), did_you_mean(key, known)))
 
 
-def searched(options: tuple[Option, ...], layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Each value from the first layer that has it; an explicit 0 or false counts."""
-    found = {}
+def look_up(options: tuple[Option, ...], layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Each value from the first layer that has it, else the default. An explicit 0 or false counts as a value."""
+    values: dict[str, Any] = {}
     for option in options:
-        values = (layer[option.name] for layer in layers if layer.get(option.name) is not None)
-        found[option.name] = next(values, False if option.type == "flag" else option.default)
-    return found
+        default = False if option.type == "flag" else option.default
+        present = (layer[option.name] for layer in layers if layer.get(option.name) is not None)
+        values[option.name] = next(present, default)
+    return values
 
 
-def distinct(sources: list[Source]) -> tuple[tuple[Source, ...], list[str]]:
-    """Without sources that come again, or that are to be repeated less than once; and what was left out."""
-    kept: dict[tuple[str, str, bool], Source] = {}
-    notes = []
-    for source in sources:
-        key = (str(source.image_dir), str(source.metadata_file), bool(source.is_reg))
-        if source.num_repeats < 1:
-            notes.append(f"{source.where} is left out: num_repeats is {source.num_repeats}")
-        elif key in kept:
-            notes.append(f"{source.where} is left out: it names the same images as {kept[key].where}")
+def remove_duplicates(subsets: list[KohyaSubset]) -> tuple[list[KohyaSubset], list[str]]:
+    """The subsets without those that name the same images again or have no repeats, and notes on these."""
+    by_images: dict[tuple[str, str, bool], KohyaSubset] = {}
+    notes: list[str] = []
+    for subset in subsets:
+        images = (str(subset["image_dir"]), str(subset["metadata_file"]), bool(subset["is_reg"]))
+        if subset["num_repeats"] < 1:
+            notes.append(f"{subset.where} is ignored: num_repeats is {subset['num_repeats']}")
+        elif images in by_images:
+            notes.append(f"{subset.where} is ignored: it names the same images as {by_images[images].where}")
         else:
-            kept[key] = source
-    return tuple(kept.values()), notes
+            by_images[images] = subset
+    return list(by_images.values()), notes

@@ -1,4 +1,4 @@
-"""From the options of previews and validation to ours."""
+"""From the options of previews and validation to our `preview` and `validation`."""
 
 from __future__ import annotations
 
@@ -8,37 +8,47 @@ from typing import Any
 
 
 def convert_preview(values: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """The table `preview`, if pictures are asked for at some time."""
+    """The table `preview`; empty if no images are to be drawn."""
     prompts = values["sample_prompts"]
     epochs, steps = values["sample_every_n_epochs"], values["sample_every_n_steps"]
-    when: dict[str, Any] = {}
+    times: dict[str, Any] = {}
     if epochs and epochs > 0:
-        when["every_epochs"] = epochs
+        times["every_epochs"] = epochs
         if steps:
-            notes.append("sample_every_n_steps is left out: sample_every_n_epochs counts, as in the original")
+            notes.append("sample_every_n_steps is ignored: sample_every_n_epochs counts before it, as in the original")
     elif steps and steps > 0:
-        when["every_steps"] = steps
+        times["every_steps"] = steps
     if values["sample_at_first"]:
-        when["at_start"] = True
-    if not prompts or not when:
-        if prompts:
-            notes.append("sample_prompts is left out: nothing says when, set sample_every_n_epochs")
+        times["at_start"] = True
+    if not prompts:
         return {}
-    drawing = {"sampler": values["sample_sampler"], "steps": 30, "cfg": 7.5}
-    return {"preview": {"prompts": prompts, **when, "at_end": False, **drawing, **copies(values)}}
+    if not times:
+        notes.append("sample_prompts is ignored: set sample_every_n_epochs to say when images are drawn")
+        return {}
 
-
-def copies(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the original has its pictures, and what it calls them."""
-    name, rest = "{name}_" if values["output_name"] else "", "_{index:02d}_{time}_{seed}"
-    names = {"copy_name": f"{name}{{step:06d}}{rest}", "epoch_copy_name": f"{name}e{{epoch:06d}}{rest}"}
-    return {"copies": str(Path(values["output_dir"] or ".") / "sample"), **names}
+    # The names that the original gives to images of steps and of epochs.
+    prefix = "{name}_" if values["output_name"] else ""
+    suffix = "_{index:02d}_{time}_{seed}"
+    return {
+        "prompts": prompts,
+        **times,
+        "at_end": False,
+        "sampler": values["sample_sampler"],
+        "steps": 30,
+        "cfg": 7.5,
+        "copies": str(Path(values["output_dir"] or ".") / "sample"),
+        "copy_name": f"{prefix}{{step:06d}}{suffix}",
+        "epoch_copy_name": f"{prefix}e{{epoch:06d}}{suffix}",
+    }
 
 
 def convert_validation(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The table `validation`; the images are chosen in `data.validation`."""
-    when = {"every_steps": values["validate_every_n_steps"], "every_epochs": values["validate_every_n_epochs"]}
-    when = {key: value for key, value in when.items() if value}
-    if not values["validation_split"] and not when:
+    """The table `validation`: when the loss is measured. The images are selected by `data.validation`."""
+    if not values["validation_split"]:
         return {}
-    return {"validation": when or {"every_epochs": 1}} if values["validation_split"] else {}
+    table: dict[str, Any] = {}
+    if values["validate_every_n_steps"]:
+        table["every_steps"] = values["validate_every_n_steps"]
+    if values["validate_every_n_epochs"]:
+        table["every_epochs"] = values["validate_every_n_epochs"]
+    return table or {"every_epochs": 1}

@@ -1,4 +1,4 @@
-"""Reading TOML as people write it: keys that come twice, sections that come twice, sections without meaning."""
+"""Reads TOML files as people write them: with repeated keys, repeated sections, and sections without meaning."""
 
 from __future__ import annotations
 
@@ -12,72 +12,84 @@ from lorasmith.core.errors import LorasmithError
 
 KEY = re.compile(r"""\s*(?P<key>(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*[A-Za-z0-9_-]+)*)\s*=""")
 SECTION = re.compile(r"\s*\[(?P<name>[^\[\]]+)\]\s*(?:#.*)?$")
-LONGEST = 400
-"""Lines that one value may take."""
+MAX_VALUE_LINES = 400
+"""How many lines one value may have."""
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The table of a TOML or JSON file; `.toml` may be missing from its name.
+    """The table of a TOML or JSON file; the suffix `.toml` may be omitted.
 
-    Of keys that come twice in a section, the last one counts; a section that comes twice is one. Raises LorasmithError
-    with the line of a syntax error.
+    If a key occurs twice in a section, the last value counts; sections of the same name are merged. Raises
+    LorasmithError with the line of a syntax error.
     """
-    if not path.is_file() and path.with_name(f"{path.name}.toml").is_file():
-        path = path.with_name(f"{path.name}.toml")
+    with_suffix = path.with_name(f"{path.name}.toml")
+    if not path.is_file() and with_suffix.is_file():
+        path = with_suffix
     if not path.is_file():
         raise LorasmithError(f"{path}: no such file")
     text = path.read_text(encoding="utf-8-sig")
-    try:
-        if path.suffix.lower() == ".json":
+    if path.suffix.lower() == ".json":
+        try:
             return json.loads(text)
-        return tomllib.loads(text)
-    except json.JSONDecodeError as error:
-        raise LorasmithError(f"{path}: not valid JSON: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        first = error
+        except json.JSONDecodeError as error:
+            raise LorasmithError(f"{path}: not valid JSON: {error}") from None
     try:
-        return tomllib.loads(without_doubles(text))
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        first_error = error
+
+    # Repeated keys are an error in TOML. Other errors remain without them; the first message has the right line.
+    try:
+        return tomllib.loads(remove_repetitions(text))
     except tomllib.TOMLDecodeError:
         hint = "\nwrite Windows paths with / or in single quotes: 'C:\\images'" if "\\" in text else ""
-        raise LorasmithError(f"{path}: not valid TOML: {first}{hint}") from None
+        raise LorasmithError(f"{path}: not valid TOML: {first_error}{hint}") from None
 
 
-def without_doubles(text: str) -> str:
-    """TOML in which each key stands once in its section, with its last value, and each `[section]` once."""
+def remove_repetitions(text: str) -> str:
+    """TOML in which each key of a section occurs once, with its last value, and each `[section]` once."""
     sections: dict[str, dict[str, str]] = {"": {}}
     current = sections[""]
     arrays = 0
-    for statement in statements(text):
+    for statement in split_statements(text):
         section = SECTION.match(statement)
         key = KEY.match(statement)
         if section:
-            current = sections.setdefault(f"[{section['name'].strip()}]", {})
+            header = f"[{section['name'].strip()}]"
+            current = sections.setdefault(header, {})
         elif statement.lstrip().startswith("[["):
+            # Each [[header]] starts a new element; the number in a comment keeps the headers distinct.
             arrays += 1
             current = sections.setdefault(f"{statement.strip()} #{arrays}", {})
         elif key:
             current[key["key"]] = statement
         elif statement.strip() and not statement.lstrip().startswith("#"):
             current[statement] = statement
-    return "\n".join(line for head, keys in sections.items() for line in (head, *keys.values()))
+    lines: list[str] = []
+    for header, statements in sections.items():
+        lines += [header, *statements.values()]
+    return "\n".join(lines)
 
 
-def statements(text: str) -> list[str]:
-    """Lines, with those of a value over several lines joined."""
+def split_statements(text: str) -> list[str]:
+    """The lines of a TOML file, with the lines of a value that spans several of them joined."""
     lines = text.splitlines()
-    found: list[str] = []
-    place = 0
-    while place < len(lines):
-        end = place + 1
-        if KEY.match(lines[place]):
-            end = next((e for e in range(end, min(len(lines), place + LONGEST) + 1) if whole(lines[place:e])), end)
-        found.append("\n".join(lines[place:end]))
-        place = end
-    return found
+    statements: list[str] = []
+    start = 0
+    while start < len(lines):
+        end = start + 1
+        if KEY.match(lines[start]):
+            # A value ends at the first line at which the statement is complete TOML.
+            longest = min(len(lines), start + MAX_VALUE_LINES)
+            ends = range(start + 1, longest + 1)
+            end = next((candidate for candidate in ends if is_toml(lines[start:candidate])), start + 1)
+        statements.append("\n".join(lines[start:end]))
+        start = end
+    return statements
 
 
-def whole(lines: list[str]) -> bool:
-    """Whether lines are TOML by themselves."""
+def is_toml(lines: list[str]) -> bool:
+    """Whether lines are complete TOML by themselves."""
     try:
         tomllib.loads("\n".join(lines))
     except tomllib.TOMLDecodeError:
@@ -85,17 +97,19 @@ def whole(lines: list[str]) -> bool:
     return True
 
 
-def flat(table: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Sections have no meaning: top-level values and those of one level of sections in one table, the last one counts.
+def flatten_sections(table: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Top-level values and those of one level of sections in one table, and warnings.
 
-    Deeper tables are left out with a warning.
+    Sections have no meaning in the original; of equal keys the last one counts. Deeper tables are ignored with a
+    warning.
     """
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     warnings: list[str] = []
     for name, value in table.items():
-        for key, inner in value.items() if isinstance(value, dict) else [(name, value)]:
-            if isinstance(inner, dict) and key not in ("network_args", "optimizer_args"):
-                warnings.append(f"the table [{name}.{key}] is left out: only one level of sections is read")
+        entries = value if isinstance(value, dict) else {name: value}
+        for key, entry in entries.items():
+            if isinstance(entry, dict) and key not in ("network_args", "optimizer_args"):
+                warnings.append(f"the table [{name}.{key}] is ignored: only one level of sections is read")
             else:
-                found[key] = inner
-    return found, warnings
+                flat[key] = entry
+    return flat, warnings

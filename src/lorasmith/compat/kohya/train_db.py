@@ -1,4 +1,4 @@
-"""`train_db`: DreamBooth (arXiv 2208.12242) by training the whole model, and a whole model comes out."""
+"""`train_db`: DreamBooth (arXiv 2208.12242) by training the whole model, which is also what it writes."""
 
 from __future__ import annotations
 
@@ -7,29 +7,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lorasmith.compat.kohya.images import convert_data
+from lorasmith.compat.kohya.data import convert_data
+from lorasmith.compat.kohya.general import (
+    convert_general,
+    convert_hooks,
+    convert_text,
+    first_batches_image,
+    no_effect_notes,
+    without_empty,
+)
+from lorasmith.compat.kohya.lr_schedules import convert_schedule
 from lorasmith.compat.kohya.objectives import convert_objective
-from lorasmith.compat.kohya.optimizers import convert_optimizer, convert_schedule
+from lorasmith.compat.kohya.optimizers import convert_optimizer
 from lorasmith.compat.kohya.options import OPTIONS as NETWORK_OPTIONS
 from lorasmith.compat.kohya.options.dreambooth import OPTIONS
-from lorasmith.compat.kohya.outputs import convert_export
+from lorasmith.compat.kohya.outputs import convert_export, output_name
 from lorasmith.compat.kohya.previews import convert_preview
-from lorasmith.compat.kohya.train_network import (
-    TrainNetwork,
-    further_hooks,
-    general,
-    look_of,
-    name_of,
-    remarks,
-    resumed_from,
-    text_of,
-)
-from lorasmith.compat.kohya.uploads import secrets_of
+from lorasmith.compat.kohya.resume import find_resume_path
+from lorasmith.compat.kohya.train_network import TrainNetwork
+from lorasmith.compat.kohya.uploads import secret_variables
 from lorasmith.compat.script import Conversion, Parsed
 from lorasmith.core.errors import ConfigError, Problem
 from lorasmith.training.output.folder import find_resume_point
 
-FOLDERS = ("diffusers", "diffusers_safetensors")
+FOLDER_LAYOUTS = ("diffusers", "diffusers_safetensors")
+"""Values of save_model_as that write a folder."""
 
 
 class TrainDb(TrainNetwork):
@@ -39,85 +41,98 @@ class TrainDb(TrainNetwork):
     options = OPTIONS
 
     def convert(self, parsed: Parsed) -> Conversion:
-        given = {option.name: option.default for option in NETWORK_OPTIONS} | parsed.values
+        # The shared converters read all options of train_network; those that this script lacks get their defaults.
+        defaults = {option.name: option.default for option in NETWORK_OPTIONS}
+        given = defaults | parsed.values
         values = given | {"save_model_as": "safetensors", "unet_lr": None}
-        notes, problems = remarks(self, parsed), []
-        run = resumed_from(values)
-        if run and not values["pretrained_model_name_or_path"]:  # with the run's own settings
-            return Conversion(
-                {},
-                notes,
-                copies_of(given, find_resume_point(run).run),
-                run,
-                product="model",
-                secrets=secrets_of(values),
-            )
-        table = general(values, notes, problems)
-        rate, stop = text_rate(values), values["stop_text_encoder_training"]
+        base = values["pretrained_model_name_or_path"]
+        notes = no_effect_notes(self, parsed)
+        problems: list[Problem] = []
+        resume = find_resume_path(values)
+        secrets = secret_variables(values)
+        if resume and not base:
+            # Without a base model, the run continues with the settings in its folder.
+            copy_targets = model_copy_targets(given, find_resume_point(resume).run)
+            return Conversion({}, notes, copy_targets, resume, product="model", secrets=secrets)
+
+        table = convert_general(values, notes, problems)
         table["data"] = convert_data(replace(parsed, values=values), notes, problems)
-        table["text"] = text_of(values, problems)
+        table["text"] = convert_text(values, problems)
         table["adapter"] = {"kind": "full", "layers": "*", "bias": True, "norms": True}
-        table["objective"] = convert_objective(values, problems)
-        if any(subset.get("masks") for subset in table["data"].get("subsets", ())):
-            table["objective"] = {"kind": "denoising", **table["objective"], "mask_mean": "image"}
-        table["optimizer"] = convert_optimizer(values, notes, problems) | {"text_lr": rate}
-        if rate and stop and stop > 0:
-            table["phases"] = {"text": [0.0, share_of(stop, values, problems)]}
+        table["objective"] = convert_objective(values, table["data"].get("subsets", ()), problems)
+        text_rate = text_learning_rate(values)
+        table["optimizer"] = convert_optimizer(values, notes, problems)
+        table["optimizer"]["text_lr"] = text_rate
+        stop = values["stop_text_encoder_training"]
+        if text_rate and stop and stop > 0:
+            table["phases"] = {"text": [0.0, fraction_of_run(stop, values, problems)]}
         table["lr_schedule"] = convert_schedule(values, notes, problems)
-        table |= convert_preview(values, notes)
-        table["export"] = {"dtype": "fp32", "model": layout_of(given, problems)}
-        table["hooks"] = further_hooks(values, notes, problems)
+        table["preview"] = convert_preview(values, notes)
+        table["export"] = {"dtype": "fp32", "model": convert_layout(given, problems)}
+        table["hooks"] = convert_hooks(values, notes, problems)
         if problems:
             raise ConfigError(problems, self.name)
-        if convert_export(values).get("export", {}).keys() & {"every_steps", "every_epochs"}:
-            notes.append("save_every_n_*: a whole model is written at the end; save_state makes checkpoints before")
-        if values["vae"] and not is_folder(values["pretrained_model_name_or_path"]):
-            notes.append("vae: the model that is written keeps the base's own VAE, since the base is one file")
+
+        # What the original writes and we do not.
+        if convert_export(values).keys() & {"every_steps", "every_epochs"}:
+            notes.append("save_every_n_*: the model is written at the end only; save_state writes checkpoints before")
+        if values["vae"] and not is_folder(base):
+            notes.append("vae: the base is a single file, so the written model contains the VAE of the base")
         if values["save_precision"]:
-            notes.append("save_precision is left out: the model has the dtypes of the base")
-        table = {key: value for key, value in table.items() if value not in (None, {}, [])}
-        copies = copies_of(given, Path(table["output"]))
-        own = {"first_batches_image": look_of(values), "secrets": secrets_of(values)}
-        return Conversion(table, notes, copies, run, product="model", **own)
+            notes.append("save_precision is ignored: the model has the dtypes of the base")
+        return Conversion(
+            without_empty(table),
+            notes,
+            model_copy_targets(given, Path(table["output"])),
+            resume,
+            product="model",
+            first_batches_image=first_batches_image(values),
+            secrets=secrets,
+        )
 
 
-def text_rate(values: Mapping[str, Any]) -> float:
-    """The text encoder's learning rate."""
+def text_learning_rate(values: Mapping[str, Any]) -> float:
+    """The text encoder's learning rate; 0 if it is not trained at all."""
     if values["stop_text_encoder_training"] == -1:
         return 0.0
     return values["learning_rate"] if values["learning_rate_te"] is None else values["learning_rate_te"]
 
 
-def share_of(stop: int, values: Mapping[str, Any], problems: list[Problem]) -> float:
-    """Steps as a share of the run."""
+def fraction_of_run(stop: int, values: Mapping[str, Any], problems: list[Problem]) -> float:
+    """A number of steps as a fraction of the run."""
     if values["max_train_epochs"]:
-        remedy = "give max_train_steps in place of max_train_epochs"
-        problems.append(Problem("stop_text_encoder_training", "is a number of steps", remedy=remedy))
+        found = "is a number of steps, but the run's length is given in epochs"
+        remedy = "use max_train_steps instead of max_train_epochs"
+        problems.append(Problem("stop_text_encoder_training", found, remedy=remedy))
         return 1.0
     return min(1.0, stop / values["max_train_steps"])
 
 
 def is_folder(base: Any) -> bool:
-    """Whether a base comes as a folder: all but single files do."""
+    """Whether a base model is a folder or a hub id, and not a single file."""
     return Path(str(base)).suffix.lower() not in (".safetensors", ".ckpt")
 
 
-def layout_of(values: Mapping[str, Any], problems: list[Problem]) -> str:
-    """Our `export.model`."""
-    base, kind = values["pretrained_model_name_or_path"], str(values["save_model_as"] or "").lower()
-    if kind == "ckpt":
-        remedy = "use safetensors: every program reads it"
-        problems.append(Problem("save_model_as", "ckpt is a pickle, which can carry code", remedy=remedy))
-    if kind in FOLDERS and not is_folder(base):
+def convert_layout(values: Mapping[str, Any], problems: list[Problem]) -> str:
+    """Our `export.model`: a single file, or the layout of the base."""
+    layout = str(values["save_model_as"] or "").lower()
+    if layout == "ckpt":
+        found = "ckpt is a pickle, which can contain code"
+        problems.append(Problem("save_model_as", found, remedy="use safetensors, which every program reads"))
+    if layout in FOLDER_LAYOUTS and not is_folder(values["pretrained_model_name_or_path"]):
+        found = f"cannot be {layout}: the base is one file"
         remedy = "name the diffusers folder of the base in pretrained_model_name_or_path"
-        problems.append(Problem("save_model_as", f"{kind}, and the base is one file", remedy=remedy))
-    return "single_file" if kind == "safetensors" else "layout"
+        problems.append(Problem("save_model_as", found, remedy=remedy))
+    return "single_file" if layout == "safetensors" else "layout"
 
 
-def copies_of(values: Mapping[str, Any], run: Path) -> dict[str, Path]:
-    """Where the original writes a model that is one file. A folder stays in the run, whose place it would take."""
-    name = name_of(values)
-    kind = str(values["save_model_as"] or "").lower()
-    folder = kind in FOLDERS or (not kind and is_folder(values["pretrained_model_name_or_path"]))
-    target = Path(values["output_dir"] or run.parent) / f"{name}.safetensors"
-    return {} if folder else {f"{name}.model.safetensors": target}
+def model_copy_targets(values: Mapping[str, Any], run: Path) -> dict[str, Path]:
+    """Where the original writes a model that is a single file.
+
+    A folder is not copied: the original writes it to the place of our run's folder.
+    """
+    name = output_name(values)
+    layout = str(values["save_model_as"] or "").lower()
+    if layout in FOLDER_LAYOUTS or (not layout and is_folder(values["pretrained_model_name_or_path"])):
+        return {}
+    return {f"{name}.model.safetensors": Path(values["output_dir"] or run.parent) / f"{name}.safetensors"}

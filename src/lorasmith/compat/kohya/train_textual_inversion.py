@@ -1,4 +1,4 @@
-"""`train_textual_inversion` and its layer-wise form: new words alone, in the files that the originals write."""
+"""`train_textual_inversion` and its layer-wise form: new tokens only, in the file formats of the originals."""
 
 from __future__ import annotations
 
@@ -7,118 +7,142 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lorasmith.compat.kohya.images import convert_data
+from lorasmith.compat.kohya.data import convert_data
+from lorasmith.compat.kohya.general import (
+    convert_general,
+    convert_hooks,
+    convert_text,
+    first_batches_image,
+    no_effect_notes,
+    without_empty,
+)
+from lorasmith.compat.kohya.lr_schedules import convert_schedule
 from lorasmith.compat.kohya.objectives import convert_objective
-from lorasmith.compat.kohya.optimizers import convert_optimizer, convert_schedule
+from lorasmith.compat.kohya.optimizers import convert_optimizer
 from lorasmith.compat.kohya.options import OPTIONS as NETWORK_OPTIONS
 from lorasmith.compat.kohya.options import SDXL_OPTIONS
 from lorasmith.compat.kohya.options.inversion import OPTIONS
-from lorasmith.compat.kohya.outputs import convert_export, folder_of
+from lorasmith.compat.kohya.outputs import convert_export, output_folder, output_name
 from lorasmith.compat.kohya.previews import convert_preview
-from lorasmith.compat.kohya.train_network import (
-    TrainNetwork,
-    further_hooks,
-    general,
-    look_of,
-    name_of,
-    remarks,
-    resumed_from,
-    text_of,
-)
-from lorasmith.compat.kohya.uploads import secrets_of
-from lorasmith.compat.prompt_templates import SENTENCES
+from lorasmith.compat.kohya.resume import find_resume_path
+from lorasmith.compat.kohya.train_network import TrainNetwork
+from lorasmith.compat.kohya.uploads import secret_variables
+from lorasmith.compat.prompt_templates import TEMPLATES
 from lorasmith.compat.script import Conversion, Parsed
 from lorasmith.core.errors import ConfigError, Problem
 from lorasmith.formats import token_embeddings
 
-ADAMW_DECAY = 0.01
+ADAMW_WEIGHT_DECAY = 0.01
+"""The default of torch's AdamW, which the original uses for the new tokens."""
 
 
 class TrainTextualInversion(TrainNetwork):
-    """A word of SD 1.x or 2.x with one set of vectors."""
+    """A new token of SD 1.x or 2.x, with one set of vectors."""
 
     name = "train_textual_inversion"
     options = OPTIONS
     layerwise: ClassVar[bool] = False
 
     def convert(self, parsed: Parsed) -> Conversion:
-        given = {option.name: option.default for option in NETWORK_OPTIONS} | parsed.values
-        notes, problems = remarks(self, parsed), []
-        if not given["token_string"]:
-            problems.append(Problem("token_string", "missing", remedy="give the new word, as captions have it"))
+        # The shared converters read all options of train_network; those that this script lacks get their defaults.
+        defaults = {option.name: option.default for option in NETWORK_OPTIONS}
+        values = defaults | parsed.values
+        notes = no_effect_notes(self, parsed)
+        problems: list[Problem] = []
+        if not values["token_string"]:
+            problems.append(Problem("token_string", "missing", remedy="give the new token, as it is used in captions"))
             raise ConfigError(problems, self.name)
-        word = str(given["token_string"]).strip()
-        values = given | {"output_name": given["output_name"] or token_embeddings.file_name(word)}
-        secrets = secrets_of(values)
-        run = resumed_from(values)
-        if run and not values["pretrained_model_name_or_path"]:  # with the run's own settings
-            return Conversion({}, notes, resume=run, product="token", secrets=secrets)
-        table = general(values, notes, problems) | {"trigger": [word]}
+        token = str(values["token_string"]).strip()
+        token_file = token_embeddings.file_name(token)
+        values["output_name"] = values["output_name"] or token_file
+        secrets = secret_variables(values)
+        resume = find_resume_path(values)
+        if resume and not values["pretrained_model_name_or_path"]:
+            # Without a base model, the run continues with the settings in its folder.
+            return Conversion({}, notes, resume=resume, product="token", secrets=secrets)
+
+        table = convert_general(values, notes, problems)
+        table["trigger"] = [token]
         table["data"] = convert_data(replace(parsed, values=values), notes, problems)
-        for subset in table["data"].get("subsets", ()):
-            subset.setdefault("transforms", []).extend(templates(values, word, problems))
-        if any(subset.get("masks") for subset in table["data"].get("subsets", ())):
-            table["objective"] = {"kind": "denoising", **convert_objective(values, problems), "mask_mean": "image"}
-        else:
-            table["objective"] = convert_objective(values, problems)
-        table["text"] = text_of(values, problems)
-        table["optimizer"] = convert_optimizer(values, notes, problems) | {"unet_lr": 0.0, "text_lr": 0.0}
-        table["concepts"] = [concept(values, word, table["optimizer"], self.layerwise)]
+        subsets = table["data"].get("subsets", ())
+        for subset in subsets:
+            subset.setdefault("transforms", []).extend(convert_templates(values, token, problems))
+        table["objective"] = convert_objective(values, subsets, problems)
+        table["text"] = convert_text(values, problems)
+        table["optimizer"] = convert_optimizer(values, notes, problems)
+        table["optimizer"] |= {"unet_lr": 0.0, "text_lr": 0.0}
+        table["concepts"] = [convert_concept(values, token, table["optimizer"], self.layerwise)]
         table["lr_schedule"] = convert_schedule(values, notes, problems)
-        table |= convert_preview(values, notes) | convert_export(values)
-        table["hooks"] = [self.word_files(values), *further_hooks(values, notes, problems)]
+        table["preview"] = convert_preview(values, notes)
+        table["export"] = convert_export(values)
+        container = str(values["save_model_as"]).lower()
+        token_hook = {
+            "dtype": "fp32",
+            **convert_export(values),
+            "kind": "words",
+            "folder": output_folder(values),
+            "layers": self.layerwise,
+            "container": container,
+        }
+        table["hooks"] = [token_hook, *convert_hooks(values, notes, problems)]
         if problems:
             raise ConfigError(problems, self.name)
-        if token_embeddings.file_name(word) != name_of(values):
-            notes.append(f"user interfaces call the word as its file is called: {name_of(values)}")
-        table = {key: value for key, value in table.items() if value not in (None, {}, [])}
-        file = f"{name_of(values)}.{str(values['save_model_as']).lower()}"
-        copies = {f"../{file}": Path(folder_of(values)) / file}  # stands there already
-        return Conversion(
-            table, notes, copies, run, product="token", first_batches_image=look_of(values), secrets=secrets
-        )
+        name = output_name(values)
+        if token_file != name:
+            notes.append(f"user interfaces use the file's name as the token: {name}")
 
-    def word_files(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The hook that writes the original's files where the original does."""
-        often = convert_export(values).get("export", {})
-        own = {"kind": "words", "folder": folder_of(values), "layers": self.layerwise}
-        return {"dtype": "fp32", **often, **own, "container": str(values["save_model_as"]).lower()}
+        # The hook writes the file to its place during training, so there is nothing left to copy.
+        file = f"{name}.{container}"
+        copy_targets = {f"../{file}": Path(output_folder(values)) / file}
+        return Conversion(
+            without_empty(table),
+            notes,
+            copy_targets,
+            resume,
+            product="token",
+            first_batches_image=first_batches_image(values),
+            secrets=secrets,
+        )
 
 
 class TrainTextualInversionXti(TrainTextualInversion):
-    """A word with vectors for each cross-attention layer."""
+    """A new token with separate vectors for each cross-attention layer (XTI, arXiv 2303.09522)."""
 
     name = "train_textual_inversion_XTI"
     layerwise = True
 
 
 class SdxlTrainTextualInversion(TrainTextualInversion):
-    """A word of SDXL: vectors for each of its text encoders."""
+    """A new token of SDXL, with vectors for each of its text encoders."""
 
     name = "sdxl_train_textual_inversion"
     options = (*OPTIONS, *SDXL_OPTIONS)
 
 
-def concept(values: Mapping[str, Any], word: str, optimizer: Mapping[str, Any], layerwise: bool) -> dict[str, Any]:
-    """The table of the new word; the optimizer's weight decay is its own, as in the original."""
-    decay = {"adamw": ADAMW_DECAY, "adamw8bit": ADAMW_DECAY}.get(str(optimizer.get("kind")), 0.0)
-    found = {
-        "words": [word],
+def convert_concept(
+    values: Mapping[str, Any], token: str, optimizer: Mapping[str, Any], layerwise: bool
+) -> dict[str, Any]:
+    """One table of `concepts`. The weight decay is the optimizer's, as in the original."""
+    default_decay = ADAMW_WEIGHT_DECAY if optimizer.get("kind") in ("adamw", "adamw8bit") else 0.0
+    decay = optimizer.get("args", {}).get("weight_decay", default_decay)
+    table = {
+        "words": [token],
         "vectors": values["num_vectors_per_token"],
         "init": values["weights"] or values["init_word"],
         "layerwise": layerwise,
         "lr": values["learning_rate"],
-        "weight_decay": optimizer.get("weight_decay", optimizer.get("args", {}).get("weight_decay", decay)),
+        "weight_decay": optimizer.get("weight_decay", decay),
     }
-    return {key: value for key, value in found.items() if value not in (None, "")}
+    return {key: value for key, value in table.items() if value not in (None, "")}
 
 
-def templates(values: Mapping[str, Any], word: str, problems: list[Problem]) -> list[dict[str, Any]]:
-    """Sentences about an object or a style, if they are to stand in place of captions."""
-    asked = [kind for kind in ("object", "style") if values[f"use_{kind}_template"]]
-    if len(asked) > 1:
-        problems.append(Problem("use_object_template", "with use_style_template", remedy="choose one of them"))
-    return [
-        {"kind": "template", "templates": [sentence.replace("{caption}", word) for sentence in SENTENCES[kind]]}
-        for kind in asked[:1]
-    ]
+def convert_templates(values: Mapping[str, Any], token: str, problems: list[Problem]) -> list[dict[str, Any]]:
+    """The transform that replaces captions with prompt templates about an object or a style, if it is chosen."""
+    kinds = [kind for kind in ("object", "style") if values[f"use_{kind}_template"]]
+    if not kinds:
+        return []
+    if len(kinds) > 1:
+        found = "cannot be combined with use_style_template"
+        problems.append(Problem("use_object_template", found, remedy="choose one of them"))
+    templates = [template.replace("{caption}", token) for template in TEMPLATES[kinds[0]]]
+    return [{"kind": "template", "templates": templates}]

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from lorasmith.compat.kohya.optimizers import CLASSES
+from lorasmith.compat.kohya.optimizers import OPTIMIZER_CLASSES
 from lorasmith.core.errors import LorasmithError
 from lorasmith.training.config import load_config
 from lorasmith.training.output.checkpoint import flatten, unflatten
@@ -29,11 +29,11 @@ from lorasmith.training.step.optimizers import (
 ONLY_CUDA = ("pagedlion8bit", "pagedadamw", "pagedadamw8bit", "pagedadamw32bit")
 """bitsandbytes keeps pages in the GPU's unified memory."""
 RATES = {"prodigy": 1.0, "dadaptsgd": 1.0, "dadapt": 0.1, "sgdschedulefree": 0.3, "adafactor": 0.03}
-NAMES = sorted(set(CLASSES) - set(ONLY_CUDA))
+NAMES = sorted(set(OPTIMIZER_CLASSES) - set(ONLY_CUDA))
 
 
 def config_of(name: str) -> OptimizerConfig:
-    path, args = CLASSES[name]
+    path, args = OPTIMIZER_CLASSES[name]
     if name == "adafactor":
         args = args | {"relative_step": False, "scale_parameter": False}
     return AnyOptimizer(name=path, args=args)
