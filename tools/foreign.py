@@ -111,13 +111,16 @@ def page() -> str:
     return fold("\n\n".join(part.strip() for part in parts) + "\n")
 
 
-def scripts(head: str, origin: str) -> str:
-    """The page of all scripts of one origin; each lists only the options that differ from the script before it."""
+def scripts(head: str, origin: str, first: str) -> str:
+    """The page of all scripts of one origin; each lists only the options that differ from the script before it.
+
+    `first`: the beginning of the names of those that come first.
+    """
     parts = [head]
     before: dict[str, Option] = {}
-    for name, script in all_scripts().items():
-        if script.origin != origin:
-            continue
+    of_origin = [(name, script) for name, script in all_scripts().items() if script.origin == origin]
+    of_origin.sort(key=lambda pair: not pair[0].startswith(first))
+    for name, script in of_origin:
         options = {option.name: option for option in script.options}
         different = tuple(option for option in script.options if before.get(option.name) != option)
         missing = sorted(before.keys() - options.keys())
@@ -134,8 +137,8 @@ def pages() -> dict[str, str]:
     """File name to page."""
     return {
         "kohya.md": page(),
-        "diffusers.md": scripts(DIFFUSERS, "diffusers"),
-        "mixofshow.md": scripts(MIX_OF_SHOW, "Mix-of-Show"),
+        "diffusers.md": scripts(DIFFUSERS, "diffusers", "train_dreambooth"),
+        "mixofshow.md": scripts(MIX_OF_SHOW, "Mix-of-Show", "train_edlora"),
     }
 
 

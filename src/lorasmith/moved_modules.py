@@ -86,6 +86,7 @@ MOVED = {
     "families.kernels": "families.ops.triton_group_norm",
     "families.lean": "families.ops.frozen_conv",
     "families.nhwc": "families.ops.channels_last",
+    "compat.diffusers.classes": "compat.diffusers.class_images",
     "compat.kohya.images": "compat.kohya.data",
     "compat.sentences": "compat.prompt_templates",
     "compat.kohya.sending": "compat.kohya.uploads",

@@ -48,6 +48,7 @@ class Option:
         """
         if value is None:
             return None
+        # User interfaces write empty fields as "" or "None".
         if isinstance(value, str) and value.strip().lower() in ("", "none"):
             return None
         parsed = PARSERS[self.type](value)
@@ -91,6 +92,7 @@ def parse_steps(value: Any) -> int | float:
     if text.endswith("%"):
         return parse_float(text[:-1]) / 100
     number = parse_float(value)
+    # 1 is one step, not the whole run.
     is_count = number == int(number) and (number >= 1 or number == 0)
     return int(number) if is_count else number
 
@@ -140,6 +142,7 @@ def split_arguments(options: Sequence[Option], argv: Sequence[str]) -> tuple[dic
     warnings: list[str] = []
     position = 0
     while position < len(argv):
+        # Only options start with two dashes; a value that stands alone belongs to nothing.
         argument = argv[position]
         position += 1
         if not argument.startswith("--"):

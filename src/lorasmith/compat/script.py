@@ -86,6 +86,8 @@ class Script(ABC):
                 warnings.append(f"unknown option {name} is ignored. {did_you_mean(name, known)}".strip())
                 continue
             option = known[name]
+
+            # All problems are collected, so that the user sees them at once.
             try:
                 value = option.parse(raw)
             except ValueError as error:
@@ -93,6 +95,7 @@ class Script(ABC):
                 continue
             if option.state == "refused" and not option.is_unset(value):
                 problems.append(Problem(name, "is not supported", remedy=option.note or "remove it"))
+            # An unset value leaves the default, and does not count as given.
             if value is not None:
                 values[name] = value
                 present.add(name)
@@ -119,6 +122,7 @@ class Action(Script):
 def find_script(name: str) -> Script:
     """The script called `name`, `name.py` or `some/path/name.py`. Raises LorasmithError if it is unknown."""
     scripts = all_scripts()
+    # People copy the path from the original's command lines, on Windows with backslashes.
     stem = PurePosixPath(name.replace("\\", "/")).name.removesuffix(".py")
     if stem not in scripts:
         hint = did_you_mean(stem, scripts)

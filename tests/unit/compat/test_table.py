@@ -273,7 +273,9 @@ def test_what_is_asked_for_is_so_already(
 
 
 @pytest.mark.parametrize("name", [o.name for o in OPTIONS if o.state == "no_effect"])
-def test_a_pointless_option_changes_nothing_and_is_mentioned(name: str, convert: Callable[..., Conversion]) -> None:
+def test_an_option_without_effect_changes_nothing_and_is_mentioned(
+    name: str, convert: Callable[..., Conversion]
+) -> None:
     option = next(o for o in OPTIONS if o.name == name)
     value: Any = {"flag": True, "int": 77, "float": 0.7, "text": option.choices[0] if option.choices else "abc"}[
         option.type

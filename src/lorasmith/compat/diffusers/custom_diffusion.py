@@ -1,13 +1,21 @@
-"""`train_custom_diffusion.py` (arXiv 2212.04488): keys and values of cross-attention in full, and new words."""
+"""`train_custom_diffusion.py` (arXiv 2212.04488): full keys and values of cross-attention, and new tokens."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from lorasmith.compat.diffusers.dreambooth import NO_CAPTIONS, Subsets
 from lorasmith.compat.diffusers.options import CLASSES, CUSTOM, common, merged
-from lorasmith.compat.diffusers.shared import Table, conversion, general, needed, optimizer
+from lorasmith.compat.diffusers.prior_preservation import DreamboothSubsets, dreambooth_batch_size
+from lorasmith.compat.diffusers.shared import (
+    NO_CAPTION_FILES,
+    Table,
+    Values,
+    convert_general,
+    convert_optimizer,
+    make_conversion,
+    require,
+)
 from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.core.errors import LorasmithError
 
@@ -15,6 +23,7 @@ LAYERS = {
     "crossattn_kv": ["unet.*.attn2.to_k", "unet.*.attn2.to_v"],
     "crossattn": ["unet.*.attn2.to_q", "unet.*.attn2.to_k", "unet.*.attn2.to_v", "unet.*.attn2.to_out.0"],
 }
+"""Values of --freeze_model to the layers that are trained."""
 
 
 class TrainCustomDiffusion(Script):
@@ -35,46 +44,64 @@ class TrainCustomDiffusion(Script):
     )
 
     def convert(self, parsed: Parsed) -> Conversion:
-        v = parsed.values
-        needed(self, v, "pretrained_model_name_or_path")
-        entries = concepts_of(self, v)
-        instances: list[Table] = [
-            {"images": e["instance_data_dir"], "caption": e["instance_prompt"], "caption_extension": NO_CAPTIONS}
-            for e in entries
-        ]
-        subsets = Subsets(v, instances, [(e.get("class_data_dir"), e.get("class_prompt")) for e in entries])
-        config = general(v, subsets.longest)
-        config |= {
-            "data": {
-                "subsets": subsets.tables,
-                "resolution": v["resolution"],
-                "batch_size": v["train_batch_size"] * (2 if v["with_prior_preservation"] else 1),
-                "transforms": [{"kind": "flip"}] if v["hflip"] else [],
-            },
-            "adapter": {"kind": "full", "layers": LAYERS[v["freeze_model"]]},
-            "optimizer": optimizer(v),
+        values = parsed.values
+        require(self, values, "pretrained_model_name_or_path")
+
+        # Each concept has its own folders and prompts.
+        instances: list[Table] = []
+        classes: list[tuple[str | None, str | None]] = []
+        for concept in read_concepts(self, values):
+            instances.append(
+                {
+                    "images": concept["instance_data_dir"],
+                    "caption": concept["instance_prompt"],
+                    "caption_extension": NO_CAPTION_FILES,
+                }
+            )
+            classes.append((concept.get("class_data_dir"), concept.get("class_prompt")))
+        subsets = DreamboothSubsets(values, instances, classes)
+
+        config = convert_general(values, subsets.epoch_images)
+        config["data"] = {
+            "subsets": subsets.tables,
+            "resolution": values["resolution"],
+            "batch_size": dreambooth_batch_size(values),
+            "transforms": [{"kind": "flip"}] if values["hflip"] else [],
         }
-        if v["modifier_token"]:
-            words, starts = v["modifier_token"].split("+"), v["initializer_token"].split("+")
-            if len(starts) < len(words):
-                raise LorasmithError(f"--initializer_token has {len(starts)} words for {len(words)} new ones")
-            lr = config["optimizer"]["lr"]
-            config["concepts"] = [{"words": [w], "init": i, "lr": lr} for w, i in zip(words, starts, strict=False)]
-            config["trigger"] = words
-        return conversion(self, parsed, config, prepare=subsets.prepare)
+        config["adapter"] = {"kind": "full", "layers": LAYERS[values["freeze_model"]]}
+        config["optimizer"] = convert_optimizer(values)
+        if values["modifier_token"]:
+            add_tokens(values, config)
+        return make_conversion(self, parsed, config, prepare=subsets.prepare if subsets.jobs else None)
 
 
-def concepts_of(script: Script, v: Table) -> list[Table]:
-    """The concepts of a list, or the one of the command line."""
-    if not v["concepts_list"]:
-        needed(script, v, "instance_data_dir", "instance_prompt")
-        return [v]
-    path = Path(v["concepts_list"])
+def add_tokens(values: Values, config: Table) -> None:
+    """`concepts` and `trigger` for the new tokens, which are trained with the learning rate of the layers."""
+    tokens = values["modifier_token"].split("+")
+    initializers = values["initializer_token"].split("+")
+    # The default has three initializers, so there may be more of them than tokens.
+    if len(initializers) < len(tokens):
+        raise LorasmithError(
+            f"--initializer_token has {len(initializers)} words, --modifier_token has {len(tokens)}; give as many"
+        )
+    config["concepts"] = [
+        {"words": [token], "init": initializer, "lr": config["optimizer"]["lr"]}
+        for token, initializer in zip(tokens, initializers, strict=False)
+    ]
+    config["trigger"] = tokens
+
+
+def read_concepts(script: Script, values: Values) -> list[Table]:
+    """The concepts of --concepts_list, or the one that the other options describe."""
+    if not values["concepts_list"]:
+        require(script, values, "instance_data_dir", "instance_prompt")
+        return [values]
+    path = Path(values["concepts_list"])
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if all({"instance_data_dir", "instance_prompt"} <= set(entry) for entry in found):
-            return found
-        what = "each entry needs instance_data_dir and instance_prompt"
+        concepts = json.loads(path.read_text(encoding="utf-8"))
+        if all({"instance_data_dir", "instance_prompt"} <= set(concept) for concept in concepts):
+            return concepts
+        fault = "each entry needs instance_data_dir and instance_prompt"
     except (OSError, ValueError, TypeError) as error:
-        what = str(error)
-    raise LorasmithError(f"--concepts_list {path}: not a list of concepts ({what})")
+        fault = str(error)
+    raise LorasmithError(f"--concepts_list {path}: not a list of concepts ({fault})")

@@ -1,13 +1,10 @@
-"""The DreamBooth scripts: a few pictures of one thing, with one prompt or captions, and pictures of its class."""
+"""The DreamBooth scripts: LoRAs of a few images with one prompt or captions, optionally with class images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from lorasmith.compat.diffusers.classes import drawing
-from lorasmith.compat.diffusers.datasets import images_of
+from lorasmith.compat.diffusers.datasets import Download, find_images
 from lorasmith.compat.diffusers.options import (
     ADVANCED,
     CLASSES,
@@ -19,72 +16,28 @@ from lorasmith.compat.diffusers.options import (
     common,
     merged,
 )
+from lorasmith.compat.diffusers.prior_preservation import DreamboothSubsets, dreambooth_batch_size
 from lorasmith.compat.diffusers.shared import (
+    DIFFUSERS_EXPORT,
+    NO_CAPTION_FILES,
     Table,
-    conversion,
-    count_images,
-    exports,
-    general,
-    lora,
-    needed,
-    objective,
-    optimizer,
+    Values,
+    convert_general,
+    convert_lora,
+    convert_objective,
+    convert_optimizer,
+    diffusers_copy_targets,
+    make_conversion,
+    require,
 )
 from lorasmith.compat.options import Option
 from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.core.errors import LorasmithError
-from lorasmith.sampling.settings import SampleSettings
+from lorasmith.core.progress import Progress
 
-NO_CAPTIONS = (".no-captions",)
 OUTPUT = "lora-dreambooth-model"
-
-
-Prompts = list[tuple[str | None, str | None]]
-"""Class folder and class prompt of each concept."""
-
-
-class Subsets:
-    """The instance pictures and, with prior preservation, those of the class; `prepare` makes what is not there."""
-
-    def __init__(self, v: Table, instances: list[Table], prompts: Prompts) -> None:
-        """`instances`: our subsets; `prompts`: class folder and class prompt of each."""
-        self.tables = list(instances)
-        self.instances = sum(count_images(s["images"], "instance_data_dir") * s.get("repeats", 1) for s in instances)
-        self.longest = self.instances
-        self.prepare: Callable[[Any], None] | None = None
-        if v["with_prior_preservation"]:
-            self._classes(v, prompts)
-
-    def _classes(self, v: Table, prompts: Prompts) -> None:
-        """Both kinds are seen equally often: theirs has as many of each in a batch."""
-        jobs = []
-        for folder, prompt in prompts:
-            if not folder or not prompt:
-                raise LorasmithError("--with_prior_preservation needs --class_data_dir and --class_prompt")
-            settings = SampleSettings(
-                seed=v["seed"] or 0,
-                batch_size=v["sample_batch_size"],
-                steps=25,
-                cfg=7.5,
-                sampler="dpm++_2m",
-                width=v["resolution"],
-                height=v["resolution"],
-            )
-            base = v["pretrained_model_name_or_path"]
-            jobs.append(drawing(base, prompt, Path(folder), v["num_class_images"], settings))
-            own = {"images": folder, "caption": prompt, "caption_extension": NO_CAPTIONS}
-            self.tables.append(own | {"loss_weight": v["prior_loss_weight"]})
-        classes = v["num_class_images"] * len(prompts)
-        more = max(1, round(classes / max(1, self.instances)))
-        for table in self.tables[: -len(prompts)]:
-            table["repeats"] = table.get("repeats", 1) * more
-        self.longest = max(self.instances, classes)
-
-        def prepare(progress: Any) -> None:
-            for job in jobs:
-                job(progress)
-
-        self.prepare = prepare
+CAPTION_COLUMN = Option("caption_column", "text", to="data")
+"""Unlike in other scripts, without a default: the instance prompt is used instead of captions."""
 
 
 class TrainDreamboothLora(Script):
@@ -97,39 +50,44 @@ class TrainDreamboothLora(Script):
     )
 
     def convert(self, parsed: Parsed) -> Conversion:
-        v = parsed.values
-        needed(self, v, "pretrained_model_name_or_path", "instance_data_dir", "instance_prompt")
-        own = {"images": v["instance_data_dir"], "caption": v["instance_prompt"], "caption_extension": NO_CAPTIONS}
-        subsets = Subsets(v, [own], [(v["class_data_dir"], v["class_prompt"])])
-        text_lr = self.text_lr(v) if v["train_text_encoder"] else 0.0
-        return finished(self, parsed, subsets, {"optimizer": optimizer(v, text_lr)})
+        values = parsed.values
+        require(self, values, "pretrained_model_name_or_path", "instance_data_dir", "instance_prompt")
+        instances: Table = {
+            "images": values["instance_data_dir"],
+            "caption": values["instance_prompt"],
+            "caption_extension": NO_CAPTION_FILES,
+        }
+        subsets = DreamboothSubsets(values, [instances], [(values["class_data_dir"], values["class_prompt"])])
 
-    def text_lr(self, v: Table) -> float:
-        """They train both with one learning rate."""
-        return v["learning_rate"]
+        # The original trains UNet and text encoder with the same learning rate.
+        text_lr = values["learning_rate"] if values["train_text_encoder"] else 0.0
+        return convert_dreambooth(self, parsed, subsets, text_lr)
 
 
 class AdvancedScript(TrainDreamboothLora):
-    """What the SDXL and the advanced scripts have in common."""
+    """What the SDXL script and the advanced script have in common."""
 
     def convert(self, parsed: Parsed) -> Conversion:
-        v = parsed.values
-        needed(self, v, "pretrained_model_name_or_path", "instance_prompt")
-        own, download = images_of(v, "instance_data_dir", v["instance_prompt"])
-        if not v["caption_column"] or v["instance_data_dir"]:
-            own["caption_extension"] = NO_CAPTIONS
-        own["repeats"] = v["repeats"]
-        subsets = Subsets(v, [own], [(v["class_data_dir"], v["class_prompt"])])
-        text_lr = v["text_encoder_lr"] if v["train_text_encoder"] else 0.0
-        config: Table = {"optimizer": optimizer(v, text_lr)}
-        if v.get("clip_skip"):
-            config["text"] = {"clip_skip": v["clip_skip"] + 1}
-        config |= self.pivotal(v)
-        return finished(self, parsed, subsets, config, download)
+        values = parsed.values
+        require(self, values, "pretrained_model_name_or_path", "instance_prompt")
+        instances, download = find_images(values, "instance_data_dir", values["instance_prompt"])
 
-    def pivotal(self, v: Table) -> Table:
-        """New words, for scripts that have them."""
-        return {}
+        # Captions are read from a column of a data set only.
+        if not values["caption_column"] or values["instance_data_dir"]:
+            instances["caption_extension"] = NO_CAPTION_FILES
+        instances["repeats"] = values["repeats"]
+        subsets = DreamboothSubsets(values, [instances], [(values["class_data_dir"], values["class_prompt"])])
+        text_lr = values["text_encoder_lr"] if values["train_text_encoder"] else 0.0
+        conversion = convert_dreambooth(self, parsed, subsets, text_lr, download)
+
+        # The original gives the number of skipped layers; for us, 1 is the last layer.
+        if values.get("clip_skip"):
+            conversion.config["text"] = {"clip_skip": values["clip_skip"] + 1}
+        self.add_pivotal_tuning(values, conversion.config)
+        return conversion
+
+    def add_pivotal_tuning(self, values: Values, config: Table) -> None:
+        """Add new tokens to the config, in scripts that train them."""
 
 
 class TrainDreamboothLoraSdxl(AdvancedScript):
@@ -143,12 +101,12 @@ class TrainDreamboothLoraSdxl(AdvancedScript):
         LORA,
         ADVANCED,
         XL,
-        (Option("caption_column", "text", to="data"),),
+        (CAPTION_COLUMN,),
     )
 
 
 class TrainDreamboothLoraSd15Advanced(AdvancedScript):
-    """`train_dreambooth_lora_sd15_advanced.py`: pivotal tuning."""
+    """`train_dreambooth_lora_sd15_advanced.py`: pivotal tuning, which trains new tokens before the LoRA."""
 
     name = "train_dreambooth_lora_sd15_advanced"
     options = merged(
@@ -158,51 +116,70 @@ class TrainDreamboothLoraSd15Advanced(AdvancedScript):
         LORA,
         ADVANCED,
         PIVOTAL,
-        (Option("caption_column", "text", to="data"),),
+        (CAPTION_COLUMN,),
     )
 
-    def pivotal(self, v: Table) -> Table:
-        """`TOK` becomes `<s0><s1>`, which are learned for the first part of the run."""
-        found: Table = {"phases": {}}
-        if v["train_text_encoder"] and v["train_text_encoder_frac"] < 1:
-            found["phases"]["text"] = [0, v["train_text_encoder_frac"]]
-        if not v["train_text_encoder_ti"]:
-            return found if found["phases"] else {}
-        if v["train_text_encoder"]:
-            raise LorasmithError("give one of --train_text_encoder and --train_text_encoder_ti, not both")
-        count, concepts, words = v["num_new_tokens_per_abstraction"], [], {}
-        for i, abstraction in enumerate(a.strip() for a in v["token_abstraction"].split(",")):
-            new = [f"<s{i * count + k}>" for k in range(count)]
-            words[abstraction] = "".join(new)
-            lr, decay = v["text_encoder_lr"], v["adam_weight_decay_text_encoder"] or 0.0
-            concept = {"words": new, "init": "<rand-0.0137>", "keep_std": True, "lr": lr, "weight_decay": decay}
-            concepts.append(concept)
-        found |= {"concepts": concepts, "trigger": ["".join(words.values())]}
-        found["data"] = {"transforms": [{"kind": "replace", "words": words}]}
-        if v["train_text_encoder_ti_frac"] < 1:
-            found["phases"]["words"] = [0, v["train_text_encoder_ti_frac"]]
-        return {k: value for k, value in found.items() if value}
+    def add_pivotal_tuning(self, values: Values, config: Table) -> None:
+        """Each abstraction, such as `TOK`, is replaced by new tokens (`<s0><s1>`), trained for a part of the run."""
+        phases: Table = {}
+        # The text encoder, or the new tokens, may stop before the end of the run.
+        if values["train_text_encoder"] and values["train_text_encoder_frac"] < 1:
+            phases["text"] = [0, values["train_text_encoder_frac"]]
+        if values["train_text_encoder_ti"]:
+            if values["train_text_encoder"]:
+                raise LorasmithError("give one of --train_text_encoder and --train_text_encoder_ti, not both")
+            if values["train_text_encoder_ti_frac"] < 1:
+                phases["words"] = [0, values["train_text_encoder_ti_frac"]]
+            self.add_tokens(values, config)
+        if phases:
+            config["phases"] = phases
+
+    def add_tokens(self, values: Values, config: Table) -> None:
+        """`concepts`, `trigger`, and the transform that inserts the tokens into captions."""
+        count = values["num_new_tokens_per_abstraction"]
+        concepts: list[Table] = []
+        replacements: dict[str, str] = {}
+        for index, abstraction in enumerate(values["token_abstraction"].split(",")):
+            first = index * count
+            tokens = [f"<s{number}>" for number in range(first, first + count)]
+            replacements[abstraction.strip()] = "".join(tokens)
+            concepts.append(
+                {
+                    "words": tokens,
+                    # Random vectors with the spread of the text encoder's own embeddings, to which they are scaled
+                    # back after each step.
+                    "init": "<rand-0.0137>",
+                    "keep_std": True,
+                    "lr": values["text_encoder_lr"],
+                    "weight_decay": values["adam_weight_decay_text_encoder"] or 0.0,
+                }
+            )
+        config["concepts"] = concepts
+        config["trigger"] = ["".join(replacements.values())]
+        config["data"]["transforms"].insert(0, {"kind": "replace", "words": replacements})
 
 
-def finished(
-    script: Script, parsed: Parsed, subsets: Subsets, config: Table, download: Callable[[Any], None] | None = None
+def convert_dreambooth(
+    script: Script, parsed: Parsed, subsets: DreamboothSubsets, text_lr: float, download: Download | None = None
 ) -> Conversion:
-    """The whole config of a DreamBooth run."""
-    v = parsed.values
-    out = exports(v["output_dir"])
-    transforms = [*config.get("data", {}).get("transforms", []), *([{"kind": "flip"}] if v.get("random_flip") else [])]
-    data = {
+    """The config of a DreamBooth run. `download`: fetches the instance images before training."""
+    values = parsed.values
+    config = convert_general(values, subsets.epoch_images)
+    config["data"] = {
         "subsets": subsets.tables,
-        "resolution": v["resolution"],
-        "batch_size": v["train_batch_size"] * (2 if v["with_prior_preservation"] else 1),
-        "transforms": transforms,
+        "resolution": values["resolution"],
+        "batch_size": dreambooth_batch_size(values),
+        "transforms": [{"kind": "flip"}] if values.get("random_flip") else [],
     }
-    whole = general(v, subsets.longest) | {"adapter": lora(v), "objective": objective(v)} | out["config"] | config
-    whole["data"] = data
+    config["adapter"] = convert_lora(values)
+    config["objective"] = convert_objective(values)
+    config["optimizer"] = convert_optimizer(values, text_lr)
+    config["export"] = DIFFUSERS_EXPORT
 
-    def prepare(progress: Any) -> None:
-        for job in (download, subsets.prepare):
-            if job is not None:
-                job(progress)
+    def prepare(progress: Progress | None) -> None:
+        if download is not None:
+            download(progress)
+        subsets.prepare(progress)
 
-    return conversion(script, parsed, whole, copy_targets=out["copies"], prepare=prepare)
+    copy_targets = diffusers_copy_targets(values["output_dir"])
+    return make_conversion(script, parsed, config, copy_targets=copy_targets, prepare=prepare)

@@ -14,6 +14,7 @@ SAFETENSORS = "files are safetensors; a .bin could contain code"
 FLOYD = "DeepFloyd IF is not supported; Stable Diffusion 1.x, 2.x and XL are"
 
 COMMON = (
+    # Model and files
     Option("pretrained_model_name_or_path", "text", to="base"),
     Option("pretrained_vae_model_name_or_path", "text", to="vae"),
     Option("revision", "text", state="refused", note="name a local folder of that revision"),

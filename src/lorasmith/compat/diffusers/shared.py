@@ -1,4 +1,4 @@
-"""What diffusers' training scripts have in common, as our config."""
+"""What diffusers' training scripts have in common, as parts of our config."""
 
 from __future__ import annotations
 
@@ -11,122 +11,174 @@ from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.data.images import SUFFIXES
 
 PRECISIONS = {None: "auto", "no": "fp32", "fp16": "fp16", "bf16": "bf16"}
-WEIGHTS = "pytorch_lora_weights.safetensors"
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+"""The original's name of the LoRA's file."""
+NO_CAPTION_FILES = (".no-captions",)
+"""A caption extension that no file has, for scripts that read no caption files."""
 
+Values = dict[str, Any]
+"""Option name to value."""
 Table = dict[str, Any]
+"""A part of our config."""
 
 
-def needed(script: Script, v: Table, *names: str) -> None:
-    """Raise ConfigError naming every option of these that is missing."""
-    missing = [Problem(f"--{name}", "missing", remedy="give it") for name in names if v[name] in (None, "")]
+def require(script: Script, values: Values, *names: str) -> None:
+    """Raise ConfigError with all of these options that are missing."""
+    missing = [Problem(f"--{name}", "missing", remedy="add it") for name in names if values[name] in (None, "")]
     if missing:
         raise ConfigError(missing, script.name)
 
 
-def conversion(script: Script, parsed: Parsed, config: Table, **more: Any) -> Conversion:
-    """The config with notes on what is done otherwise."""
-    told = [o for o in script.options if o.name in parsed.given and o.state in ("improved", "no_effect") and o.note]
-    notes = [f"--{o.name}: {o.note}" for o in told]
-    resume = parsed.values["resume_from_checkpoint"]
+def make_conversion(script: Script, parsed: Parsed, config: Table, **more: Any) -> Conversion:
+    """The conversion with notes on options that differ from the original. `more`: further fields of Conversion."""
+    notes: list[str] = []
+    for option in script.options:
+        if option.name in parsed.given and option.state in ("improved", "no_effect") and option.note:
+            notes.append(f"--{option.name}: {option.note}")
+
+    # The original resumes if there is a checkpoint in output_dir, and starts a run otherwise.
     output = Path(str(config["output"]))
-    going = output if resume and (output / "config.toml").is_file() else None
-    return Conversion(config, notes, resume=going, **more)
+    resumes = parsed.values["resume_from_checkpoint"] and (output / "config.toml").is_file()
+    return Conversion(config, notes, resume=output if resumes else None, **more)
 
 
-def general(v: Table, images: int) -> Table:
-    """Base, output, length, precision and log. `images`: how many samples an epoch of theirs has."""
-    per_epoch = max(1, math.ceil(math.ceil(max(1, images) / v["train_batch_size"]) / v["gradient_accumulation_steps"]))
-    return {
-        "base": v["pretrained_model_name_or_path"],
-        **({"vae": vae} if (vae := v.get("pretrained_vae_model_name_or_path")) else {}),
-        "output": v["output_dir"],
-        "seed": v["seed"] or 0,
-        "steps": v["max_train_steps"] or v["num_train_epochs"] * per_epoch,
-        "accumulation": v["gradient_accumulation_steps"],
-        "gradient_checkpointing": v["gradient_checkpointing"],
-        "precision": PRECISIONS[v["mixed_precision"]],
-        "checkpoint": {"every_steps": v["checkpointing_steps"], "keep": v["checkpoints_total_limit"] or 100_000},
-        "lr_schedule": lr_schedule(v),
-        **preview(v),
+def convert_general(values: Values, image_count: int) -> Table:
+    """Base, output, length, precision, checkpoints and previews.
+
+    `image_count`: how many images an epoch of the original has.
+    """
+    # The original counts epochs in optimizer steps; incomplete batches count as whole ones.
+    batches = math.ceil(max(1, image_count) / values["train_batch_size"])
+    steps_per_epoch = max(1, math.ceil(batches / values["gradient_accumulation_steps"]))
+    table: Table = {
+        "base": values["pretrained_model_name_or_path"],
+        "output": values["output_dir"],
+        "seed": values["seed"] or 0,
+        "steps": values["max_train_steps"] or values["num_train_epochs"] * steps_per_epoch,
+        "accumulation": values["gradient_accumulation_steps"],
+        "gradient_checkpointing": values["gradient_checkpointing"],
+        "precision": PRECISIONS[values["mixed_precision"]],
+        "checkpoint": {
+            "every_steps": values["checkpointing_steps"],
+            # The original keeps all checkpoints by default.
+            "keep": values["checkpoints_total_limit"] or 100_000,
+        },
+        "lr_schedule": convert_schedule(values),
     }
+    vae = values.get("pretrained_vae_model_name_or_path")
+    if vae:
+        table["vae"] = vae
+    preview = convert_preview(values)
+    if preview:
+        table["preview"] = preview
+    return table
 
 
-def optimizer(v: Table, text_lr: float = 0.0, *, unet: bool = True) -> Table:
-    """AdamW, its 8-bit form, or Prodigy."""
-    factor = v["train_batch_size"] * v["gradient_accumulation_steps"] if v["scale_lr"] else 1
-    lr = v["learning_rate"] * factor
-    found: Table = {"lr": lr, "text_lr": text_lr, "clip": v["max_grad_norm"] or 0.0}
-    if not unet:
-        found["unet_lr"] = 0.0
-    betas = [v["adam_beta1"], v["adam_beta2"]]
-    if str(v.get("optimizer", "")).lower() == "prodigy":
+def convert_learning_rate(values: Values) -> float:
+    """The learning rate, multiplied by the batch size if --scale_lr is given."""
+    if values["scale_lr"]:
+        return values["learning_rate"] * values["train_batch_size"] * values["gradient_accumulation_steps"]
+    return values["learning_rate"]
+
+
+def convert_optimizer(values: Values, text_lr: float = 0.0) -> Table:
+    """AdamW, its 8-bit form, or Prodigy. `text_lr`: the text encoder's learning rate; 0: it is not trained."""
+    table: Table = {
+        "lr": convert_learning_rate(values),
+        "text_lr": text_lr,
+        "clip": values["max_grad_norm"] or 0.0,
+    }
+    shared: Table = {
+        "betas": [values["adam_beta1"], values["adam_beta2"]],
+        "eps": values["adam_epsilon"],
+        "weight_decay": values["adam_weight_decay"],
+    }
+    if str(values.get("optimizer", "")).lower() == "prodigy":
         arguments = {
-            "betas": betas,
-            "weight_decay": v["adam_weight_decay"],
-            "eps": v["adam_epsilon"],
-            "decouple": v["prodigy_decouple"],
-            "use_bias_correction": v["prodigy_use_bias_correction"],
-            "safeguard_warmup": v["prodigy_safeguard_warmup"],
+            **shared,
+            "decouple": values["prodigy_decouple"],
+            "use_bias_correction": values["prodigy_use_bias_correction"],
+            "safeguard_warmup": values["prodigy_safeguard_warmup"],
         }
-        beta3 = {} if v["prodigy_beta3"] is None else {"beta3": v["prodigy_beta3"]}
-        return found | {"kind": "class", "name": "prodigyopt.Prodigy", "args": arguments | beta3}
-    kind = "adamw8bit" if v["use_8bit_adam"] else "adamw"
-    return found | {"kind": kind, "betas": betas, "eps": v["adam_epsilon"], "weight_decay": v["adam_weight_decay"]}
+        # Prodigy derives beta3 from beta2 if it is not given.
+        if values["prodigy_beta3"] is not None:
+            arguments["beta3"] = values["prodigy_beta3"]
+        return table | {"kind": "class", "name": "prodigyopt.Prodigy", "args": arguments}
+    kind = "adamw8bit" if values["use_8bit_adam"] else "adamw"
+    return table | {"kind": kind, **shared}
 
 
-def lr_schedule(v: Table) -> Table:
-    """Their six schedules."""
-    name = v["lr_scheduler"]
-    found: Table = {"kind": "constant" if name.startswith("constant") else name}
+def convert_schedule(values: Values) -> Table:
+    """The original's six schedules. `constant` ignores the warmup."""
+    name = values["lr_scheduler"]
+    table: Table = {"kind": "constant" if name.startswith("constant") else name}
     if name != "constant":
-        found["warmup"] = v["lr_warmup_steps"]
+        table["warmup"] = values["lr_warmup_steps"]
     if name == "cosine_with_restarts":
-        found["cycles"] = v["lr_num_cycles"]
+        table["cycles"] = values["lr_num_cycles"]
     if name == "polynomial":
-        found["power"] = v["lr_power"]
-    return found
+        table["power"] = values["lr_power"]
+    return table
 
 
-def preview(v: Table) -> Table:
-    """The validation prompt with as many seeds as pictures are asked for."""
-    if not v["validation_prompt"]:
+def convert_preview(values: Values) -> Table:
+    """The validation prompt, with consecutive seeds for the requested number of images."""
+    prompt = values["validation_prompt"]
+    if not prompt:
         return {}
-    lines = [f"{v['validation_prompt']} --d {(v['seed'] or 0) + i}" for i in range(v["num_validation_images"])]
-    steps = (
-        {"every_steps": v["validation_steps"]} if v["validation_steps"] else {"every_epochs": v["validation_epochs"]}
-    )
-    return {"preview": {"prompts": lines, "steps": 25, "cfg": 7.5, "sampler": "dpm++_2m", **steps}}
-
-
-def lora(v: Table) -> Table:
-    """Their LoRA: attention layers, alpha = rank, Gaussian start."""
-    kind = "dora" if v.get("use_dora") else "lora"
-    dropout = v.get("lora_dropout") or 0.0
-    found: Table = {"kind": kind, "rank": v["rank"], "alpha": v["rank"], "layers": "attention", "dropout": dropout}
-    return found | ({"init": "gaussian"} if kind == "lora" else {})
-
-
-def exports(output: str) -> Table:
-    """kohya's file, and diffusers' beside it under its own name."""
-    return {
-        "config": {"export": {"also": [{"kind": "peft"}]}},
-        "copies": {f"{Path(output).name}.peft.safetensors": Path(output) / WEIGHTS},
+    first_seed = values["seed"] or 0
+    seeds = range(first_seed, first_seed + values["num_validation_images"])
+    # Steps, guidance scale and sampler are those of the originals' pipelines.
+    table: Table = {
+        "prompts": [f"{prompt} --d {seed}" for seed in seeds],
+        "steps": 25,
+        "cfg": 7.5,
+        "sampler": "dpm++_2m",
     }
+    if values["validation_steps"]:
+        table["every_steps"] = values["validation_steps"]
+    else:
+        table["every_epochs"] = values["validation_epochs"]
+    return table
+
+
+def convert_lora(values: Values) -> Table:
+    """A LoRA of the attention layers with alpha = rank, initialised with Gaussian noise."""
+    table: Table = {
+        "kind": "dora" if values.get("use_dora") else "lora",
+        "rank": values["rank"],
+        "alpha": values["rank"],
+        "layers": "attention",
+        "dropout": values.get("lora_dropout") or 0.0,
+    }
+    # DoRA keeps its own initialisation.
+    if table["kind"] == "lora":
+        table["init"] = "gaussian"
+    return table
+
+
+def convert_objective(values: Values) -> Table:
+    """Noise offset and min-SNR weighting."""
+    table: Table = {"kind": "denoising"}
+    if values.get("noise_offset"):
+        table["noise"] = [{"kind": "offset", "strength": values["noise_offset"]}]
+    if values.get("snr_gamma"):
+        table["weightings"] = [{"kind": "min_snr", "gamma": values["snr_gamma"]}]
+    return table
+
+
+DIFFUSERS_EXPORT: Table = {"also": [{"kind": "peft"}]}
+"""`export`: a file with diffusers' names beside the one with kohya's."""
+
+
+def diffusers_copy_targets(output: str) -> dict[str, Path]:
+    """The copy of the file with diffusers' names, under the name that the original gives to it."""
+    return {f"{Path(output).name}.peft.safetensors": Path(output) / DIFFUSERS_FILE}
 
 
 def count_images(folder: str | Path, option: str) -> int:
-    """Pictures directly in a folder. Raises LorasmithError if there is no such folder."""
+    """The number of images directly in a folder. Raises LorasmithError if the folder does not exist."""
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise LorasmithError(f"--{option} {folder}: no such folder")
     return sum(1 for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-
-
-def objective(v: Table) -> Table:
-    """Noise offset and min-SNR."""
-    found: Table = {"kind": "denoising"}
-    if v.get("noise_offset"):
-        found["noise"] = [{"kind": "offset", "strength": v["noise_offset"]}]
-    if v.get("snr_gamma"):
-        found["weightings"] = [{"kind": "min_snr", "gamma": v["snr_gamma"]}]
-    return found

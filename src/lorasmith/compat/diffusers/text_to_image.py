@@ -1,12 +1,21 @@
-"""`train_text_to_image_lora.py` and its SDXL form: many pictures, each with its caption."""
+"""`train_text_to_image_lora.py` and its SDXL form: many images, each with its caption."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from lorasmith.compat.diffusers.datasets import images_of
+from lorasmith.compat.diffusers.datasets import find_images
 from lorasmith.compat.diffusers.options import DATASET, LORA, XL, common, merged
-from lorasmith.compat.diffusers.shared import conversion, exports, general, lora, needed, objective, optimizer
+from lorasmith.compat.diffusers.shared import (
+    DIFFUSERS_EXPORT,
+    convert_general,
+    convert_lora,
+    convert_objective,
+    convert_optimizer,
+    diffusers_copy_targets,
+    make_conversion,
+    require,
+)
 from lorasmith.compat.options import Option
 from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.data.config import SubsetConfig
@@ -21,43 +30,46 @@ OWN = (
 
 
 class TrainTextToImageLora(Script):
-    """SD 1.x and 2.x; the text encoder stays as it is."""
+    """SD 1.x and 2.x; the text encoder is not trained."""
 
     name = "train_text_to_image_lora"
     origin = "diffusers"
     options: ClassVar[tuple[Option, ...]] = merged(
         common(output_dir=OUTPUT, train_batch_size=16, num_train_epochs=100, validation_epochs=1),
         DATASET,
-        tuple(o for o in LORA if o.name == "rank"),
+        tuple(option for option in LORA if option.name == "rank"),
         OWN,
     )
 
     def convert(self, parsed: Parsed) -> Conversion:
-        v = parsed.values
-        needed(self, v, "pretrained_model_name_or_path")
-        own, download = images_of(v, "train_data_dir", None)
-        count = v["max_train_samples"] or 0
+        values = parsed.values
+        require(self, values, "pretrained_model_name_or_path")
+        subset, download = find_images(values, "train_data_dir", None)
+        # The number of images is needed to convert epochs to steps.
         if download is None:
-            found = scan(SubsetConfig.model_validate(own), "data", skip_bad=True)
-            count = len(found.records)
-        out = exports(v["output_dir"])
-        config = general(v, count) | out["config"]
-        if download is not None and not v["max_train_steps"]:  # how many pictures come is known only then
-            config |= {"steps": None, "epochs": v["num_train_epochs"]}
-        config |= {
-            "data": {
-                "subsets": [own],
-                "resolution": v["resolution"],
-                "batch_size": v["train_batch_size"],
-                "transforms": [{"kind": "flip"}] if v["random_flip"] else [],
-            },
-            "adapter": lora(v),
-            "optimizer": optimizer(v, v["learning_rate"] if v.get("train_text_encoder") else 0.0),
-            "objective": objective(v),
+            image_count = len(scan(SubsetConfig.model_validate(subset), "data", skip_bad=True).records)
+        else:
+            image_count = values["max_train_samples"] or 0
+        config = convert_general(values, image_count)
+        if download is not None and not values["max_train_steps"]:
+            # The number of images, and with it the number of steps, is known after the download only.
+            config["steps"] = None
+            config["epochs"] = values["num_train_epochs"]
+        config["data"] = {
+            "subsets": [subset],
+            "resolution": values["resolution"],
+            "batch_size": values["train_batch_size"],
+            "transforms": [{"kind": "flip"}] if values["random_flip"] else [],
         }
-        if v["prediction_type"]:
-            config["prediction"] = v["prediction_type"]
-        return conversion(self, parsed, config, copy_targets=out["copies"], prepare=download)
+        text_lr = values["learning_rate"] if values.get("train_text_encoder") else 0.0
+        config["adapter"] = convert_lora(values)
+        config["optimizer"] = convert_optimizer(values, text_lr)
+        config["objective"] = convert_objective(values)
+        config["export"] = DIFFUSERS_EXPORT
+        if values["prediction_type"]:
+            config["prediction"] = values["prediction_type"]
+        copy_targets = diffusers_copy_targets(values["output_dir"])
+        return make_conversion(self, parsed, config, copy_targets=copy_targets, prepare=download)
 
 
 class TrainTextToImageLoraSdxl(TrainTextToImageLora):

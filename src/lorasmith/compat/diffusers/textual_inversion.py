@@ -1,4 +1,4 @@
-"""`textual_inversion.py`: new words alone."""
+"""`textual_inversion.py` and its SDXL form: new tokens only."""
 
 from __future__ import annotations
 
@@ -6,76 +6,96 @@ from pathlib import Path
 from typing import ClassVar
 
 from lorasmith.compat.diffusers.options import INVERSION, common, merged
-from lorasmith.compat.diffusers.shared import conversion, count_images, general, needed, optimizer
+from lorasmith.compat.diffusers.shared import (
+    NO_CAPTION_FILES,
+    convert_general,
+    convert_learning_rate,
+    convert_optimizer,
+    count_images,
+    make_conversion,
+    require,
+)
 from lorasmith.compat.options import Option
 from lorasmith.compat.prompt_templates import TEMPLATES
 from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.formats.token_embeddings import file_name
 
+OWN = (
+    Option("max_grad_norm", "float", 0.0, to="optimizer.clip", note="the original does not clip"),
+    Option("validation_epochs", "int", state="refused", note="use --validation_steps"),
+    Option("validation_steps", "int", 100, to="preview.every_steps"),
+    Option("max_train_steps", "int", 5000, to="steps"),
+    Option(
+        "mixed_precision",
+        "text",
+        "no",
+        to="precision",
+        choices=("no", "fp16", "bf16"),
+        state="improved",
+        note="explicit dtypes, no autocast",
+    ),
+)
+"""Options that differ from those of the other scripts."""
+REPLACED = ("max_grad_norm", "validation_epochs")
+"""Common options that are listed with `OWN` instead."""
+
 
 class TextualInversion(Script):
-    """SD 1.x and 2.x, and with their names for it SDXL."""
+    """SD 1.x and 2.x."""
 
     name = "textual_inversion"
     origin = "diffusers"
     options: ClassVar[tuple[Option, ...]] = merged(
         tuple(
-            o
-            for o in common(output_dir="text-inversion-model", train_batch_size=16, num_train_epochs=100)
-            if o.name not in ("max_grad_norm", "validation_epochs")
+            option
+            for option in common(output_dir="text-inversion-model", train_batch_size=16, num_train_epochs=100)
+            if option.name not in REPLACED
         ),
-        (
-            Option("max_grad_norm", "float", 0.0, to="optimizer.clip", note="they do not clip"),
-            Option("validation_epochs", "int", state="refused", note="use --validation_steps"),
-            Option("validation_steps", "int", 100, to="preview.every_steps"),
-            Option("max_train_steps", "int", 5000, to="steps"),
-            Option(
-                "mixed_precision",
-                "text",
-                "no",
-                to="precision",
-                choices=("no", "fp16", "bf16"),
-                state="improved",
-                note="explicit dtypes",
-            ),
-        ),
+        OWN,
         INVERSION,
     )
 
     def convert(self, parsed: Parsed) -> Conversion:
-        v = parsed.values
-        needed(self, v, "pretrained_model_name_or_path", "train_data_dir", "placeholder_token", "initializer_token")
-        word = v["placeholder_token"].strip()
-        count = count_images(v["train_data_dir"], "train_data_dir") * v["repeats"]
-        config = general(v, count) | {
-            "trigger": [word],
-            "data": {
-                "subsets": [
-                    {
-                        "images": v["train_data_dir"],
-                        "caption": word,
-                        "caption_extension": [".no-captions"],
-                        "repeats": v["repeats"],
-                    }
-                ],
-                "resolution": v["resolution"],
-                "batch_size": v["train_batch_size"],
-                "transforms": [{"kind": "flip"}, {"kind": "template", "templates": TEMPLATES[v["learnable_property"]]}],
-            },
-            "concepts": [
+        values = parsed.values
+        required = ("pretrained_model_name_or_path", "train_data_dir", "placeholder_token", "initializer_token")
+        require(self, values, *required)
+        token = values["placeholder_token"].strip()
+        image_count = count_images(values["train_data_dir"], "train_data_dir") * values["repeats"]
+        config = convert_general(values, image_count)
+        config["trigger"] = [token]
+        config["data"] = {
+            "subsets": [
                 {
-                    "words": [word],
-                    "vectors": v["num_vectors"],
-                    "init": v["initializer_token"],
-                    "lr": optimizer(v)["lr"],
-                    "weight_decay": v["adam_weight_decay"],
+                    "images": values["train_data_dir"],
+                    "caption": token,
+                    "caption_extension": list(NO_CAPTION_FILES),
+                    "repeats": values["repeats"],
                 }
             ],
-            "optimizer": optimizer(v, unet=False),
-            "export": {"every_steps": v["save_steps"]},
+            "resolution": values["resolution"],
+            "batch_size": values["train_batch_size"],
+            "transforms": [
+                {"kind": "flip"},
+                {"kind": "template", "templates": TEMPLATES[values["learnable_property"]]},
+            ],
         }
-        copies = {f"embeddings/{file_name(word)}.safetensors": Path(v["output_dir"]) / "learned_embeds.safetensors"}
-        return conversion(self, parsed, config, copy_targets=copies)
+        config["concepts"] = [
+            {
+                "words": [token],
+                "vectors": values["num_vectors"],
+                "init": values["initializer_token"],
+                "lr": convert_learning_rate(values),
+                "weight_decay": values["adam_weight_decay"],
+            }
+        ]
+
+        # Only the new token is trained: with rates of 0 there is no adapter.
+        config["optimizer"] = convert_optimizer(values)
+        config["optimizer"]["unet_lr"] = 0.0
+        config["export"] = {"every_steps": values["save_steps"]}
+        embeddings = f"embeddings/{file_name(token)}.safetensors"
+        copy_targets = {embeddings: Path(values["output_dir"]) / "learned_embeds.safetensors"}
+        return make_conversion(self, parsed, config, copy_targets=copy_targets)
 
 
 class TextualInversionSdxl(TextualInversion):

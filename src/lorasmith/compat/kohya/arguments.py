@@ -38,6 +38,8 @@ class KeyValueArguments:
     def take(self, option: Option) -> Any:
         """A value in the option's type, or the option's default. A wrong value is reported as a problem."""
         text = self._take_text(option.name)
+
+        # After a wrong value the conversion goes on with the default, to find the other problems, too.
         try:
             value = option.parse(text)
         except ValueError as error:

@@ -38,6 +38,8 @@ class Blocks:
 
 def sd_blocks() -> Blocks:
     """SD 1.x and 2.x: 1 to 12 go down, 12 is also the middle, 13 to 24 go up; 0 has no layers."""
+    # A level has two blocks on the way down and three on the way up; the highest index of `down_blocks`, and the lowest
+    # of `up_blocks`, have no attention.
     patterns: dict[int, tuple[str, ...]] = {12: ("unet.mid_block.*",)}
     for level in range(4):
         for index in range(3):
@@ -46,6 +48,7 @@ def sd_blocks() -> Blocks:
                 down = block_layers(f"unet.down_blocks.{level}", index, attention=level < 3)
                 patterns[1 + 3 * level + index] = down
         if level < 3:
+            # An upsampler belongs to the last block of its level; a downsampler has its own number.
             patterns[15 + 3 * level] += (f"unet.up_blocks.{level}.upsamplers.*",)
             patterns[3 + 3 * level] = (f"unet.down_blocks.{level}.downsamplers.*",)
     return Blocks(patterns, count=25, section_sizes=(12, 1, 12), first=0)
@@ -58,6 +61,7 @@ def sdxl_blocks() -> Blocks:
         11: ("unet.mid_block.attentions.*",),
         12: ("unet.mid_block.resnets.1.*",),
     }
+    # Unlike in SD 1.x, the first level has no attention, and the middle has a number for each of its parts.
     for level in range(3):
         for index in range(3):
             patterns[13 + 3 * level + index] = block_layers(f"unet.up_blocks.{level}", index, attention=level < 2)
@@ -159,6 +163,7 @@ def take_numbers(arguments: KeyValueArguments, key: str, count: int) -> list[flo
 def take_rate_weights(arguments: KeyValueArguments, blocks: Blocks) -> dict[int, float]:
     """Number of a block to the factor of its learning rate; factors up to the threshold become 0."""
     threshold = arguments.take_float("block_lr_zero_threshold", 0.0)
+    # One of the three arguments is enough: the sections without one keep their learning rate.
     sections = [
         take_section_weights(arguments, key, size) for key, size in zip(RATE_WEIGHTS, blocks.section_sizes, strict=True)
     ]

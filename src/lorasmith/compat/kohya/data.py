@@ -24,6 +24,8 @@ KEPT_IF_FALSE = ("class_folders", "hold_out")
 def convert_data(parsed: Parsed, notes: list[str], problems: list[Problem]) -> dict[str, Any]:
     """The table `data`."""
     values = parsed.values
+
+    # A default of the script must not hide a value of the dataset config, so only given options are passed on.
     given = {name: values[name] for name in parsed.given}
     datasets = find_datasets(values, given, notes, problems)
     if not datasets:
@@ -59,6 +61,7 @@ def find_datasets(
     values: Mapping[str, Any], given: Mapping[str, Any], notes: list[str], problems: list[Problem]
 ) -> list[KohyaDataset]:
     """The datasets that dataset_config, or else the options of folders, name."""
+    # As in the original, a dataset config replaces the options of folders.
     if values["dataset_config"]:
         for name in ("train_data_dir", "reg_data_dir", "in_json"):
             if values[name]:
@@ -87,6 +90,7 @@ def convert_validation_split(datasets: Sequence[KohyaDataset], problems: list[Pr
             remedy = "write it once, in [general]"
             where = f"{dataset.where}.validation_split"
             problems.append(Problem(where, found, "the same value for all datasets", remedy))
+    # The first seed that is given holds for all datasets.
     if not any(splits):
         return {}
     table = {"split": split}
@@ -155,6 +159,7 @@ def convert_subset(
         "resize": INTERPOLATIONS[interpolation.lower()] if interpolation else None,
         "transforms": convert_transforms(subset, problems),
     }
+    # Regularisation images are never validation images.
     if subset["is_reg"]:
         table["loss_weight"] = values["prior_loss_weight"]
         table["hold_out"] = False

@@ -96,6 +96,7 @@ def read_dataset_config(path: Path, options: Mapping[str, Any]) -> list[KohyaDat
     table = read_file(path)
     problems: list[Problem] = []
     report_unknown_keys(table, {"general": None, "datasets": None}, "", problems)
+    # Values are looked up in the subset, the dataset, `general` and the options of the script, in this order.
     general = parse_table(table.get("general", {}), (*IMAGE_KEYS, *DATASET_KEYS), "general", problems)
     fallbacks = [general, keys_of_options(options)]
     dataset_tables = table.get("datasets", [])
@@ -116,6 +117,7 @@ def read_dataset(
     table: dict[str, Any], fallbacks: Sequence[Mapping[str, Any]], where: str, problems: list[Problem]
 ) -> KohyaDataset:
     """One dataset with its subsets. `fallbacks`: tables to look up values that the dataset does not have."""
+    # Values of the dataset come before those of `general` and of the options.
     own = {key: value for key, value in table.items() if key != "subsets"}
     layers = [parse_table(own, (*IMAGE_KEYS, *DATASET_KEYS), where, problems), *fallbacks]
     subsets = [
@@ -139,6 +141,7 @@ def read_subset(
     if not own.get("image_dir") and not own.get("metadata_file"):
         problems.append(Problem(where, "has neither image_dir nor metadata_file", remedy="name the folder of images"))
     values = look_up(IMAGE_KEYS, [own, *layers])
+    # These keys describe one subset, so they are not inherited.
     for option in SUBSET_KEYS:
         values[option.name] = own.get(option.name, option.default)
     values["validation_split"] = own.get("validation_split")
@@ -208,6 +211,7 @@ def remove_duplicates(subsets: list[KohyaSubset]) -> tuple[list[KohyaSubset], li
     by_images: dict[tuple[str, str, bool], KohyaSubset] = {}
     notes: list[str] = []
     for subset in subsets:
+        # The same folder may be used for training and for regularisation.
         images = (str(subset["image_dir"]), str(subset["metadata_file"]), bool(subset["is_reg"]))
         if subset["num_repeats"] < 1:
             notes.append(f"{subset.where} is ignored: num_repeats is {subset['num_repeats']}")

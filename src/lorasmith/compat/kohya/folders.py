@@ -25,6 +25,8 @@ def dataset_of_folders(options: Mapping[str, Any]) -> KohyaDataset:
     shared |= {option.name: option.default for option in SUBSET_KEYS}
     data_folder, metadata_file = options.get("train_data_dir"), options.get("in_json")
     notes: list[str] = []
+
+    # Metadata describes all images by itself; the names of folders are then not read.
     if metadata_file:
         values = shared | {"image_dir": data_folder, "metadata_file": metadata_file}
         subsets = [KohyaSubset(values, "in_json")]
@@ -49,6 +51,8 @@ def class_subsets(folder: str | None, shared: dict[str, Any], option: str, notes
     subsets: list[KohyaSubset] = []
     for class_folder in natural(child for child in path.iterdir() if child.is_dir()):
         name = class_folder.name
+
+        # Folders with other names are a frequent reason for missing images, so they get a note.
         match = CLASS_FOLDER.fullmatch(name)
         repeats = int(match[1]) if match else 0
         if match is None or repeats < 1:

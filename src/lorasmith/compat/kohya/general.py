@@ -40,6 +40,8 @@ def convert_general(values: Mapping[str, Any], notes: list[str], problems: list[
         "comment": values["training_comment"] or None,
         "metadata": convert_metadata(values),
     }
+
+    # As in the original, epochs replace steps.
     if values["max_train_epochs"]:
         table["epochs"] = values["max_train_epochs"]
     else:
@@ -97,6 +99,7 @@ def no_effect_notes(script: Script, parsed: Parsed) -> list[str]:
     notes: list[str] = []
     for name in sorted(parsed.given):
         option = options[name]
+        # Interfaces write all options; those with their default need no note.
         if option.state == "no_effect" and not option.is_unset(parsed.values[name]):
             notes.append(f"{name} has no effect here: {option.note}")
     return notes

@@ -43,6 +43,7 @@ def convert_lora(
     table: dict[str, Any] = {"kind": "lora", **convert_size(values, arguments)}
     conv_rank = arguments.take_int("conv_dim")
     conv_alpha = arguments.take_float("conv_alpha", 1.0)
+    # Either argument makes the original train the residual blocks.
     residual = bool(conv_rank) or "conv_block_dims" in arguments.texts
     rules, excluded = convert_block_arguments(arguments, blocks, table["rank"], table["alpha"], residual)
     if residual:
@@ -74,6 +75,7 @@ def convert_dylora(
     table = convert_lora(values, arguments, blocks, notes)
     table["kind"] = "dylora"
     table["unit"] = arguments.take_int("unit", 1)
+    # In training, the original multiplies the change by the square root of rank / ranks in use.
     table["boost"] = 0.5
     return table
 
@@ -84,6 +86,7 @@ def convert_oft(
     """networks.oft: network_dim is a number of blocks; by default only the UNet's attention is rotated."""
     all_linear = bool(arguments.take_text("enable_all_linear"))
     convolutions = bool(arguments.take_text("enable_conv"))
+    # By default the original changes only the UNet's attention.
     layers = ["attention", "!te*"]
     if all_linear or convolutions:
         layers = [*UNET_ATTENTION]

@@ -64,6 +64,8 @@ def convert_lycoris(
         table["layers"] += NO_3X3_CONVOLUTIONS
 
     table |= take_algorithm_arguments(arguments)
+
+    # LyCORIS uses block_size for DyLoRA's unit.
     if kind == "dylora":
         table["unit"] = table.pop("block_size", 4)
         table["boost"] = 1.0
@@ -72,10 +74,14 @@ def convert_lycoris(
                 "dylora: alpha is divided by the number of ranks, in training and in files; LyCORIS divides it by the "
                 "number of blocks in training"
             )
+
+    # LyCORIS takes the size of OFT's blocks from network_dim.
     if kind in ("oft", "boft"):
         table.setdefault("block_size", max(2, table["rank"]))
     if arguments.take_flag("dora_wd"):
         table = convert_dora(table, kind, arguments, notes)
+
+    # Without DoRA, wd_on_output has no effect; bypass_mode is only another way to compute the same.
     arguments.ignore("wd_on_output")
     table["norms"] = arguments.take_flag("train_norm")
     for key in ("rescaled", "unbalanced_factorization"):

@@ -34,6 +34,7 @@ def convert_network(
         found = f'"{module}" is not a known network module' if module else "missing"
         problems.append(Problem("network_module", found, ", ".join(MODULES), did_you_mean(module, MODULES)))
         return {}
+    # Each converter takes the arguments that it knows; the others are unknown.
     table = convert(values, arguments, blocks, notes)
     notes += arguments.unknown_warnings()
     kind = table["kind"]

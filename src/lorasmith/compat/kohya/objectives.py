@@ -16,6 +16,8 @@ def convert_objective(
     """The table `objective`, with what differs from our defaults. `subsets`: the converted `data.subsets`."""
     check_combinations(values, problems)
     table: dict[str, Any] = {}
+
+    # Only what differs from our defaults is written, so that a converted config stays short.
     low, high = values["min_timestep"], values["max_timestep"]
     if low or high not in (None, 1000):
         table["timesteps"] = {"kind": "uniform", "min": low or 0, "max": 1000 if high is None else high}

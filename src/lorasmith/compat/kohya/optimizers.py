@@ -40,6 +40,7 @@ SELF_TUNING = ("prodigy", "dadapt")
 
 def convert_optimizer(values: Mapping[str, Any], notes: list[str], problems: list[Problem]) -> dict[str, Any]:
     """The table `optimizer`."""
+    # Two old flags choose the optimizer, too; as in the original they count before optimizer_type.
     name = values["optimizer_type"] or "AdamW"
     if values["use_8bit_adam"]:
         name = "AdamW8bit"
@@ -48,6 +49,8 @@ def convert_optimizer(values: Mapping[str, Any], notes: list[str], problems: lis
     arguments = KeyValueArguments.read("optimizer_args", values["optimizer_args"], problems).take_literals()
     table = find_optimizer(name, arguments, problems)
     table |= convert_learning_rates(values, notes)
+
+    # Optimizers that set their own learning rate need a hint, because configs often have ordinary rates.
     if name.lower() == "adafactor" and arguments.get("relative_step", True):
         notes.append("AdaFactor with relative_step computes its learning rate itself: those of the config are not used")
     highest_rate = max(table["lr"], table["unet_lr"], table["text_lr"])
@@ -63,6 +66,7 @@ def find_optimizer(name: str, arguments: dict[str, Any], problems: list[Problem]
     """
     lower_name = name.lower()
     kinds = registered(OptimizerConfig)
+    # adamw_8bit is accepted for adamw8bit.
     for kind in (lower_name, lower_name.replace("_", "")):
         if kind in kinds and kind != "class":
             return convert_arguments(kind, name, arguments, problems)
@@ -106,6 +110,8 @@ def convert_learning_rates(values: Mapping[str, Any], notes: list[str]) -> dict[
         "text_lr": text_rates[0] if text_rates else learning_rate,
         "clip": values["max_grad_norm"],
     }
+
+    # A learning rate of 0 means that the component is not trained.
     if values["network_train_text_encoder_only"]:
         table["unet_lr"] = 0.0
     if values["network_train_unet_only"]:

@@ -32,6 +32,8 @@ def convert_export(values: Mapping[str, Any]) -> dict[str, Any]:
         "dtype": DTYPES[values["save_precision"].lower()] if values["save_precision"] else None,
         "metadata": "minimal" if values["no_metadata"] else None,
     }
+
+    # Names and numbers of kept files have a meaning only if there are files before the end.
     if epochs or steps:
         table["step_name"] = STEP_NAME
         table["epoch_name"] = EPOCH_NAME
@@ -46,6 +48,9 @@ def convert_states(values: Mapping[str, Any]) -> list[dict[str, Any]]:
         return []
     table: dict[str, Any] = {"kind": "state", "folder": output_folder(values)}
     epochs, steps = epochs_between_files(values), values["save_every_n_steps"]
+
+    # save_state writes a state beside each file; without it, save_state_on_train_end writes one at the end. Numbers of
+    # states that are not given are those of files.
     if values["save_state"] and (epochs or steps):
         last_epochs = values["save_last_n_epochs_state"] or values["save_last_n_epochs"]
         last_steps = values["save_last_n_steps_state"] or values["save_last_n_steps"]

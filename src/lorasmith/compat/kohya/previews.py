@@ -11,6 +11,8 @@ def convert_preview(values: Mapping[str, Any], notes: list[str]) -> dict[str, An
     """The table `preview`; empty if no images are to be drawn."""
     prompts = values["sample_prompts"]
     epochs, steps = values["sample_every_n_epochs"], values["sample_every_n_steps"]
+
+    # Interfaces may write 0 or -1 for "never".
     times: dict[str, Any] = {}
     if epochs and epochs > 0:
         times["every_epochs"] = epochs

@@ -22,6 +22,7 @@ def read_file(path: Path) -> dict[str, Any]:
     If a key occurs twice in a section, the last value counts; sections of the same name are merged. Raises
     LorasmithError with the line of a syntax error.
     """
+    # The original adds the suffix itself.
     with_suffix = path.with_name(f"{path.name}.toml")
     if not path.is_file() and with_suffix.is_file():
         path = with_suffix
@@ -54,6 +55,8 @@ def remove_repetitions(text: str) -> str:
     for statement in split_statements(text):
         section = SECTION.match(statement)
         key = KEY.match(statement)
+
+        # Statements are stored by their key: a later one replaces an earlier one in the same place.
         if section:
             header = f"[{section['name'].strip()}]"
             current = sections.setdefault(header, {})

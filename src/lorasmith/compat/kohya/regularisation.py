@@ -54,6 +54,7 @@ def balance_repeats(initial_repeats: list[int], training_views: int) -> list[int
     total = 0
     first_round = True
     while repeats and total < training_views:
+        # The first round adds the repeats of each image, later rounds add one.
         for index, initial in enumerate(initial_repeats):
             if total >= training_views:
                 break

@@ -28,6 +28,8 @@ def find_resume_path(values: Mapping[str, Any]) -> Path | None:
         return None
     named = download_state(values) if values["resume_from_huggingface"] else values["resume"]
     path = Path(named).expanduser()
+
+    # A state is a checkpoint under its own name; a run, or any folder in it, stands for its latest checkpoint.
     if (path / "state.json").is_file():
         return path
     if any((path / name).is_file() for name in ORIGINAL_STATE_FILES):

@@ -44,6 +44,7 @@ class TrainDb(TrainNetwork):
         # The shared converters read all options of train_network; those that this script lacks get their defaults.
         defaults = {option.name: option.default for option in NETWORK_OPTIONS}
         given = defaults | parsed.values
+        # A full model has no LoRA container; its layout is converted below.
         values = given | {"save_model_as": "safetensors", "unet_lr": None}
         base = values["pretrained_model_name_or_path"]
         notes = no_effect_notes(self, parsed)
@@ -60,6 +61,8 @@ class TrainDb(TrainNetwork):
         table["text"] = convert_text(values, problems)
         table["adapter"] = {"kind": "full", "layers": "*", "bias": True, "norms": True}
         table["objective"] = convert_objective(values, table["data"].get("subsets", ()), problems)
+
+        # Unlike train_network, this script has a single rate for the UNet, and can stop training the text encoder.
         text_rate = text_learning_rate(values)
         table["optimizer"] = convert_optimizer(values, notes, problems)
         table["optimizer"]["text_lr"] = text_rate

@@ -43,6 +43,7 @@ class TrainNetwork(Script):
     def parse(self, argv: Sequence[str]) -> Parsed:
         """The config file's values, overridden by the command line's."""
         arguments, warnings = split_arguments(self.options, argv)
+        # With --output_config the original writes the config file and does not read it.
         write_config = arguments.pop("output_config", None)
         given: dict[str, Any] = {}
         if arguments.get("config_file") and not write_config:
@@ -90,6 +91,8 @@ class TrainNetwork(Script):
         table["lr_schedule"] = convert_schedule(values, notes, problems)
         table["preview"] = convert_preview(values, notes)
         table["validation"] = convert_validation(values)
+
+        # Files are written to output_dir directly, as in the original, and not to the run's folder.
         table["export"] = {
             **convert_export(values),
             "folder": output_folder(values),
@@ -97,6 +100,8 @@ class TrainNetwork(Script):
         }
         table["hooks"] = convert_hooks(values, notes, problems)
         table |= convert_initial_step(values, resume is not None, notes)
+
+        # All problems are reported together.
         if problems:
             raise ConfigError(problems, self.name)
         return Conversion(

@@ -70,11 +70,15 @@ class TrainTextualInversion(TrainNetwork):
         table["objective"] = convert_objective(values, subsets, problems)
         table["text"] = convert_text(values, problems)
         table["optimizer"] = convert_optimizer(values, notes, problems)
+
+        # Only the new token is trained: with rates of 0 there is no adapter.
         table["optimizer"] |= {"unet_lr": 0.0, "text_lr": 0.0}
         table["concepts"] = [convert_concept(values, token, table["optimizer"], self.layerwise)]
         table["lr_schedule"] = convert_schedule(values, notes, problems)
         table["preview"] = convert_preview(values, notes)
         table["export"] = convert_export(values)
+
+        # The run's folder gets our exact form; this hook writes the original's form to output_dir.
         container = str(values["save_model_as"]).lower()
         token_hook = {
             "dtype": "fp32",
@@ -87,6 +91,8 @@ class TrainTextualInversion(TrainNetwork):
         table["hooks"] = [token_hook, *convert_hooks(values, notes, problems)]
         if problems:
             raise ConfigError(problems, self.name)
+
+        # Automatic1111 and others make the token of a prompt from the name of the file.
         name = output_name(values)
         if token_file != name:
             notes.append(f"user interfaces use the file's name as the token: {name}")

@@ -10,6 +10,7 @@ from lorasmith.core.errors import Problem
 
 def convert_transforms(subset: KohyaSubset, problems: list[Problem]) -> list[dict[str, Any]]:
     """Changes of captions, then of images, in the original's order."""
+    # Changes of captions
     transforms: list[dict[str, Any]] = []
     prefix, suffix = subset["caption_prefix"], subset["caption_suffix"]
     if prefix or suffix:
@@ -24,6 +25,8 @@ def convert_transforms(subset: KohyaSubset, problems: list[Problem]) -> list[dic
     if subset["enable_wildcard"]:
         transforms.append({"kind": "wildcard"})
     transforms += convert_tag_transforms(subset)
+
+    # Changes of images
     if subset["face_crop_aug_range"]:
         transforms += convert_face_crop(subset, problems)
     for key, kind in (("random_crop", "random_crop"), ("color_aug", "color"), ("flip_aug", "flip")):

@@ -20,6 +20,7 @@ def convert_uploads(values: Mapping[str, Any], problems: list[Problem]) -> list[
     repo = values["huggingface_repo_id"]
     if not repo:
         return []
+    # Reported now, and not at the first upload.
     if repo.count("/") != 1:
         problems.append(Problem("huggingface_repo_id", f'found "{repo}"', "user/name"))
         return []
@@ -37,6 +38,7 @@ def convert_uploads(values: Mapping[str, Any], problems: list[Problem]) -> list[
 
 def convert_tracking(values: Mapping[str, Any], notes: list[str]) -> list[dict[str, Any]]:
     """The hook `wandb`, if log_with names it."""
+    # TensorBoard's files are always written, so only wandb needs a hook.
     if str(values["log_with"] or "").lower() not in ("wandb", "all"):
         for name in WANDB_OPTIONS:
             if values[name]:

@@ -1,41 +1,41 @@
-"""`train_edlora -opt FILE`."""
+"""`train_edlora -opt FILE`: training of one concept as an ED-LoRA (arXiv 2305.18292)."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lorasmith.compat.mixofshow.options import TRAIN
-from lorasmith.compat.mixofshow.reading import arguments, pairs, read_yaml
+from lorasmith.compat.mixofshow.reading import normalize_arguments, read_mapping, read_prompts, read_yaml
+from lorasmith.compat.mixofshow.training_data import convert_data, image_size, preview_size
 from lorasmith.compat.options import split_arguments
 from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 
-UNET = {
-    "Attention": ("unet.*.attn[12].to_q", "unet.*.attn[12].to_k", "unet.*.attn[12].to_v", "unet.*.attn[12].to_out.0"),
+UNET_ATTENTION = (
+    "unet.*.attn[12].to_q",
+    "unet.*.attn[12].to_k",
+    "unet.*.attn[12].to_v",
+    "unet.*.attn[12].to_out.0",
+)
+UNET_LAYERS = {
+    "Attention": UNET_ATTENTION,
+    "CrossAttention": UNET_ATTENTION,
     "Transformer2DModel": ("unet.*.attentions.*",),
 }
-UNET["CrossAttention"] = UNET["Attention"]
-KEYS_AND_VALUES = "unet.*.attn2.to_[kv]"
-TEXT = {"CLIPAttention": ("te*.self_attn.*_proj",), "CLIPEncoderLayer": ("te*.self_attn.*_proj", "te*.mlp.fc[12]")}
-TEMPLATES: dict[str, tuple[str, ...]] = {
-    "object": (
-        "a photo of {caption}",
-        "a picture of {caption}",
-        "a close-up photo of {caption}",
-        "{caption} in a photo",
-    ),
-    "style": ("a picture in the style of {caption}", "a painting in the style of {caption}"),
-    "human": ("a photo of {caption}", "a portrait of {caption}", "a picture of {caption}", "a snapshot of {caption}"),
+TEXT_LAYERS = {
+    "CLIPAttention": ("te*.self_attn.*_proj",),
+    "CLIPEncoderLayer": ("te*.self_attn.*_proj", "te*.mlp.fc[12]"),
 }
-"""Sentences of our own for EnhanceText: that the caption is set into varied sentences is what counts."""
-NEGATIVE = (
+"""Values of lora_cfg.where to the layers that are trained; the first is the default."""
+CROSS_ATTENTION_KEYS_AND_VALUES = "unet.*.attn2.to_[kv]"
+NEGATIVE_PROMPT = (
     "longbody, lowres, bad anatomy, bad hands, missing fingers, extra digit, fewer digits, cropped, worst quality, "
     "low quality"
 )
-"""The original's negative prompt, for every picture."""
+"""The original's negative prompt, used for every image."""
+REQUIRED = ("name", "datasets.train.concept_list", "models.pretrained_path", "models.new_concept_token")
 
 
 class TrainEdlora(Script):
@@ -46,218 +46,175 @@ class TrainEdlora(Script):
     options = TRAIN
 
     def parse(self, argv: Sequence[str]) -> Parsed:
-        given, warnings = split_arguments(self.options, arguments(argv))
+        """The YAML file's values, overridden by the command line's."""
+        given, warnings = split_arguments(self.options, normalize_arguments(argv))
         if "opt" not in given:
-            raise LorasmithError("train_edlora needs its YAML file: -opt FILE")
-        return self.read(read_yaml(Path(str(given["opt"]))) | given, warnings)
+            raise LorasmithError("train_edlora requires its YAML file: -opt FILE")
+        file_values = read_yaml(Path(str(given["opt"])))
+        return self.read(file_values | given, warnings)
 
     def convert(self, parsed: Parsed) -> Conversion:
-        v = parsed.values
-        problems = [Problem(k, "missing", remedy="add it") for k in NEEDED if v[k] is None]
+        values = parsed.values
+        problems = [Problem(key, "missing", remedy="add it") for key in REQUIRED if values[key] is None]
         if problems:
-            raise ConfigError(problems, str(v["opt"]))
-        told = [o for o in TRAIN if o.name in parsed.given and o.state in ("improved", "no_effect")]
-        notes = [f"{o.name}: {o.note}" for o in told]
-        width, height = size_of(v)
+            raise ConfigError(problems, str(values["opt"]))
+        notes = [
+            f"{option.name}: {option.note}"
+            for option in TRAIN
+            if option.name in parsed.given and option.state in ("improved", "no_effect")
+        ]
+
+        # The file joins several new tokens with +.
+        size = image_size(values)
+        tokens = str(values["models.new_concept_token"]).split("+")
         config: dict[str, Any] = {
-            "base": v["models.pretrained_path"],
-            "output": f"experiments/{v['name']}",
-            "name": str(v["name"]),
-            "trigger": [mentions(v)],
-            "seed": v["manual_seed"],
-            "views_per_image": v["datasets.train.dataset_enlarge_ratio"],
-            "accumulation": v["gradient_accumulation_steps"],
-            "gradient_checkpointing": v["models.gradient_checkpoint"],
-            "data": {
-                "subsets": subsets(v),
-                "resolution": width if width == height else [width, height],
-                "batch_size": v["datasets.train.batch_size_per_gpu"],
-                "transforms": transforms(v, notes),
-                **({"buckets": {"enabled": False}} if letterboxed(v) else {}),
-            },
+            "base": values["models.pretrained_path"],
+            "output": f"experiments/{values['name']}",
+            "name": str(values["name"]),
+            "trigger": [" ".join(tokens)],
+            "seed": values["manual_seed"],
+            "views_per_image": values["datasets.train.dataset_enlarge_ratio"],
+            "accumulation": values["gradient_accumulation_steps"],
+            "gradient_checkpointing": values["models.gradient_checkpoint"],
+            "data": convert_data(values, size, notes),
             "lr_schedule": {"kind": "linear"},
-            "objective": objective(v),
-            **parts(v),
+            "objective": convert_objective(values),
+            "concepts": [convert_concept(values, tokens)],
+            "optimizer": convert_optimizer(values),
         }
-        if v["val.val_during_save"] and v["datasets.val_vis.prompts"]:
-            config["preview"] = preview(v, width, height)
-        config["log"] = {"every_steps": v["logger.print_freq"]}
-        config["export"] = {"every_steps": v["logger.save_checkpoint_freq"]}
+        adapter = convert_adapter(values)
+        if adapter:
+            config["adapter"] = adapter
+
+        # Images are drawn when files are saved, so both have the same frequency.
+        if values["val.val_during_save"] and values["datasets.val_vis.prompts"]:
+            config["preview"] = convert_preview(values, size)
+        config["log"] = {"every_steps": values["logger.print_freq"]}
+        config["export"] = {"every_steps": values["logger.save_checkpoint_freq"]}
         return Conversion(config, notes)
 
 
-NEEDED = ("name", "datasets.train.concept_list", "models.pretrained_path", "models.new_concept_token")
+def finetune_table(values: dict[str, Any], component: str) -> dict[str, Any]:
+    """The settings of `text_embedding`, `text_encoder` or `unet`."""
+    return values[f"models.finetune_cfg.{component}"] or {}
 
 
-def size_of(v: dict[str, Any]) -> tuple[int, int]:
-    """Width and height: of the first transform with a size, else of the validation's latents, else 512."""
-    for transform in v["datasets.train.instance_transform"] or ():
-        if isinstance(transform, dict) and isinstance(transform.get("size"), int):
-            return transform["size"], transform["size"]
-    latent = v["datasets.val_vis.latent_size"]
-    return (latent[2] * 8, latent[1] * 8) if latent else (512, 512)
+def convert_adapter(values: dict[str, Any]) -> dict[str, Any]:
+    """A LoRA with rank, alpha and layers by component; empty if only the new tokens are trained."""
+    unet_rules, unet_layers = convert_component("unet.*", finetune_table(values, "unet"), UNET_LAYERS)
+    text_rules, text_layers = convert_component("te*", finetune_table(values, "text_encoder"), TEXT_LAYERS)
 
-
-def mentions(v: dict[str, Any]) -> str:
-    """The new words as captions have them."""
-    return " ".join(str(v["models.new_concept_token"]).split("+"))
-
-
-def subsets(v: dict[str, Any]) -> list[dict[str, Any]]:
-    """The sources of a concept list. Raises LorasmithError if it cannot be read."""
-    path = Path(v["datasets.train.concept_list"])
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
-        found = []
-        for entry in listed:
-            own = {"images": entry["instance_data_dir"], "caption": entry["instance_prompt"], "caption_lines": "first"}
-            if v["datasets.train.use_caption"] and entry.get("caption_dir"):
-                own["captions"] = entry["caption_dir"]
-            elif not v["datasets.train.use_caption"]:
-                own["caption_extension"] = [".no-captions"]
-            if v["datasets.train.use_mask"] and entry.get("mask_dir"):
-                weigh = v["models.use_mask_loss"]
-                own |= {"masks": entry["mask_dir"], "masks_weigh": weigh, "masks_for_all": False}
-            found.append(own)
-        return found
-    except OSError as error:
-        raise LorasmithError(f"concept_list: {path} cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise LorasmithError(
-            f"concept_list: {path} is not a list of objects with instance_prompt and instance_data_dir ({error})"
-        ) from None
-
-
-def transforms(v: dict[str, Any], notes: list[str]) -> list[dict[str, Any]]:
-    """What is done to captions and images, in the original's order; words are replaced first."""
-    found: list[dict[str, Any]] = []
-    if words := pairs(v["datasets.train.replace_mapping"]):
-        found.append({"kind": "replace", "words": words})
-    for listed in v["datasets.train.instance_transform"] or ():
-        entry = listed if isinstance(listed, dict) else {"type": listed}
-        kind = entry.get("type")
-        if kind == "ShuffleCaption":
-            found.append({"kind": "shuffle", "keep": entry.get("keep_token_num", 1)})
-        elif kind == "EnhanceText":
-            found.append({"kind": "template", "templates": list(TEMPLATES[entry.get("enhance_type", "object")])})
-        elif kind in ("RandomHorizontalFlip", "PairRandomHorizontalFlip"):
-            found.append({"kind": "flip"})
-        elif kind in LETTERBOXES:
-            found.append(letterbox(entry))
-            notes.append(f"{kind}: images are encoded anew in each step; with `kept = 20` in it, 20 forms are cached")
-        elif kind in ("RandomCrop", "PairRandomCrop"):
-            notes.append(f"{kind}: buckets keep each image whole but for its margin")
-        elif kind not in ("ToTensor", "Normalize", "Resize", "CenterCrop", "BILINEARResize", "PairResize"):
-            notes.append(f"instance_transform: {kind} is unknown and left out")
-    return found
-
-
-LETTERBOXES = {"HumanResizeCropFinalV3": True, "ResizeFillMaskNew": False}
-"""The transforms that put an image on black, and whether they keep the upper part of a portrait."""
-
-
-def letterboxed(v: dict[str, Any]) -> bool:
-    """Whether all images are put on a canvas of one size."""
-    listed = v["datasets.train.instance_transform"] or ()
-    return any((entry.get("type") if isinstance(entry, dict) else entry) in LETTERBOXES for entry in listed)
-
-
-def letterbox(entry: dict[str, Any]) -> dict[str, Any]:
-    """Our transform for one of these."""
-    own = {"kind": "letterbox", "crop": float(entry.get("crop_p", 0.5)), "upper": LETTERBOXES[entry["type"]]}
-    return own if "scale_ratio" not in entry else own | {"scale": [float(x) for x in entry["scale_ratio"]]}
-
-
-def parts(v: dict[str, Any]) -> dict[str, Any]:
-    """Adapter, new words and optimizer."""
-    unet, text, word = (v[f"models.finetune_cfg.{part}"] or {} for part in ("unet", "text_encoder", "text_embedding"))
-    optim = dict(v["train.optim_g"] or {})
-    decay = float(optim.get("weight_decay", 0.01))
-    rules, layers = [], []
-    for name, own, places in (("unet.*", unet, UNET), ("te*", text, TEXT)):
-        if not own.get("enable_tuning"):
-            continue
-        lora = own.get("lora_cfg", {})
-        where = lora.get("where", next(iter(places)))
-        if where not in places:
-            raise LorasmithError(f'finetune_cfg: where is "{where}"; allowed: {", ".join(places)}')
-        rank = int(lora.get("rank", 4))
-        layers += places[where]
-        rule = {"layers": name, "rank": rank, "alpha": rank * float(lora.get("alpha", 1.0))}
-        if name == "unet.*" and v["train.unet_kv_drop_rate"]:
-            rules.append(rule | {"layers": KEYS_AND_VALUES, "module_dropout": v["train.unet_kv_drop_rate"]})
-        rules.append(rule)
-    concept: dict[str, Any] = {
-        "words": str(v["models.new_concept_token"]).split("+"),
-        "layerwise": v["models.enable_edlora"],
-        "lr": float(word.get("lr", 1e-3)) if word.get("enable_tuning") else 0.0,
-        "weight_decay": float(word.get("weight_decay", decay)),
-        "norm_stop": v["train.emb_norm_threshold"],
+    # The first rule that matches a layer counts, so the rule for keys and values precedes that of the whole UNet.
+    dropout = values["train.unet_kv_drop_rate"]
+    if unet_rules and dropout:
+        keys_and_values = unet_rules[0] | {"layers": CROSS_ATTENTION_KEYS_AND_VALUES, "module_dropout": dropout}
+        unet_rules.insert(0, keys_and_values)
+    rules = [*unet_rules, *text_rules]
+    if not rules:
+        return {}
+    return {
+        "kind": "lora",
+        "rank": rules[0]["rank"],
+        "alpha": rules[0]["alpha"],
+        "layers": [*unet_layers, *text_layers],
+        "overrides": rules,
     }
-    if v["models.initializer_token"]:
-        concept["init"] = str(v["models.initializer_token"]).split("+")
-    optimizer: dict[str, Any] = {
+
+
+def convert_component(
+    pattern: str, settings: dict[str, Any], layers_by_class: dict[str, tuple[str, ...]]
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """A rule of `adapter.overrides` for a component, and its layers; both empty if it is not trained."""
+    if not settings.get("enable_tuning"):
+        return [], ()
+    lora = settings.get("lora_cfg", {})
+    where = lora.get("where", next(iter(layers_by_class)))
+    if where not in layers_by_class:
+        raise LorasmithError(f'finetune_cfg: where is "{where}"; allowed: {", ".join(layers_by_class)}')
+
+    # The original's alpha is a factor of the change; ours is divided by the rank.
+    rank = int(lora.get("rank", 4))
+    rule = {"layers": pattern, "rank": rank, "alpha": rank * float(lora.get("alpha", 1.0))}
+    return [rule], layers_by_class[where]
+
+
+def convert_concept(values: dict[str, Any], tokens: list[str]) -> dict[str, Any]:
+    """The table of the new tokens in `concepts`."""
+    settings = finetune_table(values, "text_embedding")
+    concept: dict[str, Any] = {
+        "words": tokens,
+        "layerwise": values["models.enable_edlora"],
+        "lr": float(settings.get("lr", 1e-3)) if settings.get("enable_tuning") else 0.0,
+        "weight_decay": float(settings.get("weight_decay", weight_decay(values))),
+        "norm_stop": values["train.emb_norm_threshold"],
+    }
+    if values["models.initializer_token"]:
+        concept["init"] = str(values["models.initializer_token"]).split("+")
+    return concept
+
+
+def convert_optimizer(values: dict[str, Any]) -> dict[str, Any]:
+    """AdamW without gradient clipping; a component that is not trained has a learning rate of 0."""
+    unet, text = finetune_table(values, "unet"), finetune_table(values, "text_encoder")
+    # `lr` is only the default of the other two.
+    unet_rate, text_rate = float(unet.get("lr", 1e-4)), float(text.get("lr", 1e-5))
+    table: dict[str, Any] = {
         "kind": "adamw",
-        "lr": float(unet.get("lr", 1e-4)),
-        "unet_lr": float(unet.get("lr", 1e-4)) if unet.get("enable_tuning") else 0.0,
-        "text_lr": float(text.get("lr", 1e-5)) if text.get("enable_tuning") else 0.0,
-        "weight_decay": decay,
+        "lr": unet_rate,
+        "unet_lr": unet_rate if unet.get("enable_tuning") else 0.0,
+        "text_lr": text_rate if text.get("enable_tuning") else 0.0,
+        "weight_decay": weight_decay(values),
         "clip": 0.0,
     }
-    if "betas" in optim:
-        optimizer["betas"] = optim["betas"]
-    found: dict[str, Any] = {"concepts": [concept], "optimizer": optimizer}
-    if layers:
-        first = rules[0]
-        adapter = {"kind": "lora", "rank": first["rank"], "alpha": first["alpha"], "layers": layers}
-        found["adapter"] = adapter | {"overrides": rules}
-    return found
+    settings = values["train.optim_g"] or {}
+    if "betas" in settings:
+        table["betas"] = settings["betas"]
+    return table
 
 
-def objective(v: dict[str, Any]) -> dict[str, Any]:
-    """Noise offset, the original's sum over channels, and attention regularisation, which its weight is made for."""
-    found: dict[str, Any] = {"kind": "denoising", "mask_mean": "channel_sum"}
-    if v["models.noise_offset"]:
-        found["noise"] = [{"kind": "offset", "strength": v["models.noise_offset"]}]
-    if v["models.attn_reg_weight"]:
-        part = {"kind": "attention_regularisation", "weight": v["models.attn_reg_weight"]}
-        found["parts"] = [part | {"full_identity": v["models.reg_full_identity"], "maximum": "batch"}]
-    return found
+def weight_decay(values: dict[str, Any]) -> float:
+    """The optimizer's weight decay."""
+    settings = values["train.optim_g"] or {}
+    return float(settings.get("weight_decay", 0.01))
 
 
-def preview(v: dict[str, Any], width: int, height: int) -> dict[str, Any]:
-    """Pictures at each save and at the end: of each prompt and seed, from 1, one for each strength."""
-    sample = v["val.sample"] or {}
-    lines = prompts_of(v["datasets.val_vis.prompts"], pairs(v["datasets.val_vis.replace_mapping"]))
-    latent = v["datasets.val_vis.latent_size"]
-    width, height = (latent[2] * 8, latent[1] * 8) if latent else (width, height)
+def convert_objective(values: dict[str, Any]) -> dict[str, Any]:
+    """Noise offset, and attention regularisation. As in the original, masked losses are summed over channels.
+
+    The weight of the attention regularisation is chosen for this sum.
+    """
+    table: dict[str, Any] = {"kind": "denoising", "mask_mean": "channel_sum"}
+    if values["models.noise_offset"]:
+        table["noise"] = [{"kind": "offset", "strength": values["models.noise_offset"]}]
+    if values["models.attn_reg_weight"]:
+        table["parts"] = [
+            {
+                "kind": "attention_regularisation",
+                "weight": values["models.attn_reg_weight"],
+                "full_identity": values["models.reg_full_identity"],
+                "maximum": "batch",
+            }
+        ]
+    return table
+
+
+def convert_preview(values: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """Images at each save and at the end: of each prompt and seed (from 1), one for each strength."""
+    sample = values["val.sample"] or {}
+    replacements = read_mapping(values["datasets.val_vis.replace_mapping"])
+    width, height = preview_size(values) or size
     return {
-        "prompts": lines,
-        "negative": NEGATIVE,
+        "prompts": read_prompts(values["datasets.val_vis.prompts"], replacements),
+        "negative": NEGATIVE_PROMPT,
         "seed": 1,
-        "count": v["datasets.val_vis.num_samples_per_prompt"],
-        "strengths": [float(a) for a in v["val.alpha_list"] or (1.0,)],
+        "count": values["datasets.val_vis.num_samples_per_prompt"],
+        "strengths": [float(strength) for strength in values["val.alpha_list"] or (1.0,)],
         "compare_base": False,
         "steps": sample.get("num_inference_steps", 50),
         "cfg": sample.get("guidance_scale", 7.5),
         "sampler": "dpm++_2m",
         "width": width,
         "height": height,
-        "every_steps": v["logger.save_checkpoint_freq"],
+        "every_steps": values["logger.save_checkpoint_freq"],
         "at_end": True,
     }
-
-
-def prompts_of(source: Any, words: dict[str, str]) -> list[str]:
-    """The prompts of a file or list with words replaced. Raises LorasmithError if the file is not there."""
-    if isinstance(source, str):
-        if not Path(source).is_file():
-            raise LorasmithError(f"datasets.val_vis.prompts: {source}: no such file")
-        source = Path(source).read_text(encoding="utf-8").splitlines()
-    found = []
-    for line in (str(text).strip() for text in source):
-        for old, new in words.items():
-            line = line.replace(old, new)
-        if line:
-            found.append(" ".join(line.split()))
-    return found

@@ -1,22 +1,40 @@
-"""A YAML file of Mix-of-Show as flat keys."""
+"""Reads Mix-of-Show's command lines and YAML files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lorasmith.core.errors import LorasmithError
 
-WHOLE = (
-    "finetune_cfg.text_embedding", "finetune_cfg.text_encoder", "finetune_cfg.unet", "optim_g", "sample",
-    "replace_mapping", "instance_transform",
-)  # fmt: skip
-"""Tables that are one option."""
+TABLE_OPTIONS = (
+    "finetune_cfg.text_embedding",
+    "finetune_cfg.text_encoder",
+    "finetune_cfg.unet",
+    "optim_g",
+    "sample",
+    "replace_mapping",
+    "instance_transform",
+)
+"""Endings of keys whose table is the value of one option."""
+
+
+def normalize_arguments(argv: Sequence[str]) -> list[str]:
+    """A command line in the form of the other scripts: `-opt F` as `--opt F`, `--lora-path F` as `--lora_path F`."""
+    arguments: list[str] = []
+    for argument in argv:
+        name, equals_sign, value = argument.partition("=")
+        # A negative number is a value and not an option.
+        is_number = name.lstrip("-").replace(".", "").isdigit()
+        if name.startswith("-") and not is_number:
+            name = "--" + name.lstrip("-").replace("-", "_")
+        arguments.append(name + equals_sign + value)
+    return arguments
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Keys with dots, values as they are. `1e-3` is a number, as OmegaConf has it. Raises LorasmithError."""
+    """A YAML file as a flat table whose keys are joined with dots. Raises LorasmithError."""
     import yaml
 
     if not path.is_file():
@@ -24,27 +42,34 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         table = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise LorasmithError(f"{path}: not YAML: {error}") from None
+        raise LorasmithError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(table, dict):
-        raise LorasmithError(f"{path}: expected keys and values")
-    return dict(_flat(_numbers(table)))
+        raise LorasmithError(f"{path}: expected keys with values")
+    return flatten(parse_numbers(table))
 
 
-def _flat(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, with keys joined by dots; tables of `TABLE_OPTIONS` stay as they are."""
+    flat: dict[str, Any] = {}
     for key, value in table.items():
-        name = f"{before}{key}"
-        if isinstance(value, Mapping) and not name.endswith(WHOLE):
-            yield from _flat(value, f"{name}.")
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and not name.endswith(TABLE_OPTIONS):
+            flat |= flatten(value, f"{name}.")
         else:
-            yield name, value
+            flat[name] = value
+    return flat
 
 
-def _numbers(value: Any) -> Any:
-    """YAML 1.1 takes `1e-3` for text."""
+def parse_numbers(value: Any) -> Any:
+    """The value with texts such as `1e-3` as numbers.
+
+    YAML 1.1 reads them as text, but OmegaConf, which the original uses, reads them as numbers.
+    """
     if isinstance(value, dict):
-        return {str(key): _numbers(inner) for key, inner in value.items()}
+        return {str(key): parse_numbers(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_numbers(inner) for inner in value]
+        return [parse_numbers(inner) for inner in value]
+    # Other numbers are read as such by YAML itself.
     if isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower():
         try:
             return float(value)
@@ -53,19 +78,28 @@ def _numbers(value: Any) -> Any:
     return value
 
 
-def arguments(argv: Sequence[str]) -> list[str]:
-    """`-opt F` as `--opt F`, `--lora-path F` as `--lora_path F`."""
-    found = []
-    for word in argv:
-        name, sign, value = word.partition("=")
-        if name.startswith("-") and not name.lstrip("-").replace(".", "").isdigit():
-            name = "--" + name.lstrip("-").replace("-", "_")
-        found.append(name + sign + value)
-    return found
-
-
-def pairs(mapping: Any) -> dict[str, str]:
-    """A replace mapping; also as a list of tables."""
+def read_mapping(mapping: Any) -> dict[str, str]:
+    """A replace_mapping, which may be a table or a list of tables."""
     if isinstance(mapping, list):
-        return {k: v for table in mapping for k, v in pairs(table).items()}
-    return {str(k): str(v) for k, v in (mapping or {}).items()}
+        replacements: dict[str, str] = {}
+        for table in mapping:
+            replacements |= read_mapping(table)
+        return replacements
+    return {str(old): str(new) for old, new in (mapping or {}).items()}
+
+
+def read_prompts(source: Any, replacements: dict[str, str]) -> list[str]:
+    """The prompts of a text file or list, with replacements. Raises LorasmithError if the file does not exist."""
+    if isinstance(source, str):
+        if not Path(source).is_file():
+            raise LorasmithError(f"datasets.val_vis.prompts: {source}: no such file")
+        source = Path(source).read_text(encoding="utf-8").splitlines()
+    prompts: list[str] = []
+    for line in source:
+        prompt = str(line).strip()
+        # Replacements may leave double spaces, which are removed after them.
+        for old, new in replacements.items():
+            prompt = prompt.replace(old, new)
+        if prompt:
+            prompts.append(" ".join(prompt.split()))
+    return prompts

@@ -1,4 +1,4 @@
-"""`regionally_controlable_sampling`: a picture of several concepts, each in its region, led by a pose or a sketch."""
+"""`regionally_controlable_sampling`: images of several concepts in regions, controlled by a pose or a sketch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from lorasmith.compat.mixofshow.options import REGIONS
-from lorasmith.compat.mixofshow.reading import arguments
+from lorasmith.compat.mixofshow.reading import normalize_arguments
 from lorasmith.compat.options import split_arguments
 from lorasmith.compat.script import Action, Parsed
 from lorasmith.core.config import validate
@@ -23,87 +23,119 @@ from lorasmith.sampling.regions import parse_area_weights, parse_regions
 from lorasmith.sampling.run import sample_to_folder
 from lorasmith.sampling.settings import SampleSettings
 
-WORDS = "new_concept_cfg.json"
+TOKEN_FILE = "new_concept_cfg.json"
+"""The file in a fused model of the original that lists its new tokens."""
 SUFFIX = ".safetensors"
 CONDITIONS = ("keypose", "sketch")
 
 
 class RegionallyControlableSampling(Action):
-    """Mix-of-Show's sampling by regions, with the original's spelling; conditions may be left out."""
+    """Mix-of-Show's sampling by regions, with the original's spelling. Conditions are optional."""
 
     name = "regionally_controlable_sampling"
     origin = "Mix-of-Show"
     options = REGIONS
 
     def parse(self, argv: Sequence[str]) -> Parsed:
-        given, warnings = split_arguments(self.options, arguments(argv))
+        given, warnings = split_arguments(self.options, normalize_arguments(argv))
         return self.read(given, warnings)
 
     def act(self, parsed: Parsed, progress: Progress | None) -> dict[str, Any]:
-        v = parsed.values
-        missing = [name for name in ("pretrained_model", "prompt") if v[name] is None]
+        values = parsed.values
+        missing = [name for name in ("pretrained_model", "prompt") if values[name] is None]
         if missing:
-            raise LorasmithError(f"{self.name} needs " + ", ".join(f"--{name}" for name in missing))
-        base, lora, words = model_of(Path(v["pretrained_model"]), v["base"])
-        regions = parse_regions(v["prompt_rewrite"] or "")
-        width, height = size_of(v, regions)
+            raise LorasmithError(f"{self.name} requires " + ", ".join(f"--{name}" for name in missing))
+        base, lora, token_files = find_model(Path(values["pretrained_model"]), values["base"])
+        regions = parse_regions(values["prompt_rewrite"] or "")
+        width, height = image_size(values, regions)
+
+        # Steps, guidance scale and sampler are the original's.
         table = {
-            "negative": v["negative_prompt"] or "", "seed": v["seed"], "steps": 50, "cfg": 7.5, "sampler": "dpm++_2m",
-            "width": width, "height": height, "regions": regions, "apart": v["apart"], "count": v["count"],
-            "controls": [control for kind in CONDITIONS if (control := control_of(v, kind))], "embeddings": words,
-        }  # fmt: skip
+            "negative": values["negative_prompt"] or "",
+            "seed": values["seed"],
+            "steps": 50,
+            "cfg": 7.5,
+            "sampler": "dpm++_2m",
+            "width": width,
+            "height": height,
+            "regions": regions,
+            "apart": values["apart"],
+            "count": values["count"],
+            "controls": convert_controls(values),
+            "embeddings": token_files,
+        }
         settings = validate(SampleSettings, table, self.name)
-        folder = Path(v["save_dir"] or "results") / v["suffix"]
+        folder = Path(values["save_dir"] or "results") / values["suffix"]
         loras = [] if lora is None else [LoraUse(lora)]
-        made = sample_to_folder(base, [v["prompt"]], folder, loras=loras, settings=settings, progress=progress)
-        return {"pictures": [str(file) for file in made.files]}
+        prompts = [values["prompt"]]
+        result = sample_to_folder(base, prompts, folder, loras=loras, settings=settings, progress=progress)
+        return {"pictures": [str(file) for file in result.files]}
 
 
-def model_of(path: Path, base: str | None) -> tuple[str, Path | None, list[str]]:
-    """The base, the fused LoRA on it, and files of new words, from what --pretrained_model names: a whole fused model
-    of the original (its words are tokens of its own), or what `gradient_fusion` writes here."""
-    file = path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
+def find_model(path: Path, base: str | None) -> tuple[str, Path | None, list[str]]:
+    """The base, the fused LoRA on it, and the files of new tokens that --pretrained_model stands for."""
+    # A whole fused model of the original, whose new tokens are in a file of their own.
     if path.is_dir():
-        words = path / WORDS
-        return str(path), None, [str(words)] if words.is_file() else []
-    if not file.is_file():
-        return str(path), None, []  # a name that the loader knows, or says that it does not
-    return base or named_base(file), file, []
+        token_file = path / TOKEN_FILE
+        return str(path), None, [str(token_file)] if token_file.is_file() else []
+
+    # A LoRA that `gradient_fusion` wrote here, with or without its suffix.
+    file = path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
+    if file.is_file():
+        return base or named_base(file), file, []
+
+    # A name of a base model. The loader raises an error if it is unknown.
+    return str(path), None, []
 
 
 def named_base(file: Path) -> str:
-    """The base that a LoRA's metadata names. Raises LorasmithError if it is not here under that name."""
+    """The base that a LoRA's metadata names. Raises LorasmithError if it is not found under that name."""
     name = read_lora(file).metadata.get("ss_sd_model_name", "")
     try:
         find(name)
     except LorasmithError:
-        raise LorasmithError(f'{file}: made on "{name or "?"}", which is not here by that name; add --base') from None
+        raise LorasmithError(
+            f'{file}: trained on "{name or "?"}", which is not found under that name; add --base'
+        ) from None
     return name
 
 
-def size_of(values: Mapping[str, Any], regions: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """Width and height: as asked, as the condition has them, or as far as the regions go; multiples of 8."""
+def image_size(values: Mapping[str, Any], regions: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """Width and height, as multiples of 8: as given, else of the condition, else the extent of the regions."""
     if values["width"] and values["height"]:
         return values["width"], values["height"]
     for kind in CONDITIONS:
         path = values[f"{kind}_condition"]
-        if path:
-            try:
-                with Image.open(path) as image:
-                    return image.width // 8 * 8, image.height // 8 * 8
-            except OSError as error:
-                raise LorasmithError(f"--{kind}_condition {path}: not a picture that can be read ({error})") from None
-    ends = [region["box"] for region in regions if max(region["box"]) > 1]
-    if not ends:
-        raise LorasmithError("the size of the picture is not known; give a condition, regions, or --width and --height")
-    return tuple(math.ceil(max(box[side] for box in ends) / 8) * 8 for side in (2, 3))  # type: ignore[return-value]
+        if not path:
+            continue
+        try:
+            with Image.open(path) as image:
+                return image.width // 8 * 8, image.height // 8 * 8
+        except OSError as error:
+            raise LorasmithError(f"--{kind}_condition {path}: the image cannot be read ({error})") from None
+
+    # Boxes are (left, top, right, bottom), in pixels, or as fractions of the image, which say nothing about its size.
+    boxes = [region["box"] for region in regions if max(region["box"]) > 1]
+    if not boxes:
+        raise LorasmithError("the image size is unknown; give a condition, regions in pixels, or --width and --height")
+    right = max(box[2] for box in boxes)
+    bottom = max(box[3] for box in boxes)
+    return math.ceil(right / 8) * 8, math.ceil(bottom / 8) * 8
 
 
-def control_of(values: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
-    """The control of one condition."""
-    image = values[f"{kind}_condition"]
-    if not image:
-        return None
-    areas = parse_area_weights(values[f"region_{kind}_adaptor_weight"] or "")
-    weight = values[f"{kind}_adaptor_weight"]
-    return {"model": values[f"{kind}_adaptor"], "image": image, "weight": weight, "areas": areas}
+def convert_controls(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The controls of the given conditions."""
+    controls: list[dict[str, Any]] = []
+    for kind in CONDITIONS:
+        image = values[f"{kind}_condition"]
+        if not image:
+            continue
+        controls.append(
+            {
+                "model": values[f"{kind}_adaptor"],
+                "image": image,
+                "weight": values[f"{kind}_adaptor_weight"],
+                "areas": parse_area_weights(values[f"region_{kind}_adaptor_weight"] or ""),
+            }
+        )
+    return controls

@@ -3,8 +3,10 @@
 from lorasmith.compat.options import Option
 
 OPTIONS = (
+    # Caption files
     Option("caption_extension", "text", ".caption", to="data.subsets.caption_extension"),
     Option("caption_extention", "text", to="data.subsets.caption_extension", note="old spelling of caption_extension"),
+    # Changes of captions
     Option(
         "shuffle_caption",
         to="data.subsets.transforms",
@@ -37,6 +39,7 @@ OPTIONS = (
     Option("caption_tag_dropout_rate", "float", 0.0, to="data.subsets.transforms"),
     Option("token_warmup_min", "int", 1, to="data.subsets.transforms"),
     Option("token_warmup_step", "float", 0, to="data.subsets.transforms"),
+    # Text encoder
     Option("max_token_length", "int", to="text.max_tokens"),
     Option(
         "weighted_captions",

@@ -18,6 +18,7 @@ CONTENT_ADDRESSED = "cache entries are found by the image's content, the VAE and
 TEXT_CACHE = "text encoder outputs are cached automatically if captions and text encoder do not change"
 
 OPTIONS = (
+    # Where the images are
     Option("train_data_dir", "text", to="data.subsets"),
     Option("reg_data_dir", "text", to="data.subsets"),
     Option("in_json", "text", to="data.subsets"),

@@ -12,6 +12,7 @@ OPTIONS = (
     ),
     Option("no_half_vae", state="no_effect", note="the VAE never computes in fp16"),
     Option("lowram", state="no_effect", note="weights are read tensor by tensor, directly to the device"),
+    # LoRAs that are merged into the base before training
     Option(
         "base_weights",
         "texts",

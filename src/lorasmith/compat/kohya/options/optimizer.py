@@ -5,6 +5,7 @@ from lorasmith.compat.options import Option
 GRADIENT_NORM = "components with a learning rate of 0 do not count in the gradient norm"
 
 OPTIONS = (
+    # Optimizer
     Option("optimizer_type", "text", "", to="optimizer.kind"),
     Option("optimizer_args", "texts", to="optimizer"),
     Option("use_8bit_adam", to="optimizer.kind", note="old name of optimizer_type = AdamW8bit"),

@@ -6,6 +6,7 @@ ALWAYS_LOGGED = "events.jsonl, report.html and TensorBoard's files are always in
 CONSOLE = "messages go to stderr, which can be redirected"
 
 OPTIONS = (
+    # Previews
     Option(
         "sample_prompts",
         "text",

@@ -10,6 +10,7 @@ WITH_DEEPSPEED = "belongs to deepspeed, which has no effect here"
 DDP = "gradients of adapters are small"
 
 OPTIONS = (
+    # Length
     Option("max_train_steps", "int", 1600, to="steps"),
     Option(
         "max_train_epochs",

@@ -7,6 +7,7 @@ INITIAL_STEP = (
 )
 
 OPTIONS = (
+    # Files
     Option("output_dir", "text", to="output"),
     Option("output_name", "text", to="name"),
     Option(
