@@ -107,8 +107,13 @@ class Adapter(nn.Module):
 
     def __getattr__(self, name: str) -> Any:
         """Parameters and buffers, as of every module, and the old names of methods, until version 0.3."""
-        new_name = new_member_name("adapters.base.Adapter", name)
-        return super().__getattr__(name) if new_name is None else getattr(self, new_name)
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            new_name = new_member_name("adapters.base.Adapter", name)
+            if new_name is None:
+                raise
+            return getattr(self, new_name)
 
     # The change
 

@@ -93,7 +93,10 @@ def collate(
 
     mean = stack(samples, "mean")
     latents = None if mean is None else LatentDistribution(mean, stack(samples, "std"))
-    subject, has_subject = subject_mask(samples, latent_shape)
+    subject, has_subject, mask = None, None, None
+    if any("mask" in sample or "filled" in sample for sample in samples):
+        subject, has_subject = subject_mask(samples, latent_shape)
+        mask = loss_mask(samples, [record.masks_weigh for record in records], latent_shape)
     by_concept, has_concept = None, None
     if concept_names:
         concepts = [record.concepts for record in records]
@@ -114,7 +117,7 @@ def collate(
         captions=captions,
         conditioning=conditioning,
         loss_weight=torch.tensor([record.loss_weight for record in records]),
-        mask=loss_mask(samples, [record.masks_weigh for record in records], latent_shape),
+        mask=mask,
         original=torch.tensor(original),
         crop=torch.tensor(crop),
         target=torch.tensor([[height, width]] * len(records)),

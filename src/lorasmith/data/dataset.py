@@ -58,6 +58,9 @@ class Dataset:
         self._latent_cache = LatentCache(folder)
         self._text_cache = TextCache(folder)
         self._prefetcher = Prefetcher(self.config.workers)
+        self._resolution = self.config.size
+        self.concept_names = tuple(dict.fromkeys(w for subset in self.config.sources for w in subset.concept_masks))
+        """The words of the concepts for which any subset has masks."""
         self._buckets: dict[tuple[Size, BucketConfig], Buckets] = {}
         self._placements: dict[tuple[Size, BucketConfig, Size], Placement] = {}
         # Two epochs are kept: batches are read ahead across the end of an epoch.
@@ -74,7 +77,7 @@ class Dataset:
 
     def placement(self, record: ImageRecord) -> Placement:
         """Bucket and size of an image."""
-        resolution = record.resolution or self.config.size
+        resolution = record.resolution or self._resolution
         bucket_config = record.buckets or self.config.buckets
         rule = (resolution, bucket_config)
         if rule not in self._buckets:
@@ -148,9 +151,10 @@ class Dataset:
         """The caption of a view after all caption transforms. A held-out image gets its first caption, and only the
         transforms that do not draw random numbers."""
         random = python_random(self.seed, "caption", planned.epoch, record.digest, planned.occurrence)
-        caption = record.caption
-        if len(record.captions) > 1 and not held_out:
-            caption = random.choice(record.captions)
+        captions = record.captions or ("",)
+        caption = captions[0]
+        if len(captions) > 1 and not held_out:
+            caption = random.choice(captions)
         progress = TrainingProgress(planned.epoch, step, self.steps)
         for transform in self.caption_transforms(record):
             if not (held_out and transform.random):
@@ -185,7 +189,7 @@ class Dataset:
     def _plan_positions(self, number: int) -> dict[BatchPlan, int]:
         return {plan: position for position, plan in enumerate(self.epoch(number))}
 
-    # Transforms and concepts.
+    # Transforms.
 
     def transforms(self, record: ImageRecord) -> tuple[Transform, ...]:
         """All transforms of an image, in order."""
@@ -199,11 +203,6 @@ class Dataset:
         """The image transforms of an image, in order; of a held-out one those that are the same for every view."""
         transforms = [transform for transform in self.transforms(record) if isinstance(transform, ImageTransform)]
         return tuple(transform for transform in transforms if not (held_out and transform.random))
-
-    @property
-    def concept_names(self) -> tuple[str, ...]:
-        """The words of the concepts for which any subset has masks."""
-        return tuple(dict.fromkeys(word for subset in self.config.sources for word in subset.concept_masks))
 
     # Caches.
 

@@ -85,6 +85,8 @@ class Run:
     """Trains the embeddings of new tokens; None if there are none."""
 
     # How the weights are updated.
+    parameters: list[torch.nn.Parameter]
+    """All trained parameters, in the order of the optimizer's groups."""
     optimizer: torch.optim.Optimizer
     lr_schedule: LrSchedule
     accumulation: int
@@ -115,11 +117,6 @@ class Run:
     """Whether it continues from a checkpoint."""
     stopping: bool = False
     """Set by Ctrl-C: the loop ends after the current step."""
-
-    @property
-    def parameters(self) -> list[torch.nn.Parameter]:
-        """All trained parameters, in the order of the optimizer's groups."""
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def relative_path(self, path: Path) -> str:
         """A file's path as events and reports name it: relative to the run's folder, which may be moved with it."""

@@ -12,8 +12,7 @@ from lorasmith.adapters.lora import LoRA
 from lorasmith.training.config import TrainConfig, load_config
 from lorasmith.training.run import Run
 from lorasmith.training.setup.build import build_run
-from lorasmith.training.step.batches import micro_batches
-from lorasmith.training.step.distributed import Ranks
+from lorasmith.training.step.batches import micro_batches, rank_share
 
 GARP = Path(__file__).parents[3] / "src/lorasmith/assets/garp"
 RULE = {"layers": "unet.*.attn2.to_[kv]", "module_dropout": 0.3}
@@ -55,7 +54,7 @@ def sitting_out(run: Run, step: int) -> set[str]:
     """The adapters that a step leaves out."""
     run.adapters.train()
     plans = run.dataset.epoch(0)
-    next(iter(micro_batches(run, Ranks().share(plans), step)))
+    next(iter(micro_batches(run, rank_share(plans), step)))
     found = set()
     for name, adapter in run.adapters.adapters.items():
         layer = next(m for m in run.family.unet.modules() if isinstance(m, Adapted) and adapter in list(m.adapters))

@@ -204,7 +204,7 @@ def test_parts_that_rest_have_no_gradients(convert: Convert) -> None:
         values = {"learning_rate": 1e-3, "max_grad_norm": 0, "max_train_steps": 3, "output_name": trained, **rates}
         run = build_run(load_config(convert(**values).config))
         run.adapters.train()
-        train_step(run, *next(remaining_steps(run)))
+        run.metrics.add(train_step(run, *next(remaining_steps(run))))
         run.events.close()
         held = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
         parts = {}

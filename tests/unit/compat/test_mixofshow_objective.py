@@ -14,8 +14,7 @@ from lorasmith.compat.script import find_script
 from lorasmith.training.config import load_config
 from lorasmith.training.run import Run
 from lorasmith.training.setup.build import build_run
-from lorasmith.training.step.batches import micro_batches
-from lorasmith.training.step.distributed import Ranks
+from lorasmith.training.step.batches import micro_batches, rank_share
 
 GARP = Path(__file__).parents[3] / "src/lorasmith/assets/garp"
 WEIGHT = 0.01
@@ -100,7 +99,7 @@ def attention_term(kept: dict[str, list[Any]], mask: np.ndarray, positions: tupl
 @pytest.mark.parametrize("full", [True, False])
 def test_every_term_and_their_ratio_are_the_originals(tmp_path: Path, full: bool, masked_loss: bool) -> None:
     run = make(tmp_path, full, masked_loss)
-    ((batch, rng),) = micro_batches(run, Ranks().share(run.dataset.epoch(0)), 0)
+    ((batch, rng),) = micro_batches(run, rank_share(run.dataset.epoch(0)), 0)
     kept: dict[str, list[Any]] = {name: [] for name in ("q", "k", "heads", "x_t", "t", "output")}
     handles = watch(run, kept)
     result = run.objective(run.family, batch, rng)

@@ -246,6 +246,7 @@ def assemble(
         objective=config.objective,
         adapters=adapters,
         token_trainer=token_trainer,
+        parameters=parameters,
         optimizer=optimizer,
         lr_schedule=config.lr_schedule,
         accumulation=config.accumulation,

@@ -316,7 +316,7 @@ def time_steps(run: Run, progress: Progress) -> list[float]:
     with progress.track("measuring", MEASURED_STEPS) as advance:
         for epoch, plans in islice(remaining_steps(run), MEASURED_STEPS):
             started = time.perf_counter()
-            train_step(run, epoch, plans)
+            run.metrics.add(train_step(run, epoch, plans))
             if run.device.type == "cuda":
                 torch.cuda.synchronize(run.device)
             seconds.append(time.perf_counter() - started)

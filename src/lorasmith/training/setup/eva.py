@@ -18,8 +18,7 @@ from torch import Tensor
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.rng import restored_global_generators
-from lorasmith.training.step.batches import micro_batches
-from lorasmith.training.step.distributed import Ranks
+from lorasmith.training.step.batches import micro_batches, rank_share
 from lorasmith.training.step.loop import remaining_steps
 
 if TYPE_CHECKING:
@@ -93,13 +92,12 @@ def sketch_inputs(run: Run, adapters: dict[str, Any]) -> dict[str, Sketch]:
         layer = run.adapters.module_of(name)
         handles.append(layer.register_forward_pre_hook(add_inputs_to(sketches[name], adapter.layer)))
 
-    # Every rank runs on the whole batches, so all ranks find the same directions.
-    one_rank = Ranks()
     try:
         steps = itertools.islice(remaining_steps(run), min(MAX_STEPS, run.length.steps_per_epoch))
         with restored_global_generators(run.device):
             for number, (_, plans) in enumerate(steps):
-                for batch, rng in micro_batches(run, one_rank.share(plans), number):
+                # Every rank runs on the whole batches, so all ranks find the same directions.
+                for batch, rng in micro_batches(run, rank_share(plans), number):
                     run.objective(run.family, batch, rng)
     finally:
         for handle in handles:

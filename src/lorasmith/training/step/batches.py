@@ -16,10 +16,32 @@ if TYPE_CHECKING:
     from lorasmith.training.run import Run
 
 
+def rank_share(plans: Sequence[BatchPlan], rank: int = 0, ranks: int = 1) -> list[tuple[int, BatchPlan]]:
+    """The part of a step's batches that one of several ranks computes: for each, the index of its first sample in the
+    global batch, and its plan.
+
+    The parts of the ranks are consecutive and differ by one sample at most; the first rank's is never empty.
+    """
+    samples = sum(len(plan.views) for plan in plans)
+    # Rounded up, so that the first ranks get what is left over.
+    share_start = -(-samples * rank // ranks)
+    share_end = -(-samples * (rank + 1) // ranks)
+
+    share: list[tuple[int, BatchPlan]] = []
+    plan_start = 0
+    for plan in plans:
+        start = max(share_start - plan_start, 0)
+        end = min(share_end - plan_start, len(plan.views))
+        if start < end:
+            share.append((plan_start + start, replace(plan, views=plan.views[start:end])))
+        plan_start += len(plan.views)
+    return share
+
+
 def micro_batches(run: Run, share: Sequence[tuple[int, BatchPlan]], number: int) -> Iterator[tuple[Batch, StepRng]]:
     """The micro-batches of step `number` with their draws.
 
-    `share`: for each micro-batch, the index of its first sample in the global batch, and its plan (see `Ranks.share`).
+    `share`: for each micro-batch, the index of its first sample in the global batch, and its plan (see `rank_share`).
     Each micro-batch seeds torch's global generators before it is loaded, because dropout draws from them; use inside
     `restored_global_generators`.
     """

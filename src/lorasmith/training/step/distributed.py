@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from hashlib import blake2b
 
@@ -23,7 +22,6 @@ from torch import Tensor, nn
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.launch import Launch, find_launch
-from lorasmith.data.batch import BatchPlan
 from lorasmith.sampling.settings import pick_device
 
 TIMEOUT = timedelta(hours=1)
@@ -71,26 +69,6 @@ class Ranks:
                 "start as many processes on a machine as it has GPUs"
             )
         return torch.device("cuda", self.local)
-
-    def share(self, plans: Sequence[BatchPlan]) -> list[tuple[int, BatchPlan]]:
-        """This rank's part of a step's batches: for each, the index of its first sample in the global batch.
-
-        The parts of the ranks are consecutive and differ by one sample at most; the first rank's is never empty.
-        """
-        samples = sum(len(plan.views) for plan in plans)
-        # Rounded up, so that the first ranks get what is left over.
-        share_start = -(-samples * self.index // self.count)
-        share_end = -(-samples * (self.index + 1) // self.count)
-
-        share: list[tuple[int, BatchPlan]] = []
-        plan_start = 0
-        for plan in plans:
-            start = max(share_start - plan_start, 0)
-            end = min(share_end - plan_start, len(plan.views))
-            if start < end:
-                share.append((plan_start + start, replace(plan, views=plan.views[start:end])))
-            plan_start += len(plan.views)
-        return share
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter], scalars: Tensor, steady: bool = False) -> Tensor:
         """Give each parameter the sum of all ranks' gradients; returns the sum of their `scalars` (n,), such as losses.

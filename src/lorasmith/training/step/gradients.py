@@ -1,10 +1,11 @@
-"""Gradients: the loss scale for fp16, the norm and clipping, all on the device."""
+"""From gradients to an update: the loss scale for fp16, the norm, clipping, and the step, all on the device."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,3 +60,20 @@ def unscale_and_clip(parameters: Sequence[nn.Parameter], scale: Tensor, max_norm
         factor = factor * (max_norm / (norm + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_(grads, factor)
     return norm
+
+
+def step_if_finite(optimizer: torch.optim.Optimizer, finite: torch.Tensor) -> None:
+    """One optimizer step, left out if `finite` (scalar bool tensor) is false.
+
+    Fused optimizers of torch decide on the device, through the attributes that torch's own GradScaler sets. For others
+    the decision is read back, which waits for the device.
+    """
+    decides_on_device = getattr(optimizer, "_step_supports_amp_scaling", False) and optimizer.defaults.get("fused")
+    if decides_on_device:
+        fused: Any = optimizer
+        fused.grad_scale = None
+        fused.found_inf = 1.0 - finite.float()
+        fused.step()
+        del fused.grad_scale, fused.found_inf
+    elif bool(finite):
+        optimizer.step()

@@ -15,10 +15,9 @@ import torch
 
 from lorasmith.core.rng import StepRng, restored_global_generators
 from lorasmith.data.dataset import Batch, BatchPlan
-from lorasmith.training.step.batches import micro_batches
-from lorasmith.training.step.gradients import unscale_and_clip
+from lorasmith.training.step.batches import micro_batches, rank_share
+from lorasmith.training.step.gradients import step_if_finite, unscale_and_clip
 from lorasmith.training.step.metrics import StepOutcome, StepRecord
-from lorasmith.training.step.optimizers import step_if_finite
 
 if TYPE_CHECKING:
     from lorasmith.training.run import Run
@@ -39,8 +38,9 @@ def fit(run: Run) -> None:
         for epoch, plans in remaining_steps(run):
             # Only steps count as training time, not what the hooks do between them.
             started = time.monotonic()
-            train_step(run, epoch, plans)
+            record = train_step(run, epoch, plans)
             run.state.seconds += time.monotonic() - started
+            run.metrics.add(record)
 
             for hook in run.hooks:
                 hook.after_step(run)
@@ -67,8 +67,8 @@ def remaining_steps(run: Run) -> Iterator[tuple[int, list[BatchPlan]]]:
             yield epoch, plans[start : start + run.accumulation]
 
 
-def train_step(run: Run, epoch: int, plans: list[BatchPlan]) -> None:
-    """Make one optimizer step and put its record into `run.metrics`. `plans`: the micro-batches of the global batch."""
+def train_step(run: Run, epoch: int, plans: list[BatchPlan]) -> StepRecord:
+    """Make one optimizer step; returns its record. `plans`: the micro-batches of the global batch."""
     number = run.state.step
 
     # What depends on the number of the step alone.
@@ -86,17 +86,15 @@ def train_step(run: Run, epoch: int, plans: list[BatchPlan]) -> None:
     if run.ema is not None:
         run.ema.update(run.state.step)
 
-    run.metrics.add(
-        StepRecord(
-            number=number + 1,
-            epoch=epoch,
-            outcome=outcome,
-            images=images,
-            learning_rates=learning_rates,
-            seconds=run.state.seconds,
-            samples=run.state.samples,
-            scaled=run.loss_scale.active,
-        )
+    return StepRecord(
+        number=number + 1,
+        epoch=epoch,
+        outcome=outcome,
+        images=images,
+        learning_rates=learning_rates,
+        seconds=run.state.seconds,
+        samples=run.state.samples,
+        scaled=run.loss_scale.active,
     )
 
 
@@ -129,7 +127,7 @@ def set_learning_rates(run: Run) -> dict[str, float]:
 def optimizer_step(run: Run, plans: list[BatchPlan], number: int) -> StepOutcome:
     """Step `number`: the gradient of the mean loss over all samples of `plans`, and one update of the weights."""
     samples_in_step = sum(len(plan.views) for plan in plans)
-    share = run.ranks.share(plans)
+    share = rank_share(plans, run.ranks.index, run.ranks.count)
     batches = micro_batches(run, share, number)
 
     # A graph holds exactly one micro-batch; a step of one sample may also have no share for this rank.
@@ -158,11 +156,12 @@ def update_weights(run: Run, batches: Iterable[tuple[Batch, StepRng]], samples_i
         for name, mean in result.parts.items():
             loss_terms[name] = loss_terms[name] + mean * (len(batch.names) / samples_in_step)
 
-    # The ranks' gradients, losses and loss terms in one sum.
-    scalars = torch.stack([loss, *loss_terms.values()])
-    scalars = run.ranks.sum_gradients(run.parameters, scalars, steady=run.cuda_graphs is not None)
-    loss, *means = scalars.unbind()
-    loss_terms = dict(zip(loss_terms, means, strict=True))
+    # Of several ranks, gradients, losses and loss terms in one sum.
+    if run.ranks.count > 1:
+        scalars = torch.stack([loss, *loss_terms.values()])
+        scalars = run.ranks.sum_gradients(run.parameters, scalars, steady=run.cuda_graphs is not None)
+        loss, *means = scalars.unbind()
+        loss_terms = dict(zip(loss_terms, means, strict=True))
 
     # A step with a loss or gradient that is not finite is left out. The device decides that, so nothing is read back.
     grad_norm = unscale_and_clip(run.parameters, run.loss_scale.value, run.gradient_clip)

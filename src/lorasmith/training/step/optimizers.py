@@ -155,23 +155,6 @@ class AnyOptimizer(OptimizerConfig):
             ) from None
 
 
-def step_if_finite(optimizer: torch.optim.Optimizer, finite: torch.Tensor) -> None:
-    """One optimizer step, left out if `finite` (scalar bool tensor) is false.
-
-    Fused optimizers of torch decide on the device, through the attributes that torch's own GradScaler sets. For others
-    the decision is read back, which waits for the device.
-    """
-    decides_on_device = getattr(optimizer, "_step_supports_amp_scaling", False) and optimizer.defaults.get("fused")
-    if decides_on_device:
-        fused: Any = optimizer
-        fused.grad_scale = None
-        fused.found_inf = 1.0 - finite.float()
-        fused.step()
-        del fused.grad_scale, fused.found_inf
-    elif bool(finite):
-        optimizer.step()
-
-
 @contextmanager
 def averaged_weights(optimizer: Any) -> Generator[None]:
     """Inside the block the weights of a schedule-free optimizer are its averages. Afterwards they are as before, bit

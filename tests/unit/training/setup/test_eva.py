@@ -19,8 +19,7 @@ from lorasmith.training.config import load_config
 from lorasmith.training.session import train
 from lorasmith.training.setup.build import build_run
 from lorasmith.training.setup.eva import MAX_ROWS, MAX_STEPS, Sketch, down_factor, weight_inputs
-from lorasmith.training.step.batches import micro_batches
-from lorasmith.training.step.distributed import Ranks
+from lorasmith.training.step.batches import micro_batches, rank_share
 from lorasmith.training.step.loop import remaining_steps
 
 
@@ -97,7 +96,7 @@ def test_it_spans_the_leading_inputs_that_the_base_sees(pictures: Callable[..., 
         run.adapters.module_of(name).register_forward_pre_hook(keeping(seen[name]))
     with torch.no_grad():
         for number, (_, plans) in enumerate(islice(remaining_steps(run), min(MAX_STEPS, run.length.steps_per_epoch))):
-            for batch, rng in micro_batches(run, Ranks().share(plans), number):
+            for batch, rng in micro_batches(run, rank_share(plans), number):
                 run.objective(run.family, batch, rng)
     for name in names:
         inputs = torch.cat(seen[name])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.launch import Launch, find_launch, first_node
 from lorasmith.data.batch import BatchPlan, PlannedView
+from lorasmith.training.step.batches import rank_share
 from lorasmith.training.step.distributed import Ranks
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu01", "MASTER_PORT": "29500"}
@@ -70,7 +71,7 @@ def plans_of(sizes: Sequence[int]) -> list[BatchPlan]:
 @given(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=5), count=st.integers(1, 9))
 def test_shares_are_all_samples_once_in_their_places(sizes: list[int], count: int) -> None:
     plans = plans_of(sizes)
-    shares = [Ranks(Launch(i, count)).share(plans) for i in range(count)]
+    shares = [rank_share(plans, i, count) for i in range(count)]
     taken = [[(first + k, item.record) for first, p in share for k, item in enumerate(p.views)] for share in shares]
     assert list(chain.from_iterable(taken)) == [(i, i) for i in range(sum(sizes))]
     lengths = [len(t) for t in taken]

@@ -16,8 +16,7 @@ from lorasmith.training.output.report.page import curve_section
 from lorasmith.training.output.report.record import read
 from lorasmith.training.run import Run
 from lorasmith.training.setup.build import build_run
-from lorasmith.training.step.batches import micro_batches
-from lorasmith.training.step.distributed import Ranks
+from lorasmith.training.step.batches import micro_batches, rank_share
 from lorasmith.training.step.loop import fit, optimizer_step
 from lorasmith.training.step.objectives.denoising import Denoising
 from lorasmith.training.step.objectives.terms.attention_regularisation import AttentionRegularisation
@@ -62,7 +61,7 @@ def test_micro_batches_of_any_size_log_the_same(run: Run) -> None:
         assert float(sum(outcome.loss_terms.values(), torch.zeros(()))) == pytest.approx(float(outcome.loss), rel=1e-5)
     for name in names[1:]:
         single = []
-        for batch, rng in micro_batches(run, Ranks().share(cut(plan, 1, 3, 1)), 0):
+        for batch, rng in micro_batches(run, rank_share(cut(plan, 1, 3, 1)), 0):
             single.append((len(batch.names), float(run.objective(run.family, batch, rng).parts[name])))
         assert len({value for _, value in single}) == 3
         wanted = sum(count * value for count, value in single) / 5

@@ -17,13 +17,13 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.training.config import load_config
 from lorasmith.training.output.checkpoint import flatten, unflatten
 from lorasmith.training.session import train
+from lorasmith.training.step.gradients import step_if_finite
 from lorasmith.training.step.optimizers import (
     AdamW,
     AdamW8bit,
     AnyOptimizer,
     OptimizerConfig,
     averaged_weights,
-    step_if_finite,
 )
 
 ONLY_CUDA = ("pagedlion8bit", "pagedadamw", "pagedadamw8bit", "pagedadamw32bit")

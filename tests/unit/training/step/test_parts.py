@@ -10,9 +10,9 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.training.output.checkpoint import flatten, unflatten
 from lorasmith.training.output.events import Events
 from lorasmith.training.step.ema import Ema
-from lorasmith.training.step.gradients import LossScale, unscale_and_clip
+from lorasmith.training.step.gradients import LossScale, step_if_finite, unscale_and_clip
 from lorasmith.training.step.metrics import MetricsBuffer, StepOutcome, StepRecord
-from lorasmith.training.step.optimizers import AdamW, AdamW8bit, AnyOptimizer, OptimizerConfig, step_if_finite
+from lorasmith.training.step.optimizers import AdamW, AdamW8bit, AnyOptimizer, OptimizerConfig
 
 KINDS: list[OptimizerConfig] = [AdamW(), AdamW8bit(), AnyOptimizer(name="SGD", args={"momentum": 0.9})]
 

@@ -65,7 +65,11 @@ class Denoising(Objective):
                 added = change(added, x0, rng)
         x_t = path.add_noise(x0, added, t)
 
-        output, terms = predicted(family, x_t, t, batch, self.parts)
+        terms: dict[str, Tensor] = {}
+        if self.parts:
+            output, terms = predicted(family, x_t, t, batch, self.parts)
+        else:
+            output = family.predict(x_t, t, batch.conditioning)
         target = prediction.target(x0, noise, t, path)
         if batch.preserve is not None:
             target = torch.where(batch.preserve[:, None, None, None] > 0, base_output(family, x_t, t, batch), target)
