@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lorasmith.data.maskers import MaskReport
     from lorasmith.evaluation.options import EvaluateOptions
     from lorasmith.evaluation.results import Evaluation
-    from lorasmith.files.lora import Output, Report
+    from lorasmith.files.lora import FileReport, OutputFile
     from lorasmith.fusion import FuseReport
     from lorasmith.fusion.options import FuseOptions, RefitOptions
     from lorasmith.fusion.refit_files import RefitReport
@@ -238,7 +238,7 @@ def convert(
     rank: int | None = None,
     words: Sequence[Path | str] = (),
     **saving: Unpack[SaveOptions],
-) -> Report:
+) -> FileReport:
     """Write a LoRA in the format `kohya`, `peft`, `portable`, `lycoris`, `diff` or `bundle`.
 
     `base`: the base model; needed if the file does not tell its family, or if its change depends on the base's weights.
@@ -249,7 +249,7 @@ def convert(
 
     embeddings = [Path(word) for word in words]
     target = _output(saving, Path(file), to)
-    return convert_file(Path(file), to, target, base=base, rank=rank, words=embeddings)
+    return convert_file(Path(file), to, target, base=base, rank=rank, token_files=embeddings)
 
 
 def resize(
@@ -261,17 +261,17 @@ def resize(
     per_layer: bool = False,
     base: Path | str | None = None,
     **saving: Unpack[SaveOptions],
-) -> Report:
+) -> FileReport:
     """Write the best approximation of a LoRA with lower ranks; the report has the error.
 
     `rank`: the new rank. `energy`, `frobenius`: keep this fraction, 0..1, of the squared norm or of the norm of each
     change; `rank` is then the highest rank. `per_layer`: choose the rank of each layer separately. `base` as in
     `convert`. Raises LorasmithError if none or several of them are given that exclude each other.
     """
-    from lorasmith.files.lowrank import Cut
+    from lorasmith.files.lowrank import Truncation
     from lorasmith.files.resize import resize as resize_file
 
-    cut = Cut(rank, energy, frobenius, per_layer)
+    cut = Truncation(rank, energy, frobenius, per_layer)
     return resize_file(Path(file), cut, _output(saving, Path(file), "resized"), base=base)
 
 
@@ -283,21 +283,21 @@ def extract(
     energy: float | None = None,
     progress: Progress | None = None,
     **saving: Unpack[SaveOptions],
-) -> Report:
+) -> FileReport:
     """Write the difference of two checkpoints as the best LoRA of a rank, or with a fraction of the squared norm
     (`energy`, 0..1). Raises LorasmithError if the checkpoints do not have the same architecture."""
     from lorasmith.files.extract import extract as extract_file
-    from lorasmith.files.lowrank import Cut
+    from lorasmith.files.lowrank import Truncation
 
-    return extract_file(tuned, base, Cut(rank, energy), _output(saving, Path(tuned), "lora"), progress=progress)
+    return extract_file(tuned, base, Truncation(rank, energy), _output(saving, Path(tuned), "lora"), progress=progress)
 
 
-def merge(base: Path | str, loras: Sequence[Path | str], output: Path | str, *, overwrite: bool = False) -> Report:
+def merge(base: Path | str, loras: Sequence[Path | str], output: Path | str, *, overwrite: bool = False) -> FileReport:
     """Write a base model, in its own layout, with LoRAs merged into its weights (`"garp.safetensors:0.8"`)."""
-    from lorasmith.files.lora import Use
+    from lorasmith.files.lora import LoraInput
     from lorasmith.files.merge import merge as merge_files
 
-    return merge_files(base, [Use.read(lora) for lora in loras], Path(output), overwrite=overwrite)
+    return merge_files(base, [LoraInput.parse(lora) for lora in loras], Path(output), overwrite=overwrite)
 
 
 def combine(
@@ -308,13 +308,13 @@ def combine(
     rank: int | None = None,
     dtype: str | None = None,
     overwrite: bool = False,
-) -> Report:
+) -> FileReport:
     """Write the weighted sum of LoRAs (`"garp.safetensors:0.7"`): exactly, or approximated by a LoRA of `rank`."""
     from lorasmith.files.combine import combine as combine_files
-    from lorasmith.files.lora import Use
+    from lorasmith.files.lora import LoraInput
 
     target = _output({"output": output, "dtype": dtype, "overwrite": overwrite}, Path(output), "")
-    return combine_files([Use.read(lora) for lora in loras], target, base=base, rank=rank)
+    return combine_files([LoraInput.parse(lora) for lora in loras], target, base=base, rank=rank)
 
 
 def fuse(
@@ -331,10 +331,10 @@ def fuse(
     `files`: `"garp.safetensors:0.9=garp"` (strength, and name in prompts), or one `.json` list of concepts as in
     Mix-of-Show. The report has the error of each concept, for the three methods.
     """
-    from lorasmith.files.lora import Output
+    from lorasmith.files.lora import OutputFile
     from lorasmith.fusion.options import fuse as fuse_loras
 
-    return fuse_loras(files, base, Output(Path(output), overwrite=overwrite), settings, progress)
+    return fuse_loras(files, base, OutputFile(Path(output), overwrite=overwrite), settings, progress)
 
 
 def refit(
@@ -392,9 +392,9 @@ def masks(
     return report
 
 
-def _output(saving: SaveOptions, file: Path, suffix: str) -> Output:
+def _output(saving: SaveOptions, file: Path, suffix: str) -> OutputFile:
     """Where and how to write a new file; by default next to `file`, with the suffix in its name."""
-    from lorasmith.files.lora import Output, dtype_named
+    from lorasmith.files.lora import OutputFile, dtype_named
 
     path = saving.get("output") or file.with_name(f"{file.stem}-{suffix}.safetensors")
-    return Output(Path(path), dtype_named(saving.get("dtype")), saving.get("overwrite", False))
+    return OutputFile(Path(path), dtype_named(saving.get("dtype")), saving.get("overwrite", False))

@@ -103,6 +103,7 @@ MOVED = {
 """Old to new path below `lorasmith`; a module below an entry moves with it."""
 
 RENAMED = {
+    "formats.base": {"Names": "LayerNames", "refuse": "unsupported_layers", "words_of": "layer_tensors"},
     "evaluation": {"Eyes": "FeatureExtractor", "Seen": "Features"},
     "evaluation.base": {"Eyes": "FeatureExtractor", "Seen": "Features"},
     "data.transforms.base": {"Cut": "Crop", "Moment": "TrainingProgress", "joined": "join_tags"},

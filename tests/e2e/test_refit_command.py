@@ -45,7 +45,7 @@ def test_a_file_of_mix_of_show_for_every_program(tmp_path: Path, here: Program) 
     torch.testing.assert_close(word, table["<c1>"].mean(0, keepdim=True))
     exact = load_file(tmp_path / "c-refit.exact.safetensors")
     assert [t.shape[1] for name, t in exact.items() if name.startswith("lorasmith.word")] == [1, 1]
-    assert_clear(here("refit", source, "--base", "tiny-sd"), "is there already")
+    assert_clear(here("refit", source, "--base", "tiny-sd"), "exists already")
     assert_clear(
         here("refit", tmp_path / "c-refit.safetensors", "--base", "tiny-sd", "-o", tmp_path / "d.safetensors"),
         "nothing to refit",

@@ -155,5 +155,5 @@ def test_what_has_no_portable_form_is_refused(tiny_bases: Callable[[str], Path])
     family = load(str(tiny_bases("sd1")), dtype=torch.float32)
     adapters = trained(family, DoRA(rank=2))
     for form in (Portable(), Peft()):
-        with pytest.raises(LorasmithError, match=r"cannot hold \d+ of the changes.*for example of unet\."):
+        with pytest.raises(LorasmithError, match=r"cannot hold \d+ of the changes.*for example that of unet\."):
             form.encode_adapters(adapters.adapters, family)

@@ -23,7 +23,12 @@ def test_diffusers_and_we_condition_alike(tmp_path: Path) -> None:
         [Concept(words=("<x>",), vectors=2, init=("<rand-0.3>",))], family.token_embeddings, size, 16, seed=3
     )
     path = tmp_path / "zork.safetensors"
-    write(path, embeddings.encode(token_embeddings.plain(token_embeddings.values_of(new))["<x>"]), {}, torch.float32)
+    write(
+        path,
+        embeddings.encode(token_embeddings.mean_over_layers(token_embeddings.vocabulary_embeddings(new))["<x>"]),
+        {},
+        torch.float32,
+    )
 
     folder = find("tiny-sd").path
     pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)

@@ -21,7 +21,7 @@ import lorasmith
 from lorasmith.evaluation.judge import Judge
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
-from lorasmith.formats.token_embeddings import PREFIX
+from lorasmith.formats.token_embeddings import TENSOR_PREFIX
 from lorasmith.formats.write import write
 from lorasmith.sampling.loras import Loras, LoraUse
 from lorasmith.sampling.request import Request
@@ -39,7 +39,7 @@ def collapsed(exact: Path) -> Path:
     with safe_open(exact, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata()
-    found = {n: t.mean(1, keepdim=True) if n.startswith(PREFIX) else t for n, t in tensors.items()}
+    found = {n: t.mean(1, keepdim=True) if n.startswith(TENSOR_PREFIX) else t for n, t in tensors.items()}
     return write(exact.with_name("collapse.safetensors"), found, metadata, torch.float32)
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from lorasmith.cli import console
 
 if TYPE_CHECKING:
-    from lorasmith.files.lora import Report
+    from lorasmith.files.lora import FileReport
 
 
-def print_report(report: Report, json: bool) -> None:
+def print_report(report: FileReport, json: bool) -> None:
     """Print path, size, ranks and error of the new file on stderr, and with `json` the report on stdout too."""
     values = report.plain()
     lines = [f"written: {report.file} ({values['bytes'] / 1e6:.2f} MB, {report.layers} layers)"]

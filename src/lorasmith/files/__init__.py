@@ -1,1 +1,1 @@
-"""Operations on files: LoRAs changed into other LoRAs, LoRAs out of checkpoints and into them. No model is loaded."""
+"""Operations from files to files: convert, resize, extract, merge and combine LoRAs. No model is loaded."""

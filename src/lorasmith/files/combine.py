@@ -10,101 +10,122 @@ import torch
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.files.lora import (
-    UNFIT,
-    Lora,
-    Output,
-    Report,
-    Use,
-    as_format,
+    DecodedLora,
+    FileReport,
+    LoraInput,
+    OutputFile,
+    encode_as,
+    lora_factors,
     lora_tensors,
-    product_of,
-    ranks_of,
+    rank_counts,
     read,
     save,
-    unfit,
 )
-from lorasmith.files.lowrank import Cut, Dense, Loss
-from lorasmith.files.model import Model
-from lorasmith.files.resize import spectrum_of
-from lorasmith.formats.rewrite import LayerTensors, plain, product
-
-BIASED = ("diff_b", "w_norm", "b_norm")
+from lorasmith.files.lowrank import MatrixSvd, Truncation, TruncationErrors, svd_of_product
+from lorasmith.files.model import ModelLayers
+from lorasmith.formats.rewrite import LayerTensors, to_diff
 
 
-def combine(uses: Sequence[Use], output: Output, *, base: str | Path | None = None, rank: int | None = None) -> Report:
-    """Write the sum of `strength * change` of several files, exactly, with the ranks of all together; or with `rank`
-    as the best LoRA of that rank.
+def combine(
+    inputs: Sequence[LoraInput], output: OutputFile, *, base: str | Path | None = None, rank: int | None = None
+) -> FileReport:
+    """Write the sum of `strength * change` of several files: exactly, with the sum of their ranks, or with `rank` as
+    the best LoRA of that rank.
 
-    Raises LorasmithError for files of different families, and for kinds whose change depends on the weights.
+    Raises LorasmithError for files of different families, and for kinds whose change depends on the base weights.
     """
     output.check()
-    if len(uses) < 2:
-        raise LorasmithError("combine needs two files or more, each with its strength: a.safetensors:0.7")
-    cut = None if rank is None else Cut(rank=rank)
-    model = None if base is None else Model.of(base)
-    loras = [read(use.path, model) for use in uses]
-    kinds = {str(lora.path): lora.model.kind for lora in loras}
-    if len(set(kinds.values())) > 1:
-        said = ", ".join(f"{path} is for {kind}" for path, kind in kinds.items())
-        raise LorasmithError(f"files of different families cannot be combined: {said}")
-    loss = Loss()
+    if len(inputs) < 2:
+        raise LorasmithError("combine needs two or more files, each with its strength: a.safetensors:0.7")
+    truncation = None if rank is None else Truncation(rank=rank)
+    model = None if base is None else ModelLayers.from_base(base)
+    loras = [read(lora_input.path, model) for lora_input in inputs]
+    _check_same_family(loras)
+    model = loras[0].model
+
+    # the sum layer by layer, over the files that change the layer
+    errors = TruncationErrors()
     layers: dict[str, LayerTensors] = {}
-    for layer in dict.fromkeys(name for lora in loras for name in lora.layers):
-        parts = [(lora, use.strength) for lora, use in zip(loras, uses, strict=True) if layer in lora.layers]
-        tensors = _sum(layer, parts)
-        layers[layer] = tensors if cut is None else _cut(tensors, layer, loras[0].model, cut, loss)
-    bundled = {name: t for lora in reversed(loras) for name, t in lora.bundled.items()}
-    dtype = torch.float32 if len({lora.dtype for lora in loras}) > 1 else loras[0].dtype
-    whole = replace(loras[0], layers=layers, dtype=dtype, metadata=_metadata(loras))
-    note = "combined from " + ", ".join(f"{use.path.name}:{use.strength:g}" for use in uses)
-    note += "" if cut is None else f", the best LoRA of rank {rank}, error {loss.error:.3g}"
-    save(output, whole, as_format(whole, layers, "kohya"), note, bundled)
-    return Report(output.path, len(layers), loss.error if cut else None, loss.worst, ranks_of(layers))
+    layer_names = dict.fromkeys(name for lora in loras for name in lora.layers)
+    for layer in layer_names:
+        parts: list[tuple[DecodedLora, float]] = []
+        for lora, lora_input in zip(loras, inputs, strict=True):
+            if layer in lora.layers:
+                parts.append((lora, lora_input.strength))
+        tensors = _weighted_sum(layer, parts)
+        if truncation is not None:
+            tensors = _truncate(tensors, layer, model, truncation, errors)
+        layers[layer] = tensors
+
+    # bundled tokens of all files; where two files have the same token, the first file's counts
+    bundled = {key: tensor for lora in reversed(loras) for key, tensor in lora.bundled.items()}
+    dtypes = {lora.dtype for lora in loras}
+    dtype = loras[0].dtype if len(dtypes) == 1 else torch.float32
+    combined = replace(loras[0], layers=layers, dtype=dtype, metadata=_combined_metadata(loras))
+    note = "combined from " + ", ".join(f"{i.path.name}:{i.strength:g}" for i in inputs)
+    if truncation is not None:
+        note += f", the best LoRA of rank {rank}, error {errors.relative_error:.3g}"
+    save(output, combined, encode_as(combined, layers, "kohya"), note, bundled)
+    error = errors.relative_error if truncation is not None else None
+    return FileReport(output.path, len(layers), error, errors.worst, rank_counts(layers))
 
 
-def _sum(layer: str, parts: Sequence[tuple[Lora, float]]) -> LayerTensors:
-    """LoRA tensors of all ranks side by side; `diff` tensors where one of the changes is of full rank."""
+def _check_same_family(loras: Sequence[DecodedLora]) -> None:
+    kind_by_path = {str(lora.path): lora.model.kind for lora in loras}
+    if len(set(kind_by_path.values())) > 1:
+        families = ", ".join(f"{path} is for {kind}" for path, kind in kind_by_path.items())
+        raise LorasmithError(f"files of different families cannot be combined: {families}")
+
+
+def _weighted_sum(layer: str, parts: Sequence[tuple[DecodedLora, float]]) -> LayerTensors:
+    """The sum of one layer's changes: LoRA factors of all ranks side by side, or `diff` tensors where one of the
+    changes is of full rank. `parts`: files that change the layer, with their strengths."""
     shape = parts[0][0].model.layers[layer].shape
-    exact = [_plain(lora, layer) for lora, _ in parts]
-    if all(tensors is not None for tensors in exact):
-        pairs = [product_of(tensors) for tensors in exact if tensors is not None]
-        up = torch.cat([s * up for (up, _), (_, s) in zip(pairs, parts, strict=True)], 1)
-        return lora_tensors(up, torch.cat([down for _, down in pairs]), shape)
-    found: LayerTensors = {}
+    ups: list[torch.Tensor] = []
+    downs: list[torch.Tensor] = []
     for lora, strength in parts:
-        change = product(lora.layers[layer], shape)
-        if change is None:
+        plain = lora.plain_lora(layer)
+        if plain is not None:
+            up, down = lora_factors(plain)
+            ups.append(strength * up)
+            downs.append(down)
+    if len(ups) == len(parts):
+        return lora_tensors(torch.cat(ups, 1), torch.cat(downs), shape)
+
+    total: LayerTensors = {}
+    for lora, strength in parts:
+        difference = to_diff(lora.layers[layer], shape)
+        if difference is None:
             raise LorasmithError(
                 f"{lora.path}: the change of {layer} depends on the weights of the base model, so that it cannot be "
                 "added up; first use: lorasmith convert --to diff --base BASE"
             )
-        for name, tensor in change.items():
-            found[name] = found.get(name, 0) + strength * tensor.float().reshape(shape if name == "diff" else (-1,))
-    return found
+        for name, tensor in difference.items():
+            target_shape = shape if name == "diff" else (-1,)
+            total[name] = total.get(name, 0) + strength * tensor.float().reshape(target_shape)
+    return total
 
 
-def _plain(lora: Lora, layer: str) -> LayerTensors | None:
-    tensors, shape = lora.layers[layer], lora.model.layers[layer].shape
-    try:
-        return plain(tensors, shape)
-    except UNFIT:
-        raise unfit(lora.path, lora.model, layer, tensors) from None
-
-
-def _cut(tensors: LayerTensors, layer: str, model: Model, cut: Cut, loss: Loss) -> LayerTensors:
-    if tensors.keys() & set(BIASED):
+def _truncate(
+    tensors: LayerTensors, layer: str, model: ModelLayers, truncation: Truncation, errors: TruncationErrors
+) -> LayerTensors:
+    """The best LoRA of a layer's change; changes of norms and biases stay exact."""
+    if tensors.keys() & {"diff_b", "w_norm", "b_norm"}:
         return tensors
-    spectrum = Dense(tensors["diff"].flatten(1)) if "diff" in tensors else spectrum_of(tensors)
-    up, down = spectrum.cut(cut.of(spectrum))
-    loss.add(layer, spectrum.total, spectrum.lost(down.shape[0]))
+    svd = MatrixSvd(tensors["diff"].flatten(1)) if "diff" in tensors else svd_of_product(*lora_factors(tensors))
+    up, down = errors.truncate(layer, svd, truncation.rank_for(svd))
     return lora_tensors(up, down, model.layers[layer].shape)
 
 
-def _metadata(loras: Sequence[Lora]) -> dict[str, str]:
-    """The first file's, with all trigger words; how the others were made is in their own files."""
-    found = dict(loras[0].metadata)
-    said = [p.strip() for lora in loras for p in lora.metadata.get("modelspec.trigger_phrase", "").split(",")]
-    if words := list(dict.fromkeys(p for p in said if p)):
-        found["modelspec.trigger_phrase"] = ", ".join(words)
-    found.pop("lorasmith.config", None)
-    return found
+def _combined_metadata(loras: Sequence[DecodedLora]) -> dict[str, str]:
+    """The first file's metadata, with all trigger words. How the others were made is in their own files."""
+    metadata = dict(loras[0].metadata)
+    trigger_words: list[str] = []
+    for lora in loras:
+        for part in lora.metadata.get("modelspec.trigger_phrase", "").split(","):
+            if part.strip():
+                trigger_words.append(part.strip())
+    if trigger_words:
+        metadata["modelspec.trigger_phrase"] = ", ".join(dict.fromkeys(trigger_words))
+    metadata.pop("lorasmith.config", None)
+    return metadata

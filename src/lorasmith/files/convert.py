@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,178 +11,215 @@ from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.files.lora import (
-    UNFIT,
-    Lora,
-    Output,
-    Report,
-    as_format,
-    format_named,
+    SHAPE_ERRORS,
+    DecodedLora,
+    FileReport,
+    OutputFile,
+    encode_as,
+    find_format,
     lora_tensors,
-    ranks_of,
+    rank_counts,
     read,
-    restore,
     save,
-    unfit,
 )
-from lorasmith.files.lowrank import Cut, Dense, Loss
-from lorasmith.files.model import Model, Weights
+from lorasmith.files.lowrank import MatrixSvd, Truncation, TruncationErrors
+from lorasmith.files.model import BaseWeights, ModelLayers
 from lorasmith.formats import embeddings, token_embeddings
-from lorasmith.formats.consumers import verdicts
-from lorasmith.formats.read import load
-from lorasmith.formats.rewrite import LayerTensors, plain, product
+from lorasmith.formats.base import Encoded
+from lorasmith.formats.consumers import reader_support
+from lorasmith.formats.read import load, load_token_embeddings
+from lorasmith.formats.rewrite import LayerTensors, to_diff, to_diff_with_base
 from lorasmith.formats.survey import Survey
-from lorasmith.formats.token_embeddings import Words as WordVectors
+from lorasmith.formats.token_embeddings import TokenEmbeddings
 
-CARRYING = ("kohya", "lycoris", "diff", "bundle")
-"""Formats whose readers know bundled new words."""
+FORMATS_WITH_BUNDLES = ("kohya", "lycoris", "diff", "bundle")
+"""Formats whose readers know bundled new tokens."""
 
 
 def convert(
     path: Path,
     to: str,
-    output: Output,
+    output: OutputFile,
     *,
     base: str | Path | None = None,
     rank: int | None = None,
-    words: Sequence[Path] = (),
-) -> Report:
+    token_files: Sequence[Path] = (),
+) -> FileReport:
     """Write the LoRA at `path` in the format `to`.
 
-    `base`: the model that it is for, needed where its family cannot be told or where the change depends on the weights;
-    `rank`: replace what has no exact form as LoRA by the best LoRA of this rank; `words`: embedding files that a bundle
-    is to carry, beside the words that the file has. Raises LorasmithError if the format
-    cannot hold the file.
+    `base`: the model that it is for, needed where its family is unknown or where the change depends on the base
+    weights; `rank`: replace what has no exact form as LoRA by the best LoRA of this rank; `token_files`: embedding
+    files to add to a bundle, beside the new tokens of the file. Raises LorasmithError if the format cannot hold the
+    file.
     """
-    form = format_named(to)
+    target_format = find_format(to)
     output.check()
-    lora = read(path, None if base is None else Model.of(base))
-    loss, notes = Loss(), []
-    with ExitStack() as stack:
-        weights = stack.enter_context(Weights(lora.model)) if base is not None else None
-        layers = _differences(lora, weights, output) if to == "diff" else lora.layers
-        if rank is not None and to != "diff":
-            layers = _approximated(lora, weights, Cut(rank=rank), to, loss, notes)
-    try:
-        encoded = as_format(replace(lora, layers=layers), layers, to)
-    except LorasmithError as error:
-        raise LorasmithError(f"{path}: {error}{_way_out(to, rank)}") from None
-    except UNFIT:
-        raise LorasmithError(f"{path}: some tensors do not fit the layers of {lora.model}") from None
-    extra = dict(lora.bundled) if to in CARRYING else {}
-    if lora.bundled and not extra:
-        notes.append(f"{len(lora.bundled)} tensors of new words are left out: {to} files cannot carry them")
-    own = _own_words(path, words)
-    if found := form.words(token_embeddings.plain(own)):
-        extra |= found
-        kept = {key: value for key, value in lora.metadata.items() if key != token_embeddings.KEY}
-        lora = replace(lora, metadata=kept | token_embeddings.renamed(kept, own))
-        notes += [note for note in (token_embeddings.apart(own),) if note]
-    elif words or (to == "bundle" and not extra):
-        raise LorasmithError(_no_bundle(path, to, words))
-    elif lora.words:
-        notes.append(
-            f"its new words ({', '.join(lora.words)}) are not in the new file; for user interfaces they are in the "
-            "embeddings folder of the run"
+    lora = read(path, None if base is None else ModelLayers.from_base(base))
+    errors = TruncationErrors()
+    notes: list[str] = []
+
+    # the changes, in a form that the target format can hold
+    layers = lora.layers
+    with BaseWeights(lora.model) if base is not None else nullcontext() as weights:
+        if to == "diff":
+            layers = _full_differences(lora, weights, output)
+        elif rank is not None:
+            layers = _approximate_layers(lora, weights, Truncation(rank=rank), to, errors, notes)
+    encoded = _encode(lora, layers, to, rank)
+
+    # tokens that are bundled in the file are copied; those in Lorasmith's own format are bundled anew
+    copied = dict(lora.bundled) if to in FORMATS_WITH_BUNDLES else {}
+    tokens = _load_tokens(path, token_files)
+    token_tensors = target_format.encode_tokens(token_embeddings.mean_over_layers(tokens))
+    if token_tensors:
+        lora = replace(lora, metadata=_bundle_metadata(lora.metadata, tokens))
+    elif token_files:
+        raise LorasmithError(f"--word: {to} files cannot hold new tokens; bundle files can (--to bundle)")
+    elif to == "bundle" and not copied:
+        raise LorasmithError(
+            f"{path}: there are no new tokens to bundle, neither in it nor in an exact file beside it; add embedding "
+            "files with --word"
         )
-    approximated = f", the best LoRA of rank {rank} where needed, error {loss.error:.3g}" if loss.worst else ""
-    save(output, lora, encoded, f"converted from {lora.spelling} names to {to}{approximated}", extra)
-    if found:
-        answers = verdicts(Survey(load(output.path)))
-        notes += [f"{reader}: {why}" for reader, answer in answers.items() for why in answer["remarks"]]
-    error = loss.error if loss.worst else None
-    return Report(output.path, len(layers), error, loss.worst, ranks_of(layers), notes)
+    notes += _token_notes(lora, to, tokens, bool(copied), bool(token_tensors))
+
+    approximation = ""
+    if errors.worst:
+        approximation = f", the best LoRA of rank {rank} where needed, error {errors.relative_error:.3g}"
+    save(output, lora, encoded, f"converted from {lora.spelling} names to {to}{approximation}", copied | token_tensors)
+    if token_tensors:
+        notes += _reader_remarks(output.path)
+    error = errors.relative_error if errors.worst else None
+    return FileReport(output.path, len(layers), error, errors.worst, rank_counts(layers), notes)
 
 
-def _own_words(path: Path, files: Sequence[Path]) -> WordVectors:
-    """The words that are in a file in our own form, or in the exact file beside it, and those of embedding files."""
-    found = token_embeddings.beside(load(path))
-    for file in files:
-        word, vectors = embeddings.load(file)
-        found[word] = token_embeddings.deep(vectors, tuple(vectors))
-    return found
+def full_difference(lora: DecodedLora, layer: str, weights: BaseWeights | None) -> LayerTensors:
+    """A layer's change as `diff` (norms: `w_norm`) tensors, float32. The base weight is read only if it is needed.
 
-
-def _no_bundle(path: Path, to: str, files: Sequence[Path]) -> str:
-    if files:
-        return f"--word: {to} files have no place for new words; bundle files do (--to bundle)"
-    return f"{path}: there are no new words to bundle, in it or in an exact file beside it; name embeddings with --word"
-
-
-def _way_out(to: str, rank: int | None) -> str:
-    return "" if rank is not None or to == "diff" else "; or give --rank R for the best LoRA of that rank"
-
-
-def _differences(lora: Lora, weights: Weights | None, output: Output) -> dict[str, LayerTensors]:
-    """Each change as large as its layer, in the dtype that it is written in."""
-    dtype = output.dtype or lora.dtype
-    return {layer: {w: t.to(dtype) for w, t in tensors.items()} for layer, tensors in _dense(lora, weights)}
-
-
-def _dense(lora: Lora, weights: Weights | None) -> Iterator[tuple[str, LayerTensors]]:
-    for layer in lora.layers:
-        yield layer, full(lora, layer, weights)
-
-
-def full(lora: Lora, layer: str, weights: Weights | None) -> LayerTensors:
-    """A layer's change as `diff` (norms: `w_norm`) tensors, float32; the weight is read only where it is needed."""
+    Raises LorasmithError if it is needed and `weights` is None.
+    """
     tensors, spec = lora.layers[layer], lora.model.layers[layer]
-    try:
-        if (found := product(tensors, spec.shape)) is not None:
-            return found
+    with lora.explain_shape_errors(layer):
+        difference = to_diff(tensors, spec.shape)
+        if difference is not None:
+            return difference
         if weights is None:
             raise LorasmithError(
                 f"{lora.path}: the change of {layer} depends on the weights of the base model; name it with --base"
             )
-        base = weights.read(layer)
-        adapter = restore(lora, layer, base)
-        bias, change = adapter.bias_delta(), adapter.delta(base).detach()
-    except UNFIT:
-        raise unfit(lora.path, lora.model, layer, tensors) from None
-    names = ("w_norm", "b_norm") if spec.kind == "norm" else ("diff", "diff_b")
-    return {names[0]: change} | ({} if bias is None else {names[1]: bias.detach()})
+        return to_diff_with_base(tensors, spec, weights.read(layer))
 
 
-def _approximated(
-    lora: Lora, weights: Weights | None, cut: Cut, to: str, loss: Loss, notes: list[str]
+def _full_differences(lora: DecodedLora, weights: BaseWeights | None, output: OutputFile) -> dict[str, LayerTensors]:
+    """All changes as full differences, converted one by one to the dtype of the file, to save memory."""
+    dtype = output.dtype or lora.dtype
+    differences: dict[str, LayerTensors] = {}
+    for layer in lora.layers:
+        tensors = full_difference(lora, layer, weights)
+        differences[layer] = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    return differences
+
+
+def _approximate_layers(
+    lora: DecodedLora,
+    weights: BaseWeights | None,
+    truncation: Truncation,
+    to: str,
+    errors: TruncationErrors,
+    notes: list[str],
 ) -> dict[str, LayerTensors]:
-    """The layers, with the best LoRA in place of what has no exact form as one; norms and biases are left out."""
+    """The layers, with the best LoRA in place of each change that the format cannot hold exactly. Changes of norms and
+    biases are left out."""
     layers: dict[str, LayerTensors] = {}
-    dropped: list[str] = []
+    left_out: list[str] = []
     for layer, tensors in lora.layers.items():
-        spec = lora.model.layers[layer]
-        if _exact(lora, layer, to):
+        if _has_exact_form(lora, layer, to):
             layers[layer] = tensors
             continue
-        change = full(lora, layer, weights)
-        left_out = sum(_square(change[w]) for w in ("w_norm", "b_norm", "diff_b") if w in change)
-        if left_out:
-            dropped.append(layer)
-        if spec.kind == "norm" or "diff" not in change:
+        difference = full_difference(lora, layer, weights)
+        others = [difference[name] for name in ("w_norm", "b_norm", "diff_b") if name in difference]
+        if any(_is_nonzero(tensor) for tensor in others):
+            left_out.append(layer)
+        spec = lora.model.layers[layer]
+        if spec.kind == "norm" or "diff" not in difference:
             continue
-        spectrum = Dense(change["diff"].reshape(spec.shape).float().flatten(1))
-        up, down = spectrum.cut(cut.of(spectrum))
-        loss.add(layer, spectrum.total, spectrum.lost(down.shape[0]))
+        svd = MatrixSvd(difference["diff"].reshape(spec.shape).float().flatten(1))
+        up, down = errors.truncate(layer, svd, truncation.rank_for(svd))
         layers[layer] = lora_tensors(up, down, spec.shape)
-    if dropped:
+    if left_out:
         notes.append(
-            f"changes of norms or biases are left out, which LoRA cannot say: {len(dropped)}, such as {dropped[0]}"
+            f"changes of norms or biases are left out, which LoRA cannot hold: {len(left_out)}, such as {left_out[0]}"
         )
     if not layers:
-        raise LorasmithError(f"{lora.path}: nothing of it can be a LoRA; use --to diff")
+        raise LorasmithError(f"{lora.path}: none of its changes can be a LoRA; use --to diff")
     return layers
 
 
-def _exact(lora: Lora, layer: str, to: str) -> bool:
-    if plain(lora.layers[layer], lora.model.layers[layer].shape) is not None:
+def _has_exact_form(lora: DecodedLora, layer: str, to: str) -> bool:
+    """Whether the format can hold a layer's change without an approximation."""
+    if lora.plain_lora(layer) is not None:
         return True
     if to != "peft":
         return False
+    # peft has DoRA too, along outputs only
     try:
-        as_format(lora, {layer: lora.layers[layer]}, to)
+        encode_as(lora, {layer: lora.layers[layer]}, to)
     except LorasmithError:
         return False
     return True
 
 
-def _square(tensor: Tensor) -> float:
-    return float(tensor.float().square().sum())
+def _encode(lora: DecodedLora, layers: Mapping[str, LayerTensors], to: str, rank: int | None) -> Encoded:
+    """Encode in the target format; an error names the file and what to do."""
+    try:
+        return encode_as(lora, layers, to)
+    except LorasmithError as error:
+        hint = "" if rank is not None or to == "diff" else "; or give --rank R for the best LoRA of that rank"
+        raise LorasmithError(f"{lora.path}: {error}{hint}") from None
+    except SHAPE_ERRORS:
+        raise LorasmithError(f"{lora.path}: some tensors do not fit the layers of {lora.model}") from None
+
+
+def _load_tokens(path: Path, token_files: Sequence[Path]) -> TokenEmbeddings:
+    """The new tokens of a file or of the exact file beside it, and those of embedding files."""
+    tokens = load_token_embeddings(load(path))
+    for file in token_files:
+        token, vectors = embeddings.load(file)
+        tokens[token] = token_embeddings.with_layer_axis(vectors, tuple(vectors))
+    return tokens
+
+
+def _token_notes(
+    lora: DecodedLora, to: str, tokens: TokenEmbeddings, bundle_copied: bool, tokens_written: bool
+) -> list[str]:
+    """Notes about new tokens that the new file does not have, or not exactly."""
+    notes: list[str] = []
+    if lora.bundled and not bundle_copied:
+        notes.append(f"{len(lora.bundled)} tensors of new tokens are left out: {to} files cannot hold them")
+    if tokens_written:
+        warning = token_embeddings.averaging_warning(tokens)
+        if warning:
+            notes.append(warning)
+    elif lora.tokens:
+        notes.append(
+            f"its new tokens ({', '.join(lora.tokens)}) are not in the new file; for user interfaces they are in the "
+            "embeddings folder of the run"
+        )
+    return notes
+
+
+def _bundle_metadata(metadata: Mapping[str, str], tokens: TokenEmbeddings) -> dict[str, str]:
+    """The metadata of a file that contains the tokens under their file names."""
+    without_token_list = {key: value for key, value in metadata.items() if key != token_embeddings.METADATA_KEY}
+    return without_token_list | token_embeddings.trigger_metadata(without_token_list, tokens)
+
+
+def _reader_remarks(path: Path) -> list[str]:
+    """What each program makes of the written file."""
+    remarks: list[str] = []
+    for reader, answer in reader_support(Survey(load(path))).items():
+        remarks += [f"{reader}: {remark}" for remark in answer["remarks"]]
+    return remarks
+
+
+def _is_nonzero(tensor: Tensor) -> bool:
+    return bool(tensor.float().square().sum())

@@ -1,10 +1,11 @@
-"""A LoRA file by layers, and writing one that came of others."""
+"""A LoRA file decoded by layer, and writing a file that was made from others."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,223 +19,293 @@ from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.file_strength import split_strength
 from lorasmith.core.package import VERSION
 from lorasmith.core.registry import registered
-from lorasmith.files.model import Model
+from lorasmith.files.model import ModelLayers
 from lorasmith.formats import bundle, diff, kohya, peft, write  # noqa: F401
 from lorasmith.formats.base import Encoded, Format
+from lorasmith.formats.embeddings import BUNDLE_PREFIX
+from lorasmith.formats.lora_file import LoraFile
 from lorasmith.formats.read import load
-from lorasmith.formats.rewrite import LayerTensors, alpha_of
+from lorasmith.formats.rewrite import LayerTensors, alpha_of, to_plain_lora
+from lorasmith.formats.survey import Survey
 
-HISTORY = "lorasmith.history"
-UNFIT = (RuntimeError, KeyError, IndexError, ValueError)
-"""What tensors of wrong shapes raise."""
-_STALE = ("sshs_", "lora_adapter_metadata", "format", "modelspec.hash")
+HISTORY_KEY = "lorasmith.history"
+STALE_PREFIXES = ("sshs_", "lora_adapter_metadata", "format", "modelspec.hash")
+"""Metadata keys that no longer hold for a changed file."""
+SHAPE_ERRORS = (RuntimeError, KeyError, IndexError, ValueError)
+"""What operations raise on tensors of wrong shapes."""
 
 
 @dataclass(frozen=True)
-class Use:
-    """A LoRA file and its strength: `file.safetensors` or `file.safetensors:0.8`."""
+class LoraInput:
+    """A LoRA file and the strength that it is applied with."""
 
     path: Path
     strength: float = 1.0
 
     @classmethod
-    def read(cls, written: str | Path) -> Use:
-        return cls(*split_strength(str(written)))
+    def parse(cls, text: str | Path) -> LoraInput:
+        """`file.safetensors` or `file.safetensors:0.8`."""
+        path, strength = split_strength(str(text))
+        return cls(path, strength)
 
 
 @dataclass(frozen=True)
-class Output:
-    """Where and how to write. `dtype` None: as the file that was read."""
+class OutputFile:
+    """Where and how to write a LoRA. `dtype` None: that of the file that was read."""
 
     path: Path
     dtype: torch.dtype | None = None
     overwrite: bool = False
 
     def check(self) -> None:
-        """Raise LorasmithError if something is there that must not be replaced."""
+        """Raise LorasmithError if the file exists and must not be replaced, or has a wrong suffix."""
         if self.path.exists() and not self.overwrite:
-            raise LorasmithError(f"{self.path}: is there already; give --overwrite, or another name with -o")
+            raise LorasmithError(f"{self.path}: exists already; give --overwrite, or another name with -o")
         if self.path.suffix != ".safetensors":
             raise LorasmithError(f"{self.path}: LoRAs are written as .safetensors; give such a name with -o")
 
 
 @dataclass(frozen=True)
-class Lora:
-    """A file's changes by layer, with kohya's tensor names.
-
-    `bundled`: tensors of new words, by their names in the file.
-    """
+class DecodedLora:
+    """A file's changes by layer, with kohya's tensor names."""
 
     path: Path
-    model: Model
+    model: ModelLayers
     layers: dict[str, LayerTensors]
     metadata: dict[str, str]
     spelling: str = "kohya"
     dtype: torch.dtype = torch.float32
     bundled: Mapping[str, Tensor] = field(default_factory=dict)
-    words: tuple[str, ...] = ()
-    """New words in our own form, which no operation on layers carries on."""
+    """Tensors of bundled new tokens, by their keys in the file."""
+    tokens: tuple[str, ...] = ()
+    """New tokens in Lorasmith's own format, which operations on layers do not copy."""
+
+    def plain_lora(self, layer: str) -> LayerTensors | None:
+        """A layer's change as plain LoRA; None if it has no such form. Raises LorasmithError for wrong shapes."""
+        with self.explain_shape_errors(layer):
+            return to_plain_lora(self.layers[layer], self.model.layers[layer].shape)
+
+    @contextmanager
+    def explain_shape_errors(self, layer: str) -> Iterator[None]:
+        """Turn what tensors of wrong shapes raise inside the `with` block into a LorasmithError about this layer."""
+        try:
+            yield
+        except SHAPE_ERRORS:
+            raise shape_error(self.path, self.model, layer, self.layers[layer]) from None
 
 
 @dataclass
-class Report:
-    """What an operation made. `error`: |new - old| / |old| of all changes, None where nothing was approximated;
-    `worst`: the layer with the largest, and it; `ranks`: how many layers have which."""
+class FileReport:
+    """What a file operation wrote."""
 
     file: Path
     layers: int
     error: float | None = None
+    """|new - old| / |old| of all changes; None where nothing was approximated."""
     worst: tuple[str, float] | None = None
+    """The layer with the largest error, and that error."""
     ranks: dict[int, int] = field(default_factory=dict)
+    """How many layers have which rank."""
     notes: list[str] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
-        size = sum(f.stat().st_size for f in ([self.file] if self.file.is_file() else self.file.rglob("*.safetensors")))
+        """The report as JSON values."""
+        files = [self.file] if self.file.is_file() else self.file.rglob("*.safetensors")
         worst = None if self.worst is None else {"layer": self.worst[0], "error": self.worst[1]}
-        found = {"file": str(self.file), "bytes": size, "layers": self.layers, "error": self.error, "worst": worst}
-        return found | {"ranks": {str(r): n for r, n in sorted(self.ranks.items())}, "notes": self.notes}
+        return {
+            "file": str(self.file),
+            "bytes": sum(file.stat().st_size for file in files),
+            "layers": self.layers,
+            "error": self.error,
+            "worst": worst,
+            "ranks": {str(rank): count for rank, count in sorted(self.ranks.items())},
+            "notes": self.notes,
+        }
 
 
 def dtype_named(name: str | None) -> torch.dtype | None:
-    """`fp32`, `fp16`, `bf16`; None stays None."""
-    if name is not None and name not in DTYPES:
-        raise LorasmithError(f"--dtype {name}: give one of {', '.join(DTYPES)}")
-    return None if name is None else DTYPES[name]
+    """The dtype of `fp32`, `fp16` or `bf16`; None for None."""
+    if name is None:
+        return None
+    if name not in DTYPES:
+        raise LorasmithError(f"--dtype {name}: must be one of {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
-def read(path: Path, model: Model | None = None) -> Lora:
-    """A LoRA of any spelling, for `model`, or for the published models that its widths tell.
+# --- reading
 
-    Raises LorasmithError if the family cannot be told, or if tensors belong to no layer of it or do not fit it.
+
+def read(path: Path, model: ModelLayers | None = None) -> DecodedLora:
+    """A LoRA of any spelling, for `model`, or for the published models of the family that its widths show.
+
+    Raises LorasmithError if the family is unknown, or if tensors belong to no layer of the model or do not fit it.
     """
     file = load(path)
-    if model is None:
-        if file.family is None:
-            raise LorasmithError(f"{path}: for which models it is cannot be told from its shapes; name one with --base")
-        model = Model.published(file.family)
-    elif file.family not in (None, model.kind) and any(name.startswith("lora_unet_") for name in file.tensors):
-        raise LorasmithError(f"{path}: it is for {file.family}, not for {model}")
-    layers, strangers = kohya.decode(file.tensors, model.from_kohya)
-    if strangers or not layers:
-        first = strangers[0] if strangers else "none"
+    model = _model_for(file, model)
+    layers, unknown_keys = kohya.decode(file.tensors, model.from_kohya)
+    if unknown_keys or not layers:
+        first = unknown_keys[0] if unknown_keys else "none"
         raise LorasmithError(
-            f"{path}: {len(strangers)} of its {len(file.tensors)} tensors belong to no layer of {model}, for example "
-            f"{first}; name the base that it was made for with --base"
+            f"{path}: {len(unknown_keys)} of its {len(file.tensors)} tensors belong to no layer of {model}, "
+            f"for example {first}; name the base that it was made for with --base"
         )
     for layer, tensors in layers.items():
-        _check(path, model, layer, tensors)
-    found = Counter(t.dtype for t in file.tensors.values() if t.dim() and t.is_floating_point())
-    dtype = found.most_common(1)[0][0] if found else torch.float32
-    bundled = {f"bundle_emb.{w}.{p}": t for w, parts in file.embeddings.items() for p, t in parts.items()}
-    return Lora(path, model, layers, dict(file.metadata), file.spelling, dtype, bundled, tuple(file.words))
+        _check_shapes(path, model, layer, tensors)
+
+    # the file's dtype is the commonest one; alphas (scalars) and integers do not count
+    dtypes = Counter(tensor.dtype for tensor in file.tensors.values() if tensor.dim() and tensor.is_floating_point())
+    dtype = dtypes.most_common(1)[0][0] if dtypes else torch.float32
+    bundled: dict[str, Tensor] = {}
+    for token, parts in file.bundled_embeddings.items():
+        for part, tensor in parts.items():
+            bundled[f"{BUNDLE_PREFIX}{token}.{part}"] = tensor
+    tokens = tuple(file.token_embeddings)
+    return DecodedLora(path, model, layers, dict(file.metadata), file.spelling, dtype, bundled, tokens)
 
 
-def restore(lora: Lora, layer: str, base: Tensor) -> Adapter:
+def _model_for(file: LoraFile, model: ModelLayers | None) -> ModelLayers:
+    """The given model if the file is for its family, or else the published models of the file's family."""
+    family = Survey(file).family
+    if model is None:
+        if family is None:
+            raise LorasmithError(f"{file.path}: its shapes do not show which models it is for; name one with --base")
+        return ModelLayers.published(family)
+    has_unet_layers = any(key.startswith("lora_unet_") for key in file.tensors)
+    if family not in (None, model.kind) and has_unet_layers:
+        raise LorasmithError(f"{file.path}: it is for {family}, not for {model}")
+    return model
+
+
+def _check_shapes(path: Path, model: ModelLayers, layer: str, tensors: LayerTensors) -> None:
+    """Raise LorasmithError if a layer's tensors are of no known kind, or are LoRA factors that do not fit it."""
+    if kind_of(tensors) is None:
+        raise LorasmithError(f"{path}: {layer} has tensors of no known adapter kind: {', '.join(sorted(tensors))}")
+    if not tensors.keys() & {"lora_up.weight", "lora_down.weight"}:
+        return
+    if not {"lora_up.weight", "lora_down.weight"} <= tensors.keys():
+        raise LorasmithError(f"{path}: {layer} has only one of lora_up and lora_down; the file is damaged")
+    shape = model.layers[layer].shape
+    if len(shape) < 2:
+        raise shape_error(path, model, layer, tensors)
+    up, down = tensors["lora_up.weight"], tensors["lora_down.weight"]
+    rank = down.shape[0]
+    # with a Tucker core, the kernel is in the core, and `lora_down` is 1x1
+    inputs = shape[1] if "lora_mid.weight" in tensors else torch.Size(shape[1:]).numel()
+    if up.numel() != shape[0] * rank or down[0].numel() != inputs:
+        raise shape_error(path, model, layer, tensors)
+
+
+def restore_adapter(lora: DecodedLora, layer: str, base: Tensor) -> Adapter:
     """One layer's adapter. Raises LorasmithError if its tensors do not fit the layer."""
     tensors = lora.layers[layer]
     kind = kind_of(tensors)
     assert kind is not None
-    try:
+    with lora.explain_shape_errors(layer):
         return kind().restore(lora.model.layers[layer], base, tensors).eval()
-    except UNFIT:
-        raise unfit(lora.path, lora.model, layer, tensors) from None
 
 
-def unfit(path: Path, model: Model, layer: str, tensors: LayerTensors) -> LorasmithError:
+def shape_error(path: Path, model: ModelLayers, layer: str, tensors: LayerTensors) -> LorasmithError:
     """The error for tensors that do not fit their layer."""
-    shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in tensors.items() if t.dim())
+    shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items() if tensor.dim())
+    remedy = "" if model.source else "; name the base that it was made for with --base"
     return LorasmithError(
-        f"{path}: it does not fit {model}: {layer} has shape {model.layers[layer].shape}, the file has {shapes}"
-        + ("" if model.source else "; name the base that it was made for with --base")
+        f"{path}: it does not fit {model}: {layer} has shape {model.layers[layer].shape}, the file has {shapes}{remedy}"
     )
 
 
-def as_format(lora: Lora, layers: Mapping[str, LayerTensors], to: str) -> Encoded:
-    """Layers as a format writes them; `to` is the format's name."""
-    return format_named(to).encode(layers, lora.model, lora.model.shapes)
+# --- formats
 
 
-def format_named(to: str) -> Format:
+def find_format(name: str) -> Format:
+    """The format of this kind. Raises LorasmithError for an unknown one."""
     kinds = registered(Format)
-    if to not in kinds:
-        hint = did_you_mean(to, kinds)
+    if name not in kinds:
+        hint = did_you_mean(name, kinds)
         raise LorasmithError(
-            f"--to {to}: no format is called so; there are {', '.join(sorted(kinds))}. {hint}".rstrip()
+            f"--to {name}: unknown format; the formats are {', '.join(sorted(kinds))}. {hint}".rstrip()
         )
-    kind: Any = kinds[to]
+    kind: Any = kinds[name]
     return kind()
 
 
-def own_format(lora: Lora) -> str:
-    """The format that a file has, for what is written in its place."""
+def encode_as(lora: DecodedLora, layers: Mapping[str, LayerTensors], to: str) -> Encoded:
+    """Layers as a format writes them; `to` is the format's name."""
+    return find_format(to).encode(layers, lora.model, lora.model.shapes)
+
+
+def format_of(lora: DecodedLora) -> str:
+    """The format to write a changed file in: that of the file, as far as there is one."""
     return "peft" if lora.spelling in ("peft", "diffusers", "diffusers before 0.22") else "kohya"
 
 
-def save(output: Output, lora: Lora, encoded: Encoded, note: str, extra: Mapping[str, Tensor] | None = None) -> None:
-    """Write what came of `lora`, with its metadata and a note of what was done."""
-    tensors = {**encoded.tensors, **(extra or {})}
-    metadata = carried(lora.metadata, note) | facts(encoded.tensors, lora.metadata) | encoded.metadata
+# --- writing
+
+
+def save(
+    output: OutputFile, lora: DecodedLora, encoded: Encoded, note: str, extra: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a file made from `lora`, with its metadata and a note of what was done. `extra`: further tensors."""
+    tensors = dict(encoded.tensors)
+    tensors.update(extra or {})
+    metadata = updated_metadata(lora.metadata, note)
+    metadata |= network_metadata(encoded.tensors, lora.metadata)
+    metadata |= encoded.metadata
     write.write(output.path, tensors, metadata, output.dtype or lora.dtype)
 
 
-def carried(metadata: Mapping[str, str], *notes: str) -> dict[str, str]:
-    """Metadata that stay true, and what was done to the file, as a JSON list of sentences, oldest first."""
-    kept = {key: value for key, value in metadata.items() if not key.startswith(_STALE)}
+def updated_metadata(metadata: Mapping[str, str], note: str) -> dict[str, str]:
+    """The metadata that stay true, and a history of what was done to the file: a JSON list of sentences, oldest
+    first."""
+    updated = {key: value for key, value in metadata.items() if not key.startswith(STALE_PREFIXES)}
     try:
-        past = json.loads(metadata.get(HISTORY, "[]"))
+        history = json.loads(metadata.get(HISTORY_KEY, "[]"))
     except ValueError:
-        past = []
-    return kept | {HISTORY: json.dumps([*past, *(f"{note} (lorasmith {VERSION})" for note in notes)])}
+        history = []
+    updated[HISTORY_KEY] = json.dumps([*history, f"{note} (lorasmith {VERSION})"])
+    return updated
 
 
-def facts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
-    """kohya's metadata of rank and kind, as they are now; only where the file had such."""
+def network_metadata(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
+    """kohya's metadata of rank and kind for changed tensors; empty if the file had none or is not plain LoRA."""
     if not any(key.startswith("ss_network") for key in metadata):
         return {}
-    downs = [t for name, t in tensors.items() if name.endswith(("lora_down.weight", "lora_A.weight"))]
-    tensor_names = {name.partition(".")[2] for name in tensors if name.startswith(kohya.PREFIXES)}
+    downs = [tensor for key, tensor in tensors.items() if key.endswith(("lora_down.weight", "lora_A.weight"))]
+    tensor_names = {key.partition(".")[2] for key in tensors if key.startswith(kohya.PREFIXES)}
     if not downs or not tensor_names <= {"lora_down.weight", "lora_up.weight", "alpha"}:
         return {}
-    rank = Counter(t.shape[0] for t in downs).most_common(1)[0][0]
-    alphas = Counter(float(t) for name, t in tensors.items() if name.endswith(".alpha"))
+    rank = Counter(down.shape[0] for down in downs).most_common(1)[0][0]
+    alphas = Counter(float(tensor) for key, tensor in tensors.items() if key.endswith(".alpha"))
     alpha = alphas.most_common(1)[0][0] if alphas else float(rank)
-    module = {"ss_network_module": "networks.lora", "ss_network_args": "{}"}
-    return {**module, "ss_network_dim": str(rank), "ss_network_alpha": f"{alpha:g}"}
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_args": "{}",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": f"{alpha:g}",
+    }
 
 
-def ranks_of(layers: Mapping[str, LayerTensors]) -> dict[int, int]:
+# --- plain LoRA tensors
+
+
+def rank_counts(layers: Mapping[str, LayerTensors]) -> dict[int, int]:
     """How many layers have which rank."""
-    return dict(Counter(w["lora_down.weight"].shape[0] for w in layers.values() if "lora_down.weight" in w))
+    downs = [tensors["lora_down.weight"] for tensors in layers.values() if "lora_down.weight" in tensors]
+    return dict(Counter(down.shape[0] for down in downs))
 
 
-def product_of(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """up (out, r), the scale in it, and down (r, n) of plain LoRA tensors, float32."""
-    up, down = tensors["lora_up.weight"].float().flatten(1), tensors["lora_down.weight"].float().flatten(1)
+def lora_factors(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """up (out, r), multiplied by the scale, and down (r, n) of plain LoRA tensors, float32."""
+    up = tensors["lora_up.weight"].float().flatten(1)
+    down = tensors["lora_down.weight"].float().flatten(1)
     return up * (alpha_of(tensors) / down.shape[0]), down
 
 
 def lora_tensors(up: Tensor, down: Tensor, shape: Sequence[int], scale: float = 1.0) -> LayerTensors:
-    """Plain LoRA tensors of a change up @ down, such that alpha / rank is `scale`."""
+    """Plain LoRA tensors of a change up @ down of a weight of `shape`, such that alpha / rank is `scale`."""
     rank = down.shape[0]
-    ones = [1] * len(shape[2:])
+    kernel_of_one = [1] * len(shape[2:])
     return {
         "lora_down.weight": down.reshape(rank, *shape[1:]).contiguous(),
-        "lora_up.weight": (up / scale).reshape(shape[0], rank, *ones).contiguous(),
+        "lora_up.weight": (up / scale).reshape(shape[0], rank, *kernel_of_one).contiguous(),
         "alpha": torch.tensor(float(scale * rank)),
     }
-
-
-def _check(path: Path, model: Model, layer: str, tensors: LayerTensors) -> None:
-    if kind_of(tensors) is None:
-        raise LorasmithError(f"{path}: {layer} has tensors of no known adapter kind: {', '.join(sorted(tensors))}")
-    if tensors.keys() & {"lora_up.weight", "lora_down.weight"}:
-        if not {"lora_up.weight", "lora_down.weight"} <= tensors.keys():
-            raise LorasmithError(f"{path}: {layer} has only one of lora_up and lora_down; the file is damaged")
-        shape, up, down = model.layers[layer].shape, tensors["lora_up.weight"], tensors["lora_down.weight"]
-        rank, inner = down.shape[0], down[0].numel()
-        fits = up.numel() == shape[0] * rank and inner == (
-            shape[1] if "lora_mid.weight" in tensors else torch.Size(shape[1:]).numel()
-        )
-        if len(shape) < 2 or not fits:
-            raise unfit(path, model, layer, tensors)

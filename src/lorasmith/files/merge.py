@@ -1,4 +1,4 @@
-"""LoRAs written into a checkpoint, which keeps its layout; tensors are read and written one at a time."""
+"""LoRAs merged into a checkpoint, which keeps its layout. Tensors are read and written one at a time."""
 
 from __future__ import annotations
 
@@ -14,204 +14,252 @@ from lorasmith.core.dtypes import dtype_name
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import atomic_folder, atomic_path
 from lorasmith.families.reader import TensorRef, read_header
-from lorasmith.files.lora import UNFIT, Lora, Report, Use, carried, product_of, ranks_of, read, restore, unfit
-from lorasmith.files.model import Model, Weights, components
-from lorasmith.files.stream import Change, rewrite
-from lorasmith.formats.rewrite import LayerTensors, plain
+from lorasmith.files.lora import (
+    DecodedLora,
+    FileReport,
+    LoraInput,
+    lora_factors,
+    rank_counts,
+    read,
+    restore_adapter,
+    updated_metadata,
+)
+from lorasmith.files.model import BaseWeights, ModelLayers, components_of
+from lorasmith.files.stream import TensorChange, rewrite
+from lorasmith.formats.rewrite import LayerTensors
 
-ROWS = 1 << 20
-"""Numbers of a change that are computed at a time."""
-WEIGHTS = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".onnx", ".h5", ".gguf")
+BLOCK_NUMBERS = 1 << 20
+"""How many numbers of a change are computed at a time."""
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".onnx", ".h5", ".gguf")
 
-Parts = Sequence[tuple[Lora, float]]
+LorasWithStrength = Sequence[tuple[DecodedLora, float]]
+FileChanges = Mapping[str, TensorChange]
+"""The change of each stored tensor of a file, by its key."""
 
 
 @dataclass(frozen=True)
-class Target:
-    """Where a parameter lies, its shape in the model, and what changes it in place."""
+class ParameterChange:
+    """The location of a parameter, its shape in the model, and a function that changes its values in place."""
 
     ref: TensorRef
     shape: tuple[int, ...]
-    change: Callable[[Tensor], None]
+    apply: Callable[[Tensor], None]
 
 
-def merge(base: str | Path, uses: Sequence[Use], output: Path, *, overwrite: bool = False) -> Report:
-    """Write the base with the LoRAs in it, each at its strength, one on top of the other, in the base's own layout
-    (a diffusers folder or one original file), names and dtypes.
+def merge(base: str | Path, inputs: Sequence[LoraInput], output: Path, *, overwrite: bool = False) -> FileReport:
+    """Write the base with the LoRAs merged, each at its strength and in their order, in the base's own layout (a
+    diffusers folder or one original file), names and dtypes.
 
     Raises LorasmithError if a file does not fit the base, or if a merged weight does not fit into its dtype.
     """
-    model = Model.of(base)
-    assert model.source is not None
-    _check_output(output, model, overwrite)
-    loras = [(read(use.path, model), use.strength) for use in uses]
-    if not loras:
-        raise LorasmithError("name at least one LoRA: lorasmith merge BASE lora.safetensors:0.8 -o OUT")
-    with Weights(model) as weights, torch.no_grad():
-        changes = _by_file(_targets(loras, weights))
-        parts = components(layer for lora, _ in loras for layer in lora.layers)
-        used = {ref.path.resolve() for part in parts for ref in weights.part(part).values()}
-    note = "merged in: " + ", ".join(f"{use.path.name}:{use.strength:g}" for use in uses)
-    notes = [
-        f"{len(lora.bundled)} tensors of new words in {lora.path} are not merged" for lora, _ in loras if lora.bundled
-    ]
-    if model.source.path.is_file():
-        with atomic_path(output) as temporary:
-            _write(model.source.path, temporary, changes, note)
-    else:
-        with atomic_folder(output) as temporary:
-            notes += _write_folder(model.source.path, temporary, changes, used, note)
-    layers = {name: tensors for lora, _ in loras for name, tensors in lora.layers.items()}
-    return Report(output, len(layers), ranks=ranks_of(layers), notes=notes)
-
-
-def _check_output(output: Path, model: Model, overwrite: bool) -> None:
+    model = ModelLayers.from_base(base)
     assert model.source is not None
     source = model.source.path
+    _check_output(output, source, overwrite)
+    loras = [(read(lora_input.path, model), lora_input.strength) for lora_input in inputs]
+    if not loras:
+        raise LorasmithError("name at least one LoRA: lorasmith merge BASE lora.safetensors:0.8 -o OUT")
+    note = "merged in: " + ", ".join(f"{i.path.name}:{i.strength:g}" for i in inputs)
+    notes: list[str] = []
+    layers: dict[str, LayerTensors] = {}
+    for lora, _ in loras:
+        layers |= lora.layers
+        if lora.bundled:
+            notes.append(f"{len(lora.bundled)} tensors of new tokens in {lora.path} are not merged")
+
+    with BaseWeights(model) as weights, torch.no_grad():
+        changes = _changes_by_file(_parameter_changes(loras, weights))
+        used_files: set[Path] = set()
+        for component in components_of(layers):
+            used_files |= {ref.path.resolve() for ref in weights.component_refs(component).values()}
+    if source.is_file():
+        with atomic_path(output) as temporary:
+            _write_file(source, temporary, changes, note)
+    else:
+        with atomic_folder(output) as temporary:
+            left_out = _write_folder(source, temporary, changes, used_files, note)
+        if left_out:
+            notes.append(f"left out, since they hold the unmerged weights: {', '.join(left_out)}")
+    return FileReport(output, len(layers), ranks=rank_counts(layers), notes=notes)
+
+
+def _check_output(output: Path, source: Path, overwrite: bool) -> None:
+    """Raise LorasmithError if the output would replace something it must not, or is not of the base's layout."""
     if output.exists() and output.resolve() == source.resolve():
-        raise LorasmithError(f"{output}: is the base itself; write to another place with -o")
+        raise LorasmithError(f"{output}: is the base itself; write to another path with -o")
     if source.is_dir() and source.resolve() in output.resolve().parents:
-        raise LorasmithError(f"{output}: lies inside the base; write to another place with -o")
+        raise LorasmithError(f"{output}: lies inside the base; write to another path with -o")
     if output.exists() and not overwrite:
-        raise LorasmithError(f"{output}: is there already; give --overwrite, or another name with -o")
+        raise LorasmithError(f"{output}: exists already; give --overwrite, or another name with -o")
     if source.is_file() and (output.is_dir() or output.suffix != ".safetensors"):
         raise LorasmithError(f"{output}: the base is one file, so give the name of a .safetensors file with -o")
     if source.is_dir() and (output.is_file() or output.suffix == ".safetensors"):
         raise LorasmithError(f"{output}: the base is a folder, so give the name of a folder with -o")
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """Changes of one layer's weight by several files, in their order."""
+# --- the changes of one layer
 
-    name: str
-    parts: Parts
+
+@dataclass(frozen=True)
+class _LayerMerge:
+    """The changes of one layer by several files, in their order."""
+
+    layer: str
+    loras: LorasWithStrength
     shape: tuple[int, ...]
 
-    def change(self, weight: Tensor) -> None:
-        """In place. `weight`: of the layer's shape, in any dtype."""
-        low = [_low(lora, self.name) for lora, _ in self.parts]
-        if all(tensors is not None for tensors in low):
-            pairs = [product_of(tensors) for tensors in low if tensors is not None]
-            self._by_rows(weight, [(s * up, down) for (up, down), (_, s) in zip(pairs, self.parts, strict=True)])
+    def change_weight(self, weight: Tensor) -> None:
+        """Merge into the weight, in place. `weight`: of the layer's shape, in any dtype."""
+        factors: list[tuple[Tensor, Tensor]] = []
+        for lora, strength in self.loras:
+            plain = _plain_lora_without_base(lora, self.layer)
+            if plain is not None:
+                up, down = lora_factors(plain)
+                factors.append((strength * up, down))
+        # only changes that do not depend on the weight can be added block by block
+        if len(factors) == len(self.loras):
+            self._add_products(weight, factors)
             return
-        whole = weight.float()
-        for lora, strength in self.parts:
-            adapter = restore(lora, self.name, whole)
-            try:
-                whole.add_(adapter.delta(whole), alpha=strength)
-            except UNFIT:
-                raise unfit(lora.path, lora.model, self.name, lora.layers[self.name]) from None
-        if whole.data_ptr() != weight.data_ptr():
-            weight.copy_(whole)
+        merged = weight.float()
+        for lora, strength in self.loras:
+            adapter = restore_adapter(lora, self.layer, merged)
+            with lora.explain_shape_errors(self.layer):
+                merged.add_(adapter.delta(merged), alpha=strength)
+        _copy_back(merged, weight)
 
-    def _by_rows(self, weight: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-        count = max(1, ROWS // pairs[0][1].shape[1])
-        for start in range(0, self.shape[0], count):
-            rows = weight[start : start + count]
-            changed = rows.float()
-            for up, down in pairs:
-                changed.view(len(rows), -1).addmm_(up[start : start + count], down)
-            if changed.data_ptr() != rows.data_ptr():
-                rows.copy_(changed)
+    def _add_products(self, weight: Tensor, factors: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Add products up @ down, a block of rows at a time."""
+        row_numbers = factors[0][1].shape[1]
+        block_rows = max(1, BLOCK_NUMBERS // row_numbers)
+        for start in range(0, self.shape[0], block_rows):
+            rows = weight[start : start + block_rows]
+            merged = rows.float()
+            for up, down in factors:
+                merged.view(len(rows), -1).addmm_(up[start : start + block_rows], down)
+            _copy_back(merged, rows)
 
     def change_bias(self, bias: Tensor) -> None:
-        """The same of the layer's bias."""
-        whole = bias.float()
-        for lora, strength in self.parts:
-            if (found := _bias(lora.layers[self.name])) is not None:
-                whole += strength * found.float().view_as(whole)
-        if whole.data_ptr() != bias.data_ptr():
-            bias.copy_(whole)
+        """Merge into the layer's bias, in place."""
+        merged = bias.float()
+        for lora, strength in self.loras:
+            change = _bias_change(lora.layers[self.layer])
+            if change is not None:
+                merged += strength * change.float().view_as(merged)
+        _copy_back(merged, bias)
 
 
-def _bias(tensors: LayerTensors) -> Tensor | None:
-    return next((tensors[w] for w in ("diff_b", "b_norm") if w in tensors), None)
+def _copy_back(merged: Tensor, parameter: Tensor) -> None:
+    """Copy merged float32 values into the parameter, unless `float()` returned the parameter itself."""
+    if merged.data_ptr() != parameter.data_ptr():
+        parameter.copy_(merged)
 
 
-def _low(lora: Lora, layer: str) -> LayerTensors | None:
-    """Plain LoRA tensors of a change; None for other kinds."""
-    tensors, shape = lora.layers[layer], lora.model.layers[layer].shape
+def _bias_change(tensors: LayerTensors) -> Tensor | None:
+    return tensors.get("diff_b", tensors.get("b_norm"))
+
+
+def _plain_lora_without_base(lora: DecodedLora, layer: str) -> LayerTensors | None:
+    """Plain LoRA tensors of a LoRA's change; None for DoRA and other kinds."""
+    tensors = lora.layers[layer]
     if "lora_up.weight" not in tensors or "dora_scale" in tensors:
         return None
-    try:
-        return plain(tensors, shape)
-    except UNFIT:
-        raise unfit(lora.path, lora.model, layer, tensors) from None
+    return lora.plain_lora(layer)
 
 
-def _targets(loras: Parts, weights: Weights) -> list[Target]:
-    targets: list[Target] = []
-    for name in dict.fromkeys(layer for lora, _ in loras for layer in lora.layers):
-        parts, shape = [(lora, s) for lora, s in loras if name in lora.layers], weights.model.layers[name].shape
-        layer = _Layer(name, parts, shape)
-        targets.append(Target(weights.place(name), shape, layer.change))
-        if any(_bias(lora.layers[name]) is not None for lora, _ in parts):
-            targets.append(Target(weights.place(name, "bias"), shape[:1], layer.change_bias))
-    return targets
+# --- from parameters to the tensors of files
 
 
-def _by_file(targets: Sequence[Target]) -> dict[Path, dict[str, Change]]:
-    """What to change in which tensor of which file. Where the original layout holds several layers in one tensor
-    (OpenCLIP's q, k, v), all of them."""
-    found: dict[Path, dict[str, list[Target]]] = {}
-    names: dict[Path, list[tuple[TensorRef, str]]] = {}
-    for target in targets:
-        path, start = target.ref.path, target.ref.offset
-        if path not in names:
-            names[path] = [(ref, name) for name, ref in read_header(path)[0].items()]
-        key = next(name for ref, name in names[path] if ref.offset <= start < ref.offset + ref.nbytes)
-        found.setdefault(path, {}).setdefault(key, []).append(target)
-    return {path: {key: _within(key, held) for key, held in keys.items()} for path, keys in found.items()}
+def _parameter_changes(loras: LorasWithStrength, weights: BaseWeights) -> list[ParameterChange]:
+    """The changes of all weights and biases."""
+    changes: list[ParameterChange] = []
+    layer_names = dict.fromkeys(name for lora, _ in loras for name in lora.layers)
+    for layer in layer_names:
+        shape = weights.model.layers[layer].shape
+        layer_loras = [(lora, strength) for lora, strength in loras if layer in lora.layers]
+        layer_merge = _LayerMerge(layer, layer_loras, shape)
+        changes.append(ParameterChange(weights.require_ref(layer), shape, layer_merge.change_weight))
+        if any(_bias_change(lora.layers[layer]) is not None for lora, _ in layer_loras):
+            bias_ref = weights.require_ref(layer, "bias")
+            changes.append(ParameterChange(bias_ref, shape[:1], layer_merge.change_bias))
+    return changes
 
 
-def _within(key: str, targets: Sequence[Target]) -> Change:
-    """The change of a stored tensor by what lies in it."""
+def _changes_by_file(changes: Sequence[ParameterChange]) -> dict[Path, FileChanges]:
+    """The change of each stored tensor, by file and key. The original layout can hold several parameters in one tensor
+    (OpenCLIP's q, k, v)."""
+    stored_tensors: dict[Path, list[tuple[str, TensorRef]]] = {}
+    grouped: dict[Path, dict[str, list[ParameterChange]]] = {}
+    for change in changes:
+        path, offset = change.ref.path, change.ref.offset
+        if path not in stored_tensors:
+            stored_tensors[path] = list(read_header(path)[0].items())
+        # the stored tensor that contains the parameter
+        stored = stored_tensors[path]
+        key = next(key for key, ref in stored if ref.offset <= offset < ref.offset + ref.nbytes)
+        grouped.setdefault(path, {}).setdefault(key, []).append(change)
+    by_file: dict[Path, FileChanges] = {}
+    for path, changes_by_key in grouped.items():
+        by_file[path] = {key: _tensor_change(key, parameters) for key, parameters in changes_by_key.items()}
+    return by_file
 
-    def change(tensor: Tensor, place: TensorRef) -> None:
+
+def _tensor_change(key: str, changes: Sequence[ParameterChange]) -> TensorChange:
+    """The change of a stored tensor by the changes of the parameters in it."""
+
+    def change_tensor(tensor: Tensor, stored: TensorRef) -> None:
         was_finite = bool(torch.isfinite(tensor).all())
-        for target in targets:
-            ref, start = target.ref, (target.ref.offset - place.offset) // place.dtype.itemsize
-            region = tensor.view(-1)[start : start + ref.nbytes // place.dtype.itemsize].view(ref.shape)
+        number_size = stored.dtype.itemsize
+        for change in changes:
+            ref = change.ref
+            start = (ref.offset - stored.offset) // number_size
+            values = tensor.view(-1)[start : start + ref.nbytes // number_size].view(ref.shape)
             if ref.transposed:
-                turned = region.T.contiguous()
-                target.change(turned.view(target.shape))
-                region.copy_(turned.T)
+                transposed = values.T.contiguous()
+                change.apply(transposed.view(change.shape))
+                values.copy_(transposed.T)
             else:
-                target.change(region.view(target.shape))
+                change.apply(values.view(change.shape))
         if was_finite and not torch.isfinite(tensor).all():
-            word = dtype_name(place.dtype)
-            raise LorasmithError(f"{place.path}: merged, {key} does not fit into {word}; nothing was written")
+            raise LorasmithError(
+                f"{stored.path}: the merged {key} does not fit into {dtype_name(stored.dtype)}; nothing was written"
+            )
 
-    return change
+    return change_tensor
 
 
-def _write(source: Path, target: Path, changes: Mapping[Path, Mapping[str, Change]], note: str) -> None:
-    metadata = carried(read_header(source)[1], note) | {"format": "pt"}
-    rewrite(source, target, changes.get(source, {}), metadata)
+# --- writing
+
+
+def _write_file(source: Path, target: Path, changes: Mapping[Path, FileChanges], note: str) -> None:
+    _, metadata = read_header(source)
+    new_metadata = updated_metadata(metadata, note) | {"format": "pt"}
+    rewrite(source, target, changes.get(source, {}), new_metadata)
 
 
 def _write_folder(
-    source: Path, target: Path, changes: Mapping[Path, Mapping[str, Change]], used: set[Path], note: str
+    source: Path, target: Path, changes: Mapping[Path, FileChanges], used_files: set[Path], note: str
 ) -> list[str]:
-    """The folder with the changed files. Other weights of the changed parts (`used` are the parts' own), and those at
-    the top, would be the old ones."""
-    written = {path.resolve(): path for path in changes}
-    parts = {path.parent.resolve() for path in changes}
-    left_out = []
-    for file in sorted(p for p in source.rglob("*") if p.is_file()):
-        inner = file.relative_to(source)
-        if any(part.startswith(".") for part in inner.parts):
+    """Write the folder with the changed files; the names of the files that are left out.
+
+    Left out are other files of weights beside the changed ones, and at the top of the folder, since they would hold the
+    old weights. `used_files` are the files that the base is read from.
+    """
+    changed_files = {path.resolve(): path for path in changes}
+    changed_folders = {path.parent.resolve() for path in changes}
+    left_out: list[str] = []
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        relative = file.relative_to(source)
+        if any(part.startswith(".") for part in relative.parts):
             continue
-        place = target / inner
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if file.resolve() in written:
-            _write(written[file.resolve()], place, changes, note)
-        elif file.suffix in WEIGHTS and (len(inner.parts) == 1 or file.parent.resolve() in parts):
-            if file.resolve() in used:
-                shutil.copyfile(file, place)
-            else:
-                left_out.append(str(inner))
+        copy = target / relative
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        resolved = file.resolve()
+        if resolved in changed_files:
+            _write_file(changed_files[resolved], copy, changes, note)
+            continue
+        is_beside_changed = len(relative.parts) == 1 or file.parent.resolve() in changed_folders
+        if file.suffix in WEIGHT_SUFFIXES and is_beside_changed and resolved not in used_files:
+            left_out.append(str(relative))
         else:
-            shutil.copyfile(file, place)
-    return [f"left out, since they hold the unmerged weights: {', '.join(left_out)}"] if left_out else []
+            shutil.copyfile(file, copy)
+    return left_out

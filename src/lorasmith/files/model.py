@@ -1,4 +1,4 @@
-"""The layers of a model, their names in files, and where their weights lie; nothing is loaded."""
+"""The layers of a model, their names in files, and the location of their weights. No weights are loaded."""
 
 from __future__ import annotations
 
@@ -24,28 +24,34 @@ from lorasmith.families.stable_diffusion.unet_config import UNetConfig
 
 
 @dataclass(frozen=True)
-class Model:
-    """Layers by name, and what files call them. `source` None: the published models of this kind, without weights."""
+class ModelLayers:
+    """A model's layers by name, and their names in files."""
 
     kind: str
     layers: Mapping[str, LayerSpec]
     config: UNetConfig
     source: Source | None = None
+    """The base on disk; None for the published models of this kind, without weights."""
 
     @classmethod
-    def published(cls, kind: str) -> Model:
-        """What all published models of a kind (`sd1`, `sd2`, `sdxl`) share."""
-        return cls(kind, {spec.name: spec for spec in layer_names.layers(kind)}, layer_names.published_unet(kind))
+    def published(cls, kind: str) -> ModelLayers:
+        """The layers that all published models of a kind (`sd1`, `sd2`, `sdxl`) have."""
+        specs = {spec.name: spec for spec in layer_names.layers(kind)}
+        return cls(kind, specs, layer_names.published_unet(kind))
 
     @classmethod
-    def of(cls, base: str | Path) -> Model:
-        """A base model on disk, by its configs. Raises LorasmithError if it is none."""
+    def from_base(cls, base: str | Path) -> ModelLayers:
+        """The layers of a base model on disk, by its configs. Raises LorasmithError if there is no such model."""
         source = find(base)
         with torch.device("meta"):
             unet = UNet(source.unet_config)
-        specs = [s for name, module in unet.named_modules() if (s := spec_of(f"unet.{name}", module))]
-        for part in _text_parts(source):
-            specs += layer_names.text_layers(part, source.config(part))
+        specs: list[LayerSpec] = []
+        for path, module in unet.named_modules():
+            spec = spec_of(f"unet.{path}", module)
+            if spec is not None:
+                specs.append(spec)
+        for component in _text_components(source):
+            specs += layer_names.text_layers(component, source.config(component))
         return cls(source.kind, {spec.name: spec for spec in specs}, source.unet_config, source)
 
     @property
@@ -66,78 +72,84 @@ class Model:
         return f"{self.source.name} ({self.kind})" if self.source else f"the published {self.kind} models"
 
 
-class Weights:
-    """The weights and biases of a base's layers, read one at a time. Use as a context."""
+class BaseWeights:
+    """The weights and biases of a base's layers, read one at a time. Use it as a context manager."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: ModelLayers) -> None:
         if model.source is None:
             raise LorasmithError("the weights of the base model are needed; name it with --base")
-        self.model, self._source = model, model.source
-        self._parts: dict[str, dict[str, TensorRef]] = {}
+        self.model = model
+        self._source = model.source
+        self._refs: dict[str, dict[str, TensorRef]] = {}
         self._reader = Reader()
 
-    def __enter__(self) -> Weights:
+    def __enter__(self) -> BaseWeights:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._reader.__exit__()
 
     @cached_property
-    def _names(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
+    def _parameter_names(self) -> dict[str, list[str]]:
+        """The names of the layers' weights and biases, by component."""
+        names: dict[str, list[str]] = {}
         for layer in self.model.layers:
-            part, path = _path(layer)
-            found.setdefault(part, []).extend(f"{path}.{leaf}" for leaf in ("weight", "bias"))
-        return found
+            component, path = _split_layer_name(layer)
+            names.setdefault(component, []).extend((f"{path}.weight", f"{path}.bias"))
+        return names
 
-    def part(self, part: str) -> dict[str, TensorRef]:
-        """The tensors of a component by parameter name."""
-        if part not in self._parts:
-            self._parts[part] = self._source.resolve(part, self._names[part])
-        return self._parts[part]
+    def component_refs(self, component: str) -> dict[str, TensorRef]:
+        """The location of a component's tensors, by parameter name."""
+        if component not in self._refs:
+            self._refs[component] = self._source.resolve(component, self._parameter_names[component])
+        return self._refs[component]
 
-    def ref(self, layer: str, leaf: str = "weight") -> TensorRef | None:
-        """Where a layer's `weight` or `bias` lies; None if there is none."""
-        part, path = _path(layer)
-        return self.part(part).get(f"{path}.{leaf}")
+    def ref(self, layer: str, parameter: str = "weight") -> TensorRef | None:
+        """The location of a layer's `weight` or `bias`; None if there is none."""
+        component, path = _split_layer_name(layer)
+        return self.component_refs(component).get(f"{path}.{parameter}")
 
-    def place(self, layer: str, leaf: str = "weight") -> TensorRef:
-        """The same; raises LorasmithError if it is not there or has another size."""
-        ref, spec = self.ref(layer, leaf), self.model.layers[layer]
+    def require_ref(self, layer: str, parameter: str = "weight") -> TensorRef:
+        """The location of a layer's `weight` or `bias`. Raises LorasmithError if it is missing or has another size."""
+        ref = self.ref(layer, parameter)
         if ref is None:
-            raise LorasmithError(f"{self._source.path}: {layer} has no {leaf} there; is the model complete?")
-        wanted = spec.shape if leaf == "weight" else spec.shape[:1]
-        if math.prod(ref.shape) != math.prod(wanted):
-            raise LorasmithError(f"{self._source.path}: {layer}.{leaf} is {list(ref.shape)}, expected {list(wanted)}")
+            raise LorasmithError(f"{self._source.path}: has no {parameter} of {layer}; is the model complete?")
+        shape = self.model.layers[layer].shape
+        expected = shape if parameter == "weight" else shape[:1]
+        if math.prod(ref.shape) != math.prod(expected):
+            raise LorasmithError(
+                f"{self._source.path}: {layer}.{parameter} is {list(ref.shape)}, expected {list(expected)}"
+            )
         return ref
 
     def read(self, layer: str) -> Tensor:
         """A layer's weight, float32, in the shape of its layer."""
-        return self._reader.read(self.place(layer), torch.float32).view(self.model.layers[layer].shape)
+        return self._reader.read(self.require_ref(layer), torch.float32).view(self.model.layers[layer].shape)
 
     def read_ref(self, ref: TensorRef) -> Tensor:
-        """A tensor as it is stored."""
+        """A tensor in the dtype that it is stored in."""
         return self._reader.read(ref)
 
 
-def components(layers: Iterable[str]) -> list[str]:
-    """The components that layers belong to, in order."""
+def components_of(layers: Iterable[str]) -> list[str]:
+    """The components that these layers belong to, in order."""
     return list(dict.fromkeys(layer.split(".", 1)[0] for layer in layers))
 
 
-def _path(layer: str) -> tuple[str, str]:
-    part, _, path = layer.partition(".")
-    return part, path.removeprefix("text_model.") if is_text_encoder(part) else path
+def _split_layer_name(layer: str) -> tuple[str, str]:
+    """Component, and module path as `Source.resolve` has it, for text encoders without `text_model.`."""
+    component, _, path = layer.partition(".")
+    return component, path.removeprefix("text_model.") if is_text_encoder(component) else path
 
 
-def _text_parts(source: Source) -> list[str]:
-    """The text encoders that this base has; some folders are a UNet alone."""
-    found = []
-    for part in PARTS[source.kind]:
-        if is_text_encoder(part):
+def _text_components(source: Source) -> list[str]:
+    """The text encoders that this base has; some folders hold only a UNet."""
+    components: list[str] = []
+    for component in PARTS[source.kind]:
+        if is_text_encoder(component):
             try:
-                source.raw(part)
+                source.raw(component)
             except LorasmithError:
                 continue
-            found.append(part)
-    return found
+            components.append(component)
+    return components

@@ -17,51 +17,62 @@ from lorasmith.families.source import Folder, Source, shipped_config
 from lorasmith.families.stable_diffusion import ldm_names
 
 CONFIGS = ("unet", "te", "vae", "scheduler")
+MODEL_CONFIGS = ("unet", "te", "vae")
 TOKENIZERS = ("clip", "tiny-sd/tokenizer")
 
 
 def check(source: Source) -> None:
-    """Raises LorasmithError if a base cannot be written so: SD 1.x can, whose text encoder keeps its names."""
+    """Raise LorasmithError if a base cannot be written in the original layout. SD 1.x can, whose text encoder keeps its
+    names."""
     if source.kind != "sd1":
         raise LorasmithError(f"{source.name}: {source.kind} cannot be written as one file in the original layout yet")
     tokenizer_of(source)
-    if (kind := source.config("vae").get("_class_name", "AutoencoderKL")) != "AutoencoderKL":
-        raise LorasmithError(f"{source.where('vae')}: the original layout has no place for a VAE of class {kind}")
+    vae_class = source.config("vae").get("_class_name", "AutoencoderKL")
+    if vae_class != "AutoencoderKL":
+        raise LorasmithError(f"{source.where('vae')}: the original layout cannot hold a VAE of class {vae_class}")
 
 
 def tokenizer_of(source: Source) -> str:
-    """Which of our tokenizers a base has: one file has no room for another, so LorasmithError is raised for that."""
-    words = json.loads((source.tokenizer("te") / "vocab.json").read_text(encoding="utf-8"))
+    """Which of Lorasmith's tokenizers a base has. Raises LorasmithError for any other, which one file cannot hold."""
+    vocabulary = json.loads((source.tokenizer("te") / "vocab.json").read_text(encoding="utf-8"))
     for name in TOKENIZERS:
-        if json.loads((assets() / name / "vocab.json").read_text(encoding="utf-8")) == words:
+        if json.loads((assets() / name / "vocab.json").read_text(encoding="utf-8")) == vocabulary:
             return name
-    raise LorasmithError(f"{source.name}: it has a tokenizer of its own, which one file cannot carry; keep the folder")
+    raise LorasmithError(
+        f"{source.name}: it has a tokenizer of its own, which one file cannot hold; use the folder instead"
+    )
 
 
 def write_original(source: Folder, target: Path) -> Path:
-    """Write all of a model, names changed, dtypes as they are. A model of unusual size carries its configs along in
-    the metadata, where `lorasmith` finds them."""
+    """Write a whole model under the original names, dtypes unchanged. The metadata of a model of unusual size contain
+    its configs, where Lorasmith finds them."""
     check(source)
-    tensors: dict[str, Tensor] = {}
+    tensors = {key: tensor.contiguous() for key, tensor in _original_tensors(source).items()}
+    metadata = {"format": "pt"}
+    configs = {component: source.config(component) for component in CONFIGS}
+    if any(configs[component] != shipped_config("sd1", component) for component in MODEL_CONFIGS):
+        metadata["lorasmith.configs"] = json.dumps({"kind": "sd1", "tokenizer": tokenizer_of(source), **configs})
+    with torch.no_grad():
+        write_with(target, lambda path: save_file(tensors, path, metadata))
+    return target
+
+
+def _original_tensors(source: Folder) -> dict[str, Tensor]:
+    """All tensors of a model, by their names in the original layout."""
     reader = Reader()
-    levels = len(source.config("vae")["block_out_channels"])
+    tensors: dict[str, Tensor] = {}
     for name, ref in source.resolve("unet", ()).items():
-        module, _, leaf = name.rpartition(".")
-        key = f"{ldm_names.UNET}{ldm_names.unet_name(module, source.unet_config)}.{leaf}"
-        tensors[key] = reader.read(ref)
+        module, _, parameter = name.rpartition(".")
+        original_module = ldm_names.unet_name(module, source.unet_config)
+        tensors[f"{ldm_names.UNET}{original_module}.{parameter}"] = reader.read(ref)
+    levels = len(source.config("vae")["block_out_channels"])
     for name, ref in source.resolve("vae", ()).items():
         tensor = reader.read(ref)
+        # the original VAE has 1x1 convolutions where diffusers has linears
         if ".attentions." in name and name.endswith("weight") and tensor.dim() == 2:
             tensor = tensor[:, :, None, None]
         tensors[ldm_names.VAE + ldm_names.vae_name(name, levels)] = tensor
     for name, ref in source.raw("te").items():
-        key = name.removeprefix("text_model.")
-        tensors[f"{ldm_names.TEXT['sd1', 'te']}text_model.{key}"] = reader.read(ref)
-    found = {part: source.config(part) for part in CONFIGS}
-    metadata = {"format": "pt"}
-    if any(found[part] != shipped_config("sd1", part) for part in CONFIGS[:3]):
-        metadata["lorasmith.configs"] = json.dumps({"kind": "sd1", "tokenizer": tokenizer_of(source), **found})
-    owned = {key: tensor.contiguous() for key, tensor in tensors.items()}
-    with torch.no_grad():
-        write_with(target, lambda path: save_file(owned, path, metadata))
-    return target
+        path = name.removeprefix("text_model.")
+        tensors[f"{ldm_names.TEXT['sd1', 'te']}text_model.{path}"] = reader.read(ref)
+    return tensors

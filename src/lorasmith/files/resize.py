@@ -1,4 +1,4 @@
-"""A LoRA with fewer ranks, or no more than it needs."""
+"""A LoRA with fewer ranks, or with no more than it needs."""
 
 from __future__ import annotations
 
@@ -6,82 +6,86 @@ from pathlib import Path
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.files.lora import (
-    UNFIT,
-    Lora,
-    Output,
-    Report,
-    as_format,
+    DecodedLora,
+    FileReport,
+    OutputFile,
+    encode_as,
+    format_of,
+    lora_factors,
     lora_tensors,
-    own_format,
-    product_of,
-    ranks_of,
+    rank_counts,
     read,
     save,
-    unfit,
 )
-from lorasmith.files.lowrank import Cut, Dense, Loss, Product, Spectrum
-from lorasmith.files.model import Model
-from lorasmith.formats.rewrite import LayerTensors, alpha_of, plain
+from lorasmith.files.lowrank import MatrixSvd, Svd, Truncation, TruncationErrors, svd_of_product
+from lorasmith.files.model import ModelLayers
+from lorasmith.formats.rewrite import LayerTensors, alpha_of
 
 
-def resize(path: Path, cut: Cut, output: Output, *, base: str | Path | None = None) -> Report:
-    """Write the LoRA at `path` with the ranks that `cut` leaves; each layer's alpha / rank stays.
+def resize(path: Path, truncation: Truncation, output: OutputFile, *, base: str | Path | None = None) -> FileReport:
+    """Write the LoRA at `path` with the ranks of `truncation`; each layer's alpha / rank stays.
 
-    LoHa, LoKr, Tucker LoRA and full differences become LoRA; norms stay as they are. `base` is needed only if the
-    family cannot be told. Raises LorasmithError for DoRA, OFT and others whose change depends on the weights.
+    LoHa, LoKr, Tucker LoRA and full differences become LoRA; norms are unchanged. `base` is needed only if the family
+    is unknown. Raises LorasmithError for DoRA, OFT and others whose change depends on the base weights.
     """
     output.check()
-    lora = read(path, None if base is None else Model.of(base))
-    spectra = {layer: s for layer in lora.layers if (s := spectrum(lora, layer)) is not None}
-    if not spectra:
-        raise LorasmithError(f"{path}: nothing in it has a rank")
-    ranks = cut.ranks(spectra)
-    layers, loss = {k: dict(tensors) for k, tensors in lora.layers.items() if k not in spectra}, Loss()
-    for layer, found in spectra.items():
-        up, down = found.cut(ranks[layer])
-        loss.add(layer, found.total, found.lost(down.shape[0]))
-        layers[layer] = lora_tensors(up, down, lora.model.layers[layer].shape, _scale(lora.layers[layer]))
-    notes = []
-    if biases := [layer for layer in spectra if "diff_b" in lora.layers[layer]]:
-        notes.append(f"changes of {len(biases)} biases are left out, which LoRA cannot say, such as of {biases[0]}")
-    encoded = as_format(lora, layers, own_format(lora))
-    save(output, lora, encoded, f"resized by {_said(cut)}, error {loss.error:.3g}", lora.bundled)
-    return Report(output.path, len(layers), loss.error, loss.worst, ranks_of(layers), notes)
+    lora = read(path, None if base is None else ModelLayers.from_base(base))
+    svds: dict[str, Svd] = {}
+    layers: dict[str, LayerTensors] = {}
+    for layer, tensors in lora.layers.items():
+        svd = svd_of_change(lora, layer)
+        if svd is None:
+            layers[layer] = dict(tensors)
+        else:
+            svds[layer] = svd
+    if not svds:
+        raise LorasmithError(f"{path}: none of its changes has a rank")
+
+    # the ranks follow from the singular values of all layers, so they are known only now
+    ranks = truncation.ranks(svds)
+    errors = TruncationErrors()
+    for layer, svd in svds.items():
+        up, down = errors.truncate(layer, svd, ranks[layer])
+        layers[layer] = lora_tensors(up, down, lora.model.layers[layer].shape, _scale_of(lora.layers[layer]))
+    notes: list[str] = []
+    biases = [layer for layer in svds if "diff_b" in lora.layers[layer]]
+    if biases:
+        notes.append(f"changes of {len(biases)} biases are left out, which LoRA cannot hold, such as of {biases[0]}")
+
+    encoded = encode_as(lora, layers, format_of(lora))
+    note = f"resized by {_describe(truncation)}, error {errors.relative_error:.3g}"
+    save(output, lora, encoded, note, lora.bundled)
+    return FileReport(output.path, len(layers), errors.relative_error, errors.worst, rank_counts(layers), notes)
 
 
-def spectrum(lora: Lora, layer: str) -> Spectrum | None:
-    """The singular values of a layer's change; None for norms. Raises LorasmithError where the weights are needed."""
+def svd_of_change(lora: DecodedLora, layer: str) -> Svd | None:
+    """The SVD of a layer's change; None for norms. Raises LorasmithError where the change depends on the base
+    weights."""
     tensors, spec = lora.layers[layer], lora.model.layers[layer]
     if spec.kind == "norm":
         return None
-    try:
-        exact = plain(tensors, spec.shape)
-        if exact is not None:
-            return spectrum_of(exact)
-        if "diff" in tensors:
-            return Dense(tensors["diff"].float().reshape(spec.shape).flatten(1))
-    except UNFIT:
-        raise unfit(lora.path, lora.model, layer, tensors) from None
+    plain = lora.plain_lora(layer)
+    if plain is not None:
+        with lora.explain_shape_errors(layer):
+            return svd_of_product(*lora_factors(plain))
+    if "diff" in tensors:
+        with lora.explain_shape_errors(layer):
+            return MatrixSvd(tensors["diff"].float().reshape(spec.shape).flatten(1))
     raise LorasmithError(
-        f"{lora.path}: the change of {layer} depends on the weights of the base model, so it has no ranks of its own; "
+        f"{lora.path}: the change of {layer} depends on the weights of the base model, so it has no rank; "
         "first use: lorasmith convert --to portable --rank R --base BASE"
     )
 
 
-def spectrum_of(tensors: LayerTensors) -> Spectrum:
-    """Of plain LoRA tensors; through the product where that is the smaller."""
-    up, down = product_of(tensors)
-    return Product(up, down) if up.shape[1] < min(up.shape[0], down.shape[1]) else Dense(up @ down)
-
-
-def _scale(tensors: LayerTensors) -> float:
-    """alpha / rank of LoRA, which the resized file keeps; 1 for other kinds and where nothing would be left."""
+def _scale_of(tensors: LayerTensors) -> float:
+    """alpha / rank of LoRA, which the resized file keeps; 1 for other kinds, and for a scale of 0, which cannot be
+    divided by."""
     if "lora_down.weight" not in tensors:
         return 1.0
     return alpha_of(tensors) / tensors["lora_down.weight"].shape[0] or 1.0
 
 
-def _said(cut: Cut) -> str:
-    parts = {"rank": cut.rank, "energy": cut.energy, "frobenius": cut.frobenius}
-    said = ", ".join(f"{name} {value:g}" for name, value in parts.items() if value is not None)
-    return f"{said}, per layer" if cut.per_layer else said
+def _describe(truncation: Truncation) -> str:
+    settings = {"rank": truncation.rank, "energy": truncation.energy, "frobenius": truncation.frobenius}
+    text = ", ".join(f"{name} {value:g}" for name, value in settings.items() if value is not None)
+    return f"{text}, per layer" if truncation.per_layer else text

@@ -1,1 +1,2 @@
-"""Files that people load: grammars of names, metadata, reading and writing. The only place with foreign key words."""
+"""LoRA file formats: layer and tensor names, metadata, reading and writing. Only here are the keys of foreign files
+known."""

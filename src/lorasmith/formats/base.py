@@ -1,11 +1,11 @@
-"""What a file format is: a grammar of names for the changes of layers."""
+"""The interface of a LoRA file format: how the changes of layers become named tensors of a file."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -13,17 +13,18 @@ from lorasmith.adapters.base import Adapter
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.registry import Component
 from lorasmith.formats.rewrite import LayerTensors
+from lorasmith.moved_modules import renamed
 
 
-class Names(Protocol):
-    """What a model family calls its layers in files; families are such."""
+class LayerNames(Protocol):
+    """The names that a model family gives its layers in files. Families implement this."""
 
     def kohya_name(self, layer: str) -> str:
         """A layer's name in kohya-style files."""
         ...
 
     def from_kohya(self, name: str) -> str | None:
-        """The layer that a name of kohya-style files means, in any dialect; None if there is no such layer."""
+        """The layer that a name of a kohya-style file stands for, in any dialect; None if there is no such layer."""
         ...
 
     def peft_name(self, layer: str) -> str:
@@ -37,7 +38,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Encoded:
-    """What goes into a file: tensors, and metadata that belong to the format."""
+    """The content of a file: its tensors, and the metadata that belong to the format."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str] = field(default_factory=dict)
@@ -47,34 +48,45 @@ class Format(Component, root="format"):
     """A way to write the changes of layers, `{layer: {tensor name: tensor}}` with kohya's and LyCORIS' tensor names."""
 
     @abstractmethod
-    def encode(self, layers: Mapping[str, LayerTensors], names: Names, shapes: Shapes) -> Encoded:
-        """Tensors by their names in the file, float32. Raises LorasmithError for changes that the format has no tensors
-        for, naming the layers and another format."""
+    def encode(self, layers: Mapping[str, LayerTensors], names: LayerNames, shapes: Shapes) -> Encoded:
+        """Tensors by their names in the file, float32.
 
-    def words(self, vectors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Tensors that new words have in such files, which most forms have no place for: none. `vectors`: by word and
-        text encoder, (count, width)."""
+        Raises LorasmithError for changes that the format cannot hold. The message names the layers and another format.
+        """
+
+    def encode_tokens(self, tokens: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors of new tokens in such a file; none for most formats, which cannot hold tokens.
+
+        `tokens`: vectors (count, width) by token and text encoder.
+        """
         return {}
 
     def encode_adapters(
-        self, adapters: Mapping[str, Adapter], names: Names, weight_of: Callable[[str], Tensor] | None = None
+        self, adapters: Mapping[str, Adapter], names: LayerNames, weight_of: Callable[[str], Tensor] | None = None
     ) -> Encoded:
-        """The same of adapters by layer. `weight_of` gives the weight that a layer has in the base model, which some
-        formats need for some kinds."""
-        return self.encode(layer_tensors(adapters), names, {name: a.layer.shape for name, a in adapters.items()})
+        """`encode` for adapters by layer. `weight_of` returns a layer's weight in the base model, which some formats
+        need for some adapter kinds."""
+        shapes = {layer: adapter.layer.shape for layer, adapter in adapters.items()}
+        return self.encode(layer_tensors(adapters), names, shapes)
 
 
 def layer_tensors(adapters: Mapping[str, Adapter]) -> dict[str, LayerTensors]:
     """The tensors of adapters by layer and tensor name, float32, on the CPU."""
-    return {
-        layer: {name: t.detach().float().cpu().contiguous() for name, t in adapter.tensors().items()}
-        for layer, adapter in adapters.items()
-    }
+    layers: dict[str, LayerTensors] = {}
+    for layer, adapter in adapters.items():
+        tensors = adapter.tensors().items()
+        layers[layer] = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors}
+    return layers
 
 
-def refuse(layers: Iterable[str], form: str, why: str, remedy: str) -> LorasmithError:
-    """The error for layers that a format cannot hold."""
-    found = list(layers)
+def unsupported_layers(layers: Iterable[str], form: str, reason: str, remedy: str) -> LorasmithError:
+    """The error for layers whose changes a format cannot hold."""
+    names = list(layers)
     return LorasmithError(
-        f"{form} files cannot hold {len(found)} of the changes ({why}), for example of {found[0]}; {remedy}"
+        f"{form} files cannot hold {len(names)} of the changes ({reason}), for example that of {names[0]}; {remedy}"
     )
+
+
+def __getattr__(name: str) -> Any:
+    """Old names, until version 0.3."""
+    return renamed("formats.base", name)

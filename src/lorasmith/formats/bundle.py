@@ -1,7 +1,8 @@
-"""A LoRA that carries its new words along, as A1111 reads them: one file in place of a LoRA and its embeddings.
+"""A LoRA that contains its new tokens, as A1111 reads them: one file in place of a LoRA and its embedding files.
 
-Only A1111 uses such words. Forge, ComfyUI and InvokeAI take the LoRA and leave them, Forge refuses a file with more
-than 12 tensors that it does not know, and diffusers refuses any. So it is a further file, beside the others.
+Only A1111 uses such tokens. Forge, ComfyUI and InvokeAI load the LoRA and ignore them; Forge refuses a file with more
+than 12 tensors that it does not know, and diffusers refuses any. So training writes it as a further file beside the
+others.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ from typing import Literal
 from torch import Tensor
 
 from lorasmith.formats import embeddings
-from lorasmith.formats.base import Encoded, Format, Names, Shapes
-from lorasmith.formats.kohya import named, settled
+from lorasmith.formats.base import Encoded, Format, LayerNames, Shapes
+from lorasmith.formats.kohya import make_portable, to_file_keys
 from lorasmith.formats.rewrite import LayerTensors
 from lorasmith.formats.token_embeddings import file_name
 
 
 class Bundle(Format):
-    """kohya's form, with new words as `bundle_emb.<word>`; they are called as their embedding files are."""
+    """The kohya format, with new tokens as `bundle_emb.<token>`. A token is called as its embedding file would be."""
 
     kind: Literal["bundle"] = "bundle"
 
-    def encode(self, layers: Mapping[str, LayerTensors], names: Names, shapes: Shapes) -> Encoded:
-        return Encoded(named(settled(layers), names.kohya_name))
+    def encode(self, layers: Mapping[str, LayerTensors], names: LayerNames, shapes: Shapes) -> Encoded:
+        return Encoded(to_file_keys(make_portable(layers), names.kohya_name))
 
-    def words(self, vectors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        return embeddings.bundle({file_name(word): parts for word, parts in vectors.items()})
+    def encode_tokens(self, tokens: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        by_file_name = {file_name(token): vectors for token, vectors in tokens.items()}
+        return embeddings.encode_bundle(by_file_name)

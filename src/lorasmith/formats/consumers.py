@@ -1,228 +1,377 @@
-"""What A1111, Forge, ComfyUI, InvokeAI and diffusers make of a LoRA file, and why.
+"""How A1111, Forge, ComfyUI, InvokeAI and diffusers load a LoRA file, and why.
 
-Each rule says for whom a file's trait has which effect. The behaviour was measured with the readers' own code: A1111
-1.10, Forge of June 2025, ComfyUI of October 2025, InvokeAI of August 2026, diffusers 0.42.
+Each rule says what effect a property of a file has for which readers. The behaviour was measured with the readers' own
+code: A1111 1.10, Forge of June 2025, ComfyUI of October 2025, InvokeAI of August 2026, diffusers 0.42.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lorasmith.formats.survey import Survey, component
+from lorasmith.formats.survey import Survey, component_of
 
-A1111, FORGE, COMFY, INVOKE, DIFFUSERS = READERS = ("A1111", "Forge", "ComfyUI", "InvokeAI", "diffusers")
+A1111, FORGE, COMFY, INVOKE, DIFFUSERS = "A1111", "Forge", "ComfyUI", "InvokeAI", "diffusers"
+READERS = (A1111, FORGE, COMFY, INVOKE, DIFFUSERS)
+USER_INTERFACES = (A1111, FORGE, COMFY, INVOKE)
 Effect = Literal["yes", "partly", "wrong", "no"]
 """Loads with training's weights; some layers are left out; other weights than training's; not loaded at all."""
-ORDER: tuple[Effect, ...] = ("yes", "partly", "wrong", "no")
+EFFECTS: tuple[Effect, ...] = ("yes", "partly", "wrong", "no")
+"""From the best to the worst."""
+Condition = Callable[[Survey], bool]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Files of which `when` holds have `effect` for `readers`, because of `why`."""
+    """Files that meet `condition` have `effect` in `readers`; `reason` explains it."""
 
     readers: tuple[str, ...]
     effect: Effect
-    why: str
-    when: Callable[[Survey], bool]
+    reason: str
+    condition: Condition
 
 
-def verdicts(survey: Survey) -> dict[str, dict[str, Any]]:
-    """Reader to `loads` (the worst effect) and `remarks`."""
-    found: dict[str, dict[str, Any]] = {reader: {"loads": "yes", "remarks": []} for reader in READERS}
+def reader_support(survey: Survey) -> dict[str, dict[str, Any]]:
+    """By reader: `loads` (the worst effect) and `remarks` (all reasons)."""
+    support: dict[str, dict[str, Any]] = {reader: {"loads": "yes", "remarks": []} for reader in READERS}
     for rule in RULES:
-        if rule.when(survey):
+        if rule.condition(survey):
             for reader in rule.readers:
-                answer = found[reader]
-                answer["loads"] = max(answer["loads"], rule.effect, key=ORDER.index)
-                answer["remarks"].append(rule.why)
-    return found
+                answer = support[reader]
+                answer["loads"] = max(answer["loads"], rule.effect, key=EFFECTS.index)
+                answer["remarks"].append(rule.reason)
+    return support
 
 
-def has(*kinds: str) -> Callable[[Survey], bool]:
-    return lambda s: any(kind in s.kinds for kind in kinds)
+# --- combinations of conditions
 
 
-def has_tensor(name: str) -> Callable[[Survey], bool]:
-    return lambda s: any(name in tensors for tensors in s.layers.values())
+def all_of(*conditions: Condition) -> Condition:
+    return lambda survey: all(condition(survey) for condition in conditions)
 
 
-def spelled(*spellings: str) -> Callable[[Survey], bool]:
-    return lambda s: s.file.spelling in spellings
+def any_of(*conditions: Condition) -> Condition:
+    return lambda survey: any(condition(survey) for condition in conditions)
 
 
-def both(*conditions: Callable[[Survey], bool]) -> Callable[[Survey], bool]:
-    return lambda s: all(condition(s) for condition in conditions)
+def not_(condition: Condition) -> Condition:
+    return lambda survey: not condition(survey)
 
 
-def lacks(condition: Callable[[Survey], bool]) -> Callable[[Survey], bool]:
-    return lambda s: not condition(s)
+# --- conditions with parameters
 
 
-def dora(axis: str, *, text: bool | None = None) -> Callable[[Survey], bool]:
-    """DoRA along this axis, in the text encoders, outside them or anywhere."""
+def has_kind(*kinds: str) -> Condition:
+    """Some layers are of one of these adapter kinds."""
+    return lambda survey: any(kind in survey.kinds for kind in kinds)
 
-    def found(survey: Survey) -> bool:
-        for flat, tensors in survey.layers.items():
-            scale = tensors.get("dora_scale")
-            if scale is None or (text is not None and component(flat).startswith("te") != text):
+
+def has_tensor(name: str, without: str = "") -> Condition:
+    """Some layers have a tensor of this name, and none of the name `without`."""
+    return lambda survey: any(name in tensors and without not in tensors for tensors in survey.layers.values())
+
+
+def has_spelling(*spellings: str) -> Condition:
+    return lambda survey: survey.file.spelling in spellings
+
+
+def has_family(*families: str) -> Condition:
+    return lambda survey: survey.family in families
+
+
+def has_layer_named(*parts: str) -> Condition:
+    """Some layers have one of these in their flat names."""
+    return lambda survey: any(part in flat_name for flat_name in survey.layers for part in parts)
+
+
+def has_dora_along(axis: Literal["input", "output"], *, only_text: bool = False) -> Condition:
+    """Some layers (`only_text`: of the text encoders) have DoRA with magnitudes along this axis."""
+
+    def condition(survey: Survey) -> bool:
+        for flat_name, tensors in survey.layers.items():
+            magnitude = tensors.get("dora_scale")
+            is_text = component_of(flat_name).startswith("te")
+            if magnitude is None or (only_text and not is_text):
                 continue
-            if ("input" if scale.dim() > 1 and scale.shape[0] == 1 else "output") == axis:
+            along_input = magnitude.dim() > 1 and magnitude.shape[0] == 1
+            if along_input == (axis == "input"):
                 return True
         return False
 
-    return found
+    return condition
 
 
-def positive(name: str, kind: str) -> Callable[[Survey], bool]:
-    """A value above zero in a layer of a kind."""
-    return lambda s: any(s.kind_by_layer[f] == kind and float(w.get(name, 0)) > 0 for f, w in s.layers.items())
+# --- single conditions
 
 
-def dora_over_products(s: Survey) -> bool:
+def has_bound(survey: Survey) -> bool:
+    """OFT or BOFT with an alpha above 0, which bounds the rotation."""
+    for flat_name, tensors in survey.layers.items():
+        if survey.kind_by_layer[flat_name] in ("oft", "boft") and float(tensors.get("alpha", 0)) > 0:
+            return True
+    return False
+
+
+def has_dora_over_products(survey: Survey) -> bool:
+    """DoRA beside LoHa or LoKr."""
     products = {"hada_w1_a", "lokr_w1", "lokr_w1_a"}
-    return any("dora_scale" in tensors and bool(products & tensors.keys()) for tensors in s.layers.values())
+    return any("dora_scale" in tensors and products & tensors.keys() for tensors in survey.layers.values())
 
 
-def alphas_differ(s: Survey) -> bool:
-    return any(len(found) > 1 for found in s.alphas.values())
+def has_dora_over_tucker_lora(survey: Survey) -> bool:
+    return any("lora_mid.weight" in tensors and "dora_scale" in tensors for tensors in survey.layers.values())
 
 
-def named(*parts: str) -> Callable[[Survey], bool]:
-    """Layers with one of these in their names."""
-    return lambda s: any(part in flat for flat in s.layers for part in parts)
+def has_different_alphas(survey: Survey) -> bool:
+    """Some component has more than one alpha."""
+    return any(len(alphas) > 1 for alphas in survey.alphas.values())
 
 
-def family(*names: str) -> Callable[[Survey], bool]:
-    return lambda s: s.family in names
+def has_unknown_tensors(survey: Survey) -> bool:
+    return "unknown" in survey.kinds or bool(survey.unknown_keys)
 
 
-def base_unseen(s: Survey) -> bool:
-    """InvokeAI tells the base by cross-attention or text encoder widths; SDXL also by its deep transformers."""
-    if any("attn2_to_k" in f or "attn2_to_v" in f for f in s.layers) or set(s.components) - {"unet"}:
+def is_glora_only(survey: Survey) -> bool:
+    return set(survey.kinds) == {"glora"}
+
+
+def is_base_unknown_to_invoke(survey: Survey) -> bool:
+    """InvokeAI tells the base by the widths of cross-attentions or text encoders, and SDXL also by its deep
+    transformers."""
+    if has_layer_named("attn2_to_k", "attn2_to_v")(survey) or set(survey.components) - {"unet"}:
         return False
-    return s.family != "sdxl" or not any(f"transformer_blocks_{i}_" in f for f in s.layers for i in range(2, 10))
+    deep_transformers = [f"transformer_blocks_{index}_" for index in range(2, 10)]
+    return survey.family != "sdxl" or not has_layer_named(*deep_transformers)(survey)
 
 
-def low_rank_kron(s: Survey) -> bool:
-    return s.family in ("sd1", "sd2") and set(s.kinds) == {"lokr"} and any("lokr_w2_b" in w for w in s.layers.values())
+def is_factored_lokr_of_sd(survey: Survey) -> bool:
+    """SD 1.x or 2.x, LoKr alone, with a factored second matrix."""
+    is_sd = survey.family in ("sd1", "sd2")
+    return is_sd and set(survey.kinds) == {"lokr"} and has_tensor("lokr_w2_b")(survey)
 
 
-def no_out_proj(s: Survey) -> bool:
-    return bool(s.partial_attention) and not any("out_proj" in f for f in s.layers)
+def lacks_every_out_proj(survey: Survey) -> bool:
+    """Incomplete attentions of text encoders, and no `out_proj` in any."""
+    return bool(survey.partial_attentions) and not has_layer_named("out_proj")(survey)
 
 
-def split_openclip(s: Survey) -> bool:
-    stems = s.partial_attention
-    return any(stem.startswith("lora_te2_") or s.family == "sd2" for stem in stems)
+def has_partial_openclip_attention(survey: Survey) -> bool:
+    return any(name.startswith("lora_te2_") or survey.family == "sd2" for name in survey.partial_attentions)
 
 
-def unmatched_by_forge(s: Survey) -> bool:
-    norms = sum(len(w) for f, w in s.layers.items() if s.kind_by_layer[f] == "norm" and component(f) != "unet")
-    return norms + sum(len(parts) for parts in s.file.embeddings.values()) > 12
+def has_too_many_tensors_for_forge(survey: Survey) -> bool:
+    """More than 12 tensors that Forge does not know: norms of text encoders, and bundled tokens."""
+    unknown = sum(len(vectors) for vectors in survey.file.bundled_embeddings.values())
+    for flat_name, tensors in survey.layers.items():
+        if survey.kind_by_layer[flat_name] == "norm" and component_of(flat_name) != "unet":
+            unknown += len(tensors)
+    return unknown > 12
 
 
-def ia3_conv_outputs(s: Survey) -> bool:
-    found = (w for f, w in s.layers.items() if s.kind_by_layer[f] == "ia3")
-    return any(w["weight"].dim() == 4 and not bool(w["on_input"]) for w in found)
+def has_text_norms(survey: Survey) -> bool:
+    kinds = survey.kind_by_layer.items()
+    return any(kind == "norm" and component_of(flat_name) != "unet" for flat_name, kind in kinds)
 
 
-def boft_without_alpha(s: Survey) -> bool:
-    return any(s.kind_by_layer[f] == "boft" and "alpha" not in w for f, w in s.layers.items())
+def has_ia3_on_conv_outputs(survey: Survey) -> bool:
+    for flat_name, tensors in survey.layers.items():
+        is_ia3 = survey.kind_by_layer[flat_name] == "ia3"
+        if is_ia3 and tensors["weight"].dim() == 4 and not bool(tensors["on_input"]):
+            return True
+    return False
 
 
-def lone(part: str, partner: str) -> Callable[[Survey], bool]:
-    return lambda s: any(part in w and partner not in w for w in s.layers.values())
+def has_boft_without_alpha(survey: Survey) -> bool:
+    layers = survey.layers.items()
+    return any(survey.kind_by_layer[name] == "boft" and "alpha" not in tensors for name, tensors in layers)
 
 
-def no_text_model(s: Survey) -> bool:
-    return any("_te" in f and "_encoder_layers_" in f and "text_model" not in f for f in s.layers)
+def lacks_text_model(survey: Survey) -> bool:
+    """Text encoder layers without `text_model` in their names."""
+    text_layers = [name for name in survey.layers if "_te" in name and "_encoder_layers_" in name]
+    return any("text_model" not in name for name in text_layers)
 
 
-FLAT = spelled("kohya")
-UIS = (A1111, FORGE, COMFY, INVOKE)
+def has_bundled_tokens(survey: Survey) -> bool:
+    return bool(survey.file.bundled_embeddings)
 
 
-def _rules() -> Iterator[Rule]:
-    yield from _naming()
-    yield from _kinds()
-    yield from _parts()
+def has_bundled_output_embeddings(survey: Survey) -> bool:
+    """Bundled tokens of SD 1.x with output embeddings."""
+    for vectors in survey.file.bundled_embeddings.values():
+        if {"clip_l", "clip_l_out"} <= vectors.keys() and "clip_g" not in vectors:
+            return True
+    return False
 
 
-def _naming() -> Iterator[Rule]:
-    own = spelled("peft", "diffusers", "diffusers before 0.22")
-    yield Rule((A1111, INVOKE), "no", "the names are diffusers', of which it knows none", own)
-    yield Rule((FORGE,), "no", "the names are diffusers'; it refuses a file with more than 12 unknown tensors", own)
-    yield Rule((COMFY,), "partly", "of diffusers' names it finds no attention layers", own)
-    simple = spelled("SimpleTuner")
-    yield Rule((A1111, INVOKE, DIFFUSERS), "no", "it does not know names that start with lycoris_", simple)
-    original = spelled("original layout")
-    yield Rule((A1111, INVOKE, DIFFUSERS), "no", "it does not know names of the original layout with dots", original)
-    sgm = both(FLAT, lambda s: s.sgm_names, family("sd1", "sd2"))
-    yield Rule((INVOKE, DIFFUSERS), "no", "for SD 1.x and 2.x it knows diffusers' names of UNet layers only", sgm)
-    xl = both(FLAT, family("sdxl"), lambda s: not s.sgm_names)
-    yield Rule((A1111,), "partly", "of SDXL layers under diffusers' names it misses add_embedding and one upsampler",
-               both(xl, named("add_embedding", "up_blocks_0_upsamplers")))  # fmt: skip
-    yield Rule((DIFFUSERS,), "partly", "add_embedding is dropped with a warning", both(xl, named("add_embedding")))
-    yield Rule(UIS, "partly", "text encoder names lack text_model, so those layers are not found", no_text_model)
-    te1 = both(FLAT, family("sd1", "sd2"), lambda s: "te1" in s.components)
-    yield Rule((INVOKE,), "partly", "it looks for SD 1.x text layers under lora_te_, not lora_te1_", te1)
-    yield Rule((INVOKE,), "no", "it cannot tell the base model: no cross-attention and no text layer", base_unseen)
+def has_peft_config(survey: Survey) -> bool:
+    return "lora_adapter_metadata" in survey.file.metadata
 
 
-def _kinds() -> Iterator[Rule]:
-    unknown = lambda s: "unknown" in s.kinds or bool(s.strangers)  # noqa: E731
-    yield Rule(READERS, "no", "some layers have tensors of no kind that is known", unknown)
-    yield Rule((DIFFUSERS,), "no", "it reads plain LoRA only and refuses the whole file",
-               has("loha", "lokr", "oft", "boft", "ia3", "full", "norm", "glora"))  # fmt: skip
-    yield Rule((DIFFUSERS,), "no", "it does not know the middle factor of Tucker LoRA", has_tensor("lora_mid.weight"))
-    yield Rule((DIFFUSERS,), "wrong", "alphas differ; it takes the commonest for every layer of a component",
-               both(FLAT, alphas_differ))  # fmt: skip
-    yield Rule(UIS, "wrong", "the DoRA runs along outputs, which no user interface computes rightly", dora("output"))
-    yield Rule(
-        (DIFFUSERS,), "wrong", "it drops dora_scale and loads a plain LoRA", both(FLAT, has_tensor("dora_scale"))
-    )
-    yield Rule((DIFFUSERS,), "wrong", "its text encoders lose DoRA magnitudes",
-               both(lacks(FLAT), dora("output", text=True)))  # fmt: skip
-    yield Rule((INVOKE,), "no", "it takes dora_scale beside plain LoRA only", dora_over_products)
-    yield Rule((DIFFUSERS,), "no", "it reads plain LoRA only and refuses the whole file", dora_over_products)
-    middle = lambda s: any("lora_mid.weight" in w and "dora_scale" in w for w in s.layers.values())  # noqa: E731
-    yield Rule((INVOKE,), "wrong", "it does not apply DoRA with Tucker factors", middle)
-    yield Rule((FORGE,), "no", "it fails at LoKr with Tucker factors", has_tensor("lokr_t2"))
-    yield Rule((COMFY,), "partly", "it skips LoKr layers with Tucker factors", has_tensor("lokr_t2"))
-    yield Rule((INVOKE,), "no", "it cannot tell the base model of LoKr files with low-rank factors", low_rank_kron)
-    yield Rule((FORGE, INVOKE), "no", "it does not know OFT and BOFT", has("oft", "boft"))
-    bounded = lambda s: positive("alpha", "oft")(s) or positive("alpha", "boft")(s)  # noqa: E731
-    yield Rule((COMFY,), "wrong", "it reads the bound of the rotation (alpha) differently", bounded)
-    yield Rule((COMFY,), "wrong", "it ignores OFT's rescale", both(has("oft"), has_tensor("rescale")))
-    yield Rule((COMFY,), "yes", "right at strength 1 only: it applies OFT's strength twice", has("oft", "boft"))
-    yield Rule((COMFY,), "no", "it fails at BOFT without alpha", boft_without_alpha)
-    yield Rule((FORGE, COMFY), "no", "it does not know IA3", has("ia3"))
-    yield Rule((A1111, INVOKE), "no", "it fails at IA3 on the outputs of convolutions", ia3_conv_outputs)
-    old = "it still expects GLoRA's old layout and skips those layers"
-    yield Rule((A1111,), "partly", old, has("glora"))
-    yield Rule((A1111,), "no", "there is nothing else in it", lambda s: set(s.kinds) == {"glora"})
-    yield Rule((INVOKE,), "no", "it does not know GLoRA", has("glora"))
+def has_original_names(survey: Survey) -> bool:
+    return survey.has_original_names
 
 
-def _parts() -> Iterator[Rule]:
-    text_norms = lambda s: any(k == "norm" and component(f) != "unet" for f, k in s.kind_by_layer.items())  # noqa: E731
-    yield Rule((COMFY,), "partly", "it finds no norms of text encoders", text_norms)
-    yield Rule((FORGE,), "no", "it refuses a file with more than 12 tensors that it does not know", unmatched_by_forge)
-    yield Rule((A1111,), "partly", "it does not find conv_norm_out", both(has("norm"), named("conv_norm_out")))
-    yield Rule((A1111,), "no", "it fails at w_norm without b_norm", lone("w_norm", "b_norm"))
-    yield Rule((A1111,), "no", "it fails at diff_b without diff", lone("diff_b", "diff"))
-    yield Rule((DIFFUSERS,), "no", "text encoder attention without any out_proj is refused", no_out_proj)
-    yield Rule((A1111,), "partly", "of OpenCLIP attention it takes q, k, v and out together, or none", split_openclip)
-    yield Rule((FORGE, COMFY, INVOKE), "partly", "it leaves out the bundled words; give it their embeddings as files",
-               lambda s: bool(s.file.embeddings))  # fmt: skip
-    yield Rule((DIFFUSERS,), "no", "bundled new words make it refuse the whole file", lambda s: bool(s.file.embeddings))
-    yield Rule((A1111,), "no", "it fails at bundled words of SD 1.x with clip_l_out",
-               lambda s: any({"clip_l", "clip_l_out"} <= p.keys() and "clip_g" not in p
-                             for p in s.file.embeddings.values()))  # fmt: skip
-    yield Rule((DIFFUSERS,), "no", "alphas beside lora_adapter_metadata are refused",
-               both(FLAT, has_tensor("alpha"), lambda s: "lora_adapter_metadata" in s.file.metadata))  # fmt: skip
+def has_te1(survey: Survey) -> bool:
+    return "te1" in survey.components
 
 
-RULES = tuple(_rules())
+# --- the rules
+
+IS_KOHYA = has_spelling("kohya")
+IS_DIFFUSERS = has_spelling("peft", "diffusers", "diffusers before 0.22")
+IS_ORIGINAL = has_spelling("original layout")
+IS_SIMPLE_TUNER = has_spelling("SimpleTuner")
+SD_WITH_ORIGINAL_NAMES = all_of(IS_KOHYA, has_original_names, has_family("sd1", "sd2"))
+SDXL_WITH_DIFFUSERS_NAMES = all_of(IS_KOHYA, has_family("sdxl"), not_(has_original_names))
+REFUSES_ALL = "it reads plain LoRA only and refuses the whole file"
+REFUSES_MANY = "it refuses a file with more than 12 tensors that it does not know"
+
+NAMING_RULES = (
+    Rule((A1111, INVOKE), "no", "the names are diffusers', which it does not know", IS_DIFFUSERS),
+    Rule((FORGE,), "no", "the names are diffusers'; it refuses a file with more than 12 unknown tensors", IS_DIFFUSERS),
+    Rule((COMFY,), "partly", "of diffusers' names it finds no attention layers", IS_DIFFUSERS),
+    Rule((A1111, INVOKE, DIFFUSERS), "no", "it does not know names that start with lycoris_", IS_SIMPLE_TUNER),
+    Rule((A1111, INVOKE, DIFFUSERS), "no", "it does not know names of the original layout with dots", IS_ORIGINAL),
+    Rule(
+        (INVOKE, DIFFUSERS),
+        "no",
+        "for SD 1.x and 2.x it knows diffusers' names of UNet layers only",
+        SD_WITH_ORIGINAL_NAMES,
+    ),
+    Rule(
+        (A1111,),
+        "partly",
+        "of SDXL layers under diffusers' names it misses add_embedding and one upsampler",
+        all_of(SDXL_WITH_DIFFUSERS_NAMES, has_layer_named("add_embedding", "up_blocks_0_upsamplers")),
+    ),
+    Rule(
+        (DIFFUSERS,),
+        "partly",
+        "add_embedding is dropped with a warning",
+        all_of(SDXL_WITH_DIFFUSERS_NAMES, has_layer_named("add_embedding")),
+    ),
+    Rule(
+        USER_INTERFACES,
+        "partly",
+        "text encoder names lack text_model, so those layers are not found",
+        lacks_text_model,
+    ),
+    Rule(
+        (INVOKE,),
+        "partly",
+        "it looks for SD 1.x text layers under lora_te_, not lora_te1_",
+        all_of(IS_KOHYA, has_family("sd1", "sd2"), has_te1),
+    ),
+    Rule(
+        (INVOKE,),
+        "no",
+        "it cannot tell the base model: no cross-attention and no text layer",
+        is_base_unknown_to_invoke,
+    ),
+)
+
+KIND_RULES = (
+    Rule(READERS, "no", "some layers have tensors of no known adapter kind", has_unknown_tensors),
+    Rule(
+        (DIFFUSERS,),
+        "no",
+        REFUSES_ALL,
+        has_kind("loha", "lokr", "oft", "boft", "ia3", "full", "norm", "glora"),
+    ),
+    Rule((DIFFUSERS,), "no", "it does not know the middle factor of Tucker LoRA", has_tensor("lora_mid.weight")),
+    Rule(
+        (DIFFUSERS,),
+        "wrong",
+        "alphas differ; it takes the commonest for every layer of a component",
+        all_of(IS_KOHYA, has_different_alphas),
+    ),
+    # DoRA
+    Rule(
+        USER_INTERFACES,
+        "wrong",
+        "the DoRA runs along outputs, which no user interface computes correctly",
+        has_dora_along("output"),
+    ),
+    Rule(
+        (DIFFUSERS,),
+        "wrong",
+        "it drops dora_scale and loads a plain LoRA",
+        all_of(IS_KOHYA, has_tensor("dora_scale")),
+    ),
+    Rule(
+        (DIFFUSERS,),
+        "wrong",
+        "its text encoders lose DoRA magnitudes",
+        all_of(not_(IS_KOHYA), has_dora_along("output", only_text=True)),
+    ),
+    Rule((INVOKE,), "no", "it takes dora_scale beside plain LoRA only", has_dora_over_products),
+    Rule((DIFFUSERS,), "no", REFUSES_ALL, has_dora_over_products),
+    Rule((INVOKE,), "wrong", "it does not apply DoRA with Tucker factors", has_dora_over_tucker_lora),
+    # LoKr
+    Rule((FORGE,), "no", "it fails at LoKr with Tucker factors", has_tensor("lokr_t2")),
+    Rule((COMFY,), "partly", "it skips LoKr layers with Tucker factors", has_tensor("lokr_t2")),
+    Rule(
+        (INVOKE,),
+        "no",
+        "it cannot tell the base model of LoKr files with low-rank factors",
+        is_factored_lokr_of_sd,
+    ),
+    # OFT and BOFT
+    Rule((FORGE, INVOKE), "no", "it does not know OFT and BOFT", has_kind("oft", "boft")),
+    Rule((COMFY,), "wrong", "it reads the bound of the rotation (alpha) differently", has_bound),
+    Rule((COMFY,), "wrong", "it ignores OFT's rescale", all_of(has_kind("oft"), has_tensor("rescale"))),
+    Rule((COMFY,), "yes", "right at strength 1 only: it applies OFT's strength twice", has_kind("oft", "boft")),
+    Rule((COMFY,), "no", "it fails at BOFT without alpha", has_boft_without_alpha),
+    # IA3 and GLoRA
+    Rule((FORGE, COMFY), "no", "it does not know IA3", has_kind("ia3")),
+    Rule((A1111, INVOKE), "no", "it fails at IA3 on the outputs of convolutions", has_ia3_on_conv_outputs),
+    Rule((A1111,), "partly", "it still expects GLoRA's old layout and skips those layers", has_kind("glora")),
+    Rule((A1111,), "no", "there is nothing else in it", is_glora_only),
+    Rule((INVOKE,), "no", "it does not know GLoRA", has_kind("glora")),
+)
+
+COMPONENT_RULES = (
+    # norms and biases
+    Rule((COMFY,), "partly", "it finds no norms of text encoders", has_text_norms),
+    Rule((FORGE,), "no", REFUSES_MANY, has_too_many_tensors_for_forge),
+    Rule(
+        (A1111,),
+        "partly",
+        "it does not find conv_norm_out",
+        all_of(has_kind("norm"), has_layer_named("conv_norm_out")),
+    ),
+    Rule((A1111,), "no", "it fails at w_norm without b_norm", has_tensor("w_norm", without="b_norm")),
+    Rule((A1111,), "no", "it fails at diff_b without diff", has_tensor("diff_b", without="diff")),
+    # attentions of text encoders
+    Rule((DIFFUSERS,), "no", "text encoder attention without any out_proj is refused", lacks_every_out_proj),
+    Rule(
+        (A1111,),
+        "partly",
+        "of OpenCLIP attention it takes q, k, v and out together, or none",
+        has_partial_openclip_attention,
+    ),
+    # new tokens
+    Rule(
+        (FORGE, COMFY, INVOKE),
+        "partly",
+        "it leaves out the bundled new tokens; give it their embedding files",
+        has_bundled_tokens,
+    ),
+    Rule((DIFFUSERS,), "no", "bundled new tokens make it refuse the whole file", has_bundled_tokens),
+    Rule(
+        (A1111,),
+        "no",
+        "it fails at bundled tokens of SD 1.x with clip_l_out",
+        has_bundled_output_embeddings,
+    ),
+    Rule(
+        (DIFFUSERS,),
+        "no",
+        "alphas beside lora_adapter_metadata are refused",
+        all_of(IS_KOHYA, has_tensor("alpha"), has_peft_config),
+    ),
+)
+
+RULES = NAMING_RULES + KIND_RULES + COMPONENT_RULES

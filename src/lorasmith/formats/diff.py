@@ -1,4 +1,4 @@
-"""Full differences: the widest lossless form for kinds of full rank. A1111, Forge, ComfyUI and InvokeAI read it."""
+"""Full differences: the lossless format for changes of full rank. A1111, Forge, ComfyUI and InvokeAI read it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lorasmith.adapters.base import Adapter
 from lorasmith.core.errors import LorasmithError
-from lorasmith.formats.base import Encoded, Format, Names, Shapes, layer_tensors
-from lorasmith.formats.kohya import named
-from lorasmith.formats.rewrite import LayerTensors, difference, product
+from lorasmith.formats.base import Encoded, Format, LayerNames, Shapes, layer_tensors
+from lorasmith.formats.kohya import to_file_keys
+from lorasmith.formats.rewrite import LayerTensors, to_diff, to_diff_with_base
 
 
 class Diff(Format):
@@ -19,22 +19,23 @@ class Diff(Format):
 
     kind: Literal["diff"] = "diff"
 
-    def encode(self, layers: Mapping[str, LayerTensors], names: Names, shapes: Shapes) -> Encoded:
-        found: dict[str, LayerTensors] = {}
+    def encode(self, layers: Mapping[str, LayerTensors], names: LayerNames, shapes: Shapes) -> Encoded:
+        differences: dict[str, LayerTensors] = {}
         for layer, tensors in layers.items():
-            change = product(tensors, shapes[layer])
-            if change is None:
+            difference = to_diff(tensors, shapes[layer])
+            if difference is None:
                 raise LorasmithError(
                     f"diff files need the base model for changes like that of {layer}, which depend on its weights"
                 )
-            found[layer] = change
-        return Encoded(named(found, names.kohya_name))
+            differences[layer] = difference
+        return Encoded(to_file_keys(differences, names.kohya_name))
 
     def encode_adapters(
-        self, adapters: Mapping[str, Adapter], names: Names, weight_of: Callable[[str], Tensor] | None = None
+        self, adapters: Mapping[str, Adapter], names: LayerNames, weight_of: Callable[[str], Tensor] | None = None
     ) -> Encoded:
         if weight_of is None:
             return super().encode_adapters(adapters, names)
-        layers = layer_tensors(adapters)
-        found = {name: difference(layers[name], a.layer, weight_of(name).cpu()) for name, a in adapters.items()}
-        return Encoded(named(found, names.kohya_name))
+        differences: dict[str, LayerTensors] = {}
+        for layer, tensors in layer_tensors(adapters).items():
+            differences[layer] = to_diff_with_base(tensors, adapters[layer].layer, weight_of(layer).cpu())
+        return Encoded(to_file_keys(differences, names.kohya_name))

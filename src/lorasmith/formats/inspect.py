@@ -1,32 +1,53 @@
-"""What is in a LoRA file and who can use it, as plain data. Needs no model."""
+"""What is in a LoRA file and which programs can use it, as plain data. Needs no model."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lorasmith.core.errors import LorasmithError
-from lorasmith.formats.consumers import verdicts
-from lorasmith.formats.read import LoraFile, load
-from lorasmith.formats.survey import Survey, block, change_norm, rank
+from lorasmith.formats.consumers import reader_support
+from lorasmith.formats.lora_file import LoraFile
+from lorasmith.formats.read import load
+from lorasmith.formats.survey import Survey, block_of, change_norm, rank_of
 
-MOST_TAGS = 20
-OWN = ("ss_tag_frequency", "ss_bucket_info", "ss_datasets", "ss_dataset_dirs", "ss_reg_dataset_dirs")
+MAX_TAGS = 20
+LONG_KEYS = ("ss_tag_frequency", "ss_bucket_info", "ss_datasets", "ss_dataset_dirs", "ss_reg_dataset_dirs")
+"""Metadata that `training_settings` leaves out, since they list the data."""
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Kind, family, ranks, alphas, size of the change per block, trigger words, settings, and what each reader does.
+    """Kind, family, ranks, alphas, norm of the change per block, trigger words, settings, and the programs' support.
 
     Raises LorasmithError for a file that cannot be read or holds no LoRA.
     """
     file = load(path)
     survey = Survey(file)
-    if not survey.layers and not file.words:
-        named = ", ".join(list(file.names)[:3])
-        raise LorasmithError(f"{path}: no LoRA; none of its {len(file.names)} names is a layer's: {named} ...")
+    if not survey.layers and not file.token_embeddings:
+        first_keys = ", ".join(file.original_keys[:3])
+        raise LorasmithError(
+            f"{path}: not a LoRA; none of its {len(file.original_keys)} keys is that of a layer: {first_keys} ..."
+        )
+
+    # one value for each layer or tensor, which are summarized below
+    ranks: list[int] = []
+    alphas: list[float] = []
+    dtypes: list[str] = []
+    parameters = 0
+    for tensors in survey.layers.values():
+        rank = rank_of(tensors)
+        if rank is not None:
+            ranks.append(rank)
+        if "alpha" in tensors:
+            alphas.append(float(tensors["alpha"]))
+        for tensor in tensors.values():
+            if tensor.dim():
+                parameters += tensor.numel()
+                dtypes.append(str(tensor.dtype).removeprefix("torch."))
+
     kinds = dict(survey.kinds.most_common())
     return {
         "file": str(path),
@@ -34,71 +55,69 @@ def inspect(path: Path) -> dict[str, Any]:
         "kind": next(iter(kinds)) if len(kinds) == 1 else kinds or "words",
         "family": survey.family,
         "base": file.metadata.get("ss_sd_model_name") or None,
-        "rank": _spread(r for tensors in survey.layers.values() if (r := rank(tensors)) is not None),
-        "alpha": _spread(float(tensors["alpha"]) for tensors in survey.layers.values() if "alpha" in tensors),
+        "rank": _value_or_counts(ranks),
+        "alpha": _value_or_counts(alphas),
         "layers": len(survey.layers),
         "components": dict(survey.components),
-        "parameters": sum(t.numel() for tensors in survey.layers.values() for t in tensors.values() if t.dim()),
-        "dtype": _spread(str(t.dtype)[6:] for tensors in survey.layers.values() for t in tensors.values() if t.dim()),
+        "parameters": parameters,
+        "dtype": _value_or_counts(dtypes),
         "spelling": file.spelling,
-        "trigger": triggers(file.metadata),
-        "tags": tags(file.metadata),
-        "words": sorted({*file.embeddings, *file.words}),
-        "strangers": survey.strangers,
-        "readers": verdicts(survey),
-        "norms": norms(survey),
-        "training": training(file),
+        "trigger": trigger_words(file.metadata),
+        "tags": common_tags(file.metadata),
+        "words": sorted({*file.bundled_embeddings, *file.token_embeddings}),
+        "strangers": survey.unknown_keys,
+        "readers": reader_support(survey),
+        "norms": block_norms(survey),
+        "training": training_settings(file),
         "hash": file.metadata.get("sshs_model_hash"),
         "config": file.metadata.get("lorasmith.config"),
     }
 
 
-def norms(survey: Survey) -> dict[str, float]:
-    """Frobenius norm of the change per block, over the layers whose change does not depend on the weights."""
-    squares: dict[str, float] = {}
-    for flat, tensors in survey.layers.items():
-        if (norm := change_norm(tensors)) is not None:
-            where = block(flat)
-            squares[where] = squares.get(where, 0.0) + norm**2
-    return {where: square**0.5 for where, square in squares.items()}
+def block_norms(survey: Survey) -> dict[str, float]:
+    """Frobenius norm of the change per block, over the layers whose change does not depend on the base weights."""
+    squared_norms: dict[str, float] = {}
+    for flat_name, tensors in survey.layers.items():
+        norm = change_norm(tensors)
+        if norm is not None:
+            block = block_of(flat_name)
+            squared_norms[block] = squared_norms.get(block, 0.0) + norm**2
+    return {block: squared_norm**0.5 for block, squared_norm in squared_norms.items()}
 
 
-def triggers(metadata: Mapping[str, str]) -> list[str]:
+def trigger_words(metadata: Mapping[str, str]) -> list[str]:
     """The trigger words that the file names."""
-    said = metadata.get("modelspec.trigger_phrase", "")
-    return [part.strip() for part in said.split(",") if part.strip()]
+    phrase = metadata.get("modelspec.trigger_phrase", "")
+    return [part.strip() for part in phrase.split(",") if part.strip()]
 
 
-def tags(metadata: Mapping[str, str]) -> dict[str, int]:
+def common_tags(metadata: Mapping[str, str]) -> dict[str, int]:
     """The commonest tags of the captions, with how often each occurs."""
-    found = _json(metadata.get("ss_tag_frequency"))
+    try:
+        tags_by_folder = json.loads(metadata.get("ss_tag_frequency") or "null")
+    except ValueError:
+        return {}
+    # other trainers' metadata are not to be trusted: anything but a dict of dicts counts as no tags
     counts: Counter[str] = Counter()
-    for folder in found.values() if isinstance(found, dict) else ():
-        for tag, count in folder.items() if isinstance(folder, dict) else ():
-            counts[tag.strip()] += int(count)
-    return dict(counts.most_common(MOST_TAGS))
+    for tags in tags_by_folder.values() if isinstance(tags_by_folder, dict) else ():
+        if isinstance(tags, dict):
+            for tag, count in tags.items():
+                counts[tag.strip()] += int(count)
+    return dict(counts.most_common(MAX_TAGS))
 
 
-def training(file: LoraFile) -> dict[str, Any]:
+def training_settings(file: LoraFile) -> dict[str, Any]:
     """How the file was made: kohya's settings by name, and the model metadata."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for key, value in file.metadata.items():
-        name = key.removeprefix("ss_").removeprefix("modelspec.")
-        if key.startswith(("ss_", "modelspec.")) and key not in OWN and value not in ("None", "", "{}"):
-            found[name] = value
-    return found
+        if key.startswith(("ss_", "modelspec.")) and key not in LONG_KEYS and value not in ("None", "", "{}"):
+            settings[key.removeprefix("ss_").removeprefix("modelspec.")] = value
+    return settings
 
 
-def _spread(values: Any) -> Any:
-    """None, the one value, or how many layers have each."""
+def _value_or_counts(values: Iterable[Hashable]) -> Any:
+    """None if there are no values, the value if all are equal, or else how often each occurs, as text."""
     counts = Counter(values)
     if len(counts) <= 1:
         return next(iter(counts), None)
     return {str(value): count for value, count in counts.most_common()}
-
-
-def _json(text: str | None) -> Any:
-    try:
-        return json.loads(text or "null")
-    except ValueError:
-        return None

@@ -1,8 +1,8 @@
 """Kohya-style LoRA files: `<prefix>_<path with underscores>.lora_down.weight`, `.lora_up.weight`, `.alpha`.
 
-The form that A1111, Forge, ComfyUI, InvokeAI and diffusers all read. diffusers takes the commonest alpha of a component
+A1111, Forge, ComfyUI, InvokeAI and diffusers all read this format. diffusers takes the commonest alpha of a component
 for every layer of it, so a file has one alpha per component; where layers differ, `lora_up` takes up the difference,
-which leaves every product as it was. Other kinds have LyCORIS' tensor names under the same layer names.
+which leaves every product unchanged. Other adapter kinds have LyCORIS' tensor names under the same layer names.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from lorasmith.adapters.base import Adapter
-from lorasmith.formats.base import Encoded, Format, Names, Shapes, layer_tensors, refuse
-from lorasmith.formats.rewrite import LayerTensors, alpha_of, plain, with_alpha, without_core
+from lorasmith.formats.base import Encoded, Format, LayerNames, Shapes, layer_tensors, unsupported_layers
+from lorasmith.formats.rewrite import LayerTensors, alpha_of, merge_tucker_core, to_plain_lora, with_alpha
 
 PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
-_PROJECTION = re.compile(r"^(te\d?\..*\.self_attn\.)(?:q|k|v|out)_proj$")
+_TEXT_PROJECTION = re.compile(r"^(te\d?\..*\.self_attn\.)(?:q|k|v|out)_proj$")
 
 
 class Kohya(Format):
@@ -28,89 +28,112 @@ class Kohya(Format):
 
     kind: Literal["kohya"] = "kohya"
 
-    def encode(self, layers: Mapping[str, LayerTensors], names: Names, shapes: Shapes) -> Encoded:
-        return Encoded(named(settled(layers), names.kohya_name))
+    def encode(self, layers: Mapping[str, LayerTensors], names: LayerNames, shapes: Shapes) -> Encoded:
+        return Encoded(to_file_keys(make_portable(layers), names.kohya_name))
 
 
 class Lycoris(Format):
-    """Every kind under its own tensor names, alphas as they are."""
+    """Every kind under its own tensor names, alphas unchanged."""
 
     kind: Literal["lycoris"] = "lycoris"
 
-    def encode(self, layers: Mapping[str, LayerTensors], names: Names, shapes: Shapes) -> Encoded:
-        return Encoded(named(layers, names.kohya_name))
+    def encode(self, layers: Mapping[str, LayerTensors], names: LayerNames, shapes: Shapes) -> Encoded:
+        return Encoded(to_file_keys(layers, names.kohya_name))
 
 
 class Portable(Format):
-    """Plain LoRA only, which every reader reads alike; other kinds where an exact rewrite to it exists."""
+    """Plain LoRA only, which every program reads alike; other kinds where an exact rewrite to plain LoRA exists."""
 
     kind: Literal["portable"] = "portable"
 
-    def encode(self, layers: Mapping[str, LayerTensors], names: Names, shapes: Shapes) -> Encoded:
-        rewritten = {layer: plain(tensors, shapes[layer]) for layer, tensors in layers.items()}
-        if lost := [layer for layer, tensors in rewritten.items() if tensors is None]:
-            why = "they are of full rank or change norms, which plain LoRA cannot say"
-            raise refuse(
-                lost, "portable", why, 'use "kohya" for A1111, Forge and ComfyUI, or "diff" with the base model'
+    def encode(self, layers: Mapping[str, LayerTensors], names: LayerNames, shapes: Shapes) -> Encoded:
+        plain_layers: dict[str, LayerTensors] = {}
+        unsupported: list[str] = []
+        for layer, tensors in layers.items():
+            plain = to_plain_lora(tensors, shapes[layer])
+            if plain is None:
+                unsupported.append(layer)
+            else:
+                plain_layers[layer] = plain
+        if unsupported:
+            raise unsupported_layers(
+                unsupported,
+                "portable",
+                "they are of full rank or change norms, which plain LoRA cannot express",
+                'use "kohya" for A1111, Forge and ComfyUI, or "diff" with the base model',
             )
-        found = {layer: tensors for layer, tensors in rewritten.items() if tensors is not None}
-        return Encoded(named(complete(one_alpha(found)), names.kohya_name))
+        return Encoded(to_file_keys(complete_text_attention(unify_alphas(plain_layers)), names.kohya_name))
 
 
 def encode(adapters: Mapping[str, Adapter], name_of: Callable[[str], str]) -> dict[str, Tensor]:
-    """Tensors of a kohya file, float32. `name_of` gives a layer's name in such files."""
-    return named(settled(layer_tensors(adapters)), name_of)
-
-
-def settled(layers: Mapping[str, LayerTensors]) -> dict[str, LayerTensors]:
-    """The same changes as most readers take them: no Tucker core, one alpha per component, whole text attentions."""
-    return complete(one_alpha({layer: without_core(tensors) for layer, tensors in layers.items()}))
-
-
-def named(layers: Mapping[str, LayerTensors], name_of: Callable[[str], str]) -> dict[str, Tensor]:
-    """Tensors by file name."""
-    return {f"{name_of(layer)}.{name}": t for layer, tensors in layers.items() for name, t in tensors.items()}
-
-
-def one_alpha(layers: Mapping[str, LayerTensors]) -> dict[str, LayerTensors]:
-    """The same changes with the commonest alpha of each component in all its LoRA layers."""
-    alphas: dict[str, Counter[float]] = {}
-    for layer, tensors in layers.items():
-        if "lora_up.weight" in tensors:
-            alphas.setdefault(_component(layer), Counter())[alpha_of(tensors)] += 1
-    common = {component: counts.most_common(1)[0][0] for component, counts in alphas.items()}
-    return {
-        layer: with_alpha(tensors, common[_component(layer)]) if "lora_up.weight" in tensors else dict(tensors)
-        for layer, tensors in layers.items()
-    }
-
-
-def complete(layers: Mapping[str, LayerTensors]) -> dict[str, LayerTensors]:
-    """With changes of zero for what misses of a text encoder attention: A1111 takes all four projections of OpenCLIP or
-    none, diffusers needs `out_proj`."""
-    found = dict(layers)
-    for layer, tensors in layers.items():
-        if "lora_up.weight" in tensors and (match := _PROJECTION.match(layer)):
-            zeros = {w: torch.zeros_like(t) if w != "alpha" else t for w, t in tensors.items() if w != "dora_scale"}
-            for part in ("q", "k", "v", "out"):
-                found.setdefault(f"{match[1]}{part}_proj", zeros)
-    return found
+    """Tensors of a kohya file, float32. `name_of` returns a layer's name in such files."""
+    return to_file_keys(make_portable(layer_tensors(adapters)), name_of)
 
 
 def decode(
     tensors: Mapping[str, Tensor], layer_of: Callable[[str], str | None]
 ) -> tuple[dict[str, LayerTensors], list[str]]:
-    """Layer to tensor name to tensor, and the names of tensors that belong to no layer."""
+    """Tensors by layer and tensor name, and the keys of tensors that belong to no layer."""
     layers: dict[str, LayerTensors] = {}
-    strangers = []
+    unknown_keys: list[str] = []
     for key, tensor in tensors.items():
-        flat, _, name = key.partition(".")
-        layer = layer_of(flat)
-        if layer is None or not name:
-            strangers.append(key)
+        flat_name, _, tensor_name = key.partition(".")
+        layer = layer_of(flat_name)
+        if layer is None or not tensor_name:
+            unknown_keys.append(key)
         else:
-            layers.setdefault(layer, {})[name] = tensor
-    return layers, strangers
+            layers.setdefault(layer, {})[tensor_name] = tensor
+    return layers, unknown_keys
+
+
+def make_portable(layers: Mapping[str, LayerTensors]) -> dict[str, LayerTensors]:
+    """The same changes in the form that most programs accept: no Tucker core, one alpha per component, complete
+    attentions of the text encoders."""
+    without_core = {layer: merge_tucker_core(tensors) for layer, tensors in layers.items()}
+    return complete_text_attention(unify_alphas(without_core))
+
+
+def to_file_keys(layers: Mapping[str, LayerTensors], name_of: Callable[[str], str]) -> dict[str, Tensor]:
+    """Tensors by their keys in a file."""
+    keyed: dict[str, Tensor] = {}
+    for layer, tensors in layers.items():
+        flat_name = name_of(layer)
+        for tensor_name, tensor in tensors.items():
+            keyed[f"{flat_name}.{tensor_name}"] = tensor
+    return keyed
+
+
+def unify_alphas(layers: Mapping[str, LayerTensors]) -> dict[str, LayerTensors]:
+    """The same changes with the commonest alpha of each component in all its LoRA layers."""
+    alpha_counts: dict[str, Counter[float]] = {}
+    for layer, tensors in layers.items():
+        if "lora_up.weight" in tensors:
+            alpha_counts.setdefault(_component(layer), Counter())[alpha_of(tensors)] += 1
+    unified: dict[str, LayerTensors] = {}
+    for layer, tensors in layers.items():
+        if "lora_up.weight" in tensors:
+            commonest_alpha, _ = alpha_counts[_component(layer)].most_common(1)[0]
+            unified[layer] = with_alpha(tensors, commonest_alpha)
+        else:
+            unified[layer] = dict(tensors)
+    return unified
+
+
+def complete_text_attention(layers: Mapping[str, LayerTensors]) -> dict[str, LayerTensors]:
+    """The layers, and zero changes for missing projections of a text encoder attention: A1111 takes all four
+    projections of an OpenCLIP attention or none, and diffusers needs `out_proj`."""
+    completed = dict(layers)
+    for layer, tensors in layers.items():
+        projection = _TEXT_PROJECTION.match(layer)
+        if projection is None or "lora_up.weight" not in tensors:
+            continue
+        zeros: LayerTensors = {}
+        for name, tensor in tensors.items():
+            if name != "dora_scale":
+                zeros[name] = tensor if name == "alpha" else torch.zeros_like(tensor)
+        for part in ("q", "k", "v", "out"):
+            completed.setdefault(f"{projection[1]}{part}_proj", zeros)
+    return completed
 
 
 def _component(layer: str) -> str:

@@ -1,14 +1,15 @@
-"""Mix-of-Show's own files (`edlora_model-latest.pth`): LoRA without alphas and layer-wise words, in a pickle.
+"""Mix-of-Show's own files (`edlora_model-latest.pth`): LoRA without alphas and layer-wise tokens, in a pickle.
 
-The one pickle that we open, with torch's reader for tensors and plain values only. Their alpha multiplies the product
-as it is (it is 1 in all their files and not saved), so ours is the rank. Both of their spellings are read.
+This is the only pickle that Lorasmith opens, with torch's reader for tensors and plain values only. Mix-of-Show's alpha
+multiplies the product directly (it is 1 in all their files and not saved), so the alpha here is the rank. Both of their
+spellings are read.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,71 +17,86 @@ import torch
 from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
-from lorasmith.formats.read import LoraFile
-from lorasmith.formats.token_embeddings import KEY
+from lorasmith.formats.lora_file import LoraFile
+from lorasmith.formats.token_embeddings import METADATA_KEY, TokenEmbeddings
 
 SUFFIX = ".pth"
-_LEAF = re.compile(r"(.*?)[._]lora[._](down|up)\.weight$")
+_KEY_END = re.compile(r"(.*?)[._]lora[._](down|up)\.weight$")
 
 
 def load(path: Path) -> LoraFile:
-    """A file's layers in kohya's names, and its words. Raises LorasmithError if it is none of Mix-of-Show's."""
-    table = _opened(path)
+    """A file's layers under kohya's keys, and its new tokens. Raises LorasmithError if it is not of Mix-of-Show."""
+    content = _open_pickle(path)
+    tensors: dict[str, Tensor] = {}
+    tokens: TokenEmbeddings = {}
     try:
-        tensors = dict(_layers(table))
-        words = {str(w): {"te": _matrix(t)} for w, t in (table.get("new_concept_embedding") or {}).items()}
+        tensors = _layer_tensors(content)
+        for token, vectors in (content.get("new_concept_embedding") or {}).items():
+            tokens[str(token)] = {"te": _add_vector_axis(vectors)}
     except (AttributeError, TypeError, ValueError):
-        tensors, words = {}, {}
-    if not tensors and not words:
+        tensors, tokens = {}, {}
+    if not tensors and not tokens:
         raise LorasmithError(
-            f"{path}: not a file of Mix-of-Show, the only .pth files that are read; others may run code"
+            f"{path}: not a file of Mix-of-Show, which are the only .pth files that are read; others may run code"
         )
-    bad = [n for n, t in tensors.items() if not torch.isfinite(t).all()]
-    if bad:
-        raise LorasmithError(f"{path}: holds numbers that are not finite, for example in {bad[0]}")
-    metadata = {KEY: json.dumps(list(words))} if words else {}
-    return LoraFile(path, tensors, metadata, "Mix-of-Show", {}, words, tuple(tensors))
+    non_finite = [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if non_finite:
+        raise LorasmithError(f"{path}: holds numbers that are not finite, for example in {non_finite[0]}")
+    metadata = {METADATA_KEY: json.dumps(list(tokens))} if tokens else {}
+    return LoraFile(path, tensors, metadata, "Mix-of-Show", {}, tokens, tuple(tensors))
 
 
-def fused_words(path: Path, table: Tensor) -> dict[str, dict[str, Tensor]]:
-    """The words of a whole fused model, from its `new_concept_cfg.json`: each (1, layers, width).
+def fused_tokens(path: Path, table: Tensor) -> TokenEmbeddings:
+    """The new tokens of a whole fused model, from its `new_concept_cfg.json`: each (1, layers, width).
 
-    `table`: the text encoder's own embedding (tokens, width), among whose rows they are. Raises LorasmithError.
+    `table`: the text encoder's token embedding (tokens, width), which contains their rows. Raises LorasmithError if the
+    file does not match it.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        rows = {word: torch.tensor(of["concept_token_ids"]) for word, of in found.items()}
-        return {word: {"te": table[ids].detach().float().cpu()[None]} for word, ids in rows.items()}
+        concepts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        tokens: TokenEmbeddings = {}
+        for token, concept in concepts.items():
+            rows = table[torch.tensor(concept["concept_token_ids"])]
+            tokens[token] = {"te": rows.detach().float().cpu()[None]}
+        return tokens
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
-        raise LorasmithError(f"{path}: not the list of words of a fused model of Mix-of-Show that fits it") from None
+        raise LorasmithError(
+            f"{path}: not the token list of a fused model of Mix-of-Show, or not that of this model"
+        ) from None
 
 
-def _opened(path: Path) -> Mapping[str, Any]:
+def _open_pickle(path: Path) -> Mapping[str, Any]:
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler's refusals are of no exported class
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler's exception for forbidden content is not exported
         raise LorasmithError(
             f"{path}: holds more than tensors, or is damaged; it is not opened ({type(error).__name__})"
         ) from None
-    found = found.get("params", found) if isinstance(found, dict) else {}
-    return found if isinstance(found, dict) else {}
+    if isinstance(content, dict):
+        content = content.get("params", content)
+    return content if isinstance(content, dict) else {}
 
 
-def _layers(table: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    for part, prefix in (("unet", "lora_unet_"), ("text_encoder", "lora_te_")):
-        for name, tensor in (table.get(part) or {}).items():
-            match = _LEAF.match(name)
+def _layer_tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The layers' tensors under kohya's keys. Raises ValueError for a key that is not a LoRA factor's."""
+    tensors: dict[str, Tensor] = {}
+    for component, prefix in (("unet", "lora_unet_"), ("text_encoder", "lora_te_")):
+        for key, tensor in (content.get(component) or {}).items():
+            match = _KEY_END.match(key)
             if match is None:
-                raise ValueError(name)
-            path = match[1] if part == "unet" or match[1].startswith("text_model.") else f"text_model.{match[1]}"
-            flat = prefix + path.replace(".", "_")
-            yield f"{flat}.lora_{match[2]}.weight", tensor.float()
-            if match[2] == "down":
-                yield f"{flat}.alpha", torch.tensor(float(tensor.shape[0]))
+                raise ValueError(key)
+            path, factor = match[1], match[2]
+            if component == "text_encoder" and not path.startswith("text_model."):
+                path = f"text_model.{path}"
+            flat_name = prefix + path.replace(".", "_")
+            tensors[f"{flat_name}.lora_{factor}.weight"] = tensor.float()
+            if factor == "down":
+                tensors[f"{flat_name}.alpha"] = torch.tensor(float(tensor.shape[0]))
+    return tensors
 
 
-def _matrix(tensor: Tensor) -> Tensor:
+def _add_vector_axis(tensor: Tensor) -> Tensor:
     """(layers, width) as (1, layers, width)."""
     if tensor.dim() != 2:
-        raise ValueError("a word has (layers, width) vectors")
+        raise ValueError("a token must have (layers, width) vectors")
     return tensor.detach().float()[None]

@@ -1,7 +1,7 @@
-"""Every spelling of LoRA tensors that trainers use, brought to kohya's: `lora_unet_<path>.<word>`.
+"""The key spellings of all trainers, converted to kohya's: `lora_unet_<path>.<tensor name>`.
 
-Read are kohya, LyCORIS, peft, diffusers' older two, SimpleTuner (`lycoris_...`), ai-toolkit and ComfyUI
-(`diffusion_model....`) and OneTrainer. Which layer a flat name means is the family's to say.
+Supported are kohya, LyCORIS, peft, diffusers' two older ones, SimpleTuner (`lycoris_...`), ai-toolkit and ComfyUI
+(`diffusion_model....`) and OneTrainer. The family decides which layer a flat name stands for.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
-_TOPS = r"(?=(?:down_blocks|up_blocks|mid_block|conv_in|conv_out|time_embedding|add_embedding)\b)"
+_UNET_TOP_MODULES = r"(?=(?:down_blocks|up_blocks|mid_block|conv_in|conv_out|time_embedding|add_embedding)\b)"
 _STARTS: tuple[tuple[str, str, str], ...] = (
     (r"(?=lora_(?:unet|te\d?)_)", "", "kohya"),
     (r"lycoris_", "lora_unet_", "SimpleTuner"),
@@ -24,12 +25,12 @@ _STARTS: tuple[tuple[str, str, str], ...] = (
     (r"(?:base_model\.model\.)?text_encoder\.", "lora_te1_", "peft"),
     (r"(?:base_model\.model\.)?unet\.", "lora_unet_", "peft"),
     (r"(?:base_model\.)?(?:model\.)?diffusion_model\.", "lora_unet_", "original layout"),
-    (rf"base_model\.model\.{_TOPS}", "lora_unet_", "peft"),
+    (rf"base_model\.model\.{_UNET_TOP_MODULES}", "lora_unet_", "peft"),
     (r"base_model\.model\.(?=text_model\.|encoder\.)", "lora_te1_", "peft"),
-    (_TOPS, "lora_unet_", "diffusers before 0.22"),
+    (_UNET_TOP_MODULES, "lora_unet_", "diffusers before 0.22"),
 )
-"""How a name may start, the prefix in its place, and whose spelling it is."""
-_LEAVES: tuple[tuple[str, str], ...] = (
+"""Pattern of the start of a key, kohya's prefix for it, and the name of the spelling."""
+_TENSOR_NAMES: tuple[tuple[str, str], ...] = (
     (r"[._]lora(?:_linear_layer)?\.(down|up)\.weight$", r"lora_\1.weight"),
     (r"\.lora_A(?:\.default)?(?:\.weight)?$", "lora_down.weight"),
     (r"\.lora_B(?:\.default)?(?:\.weight)?$", "lora_up.weight"),
@@ -38,69 +39,100 @@ _LEAVES: tuple[tuple[str, str], ...] = (
     (r"\.((?:lora_(?:down|up|mid)|a1|a2|b1|b2|bm)\.weight)$", r"\1"),
     (r"\.(alpha|dora_scale|diff|diff_b|w_norm|b_norm|oft_blocks|rescale|on_input|weight)$", r"\1"),
 )
-"""How a name may end, and the word in its place."""
+"""Pattern of the end of a key, and kohya's tensor name for it."""
+_PEFT_COMPONENTS = {"lora_unet_": "unet", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2"}
 
 
-def canonical(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[dict[str, Tensor], str]:
-    """The tensors in kohya's spelling, and whose spelling they had. Names that no rule fits stay as they are."""
-    found: dict[str, Tensor] = {}
-    seen: dict[str, int] = {}
-    paths: dict[str, str] = {}
+@dataclass(frozen=True)
+class KohyaKey:
+    """A key in kohya's spelling."""
+
+    flat_name: str
+    """The layer, `lora_unet_<path with underscores>`."""
+    tensor_name: str
+    path: str
+    """Dotted module path below the component, as the file has it."""
+    spelling: str
+    """The spelling that the key had."""
+
+
+def to_kohya_spelling(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[dict[str, Tensor], str]:
+    """The tensors under kohya's keys, and the spelling that most of them had. Keys that no rule matches are unchanged.
+
+    Raises ValueError for a peft config that is not JSON.
+    """
+    converted: dict[str, Tensor] = {}
+    spelling_counts: Counter[str] = Counter()
+    path_by_flat_name: dict[str, str] = {}
     for key, tensor in tensors.items():
-        renamed = rename(key)
-        if renamed is None:
-            found[key] = tensor
+        parsed = parse_key(key)
+        if parsed is None:
+            converted[key] = tensor
             continue
-        flat, word, path, spelling = renamed
-        seen[spelling] = seen.get(spelling, 0) + 1
-        paths[flat] = path
-        if word == "magnitude":
-            word, tensor = "dora_scale", tensor.flatten()
-        found[f"{flat}.{word}"] = tensor
-    _shape_magnitudes(found)
-    if config := metadata.get("lora_adapter_metadata"):
-        found |= _alphas(found, paths, json.loads(config))
-    return found, max(seen, key=lambda s: seen[s]) if seen else "unknown"
+        spelling_counts[parsed.spelling] += 1
+        path_by_flat_name[parsed.flat_name] = parsed.path
+        if parsed.tensor_name == "magnitude":
+            converted[f"{parsed.flat_name}.dora_scale"] = tensor.flatten()
+        else:
+            converted[f"{parsed.flat_name}.{parsed.tensor_name}"] = tensor
+    _reshape_magnitudes(converted)
+
+    # peft files have their alphas in a config, not as tensors
+    config = metadata.get("lora_adapter_metadata")
+    if config:
+        converted |= _peft_alphas(converted, path_by_flat_name, json.loads(config))
+    spelling = spelling_counts.most_common(1)[0][0] if spelling_counts else "unknown"
+    return converted, spelling
 
 
-def rename(key: str) -> tuple[str, str, str, str] | None:
-    """Flat name, word, dotted path below the component, spelling; None for a name of another kind."""
-    for pattern, word in _LEAVES:
-        match = re.search(pattern, key)
-        if match is None:
+def parse_key(key: str) -> KohyaKey | None:
+    """A key of any spelling in kohya's; None for a key that is not of a LoRA's layer."""
+    for end_pattern, name_template in _TENSOR_NAMES:
+        end = re.search(end_pattern, key)
+        if end is None:
             continue
-        stem, word = key[: match.start()], match.expand(word)
-        for start, prefix, spelling in _STARTS:
-            if head := re.match(start, stem):
-                path = stem[head.end() :].replace(".processor.", ".").replace("_processor_to_", "_to_")
-                path = re.sub(r"([._]to_out)$", r"\1.0", path)
-                if spelling == "peft" and ("_lora." in key or ".lora." in key or "lora_linear_layer" in key):
-                    spelling = "diffusers"
-                return prefix + path.replace(".", "_"), word, path, spelling
+        stem = key[: end.start()]
+        for start_pattern, prefix, spelling in _STARTS:
+            start = re.match(start_pattern, stem)
+            if start is None:
+                continue
+            # diffusers' attention processors had their LoRAs beside the projections
+            path = stem[start.end() :].replace(".processor.", ".").replace("_processor_to_", "_to_")
+            path = re.sub(r"([._]to_out)$", r"\1.0", path)
+            if spelling == "peft" and ("_lora." in key or ".lora." in key or "lora_linear_layer" in key):
+                spelling = "diffusers"
+            return KohyaKey(prefix + path.replace(".", "_"), end.expand(name_template), path, spelling)
     return None
 
 
-def _shape_magnitudes(tensors: dict[str, Tensor]) -> None:
-    """peft's magnitudes, (out,), as LyCORIS' along outputs, (out, 1[, 1, 1])."""
+def _reshape_magnitudes(tensors: dict[str, Tensor]) -> None:
+    """Give peft's magnitudes, (out,), the shape of LyCORIS' along outputs, (out, 1[, 1, 1])."""
     for key, tensor in tensors.items():
         up = tensors.get(key.removesuffix("dora_scale") + "lora_up.weight")
         if key.endswith(".dora_scale") and tensor.dim() == 1 and up is not None:
             tensors[key] = tensor.view(-1, *[1] * (up.dim() - 1))
 
 
-def _alphas(tensors: Mapping[str, Tensor], paths: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The alphas that a peft config gives, by kohya's names."""
-    components = {"lora_unet_": "unet", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2"}
-    found: dict[str, Tensor] = {}
-    for flat, path in paths.items():
-        component = next((c for prefix, c in components.items() if flat.startswith(prefix)), None)
-        down = tensors.get(f"{flat}.lora_down.weight")
+def _peft_alphas(
+    tensors: Mapping[str, Tensor], path_by_flat_name: Mapping[str, str], config: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """The alphas of a peft config, by kohya's keys."""
+    alphas: dict[str, Tensor] = {}
+    for flat_name, path in path_by_flat_name.items():
+        prefix = "_".join(flat_name.split("_")[:2]) + "_"
+        component = _PEFT_COMPONENTS.get(prefix)
+        down = tensors.get(f"{flat_name}.lora_down.weight")
         if down is None or f"{component}.lora_alpha" not in config:
             continue
-        patterns = config.get(f"{component}.alpha_pattern") or {}
-        fitting = (a for pattern, a in patterns.items() if re.match(rf"(.*\.)?({pattern})$", path))
-        alpha = float(next(fitting, config[f"{component}.lora_alpha"]))
+        # a pattern of single layers takes precedence over the component's alpha
+        alpha = config[f"{component}.lora_alpha"]
+        for pattern, layer_alpha in (config.get(f"{component}.alpha_pattern") or {}).items():
+            if re.match(rf"(.*\.)?({pattern})$", path):
+                alpha = layer_alpha
+                break
+        alpha = float(alpha)
+        # rank-stabilized LoRA divides by sqrt(rank) where kohya's readers divide by the rank
         if config.get(f"{component}.use_rslora"):
             alpha *= math.sqrt(down.shape[0])
-        found[f"{flat}.alpha"] = torch.tensor(alpha)
-    return found
+        alphas[f"{flat_name}.alpha"] = torch.tensor(alpha)
+    return alphas

@@ -1,4 +1,4 @@
-"""What can be seen in the tensors of a LoRA file alone: kinds, ranks, family, the size of the change of each layer."""
+"""What the tensors of a LoRA file alone show: adapter kinds, ranks, family, and the norm of each layer's change."""
 
 from __future__ import annotations
 
@@ -11,124 +11,149 @@ from functools import cached_property
 from torch import Tensor
 
 from lorasmith.adapters.base import kind_of
-from lorasmith.formats.read import LoraFile
+from lorasmith.formats.lora_file import LoraFile
 from lorasmith.formats.rewrite import LayerTensors
 
 _COMPONENT = re.compile(r"lora_(unet|te\d?)_(.*)")
-_CROSS = re.compile(r"attn2_to_[kv]$")
-_TEXT_ATTENTION = re.compile(r"(.*self_attn_)(q|k|v|out)_proj$")
-_SGM = re.compile(r"(input_blocks|middle_block|output_blocks|time_embed_\d|label_emb|out_\d)")
+_CROSS_ATTENTION_INPUT = re.compile(r"attn2_to_[kv]$")
+_TEXT_PROJECTION = re.compile(r"(.*self_attn_)(q|k|v|out)_proj$")
+_ORIGINAL_NAME = re.compile(r"(input_blocks|middle_block|output_blocks|time_embed_\d|label_emb|out_\d)")
 _BLOCKS = (
     (re.compile(r"(down|up|input|output)_blocks_(\d+)"), r"\1 \2"),
     (re.compile(r"mid(?:dle)?_block"), "mid"),
     (re.compile(r"encoder_layers_(\d+)"), r"layer \1"),
 )
-CONTEXTS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-"""Family by the width of what cross-attention reads."""
+"""Pattern of a block in a flat name, and the name to show for it."""
+FAMILY_BY_CONTEXT_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+"""By the width of the text context that cross-attention reads."""
+FAMILY_BY_TEXT_WIDTH = {768: "sd1", 1024: "sd2"}
+"""By the width of the only text encoder."""
+FAMILY_MARKERS = {
+    "sdxl": "sdxl",
+    "stable-diffusion-xl": "sdxl",
+    "sd_v2": "sd2",
+    "stable-diffusion-v2": "sd2",
+    "sd_v1": "sd1",
+    "stable-diffusion-v1": "sd1",
+    "sd_1": "sd1",
+}
+"""Text in the metadata that names a family; the first match counts."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """A file's layers, by their names in kohya's spelling."""
+    """A file's layers, by their flat names in kohya's spelling, and what they show."""
 
     file: LoraFile
 
     @cached_property
     def layers(self) -> dict[str, LayerTensors]:
-        """Flat name to tensors; names that are no layer's are left out (`strangers`)."""
-        found: dict[str, LayerTensors] = {}
+        """Tensors by flat layer name and tensor name; keys that are not of a layer are in `unknown_keys`."""
+        layers: dict[str, LayerTensors] = {}
         for key, tensor in self.file.tensors.items():
-            flat, _, name = key.partition(".")
-            if name and _COMPONENT.match(flat):
-                found.setdefault(flat, {})[name] = tensor
-        return found
+            flat_name, _, tensor_name = key.partition(".")
+            if tensor_name and _COMPONENT.match(flat_name):
+                layers.setdefault(flat_name, {})[tensor_name] = tensor
+        return layers
 
     @cached_property
-    def strangers(self) -> list[str]:
-        """Names of tensors that belong to no layer."""
+    def unknown_keys(self) -> list[str]:
+        """Keys of tensors that belong to no layer."""
         return [key for key in self.file.tensors if key.partition(".")[0] not in self.layers]
 
     @cached_property
     def kind_by_layer(self) -> dict[str, str]:
-        """The adapter kind of each layer; `unknown` if there is none that has its tensors."""
-        return {flat: _kind(tensors) for flat, tensors in self.layers.items()}
+        """The adapter kind of each layer; `unknown` if no kind has its tensors."""
+        kinds: dict[str, str] = {}
+        for flat_name, tensors in self.layers.items():
+            kind = kind_of(tensors)
+            kinds[flat_name] = "unknown" if kind is None else str(kind.model_fields["kind"].default)
+        return kinds
 
     @cached_property
     def kinds(self) -> Counter[str]:
+        """The number of layers of each adapter kind."""
         return Counter(self.kind_by_layer.values())
 
     @cached_property
     def components(self) -> Counter[str]:
-        """Layers per component: `unet`, `te`, `te1`, `te2`."""
-        return Counter(component(flat) for flat in self.layers)
+        """The number of layers of each component: `unet`, `te`, `te1`, `te2`."""
+        return Counter(component_of(flat_name) for flat_name in self.layers)
 
     @cached_property
     def family(self) -> str | None:
-        """`sd1`, `sd2` or `sdxl`: by the widths of layers, else by the metadata."""
-        for flat, tensors in self.layers.items():
+        """`sd1`, `sd2` or `sdxl`: by the widths of layers, or else by the metadata; None if neither shows it."""
+        for flat_name, tensors in self.layers.items():
             width = input_width(tensors)
-            if _CROSS.search(flat) and width in CONTEXTS:
-                return CONTEXTS[width]
+            if _CROSS_ATTENTION_INPUT.search(flat_name) and width in FAMILY_BY_CONTEXT_WIDTH:
+                return FAMILY_BY_CONTEXT_WIDTH[width]
         if "te2" in self.components:
             return "sdxl"
-        widths = {input_width(w) for f, w in self.layers.items() if component(f) in ("te", "te1") and "attn" in f}
-        from_text = {768: "sd1", 1024: "sd2"}
-        if self.components.keys() <= {"te", "te1"} and (known := widths & from_text.keys()):
-            return from_text[next(w for w in known if w is not None)]
-        return self._said
+        # the text encoder's width tells SD 1.x from 2.x; SDXL's first text encoder alone would look like SD 1.x
+        if self.components.keys() <= {"te", "te1"}:
+            for flat_name, tensors in self.layers.items():
+                width = input_width(tensors)
+                if "attn" in flat_name and width in FAMILY_BY_TEXT_WIDTH:
+                    return FAMILY_BY_TEXT_WIDTH[width]
+        return self._family_in_metadata()
 
-    @property
-    def _said(self) -> str | None:
-        metadata = self.file.metadata
-        said = f"{metadata.get('ss_base_model_version', '')} {metadata.get('modelspec.architecture', '')}".lower()
-        marks = {"sdxl": "sdxl", "stable-diffusion-xl": "sdxl", "sd_v2": "sd2", "stable-diffusion-v2": "sd2"}
-        marks |= {"sd_v1": "sd1", "stable-diffusion-v1": "sd1", "sd_1": "sd1"}
-        return next((family for mark, family in marks.items() if mark in said), None)
-
-    @cached_property
-    def sgm_names(self) -> bool:
-        """Whether UNet layers are called as in original checkpoints, not as in diffusers."""
-        return any(_SGM.match(flat.removeprefix("lora_unet_")) for flat in self.layers if component(flat) == "unet")
+    def _family_in_metadata(self) -> str | None:
+        version = self.file.metadata.get("ss_base_model_version", "")
+        architecture = self.file.metadata.get("modelspec.architecture", "")
+        text = f"{version} {architecture}".lower()
+        for marker, family in FAMILY_MARKERS.items():
+            if marker in text:
+                return family
+        return None
 
     @cached_property
-    def partial_attention(self) -> dict[str, set[str]]:
-        """Text encoder attentions of which some, but not all four projections are there: stem to those there."""
-        found: dict[str, set[str]] = {}
-        for flat in self.layers:
-            if match := _TEXT_ATTENTION.match(flat):
-                found.setdefault(match[1], set()).add(match[2])
-        return {stem: parts for stem, parts in found.items() if len(parts) < 4}
+    def has_original_names(self) -> bool:
+        """Whether UNet layers have the names of original checkpoints, not those of diffusers."""
+        unet_layers = (name for name in self.layers if component_of(name) == "unet")
+        return any(_ORIGINAL_NAME.match(name.removeprefix("lora_unet_")) for name in unet_layers)
+
+    @cached_property
+    def partial_attentions(self) -> dict[str, set[str]]:
+        """Text encoder attentions of which the file has some, but not all four projections: name to projections."""
+        attentions: dict[str, set[str]] = {}
+        for flat_name in self.layers:
+            projection = _TEXT_PROJECTION.match(flat_name)
+            if projection:
+                attentions.setdefault(projection[1], set()).add(projection[2])
+        return {name: projections for name, projections in attentions.items() if len(projections) < 4}
 
     @cached_property
     def alphas(self) -> dict[str, set[float | None]]:
-        """The alphas of the LoRA layers of each component; None stands for absent ones."""
-        found: dict[str, set[float | None]] = {}
-        for flat, tensors in self.layers.items():
+        """The different alphas of the LoRA layers of each component; None stands for an absent alpha."""
+        alphas: dict[str, set[float | None]] = {}
+        for flat_name, tensors in self.layers.items():
             if "lora_up.weight" in tensors:
                 alpha = float(tensors["alpha"]) if "alpha" in tensors else None
-                found.setdefault(component(flat), set()).add(alpha)
-        return found
+                alphas.setdefault(component_of(flat_name), set()).add(alpha)
+        return alphas
 
 
-def component(flat: str) -> str:
-    """`unet`, `te`, `te1` or `te2`."""
-    match = _COMPONENT.match(flat)
+def component_of(flat_name: str) -> str:
+    """`unet`, `te`, `te1` or `te2`; empty for a name that is not of a layer."""
+    match = _COMPONENT.match(flat_name)
     return match[1] if match else ""
 
 
-def block(flat: str) -> str:
-    """Where a layer sits: `unet down 1`, `unet mid`, `te layer 3`."""
-    match = _COMPONENT.match(flat)
-    if match is None:
+def block_of(flat_name: str) -> str:
+    """The block that a layer is in: `unet down 1`, `unet mid`, `te layer 3`."""
+    layer = _COMPONENT.match(flat_name)
+    if layer is None:
         return "other"
-    for pattern, replacement in _BLOCKS:
-        if found := pattern.search(match[2]):
-            return f"{match[1]} {found.expand(replacement)}"
-    return f"{match[1]} other"
+    component, path = layer[1], layer[2]
+    for pattern, template in _BLOCKS:
+        block = pattern.search(path)
+        if block:
+            return f"{component} {block.expand(template)}"
+    return f"{component} other"
 
 
-def rank(tensors: Mapping[str, Tensor]) -> int | None:
-    """The rank of a layer's change as its kind counts it; None for kinds without."""
+def rank_of(tensors: Mapping[str, Tensor]) -> int | None:
+    """The rank of a layer's change as its kind counts it; None for kinds without ranks."""
     for name in ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b", "a2.weight"):
         if name in tensors:
             return tensors[name].shape[0]
@@ -136,39 +161,52 @@ def rank(tensors: Mapping[str, Tensor]) -> int | None:
 
 
 def input_width(tensors: Mapping[str, Tensor]) -> int | None:
-    """The number of a layer's inputs, if its tensors show it."""
+    """The number of a layer's inputs; None if its tensors do not show it."""
     for name in ("lora_down.weight", "diff", "a2.weight"):
         if name in tensors and tensors[name].dim() > 1:
             return tensors[name].shape[1]
     if "hada_w1_b" in tensors:
         return tensors["hada_w1_b"].shape[1]
-    columns = [tensors[w].shape[1] for w in ("lokr_w1", "lokr_w1_b", "lokr_w2", "lokr_w2_b") if w in tensors]
+    # LoKr: the columns of both Kronecker factors, each whole or the second of two factors
+    columns: list[int] = []
+    for name in ("lokr_w1", "lokr_w1_b", "lokr_w2", "lokr_w2_b"):
+        if name in tensors:
+            columns.append(tensors[name].shape[1])
     return columns[0] * columns[1] if len(columns) == 2 else None
 
 
 def change_norm(tensors: Mapping[str, Tensor]) -> float | None:
-    """Frobenius norm of a layer's change at strength 1; None where it depends on the weight."""
-    if "dora_scale" in tensors:
+    """Frobenius norm of a layer's change at strength 1; None where it depends on the base weight or has a Tucker
+    core."""
+    if {"dora_scale", "lora_mid.weight", "hada_t1", "lokr_t2"} & tensors.keys():
         return None
-    r = rank(tensors)
-    scale = float(tensors["alpha"]) / r if "alpha" in tensors and r else 1.0
-    f = {name: tensor.float().flatten(1) for name, tensor in tensors.items() if tensor.dim() > 1}
-    if "lora_up.weight" in f and "lora_mid.weight" not in f:
-        up, down = f["lora_up.weight"], f["lora_down.weight"]
+    matrices = {name: tensor.float().flatten(1) for name, tensor in tensors.items() if tensor.dim() > 1}
+    if "lora_up.weight" in matrices:
+        up, down = matrices["lora_up.weight"], matrices["lora_down.weight"]
         # |BA|^2 = tr(B^T B A A^T), which needs no matrix of the weight's size
-        return abs(scale) * float(((up.mT @ up) * (down @ down.mT)).sum().clamp(min=0).sqrt())
-    if "hada_w1_a" in f and "hada_t1" not in f:
-        return abs(scale) * float(((f["hada_w1_a"] @ f["hada_w1_b"]) * (f["hada_w2_a"] @ f["hada_w2_b"])).norm())
-    if any(name.startswith("lokr_") for name in f) and "lokr_t2" not in f:
-        w1 = f["lokr_w1"] if "lokr_w1" in f else f["lokr_w1_a"] @ f["lokr_w1_b"]
-        w2 = f["lokr_w2"] if "lokr_w2" in f else f["lokr_w2_a"] @ f["lokr_w2_b"]
-        return abs(scale) * float(w1.norm() * w2.norm())
+        squared_norm = ((up.mT @ up) * (down @ down.mT)).sum().clamp(min=0)
+        return _scale_of(tensors) * float(squared_norm.sqrt())
+    if "hada_w1_a" in matrices:
+        first = matrices["hada_w1_a"] @ matrices["hada_w1_b"]
+        second = matrices["hada_w2_a"] @ matrices["hada_w2_b"]
+        return _scale_of(tensors) * float((first * second).norm())
+    if any(name.startswith("lokr_") for name in matrices):
+        # |kron(A, B)| = |A| |B|
+        first, second = _kronecker_factor(matrices, "lokr_w1"), _kronecker_factor(matrices, "lokr_w2")
+        return _scale_of(tensors) * float(first.norm() * second.norm())
     for name in ("diff", "w_norm"):
         if name in tensors:
             return float(tensors[name].float().norm())
     return None
 
 
-def _kind(tensors: Mapping[str, Tensor]) -> str:
-    kind = kind_of(tensors)
-    return "unknown" if kind is None else str(kind.model_fields["kind"].default)
+def _scale_of(tensors: Mapping[str, Tensor]) -> float:
+    """|alpha / rank|; 1 where there is no alpha or no rank."""
+    rank = rank_of(tensors)
+    return abs(float(tensors["alpha"]) / rank) if "alpha" in tensors and rank else 1.0
+
+
+def _kronecker_factor(matrices: Mapping[str, Tensor], name: str) -> Tensor:
+    if name in matrices:
+        return matrices[name]
+    return matrices[f"{name}_a"] @ matrices[f"{name}_b"]

@@ -1,7 +1,7 @@
-"""New words in our own files: exact, for all cross-attention layers at once.
+"""New tokens in Lorasmith's own files: exact, for all cross-attention layers at once.
 
-Tensors `lorasmith.word.<i>.<part>` of shape (vectors, layers or 1, width), float32, by text encoder (`te`; SDXL `te1`,
-`te2`); the metadata `lorasmith.words` has the words as a JSON list, in their order.
+Tensors `lorasmith.word.<i>.<component>` of shape (vectors, layers or 1, width), float32, by text encoder (`te`; SDXL
+`te1`, `te2`). The metadata key `lorasmith.words` lists the tokens as JSON, in their order.
 """
 
 from __future__ import annotations
@@ -16,119 +16,127 @@ from torch import Tensor
 from lorasmith.concepts import Vocabulary
 from lorasmith.core.errors import LorasmithError
 from lorasmith.formats import embeddings
-from lorasmith.formats.read import LoraFile, load
 
-PREFIX = "lorasmith.word."
-KEY = "lorasmith.words"
+TENSOR_PREFIX = "lorasmith.word."
+METADATA_KEY = "lorasmith.words"
 
-Words = dict[str, dict[str, Tensor]]
-"""Word to its vectors (vectors, layers or 1, width) by text encoder."""
+TokenEmbeddings = dict[str, dict[str, Tensor]]
+"""Vectors (vectors, layers or 1, width) by new token and text encoder."""
 
 
 def encode(vocabulary: Vocabulary) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a vocabulary."""
-    tensors = {
-        f"{PREFIX}{i}.{part}": tensor
-        for i, word in enumerate(values_of(vocabulary).values())
-        for part, tensor in word.items()
-    }
-    return tensors, named(vocabulary)
+    tensors: dict[str, Tensor] = {}
+    for index, vectors in enumerate(vocabulary_embeddings(vocabulary).values()):
+        for component, tensor in vectors.items():
+            tensors[f"{TENSOR_PREFIX}{index}.{component}"] = tensor
+    return tensors, token_metadata(vocabulary)
 
 
-def named(vocabulary: Vocabulary) -> dict[str, str]:
-    """The metadata alone, for a LoRA whose words are in another file."""
-    return {KEY: json.dumps([word.text for word in vocabulary.tokens])}
+def token_metadata(vocabulary: Vocabulary) -> dict[str, str]:
+    """The metadata alone, for a LoRA whose tokens are in another file."""
+    return {METADATA_KEY: json.dumps([token.text for token in vocabulary.tokens])}
 
 
-def renamed(metadata: Mapping[str, str], words: Iterable[str]) -> dict[str, str]:
-    """The trigger phrase with the words as their embedding files are called, for a file that carries them so."""
-    said = metadata.get("modelspec.trigger_phrase", "")
-    for word in words:
-        said = said.replace(word, file_name(word))
-    return {"modelspec.trigger_phrase": said} if said else {}
+def trigger_metadata(metadata: Mapping[str, str], tokens: Iterable[str]) -> dict[str, str]:
+    """The trigger phrase with each token called as its embedding file is, for a file that contains the tokens under
+    these names; empty if there is no trigger phrase."""
+    phrase = metadata.get("modelspec.trigger_phrase", "")
+    for token in tokens:
+        phrase = phrase.replace(token, file_name(token))
+    return {"modelspec.trigger_phrase": phrase} if phrase else {}
 
 
-def values_of(vocabulary: Vocabulary) -> Words:
-    """The vectors of each word, on the CPU."""
-    return {
-        word.text: {part: p.detach().float().cpu().contiguous() for part, p in value.named_parameters()}
-        for word, value in zip(vocabulary.tokens, vocabulary.values, strict=True)
-    }
+def vocabulary_embeddings(vocabulary: Vocabulary) -> TokenEmbeddings:
+    """The vectors of each token of a vocabulary, float32, on the CPU."""
+    by_token: TokenEmbeddings = {}
+    for token, value in zip(vocabulary.tokens, vocabulary.values, strict=True):
+        parameters = value.named_parameters()
+        by_token[token.text] = {name: p.detach().float().cpu().contiguous() for name, p in parameters}
+    return by_token
 
 
-def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: str) -> Words:
-    """The words of a file in our own form; none if it has none. Raises LorasmithError if they do not match."""
-    found = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
-    if not found:
+def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: str) -> TokenEmbeddings:
+    """The new tokens among a file's tensors; empty if there are none. Raises LorasmithError if tensors and metadata do
+    not match."""
+    token_tensors = {key: tensor for key, tensor in tensors.items() if key.startswith(TENSOR_PREFIX)}
+    if not token_tensors:
         return {}
-    texts = word_list(metadata)
-    words: Words = {text: {} for text in texts}
-    for name, tensor in found.items():
-        index, _, part = name.partition(".")
-        if not index.isdigit() or int(index) >= len(texts) or tensor.dim() != 3:
-            raise LorasmithError(
-                f"{source}: {PREFIX}{name} belongs to none of its words ({', '.join(texts) or 'none'})"
-            )
-        words[texts[int(index)]][part] = tensor.float()
-    return words
+    names = token_names(metadata)
+    by_token: TokenEmbeddings = {name: {} for name in names}
+    for key, tensor in token_tensors.items():
+        index, _, component = key.removeprefix(TENSOR_PREFIX).partition(".")
+        if not index.isdigit() or int(index) >= len(names) or tensor.dim() != 3:
+            raise LorasmithError(f"{source}: {key} belongs to none of its new tokens ({', '.join(names) or 'none'})")
+        by_token[names[int(index)]][component] = tensor.float()
+    return by_token
 
 
-def word_list(metadata: Mapping[str, str]) -> list[str]:
-    """The words that a file says it was trained with."""
+def token_names(metadata: Mapping[str, str]) -> list[str]:
+    """The new tokens that a file was trained with, according to its metadata."""
     try:
-        found: Any = json.loads(metadata.get(KEY, "[]"))
+        names: Any = json.loads(metadata.get(METADATA_KEY, "[]"))
     except ValueError:
         return []
-    return [str(word) for word in found] if isinstance(found, list) else []
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def bundled(found: Mapping[str, Mapping[str, Tensor]], parts: tuple[str, ...]) -> Words:
-    """Words of `bundle_emb` tensors, for a model with these text encoders."""
-    return {word: deep(embeddings.decode(tensors, word), parts) for word, tensors in found.items()}
+def decode_bundled(bundled: Mapping[str, Mapping[str, Tensor]], components: tuple[str, ...]) -> TokenEmbeddings:
+    """New tokens of `bundle_emb` tensors, for a model with these text encoders."""
+    by_token: TokenEmbeddings = {}
+    for token, tensors in bundled.items():
+        by_token[token] = with_layer_axis(embeddings.decode(tensors, token), components)
+    return by_token
 
 
-def beside(file: LoraFile) -> Words:
-    """The words in our own form that a file holds, or else those of the exact file that training left beside it."""
-    found = {word: dict(vectors) for word, vectors in file.words.items()}
-    exact = file.path.with_name(f"{file.path.stem}.exact.safetensors")
-    if set(word_list(file.metadata)) - set(found) and exact.is_file():
-        found |= {word: dict(vectors) for word, vectors in load(exact).words.items()}
-    return found
+def with_layer_axis(vectors: Mapping[str, Tensor], components: tuple[str, ...]) -> dict[str, Tensor]:
+    """(vectors, width) as (vectors, 1, width), by the text encoders of a model. Layer-wise vectors are unchanged."""
+    # a file for the other number of text encoders calls the first one differently
+    new_names: dict[str, str] = {}
+    if components == ("te",):
+        new_names = {"te1": "te"}
+    elif "te1" in components:
+        new_names = {"te": "te1"}
+    by_component: dict[str, Tensor] = {}
+    for component, tensor in vectors.items():
+        by_component[new_names.get(component, component)] = tensor if tensor.dim() == 3 else tensor[:, None]
+    return by_component
 
 
-def deep(vectors: Mapping[str, Tensor], parts: tuple[str, ...]) -> dict[str, Tensor]:
-    """(vectors, width) as (vectors, 1, width), by the text encoders of a model; what has layers stays."""
-    renamed = {"te1": "te"} if parts == ("te",) else {"te": "te1"} if "te1" in parts else {}
-    return {renamed.get(part, part): t if t.dim() == 3 else t[:, None] for part, t in vectors.items()}
+def mean_over_layers(tokens: TokenEmbeddings) -> dict[str, dict[str, Tensor]]:
+    """(vectors, width) of each token, for files without layers: the mean over them, exact where they are shared."""
+    means: dict[str, dict[str, Tensor]] = {}
+    for token, vectors in tokens.items():
+        means[token] = {component: tensor.mean(1) for component, tensor in vectors.items()}
+    return means
 
 
-def plain(words: Words) -> dict[str, dict[str, Tensor]]:
-    """(vectors, width) of each word for files that know no layers: the mean over them, exact where they are shared."""
-    return {word: {part: t.mean(1) for part, t in tensors.items()} for word, tensors in words.items()}
+def layer_cosines(tokens: TokenEmbeddings) -> dict[str, list[float]]:
+    """How close each layer's vectors are to the mean over layers that embedding files hold: by token, the cosine over
+    all its vectors, in the order of the layers."""
+    cosines: dict[str, list[float]] = {}
+    for token, vectors in tokens.items():
+        rows = torch.cat([tensor.transpose(0, 1).flatten(1) for tensor in vectors.values()], 1)
+        cosines[token] = torch.cosine_similarity(rows, rows.mean(0, keepdim=True)).tolist()
+    return cosines
 
 
-def cosines(words: Words) -> dict[str, list[float]]:
-    """How near each layer's vectors are to the mean that stands for them in such files: by word, the cosine over all
-    its vectors, in the order of the layers."""
-    found = {}
-    for word, parts in words.items():
-        rows = torch.cat([t.transpose(0, 1).flatten(1) for t in parts.values()], 1)
-        found[word] = torch.cosine_similarity(rows, rows.mean(0, keepdim=True)).tolist()
-    return found
-
-
-def apart(words: Words) -> str:
-    """A warning of what the mean of layer-wise words leaves out; empty where it is exact."""
-    found = {word: values for word, values in cosines(words).items() if len(values) > 1}
-    if not found:
+def averaging_warning(tokens: TokenEmbeddings) -> str:
+    """A warning about what the mean of layer-wise tokens loses; empty where it is exact."""
+    mean_cosines: list[str] = []
+    for token, cosines in layer_cosines(tokens).items():
+        if len(cosines) > 1:
+            mean_cosines.append(f"{token} {sum(cosines) / len(cosines):.2f}")
+    if not mean_cosines:
         return ""
-    said = ", ".join(f"{word} {sum(values) / len(values):.2f}" for word, values in found.items())
     return (
-        "the words have a vector for each layer, and embeddings only their mean, which can be far from them (cosine "
-        f"{said}): programs that know one vector a word need what `lorasmith refit` makes of the exact file"
+        "the new tokens have a vector for each layer, and embedding files hold only their mean, which can be far from "
+        f"them (cosine {', '.join(mean_cosines)}): for programs with one vector per token, use what "
+        "`lorasmith refit` makes of the exact file"
     )
 
 
-def file_name(word: str) -> str:
-    """A word as a file's name, which user interfaces take for the word: without characters that file systems lack."""
-    return "".join(c for c in word if c not in '<>:"/\\|?*').strip() or "word"
+def file_name(token: str) -> str:
+    """A token as a file name, without the characters that file systems do not allow. User interfaces use the file name
+    as the token."""
+    return "".join(c for c in token if c not in '<>:"/\\|?*').strip() or "word"

@@ -1,4 +1,4 @@
-"""Writing a LoRA file: whole or not at all, and read back before it counts."""
+"""Writing a LoRA file: completely or not at all, and read back to verify it."""
 
 from __future__ import annotations
 
@@ -16,39 +16,46 @@ from lorasmith.formats.metadata import hashes
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], dtype: torch.dtype) -> Path:
-    """Write tensors in `dtype` with metadata and hashes. Raises LorasmithError if a number is not finite (the old file
-    then stays), or if the file cannot be written."""
-    rounded = rounding(path, tensors, dtype)
+    """Write tensors in `dtype` with metadata and hashes.
+
+    Raises LorasmithError if a number is not finite (an existing file then stays), or if the file cannot be written.
+    """
+    converted = convert_dtype(path, tensors, dtype)
     with atomic_path(path) as temporary:
-        save_file(rounded, temporary, {"format": "pt", **metadata, **hashes(rounded, metadata)})
-        _verify(temporary, rounded)
+        save_file(converted, temporary, {"format": "pt", **metadata, **hashes(converted, metadata)})
+        _verify(temporary, converted)
     return path
 
 
 def write_pickle(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Path:
-    """Write the plain dict of tensors by `torch.save`, for programs that read nothing else; it opens with
+    """Write the plain dict of tensors by `torch.save`, for programs that read nothing else. It can be opened with
     `weights_only=True`. Raises LorasmithError as `write` does."""
-    rounded = rounding(path, tensors, dtype)
+    converted = convert_dtype(path, tensors, dtype)
     with atomic_path(path) as temporary:
-        torch.save(rounded, temporary)
+        torch.save(converted, temporary)
     return path
 
 
-def rounding(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Tensors in `dtype`, in the order of their names. Raises LorasmithError if a number is not finite, or is not in
-    this dtype."""
-    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise LorasmithError(f"{path}: not written, since it would hold numbers that are not finite, in {bad[0]}")
-    # alphas stay as they are: rounded to bf16, one of 22.6 would be 22.625
-    rounded = {name: (t.to(dtype) if t.dim() else t).contiguous().clone() for name, t in sorted(tensors.items())}
-    lost = [name for name, tensor in rounded.items() if not torch.isfinite(tensor).all()]
-    if lost:
-        raise LorasmithError(f"{path}: {lost[0]} does not fit into {dtype}; export with another dtype")
-    return rounded
+def convert_dtype(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors in `dtype`, in the order of their names. Raises LorasmithError if a number is not finite, or not finite
+    in this dtype."""
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise LorasmithError(f"{path}: not written, since {name} holds numbers that are not finite")
+    converted: dict[str, Tensor] = {}
+    for name, tensor in sorted(tensors.items()):
+        # alphas (scalars) keep their dtype: rounded to bf16, one of 22.6 would be 22.625
+        converted_tensor = tensor.to(dtype) if tensor.dim() else tensor
+        converted[name] = converted_tensor.contiguous().clone()
+    for name, tensor in converted.items():
+        if not torch.isfinite(tensor).all():
+            raise LorasmithError(f"{path}: {name} does not fit into {dtype}; export with another dtype")
+    return converted
 
 
 def _verify(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise LorasmithError if a file does not hold exactly these tensors."""
     with safe_open(path, "pt") as file:
-        if set(file.keys()) != set(tensors) or any(not torch.equal(file.get_tensor(n), t) for n, t in tensors.items()):
-            raise LorasmithError(f"{path}: what was written reads back differently; is the disk sound?")
+        same_keys = set(file.keys()) == set(tensors)
+        if not same_keys or any(not torch.equal(file.get_tensor(key), tensor) for key, tensor in tensors.items()):
+            raise LorasmithError(f"{path}: the written file reads back differently; check the disk")

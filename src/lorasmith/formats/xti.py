@@ -1,7 +1,7 @@
-"""sd-scripts' files of a word with vectors for each cross-attention layer (XTI; P+, arXiv 2303.09522).
+"""sd-scripts' files of a token with vectors for each cross-attention layer (XTI; P+, arXiv 2303.09522).
 
-One tensor (vectors, width) a layer, named by the block of the original layout it is in: `IN01` is `input_blocks.1`,
-`MID` the middle block, `OUT03` is `output_blocks.3`. SD 1.x and 2.x have sixteen.
+One tensor (vectors, width) per layer, named by the block of the original layout that it is in: `IN01` is
+`input_blocks.1`, `MID` the middle block, `OUT03` is `output_blocks.3`. SD 1.x and 2.x have sixteen.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ def encode(vectors: Tensor) -> dict[str, Tensor]:
     """Tensors of a file. `vectors`: (vectors, 16, width). Raises LorasmithError for another number of layers."""
     if vectors.dim() != 3 or vectors.shape[1] != len(LAYERS):
         raise LorasmithError(
-            f"a word of shape {tuple(vectors.shape)} cannot be written as XTI, which has {len(LAYERS)} layers"
+            f"a token with vectors of shape {tuple(vectors.shape)} cannot be written as XTI, which has "
+            f"{len(LAYERS)} layers"
         )
     return {name: vectors[:, i].contiguous() for i, name in enumerate(LAYERS)}
 
 
-def recognises(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these are the tensors of such a file."""
+def is_xti(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether these are the tensors of an XTI file."""
     return set(tensors) == set(LAYERS)
 
 

@@ -15,13 +15,13 @@ from lorasmith.core.component_names import component_of, is_text_encoder
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem, did_you_mean
 from lorasmith.core.file_strength import split_strength
 from lorasmith.families.base import Family
-from lorasmith.files.lora import Lora, product_of, read, restore
-from lorasmith.files.lowrank import Dense
-from lorasmith.files.model import Model
+from lorasmith.files.lora import DecodedLora, lora_factors, read, restore_adapter
+from lorasmith.files.lowrank import MatrixSvd
+from lorasmith.files.model import ModelLayers
 from lorasmith.formats import token_embeddings
 from lorasmith.formats.read import load
-from lorasmith.formats.rewrite import plain
-from lorasmith.formats.token_embeddings import Words
+from lorasmith.formats.rewrite import to_plain_lora
+from lorasmith.formats.token_embeddings import TokenEmbeddings
 from lorasmith.fusion.closed_form import Factors
 from lorasmith.sampling.loras import new_tokens_of
 
@@ -51,9 +51,9 @@ class Concept:
     """A concept as it is fused: its change of each layer, strengths in them, and its new words."""
 
     name: str
-    lora: Lora
+    lora: DecodedLora
     changes: dict[str, Factors]
-    words: Words
+    words: TokenEmbeddings
 
 
 def read_list(path: Path) -> list[ConceptUse]:
@@ -93,7 +93,7 @@ def read_list(path: Path) -> list[ConceptUse]:
     return found
 
 
-def read_concepts(family: Family, model: Model, uses: Sequence[ConceptUse]) -> list[Concept]:
+def read_concepts(family: Family, model: ModelLayers, uses: Sequence[ConceptUse]) -> list[Concept]:
     """The files of all concepts. Raises LorasmithError for one that cannot be fused, and for words that two of them
     have."""
     if len(uses) < 2:
@@ -112,12 +112,12 @@ def read_concepts(family: Family, model: Model, uses: Sequence[ConceptUse]) -> l
     return found
 
 
-def read_concept(family: Family, model: Model, use: ConceptUse) -> Concept:
+def read_concept(family: Family, model: ModelLayers, use: ConceptUse) -> Concept:
     """One file. Raises LorasmithError if nothing says what prompts call it, or if it changes more than weights of
     linear layers and convolutions."""
     file = load(use.path)
     words = new_tokens_of(file, family, None)
-    named = token_embeddings.word_list(file.metadata)
+    named = token_embeddings.token_names(file.metadata)
     name = use.name or " ".join(named) or file.metadata.get("modelspec.trigger_phrase", "").split(",")[0].strip()
     if not name:
         raise LorasmithError(f"{use.path}: what prompts call it is not in the file; say it: {use.path.name}=NAME")
@@ -133,19 +133,19 @@ def read_concept(family: Family, model: Model, use: ConceptUse) -> Concept:
     return Concept(name, lora, changes, words)
 
 
-def factors(lora: Lora, layer: str, base: Tensor) -> Factors:
+def factors(lora: DecodedLora, layer: str, base: Tensor) -> Factors:
     """A layer's change as a product: as it is where it has a low rank, of full rank where it depends on the weight."""
     shape = lora.model.layers[layer].shape
     if len(shape) < 2 or lora.layers[layer].keys() & {"diff_b", "w_norm", "b_norm"}:
         raise LorasmithError(
             f"{lora.path}: it changes norms or biases ({layer}), which cannot be fused; train or extract it without"
         )
-    tensors = plain(lora.layers[layer], shape)
+    tensors = to_plain_lora(lora.layers[layer], shape)
     if tensors is not None:
-        return product_of(tensors)
-    change = restore(lora, layer, base.float().cpu()).delta(base.float().cpu()).detach().flatten(1)
-    spectrum = Dense(change)
-    return spectrum.cut(spectrum.full)
+        return lora_factors(tensors)
+    change = restore_adapter(lora, layer, base.float().cpu()).delta(base.float().cpu()).detach().flatten(1)
+    spectrum = MatrixSvd(change)
+    return spectrum.truncate(spectrum.numerical_rank)
 
 
 def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

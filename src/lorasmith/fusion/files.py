@@ -15,9 +15,17 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
-from lorasmith.files.lora import Lora, Output, as_format, carried, facts, lora_tensors, ranks_of
-from lorasmith.files.lowrank import Cut, Dense, Loss, Product
-from lorasmith.files.model import Model
+from lorasmith.files.lora import (
+    DecodedLora,
+    OutputFile,
+    encode_as,
+    lora_tensors,
+    network_metadata,
+    rank_counts,
+    updated_metadata,
+)
+from lorasmith.files.lowrank import MatrixSvd, ProductSvd, Truncation, TruncationErrors
+from lorasmith.files.model import ModelLayers
 from lorasmith.formats import embeddings, token_embeddings
 from lorasmith.formats.rewrite import LayerTensors
 from lorasmith.formats.write import write
@@ -52,7 +60,7 @@ class FuseReport:
 def fuse_files(
     base: str | Path,
     uses: Sequence[ConceptUse],
-    output: Output,
+    output: OutputFile,
     settings: FuseSettings | None = None,
     *,
     progress: Progress | None = None,
@@ -68,10 +76,10 @@ def fuse_files(
     missing = [str(use.path) for use in uses if not use.path.is_file()]
     if missing:
         raise LorasmithError(f"{missing[0]}: no such file")
-    cut = None if settings.rank is None else Cut(rank=settings.rank)
+    cut = None if settings.rank is None else Truncation(rank=settings.rank)
     dtype = dtype_of(settings.precision)
     family = load(base, dtype=dtype, device=pick_device(settings.device))
-    model = Model.of(base)
+    model = ModelLayers.from_base(base)
     concepts = read_concepts(family, model, uses)
     result = fuse(family, concepts, settings, progress)
     layers, error = layers_of(model, result, cut)
@@ -80,7 +88,7 @@ def fuse_files(
         output.path,
         [concept.name for concept in concepts],
         len(layers),
-        ranks_of(layers),
+        rank_counts(layers),
         result.missed,
         round(result.seconds, 1),
         round(result.peak_gib, 2),
@@ -90,29 +98,31 @@ def fuse_files(
     return report
 
 
-def layers_of(model: Model, result: Fused, cut: Cut | None) -> tuple[dict[str, LayerTensors], float | None]:
+def layers_of(
+    model: ModelLayers, result: Fused, cut: Truncation | None
+) -> tuple[dict[str, LayerTensors], float | None]:
     """LoRA tensors of each layer, and what cutting them left out."""
-    layers, loss = {}, Loss()
+    layers, loss = {}, TruncationErrors()
     for name, (up, down) in result.layers.items():
         if cut is not None:
             small = up.shape[1] < min(up.shape[0], down.shape[1])
-            spectrum = Product(up, down) if small else Dense(up @ down)
-            up, down = spectrum.cut(cut.of(spectrum))
-            loss.add(name, spectrum.total, spectrum.lost(down.shape[0]))
+            spectrum = ProductSvd(up, down) if small else MatrixSvd(up @ down)
+            up, down = spectrum.truncate(cut.rank_for(spectrum))
+            loss.add(name, spectrum.squared_norm, spectrum.squared_error(down.shape[0]))
         layers[name] = lora_tensors(up, down, model.layers[name].shape)
-    return layers, None if cut is None else loss.error
+    return layers, None if cut is None else loss.relative_error
 
 
 def save(
     family: Family,
     concepts: Sequence[Concept],
     layers: dict[str, LayerTensors],
-    output: Output,
+    output: OutputFile,
     note: str,
     report: FuseReport,
 ) -> None:
     """Write the LoRA; where there are new words, the exact file of both and an embedding for each word."""
-    lora: Lora = replace(concepts[0].lora, layers=layers)
+    lora: DecodedLora = replace(concepts[0].lora, layers=layers)
     words = {word: vectors for concept in concepts for word, vectors in concept.words.items()}
     lora.metadata.pop("lorasmith.config", None)
     trigger = {"modelspec.trigger_phrase": ", ".join(c.name for c in concepts)}
@@ -121,13 +131,18 @@ def save(
 
 
 def write_all(
-    lora: Lora, output: Output, note: str, vocabulary: Vocabulary | None, more: Mapping[str, str]
+    lora: DecodedLora, output: OutputFile, note: str, vocabulary: Vocabulary | None, more: Mapping[str, str]
 ) -> tuple[Path | None, list[Path]]:
     """Write a LoRA as training does: the LoRA alone, and with new words the exact file of both and an embedding for
     each word; the paths of these. `more`: metadata."""
-    encoded = as_format(lora, lora.layers, "kohya")
-    metadata = carried(lora.metadata, note) | facts(encoded.tensors, lora.metadata) | encoded.metadata | dict(more)
-    named = {} if vocabulary is None else token_embeddings.named(vocabulary)
+    encoded = encode_as(lora, lora.layers, "kohya")
+    metadata = (
+        updated_metadata(lora.metadata, note)
+        | network_metadata(encoded.tensors, lora.metadata)
+        | encoded.metadata
+        | dict(more)
+    )
+    named = {} if vocabulary is None else token_embeddings.token_metadata(vocabulary)
     write(output.path, encoded.tensors, metadata | named, output.dtype or torch.float32)
     if vocabulary is None:
         return None, []
@@ -137,7 +152,7 @@ def write_all(
     folder = output.path.parent / "embeddings"
     folder.mkdir(exist_ok=True)
     found = []
-    for word, vectors in token_embeddings.plain(token_embeddings.values_of(vocabulary)).items():
+    for word, vectors in token_embeddings.mean_over_layers(token_embeddings.vocabulary_embeddings(vocabulary)).items():
         path = folder / f"{token_embeddings.file_name(word)}.safetensors"
         found.append(write(path, embeddings.encode(vectors), {}, torch.float32))
     return exact, found

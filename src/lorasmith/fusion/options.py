@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from lorasmith.core.progress import Progress
 from lorasmith.families.resolve import find
-from lorasmith.files.lora import Output
+from lorasmith.files.lora import OutputFile
 from lorasmith.fusion import ConceptUse, FuseReport, FuseSettings, fuse_files, read_list
 from lorasmith.fusion.refit import RefitSettings
 from lorasmith.fusion.refit_files import RefitReport, refit_file
@@ -52,7 +52,7 @@ class RefitOptions(TypedDict, total=False):
 def fuse(
     files: Sequence[Path | str],
     base: Path | str,
-    output: Output,
+    output: OutputFile,
     settings: Mapping[str, Any],
     progress: Progress | None,
 ) -> FuseReport:
@@ -66,7 +66,7 @@ def fuse(
 
 
 def refit(
-    file: Path, base: Path | str, output: Output, settings: Mapping[str, Any], progress: Progress | None
+    file: Path, base: Path | str, output: OutputFile, settings: Mapping[str, Any], progress: Progress | None
 ) -> RefitReport:
     """See `lorasmith.refit`."""
     default = RefitSettings()

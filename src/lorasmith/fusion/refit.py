@@ -22,8 +22,8 @@ from lorasmith.core.progress import Progress
 from lorasmith.core.rng import torch_generator
 from lorasmith.families.base import Conditioning, Family
 from lorasmith.families.stable_diffusion.conditioning import CONTEXT
-from lorasmith.files.lora import Lora
-from lorasmith.formats.token_embeddings import Words, cosines
+from lorasmith.files.lora import DecodedLora
+from lorasmith.formats.token_embeddings import TokenEmbeddings, layer_cosines
 from lorasmith.fusion.closed_form import Factors, nearest_of_rank, solved, stacked
 from lorasmith.fusion.concepts import factors
 from lorasmith.fusion.inputs import attached
@@ -79,7 +79,7 @@ class Refitted:
     """By word, the cosine of each layer's vector with the mean, in the order of the layers."""
 
 
-def shared(words: Words) -> Words:
+def shared(words: TokenEmbeddings) -> TokenEmbeddings:
     """The mean over the layers, (vectors, 1, width)."""
     return {word: {part: t.mean(1, keepdim=True) for part, t in parts.items()} for word, parts in words.items()}
 
@@ -87,7 +87,7 @@ def shared(words: Words) -> Words:
 class Texts:
     """Contexts of prompts as each cross-attention layer has them, by its own vectors (`exact`) or by the mean."""
 
-    def __init__(self, family: Family, words: Words, names: Sequence[str], clip_skip: int) -> None:
+    def __init__(self, family: Family, words: TokenEmbeddings, names: Sequence[str], clip_skip: int) -> None:
         self.family, self.names, self.clip_skip = family, names, clip_skip
         self.exact, self.mean = vocabulary_of(family, words), vocabulary_of(family, shared(words))
 
@@ -118,7 +118,7 @@ class Texts:
 
 @torch.no_grad()
 def refit(
-    family: Family, lora: Lora, words: Words, settings: RefitSettings, progress: Progress | None = None
+    family: Family, lora: DecodedLora, words: TokenEmbeddings, settings: RefitSettings, progress: Progress | None = None
 ) -> Refitted:
     """Keys and values that make up for words that are collapsed to their mean."""
     listener = progress or Progress()
@@ -127,7 +127,7 @@ def refit(
     base = {name: _weight(family, name) for name in places}
     own = {name: factors(lora, name, base[name].cpu()) for name in places if name in lora.layers}
     whole = {n: base[n] + (_product(own[n]).to(base[n].device) if n in own else 0) for n in places}
-    result = Refitted(cosines=cosines(words))
+    result = Refitted(cosines=layer_cosines(words))
     with _speaking(family, lora):
         texts = Texts(family, words, settings.names, settings.clip_skip or 1)
         listener.say(f"gathering texts: {len(settings.prompts) * len(settings.names)} with the words")
@@ -219,7 +219,7 @@ def _predictions(texts: Texts, settings: RefitSettings, apart: dict[str, Factors
 
 
 @contextmanager
-def _speaking(family: Family, lora: Lora) -> Iterator[None]:
+def _speaking(family: Family, lora: DecodedLora) -> Iterator[None]:
     """With the LoRA on the model, and afterwards with the words that it had before."""
     before = family.vocabulary
     with Loras(family).attached([LoraUse(lora.path)]):

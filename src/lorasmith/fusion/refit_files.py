@@ -10,11 +10,11 @@ from lorasmith.core.dtypes import dtype_of
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.families.load import load
-from lorasmith.files.lora import Lora, Output, lora_tensors, ranks_of, read
-from lorasmith.files.model import Model
-from lorasmith.formats.read import LoraFile
+from lorasmith.files.lora import DecodedLora, OutputFile, lora_tensors, rank_counts, read
+from lorasmith.files.model import ModelLayers
+from lorasmith.formats.lora_file import LoraFile
 from lorasmith.formats.read import load as load_file
-from lorasmith.formats.token_embeddings import Words
+from lorasmith.formats.token_embeddings import TokenEmbeddings
 from lorasmith.fusion.files import write_all
 from lorasmith.fusion.refit import RefitSettings, Refitted, refit, shared
 from lorasmith.sampling.loras import new_tokens_of, vocabulary_of
@@ -43,7 +43,7 @@ class RefitReport:
 
 
 def refit_file(
-    path: Path, base: str | Path, output: Output, settings: RefitSettings, progress: Progress | None = None
+    path: Path, base: str | Path, output: OutputFile, settings: RefitSettings, progress: Progress | None = None
 ) -> RefitReport:
     """Read a file with layer-wise words (ours, or Mix-of-Show's `.pth`) and write the refitted LoRA, with its words
     beside it as training writes them.
@@ -60,8 +60,8 @@ def refit_file(
     if not any(t.shape[1] > 1 for parts in words.values() for t in parts.values()):
         has = f"its words ({', '.join(words)}) have one vector for all layers" if words else "it has no words"
         raise LorasmithError(f"{path}: {has}, so there is nothing to refit; it can be used as it is")
-    model = Model.of(base)
-    lora = read(path, model) if file.tensors else Lora(path, model, {}, dict(file.metadata))
+    model = ModelLayers.from_base(base)
+    lora = read(path, model) if file.tensors else DecodedLora(path, model, {}, dict(file.metadata))
     settings = replace(settings, names=names_of(file, words, settings), clip_skip=clip_skip_of(file, settings))
     found = refit(family, lora, words, settings, progress)
     layers = dict(lora.layers)
@@ -77,11 +77,11 @@ def refit_file(
             "as you will write, or a larger --ridge"
         )
     return RefitReport(
-        output.path, exact, embeddings, len(layers), ranks_of(layers), list(settings.names), found, notes
+        output.path, exact, embeddings, len(layers), rank_counts(layers), list(settings.names), found, notes
     )
 
 
-def names_of(file: LoraFile, words: Words, settings: RefitSettings) -> tuple[str, ...]:
+def names_of(file: LoraFile, words: TokenEmbeddings, settings: RefitSettings) -> tuple[str, ...]:
     """What prompts call the concepts: as asked; or the trigger phrases that hold new words; or all the words."""
     said = file.metadata.get("modelspec.trigger_phrase", "").split(",")
     phrases = [phrase.strip() for phrase in said if any(word in phrase for word in words)]

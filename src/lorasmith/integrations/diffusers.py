@@ -1,4 +1,4 @@
-"""A file of ours on a stock diffusers pipeline, exactly: every adapter kind, new words, words for each layer.
+"""A Lorasmith file on a stock diffusers pipeline, exactly: every adapter kind, new tokens, and layer-wise tokens.
 
 pipe = StableDiffusionPipeline.from_pretrained(...)
 handle = lorasmith.integrations.diffusers.load(pipe, "garp.exact.safetensors")
@@ -8,7 +8,7 @@ handle.unload()
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,126 +22,150 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.families.stable_diffusion import layer_names, text
 from lorasmith.families.stable_diffusion.unet_config import UNetConfig
 from lorasmith.formats import kohya
-from lorasmith.formats.read import LoraFile
-from lorasmith.formats.read import load as read
-from lorasmith.formats.token_embeddings import Words, beside
-
-PARTS = {"unet": "unet", "te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2"}
+from lorasmith.formats import read as lora_reader
+from lorasmith.formats.lora_file import LoraFile
+from lorasmith.formats.token_embeddings import TokenEmbeddings
 
 
 class Handle:
-    """What `load` did to a pipeline. `unload` takes it off again; the last loaded goes first."""
+    """The changes that `load` made to a pipeline. If several files are loaded, the last one must be unloaded first."""
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
         self.layers: list[str] = []
+        """Names of the changed layers."""
         self.words: list[str] = []
+        """The new tokens."""
         self._undo: list[Callable[[], object]] = []
 
     def unload(self) -> None:
-        """The pipeline as it was."""
+        """Restore the pipeline to its state before `load`."""
         while self._undo:
             self._undo.pop()()
 
 
 @torch.no_grad()
 def load(pipe: Any, file: str | Path, *, strength: float = 1.0, text_strength: float | None = None) -> Handle:
-    """Merge a LoRA file's changes into the pipeline's weights and let its prompts have the file's new words.
+    """Merge a LoRA file's changes into the pipeline's weights, and let its prompts contain the file's new tokens.
 
-    `strength` is the UNet's, `text_strength` the text encoders' (default: the same). New words need a pipeline of
-    Stable Diffusion 1.x or 2.x. Raises LorasmithError if the file does not fit; the pipeline is then as it was.
+    `strength` is the UNet's, `text_strength` the text encoders' (default: the same). New tokens need a pipeline of
+    Stable Diffusion 1.x or 2.x. Raises LorasmithError if the file does not fit; the pipeline is then unchanged.
     """
-    path, handle = Path(file), Handle(pipe)
-    found = read(path)
+    handle = Handle(pipe)
+    lora_file = lora_reader.load(Path(file))
     try:
-        _merge(handle, found, {"unet": strength, "text": strength if text_strength is None else text_strength})
-        if words := beside(found):
-            _learn(handle, words)
+        if lora_file.tensors:
+            _merge_layers(handle, lora_file, strength, strength if text_strength is None else text_strength)
+        tokens = lora_reader.load_token_embeddings(lora_file)
+        if tokens:
+            _add_tokens(handle, tokens)
     except Exception:
         handle.unload()
         raise
     return handle
 
 
-def _merge(handle: Handle, file: LoraFile, strengths: Mapping[str, float]) -> None:
-    if not file.tensors:
-        return
-    places = dict(_places(handle.pipe))
-    kind = "sdxl" if getattr(handle.pipe, "text_encoder_2", None) is not None else "sd1"
+# --- layers
+
+
+def _merge_layers(handle: Handle, file: LoraFile, unet_strength: float, text_strength: float) -> None:
+    """Add each layer's change to the pipeline's weights."""
+    modules = _named_modules(handle.pipe)
+    kind = "sdxl" if _has_two_text_encoders(handle.pipe) else "sd1"
     config = UNetConfig.from_diffusers(dict(handle.pipe.unet.config))
-    layers, strangers = kohya.decode(file.tensors, lambda name: layer_names.from_kohya(kind, name, places, config))
-    if strangers or not layers:
-        raise LorasmithError(f"{file.path}: {(strangers or ['nothing in it'])[0]} belongs to no layer of this pipeline")
+    layers, unknown_keys = kohya.decode(file.tensors, lambda name: layer_names.from_kohya(kind, name, modules, config))
+    if unknown_keys or not layers:
+        first = unknown_keys[0] if unknown_keys else "nothing in it"
+        raise LorasmithError(f"{file.path}: {first} belongs to no layer of this pipeline")
     for name, tensors in layers.items():
-        module, adapter_kind = places[name], kind_of(tensors)
-        spec = spec_of(name, module)
+        module = modules[name]
+        adapter_kind, spec = kind_of(tensors), spec_of(name, module)
         if adapter_kind is None or spec is None:
             raise LorasmithError(
                 f"{file.path}: {name} has tensors of no known adapter kind: {', '.join(sorted(tensors))}"
             )
-        factor = strengths["unet" if name.startswith("unet.") else "text"]
-        base = module.get_parameter("weight")
+        strength = unet_strength if name.startswith("unet.") else text_strength
+        weight = module.get_parameter("weight")
+        base = weight.float().cpu()
         try:
-            adapter = adapter_kind().restore(spec, base.float().cpu(), tensors)
-            _add(handle, base, adapter.delta(base.float().cpu()) * factor)
+            adapter = adapter_kind().restore(spec, base, tensors)
+            _add_change(handle, weight, adapter.delta(base) * strength)
         except (RuntimeError, KeyError, IndexError, ValueError):
             raise LorasmithError(f"{file.path}: {name} does not fit this pipeline ({spec.shape})") from None
-        if (bias := adapter.bias_delta()) is not None and module.bias is not None:
-            _add(handle, module.get_parameter("bias"), bias * factor)
+        bias_change = adapter.bias_delta()
+        if bias_change is not None and module.bias is not None:
+            _add_change(handle, module.get_parameter("bias"), bias_change * strength)
         handle.layers.append(name)
 
 
-def _places(pipe: Any) -> Iterator[tuple[str, nn.Module]]:
-    """Our layer names with the pipeline's modules."""
-    double = getattr(pipe, "text_encoder_2", None) is not None
-    parts = {"unet": pipe.unet, "te1" if double else "te": pipe.text_encoder}
-    if double:
-        parts["te2"] = pipe.text_encoder_2
-    for part, model in parts.items():
+def _has_two_text_encoders(pipe: Any) -> bool:
+    return getattr(pipe, "text_encoder_2", None) is not None
+
+
+def _named_modules(pipe: Any) -> dict[str, nn.Module]:
+    """The pipeline's modules that can have a change, by Lorasmith's layer names."""
+    components = {"unet": pipe.unet}
+    if _has_two_text_encoders(pipe):
+        components |= {"te1": pipe.text_encoder, "te2": pipe.text_encoder_2}
+    else:
+        components["te"] = pipe.text_encoder
+    modules: dict[str, nn.Module] = {}
+    for component, model in components.items():
         for path, module in model.named_modules():
             if isinstance(module, nn.Linear | nn.Conv2d | nn.GroupNorm | nn.LayerNorm):
-                yield f"{part}.{path if part == 'unet' else text.classic_name(path)}", module
+                classic_path = path if component == "unet" else text.classic_name(path)
+                modules[f"{component}.{classic_path}"] = module
+    return modules
 
 
-def _add(handle: Handle, weight: Tensor, change: Tensor) -> None:
-    kept = weight.detach().clone()
-    weight.add_(change.to(weight.device).reshape(weight.shape).to(weight.dtype))
-    handle._undo.append(lambda: weight.data.copy_(kept))
+def _add_change(handle: Handle, parameter: Tensor, change: Tensor) -> None:
+    before = parameter.detach().clone()
+    parameter.add_(change.to(parameter.device).reshape(parameter.shape).to(parameter.dtype))
+    handle._undo.append(lambda: parameter.data.copy_(before))
 
 
-def _learn(handle: Handle, words: Words) -> None:
+# --- new tokens
+
+
+def _add_tokens(handle: Handle, tokens: TokenEmbeddings) -> None:
+    """Let the pipeline's text encoder, prompts and cross-attentions use new tokens."""
     pipe = handle.pipe
-    if getattr(pipe, "text_encoder_2", None) is not None:
-        raise LorasmithError("new words are for pipelines with one text encoder; SDXL's are not supported here yet")
-    own = text.embedding_table(pipe.text_encoder)
-    crossed = _in_order(pipe.unet)
-    vocabulary = Vocabulary(list(words), list(words.values()), len(own), len(crossed)).requires_grad_(False)
-    width = next(iter(words.values()))["te"].shape[-1]
-    if width != own.shape[1]:
-        raise LorasmithError(f"the new words have width {width}; this pipeline's text encoder has {own.shape[1]}")
-    vocabulary.to(pipe.text_encoder.device)
+    if _has_two_text_encoders(pipe):
+        raise LorasmithError("new tokens need a pipeline with one text encoder; those of SDXL are not supported yet")
+    table = text.embedding_table(pipe.text_encoder)
+    width = next(iter(tokens.values()))["te"].shape[-1]
+    if width != table.shape[1]:
+        raise LorasmithError(f"the new tokens have width {width}; this pipeline's text encoder has {table.shape[1]}")
+    cross_attentions = _cross_attentions(pipe.unet)
+    vocabulary = Vocabulary(list(tokens), list(tokens.values()), len(table), len(cross_attentions))
+    vocabulary.requires_grad_(False).to(pipe.text_encoder.device)
+
     text.learn(pipe.text_encoder, vocabulary, "te")
     handle._undo.append(lambda: text.learn(pipe.text_encoder, None, "te"))
-    stock = pipe.encode_prompt
-    pipe.encode_prompt = Encoder(pipe, vocabulary)
-    handle._undo.append(lambda: setattr(pipe, "encode_prompt", stock))
+    stock_encode_prompt = pipe.encode_prompt
+    pipe.encode_prompt = PromptEncoder(pipe, vocabulary)
+    handle._undo.append(lambda: setattr(pipe, "encode_prompt", stock_encode_prompt))
+
+    # with layer-wise tokens, each cross-attention reads a context of its own
     if vocabulary.layers > 1:
-        for index, module in enumerate(crossed):
-            kept = module.processor
-            module.set_processor(OneOf(kept, index))
-            handle._undo.append(lambda m=module, p=kept: m.set_processor(p))
-    handle.words = list(words)
+        for index, attention in enumerate(cross_attentions):
+            stock_processor = attention.processor
+            attention.set_processor(LayerContextProcessor(stock_processor, index))
+            handle._undo.append(lambda a=attention, p=stock_processor: a.set_processor(p))
+    handle.words = list(tokens)
 
 
-def _in_order(unet: nn.Module) -> list[Any]:
+def _cross_attentions(unet: nn.Module) -> list[Any]:
     """The cross-attention layers in the order in which they run."""
-    named = {n: m for n, m in unet.named_modules() if n.endswith("attn2")}
-    tops = ("down_blocks", "mid_block", "up_blocks")
-    return [named[n] for top in tops for n in named if n.startswith(top)]
+    attentions = {name: module for name, module in unet.named_modules() if name.endswith("attn2")}
+    in_order: list[Any] = []
+    for block in ("down_blocks", "mid_block", "up_blocks"):
+        in_order += [module for name, module in attentions.items() if name.startswith(block)]
+    return in_order
 
 
-class OneOf:
-    """An attention processor that takes its layer's own entry of a context (B, layers, tokens, width)."""
+class LayerContextProcessor:
+    """An attention processor that passes on one layer's part of a context (B, layers, tokens, width)."""
 
     def __init__(self, inner: Any, index: int) -> None:
         self.inner, self.index = inner, index
@@ -159,8 +183,8 @@ class OneOf:
         return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 
 
-class Encoder:
-    """The pipeline's `encode_prompt`, for prompts with new words."""
+class PromptEncoder:
+    """The pipeline's `encode_prompt`, for prompts with new tokens."""
 
     def __init__(self, pipe: Any, vocabulary: Vocabulary) -> None:
         self.pipe, self.vocabulary = pipe, vocabulary
@@ -174,7 +198,7 @@ class Encoder:
         negative_prompt: str | list[str] | None = None,
         **more: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """(B, tokens, width), or (B, layers, tokens, width), of the prompts and of the negative ones.
+        """(B, tokens, width), or (B, layers, tokens, width), of the prompts and of the negative prompts.
 
         `more`: the stock method's `prompt_embeds`, `negative_prompt_embeds` and `clip_skip`.
         """
@@ -187,20 +211,24 @@ class Encoder:
         if not do_classifier_free_guidance:
             return prompt_embeds, negative_prompt_embeds
         if negative_prompt_embeds is None:
-            given = negative_prompt or ""
-            negative = [given] * max(1, len(prompts)) if isinstance(given, str) else list(given)
-            negative_prompt_embeds = self.encode(negative, clip_skip).repeat_interleave(num_images_per_prompt, 0)
+            negative_prompt = negative_prompt or ""
+            if isinstance(negative_prompt, str):
+                negative_prompt = [negative_prompt] * max(1, len(prompts))
+            negative_prompt_embeds = self.encode(negative_prompt, clip_skip)
+            negative_prompt_embeds = negative_prompt_embeds.repeat_interleave(num_images_per_prompt, 0)
         return prompt_embeds, negative_prompt_embeds
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], clip_skip: int | None) -> Tensor:
-        """Prompts of one window each."""
-        model, new = self.pipe.text_encoder, self.vocabulary
-        tokens = [text.tokens(self.pipe.tokenizer, prompt, new) for prompt in prompts]
-        ids = text.windows(self.pipe.tokenizer, tokens, 75)[:, 0].to(model.device)
-        each = new.ids_per_layer(ids).flatten(0, 1) if new.layers > 1 else ids
-        pad = self.pipe.tokenizer.pad_token_id
-        each = text.refill(each, self.pipe.tokenizer.eos_token_id, pad)
-        hidden, _ = text.states(model, each, (clip_skip or 0) + 1)
+        """The context of prompts of one window each."""
+        tokenizer, model, vocabulary = self.pipe.tokenizer, self.pipe.text_encoder, self.vocabulary
+        is_layerwise = vocabulary.layers > 1
+        tokens = [text.tokens(tokenizer, prompt, vocabulary) for prompt in prompts]
+        ids = text.windows(tokenizer, tokens, 75)[:, 0].to(model.device)
+        # a prompt is encoded once for each layer
+        if is_layerwise:
+            ids = vocabulary.ids_per_layer(ids).flatten(0, 1)
+        ids = text.refill(ids, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        hidden, _ = text.states(model, ids, (clip_skip or 0) + 1)
         context = text.final_norm(model)(hidden)
-        return context.unflatten(0, (-1, new.layers)) if new.layers > 1 else context
+        return context.unflatten(0, (-1, vocabulary.layers)) if is_layerwise else context

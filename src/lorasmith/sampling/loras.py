@@ -21,8 +21,10 @@ from lorasmith.core.progress import Progress
 from lorasmith.core.store import sha256_of
 from lorasmith.families.base import Family
 from lorasmith.formats import embeddings, kohya, mixofshow, token_embeddings
-from lorasmith.formats.read import LoraFile, load
-from lorasmith.formats.token_embeddings import Words
+from lorasmith.formats.lora_file import LoraFile
+from lorasmith.formats.read import load, load_token_embeddings
+from lorasmith.formats.survey import Survey
+from lorasmith.formats.token_embeddings import TokenEmbeddings
 from lorasmith.sampling.prompts import LoraTag
 
 SUFFIX = ".safetensors"
@@ -64,7 +66,7 @@ class Loras:
         file."""
         self.family, self.progress = family, progress
         self._sets: dict[Path, AdapterSet] = {}
-        self._tokens: dict[Path, Words] = {path: load_new_tokens(family, path) for path in new_words}
+        self._tokens: dict[Path, TokenEmbeddings] = {path: load_new_tokens(family, path) for path in new_words}
         self._token_files = tuple(new_words)
 
     def get(self, path: Path) -> AdapterSet:
@@ -80,7 +82,7 @@ class Loras:
         """With these files on the base, in their order, and their tokens known; afterwards the base is as before."""
         # all files are read before anything is changed, so that an error leaves the base alone
         sets = [(self.get(use.path), use) for use in uses]
-        tokens: Words = {}
+        tokens: TokenEmbeddings = {}
         for path in (*self._token_files, *(use.path for use in uses)):
             tokens.update(self._tokens[path])
         vocabulary_before = self.family.vocabulary
@@ -101,7 +103,7 @@ class Loras:
 # New tokens
 
 
-def vocabulary_of(family: Family, tokens: Words) -> Vocabulary:
+def vocabulary_of(family: Family, tokens: TokenEmbeddings) -> Vocabulary:
     """These new tokens for this base. Raises LorasmithError if they were trained for another one."""
     # a vector must be as wide as those of the text encoder that it is used in
     tables = family.embedding_tables()
@@ -119,28 +121,28 @@ def vocabulary_of(family: Family, tokens: Words) -> Vocabulary:
     return vocabulary.to(family.device).requires_grad_(False)
 
 
-def load_new_tokens(family: Family, path: Path) -> Words:
+def load_new_tokens(family: Family, path: Path) -> TokenEmbeddings:
     """The new tokens of a file: of Lorasmith's own format, of a fused model of Mix-of-Show (its JSON), or one token of
     textual inversion, called like its file."""
     if path.suffix == ".json":
-        return mixofshow.fused_words(path, next(iter(family.embedding_tables().values())))
+        return mixofshow.fused_tokens(path, next(iter(family.embedding_tables().values())))
     if path.suffix == SUFFIX:
-        own_format = load(path).words
+        own_format = load(path).token_embeddings
         if own_format:
             return {token: dict(vectors) for token, vectors in own_format.items()}
     token, vectors = embeddings.load(path)
-    return {token: token_embeddings.deep(vectors, family.text_components)}
+    return {token: token_embeddings.with_layer_axis(vectors, family.text_components)}
 
 
-def new_tokens_of(file: LoraFile, family: Family, progress: Progress | None) -> Words:
+def new_tokens_of(file: LoraFile, family: Family, progress: Progress | None) -> TokenEmbeddings:
     """The new tokens that a LoRA file contains, or those in the exact file that training left beside it.
 
     `progress` gets a warning about tokens that the LoRA was trained with and that are in neither.
     """
     # a token in the file itself goes before one of the same name beside it
-    bundled = token_embeddings.bundled(file.embeddings, family.text_components)
-    tokens = token_embeddings.beside(file) | bundled
-    missing = [token for token in token_embeddings.word_list(file.metadata) if token not in tokens]
+    bundled = token_embeddings.decode_bundled(file.bundled_embeddings, family.text_components)
+    tokens = load_token_embeddings(file) | bundled
+    missing = [token for token in token_embeddings.token_names(file.metadata) if token not in tokens]
     if missing and progress is not None:
         progress.say(
             f"{file.path}: it was trained with new words ({', '.join(missing)}) that are not in it, nor beside it"
@@ -157,7 +159,7 @@ def load_lora(family: Family, path: Path, progress: Progress | None = None) -> A
     Raises LorasmithError if the file does not fit this base.
     """
     file = load(path)
-    tokens = [*file.embeddings, *file.words]
+    tokens = [*file.bundled_embeddings, *file.token_embeddings]
     if tokens and progress is not None:
         progress.say(f"{path}: its new words ({', '.join(tokens)}) are not used here, only its changed layers")
     return build_adapters(family, file, decode_layers(file, family)).attach()
@@ -169,13 +171,13 @@ def decode_layers(file: LoraFile, family: Family) -> dict[str, dict[str, Tensor]
     Raises LorasmithError if some of the tensors belong to no layer of this base.
     """
     # new tokens alone change no layer, which is not an error
-    if not file.tensors and (file.words or file.embeddings):
+    if not file.tensors and (file.token_embeddings or file.bundled_embeddings):
         return {}
     layers, unknown = kohya.decode(file.tensors, family.from_kohya)
     if not layers:
         raise LorasmithError(
             f"{file.path}: none of its {len(file.tensors)} tensors belongs to a layer of this {family.kind} base"
-            f"{origin_of(file)}. First name: {next(iter(file.names or file.tensors), 'none')}"
+            f"{origin_of(file)}. First name: {next(iter(file.original_keys or file.tensors), 'none')}"
         )
     if unknown:
         raise LorasmithError(
@@ -218,7 +220,8 @@ def origin_of(file: LoraFile) -> str:
     version = file.metadata.get("ss_base_model_version") or file.metadata.get("modelspec.architecture")
     if version:
         return f" (the file says that it was made for {version})"
-    return f" (its shapes are those of {file.family})" if file.family and file.family != "unknown" else ""
+    family = Survey(file).family
+    return f" (its shapes are those of {family})" if family else ""
 
 
 # Files

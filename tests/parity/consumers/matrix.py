@@ -22,7 +22,7 @@ from lorasmith.core.registry import registered
 from lorasmith.families.load import load
 from lorasmith.families.resolve import find
 from lorasmith.formats.base import Format
-from lorasmith.formats.consumers import verdicts
+from lorasmith.formats.consumers import reader_support
 from lorasmith.formats.read import load as load_file
 from lorasmith.formats.survey import Survey
 from lorasmith.formats.write import write
@@ -178,10 +178,10 @@ def cells(row: str, form: str) -> dict[str, Cell] | str:
     except LorasmithError as error:
         return str(error)
     wanted, new = trained(adapters), NEW_WORDS if row == WORDY else {}
-    tensors = {**encoded.tensors, **maker().words(new)}
+    tensors = {**encoded.tensors, **maker().encode_tokens(new)}
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder) / "lora.safetensors", tensors, encoded.metadata | SD1, torch.float32)
-        said = verdicts(Survey(load_file(path)))
+        said = reader_support(Survey(load_file(path)))
         return {name: cell(name, path, tensors, (wanted, new), said[name]) for name in READER_NAMES}
 
 

@@ -12,8 +12,8 @@ from matrix import CASES, NEW_WORDS, READER_NAMES, WORDY, cells, same_words
 from readers import READERS, RefusedError
 
 from lorasmith.formats.bundle import Bundle
-from lorasmith.formats.consumers import verdicts
-from lorasmith.formats.read import LoraFile
+from lorasmith.formats.consumers import reader_support
+from lorasmith.formats.lora_file import LoraFile
 from lorasmith.formats.survey import Survey
 
 
@@ -52,9 +52,9 @@ def test_a1111_has_the_words_and_the_others_the_lora_alone() -> None:
 def test_words_of_sdxl_and_of_onetrainer() -> None:
     """The latter writes `clip_l_out` too, at which A1111 fails for SD 1.x."""
     two = {"garp": {"te1": torch.ones(2, 768), "te2": torch.ones(2, 1280)}}
-    found = READERS["A1111"].words(Bundle().words(two))
+    found = READERS["A1111"].words(Bundle().encode_tokens(two))
     assert {part: t.shape for part, t in found["garp"].items()} == {"clip_l": (2, 768), "clip_g": (2, 1280)}
-    one = Bundle().words(NEW_WORDS)
+    one = Bundle().encode_tokens(NEW_WORDS)
     assert same_words(READERS["A1111"].words(one), NEW_WORDS)
     with pytest.raises(RefusedError):
         READERS["A1111"].words({"bundle_emb.g.clip_l": torch.ones(2), "bundle_emb.g.clip_l_out": torch.ones(2)})
@@ -63,13 +63,13 @@ def test_words_of_sdxl_and_of_onetrainer() -> None:
 def test_forge_refuses_more_than_twelve_words() -> None:
     many = {f"w{i}": {"te": torch.ones(1, 128)} for i in range(13)}
     survey = Survey(
-        LoraFile(Path("f"), {}, {}, embeddings={w: {"string_to_param.*": p["te"]} for w, p in many.items()})
+        LoraFile(Path("f"), {}, {}, bundled_embeddings={w: {"string_to_param.*": p["te"]} for w, p in many.items()})
     )
-    assert verdicts(survey)["Forge"]["loads"] == "no"
+    assert reader_support(survey)["Forge"]["loads"] == "no"
     with pytest.raises(RefusedError):
-        READERS["Forge"].read(Bundle().words(many), {})
+        READERS["Forge"].read(Bundle().encode_tokens(many), {})
     twelve = dict(list(many.items())[:12])
-    assert READERS["Forge"].read(Bundle().words(twelve), {}) == {}
+    assert READERS["Forge"].read(Bundle().encode_tokens(twelve), {}) == {}
 
 
 @pytest.mark.slow

@@ -124,13 +124,13 @@ def test_files_give_back_every_vector(tmp_path: Path) -> None:
     new = vocabulary(Concept(words=("<a>", "b.c"), layerwise=True, vectors=2), Concept(words=("<d>",)))
     tensors, metadata = token_embeddings.encode(new)
     write(tmp_path / "f.safetensors", tensors, metadata, torch.float32)
-    found = load_file(tmp_path / "f.safetensors").words
+    found = load_file(tmp_path / "f.safetensors").token_embeddings
     assert list(found) == ["<a>", "b.c", "<d>"]
     again = Vocabulary(list(found), list(found.values()), SIZE, 4)
     assert torch.equal(again.table("te"), new.table("te"))
-    plain = token_embeddings.plain({w: dict(v) for w, v in found.items()})
+    plain = token_embeddings.mean_over_layers({w: dict(v) for w, v in found.items()})
     assert plain["<a>"]["te"].shape == (2, WIDTH)
-    with pytest.raises(LorasmithError, match="none of its words"):
+    with pytest.raises(LorasmithError, match="none of its new tokens"):
         token_embeddings.decode({"lorasmith.word.9.te": torch.zeros(1, 1, 2)}, metadata, "f")
 
 

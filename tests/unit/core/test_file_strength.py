@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lorasmith.core.file_strength import split_strength
-from lorasmith.files.lora import Use
+from lorasmith.files.lora import LoraInput
 from lorasmith.fusion import ConceptUse
 from lorasmith.sampling.loras import LoraUse
 
@@ -30,5 +30,5 @@ def test_the_last_colon_divides_if_a_number_follows(text: str, path: str, streng
 @pytest.mark.parametrize(("text", "path", "strength"), CASES)
 def test_every_command_reads_it_alike(text: str, path: str, strength: float) -> None:
     assert LoraUse.read(text) == LoraUse(Path(path), strength)
-    assert Use.read(text) == Use(Path(path), strength)
+    assert LoraInput.parse(text) == LoraInput(Path(path), strength)
     assert ConceptUse.read(f"{text}=garp") == ConceptUse(Path(path), "garp", strength, strength)

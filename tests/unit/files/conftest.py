@@ -13,7 +13,7 @@ from lorasmith.adapters.attach import AdapterSet
 from lorasmith.adapters.base import AdapterConfig
 from lorasmith.families.load import load
 from lorasmith.families.stable_diffusion.family import StableDiffusion
-from lorasmith.files.lora import Output
+from lorasmith.files.lora import OutputFile
 from lorasmith.formats.base import Format
 from lorasmith.formats.kohya import Lycoris
 from lorasmith.formats.write import write
@@ -71,6 +71,6 @@ def make(families: Callable[..., StableDiffusion], tmp_path: Path) -> Callable[.
 
 
 @pytest.fixture
-def out(tmp_path: Path) -> Callable[..., Output]:
+def out(tmp_path: Path) -> Callable[..., OutputFile]:
     """A place to write to."""
-    return lambda name="out.safetensors", **more: Output(tmp_path / name, **more)
+    return lambda name="out.safetensors", **more: OutputFile(tmp_path / name, **more)

@@ -11,7 +11,7 @@ from lorasmith.adapters.loha import LoHa
 from lorasmith.adapters.lora import LoRA
 from lorasmith.core.errors import LorasmithError
 from lorasmith.files.combine import combine
-from lorasmith.files.lora import Use
+from lorasmith.files.lora import LoraInput
 
 SOME, MORE = ("unet.mid_block.*.attn1.*",), ("unet.mid_block.*", "te*.q_proj")
 
@@ -30,7 +30,7 @@ def total(parts) -> dict:
 )
 def test_the_sum_is_exact(other, kind, make, bases, families, out) -> None:
     (a, _), (b, _) = make(LoRA(rank=4, layers=SOME), kind), make(other, kind, seed=2)
-    report = combine([Use(a, 0.7), Use(b, -0.5)], out(), base=bases(kind))
+    report = combine([LoraInput(a, 0.7), LoraInput(b, -0.5)], out(), base=bases(kind))
     wanted = total([(deltas(families(kind), a), 0.7), (deltas(families(kind), b), -0.5)])
     same(deltas(families(kind), report.file), wanted, 2e-6)
     assert report.error is None
@@ -38,7 +38,7 @@ def test_the_sum_is_exact(other, kind, make, bases, families, out) -> None:
 
 def test_with_a_rank_it_is_the_best_of_that_rank(make, bases, families, out) -> None:
     (a, _), (b, _) = make(LoRA(rank=4, layers=SOME)), make(LoRA(rank=4, layers=SOME), seed=2)
-    report = combine([Use(a), Use(b)], out(), base=bases(), rank=4)
+    report = combine([LoraInput(a), LoraInput(b)], out(), base=bases(), rank=4)
     wanted = total([(deltas(families(), a), 1), (deltas(families(), b), 1)])
     assert report.error == pytest.approx(distance(deltas(families(), report.file), wanted), rel=1e-3)
     assert set(report.ranks) == {4}
@@ -46,7 +46,7 @@ def test_with_a_rank_it_is_the_best_of_that_rank(make, bases, families, out) -> 
 
 def test_the_same_file_twice_is_twice_its_strength(make, bases, families, out) -> None:
     path, _ = make(LoRA(rank=2, layers=SOME))
-    report = combine([Use(path), Use(path)], out(), base=bases(), rank=2)
+    report = combine([LoraInput(path), LoraInput(path)], out(), base=bases(), rank=2)
     same(deltas(families(), report.file), total([(deltas(families(), path), 2)]), 1e-5)
 
 
@@ -58,7 +58,7 @@ def test_trigger_words_of_all_are_kept(make, bases, out) -> None:
         make(LoRA(rank=2, layers=SOME), **said),
         make(LoRA(rank=2, layers=SOME), seed=2, **{"modelspec.trigger_phrase": "cat, dog"}),
     )
-    report = combine([Use(a), Use(b)], out(), base=bases())
+    report = combine([LoraInput(a), LoraInput(b)], out(), base=bases())
     assert load(report.file).metadata["modelspec.trigger_phrase"] == "cat, dog"
 
 
@@ -67,10 +67,10 @@ def test_what_cannot_be_added_is_refused(make, bases, out) -> None:
         make(LoRA(rank=2, layers=SOME)), make(LoRA(rank=2, layers=SOME), "sdxl"), make(DoRA(rank=2, layers=SOME)),
     )  # fmt: skip
     for uses, words in (
-        ([a], "two files"),
+        ([a], "two or more files"),
         ([a, xl], "it is for sdxl|no layer|does not fit"),
         ([a, dora], "convert --to diff"),
     ):
         with pytest.raises(LorasmithError, match=words):
-            combine([Use(path) for path in uses], out(), base=bases())
+            combine([LoraInput(path) for path in uses], out(), base=bases())
     assert not out().path.exists()

@@ -122,7 +122,7 @@ def test_new_words_go_along_where_they_can(make, bases, out, tmp_path: Path) -> 
     torch.testing.assert_close(kept["bundle_emb.garp.clip_l"], new["bundle_emb.garp.clip_l"])
     report = convert(bundle, "portable", out(), base=bases())
     assert not any(n.startswith("bundle") for n in load_file(report.file))
-    assert "new words" in report.notes[0]
+    assert "new tokens" in report.notes[0]
 
 
 def published(width: int, prefix: str) -> dict[str, torch.Tensor]:
@@ -160,7 +160,7 @@ def test_mistakes_are_told(make, bases, out, tmp_path: Path) -> None:
     path, _ = make(LORA)
     with pytest.raises(LorasmithError, match="--base"):
         convert(path, "peft", out())
-    with pytest.raises(LorasmithError, match=r"no format.*did you mean \"portable\""):
+    with pytest.raises(LorasmithError, match=r"unknown format.*did you mean \"portable\""):
         convert(path, "portabel", out(), base=bases())
     with pytest.raises(LorasmithError, match=r"it has|shape|no layer"):
         convert(path, "peft", out(), base=bases("sdxl"))
@@ -194,25 +194,25 @@ def test_bundles_carry_the_words_and_are_read_back(make, bases, out, tmp_path: P
     path, _ = make(LoRA(rank=2))
     width = 32
     own = {
-        f"{token_embeddings.PREFIX}0.te": torch.randn(2, 1, width),
-        f"{token_embeddings.PREFIX}1.te": torch.randn(1, 3, width),
+        f"{token_embeddings.TENSOR_PREFIX}0.te": torch.randn(2, 1, width),
+        f"{token_embeddings.TENSOR_PREFIX}1.te": torch.randn(1, 3, width),
     }
-    metadata = {token_embeddings.KEY: '["<a>", "<b>"]', "modelspec.trigger_phrase": "<a> <b>"}
+    metadata = {token_embeddings.METADATA_KEY: '["<a>", "<b>"]', "modelspec.trigger_phrase": "<a> <b>"}
     exact = write(tmp_path / "e.safetensors", {**load_file(path), **own}, metadata, torch.float32)
     save_file({"emb_params": torch.ones(1, width)}, tmp_path / "more.safetensors")
-    report = convert(exact, "bundle", out(), base=bases(), words=[tmp_path / "more.safetensors"])
+    report = convert(exact, "bundle", out(), base=bases(), token_files=[tmp_path / "more.safetensors"])
     assert any("refit" in note for note in report.notes), "the layers of <b> differ"
     assert any(note.startswith("diffusers: bundled") for note in report.notes)
     file = load_lora_file(report.file)
     assert file.metadata["modelspec.trigger_phrase"] == "a b"
-    assert token_embeddings.word_list(file.metadata) == []
-    found = token_embeddings.bundled(file.embeddings, ("te",))
-    torch.testing.assert_close(found["a"]["te"], own[f"{token_embeddings.PREFIX}0.te"])
-    torch.testing.assert_close(found["b"]["te"], own[f"{token_embeddings.PREFIX}1.te"].mean(1, keepdim=True))
+    assert token_embeddings.token_names(file.metadata) == []
+    found = token_embeddings.decode_bundled(file.bundled_embeddings, ("te",))
+    torch.testing.assert_close(found["a"]["te"], own[f"{token_embeddings.TENSOR_PREFIX}0.te"])
+    torch.testing.assert_close(found["b"]["te"], own[f"{token_embeddings.TENSOR_PREFIX}1.te"].mean(1, keepdim=True))
     torch.testing.assert_close(found["more"]["te"], torch.ones(1, 1, width))
     assert {n: t for n, t in load_file(report.file).items() if n.startswith("lora_")}.keys() == load_file(path).keys()
 
-    with pytest.raises(LorasmithError, match="no new words to bundle"):
+    with pytest.raises(LorasmithError, match="no new tokens to bundle"):
         convert(path, "bundle", out("x.safetensors"), base=bases())
-    with pytest.raises(LorasmithError, match="have no place for new words"):
-        convert(path, "portable", out("x.safetensors"), base=bases(), words=[tmp_path / "more.safetensors"])
+    with pytest.raises(LorasmithError, match="cannot hold new tokens"):
+        convert(path, "portable", out("x.safetensors"), base=bases(), token_files=[tmp_path / "more.safetensors"])

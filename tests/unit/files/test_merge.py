@@ -17,7 +17,7 @@ from lorasmith.adapters.loha import LoHa
 from lorasmith.adapters.lora import LoRA
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.load import load
-from lorasmith.files.lora import Use
+from lorasmith.files.lora import LoraInput
 from lorasmith.files.merge import merge
 
 LAYERS = ("unet.mid_block.*", "te*.q_proj", "te*.out_proj")
@@ -40,7 +40,7 @@ def test_the_merged_base_is_the_base_with_its_changes(config, kind, layout, make
     path, _ = make(config, kind)
     source = bases(kind) if layout == "folder" else single(bases(kind))
     output = tmp_path / ("merged" if layout == "folder" else "merged.safetensors")
-    merge(source, [Use(path, 0.6)], output)
+    merge(source, [LoraInput(path, 0.6)], output)
     before, after = weights(families(kind)), weights(load(output, dtype=torch.float32))
     changes = deltas(families(kind), path)
     assert before.keys() == after.keys()
@@ -54,9 +54,9 @@ def test_the_merged_base_is_the_base_with_its_changes(config, kind, layout, make
 
 def test_two_dora_go_one_on_top_of_the_other(make, bases, families, tmp_path) -> None:
     (a, _), (b, _) = make(DoRA(rank=2, layers=LAYERS)), make(DoRA(rank=2, layers=LAYERS), seed=5)
-    merge(bases(), [Use(a), Use(b, 0.5)], tmp_path / "both")
-    merge(bases(), [Use(a)], tmp_path / "first")
-    merge(tmp_path / "first", [Use(b, 0.5)], tmp_path / "then")
+    merge(bases(), [LoraInput(a), LoraInput(b, 0.5)], tmp_path / "both")
+    merge(bases(), [LoraInput(a)], tmp_path / "first")
+    merge(tmp_path / "first", [LoraInput(b, 0.5)], tmp_path / "then")
     both, then = (weights(load(tmp_path / n, dtype=torch.float32)) for n in ("both", "then"))
     assert all(torch.allclose(both[n], then[n], atol=1e-6) for n in both)
 
@@ -64,7 +64,7 @@ def test_two_dora_go_one_on_top_of_the_other(make, bases, families, tmp_path) ->
 def test_half_precision_stays_and_metadata_too(make, bases, tmp_path) -> None:
     path, _ = make(LoRA(rank=2, layers=LAYERS))
     source = single(bases("sd1", torch.float16))
-    merge(source, [Use(path)], tmp_path / "m.safetensors")
+    merge(source, [LoraInput(path)], tmp_path / "m.safetensors")
     old, new = load_file(source), load_file(tmp_path / "m.safetensors")
     assert {n: (t.shape, t.dtype) for n, t in old.items()} == {n: (t.shape, t.dtype) for n, t in new.items()}
 
@@ -72,7 +72,7 @@ def test_half_precision_stays_and_metadata_too(make, bases, tmp_path) -> None:
 def test_a_weight_that_would_overflow_leaves_nothing_behind(make, bases, tmp_path) -> None:
     path, _ = make(LoRA(rank=2, layers=LAYERS))
     with pytest.raises(LorasmithError, match="does not fit into float16"):
-        merge(single(bases("sd1", torch.float16)), [Use(path, 1e9)], tmp_path / "m.safetensors")
+        merge(single(bases("sd1", torch.float16)), [LoraInput(path, 1e9)], tmp_path / "m.safetensors")
     assert not list(tmp_path.glob("m*"))
 
 
@@ -88,7 +88,7 @@ def test_what_would_harm_the_base_is_refused(make, bases, tmp_path) -> None:
         ([wrong], tmp_path / "x", "sdxl"),
     ):
         with pytest.raises(LorasmithError, match=words):
-            merge(base, [Use(p) for p in loras], output)
+            merge(base, [LoraInput(p) for p in loras], output)
     assert not (tmp_path / "x").exists()
 
 
@@ -105,8 +105,9 @@ def test_memory_is_a_few_tensors_not_the_checkpoint(make, tmp_path) -> None:
     path, _ = make(LoRA(rank=2, layers=LAYERS))
     code = (
         "import resource, sys; from pathlib import Path; from lorasmith.files.merge import merge; "
-        "from lorasmith.files.lora import Use; import torch; a = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
-        "merge(sys.argv[1], [Use(Path(sys.argv[2]))], Path(sys.argv[3])); "
+        "from lorasmith.files.lora import LoraInput; import torch; "
+        "a = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
+        "merge(sys.argv[1], [LoraInput(Path(sys.argv[2]))], Path(sys.argv[3])); "
         "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - a) // 1024)"
     )
     command = [

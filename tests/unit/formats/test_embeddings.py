@@ -51,27 +51,27 @@ def test_pickles_run_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_refusals() -> None:
     with pytest.raises(LorasmithError, match="te1 and te2"):
         embeddings.encode({"te1": V})
-    with pytest.raises(LorasmithError, match="not one new word"):
+    with pytest.raises(LorasmithError, match="not a file of one new token"):
         embeddings.decode({"a": V, "b": V})
     with pytest.raises(LorasmithError, match="has a dot"):
-        embeddings.bundle({"my.word": {"te": V}})
+        embeddings.encode_bundle({"my.word": {"te": V}})
     with pytest.raises(LorasmithError, match="shape"):
         embeddings.encode({"te": torch.zeros(1, 2, 3)})
 
 
 def test_bundles() -> None:
-    assert set(embeddings.bundle({"garp": {"te": V}})) == {"bundle_emb.garp.string_to_param.*"}
-    assert set(embeddings.bundle({"g": {"te1": V, "te2": V}})) == {"bundle_emb.g.clip_l", "bundle_emb.g.clip_g"}
+    assert set(embeddings.encode_bundle({"garp": {"te": V}})) == {"bundle_emb.garp.string_to_param.*"}
+    assert set(embeddings.encode_bundle({"g": {"te1": V, "te2": V}})) == {"bundle_emb.g.clip_l", "bundle_emb.g.clip_g"}
 
 
 def test_cosines_are_of_the_layers_with_their_mean() -> None:
     rows = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
-    assert token_embeddings.cosines({"w": {"te": rows}})["w"] == pytest.approx([0.5**0.5] * 2)
-    assert "w 0.71" in token_embeddings.apart({"w": {"te": rows}})
-    assert token_embeddings.apart({"w": {"te": rows[:, :1]}}) == ""
+    assert token_embeddings.layer_cosines({"w": {"te": rows}})["w"] == pytest.approx([0.5**0.5] * 2)
+    assert "w 0.71" in token_embeddings.averaging_warning({"w": {"te": rows}})
+    assert token_embeddings.averaging_warning({"w": {"te": rows[:, :1]}}) == ""
 
 
 def test_trigger_phrases_call_words_as_their_files_are() -> None:
-    said = token_embeddings.renamed({"modelspec.trigger_phrase": "a <g1> <g2>"}, ["<g1>", "<g2>"])
+    said = token_embeddings.trigger_metadata({"modelspec.trigger_phrase": "a <g1> <g2>"}, ["<g1>", "<g2>"])
     assert said == {"modelspec.trigger_phrase": "a g1 g2"}
-    assert token_embeddings.renamed({}, ["<g1>"]) == {}
+    assert token_embeddings.trigger_metadata({}, ["<g1>"]) == {}

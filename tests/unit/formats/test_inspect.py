@@ -15,6 +15,7 @@ from torch import Tensor
 from lorasmith.core.errors import LorasmithError
 from lorasmith.formats.inspect import inspect
 from lorasmith.formats.read import load
+from lorasmith.formats.survey import Survey
 
 K = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 O = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_out_0"  # noqa: E741
@@ -135,10 +136,10 @@ def test_answers(tmp_path: Path) -> None:
 def test_families(tensors: dict[str, Tensor], metadata: dict[str, str], family: str | None, tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "x.safetensors", metadata)
     assert inspect(tmp_path / "x.safetensors")["family"] == family
-    assert load(tmp_path / "x.safetensors").family == family
+    assert Survey(load(tmp_path / "x.safetensors")).family == family
 
 
 def test_what_is_no_lora(tmp_path: Path) -> None:
     save_file({"model.diffusion_model.out.2.bias": torch.ones(4)}, tmp_path / "x.safetensors")
-    with pytest.raises(LorasmithError, match="no LoRA"):
+    with pytest.raises(LorasmithError, match="not a LoRA"):
         inspect(tmp_path / "x.safetensors")

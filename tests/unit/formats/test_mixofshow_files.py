@@ -40,7 +40,9 @@ def test_it_gives_the_products_and_words_that_they_have(leaf: str, text: str, tm
     down, up = params["unet"].values()
     assert torch.allclose(adapters[f"unet.{UNET}"].delta(torch.zeros(1)), up @ down, atol=1e-5)
     assert f"te.text_model.{TEXT}" in adapters
-    assert torch.equal(load(tmp_path / "edlora.pth").words["<p2>"]["te"][0], params["new_concept_embedding"]["<p2>"])
+    assert torch.equal(
+        load(tmp_path / "edlora.pth").token_embeddings["<p2>"]["te"][0], params["new_concept_embedding"]["<p2>"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.formats.read import load
-from lorasmith.formats.spellings import canonical, rename
+from lorasmith.formats.spellings import parse_key, to_kohya_spelling
 
 Q = "down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 DOTTED = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
@@ -48,24 +48,23 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_names(name: str) -> None:
-    found = rename(name)
+    found = parse_key(name)
     assert found is not None
-    flat, word, _, spelling = found
-    assert (f"{flat}.{word}", spelling) == CASES[name]
+    assert (f"{found.flat_name}.{found.tensor_name}", found.spelling) == CASES[name]
 
 
 @pytest.mark.parametrize(
     "name", ["emb_params", "clip_l", "model.diffusion_model.out.2.bias", "lora_unet_x.q_layer.foo"]
 )
 def test_other_names_stay(name: str) -> None:
-    assert rename(name) is None
-    tensors, _ = canonical({name: torch.ones(1)}, {})
+    assert parse_key(name) is None
+    tensors, _ = to_kohya_spelling({name: torch.ones(1)}, {})
     assert set(tensors) == {name}
 
 
 def test_magnitudes_of_peft_are_along_outputs() -> None:
     stem = f"unet.{DOTTED}.to_q"
-    found, _ = canonical(
+    found, _ = to_kohya_spelling(
         {
             f"{stem}.lora_A.weight": torch.ones(2, 6),
             f"{stem}.lora_B.weight": torch.ones(8, 2),
@@ -107,7 +106,7 @@ def test_bundled_words_are_apart(tmp_path: Path) -> None:
     save_file({f"lora_unet_{Q}.alpha": torch.ones(()), "bundle_emb.garp.string_to_param.*": torch.ones(2, 768)}, path)
     file = load(path)
     assert set(file.tensors) == {f"lora_unet_{Q}.alpha"}
-    assert file.embeddings["garp"]["string_to_param.*"].shape == (2, 768)
+    assert file.bundled_embeddings["garp"]["string_to_param.*"].shape == (2, 768)
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,11 @@ from lorasmith.concepts.initial_embeddings import initial_vocabulary
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.rng import torch_generator
 from lorasmith.families.load import load
-from lorasmith.files.lora import Output, read
-from lorasmith.files.model import Model
+from lorasmith.files.lora import OutputFile, read
+from lorasmith.files.model import ModelLayers
 from lorasmith.formats import token_embeddings
 from lorasmith.formats.kohya import Kohya
-from lorasmith.formats.token_embeddings import Words
+from lorasmith.formats.token_embeddings import TokenEmbeddings
 from lorasmith.formats.write import write
 from lorasmith.fusion.refit import RefitSettings, refit
 from lorasmith.fusion.refit_files import refit_file
@@ -64,13 +64,13 @@ def made(family: Any, path: Path, spread: float, layers: tuple[str, ...] = ("*.a
     return write(path, {**encoded.tensors, **tensors}, metadata, torch.float32)
 
 
-def words_in(path: Path) -> Words:
+def words_in(path: Path) -> TokenEmbeddings:
     from lorasmith.formats.read import load as load_file
 
-    return {word: dict(parts) for word, parts in load_file(path).words.items()}
+    return {word: dict(parts) for word, parts in load_file(path).token_embeddings.items()}
 
 
-def contexts(family: Any, path: Path, words: Words, texts: list[str]) -> Tensor:
+def contexts(family: Any, path: Path, words: TokenEmbeddings, texts: list[str]) -> Tensor:
     """(B, [layers,] tokens, width), with the file's LoRA on the text encoder."""
     with Loras(family).attached([LoraUse(path)]), torch.no_grad():
         family.learn(vocabulary_of(family, words))
@@ -79,14 +79,14 @@ def contexts(family: Any, path: Path, words: Words, texts: list[str]) -> Tensor:
     return found.double()
 
 
-def mean_of(words: Words) -> Words:
+def mean_of(words: TokenEmbeddings) -> TokenEmbeddings:
     return {w: {part: t.mean(1, keepdim=True) for part, t in parts.items()} for w, parts in words.items()}
 
 
 def test_it_solves_the_least_squares_problem(family: Any, tmp_path: Path) -> None:
     """Rows of three kinds: texts with the words, texts without, and the ridge, which is a share of the others."""
     path = made(family, tmp_path / "f.safetensors", 0.2)
-    words, lora = words_in(path), read(path, Model.of("tiny-sd"))
+    words, lora = words_in(path), read(path, ModelLayers.from_base("tiny-sd"))
     found = refit(family, lora, words, replace(SETTINGS, rank=128, ridge=0.05))
 
     texts = [p.replace("{}", NAME) for p in SETTINGS.prompts]
@@ -114,7 +114,7 @@ def test_words_that_are_alike_in_all_layers_need_nothing(family: Any, tmp_path: 
         w: {p: t.mean(1, keepdim=True).repeat(1, 16, 1) for p, t in parts.items()}
         for w, parts in words_in(path).items()
     }
-    found = refit(family, read(path, Model.of("tiny-sd")), alike, SETTINGS)
+    found = refit(family, read(path, ModelLayers.from_base("tiny-sd")), alike, SETTINGS)
     for method in ("collapse", "refit"):
         assert max(found.errors[method].values()) < 1e-4
         assert max(found.prediction[method].values()) < 1e-3
@@ -126,7 +126,7 @@ def test_the_files_do_what_the_report_says(family: Any, tmp_path: Path) -> None:
     """Loaded as a program without layers loads them: a LoRA, and an embedding for each word."""
     path = made(family, tmp_path / "f.exact.safetensors", 0.2)
     many = replace(SETTINGS, prompts=PROMPTS[::2], ridge=0.1)
-    report = refit_file(path, "tiny-sd", Output(tmp_path / "out" / "g.safetensors"), many)
+    report = refit_file(path, "tiny-sd", OutputFile(tmp_path / "out" / "g.safetensors"), many)
     errors = report.found.errors
     assert report.names == [NAME]
     assert sum(errors["refit"].values()) < 0.9 * sum(errors["collapse"].values())
@@ -170,13 +170,13 @@ def keys(family: Any, path: Path, new_words: list[Path], text: str) -> tuple[dic
 
 def test_mistakes_are_told(family: Any, tmp_path: Path) -> None:
     path = made(family, tmp_path / "f.safetensors", 0.2)
-    output = Output(tmp_path / "g.safetensors")
+    output = OutputFile(tmp_path / "g.safetensors")
     with pytest.raises(LorasmithError, match="a rank is 1 or more"):
         refit_file(path, "tiny-sd", output, replace(SETTINGS, rank=0))
     with pytest.raises(LorasmithError, match="holds none of the words"):
         refit_file(path, "tiny-sd", output, replace(SETTINGS, names=("garp",)))
-    words = {f"{token_embeddings.PREFIX}0.te": torch.ones(1, 1, 128)}
-    write(tmp_path / "h.safetensors", words, {token_embeddings.KEY: '["<x>"]'}, torch.float32)
+    words = {f"{token_embeddings.TENSOR_PREFIX}0.te": torch.ones(1, 1, 128)}
+    write(tmp_path / "h.safetensors", words, {token_embeddings.METADATA_KEY: '["<x>"]'}, torch.float32)
     with pytest.raises(LorasmithError, match="one vector for all layers, so there is nothing"):
         refit_file(tmp_path / "h.safetensors", "tiny-sd", output, SETTINGS)
     assert not output.path.exists()

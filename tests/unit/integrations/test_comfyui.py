@@ -225,7 +225,7 @@ def test_texts_without_the_words_stay_as_they_are(node: Any, family: Any, file: 
     for given in (context, plain):
         assert torch.equal(model.contexts(family.unet, given), given[:, None].expand(-1, 16, -1, -1))
     joined = torch.randn(1, 16 * 77 + 1 + 77, 128)
-    with pytest.raises(ValueError, match="was joined with another"):
+    with pytest.raises(ValueError, match="was concatenated with another"):
         model.contexts(family.unet, joined)
 
 
@@ -240,7 +240,7 @@ def test_weights_and_long_texts(node: Any, family: Any, file: Path) -> None:
     assert ratio[[0, 1, 4]].tolist() == pytest.approx([1, 1, 1])
     [[long, _]] = node.LorasmithText().encode(clip, words, "dog " * 80 + "<x>")[0]
     assert long.shape[1] == 16 * 2 * 77 + 1
-    model = Model((node.patch_of(16), node.patch_of(16)))  # of two files, one after the other
+    model = Model((node.make_patch(16), node.make_patch(16)))  # of two files, one after the other
     own = model.contexts(family.unet, long)
     assert own.shape == (1, 16, 154, 128)
     assert torch.equal(own[0, 3], long[0, 3 * 154 : 4 * 154])
@@ -253,28 +253,28 @@ def test_every_layer_of_each_model_has_its_place(node: Any) -> None:
         assert len(unet.cross_attentions) == layers
         context = torch.arange(layers).repeat_interleave(77).float()
         context = torch.cat([context, context[:1]])[None, :, None]
-        own = Model((node.patch_of(layers),)).contexts(unet, context)
+        own = Model((node.make_patch(layers),)).contexts(unet, context)
         assert own[0, :, :, 0].unique(dim=1).flatten().tolist() == list(range(layers)), kind
 
 
-def test_marks(node: Any) -> None:
+def test_placeholders(node: Any) -> None:
     words = {"<x>": {"te": torch.zeros(2, 16, 4)}, "garp": {"te": torch.zeros(1, 1, 4)}}
-    text, mark, order = node.marked("a <x>, garp's ~garps garp", words)
-    assert mark == "^"
+    text, placeholder, order = node.insert_placeholders("a <x>, garp's ~garps garp", words)
+    assert placeholder == "^"
     assert text.split() == ["a", "^", "^", ",", "^", "'s", "~garps", "^"]
     assert order == [("<x>", 0), ("<x>", 1), ("garp", 0), ("garp", 0)]
     with pytest.raises(ValueError, match="leave one of them out"):
-        node.marked("".join(node.MARKS), words)
-    assert node.marked("~", {})[1] == "^"
+        node.insert_placeholders("".join(node.PLACEHOLDERS), words)
+    assert node.insert_placeholders("~", {})[1] == "^"
 
 
 def test_mistakes_are_told(node: Any) -> None:
     with pytest.raises(ValueError, match="cross-attention layers"):
-        node.depth({"a": {"te": torch.zeros(1, 16, 4)}, "b": {"te": torch.zeros(1, 70, 4)}})
+        node.layer_count({"a": {"te": torch.zeros(1, 16, 4)}, "b": {"te": torch.zeros(1, 70, 4)}})
     with pytest.raises(ValueError, match="no vectors for the text encoder g"):
-        node.vector({"te1": torch.zeros(1, 70, 4)}, "g", 0, 0)
-    with pytest.raises(ValueError, match="not found again"):
-        node.with_vectors([[(5, 1.0), (7, 1.0)]], 7, [])
+        node.vector_for_layer({"te1": torch.zeros(1, 70, 4)}, "g", 0, 0)
+    with pytest.raises(ValueError, match="more placeholders"):
+        node.replace_placeholders([[(5, 1.0), (7, 1.0)]], 7, [])
 
 
 def test_it_needs_nothing_but_comfyui_torch_and_safetensors() -> None:

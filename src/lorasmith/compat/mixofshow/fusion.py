@@ -13,7 +13,7 @@ from lorasmith.compat.script import Action, Parsed
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.families.resolve import find
-from lorasmith.files.lora import Output
+from lorasmith.files.lora import OutputFile
 from lorasmith.fusion import FuseSettings, fuse_files, read_list
 
 REQUIRED = ("concept_cfg", "save_path", "pretrained_models")
@@ -39,7 +39,7 @@ class GradientFusion(Action):
         concepts = read_list(Path(str(values["concept_cfg"])))
         folder = Path(str(values["save_path"]))
         folder.mkdir(parents=True, exist_ok=True)
-        output = Output(folder / f"combined_model_{values['suffix']}.safetensors", overwrite=True)
+        output = OutputFile(folder / f"combined_model_{values['suffix']}.safetensors", overwrite=True)
 
         # The prompts and the size are the original's. It draws one image of the first prompt.
         settings = FuseSettings(prompts=("photo of a {}", "{}"), size=find(base).native_size)

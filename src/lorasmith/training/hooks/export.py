@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from lorasmith.core.errors import LorasmithError
-from lorasmith.files.lora import Use
+from lorasmith.files.lora import LoraInput
 from lorasmith.formats import token_embeddings
 from lorasmith.formats.base import Format
 from lorasmith.formats.kohya import Kohya
@@ -97,7 +97,9 @@ class Exports(NumberedFiles):
         if run.token_trainer is not None:
             for path in export.write_token_embeddings(run, run.folder / "embeddings"):
                 self.write_event(run, "export", path)
-            warning = token_embeddings.apart(token_embeddings.values_of(run.token_trainer.vocabulary))
+            warning = token_embeddings.averaging_warning(
+                token_embeddings.vocabulary_embeddings(run.token_trainer.vocabulary)
+            )
             if warning:
                 run.progress.say(warning)
         if len(run.adapters) == 0:
@@ -117,7 +119,7 @@ class Exports(NumberedFiles):
 
         if self.model is not None:
             # LoRAs of `merge` were part of the base model during training
-            changes = [*map(Use.read, run.config.merge), Use(path)]
+            changes = [*map(LoraInput.parse, run.config.merge), LoraInput(path)]
             stem = run.folder / f"{name}.model"
             model = write_full_model(run.config.base, changes, stem, self.model, run.config.vae)
             self.write_event(run, "export", model)

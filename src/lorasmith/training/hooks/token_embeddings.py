@@ -61,7 +61,7 @@ class TokenEmbeddings(NumberedFiles):
         """The tensors of each file, by file name without suffix. `name`: the part that all file names have."""
         assert run.token_trainer is not None
         with run.as_exported():
-            values = token_embeddings.values_of(run.token_trainer.vocabulary)
+            values = token_embeddings.vocabulary_embeddings(run.token_trainer.vocabulary)
 
         encoded: dict[str, Mapping[str, Tensor]] = {}
         if self.layers:
@@ -69,7 +69,7 @@ class TokenEmbeddings(NumberedFiles):
             for token, vectors in values.items():
                 encoded[token] = xti.encode(vectors[run.family.text_components[0]])
         else:
-            for token, vectors in token_embeddings.plain(values).items():
+            for token, vectors in token_embeddings.mean_over_layers(values).items():
                 encoded[token] = embeddings.encode(vectors)
 
         files = {}

@@ -43,7 +43,9 @@ def encode_token_embeddings(run: Run, form: Format) -> dict[str, Tensor]:
     if run.token_trainer is None:
         return {}
     with run.as_exported():
-        return form.words(token_embeddings.plain(token_embeddings.values_of(run.token_trainer.vocabulary)))
+        return form.encode_tokens(
+            token_embeddings.mean_over_layers(token_embeddings.vocabulary_embeddings(run.token_trainer.vocabulary))
+        )
 
 
 def write(run: Run, path: Path, form: Format, dtype: str) -> Path:
@@ -60,9 +62,9 @@ def write(run: Run, path: Path, form: Format, dtype: str) -> Path:
         vocabulary = run.token_trainer.vocabulary
         if token_tensors:
             # user interfaces call the tokens by the names of their tensors, so the trigger phrase has these names
-            metadata |= token_embeddings.renamed(metadata, token_embeddings.values_of(vocabulary))
+            metadata |= token_embeddings.trigger_metadata(metadata, token_embeddings.vocabulary_embeddings(vocabulary))
         else:
-            metadata |= token_embeddings.named(vocabulary)
+            metadata |= token_embeddings.token_metadata(vocabulary)
     return write_file(path, tensors, metadata, DTYPES[dtype])
 
 
@@ -81,7 +83,7 @@ def write_token_embeddings(run: Run, folder: Path) -> list[Path]:
     """Write one file for each new token, as user interfaces read them. The file is named after the token."""
     assert run.token_trainer is not None
     with run.as_exported():
-        values = token_embeddings.plain(token_embeddings.values_of(run.token_trainer.vocabulary))
+        values = token_embeddings.mean_over_layers(token_embeddings.vocabulary_embeddings(run.token_trainer.vocabulary))
     folder.mkdir(exist_ok=True)
     paths = []
     for token, vectors in values.items():

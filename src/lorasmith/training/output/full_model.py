@@ -12,7 +12,7 @@ import torch
 from lorasmith.families.resolve import find, with_vae
 from lorasmith.families.source import Folder, Source
 from lorasmith.families.stable_diffusion.vae import load_vae
-from lorasmith.files.lora import Use
+from lorasmith.files.lora import LoraInput
 from lorasmith.files.merge import merge
 from lorasmith.files.original import check, write_original
 
@@ -32,7 +32,7 @@ def keeps_vae(base: str) -> bool:
     return not find(base).path.is_dir()
 
 
-def write_full_model(base: str, changes: Sequence[Use], stem: Path, layout: Layout, vae: str = "") -> Path:
+def write_full_model(base: str, changes: Sequence[LoraInput], stem: Path, layout: Layout, vae: str = "") -> Path:
     """Write the base model with the changes of LoRA files merged in, in their order; returns the file or folder.
 
     The dtypes are those of the base model. `stem`: path without suffix. `vae`: replaces the VAE of a base model that is

@@ -27,8 +27,8 @@ from lorasmith.families.resolve import find, with_vae
 from lorasmith.families.source import PARTS, Source
 from lorasmith.families.stable_diffusion.layer_names import PRESETS, text_layers
 from lorasmith.families.stable_diffusion.unet import UNet
-from lorasmith.files.lora import Use, read
-from lorasmith.files.model import Model
+from lorasmith.files.lora import LoraInput, read
+from lorasmith.files.model import ModelLayers
 from lorasmith.training.config import TrainConfig
 from lorasmith.training.run import Run
 from lorasmith.training.setup.build import build_run, run_length
@@ -210,11 +210,11 @@ def all_layers(base: Source) -> Iterator[LayerSpec]:
 
 def check_lora_files(config: TrainConfig) -> None:
     """Raises ConfigError unless the LoRA files that the run begins from exist and fit the base."""
-    files = [("merge", Use.read(written).path) for written in config.merge]
+    files = [("merge", LoraInput.parse(written).path) for written in config.merge]
     if config.start is not None:
         files.append(("start", config.start))
 
-    model = Model.of(config.base)
+    model = ModelLayers.from_base(config.base)
     problems: list[Problem] = []
     for key, path in files:
         try:

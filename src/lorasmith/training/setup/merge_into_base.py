@@ -12,7 +12,8 @@ from lorasmith.core.dtypes import dtype_name
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.base import Family
 from lorasmith.families.fingerprint import file_hash
-from lorasmith.formats.read import LoraFile, load
+from lorasmith.formats.lora_file import LoraFile
+from lorasmith.formats.read import load
 from lorasmith.sampling.loras import LoraUse, build_adapters, decode_layers
 
 
@@ -41,7 +42,7 @@ def merge_into_base(family: Family, uses: Sequence[LoraUse]) -> list[str]:
 
         counts = ", ".join(f"{len(changed)} layers of {component}" for component, changed in by_component.items())
         note = f"merged into the base: {use.path} at {use.strength:g}, {counts}"
-        new_tokens = [*file.embeddings, *file.words]
+        new_tokens = [*file.bundled_embeddings, *file.token_embeddings]
         if new_tokens:
             note += f"; its new words ({', '.join(new_tokens)}) are left out"
         notes.append(note)

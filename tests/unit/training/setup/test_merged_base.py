@@ -16,7 +16,7 @@ import lorasmith
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.package import assets
 from lorasmith.families.load import load
-from lorasmith.files.lora import Use
+from lorasmith.files.lora import LoraInput
 from lorasmith.files.merge import merge
 from lorasmith.sampling.loras import LoraUse, load_lora
 from lorasmith.training.config import load_config
@@ -78,7 +78,7 @@ def test_a_merged_base_is_the_one_that_merge_writes(
 ) -> None:
     """Every weight, of the UNet at once and of the text encoder whenever it is loaded; two files in their order."""
     uses = [(loras[kind], 0.75), (loras["lora"], -0.5)]
-    merge(whole, [Use(*use) for use in uses], tmp_path / "merged")
+    merge(whole, [LoraInput(*use) for use in uses], tmp_path / "merged")
     expected, found = load(tmp_path / "merged"), load(whole)
     plain = {name: t.clone() for name, t in found.unet.state_dict().items()}
     merge_into_base(found, [LoraUse(*use) for use in uses])
@@ -98,7 +98,7 @@ def test_training_is_that_on_the_merged_base(
 ) -> None:
     """The file is, to rounding, that of the base that `lorasmith merge` writes; without the merge it is another."""
     images = pictures(3)
-    merge(whole, [Use(loras["dora"], 0.75)], tmp_path / "merged")
+    merge(whole, [LoraInput(loras["dora"], 0.75)], tmp_path / "merged")
     files = {}
     for name, base, merged in (
         ("written", tmp_path / "merged", []),
@@ -203,7 +203,7 @@ def test_a_whole_model_holds_what_was_merged(
     given = table(pictures(2), tmp_path / "run", base=str(whole), merge=[f"{loras['lora']}:0.5"])
     still = {"lr": 1e-12, "text_lr": 1e-12, "weight_decay": 0.0}
     train(load_config(given | {"export": {"dtype": "fp32", "model": "layout"}, "optimizer": still}))
-    merge(whole, [Use(loras["lora"], 0.5)], tmp_path / "merged")
+    merge(whole, [LoraInput(loras["lora"], 0.5)], tmp_path / "merged")
     for part in ("unet/diffusion_pytorch_model", "text_encoder/model"):
         found = load_file(tmp_path / "run/a.model" / f"{part}.safetensors")
         for name, tensor in load_file(tmp_path / "merged" / f"{part}.safetensors").items():
