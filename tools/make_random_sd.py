@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lorasmith.core.package import assets
-from lorasmith.families.source import PARTS, shipped_config
 from lorasmith.families.stable_diffusion import ldm_names
+from lorasmith.families.stable_diffusion.source import PARTS, shipped_config
 from lorasmith.families.stable_diffusion.text import plain_name
 from lorasmith.families.stable_diffusion.unet import UNet
 from lorasmith.families.stable_diffusion.unet_config import UNetConfig

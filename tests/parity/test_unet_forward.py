@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.core.errors import LorasmithError
-from lorasmith.families.source import shipped_config
+from lorasmith.families.stable_diffusion.source import shipped_config
 from lorasmith.families.stable_diffusion.unet import UNet
 from lorasmith.families.stable_diffusion.unet_config import UNetConfig
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
+from lorasmith.families.registry import loader_of
 from lorasmith.families.resolve import BaseInfo, find, identify, with_vae
-from lorasmith.families.stable_diffusion.family import StableDiffusion
-from lorasmith.families.stable_diffusion.sd1 import SD1
-from lorasmith.families.stable_diffusion.sd2 import SD2
-from lorasmith.families.stable_diffusion.sdxl import SDXL
+
+if TYPE_CHECKING:
+    from lorasmith.families.base import Family
 
 __all__ = ["BaseInfo", "identify", "load"]
-
-_FAMILIES: dict[str, type[StableDiffusion]] = {cls.kind: cls for cls in (SD1, SD2, SDXL)}
 
 
 def load(
@@ -24,13 +23,14 @@ def load(
     device: torch.device | str = "cpu",
     family: str | None = None,
     vae: str = "",
-) -> StableDiffusion:
+) -> Family:
     """The base model that `source` names: `tiny-sd`, a diffusers folder, a hub id, or one original-layout file.
 
-    `dtype` None: bfloat16 for full-size models, float32 for UNets under 100 M weights. `family` (`sd1`, `sd2`, `sdxl`)
-    overrides what the files say. `vae`: another VAE in the place of its own (`resolve.with_vae`). Raises LorasmithError
-    if nothing suitable is there, or if it is not whole.
+    `dtype` None: bfloat16 for full-size models, float32 for denoisers under 100 M weights. `family` (`sd1`, `sd2`,
+    `sdxl`) overrides detection. `vae`: another VAE in place of the base's (`resolve.with_vae`). Raises LorasmithError
+    if there is no base model at `source`, or if it is incomplete.
     """
     base = find(source, family)
-    base = with_vae(base, vae) if vae else base
-    return _FAMILIES[base.kind](base, dtype, device)
+    if vae:
+        base = with_vae(base, vae)
+    return loader_of(base.kind).load(base, dtype, device)

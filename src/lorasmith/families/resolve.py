@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,121 +13,144 @@ import torch
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.package import assets
 from lorasmith.families.fingerprint import file_hash, part_hash
-from lorasmith.families.source import PARTS, Folder, SingleFile, Source, pickle_advice
-from lorasmith.families.stable_diffusion.other_vae import OtherVae
+from lorasmith.families.registry import loader_of, loaders, open_source
+from lorasmith.families.source import Source
+from lorasmith.families.weight_files import PICKLE_SUFFIXES, pickle_advice
 
 EMBEDDED = "tiny-sd"
-_PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _CONFIGS = ["model_index.json", "*/config.json", "scheduler/*.json", "tokenizer*/*", "*/*.index.json"]
 _HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
 _BASES = "A base model is tiny-sd, a diffusers folder, an original-layout .safetensors"
-_VAES = "A VAE is a folder of diffusers that is one or has one, a .safetensors"
-_WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder*": "model"}
+_VAES = "A VAE is a diffusers folder that is one or contains one, a .safetensors"
+_VAE_WEIGHTS = "diffusion_pytorch_model"
 
 
 @dataclass(frozen=True)
 class BaseInfo:
-    """What can be said of a base model from its headers and configs.
-
-    `kind`: `sd1`, `sd2`, `sdxl`; `layout`: `diffusers` or `single-file`; `context`: width of the text states;
-    `parameters`: weights of the UNet; `stored`: dtype of the UNet in the file.
-    """
+    """What the headers and configs of a base model say."""
 
     source: str
     path: Path
     kind: str
+    """`sd1`, `sd2`, `sdxl`."""
     layout: str
+    """`diffusers` or `single-file`."""
     prediction: str
     context: int
+    """The width of the text states."""
     parameters: int
+    """The number of weights of the denoiser."""
     stored: torch.dtype
+    """The dtype of the denoiser in the file."""
+    denoiser_component: str
 
     @property
     def name(self) -> str:
-        """File or folder name without its ending."""
+        """File or folder name without its suffix."""
         return self.path.stem if self.path.is_file() else self.path.name
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the file, or of a folder's UNet. Reads it all the first time, then it is remembered."""
+        """SHA-256 of the file, or of a folder's denoiser. The first time all of it is read, later a cache answers."""
         if self.path.is_file():
             return file_hash(self.path)
-        return part_hash(Folder(self.source, self.path, self.kind), "unet")
+        return part_hash(open_source(self.source, self.path, self.kind), self.denoiser_component)
 
 
 def identify(source: str | Path) -> BaseInfo:
-    """What kind of base model `source` is; reads headers and configs only. Raises LorasmithError if it is none."""
+    """What kind of base model `source` is, from headers and configs only. Raises LorasmithError if it is none."""
     base = find(source)
-    refs = base.raw("unet")
-    stored = next(iter(refs.values())).dtype
+    first_tensor = next(iter(base.raw(base.denoiser_component).values()))
     return BaseInfo(
-        base.name, base.path, base.kind, base.layout, base.prediction, base.unet_config.context, base.parameters, stored
+        source=base.name,
+        path=base.path,
+        kind=base.kind,
+        layout=base.layout,
+        prediction=base.prediction,
+        context=base.context_width,
+        parameters=base.parameters,
+        stored=first_tensor.dtype,
+        denoiser_component=base.denoiser_component,
     )
 
 
 def find(source: str | Path, family: str | None = None) -> Source:
     """The parts of the base model that `source` names. Raises LorasmithError if there is none or it is a pickle."""
-    if family is not None and family not in PARTS:
-        hint = did_you_mean(family, PARTS)
-        raise LorasmithError(f'no family is called "{family}"; there are {", ".join(PARTS)}. {hint}'.rstrip())
+    if family is not None:
+        loader_of(family)  # a misspelled family is reported before anything is fetched
     name = str(source)
-    if name == EMBEDDED and not Path(name).exists():
-        path = assets() / EMBEDDED
-        if not path.is_dir():
-            raise LorasmithError("the embedded base tiny-sd is not part of this installation; reinstall lorasmith")
-        return Folder(name, path, family)
+    local = _local_path(name, _BASES)
+    if local is not None:
+        return open_source(name, local, family)
+
+    # Not on this machine. A path in its own right and anything that does not look like a hub id is a mistake.
     path = Path(name).expanduser()
-    if path.is_dir():
-        return Folder(name, path, family)
-    if path.suffix.lower() in _PICKLES:
-        raise LorasmithError(f"{name} {pickle_advice(path) if path.is_file() else _no_such(path)}")
-    if path.is_file():
-        return SingleFile(name, path, family)
     if isinstance(source, Path) or path.suffix == ".safetensors" or not re.fullmatch(_HUB_ID, name):
-        raise LorasmithError(f"{name}: {_no_such(path)}")
-    stems = [f"{part}/{stem}" for part, stem in _WEIGHTS.items()]
-    return Folder(name, _from_hub(name, stems, _CONFIGS, "unet/*.safetensors"), family)
+        raise LorasmithError(f"{name}: {_not_found(path, _BASES)}")
+    stems: list[str] = []
+    denoisers: list[str] = []
+    for loader in loaders():
+        stems += [f"{folder}/{stem}" for folder, stem in loader.hub_weights.items()]
+        denoisers.append(f"{next(iter(loader.hub_weights))}/*.safetensors")
+    return open_source(name, _from_hub(name, stems, _CONFIGS, denoisers), family)
 
 
 def with_vae(base: Source, name: str) -> Source:
-    """`base` with the VAE that `name` names: a folder of diffusers that is one or has one, a hub id of such, or a
+    """`base` with the VAE that `name` names: a diffusers folder that is one or contains one, a hub id of such, or a
     `.safetensors` in the original layout. Raises LorasmithError if there is none or it is a pickle."""
-    path = assets() / EMBEDDED if name == EMBEDDED and not Path(name).exists() else Path(name).expanduser()
-    if path.suffix.lower() in _PICKLES:
-        raise LorasmithError(f"{name} {pickle_advice(path) if path.is_file() else _no_such(path, _VAES)}")
-    if path.exists():
-        return OtherVae(base, path)
-    if path.suffix == ".safetensors" or not re.fullmatch(_HUB_ID, name):
-        raise LorasmithError(f"{name}: {_no_such(path, _VAES)}")
-    stems = (f"vae/{_WEIGHTS['vae']}", _WEIGHTS["vae"])
-    return OtherVae(base, _from_hub(name, stems, ["config.json", "vae/config.json"], "**/*.safetensors"))
+    path = _local_path(name, _VAES)
+    if path is None:
+        missing = Path(name).expanduser()
+        if missing.suffix == ".safetensors" or not re.fullmatch(_HUB_ID, name):
+            raise LorasmithError(f"{name}: {_not_found(missing, _VAES)}")
+        stems = (f"vae/{_VAE_WEIGHTS}", _VAE_WEIGHTS)
+        path = _from_hub(name, stems, ["config.json", "vae/config.json"], ["**/*.safetensors"])
+    return loader_of(base.kind).replace_vae(base, path)
 
 
-def _no_such(path: Path, what: str = _BASES) -> str:
-    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    hint = did_you_mean(path.name, beside)
+def _local_path(name: str, what: str) -> Path | None:
+    """The folder or file that `name` means on this machine, or None. Raises LorasmithError for a pickle."""
+    path = Path(name).expanduser()
+    if name == EMBEDDED and not path.exists():
+        embedded = assets() / EMBEDDED
+        if not embedded.is_dir():
+            raise LorasmithError("the embedded base tiny-sd is not part of this installation; reinstall lorasmith")
+        return embedded
+    if path.is_dir():
+        return path
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        raise LorasmithError(f"{name} {pickle_advice(path) if path.is_file() else _not_found(path, what)}")
+    return path if path.exists() else None
+
+
+def _not_found(path: Path, what: str) -> str:
+    neighbours = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    hint = did_you_mean(path.name, neighbours)
     return f"no such file or folder. {what}, or a hub id like owner/name.{' ' + hint if hint else ''}"
 
 
-def _from_hub(name: str, stems: Iterable[str], configs: list[str], sign: str) -> Path:
-    """The local copy of a hub repository: configs and one set of `.safetensors`, the fp16 variant only if alone.
+def _from_hub(name: str, stems: Iterable[str], configs: Sequence[str], signs: Sequence[str]) -> Path:
+    """The local copy of a hub repository: its configs and one set of `.safetensors`. The fp16 variant is fetched only
+    if there is no other.
 
-    `stems`: of the weight files; `sign`: a pattern that finds some where the plain ones are there.
+    `stems`: of the weight files; `signs`: patterns of which one matches if the plain weight files were fetched.
     """
     from huggingface_hub import snapshot_download
 
-    weights = list(stems)
-    plain = [p for w in weights for p in (f"{w}.safetensors", f"{w}-?????-of-?????.safetensors")]
-    variant = [f"{w}.fp16*.safetensors" for w in weights]
+    plain: list[str] = []
+    variant: list[str] = []
+    for stem in stems:
+        plain += [f"{stem}.safetensors", f"{stem}-?????-of-?????.safetensors"]
+        variant.append(f"{stem}.fp16*.safetensors")
     try:
         path = Path(snapshot_download(name, allow_patterns=[*configs, *plain]))
-        if not list(path.glob(sign)):
+        if not any(list(path.glob(sign)) for sign in signs):
             path = Path(snapshot_download(name, allow_patterns=[*configs, *variant]))
     except Exception as error:  # the hub's client raises errors of several libraries
         offline = " (offline mode is on)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", "") else ""
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise LorasmithError(
-            f"{name}: there is no such folder here, and the hub could not give it{offline}: {reason}\n"
+            f"{name}: there is no such folder here, and fetching it from the hub failed{offline}: {reason}\n"
             "  Check the spelling and the connection, or give a local folder or .safetensors file."
         ) from error
     return path

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from lorasmith.adapters.base import LayerSpec
-from lorasmith.adapters.layer import spec_of
 from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.reader import Reader, TensorRef
 from lorasmith.families.resolve import find
-from lorasmith.families.source import PARTS, Source
+from lorasmith.families.source import Source
 from lorasmith.families.stable_diffusion import layer_names
-from lorasmith.families.stable_diffusion.unet import UNet
+from lorasmith.families.stable_diffusion.source import StableDiffusionSource
 from lorasmith.families.stable_diffusion.unet_config import UNetConfig
 
 
@@ -43,15 +42,9 @@ class ModelLayers:
     def from_base(cls, base: str | Path) -> ModelLayers:
         """The layers of a base model on disk, by its configs. Raises LorasmithError if there is no such model."""
         source = find(base)
-        with torch.device("meta"):
-            unet = UNet(source.unet_config)
-        specs: list[LayerSpec] = []
-        for path, module in unet.named_modules():
-            spec = spec_of(f"unet.{path}", module)
-            if spec is not None:
-                specs.append(spec)
-        for component in _text_components(source):
-            specs += layer_names.text_layers(component, source.config(component))
+        assert isinstance(source, StableDiffusionSource)
+        text_configs = {component: source.config(component) for component in _text_components(source)}
+        specs = layer_names.layers_of(source.unet_config, text_configs)
         return cls(source.kind, {spec.name: spec for spec in specs}, source.unet_config, source)
 
     @property
@@ -143,13 +136,12 @@ def _split_layer_name(layer: str) -> tuple[str, str]:
 
 
 def _text_components(source: Source) -> list[str]:
-    """The text encoders that this base has; some folders hold only a UNet."""
-    components: list[str] = []
-    for component in PARTS[source.kind]:
-        if is_text_encoder(component):
-            try:
-                source.raw(component)
-            except LorasmithError:
-                continue
-            components.append(component)
-    return components
+    """The text encoders that this base has; some folders have a UNet only."""
+    present = []
+    for component in source.text_components:
+        try:
+            source.raw(component)
+        except LorasmithError:
+            continue
+        present.append(component)
+    return present

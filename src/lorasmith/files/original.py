@@ -13,8 +13,9 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.core.package import assets
 from lorasmith.core.store import write_with
 from lorasmith.families.reader import Reader
-from lorasmith.families.source import Folder, Source, shipped_config
+from lorasmith.families.source import Source
 from lorasmith.families.stable_diffusion import ldm_names
+from lorasmith.families.stable_diffusion.source import Folder, shipped_config
 
 CONFIGS = ("unet", "te", "vae", "scheduler")
 MODEL_CONFIGS = ("unet", "te", "vae")

@@ -26,10 +26,11 @@ from lorasmith.diffusion.prediction import VPrediction
 from lorasmith.diffusion.schedule import NoiseSchedule
 from lorasmith.diffusion.weightings.min_snr import MinSnr
 from lorasmith.families.base import Family
-from lorasmith.families.source import Source, shipped_config
+from lorasmith.families.source import Source
 from lorasmith.families.stable_diffusion import family as stable
 from lorasmith.families.stable_diffusion import layer_names
 from lorasmith.families.stable_diffusion.sd1 import SD1
+from lorasmith.families.stable_diffusion.source import shipped_config
 from lorasmith.families.stable_diffusion.unet import UNet
 from lorasmith.sampling.loras import LoraUse
 from lorasmith.training.config import load_config

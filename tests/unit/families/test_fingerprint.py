@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from lorasmith.families import fingerprint
-from lorasmith.families.source import Folder
+from lorasmith.families.stable_diffusion.source import Folder
 
 
 @pytest.fixture

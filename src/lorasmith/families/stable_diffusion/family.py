@@ -17,7 +17,6 @@ from lorasmith.diffusion.schedule import NoiseSchedule
 from lorasmith.families.base import Conditioning, Family, Feature, LatentDistribution
 from lorasmith.families.fingerprint import part_hash
 from lorasmith.families.reader import fill
-from lorasmith.families.source import Source, part_words
 from lorasmith.families.stable_diffusion import emphasis, layer_names, text, vae
 from lorasmith.families.stable_diffusion.conditioning import (
     CONTEXT,
@@ -27,6 +26,7 @@ from lorasmith.families.stable_diffusion.conditioning import (
     SteeredConditioning,
     text_conditioning,
 )
+from lorasmith.families.stable_diffusion.source import StableDiffusionSource, part_title
 from lorasmith.families.stable_diffusion.steering import regional
 from lorasmith.families.stable_diffusion.text import embedding_table, tokens
 from lorasmith.families.stable_diffusion.unet import UNet
@@ -46,7 +46,7 @@ class StableDiffusion(Family):
     downscale: ClassVar[int] = 8
     layer_presets: ClassVar[Mapping[str, tuple[str, ...]]] = layer_names.PRESETS
 
-    def __init__(self, source: Source, dtype: torch.dtype | None, device: torch.device | str) -> None:
+    def __init__(self, source: StableDiffusionSource, dtype: torch.dtype | None, device: torch.device | str) -> None:
         self.base = source
         self.source = source.name
         self.device = torch.device(device)
@@ -242,19 +242,19 @@ class StableDiffusion(Family):
             raise LorasmithError(f'"{part}" cannot be released; vae and text can')
 
 
-def load_unet(source: Source, dtype: torch.dtype, device: torch.device) -> UNet:
+def load_unet(source: StableDiffusionSource, dtype: torch.dtype, device: torch.device) -> UNet:
     """The frozen UNet, with weights read straight into `dtype` on `device`."""
     with torch.device("meta"):
         unet = UNet(source.unet_config)
     refs = source.resolve("unet", unet.state_dict())
-    fill(unet, refs, dtype, device, part_words("unet"), source.where("unet"))
+    fill(unet, refs, dtype, device, part_title("unet"), source.where("unet"))
     unet.like = torch.empty(0, dtype=dtype, device=device)
     if device.type == "cuda":  # the layout that cuDNN's convolutions and our norms work in
         unet = unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return unet.requires_grad_(False).eval()
 
 
-def read_schedule(source: Source) -> NoiseSchedule:
+def read_schedule(source: StableDiffusionSource) -> NoiseSchedule:
     """The noise schedule of the model's scheduler config."""
     config = source.config("scheduler")
     shape, steps = config.get("beta_schedule", "scaled_linear"), config.get("num_train_timesteps", 1000)

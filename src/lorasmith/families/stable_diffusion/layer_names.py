@@ -17,8 +17,8 @@ from lorasmith.adapters.base import LayerSpec
 from lorasmith.adapters.layer import spec_of
 from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import LorasmithError
-from lorasmith.families.source import PARTS, shipped_config
 from lorasmith.families.stable_diffusion.ldm_names import unet_name
+from lorasmith.families.stable_diffusion.source import PARTS, shipped_config
 from lorasmith.families.stable_diffusion.unet import UNet
 from lorasmith.families.stable_diffusion.unet_config import UNetConfig
 
@@ -53,12 +53,21 @@ def published_unet(kind: str) -> UNetConfig:
 @lru_cache
 def layers(kind: str) -> tuple[LayerSpec, ...]:
     """Every layer of the published models of a kind that may carry an adapter: linears, convolutions and norms."""
+    text_configs = {part: shipped_config(kind, part) for part in PARTS[kind] if is_text_encoder(part)}
+    return layers_of(published_unet(kind), text_configs)
+
+
+def layers_of(config: UNetConfig, text_configs: Mapping[str, Mapping[str, Any]]) -> tuple[LayerSpec, ...]:
+    """Every layer that may carry an adapter. `text_configs`: transformers' configs by component."""
     with torch.device("meta"):
-        unet = UNet(published_unet(kind))
-    specs = [s for name, module in unet.named_modules() if (s := spec_of(f"unet.{name}", module))]
-    for part in PARTS[kind]:
-        if is_text_encoder(part):
-            specs += text_layers(part, shipped_config(kind, part))
+        unet = UNet(config)
+    specs: list[LayerSpec] = []
+    for path, module in unet.named_modules():
+        spec = spec_of(f"unet.{path}", module)
+        if spec is not None:
+            specs.append(spec)
+    for component, text_config in text_configs.items():
+        specs += text_layers(component, text_config)
     return tuple(specs)
 
 

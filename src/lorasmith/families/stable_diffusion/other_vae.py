@@ -1,34 +1,45 @@
-"""Another VAE in the place of a base's own: of a diffusers folder, or of one file in the original layout."""
+"""A base model whose VAE is replaced: by that of a diffusers folder, or of one file in the original layout."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.reader import TensorRef, read_header
-from lorasmith.families.source import Source, modern_vae, shipped_config, vae_refs, weight_files
 from lorasmith.families.stable_diffusion import ldm_names
+from lorasmith.families.stable_diffusion.source import StableDiffusionSource, shipped_config
+from lorasmith.families.stable_diffusion.stored_names import current_vae_names, original_vae
+from lorasmith.families.weight_files import weight_files
 
 CHANNELS, LEVELS = 4, 4
-"""Of the latents of all Stable Diffusions: 4 channels, an eighth of the image's sides."""
+"""The latents of all Stable Diffusion models: 4 channels, an eighth of the image's sides."""
 
 
-class OtherVae(Source):
-    """A base whose VAE lies elsewhere; everything else is the base's own.
+@dataclass(frozen=True)
+class _Vae:
+    config: dict[str, Any]
+    refs: dict[str, TensorRef]
+    original_names: bool
 
-    A scaling factor that the VAE does not name is the base's: the UNet knows latents of that size.
+
+class OtherVae(StableDiffusionSource):
+    """A base whose VAE is stored elsewhere; everything else is the base's.
+
+    If the VAE's config has no scaling factor, the base's is used, because the UNet was trained on latents of that
+    scale.
     """
 
-    def __init__(self, base: Source, path: Path) -> None:
+    def __init__(self, base: StableDiffusionSource, path: Path) -> None:
         """`path`: a folder with the VAE or with a `vae` folder, or a `.safetensors`. Raises LorasmithError if there is
         no VAE in it, or one whose latents are not Stable Diffusion's."""
         self.base, self.vae_path = base, path
         self.layout, self.name, self.path, self.kind = base.layout, base.name, base.path, base.kind
-        self._config, self._refs, self._original = _opened(path, base)
-        self._config = {"scaling_factor": base.config("vae").get("scaling_factor", 0.18215), **self._config}
+        self._vae = _from_folder(path) if path.is_dir() else _from_file(path, base)
+        self._config = {"scaling_factor": base.config("vae").get("scaling_factor", 0.18215), **self._vae.config}
         self._check()
 
     def _check(self) -> None:
@@ -47,12 +58,14 @@ class OtherVae(Source):
         return dict(self._config) if part == "vae" else self.base.config(part)
 
     def raw(self, part: str) -> dict[str, TensorRef]:
-        return dict(self._refs) if part == "vae" else self.base.raw(part)
+        return dict(self._vae.refs) if part == "vae" else self.base.raw(part)
 
     def resolve(self, part: str, names: Iterable[str]) -> dict[str, TensorRef]:
         if part != "vae":
             return self.base.resolve(part, names)
-        return vae_refs(self._refs, names, LEVELS) if self._original else modern_vae(self._refs)
+        if self._vae.original_names:
+            return original_vae(self._vae.refs, names, LEVELS)
+        return current_vae_names(self._vae.refs)
 
     def tokenizer(self, part: str) -> Path:
         return self.base.tokenizer(part)
@@ -61,24 +74,32 @@ class OtherVae(Source):
         return self.base.pad(part)
 
 
-def _opened(path: Path, base: Source) -> tuple[dict[str, Any], dict[str, TensorRef], bool]:
-    """Config, tensors, and whether these have the original layout's names."""
-    if path.is_dir():
-        folder = path / "vae" if (path / "vae" / "config.json").is_file() else path
-        file = folder / "config.json"
-        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        if not str(config.get("_class_name", "")).startswith("Autoencoder"):
-            raise LorasmithError(f"{path}: not a VAE of diffusers, nor a folder with one in `vae`")
-        refs: dict[str, TensorRef] = {}
-        for weights in weight_files(folder, "VAE"):
-            refs.update(read_header(weights)[0])
-        return config, refs, False
+def _from_folder(path: Path) -> _Vae:
+    """The VAE of a diffusers folder: the folder itself, or its folder `vae`."""
+    folder = path / "vae" if (path / "vae" / "config.json").is_file() else path
+    config_file = folder / "config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+    if not str(config.get("_class_name", "")).startswith("Autoencoder"):
+        raise LorasmithError(f"{path}: not a diffusers VAE, nor a folder with one in `vae`")
+    refs: dict[str, TensorRef] = {}
+    for file in weight_files(folder, "VAE"):
+        refs.update(read_header(file)[0])
+    return _Vae(config, refs, original_names=False)
+
+
+def _from_file(path: Path, base: StableDiffusionSource) -> _Vae:
+    """The VAE of a `.safetensors`: a checkpoint, or a VAE alone with or without a checkpoint's prefix."""
     tensors, metadata = read_header(path)
-    inside = {n.removeprefix(ldm_names.VAE): ref for n, ref in tensors.items() if n.startswith(ldm_names.VAE)}
-    refs = inside or tensors
+    prefix = ldm_names.VAE
+    refs = {name.removeprefix(prefix): ref for name, ref in tensors.items() if name.startswith(prefix)}
+    refs = refs or tensors
     if not any(name.startswith("decoder.") for name in refs):
-        raise LorasmithError(f"{path}: there is no VAE in it (no {ldm_names.VAE}decoder.* and no decoder.*)")
-    own = json.loads(metadata.get("lorasmith.configs", "{}")).get("vae")
-    known = base.config("vae")
-    usual = known if known.get("_class_name", "AutoencoderKL") == "AutoencoderKL" else shipped_config(base.kind, "vae")
-    return own or usual, refs, not any(".resnets." in name for name in refs)
+        raise LorasmithError(f"{path}: there is no VAE in it (no {prefix}decoder.* and no decoder.*)")
+
+    # The file's config if it has one; else the base's, unless the base has a VAE of another class.
+    config = json.loads(metadata.get("lorasmith.configs", "{}")).get("vae")
+    if not config:
+        config = base.config("vae")
+        if config.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
+            config = shipped_config(base.kind, "vae")
+    return _Vae(config, refs, original_names=not any(".resnets." in name for name in refs))

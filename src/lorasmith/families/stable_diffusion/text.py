@@ -12,13 +12,13 @@ from lorasmith.concepts import Vocabulary
 from lorasmith.concepts.vocabulary import ExtendedEmbedding, NewToken
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.reader import fill
-from lorasmith.families.source import Source, part_words
+from lorasmith.families.stable_diffusion.source import StableDiffusionSource, part_title
 
 WINDOW = 77
 """Tokens of one window, with the marks of beginning and end."""
 
 
-def load_text_encoder(source: Source, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def load_text_encoder(source: StableDiffusionSource, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """A frozen text encoder: transformers' CLIPTextModel, or with its projection for SDXL's second.
 
     Raises LorasmithError if any weight is missing or unknown; nothing is ever initialised at random.
@@ -31,11 +31,11 @@ def load_text_encoder(source: Source, part: str, dtype: torch.dtype, device: tor
     names = {plain_name(name): name for name in model.state_dict()}
     found = source.resolve(part, names)
     refs = {names.get(name, name): ref for name, ref in found.items()}
-    fill(model, refs, dtype, device, part_words(part), source.where(part))
+    fill(model, refs, dtype, device, part_title(part), source.where(part))
     for owner, leaf, buffer in _meta_buffers(model):
         if leaf != "position_ids":
             raise LorasmithError(
-                f"{part_words(part)}: transformers has an unknown buffer {leaf}; this is a defect of ours"
+                f"{part_title(part)}: transformers has an unknown buffer {leaf}; this is a defect of ours"
             )
         owner._buffers[leaf] = torch.arange(buffer.shape[-1], device=device).expand(buffer.shape)
     return model.requires_grad_(False).eval()
@@ -59,7 +59,7 @@ def classic_name(path: str) -> str:
     return plain if plain.startswith("text_projection") else f"text_model.{plain}"
 
 
-def load_tokenizer(source: Source, part: str) -> Any:
+def load_tokenizer(source: StableDiffusionSource, part: str) -> Any:
     """Transformers' CLIP tokenizer of a text encoder."""
     from transformers import CLIPTokenizer
 

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 
 from lorasmith.families.resolve import find, with_vae
-from lorasmith.families.source import Folder, Source
+from lorasmith.families.source import Source
+from lorasmith.families.stable_diffusion.source import Folder
 from lorasmith.families.stable_diffusion.vae import load_vae
 from lorasmith.files.lora import LoraInput
 from lorasmith.files.merge import merge

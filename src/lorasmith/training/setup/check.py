@@ -15,8 +15,6 @@ import torch
 
 from lorasmith.adapters.attach import new_adapter, select_layers
 from lorasmith.adapters.base import LayerSpec
-from lorasmith.adapters.layer import spec_of
-from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.memory import peak_memory
 from lorasmith.core.progress import Progress
@@ -24,9 +22,8 @@ from lorasmith.core.rng import torch_generator
 from lorasmith.data.dataset import Dataset
 from lorasmith.data.lint import ImageProblem, lint
 from lorasmith.families.resolve import find, with_vae
-from lorasmith.families.source import PARTS, Source
-from lorasmith.families.stable_diffusion.layer_names import PRESETS, text_layers
-from lorasmith.families.stable_diffusion.unet import UNet
+from lorasmith.families.source import Source
+from lorasmith.families.stable_diffusion.layer_names import PRESETS
 from lorasmith.files.lora import LoraInput, read
 from lorasmith.files.model import ModelLayers
 from lorasmith.training.config import TrainConfig
@@ -181,7 +178,7 @@ def trained_layers(config: TrainConfig, base: Source) -> Iterator[tuple[LayerSpe
     """The layers that would carry adapters, with the number of trained weights of each."""
     trained = {
         spec.name: spec
-        for spec in all_layers(base)
+        for spec in base.layers()
         if (config.adapter.on_norms or spec.kind != "norm") and config.optimizer.rate(spec.component) > 0
     }
     if not trained:  # only new tokens are trained
@@ -193,19 +190,6 @@ def trained_layers(config: TrainConfig, base: Source) -> Iterator[tuple[LayerSpe
         adapter = new_adapter(layer_config, trained[name], weight, torch_generator(0, "check", name))
         if adapter is not None:
             yield trained[name], sum(p.numel() for p in adapter.parameters())
-
-
-def all_layers(base: Source) -> Iterator[LayerSpec]:
-    """Every layer of the UNet and the text encoders that may carry an adapter, from the base's config files alone."""
-    with torch.device("meta"):
-        unet = UNet(base.unet_config)
-    for path, module in unet.named_modules():
-        spec = spec_of(f"unet.{path}", module)
-        if spec is not None:
-            yield spec
-    for component in PARTS[base.kind]:
-        if is_text_encoder(component):
-            yield from text_layers(component, base.config(component))
 
 
 def check_lora_files(config: TrainConfig) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from lorasmith.families.source import shipped_config
 from lorasmith.families.stable_diffusion import layer_names
 from lorasmith.families.stable_diffusion.ldm_names import UNET, unet_name
+from lorasmith.families.stable_diffusion.source import shipped_config
 
 KINDS = ("sd1", "sd2", "sdxl")
 
@@ -148,7 +148,7 @@ def test_inventory(kind: str, linears: int, small: int, large: int) -> None:
 def test_text_layers_equal_transformers(kind: str) -> None:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    from lorasmith.families.source import PARTS
+    from lorasmith.families.stable_diffusion.source import PARTS
     from lorasmith.families.stable_diffusion.text import classic_name
 
     for part in (p for p in PARTS[kind] if p.startswith("te")):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.package import assets
 from lorasmith.families.load import load
-from lorasmith.families.source import Folder
+from lorasmith.families.stable_diffusion.source import Folder
 from lorasmith.files.original import write_original
 
 FORMS = ("folder", "pipeline", "prefixed", "bare", "diffusers_names", "checkpoint")
@@ -92,11 +92,11 @@ def test_what_is_no_vae_is_said(other: dict[str, Path], tmp_path: Path) -> None:
         "c.ckpt": "no such file or folder",
         "lora.safetensors": "there is no VAE in it",
         "sixteen": "latents of 16 channels at 1/8",
-        "": "not a VAE of diffusers",
+        "": "not a diffusers VAE",
     }.items():
         with pytest.raises(LorasmithError, match=message):
             load("tiny-sd", vae=str(tmp_path / name))
-    with pytest.raises(LorasmithError, match="the hub could not give it"):
+    with pytest.raises(LorasmithError, match="fetching it from the hub failed"):
         load("tiny-sd", vae="nobody/no-such-vae")
 
 

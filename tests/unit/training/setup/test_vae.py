@@ -108,7 +108,7 @@ def test_a_whole_model_has_it(table: dict[str, Any], other: Path, tmp_path: Path
 
 def test_a_base_of_one_file_keeps_its_own(table: dict[str, Any], other: Path, tmp_path: Path) -> None:
     from lorasmith.core.progress import Progress
-    from lorasmith.families.source import Folder
+    from lorasmith.families.stable_diffusion.source import Folder
     from lorasmith.files.original import write_original
 
     class Heard(Progress):

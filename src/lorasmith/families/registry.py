@@ -1,0 +1,89 @@
+"""The table of model families. A folder of this package enters itself by a module `loader.py` that calls `register`."""
+
+from __future__ import annotations
+
+import importlib.util
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from lorasmith import families
+from lorasmith.core.errors import LorasmithError, did_you_mean
+from lorasmith.families.base import Family
+from lorasmith.families.source import Source
+
+
+class NotRecognisedError(LorasmithError):
+    """A folder or file is not a base model of the family that was asked."""
+
+
+class FamilyLoader(ABC):
+    """How the models of one folder of families are recognised, opened and loaded."""
+
+    kinds: ClassVar[tuple[str, ...]]
+    """The families that the folder implements, as configs and files name them."""
+    hub_weights: ClassVar[Mapping[str, str]]
+    """What to fetch from a hub repository: folder (fnmatch) to the stem of its weight files; the denoiser first."""
+
+    @abstractmethod
+    def open_folder(self, name: str, path: Path, kind: str | None) -> Source:
+        """A diffusers folder. `kind` overrides detection. Raises NotRecognisedError if it is of another family, and
+        LorasmithError if it is of this family but cannot be used."""
+
+    @abstractmethod
+    def open_file(self, name: str, path: Path, kind: str | None) -> Source:
+        """A `.safetensors` file in the original layout. `kind` and errors as in `open_folder`."""
+
+    @abstractmethod
+    def replace_vae(self, base: Source, path: Path) -> Source:
+        """`base` with the VAE at `path`. Raises LorasmithError if there is none or it does not fit."""
+
+    @abstractmethod
+    def load(self, source: Source, dtype: torch.dtype | None, device: torch.device | str) -> Family:
+        """The model. `dtype` None: the family's default for a model of this size."""
+
+
+_LOADERS: list[FamilyLoader] = []
+
+
+def register(loader: FamilyLoader) -> None:
+    """Enter a loader in the table; called once by each `loader.py`."""
+    _LOADERS.append(loader)
+
+
+def loaders() -> list[FamilyLoader]:
+    """All loaders, after importing `loader.py` of every folder that has one."""
+    for module in pkgutil.iter_modules(families.__path__):
+        if module.ispkg and importlib.util.find_spec(f"{families.__name__}.{module.name}.loader"):
+            importlib.import_module(f"{families.__name__}.{module.name}.loader")
+    return list(_LOADERS)
+
+
+def loader_of(kind: str) -> FamilyLoader:
+    """The loader of a family. Raises LorasmithError if there is no such family."""
+    by_kind = {known: loader for loader in loaders() for known in loader.kinds}
+    if kind not in by_kind:
+        hint = did_you_mean(kind, by_kind)
+        raise LorasmithError(f'no family is called "{kind}"; there are {", ".join(by_kind)}. {hint}'.rstrip())
+    return by_kind[kind]
+
+
+def open_source(name: str, path: Path, kind: str | None = None) -> Source:
+    """The base model at `path`, a folder or a file, as the first family that recognises it opens it.
+
+    `name`: as the user wrote it; `kind`: the family, if the user named it. Raises LorasmithError with the reason of
+    each family if none recognises it.
+    """
+    reasons: list[str] = []
+    for loader in loaders() if kind is None else [loader_of(kind)]:
+        opener: Callable[[str, Path, str | None], Source]
+        opener = loader.open_folder if path.is_dir() else loader.open_file
+        try:
+            return opener(name, path, kind)
+        except NotRecognisedError as error:
+            reasons.append(str(error))
+    raise LorasmithError("\n".join(dict.fromkeys(reasons)))

@@ -1,0 +1,114 @@
+"""A Stable Diffusion model in one `.safetensors` file with the original (CompVis, Stability) names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lorasmith.core.errors import LorasmithError
+from lorasmith.core.package import assets
+from lorasmith.families.reader import TensorRef, read_header
+from lorasmith.families.registry import NotRecognisedError
+from lorasmith.families.stable_diffusion import ldm_names
+from lorasmith.families.stable_diffusion.source import StableDiffusionSource, part_title, shipped_config
+from lorasmith.families.stable_diffusion.stored_names import (
+    from_openclip,
+    original_vae,
+    renamed,
+    text_encoder_names,
+)
+
+CONTEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+"""The width of the text states of the published models."""
+_REFINER_WIDTH = 1280
+
+
+class SingleFile(StableDiffusionSource):
+    """One original-layout `.safetensors`. Configs and tokenizer come with Lorasmith, unless the file's metadata has
+    configs (`lorasmith.configs`), as the files that Lorasmith writes do."""
+
+    layout = "single-file"
+
+    def __init__(self, name: str, path: Path, kind: str | None = None) -> None:
+        """`name`: as the user wrote it. `kind` overrides detection. Raises NotRecognisedError if there is no UNet."""
+        self.name, self.path = name, path
+        self._tensors, self.metadata = read_header(path)
+        self._configs: dict[str, Any] = json.loads(self.metadata.get("lorasmith.configs", "{}"))
+        self.kind = kind or self._configs.get("kind") or self._detect_kind()
+
+    def _detect_kind(self) -> str:
+        unet_names = [name for name in self._tensors if name.startswith(ldm_names.UNET)]
+        if not unet_names:
+            is_lora = any("lora" in name for name in self._tensors)
+            raise NotRecognisedError(
+                f"{self.path}: no UNet in the original layout (no {ldm_names.UNET}*). "
+                + ("It looks like a LoRA, not a base model." if is_lora else "")
+                + " Give a base model: a checkpoint like v1-5-pruned-emaonly.safetensors, or a diffusers folder."
+            )
+
+        # The families differ in the width of the text states, which the keys of any cross-attention show.
+        width = 0
+        for name in unet_names:
+            if name.endswith("attn2.to_k.weight"):
+                width = self._tensors[name].shape[1]
+                break
+        if width not in CONTEXT_WIDTHS:
+            known = ", ".join(f"{w} ({kind})" for w, kind in CONTEXT_WIDTHS.items())
+            hint = f"; {_REFINER_WIDTH} is the SDXL refiner, which is not supported" if width == _REFINER_WIDTH else ""
+            raise LorasmithError(f"{self.path}: its text states are {width} wide; known: {known}{hint}")
+        return CONTEXT_WIDTHS[width]
+
+    def config(self, part: str) -> dict[str, Any]:
+        config = dict(self._configs.get(part) or shipped_config(self.kind, part))
+        if part == "scheduler":
+            config.update(self._scheduler_hints())
+        return config
+
+    def _scheduler_hints(self) -> dict[str, Any]:
+        """What the file says of its schedule: modelspec metadata, and the marker tensors of v-prediction models."""
+        hints: dict[str, Any] = {}
+        named = self.metadata.get("modelspec.prediction_type", "")
+        if named == "v" or "v_pred" in self._tensors:
+            hints["prediction_type"] = "v_prediction"
+        elif named == "epsilon":
+            hints["prediction_type"] = "epsilon"
+        if "ztsnr" in self._tensors:
+            hints["rescale_betas_zero_snr"] = True
+        return hints
+
+    def _prefix(self, part: str) -> str:
+        """What the names of a part's tensors begin with."""
+        if part == "unet":
+            return ldm_names.UNET
+        if part == "vae":
+            return ldm_names.VAE
+        return ldm_names.TEXT[self.kind, part]
+
+    def raw(self, part: str) -> dict[str, TensorRef]:
+        prefix = self._prefix(part)
+        refs = {name.removeprefix(prefix): ref for name, ref in self._tensors.items() if name.startswith(prefix)}
+        if not refs:
+            raise LorasmithError(
+                f"{self.path}: it has no {part_title(part)} (no {prefix}*). "
+                "Use a complete checkpoint, or a diffusers folder."
+            )
+        return refs
+
+    def resolve(self, part: str, names: Iterable[str]) -> dict[str, TensorRef]:
+        refs = self.raw(part)
+        names = list(names)
+        if part == "unet":
+            return renamed(refs, {name: ldm_names.unet_name(name, self.unet_config) for name in names})
+        if part == "vae":
+            return original_vae(refs, names, len(self.config("vae")["block_out_channels"]))
+        if self._prefix(part).endswith(".model."):
+            return from_openclip(refs, names, self.config(part)["num_hidden_layers"])
+        return text_encoder_names(refs, names)
+
+    def tokenizer(self, part: str) -> Path:
+        return assets() / self._configs.get("tokenizer", "clip")
+
+    def pad(self, part: str) -> int | None:
+        return self.config(part).get("pad_token_id")

@@ -1,0 +1,141 @@
+"""Where the parts of a Stable Diffusion model are stored: what both layouts share, and the diffusers folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lorasmith.adapters.base import LayerSpec
+from lorasmith.core.component_names import is_text_encoder
+from lorasmith.core.errors import LorasmithError
+from lorasmith.core.package import assets
+from lorasmith.families.reader import TensorRef, read_header
+from lorasmith.families.registry import NotRecognisedError
+from lorasmith.families.source import Source
+from lorasmith.families.stable_diffusion.stored_names import current_vae_names, text_encoder_names
+from lorasmith.families.stable_diffusion.unet_config import UNetConfig
+from lorasmith.families.weight_files import weight_files
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "sd1": ("unet", "vae", "te"),
+    "sd2": ("unet", "vae", "te"),
+    "sdxl": ("unet", "vae", "te1", "te2"),
+}
+_PART_TITLES = {
+    "unet": "UNet",
+    "vae": "VAE",
+    "te": "text encoder",
+    "te1": "first text encoder",
+    "te2": "second text encoder",
+}
+
+
+def shipped_config(kind: str, part: str) -> dict[str, Any]:
+    """The diffusers or transformers config of a part of the published models of this kind."""
+    return json.loads((assets() / "configs" / kind / f"{part}.json").read_text(encoding="utf-8"))
+
+
+def part_title(part: str) -> str:
+    """What messages call a part."""
+    return _PART_TITLES[part]
+
+
+class StableDiffusionSource(Source):
+    """A base model of Stable Diffusion 1.x, 2.x or XL."""
+
+    denoiser_component: ClassVar[str] = "unet"
+
+    @property
+    def text_components(self) -> tuple[str, ...]:
+        return tuple(part for part in PARTS[self.kind] if is_text_encoder(part))
+
+    @cached_property
+    def unet_config(self) -> UNetConfig:
+        return UNetConfig.from_diffusers(self.config("unet"), self.where("unet"))
+
+    @property
+    def prediction(self) -> str:
+        """`epsilon` or `v_prediction`."""
+        kind = self.config("scheduler").get("prediction_type", "epsilon")
+        if kind not in ("epsilon", "v_prediction"):
+            raise LorasmithError(
+                f"{self.name}: its prediction type is {kind!r}; epsilon and v_prediction are supported"
+            )
+        return kind
+
+    @property
+    def native_size(self) -> int:
+        # The UNet's config gives the size of the latents, which is an eighth of the pictures'.
+        return int(self.config("unet").get("sample_size", 64)) * 8
+
+    @property
+    def context_width(self) -> int:
+        return self.unet_config.context
+
+    @property
+    def parameters(self) -> int:
+        return sum(math.prod(ref.shape) for ref in self.raw("unet").values())
+
+    def layers(self) -> tuple[LayerSpec, ...]:
+        from lorasmith.families.stable_diffusion.layer_names import layers_of
+
+        text_configs = {component: self.config(component) for component in self.text_components}
+        return layers_of(self.unet_config, text_configs)
+
+
+class Folder(StableDiffusionSource):
+    """A diffusers folder."""
+
+    layout = "diffusers"
+    _FOLDERS: ClassVar[Mapping[str, str]] = {"te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2"}
+
+    def __init__(self, name: str, path: Path, kind: str | None = None) -> None:
+        """`name`: as the user wrote it. `kind` overrides detection. Raises NotRecognisedError if there is no UNet."""
+        self.name, self.path = name, path
+        if not (path / "unet" / "config.json").is_file():
+            raise NotRecognisedError(f"{path}: not a diffusers model folder (it has no unet/config.json)")
+        self.kind = kind or self._detect_kind()
+
+    def _detect_kind(self) -> str:
+        config = self.config("unet")
+        if config.get("addition_embed_type") == "text_time":
+            # The refiner has only SDXL's second text encoder.
+            if not (self.path / "text_encoder" / "config.json").is_file():
+                raise LorasmithError(f"{self.path}: an SDXL refiner; only base models can be trained")
+            return "sdxl"
+        return "sd2" if config.get("use_linear_projection") else "sd1"
+
+    def where(self, part: str) -> str:
+        return str(self.path / self._FOLDERS.get(part, part))
+
+    def config(self, part: str) -> dict[str, Any]:
+        file = Path(self.where(part)) / ("scheduler_config.json" if part == "scheduler" else "config.json")
+        if not file.is_file():
+            if part == "scheduler":
+                return shipped_config(self.kind, part)
+            raise LorasmithError(f"{file}: missing; the {part_title(part)} cannot be loaded without it")
+        return json.loads(file.read_text(encoding="utf-8"))
+
+    def raw(self, part: str) -> dict[str, TensorRef]:
+        refs: dict[str, TensorRef] = {}
+        for file in weight_files(Path(self.where(part)), part_title(part)):
+            refs.update(read_header(file)[0])
+        return refs
+
+    def resolve(self, part: str, names: Iterable[str]) -> dict[str, TensorRef]:
+        refs = self.raw(part)
+        if part == "unet":
+            return refs
+        if part == "vae":
+            return current_vae_names(refs)
+        return text_encoder_names(refs, names)
+
+    def tokenizer(self, part: str) -> Path:
+        folder = self.path / ("tokenizer_2" if part == "te2" else "tokenizer")
+        if not folder.is_dir():
+            raise LorasmithError(f"{folder}: missing; texts cannot be split into tokens without it")
+        return folder
