@@ -183,30 +183,36 @@ def vars_of(limit: Any) -> list[Any]:
     return [getattr(limit, name) for name in ("ge", "gt", "le", "lt") if hasattr(limit, name)]
 
 
+PLAIN_TYPES = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
+
+
 def type_word(annotation: Any) -> str:
     """`text`, `number`, `"a" or "b"`, `list of text` ..."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return type_word(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) is not None:
+        return generic_type_word(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, Component) and annotation._root is annotation:
+        return annotation._root_name
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "table"
+    return PLAIN_TYPES.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def generic_type_word(annotation: Any) -> str:
+    """The same for types with arguments: literals, unions, lists, tuples, tables."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         return " or ".join(f'`"{a}"`' if isinstance(a, str) else f"`{a}`" for a in arguments)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(type_word(a) for a in arguments if a is not type(None)))
-    if origin is typing.Annotated:
-        return type_word(arguments[0])
-    if origin is tuple:
-        inner = [a for a in arguments if a is not Ellipsis]
-        if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return f"list of {type_word(inner[0])}"
-        return f"[{', '.join(type_word(a) for a in inner)}]"
-    if origin in (list, set, frozenset):
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        return f"[{', '.join(type_word(a) for a in arguments)}]"
+    if origin in (tuple, list, set, frozenset):
         return f"list of {type_word(arguments[0])}"
-    if origin in (dict, types.MappingProxyType) or (origin and "Mapping" in str(origin)):
+    if origin in (dict, types.MappingProxyType) or "Mapping" in str(origin):
         return "table"
-    if isinstance(annotation, type) and issubclass(annotation, Component) and annotation._root is annotation:
-        return annotation._root_name
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return "table"
-    plain = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
-    return plain.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    return str(annotation)
 
 
 def default(field: FieldInfo) -> str:
