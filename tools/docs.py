@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
+import json
 import sys
 import textwrap
 import types
@@ -203,7 +204,7 @@ def generic_type_word(annotation: Any) -> str:
     """The same for types with arguments: literals, unions, lists, tuples, tables."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
-        return " or ".join(f'`"{a}"`' if isinstance(a, str) else f"`{a}`" for a in arguments)
+        return " or ".join(f"`{json.dumps(value)}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(type_word(a) for a in arguments if a is not type(None)))
     if origin is tuple and arguments[-1] is not Ellipsis:
