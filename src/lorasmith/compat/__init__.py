@@ -1,1 +1,1 @@
-"""Scripts of other trainers, run by name with their own options and files."""
+"""Training scripts of other programs, run by name with the options and files of the original."""

@@ -134,7 +134,7 @@ PARSERS = {
 def split_arguments(options: Sequence[Option], argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """A command line (`--key=value`, `--key value`, `--flag`, `--list a b`) as a table, and warnings.
 
-    As in argparse, the last of several equal options counts, and a prefix that fits a single option stands for it.
+    As in argparse, the last of several equal options counts, and a prefix of a single option's name selects this option.
     Arguments that belong to no option become warnings.
     """
     known = {option.name: option for option in options}
@@ -142,7 +142,7 @@ def split_arguments(options: Sequence[Option], argv: Sequence[str]) -> tuple[dic
     warnings: list[str] = []
     position = 0
     while position < len(argv):
-        # Only options start with two dashes; a value that stands alone belongs to nothing.
+        # Only options start with two dashes; a value that follows no option is a mistake.
         argument = argv[position]
         position += 1
         if not argument.startswith("--"):

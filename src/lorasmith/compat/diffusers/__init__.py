@@ -1,4 +1,4 @@
-"""The training scripts of diffusers, by their own flags."""
+"""diffusers' training scripts, with the options of the originals."""
 
 from lorasmith.compat.diffusers import custom_diffusion, dreambooth, text_to_image, textual_inversion
 

@@ -21,7 +21,7 @@ class KeyValueArguments:
     """The arguments that were not taken yet, by key."""
     problems: list[Problem]
     known: set[str] = field(default_factory=set)
-    """Keys that were asked for, to find the most similar one to an unknown key."""
+    """Keys that the conversion has looked for; of these, the most similar one to an unknown key is suggested."""
 
     @classmethod
     def read(cls, option: str, items: Iterable[str] | None, problems: list[Problem]) -> KeyValueArguments:

@@ -118,8 +118,8 @@ def read_dataset(
 ) -> KohyaDataset:
     """One dataset with its subsets. `fallbacks`: tables to look up values that the dataset does not have."""
     # Values of the dataset come before those of `general` and of the options.
-    own = {key: value for key, value in table.items() if key != "subsets"}
-    layers = [parse_table(own, (*IMAGE_KEYS, *DATASET_KEYS), where, problems), *fallbacks]
+    dataset_values = {key: value for key, value in table.items() if key != "subsets"}
+    layers = [parse_table(dataset_values, (*IMAGE_KEYS, *DATASET_KEYS), where, problems), *fallbacks]
     subsets = [
         read_subset(subset_table, layers, f"{where}.subsets.{index}", problems)
         for index, subset_table in enumerate(table.get("subsets", []))
@@ -137,14 +137,14 @@ def read_subset(
 ) -> KohyaSubset:
     """One subset. `layers`: tables to look up values that the subset does not have."""
     validation_keys = tuple(option for option in DATASET_KEYS if option.name.startswith("validation"))
-    own = parse_table(table, (*IMAGE_KEYS, *SUBSET_KEYS, *validation_keys), where, problems)
-    if not own.get("image_dir") and not own.get("metadata_file"):
+    subset_values = parse_table(table, (*IMAGE_KEYS, *SUBSET_KEYS, *validation_keys), where, problems)
+    if not subset_values.get("image_dir") and not subset_values.get("metadata_file"):
         problems.append(Problem(where, "has neither image_dir nor metadata_file", remedy="name the folder of images"))
-    values = look_up(IMAGE_KEYS, [own, *layers])
+    values = look_up(IMAGE_KEYS, [subset_values, *layers])
     # These keys describe one subset, so they are not inherited.
     for option in SUBSET_KEYS:
-        values[option.name] = own.get(option.name, option.default)
-    values["validation_split"] = own.get("validation_split")
+        values[option.name] = subset_values.get(option.name, option.default)
+    values["validation_split"] = subset_values.get("validation_split")
     return KohyaSubset(values, where)
 
 

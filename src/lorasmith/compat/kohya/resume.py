@@ -29,7 +29,7 @@ def find_resume_path(values: Mapping[str, Any]) -> Path | None:
     named = download_state(values) if values["resume_from_huggingface"] else values["resume"]
     path = Path(named).expanduser()
 
-    # A state is a checkpoint under its own name; a run, or any folder in it, stands for its latest checkpoint.
+    # A state is a checkpoint under its own name; a run, or any folder in it, means its latest checkpoint.
     if (path / "state.json").is_file():
         return path
     if any((path / name).is_file() for name in ORIGINAL_STATE_FILES):

@@ -73,8 +73,8 @@ class RegionallyControlableSampling(Action):
 
 
 def find_model(path: Path, base: str | None) -> tuple[str, Path | None, list[str]]:
-    """The base, the fused LoRA on it, and the files of new tokens that --pretrained_model stands for."""
-    # A whole fused model of the original, whose new tokens are in a file of their own.
+    """The base, the fused LoRA on it, and the files of new tokens that --pretrained_model names."""
+    # A whole fused model of the original, whose new tokens are in a separate file.
     if path.is_dir():
         token_file = path / TOKEN_FILE
         return str(path), None, [str(token_file)] if token_file.is_file() else []
