@@ -134,7 +134,7 @@ PARSERS = {
 def split_arguments(options: Sequence[Option], argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """A command line (`--key=value`, `--key value`, `--flag`, `--list a b`) as a table, and warnings.
 
-    As in argparse, the last of several equal options counts, and a prefix of a single option's name selects this option.
+    As in argparse, the last of several equal options counts, and a prefix of a single option's name selects it.
     Arguments that belong to no option become warnings.
     """
     known = {option.name: option for option in options}

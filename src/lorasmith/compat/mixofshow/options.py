@@ -11,6 +11,7 @@ LETTERBOX = (
 NEVER_READ = "never read by the original either"
 
 TRAIN = (
+    # Run
     Option("opt", "text", note="the YAML file; -opt and --opt"),
     Option("name", "text", to="name", note="of the run's folder, experiments/<name>"),
     Option("manual_seed", "int", 0, to="seed", state="improved", note="each rank draws different noise"),
@@ -127,6 +128,7 @@ TRAIN = (
         note="never read by the original's main branch; as in its research branch, keys and values are dropped "
         "independently, each for a whole micro-batch, but from the first step on",
     ),
+    # Files
     Option("path.pretrain_network", "text", state="no_effect", note=NEVER_READ),
     Option("path.lora_path", "text", state="no_effect", note="of test files"),
     # Images and files during training
@@ -151,6 +153,7 @@ TEST = (
     Option("save_dir", "text", note="replaces results/<name>"),
     *(option for option in TRAIN if option.name in SHARED_WITH_TEST),
     *(option for option in TRAIN if option.name.startswith(("val.", "datasets.val_vis."))),
+    # With another meaning than in training
     Option("mixed_precision", "text", "fp16", state="improved", note="the precision of the base is used"),
     Option("path.lora_path", "text", note="the trained file"),
 )
@@ -172,6 +175,7 @@ FUSION = (
 
 OURS = "not in the original"
 REGIONS = (
+    # Model and prompts
     Option(
         "pretrained_model",
         "text",
@@ -188,6 +192,7 @@ REGIONS = (
         state="improved",
         note="[prompt]-*-[negative]-*-[top, left, bottom, right]|...; parsed, never evaluated as code",
     ),
+    # Conditions
     Option("sketch_condition", "text", to="controls", state="improved", note="optional, as is the pose"),
     Option("keypose_condition", "text", to="controls", state="improved", note="optional, as is the sketch"),
     Option("sketch_adaptor_weight", "float", 1.0, to="controls.weight"),
@@ -208,6 +213,7 @@ REGIONS = (
         to="controls.model",
         note=f"{OURS}: may be a local folder, also of a ControlNet",
     ),
+    # Images and files
     Option("seed", "int", 16141, to="seed"),
     Option("suffix", "text", "", note="a folder below save_dir"),
     Option("save_dir", "text"),
