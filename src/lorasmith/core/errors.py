@@ -15,6 +15,11 @@ class LorasmithError(Exception):
     """A mistake that the user can repair. The message says what to do."""
 
 
+class WriteError(LorasmithError):
+    """A file could not be written: the disk is full, the folder is read-only, a name is too long. A run goes on after
+    it, because the weights in memory are worth more than one file."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong with a config or a data set.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from lorasmith.core.errors import WriteError
 from lorasmith.core.progress import Progress
 from lorasmith.training.config import TrainConfig
 from lorasmith.training.output import checkpoint
@@ -48,11 +49,15 @@ def train(
         reported = progress if progress and ranks.first else Progress()
         run = build_run(config, progress=reported, resume=resume, overwrite=overwrite, ranks=ranks)
         try:
+            # The files of the end are written under the same handlers, so that no first signal can cut them off.
             with stop_after_step_on_signal(run):
                 fit(run)
-            result = finish(config, run)
+                result = finish(config, run)
             ranks.wait()
             return result
+        except KeyboardInterrupt:
+            run.progress.say(describe_interruption(run))
+            raise
         finally:
             if run.cuda_graphs is not None:
                 run.cuda_graphs.close()
@@ -63,10 +68,16 @@ def train(
 
 
 def finish(config: TrainConfig, run: Run) -> TrainResult:
-    """Write the last losses; then the report of a finished run, or the checkpoint of a stopped one."""
+    """Write the last losses; then the report of a finished run, or the checkpoint of a stopped one.
+
+    Raises WriteError if the checkpoint or the report cannot be written.
+    """
     config.log.act(run)
     finished = run.state.step >= run.length.steps
     file = config.export.file(run) if finished else None
+    # The config may say that nothing is exported at the end.
+    if file is not None and not config.export.at_end and not file.exists():
+        file = None
     report = None
 
     if run.ranks.first and finished:
@@ -76,7 +87,10 @@ def finish(config: TrainConfig, run: Run) -> TrainResult:
 
         report = write_report(run.folder)
     elif run.ranks.first:
-        checkpoint.save(run)
+        try:
+            checkpoint.save(run)
+        except WriteError as error:
+            raise WriteError(f"{error}\nThe run is stopped after step {run.state.step}. {resume_note(run)}") from error
         run.progress.say(
             f"stopped after step {run.state.step} of {run.length.steps}; nothing is lost. "
             f"Continue with: lorasmith train --resume {run.folder}"
@@ -93,18 +107,37 @@ def finish(config: TrainConfig, run: Run) -> TrainResult:
     )
 
 
+def resume_note(run: Run) -> str:
+    """From where the run can be continued, and with which command."""
+    steps = [checkpoint.step_of(path) for path in checkpoint.checkpoints_in(run.folder)]
+    place = f"Its last checkpoint is of step {steps[-1]}" if steps else "It has no checkpoint yet"
+    return f"{place}. Continue with: lorasmith train --resume {run.folder}"
+
+
+def describe_interruption(run: Run) -> str:
+    """What is left of a run that a second signal has interrupted in the middle of its work."""
+    return f"interrupted at step {run.state.step} of {run.length.steps}. {resume_note(run)}"
+
+
 @contextmanager
 def stop_after_step_on_signal(run: Run) -> Iterator[None]:
-    """Ctrl-C and SIGTERM set `run.stopping`; a second signal interrupts at once. No effect outside the main thread."""
+    """Ctrl-C, SIGTERM and a closed terminal set `run.stopping`; a second signal interrupts at once. No effect outside
+    the main thread."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         if run.stopping:
             raise KeyboardInterrupt
         run.stopping = True
-        run.progress.say("stopping after this step; once more to stop at once")
+        if run.state.step >= run.length.steps:
+            run.progress.say("all steps are made, the last files are being written; once more to stop at once")
+        else:
+            run.progress.say("stopping after this step; once more to stop at once")
 
+    # Windows has no SIGHUP. `nohup` ignores it, which stays so.
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     try:
-        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, stop) for number in numbers}
     except ValueError:  # Python sets signal handlers in the main thread only
         yield
         return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from lorasmith.core.errors import WriteError
 from lorasmith.core.registry import Component
 
 if TYPE_CHECKING:
@@ -41,21 +42,31 @@ class Hook(Component, root="hook"):
     def start(self, run: Run) -> None:
         """Called before the first step of this process."""
         # intervals in minutes begin with the training, not with the loading of the model
-        run.hook_state[self._state_key] = time.monotonic()
+        run.hook_state[self._clock_key] = time.monotonic()
         # a resumed run has its pictures and files of the start already
         if self.at_start and not run.resumed:
             self.act(run)
 
     def after_step(self, run: Run) -> None:
-        """Called after each optimizer step."""
-        if self.due(run):
+        """Called after each optimizer step. A file that cannot be written is reported, and the run goes on."""
+        if not self.due(run):
+            return
+        try:
             self.act(run)
-            # set after the work, so that slow work cannot be due again at once
-            run.hook_state[self._state_key] = time.monotonic()
+            run.hook_state[self._step_key] = run.state.step
+        except (WriteError, OSError) as error:
+            name = self.model_dump().get("kind", type(self).__name__)
+            run.progress.say(f"step {run.state.step}: {name} failed, the run goes on: {error}")
+        # set after the work, so that slow work cannot be due again at once
+        run.hook_state[self._clock_key] = time.monotonic()
 
     def finish(self, run: Run) -> None:
-        """Called after the last step. Acts unless the hook was due at that step and so has acted already."""
-        if self.at_end and not self.due(run):
+        """Called after the last step. Acts unless the hook has acted after that step already.
+
+        Raises WriteError if a file cannot be written.
+        """
+        # the clock cannot tell: a hook may have become due by the minutes that the hooks before it took
+        if self.at_end and run.hook_state.get(self._step_key) != run.state.step:
             self.act(run)
 
     def close(self, run: Run) -> None:
@@ -68,7 +79,7 @@ class Hook(Component, root="hook"):
         if self.every_minutes is None:
             return False
         now = time.monotonic()
-        last_acted = run.hook_state.get(self._state_key, now)
+        last_acted = run.hook_state.get(self._clock_key, now)
         return now - last_acted >= 60 * self.every_minutes
 
     def due_by_step(self, run: Run) -> bool:
@@ -88,5 +99,15 @@ class Hook(Component, root="hook"):
 
     @property
     def _state_key(self) -> str:
-        """The key of this hook's class in `run.hook_state`."""
-        return f"{type(self).__module__}.{type(self).__qualname__}"
+        """The key of this hook in `run.hook_state`. A run may have several hooks of one class."""
+        return f"{type(self).__module__}.{type(self).__qualname__}.{id(self)}"
+
+    @property
+    def _clock_key(self) -> str:
+        """The key of the time at which the hook last acted."""
+        return f"{self._state_key}.clock"
+
+    @property
+    def _step_key(self) -> str:
+        """The key of the step after which the hook last acted with success."""
+        return f"{self._state_key}.step"

@@ -115,7 +115,7 @@ def find_newest(run_folder: Path) -> tuple[Path | None, list[str]]:
     may write to other folders, count too. Of two checkpoints of the same step, the one in the run's `checkpoints`
     comes first."""
     in_run = checkpoints_in(run_folder)
-    steps = {path: int(path.name.removeprefix("step-")) for path in in_run}
+    steps = {path: step_of(path) for path in in_run}
     for event in Events(run_folder, tensorboard=False).of("state"):
         path = run_folder / event["file"]
         if path.is_dir():
@@ -135,7 +135,12 @@ def find_newest(run_folder: Path) -> tuple[Path | None, list[str]]:
 def checkpoints_in(run_folder: Path) -> list[Path]:
     """The checkpoints in the `checkpoints` folder of a run, oldest first."""
     # step numbers have leading zeros, so the order of names is that of steps
-    return sorted((run_folder / FOLDER).glob("step-*"))
+    return sorted(path for path in (run_folder / FOLDER).glob("step-*") if path.name.removeprefix("step-").isdigit())
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint in the `checkpoints` folder, from its name."""
+    return int(path.name.removeprefix("step-"))
 
 
 def fault_of(path: Path) -> str | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lorasmith.core.errors import WriteError
 from lorasmith.core.rng import StepRng, restored_global_generators
 from lorasmith.data.dataset import Batch, BatchPlan
 from lorasmith.training.step.batches import micro_batches, rank_share
@@ -46,13 +47,32 @@ def fit(run: Run) -> None:
                 hook.after_step(run)
             advance(1, progress_note(run))
 
-            # A signal may reach one rank only, but all ranks must leave after the same step.
-            if run.ranks.any(run.stopping):
+            # A signal may reach one rank only, but all ranks must leave after the same step. After the last step there
+            # is nothing left to stop: the run writes its files.
+            stopping = run.ranks.any(run.stopping)
+            if stopping and run.state.step < run.length.steps:
                 run.stopping = True
                 return
 
+    finish_hooks(run)
+
+
+def finish_hooks(run: Run) -> None:
+    """Let all hooks do their work of the end, also if one of them cannot write its file.
+
+    Raises WriteError with all files that could not be written.
+    """
+    failures: list[str] = []
     for hook in run.hooks:
-        hook.finish(run)
+        try:
+            hook.finish(run)
+        except (WriteError, OSError) as error:
+            failures.append(str(error))
+    if failures:
+        raise WriteError(
+            "\n".join(["all steps are made, but not every file could be written:", *failures])
+            + f"\nRemove the cause, then write them with: lorasmith train --resume {run.folder}"
+        )
 
 
 def remaining_steps(run: Run) -> Iterator[tuple[int, list[BatchPlan]]]:
