@@ -18,7 +18,7 @@ Config = Callable[..., Path]
     [
         ("adapter.ranc=4", ["adapter.ranc", "unknown key", 'did you mean "rank"?']),
         ("stepz=4", ["stepz", "unknown key", 'did you mean "steps"?']),
-        ("adapter.rank=many", ["adapter.rank", "'many'", "integer"]),
+        ("adapter.rank=many", ["adapter.rank", '"many"', "a whole number"]),
         ("adapter.kind=lorra", ["lorra", "lora", 'did you mean "lora"?']),
         ("optimizer.lr=-1", ["optimizer.lr", "-1"]),
         ("epochs=4", ["steps and epochs"]),

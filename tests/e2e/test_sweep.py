@@ -100,7 +100,7 @@ def test_a_run_that_fails_does_not_stop_the_others(here: Program, shared: Path, 
     [
         ((), ("--over", "adapter.rank=4,8,16")),
         (("--over", "adapter.rnak=4,8"), ("rnak", "rank")),
-        (("--over", "adapter.rank=4,x"), ("adapter.rank", "'x'")),
+        (("--over", "adapter.rank=4,x"), ("adapter.rank", '"x"')),
         (("--over", "adapter.rank=4..8"), ("--search",)),
     ],
 )

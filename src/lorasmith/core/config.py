@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
@@ -12,6 +13,7 @@ from typing import Any, TypeVar, cast, get_args
 from pydantic import BaseModel, ValidationError
 
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem, did_you_mean
+from lorasmith.core.text_files import parse_json, parse_toml, read_text
 
 M = TypeVar("M", bound=BaseModel)
 Table = dict[str, Any]
@@ -20,19 +22,42 @@ Location = tuple[int | str, ...]
 MAX_INLINE_WIDTH = 120
 """Longer lists of tables are written over several lines."""
 MAX_VALUE_WIDTH = 120
-"""Values whose text is longer are not repeated in error messages."""
+"""Longer values are cut in error messages."""
+UNKNOWN_KEY = "unknown key"
+"""What is found where a table has a key that is not a setting."""
+DRIVE = re.compile(r"[A-Za-z]:[\\/\b\t\n\f\r]")
+ESCAPED = re.compile(r"[\b\t\n\f\r]")
+"""The characters that TOML's one-letter escapes stand for."""
+WINDOWS_PATHS = "write Windows paths with / or in single quotes: 'C:\\images'"
+ALLOWED = {
+    "path_type": "a path in quotes",
+    "string_type": "a text in quotes",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "tuple_type": "a list in brackets",
+    "list_type": "a list in brackets",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+}
+"""What a setting accepts, by the type of pydantic's error; other types have a message that people understand."""
 
 
 def read_table(path: Path) -> Table:
     """The table of a TOML or JSON file. Raises LorasmithError with the line of a syntax error."""
-    if not path.is_file():
-        raise LorasmithError(f"{path}: no such file")
-    text = path.read_text(encoding="utf-8-sig")
-    try:
-        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except ValueError as error:
-        language = path.suffix[1:].upper() or "TOML"
-        raise LorasmithError(f"{path}: not valid {language}: {error}") from None
+    text = read_text(path)
+    suffix = path.suffix.lower()
+    if suffix in (".yaml", ".yml"):
+        raise LorasmithError(
+            f"{path}: is YAML, and a config is TOML or JSON; a file of Mix-of-Show runs with: "
+            f"lorasmith as train_edlora -opt {path}"
+        )
+    return parse_json(text, path) if suffix == ".json" else parse_toml(text, path)
 
 
 def override(table: Table, assignments: Sequence[str]) -> Table:
@@ -47,17 +72,26 @@ def override(table: Table, assignments: Sequence[str]) -> Table:
         node: Any = result
         for parent in parents:
             if isinstance(node, list):
-                node = cast("list[Any]", node)[int(parent)]
+                items = cast("list[Any]", node)
+                node = items[list_index(parent, items, assignment)]
             else:
                 node = cast(Table, node).setdefault(parent, {})
-            if isinstance(node, str):
+            if not isinstance(node, dict | list):
                 raise LorasmithError(f'override "{assignment}": "{parent}" holds a plain value, not a table')
         value = read_value(text.strip())
         if isinstance(node, list):
-            node[int(last)] = value
+            node[list_index(last, cast("list[Any]", node), assignment)] = value
         else:
             node[last] = value
     return result
+
+
+def list_index(text: str, items: list[Any], assignment: str) -> int:
+    """The index that a part of a dotted key is, where the key leads into a list."""
+    if not text.isdecimal() or int(text) >= len(items):
+        count = f"the list has {len(items)}, counted from 0"
+        raise LorasmithError(f'override "{assignment}": "{text}" does not name an item of a list; {count}')
+    return int(text)
 
 
 def read_value(text: str) -> Any:
@@ -74,9 +108,28 @@ def read_value(text: str) -> Any:
 def validate(model: type[M], table: Table, source: str = "") -> M:
     """`table` as a `model`; raises ConfigError with every problem. `source`: the name of the file."""
     try:
-        return model.model_validate(table)
+        settings = model.model_validate(table)
     except ValidationError as error:
         raise ConfigError(problems_of(error, model), source) from None
+    broken = list(find_broken_paths(settings.model_dump(mode="python")))
+    if broken:
+        raise ConfigError(broken, source)
+    return settings
+
+
+def find_broken_paths(value: Any, where: str = "") -> Iterator[Problem]:
+    """Paths in which a backslash has become an escape: in TOML, `"C:\\temp"` has a tab and no backslash."""
+    if isinstance(value, dict):
+        for key, inner in cast(Table, value).items():
+            yield from find_broken_paths(inner, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(cast("list[Any]", value)):
+            yield from find_broken_paths(inner, f"{where}.{i}")
+    elif isinstance(value, Path) or (isinstance(value, str) and DRIVE.match(value)):
+        text = str(value)
+        # a folder whose name really has such a character is left alone
+        if ESCAPED.search(text) and not Path(text).exists():
+            yield Problem(where, f"found {quote(text)}, a path with a control character in it", "", WINDOWS_PATHS)
 
 
 def problems_of(error: ValidationError, model: type[BaseModel], prefix: Location = ()) -> list[Problem]:
@@ -85,18 +138,29 @@ def problems_of(error: ValidationError, model: type[BaseModel], prefix: Location
     `prefix`: where `model` is in the whole config.
     """
     problems: list[Problem] = []
+    listed: set[Location] = set()
     for details in error.errors(include_url=False):
         location: Location = details["loc"]
         context = details.get("ctx", {})
         if details["type"] == "component_fields":
             problems += problems_of(context["inner"], context["of"], (*prefix, *location))
             continue
-        # an unknown key is no field of the model, so all of its location stays
-        if details["type"] != "extra_forbidden":
+        if details["type"] == "extra_forbidden":
+            problem = describe_unknown_key(location, model, prefix)
+            # the keys of a table are listed once, however many unknown ones it has
+            if location[:-1] in listed:
+                problem = replace(problem, allowed="")
+            elif problem.allowed:
+                listed.add(location[:-1])
+        else:
             location = config_location(model, location)
-        where = ".".join(str(part) for part in (*prefix, *location))
-        problems.append(describe(dict(details), where, model))
+            problem = describe(dict(details), dotted((*prefix, *location)))
+        problems.append(problem)
     return join_alternatives(problems)
+
+
+def dotted(location: Location) -> str:
+    return ".".join(str(part) for part in location)
 
 
 def config_location(model: type[BaseModel], location: Location) -> Location:
@@ -125,20 +189,65 @@ def join_alternatives(problems: list[Problem]) -> list[Problem]:
     return list(by_value.values())
 
 
-def describe(details: Table, where: str, model: type[BaseModel]) -> Problem:
+def describe(details: Table, where: str) -> Problem:
     """One of pydantic's errors as a problem."""
     error_type, context = details["type"], details.get("ctx", {})
-    if error_type == "extra_forbidden":
-        *parents, key = details["loc"]
-        fields = field_names(model, tuple(parents))
-        return Problem(where, "unknown key", ", ".join(sorted(fields)), did_you_mean(str(key), fields))
     if error_type == "missing":
         return Problem(where, "missing; it has no default", "", "add it")
     if error_type == "component_kind":
         return Problem(where, details["msg"], context["choices"], context["hint"])
-    value = repr(details.get("input"))
-    found = f"found {value}" if len(value) < MAX_VALUE_WIDTH else "found a value of the wrong form"
-    return Problem(where, found, details["msg"].removeprefix("Value error, "))
+    value = details.get("input")
+    if error_type == "value_error":
+        # the check of a whole table, or of a value, which says what it found
+        message = details["msg"].removeprefix("Value error, ")
+        return Problem(where, message) if isinstance(value, dict) else Problem(where, describe_value(value), message)
+    allowed = ALLOWED.get(error_type) or details["msg"].removeprefix("Input should be ")
+    advice = ""
+    if error_type == "literal_error" and isinstance(value, str):
+        advice = did_you_mean(value, re.findall(r"'([^']*)'", context["expected"]))
+    return Problem(where, describe_value(value), allowed, advice)
+
+
+def describe_value(value: Any) -> str:
+    """A value as an error message repeats it: short ones as in TOML, tables only by name."""
+    if value is None:
+        return "found nothing"
+    if isinstance(value, dict):
+        return "found a table"
+    if isinstance(value, list | tuple) and any(isinstance(item, dict) for item in cast("list[Any]", value)):
+        return "found a list of tables"
+    text = inline(value)
+    return f"found {text}" if len(text) < MAX_VALUE_WIDTH else f"found {text[:MAX_VALUE_WIDTH]} ..."
+
+
+def describe_unknown_key(location: Location, model: type[BaseModel], prefix: Location = ()) -> Problem:
+    """A key that the table has no field for, with the place of a field of this name, or the most similar field."""
+    *parents, last = location
+    key = str(last)
+    where = dotted((*prefix, *location))
+    fields = field_names(model, tuple(parents))
+    elsewhere = [] if prefix else places_of(key, model)
+    if elsewhere:
+        return Problem(where, UNKNOWN_KEY, "", f"write {' or '.join(elsewhere[:2])}")
+    advice = did_you_mean(key, fields)
+    return Problem(where, UNKNOWN_KEY, "" if advice else ", ".join(sorted(fields)), advice)
+
+
+def places_of(key: str, model: type[BaseModel], prefix: str = "", depth: int = 3) -> list[str]:
+    """Dotted keys of the fields called `key` in the tables of a model; of a component, those of its default kind."""
+    places: list[str] = []
+    for name, field in model.model_fields.items():
+        if name == key and prefix:
+            places.append(f"{prefix}{name}")
+        is_list = "tuple" in str(field.annotation)
+        inner = model_in(field.annotation)
+        default = field.get_default(call_default_factory=True, validated_data={})
+        if isinstance(default, BaseModel):
+            inner = type(default)
+        # of lists of tables, the index is not known
+        if inner is not None and not is_list and depth > 1:
+            places += places_of(key, inner, f"{prefix}{name}.", depth - 1)
+    return places
 
 
 def field_names(model: type[BaseModel], location: Location) -> list[str]:

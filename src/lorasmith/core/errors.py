@@ -47,6 +47,7 @@ class ConfigError(LorasmithError):
 
     def __init__(self, problems: Sequence[Problem], source: str = "") -> None:
         self.problems = list(problems)
+        self.source = source
         count = len(self.problems)
         noun = "problem" if count == 1 else "problems"
         place = f" in {source}" if source else ""

@@ -14,6 +14,7 @@ from PIL import Image
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.core.store import sha256_of, write_text
+from lorasmith.core.text_files import read_text
 from lorasmith.data.images import decode
 from lorasmith.data.scan import images_in
 from lorasmith.evaluation.candidates import Candidate
@@ -91,7 +92,7 @@ def read_prompt(path: Path) -> str:
     write into PNG files; empty if there is neither."""
     text_file = path.with_suffix(".txt")
     if text_file.is_file():
-        return text_file.read_text(encoding="utf-8-sig").strip()
+        return read_text(text_file).strip()
     try:
         with Image.open(path) as image:
             parameters = str(image.info.get("parameters") or "")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.package import assets
+from lorasmith.core.text_files import read_text
 from lorasmith.evaluation.settings import EvaluateSettings
 
 PLACEHOLDER = "<TOK>"
@@ -23,7 +24,7 @@ def load_prompts(source: str | Path | Sequence[str]) -> list[str]:
     if isinstance(source, str | Path):
         path = _find_file(source)
         place = str(path)
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in read_text(path).splitlines()]
         prompts = [line for line in lines if line and not line.startswith("#")]
     else:
         place = "the prompts"

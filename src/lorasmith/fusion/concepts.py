@@ -14,6 +14,7 @@ from lorasmith.adapters.attach import module_at
 from lorasmith.core.component_names import component_of, is_text_encoder
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem, did_you_mean
 from lorasmith.core.file_strength import split_strength
+from lorasmith.core.text_files import read_text
 from lorasmith.families.base import Family
 from lorasmith.files.lora import DecodedLora, lora_factors, read, restore_adapter
 from lorasmith.files.lowrank import MatrixSvd
@@ -62,7 +63,7 @@ def read_list(path: Path) -> list[ConceptUse]:
     Paths are looked for as they are and beside the file. Raises ConfigError, with all problems at once.
     """
     try:
-        rows: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+        rows: Any = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise LorasmithError(f"{path}: cannot be read as JSON ({error})") from None
     problems: list[Problem] = []

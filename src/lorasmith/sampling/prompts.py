@@ -12,6 +12,7 @@ from typing import Any
 
 from lorasmith.core.config import read_table
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.text_files import read_text
 
 # <lora:name>, <lora:name:strength> or <lora:name:text:unet>; `lyco` is the tag of the LyCORIS extension
 _LORA_TAG = re.compile(r"<(?:lora|lyco):([^:>]+)(?::([^:>]*))?(?::([^:>]*))?>")
@@ -96,7 +97,7 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
             raise LorasmithError(f"{path}: there is no `prompt` for the whole picture in it; add it, or give --prompt")
     else:
         tables = []
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        for number, line in enumerate(read_text(path).splitlines(), 1):
             line = line.strip()
             if line and not line.startswith("#"):
                 tables.append(parse_line(line, f"{path}:{number}"))

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from lorasmith.core.config import validate
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.registry import Config
+from lorasmith.core.text_files import read_text
 from lorasmith.families.stable_diffusion.steering import Box
 from lorasmith.sampling.prompts import read_prompt_tables
 
@@ -133,7 +134,7 @@ def read_regions(path: Path) -> tuple[Region, ...]:
     if path.suffix.lower() in (".toml", ".json"):
         tables = read_prompt_tables(path)[0].get("regions", [])
     else:
-        tables = parse_regions(path.read_text(encoding="utf-8-sig"))
+        tables = parse_regions(read_text(path))
     if not tables:
         raise LorasmithError(f"{path}: there is no region in it; each region needs a prompt and a box")
     return validate_regions(tables, str(path))

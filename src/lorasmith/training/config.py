@@ -16,7 +16,7 @@ from lorasmith.adapters import AdapterConfig
 from lorasmith.adapters.lora import LoRA
 from lorasmith.concepts import Concept
 from lorasmith.core.config import override, read_table, to_toml, validate
-from lorasmith.core.errors import ConfigError, Problem
+from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.registry import Config, load_plugins
 from lorasmith.data.config import DataConfig
 from lorasmith.training.hooks import Hook
@@ -119,6 +119,7 @@ class TrainConfig(Config):
     log: Log = Field(default_factory=Log)
     preview: Previews | None = None
     validation: Validation | None = None
+    """On by default, at the start and after each epoch, if `data.validation` holds images out."""
     export: Exports = Field(default_factory=Exports)
     checkpoint: Checkpoints = Field(default_factory=Checkpoints)
     hooks: tuple[Hook, ...] = ()
@@ -129,6 +130,18 @@ class TrainConfig(Config):
     """Written into the file's metadata."""
     metadata: dict[SpecField, str] = Field(default_factory=dict)
     """More for the file's `modelspec` metadata, such as `author` or `license`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _measure_held_out_images(cls, value: Any) -> Any:
+        """Images that are held out are there to be measured, so `[validation]` need not be written."""
+        if not isinstance(value, dict) or value.get("validation") is not None:
+            return value
+        data = value.get("data")
+        held_out = data.get("validation") if isinstance(data, dict) else None
+        if not isinstance(held_out, dict) or not (held_out.get("split") or held_out.get("images")):
+            return value
+        return {**value, "validation": {}}
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:
@@ -173,6 +186,8 @@ def load_config(source: Path | dict[str, Any], overrides: list[str] | tuple[str,
     """
     table = dict(source) if isinstance(source, dict) else read_table(source)
     name = "the config" if isinstance(source, dict) else str(source)
+    if not isinstance(table, dict):
+        raise LorasmithError(f"{name}: holds a list; a config is a table of keys and values")
     table = override(table, overrides)
     load_plugins(table.get("plugins", ()))
     config = validate(TrainConfig, table, name)

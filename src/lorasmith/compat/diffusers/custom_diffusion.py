@@ -18,6 +18,7 @@ from lorasmith.compat.diffusers.shared import (
 )
 from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.text_files import read_text
 
 LAYERS = {
     "crossattn_kv": ["unet.*.attn2.to_k", "unet.*.attn2.to_v"],
@@ -98,7 +99,7 @@ def read_concepts(script: Script, values: Values) -> list[Table]:
         return [values]
     path = Path(values["concepts_list"])
     try:
-        concepts = json.loads(path.read_text(encoding="utf-8"))
+        concepts = json.loads(read_text(path))
         if all({"instance_data_dir", "instance_prompt"} <= set(concept) for concept in concepts):
             return concepts
         fault = "each entry needs instance_data_dir and instance_prompt"

@@ -13,7 +13,7 @@ from lorasmith.compat.options import Option
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem, did_you_mean
 
 IMAGE_KEYS = (
-    Option("num_repeats", "int", 1),
+    Option("num_repeats", "int", 1, to="data.repeats"),
     Option("keep_tokens", "int", 0),
     Option("token_warmup_min", "int", 1),
     Option("token_warmup_step", "float", 0),
@@ -35,7 +35,7 @@ IMAGE_KEYS = (
     Option("custom_attributes", "any", note="`diff_output_preservation` becomes `data.subsets.preserve`"),
     Option("caption_extension", "text", ".caption"),
     Option("cache_info"),
-    Option("class_tokens", "text"),
+    Option("class_tokens", "text", to="data.caption"),
     Option("alpha_mask"),
     Option("masked_loss"),
 )
@@ -54,9 +54,9 @@ DATASET_KEYS = (
 )
 """In `general` and `datasets`. The keys of validation are also allowed in `subsets`, as the documentation says."""
 SUBSET_KEYS = (
-    Option("image_dir", "text"),
-    Option("is_reg"),
-    Option("metadata_file", "text"),
+    Option("image_dir", "text", to="data.images"),
+    Option("is_reg", to="data.subsets.loss_weight"),
+    Option("metadata_file", "text", to="data.metadata"),
     Option("conditioning_data_dir", "text"),
 )
 """In `subsets` only."""

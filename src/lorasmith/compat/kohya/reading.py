@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
+from lorasmith.compat.foreign_keys import foreign_file
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.text_files import parse_json, parse_toml, read_text, toml_error
 
 KEY = re.compile(r"""\s*(?P<key>(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*[A-Za-z0-9_-]+)*)\s*=""")
 SECTION = re.compile(r"\s*\[(?P<name>[^\[\]]+)\]\s*(?:#.*)?$")
@@ -28,23 +29,25 @@ def read_file(path: Path) -> dict[str, Any]:
         path = with_suffix
     if not path.is_file():
         raise LorasmithError(f"{path}: no such file")
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path)
     if path.suffix.lower() == ".json":
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise LorasmithError(f"{path}: not valid JSON: {error}") from None
+        table = parse_json(text, path)
+        if isinstance(table, dict) and "LoRA_type" in table and "network_module" not in table:
+            raise foreign_file("LoRA_type", str(path))
+        return table
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         first_error = error
+    except RecursionError:
+        # too deep for the functions below, too
+        return parse_toml(text, path)
 
     # Repeated keys are an error in TOML. Other errors remain without them; the first message has the right line.
     try:
         return tomllib.loads(remove_repetitions(text))
     except tomllib.TOMLDecodeError:
-        hint = "\nwrite Windows paths with / or in single quotes: 'C:\\images'" if "\\" in text else ""
-        raise LorasmithError(f"{path}: not valid TOML: {first_error}{hint}") from None
+        raise toml_error(text, path, first_error) from None
 
 
 def remove_repetitions(text: str) -> str:

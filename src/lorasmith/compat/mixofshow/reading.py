@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.text_files import read_text
 
 TABLE_OPTIONS = (
     "finetune_cfg.text_embedding",
@@ -40,7 +41,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise LorasmithError(f"-opt {path}: no such file")
     try:
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+        table = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise LorasmithError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(table, dict):
@@ -93,7 +94,7 @@ def read_prompts(source: Any, replacements: dict[str, str]) -> list[str]:
     if isinstance(source, str):
         if not Path(source).is_file():
             raise LorasmithError(f"datasets.val_vis.prompts: {source}: no such file")
-        source = Path(source).read_text(encoding="utf-8").splitlines()
+        source = read_text(Path(source)).splitlines()
     prompts: list[str] = []
     for line in source:
         prompt = str(line).strip()

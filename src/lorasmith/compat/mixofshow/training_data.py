@@ -9,6 +9,7 @@ from typing import Any
 
 from lorasmith.compat.mixofshow.reading import read_mapping
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.text_files import read_text
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "object": (
@@ -72,7 +73,7 @@ def read_concept_list(values: dict[str, Any]) -> list[dict[str, Any]]:
     """The subsets of the concept list. Raises LorasmithError if it cannot be read."""
     path = Path(values["datasets.train.concept_list"])
     try:
-        concepts = json.loads(path.read_text(encoding="utf-8"))
+        concepts = json.loads(read_text(path))
         return [convert_concept_images(concept, values) for concept in concepts]
     except OSError as error:
         raise LorasmithError(f"concept_list: {path} cannot be read ({error.strerror})") from None

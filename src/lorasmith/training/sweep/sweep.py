@@ -177,10 +177,7 @@ def make_plan(settings: SweepSettings, axes: Sequence[Axis], base: TrainConfig) 
     if settings.search is None:
         return Grid(axes, make)
     if base.validation is None:
-        raise LorasmithError(
-            "--search compares validation losses: add [validation] to the config and hold images out with "
-            "data.validation.split = 0.1"
-        )
+        raise LorasmithError("--search compares validation losses: hold images out with data.validation.split = 0.1")
     return Search(axes, make, settings.search, settings.out, base.seed)
 
 

@@ -1,0 +1,178 @@
+"""The verbs of the public API that turn files into files: inspect, convert, resize, extract, merge, combine, fuse,
+refit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from lorasmith.core.progress import Progress
+
+if TYPE_CHECKING:
+    from lorasmith.files.lora import FileReport, OutputFile
+    from lorasmith.fusion import FuseReport
+    from lorasmith.fusion.options import FuseOptions, RefitOptions
+    from lorasmith.fusion.refit_files import RefitReport
+
+
+def inspect(file: Path | str, *, plot: Path | str | None = None) -> dict[str, Any]:
+    """The contents of a LoRA file as plain data: kind, rank, layers, trigger words, and how it was trained.
+
+    `plot`: also write a bar chart of the change of each block into this picture. Raises LorasmithError if the file
+    cannot be read or is not a LoRA.
+    """
+    from lorasmith.formats.inspect import inspect as read_contents
+    from lorasmith.formats.plot import plot as write_plot
+
+    contents = read_contents(Path(file))
+    if plot is not None:
+        write_plot(contents["norms"], Path(file).name, Path(plot))
+    return contents
+
+
+class SaveOptions(TypedDict, total=False):
+    """How a new file is written."""
+
+    output: Path | str | None
+    """The new file; None: next to the input file, with a suffix in its name."""
+    dtype: str | None
+    """`fp32`, `fp16`, `bf16`; None: that of the input file (`extract`: fp16)."""
+    overwrite: bool
+    """Replace the file if it exists."""
+
+
+def convert(
+    file: Path | str,
+    to: str,
+    *,
+    base: Path | str | None = None,
+    rank: int | None = None,
+    words: Sequence[Path | str] = (),
+    **saving: Unpack[SaveOptions],
+) -> FileReport:
+    """Write a LoRA in the format `kohya`, `peft`, `portable`, `lycoris`, `diff` or `bundle`.
+
+    `base`: the base model; needed if the file does not tell its family, or if its change depends on the base's weights.
+    `rank`: the rank of the LoRA that approximates layers without an exact form in the format. `words`: embedding files
+    for a bundle. Raises LorasmithError if the format cannot hold the LoRA.
+    """
+    from lorasmith.files.convert import convert as convert_file
+
+    embeddings = [Path(word) for word in words]
+    target = _output(saving, Path(file), to)
+    return convert_file(Path(file), to, target, base=base, rank=rank, token_files=embeddings)
+
+
+def resize(
+    file: Path | str,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    frobenius: float | None = None,
+    per_layer: bool = False,
+    base: Path | str | None = None,
+    **saving: Unpack[SaveOptions],
+) -> FileReport:
+    """Write the best approximation of a LoRA with lower ranks; the report has the error.
+
+    `rank`: the new rank. `energy`, `frobenius`: keep this fraction, 0..1, of the squared norm or of the norm of each
+    change; `rank` is then the highest rank. `per_layer`: choose the rank of each layer separately. `base` as in
+    `convert`. Raises LorasmithError if none or several of them are given that exclude each other.
+    """
+    from lorasmith.files.lowrank import Truncation
+    from lorasmith.files.resize import resize as resize_file
+
+    cut = Truncation(rank, energy, frobenius, per_layer)
+    return resize_file(Path(file), cut, _output(saving, Path(file), "resized"), base=base)
+
+
+def extract(
+    tuned: Path | str,
+    base: Path | str,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    progress: Progress | None = None,
+    **saving: Unpack[SaveOptions],
+) -> FileReport:
+    """Write the difference of two checkpoints as the best LoRA of a rank, or with a fraction of the squared norm
+    (`energy`, 0..1). Raises LorasmithError if the checkpoints do not have the same architecture."""
+    from lorasmith.files.extract import extract as extract_file
+    from lorasmith.files.lowrank import Truncation
+
+    return extract_file(tuned, base, Truncation(rank, energy), _output(saving, Path(tuned), "lora"), progress=progress)
+
+
+def merge(base: Path | str, loras: Sequence[Path | str], output: Path | str, *, overwrite: bool = False) -> FileReport:
+    """Write a base model, in its own layout, with LoRAs merged into its weights (`"garp.safetensors:0.8"`)."""
+    from lorasmith.files.lora import LoraInput
+    from lorasmith.files.merge import merge as merge_files
+
+    return merge_files(base, [LoraInput.parse(lora) for lora in loras], Path(output), overwrite=overwrite)
+
+
+def combine(
+    loras: Sequence[Path | str],
+    output: Path | str,
+    *,
+    base: Path | str | None = None,
+    rank: int | None = None,
+    dtype: str | None = None,
+    overwrite: bool = False,
+) -> FileReport:
+    """Write the weighted sum of LoRAs (`"garp.safetensors:0.7"`): exactly, or approximated by a LoRA of `rank`."""
+    from lorasmith.files.combine import combine as combine_files
+    from lorasmith.files.lora import LoraInput
+
+    target = _output({"output": output, "dtype": dtype, "overwrite": overwrite}, Path(output), "")
+    return combine_files([LoraInput.parse(lora) for lora in loras], target, base=base, rank=rank)
+
+
+def fuse(
+    files: Sequence[Path | str],
+    base: Path | str,
+    output: Path | str,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **settings: Unpack[FuseOptions],
+) -> FuseReport:
+    """Fuse LoRAs of several concepts into one LoRA that shows each of them as its own LoRA did.
+
+    `files`: `"garp.safetensors:0.9=garp"` (strength, and name in prompts), or one `.json` list of concepts as in
+    Mix-of-Show. The report has the error of each concept, for the three methods.
+    """
+    from lorasmith.files.lora import OutputFile
+    from lorasmith.fusion.options import fuse as fuse_loras
+
+    return fuse_loras(files, base, OutputFile(Path(output), overwrite=overwrite), settings, progress)
+
+
+def refit(
+    file: Path | str, base: Path | str, *, progress: Progress | None = None, **settings: Unpack[RefitOptions]
+) -> RefitReport:
+    """Write an ordinary LoRA and ordinary embeddings for a LoRA with layer-wise tokens (`.exact.safetensors`, or a
+    `.pth` of Mix-of-Show): each token is replaced by its mean over the layers, and keys and values are changed to
+    correct the difference.
+
+    The report has the errors that remain in each layer, of the mean alone and of the new LoRA.
+    """
+    from lorasmith.fusion.options import refit as refit_lora
+
+    path = Path(file)
+    saving: SaveOptions = {
+        "output": settings.pop("output", None),
+        "dtype": settings.pop("dtype", None),
+        "overwrite": settings.pop("overwrite", False),
+    }
+    named_like = path.with_name(path.name.replace(".exact.safetensors", ".safetensors"))
+    return refit_lora(path, base, _output(saving, named_like, "refit"), settings, progress)
+
+
+def _output(saving: SaveOptions, file: Path, suffix: str) -> OutputFile:
+    """Where and how to write a new file; by default next to `file`, with the suffix in its name."""
+    from lorasmith.files.lora import OutputFile, dtype_named
+
+    path = saving.get("output") or file.with_name(f"{file.stem}-{suffix}.safetensors")
+    return OutputFile(Path(path), dtype_named(saving.get("dtype")), saving.get("overwrite", False))

@@ -1,0 +1,107 @@
+"""Keys of other trainers in a config of ours: the error names our key, from the option tables of their scripts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from lorasmith.core.config import UNKNOWN_KEY
+from lorasmith.core.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from lorasmith.compat.options import Option
+
+P = ParamSpec("P")
+R = TypeVar("R")
+FOREIGN_FILES = {
+    "LoRA_type": (
+        "the file holds the settings of the form kohya_ss, not options of a script or settings of Lorasmith",
+        "when training starts, kohya_ss writes the options of its script to config_lora-DATE.toml in the output "
+        "folder; run: lorasmith as train_network --config_file config_lora-DATE.toml",
+    ),
+    "pretrained_model_name_or_path": (
+        "the file holds options of sd-scripts, not settings of Lorasmith",
+        "run: lorasmith as train_network --config_file {file}   "
+        "(or convert it: lorasmith convert-config {file} > mine.toml)",
+    ),
+    "datasets": (
+        "the file describes a data set for sd-scripts; it is no config of Lorasmith",
+        "run: lorasmith as train_network --dataset_config {file} --pretrained_model_name_or_path BASE ...",
+    ),
+}
+"""Keys by which a file of another trainer is recognised: what it is, and what to do with it."""
+
+
+def explains_foreign_keys(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorator of functions that read a config: their errors name our key for each key of another trainer."""
+
+    @functools.wraps(function)
+    def explaining(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except ConfigError as error:
+            raise explain(error) from None
+
+    return explaining
+
+
+def explain(error: ConfigError) -> ConfigError:
+    """The error with our keys for those of other trainers; one short error for a whole file of another trainer."""
+    unknown = [problem.where for problem in error.problems if problem.found == UNKNOWN_KEY]
+    for key in FOREIGN_FILES:
+        if key in unknown:
+            return foreign_file(key, error.source)
+
+    table = foreign_keys() if unknown else {}
+    problems: list[Problem] = []
+    # the list of allowed keys of a table stands at its first unknown key; if that one is explained, at the next one
+    allowed: dict[str, str] = {}
+    for problem in error.problems:
+        parent, _, key = problem.where.rpartition(".")
+        if problem.found != UNKNOWN_KEY:
+            problems.append(problem)
+        elif key in table and not problem.remedy.startswith("write "):
+            allowed[parent] = problem.allowed or allowed.get(parent, "")
+            problems.append(replace(problem, allowed="", remedy=table[key]))
+        elif problem.remedy:
+            problems.append(problem)
+        else:
+            problems.append(replace(problem, allowed=problem.allowed or allowed.pop(parent, "")))
+    return ConfigError(problems, error.source)
+
+
+def foreign_file(key: str, source: str) -> ConfigError:
+    """The error for a file of another trainer, recognised by a key of it."""
+    what, remedy = FOREIGN_FILES[key]
+    return ConfigError([Problem("", what, remedy=remedy.format(file=source))], source)
+
+
+@functools.cache
+def foreign_keys() -> dict[str, str]:
+    """What to write here in place of each option of another trainer's script."""
+    from lorasmith.compat.kohya.dataset import DATASET_KEYS, IMAGE_KEYS, SUBSET_KEYS
+    from lorasmith.compat.script import Action, all_scripts
+
+    # sd-scripts first: its names are the ones that most people know
+    training = [script for script in all_scripts().values() if not issubclass(script, Action)]
+    scripts = sorted(training, key=lambda script: "sd-scripts" not in script.origin)
+    options = [(option, script.origin) for script in scripts for option in script.options]
+    options += [(option, scripts[0].origin) for option in (*IMAGE_KEYS, *DATASET_KEYS, *SUBSET_KEYS)]
+    table: dict[str, str] = {}
+    for option, origin in options:
+        advice = describe_option(option, origin)
+        if advice:
+            table.setdefault(option.name, advice)
+    return table
+
+
+def describe_option(option: Option, origin: str) -> str:
+    """The advice for one option; empty if the table of the script has nothing to say."""
+    origin = origin.removeprefix("kohya-ss/")
+    if option.to:
+        return f"write {option.to} ({origin} calls it {option.name})"
+    if option.state == "no_effect":
+        return f"leave out this option of {origin}: {option.note}"
+    return ""
