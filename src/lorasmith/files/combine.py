@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.files.lora import (
@@ -41,24 +42,15 @@ def combine(
     model = None if base is None else ModelLayers.from_base(base)
     loras = [read(lora_input.path, model) for lora_input in inputs]
     _check_same_family(loras)
-    model = loras[0].model
-
-    # the sum layer by layer, over the files that change the layer
     errors = TruncationErrors()
-    layers: dict[str, LayerTensors] = {}
-    layer_names = dict.fromkeys(name for lora in loras for name in lora.layers)
-    for layer in layer_names:
-        parts: list[tuple[DecodedLora, float]] = []
-        for lora, lora_input in zip(loras, inputs, strict=True):
-            if layer in lora.layers:
-                parts.append((lora, lora_input.strength))
-        tensors = _weighted_sum(layer, parts)
-        if truncation is not None:
-            tensors = _truncate(tensors, layer, model, truncation, errors)
-        layers[layer] = tensors
+    strengths = [lora_input.strength for lora_input in inputs]
+    layers = _combine_layers(loras, strengths, truncation, errors)
 
     # bundled tokens of all files; where two files have the same token, the first file's counts
-    bundled = {key: tensor for lora in reversed(loras) for key, tensor in lora.bundled.items()}
+    bundled: dict[str, Tensor] = {}
+    for lora in reversed(loras):
+        bundled.update(lora.bundled)
+    # files of different dtypes are combined without a loss
     dtypes = {lora.dtype for lora in loras}
     dtype = loras[0].dtype if len(dtypes) == 1 else torch.float32
     combined = replace(loras[0], layers=layers, dtype=dtype, metadata=_combined_metadata(loras))
@@ -77,12 +69,36 @@ def _check_same_family(loras: Sequence[DecodedLora]) -> None:
         raise LorasmithError(f"files of different families cannot be combined: {families}")
 
 
+def _combine_layers(
+    loras: Sequence[DecodedLora],
+    strengths: Sequence[float],
+    truncation: Truncation | None,
+    errors: TruncationErrors,
+) -> dict[str, LayerTensors]:
+    """The sum of the changes, layer by layer; its truncation errors are added to `errors`."""
+    layers: dict[str, LayerTensors] = {}
+    layer_names = dict.fromkeys(name for lora in loras for name in lora.layers)
+    for layer in layer_names:
+        # a file that does not change the layer adds nothing
+        parts: list[tuple[DecodedLora, float]] = []
+        for lora, strength in zip(loras, strengths, strict=True):
+            if layer in lora.layers:
+                parts.append((lora, strength))
+        tensors = _weighted_sum(layer, parts)
+        if truncation is not None:
+            tensors = _truncate(tensors, layer, loras[0].model, truncation, errors)
+        layers[layer] = tensors
+    return layers
+
+
 def _weighted_sum(layer: str, parts: Sequence[tuple[DecodedLora, float]]) -> LayerTensors:
     """The sum of one layer's changes: LoRA factors of all ranks side by side, or `diff` tensors where one of the
     changes is of full rank. `parts`: files that change the layer, with their strengths."""
     shape = parts[0][0].model.layers[layer].shape
-    ups: list[torch.Tensor] = []
-    downs: list[torch.Tensor] = []
+
+    # products can be stacked: the sum of up @ down is [up, up ...] @ [down; down ...]
+    ups: list[Tensor] = []
+    downs: list[Tensor] = []
     for lora, strength in parts:
         plain = lora.plain_lora(layer)
         if plain is not None:
@@ -92,6 +108,7 @@ def _weighted_sum(layer: str, parts: Sequence[tuple[DecodedLora, float]]) -> Lay
     if len(ups) == len(parts):
         return lora_tensors(torch.cat(ups, 1), torch.cat(downs), shape)
 
+    # otherwise the sum is of full rank, over the weight and the bias
     total: LayerTensors = {}
     for lora, strength in parts:
         difference = to_diff(lora.layers[layer], shape)

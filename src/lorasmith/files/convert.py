@@ -59,12 +59,8 @@ def convert(
     notes: list[str] = []
 
     # the changes, in a form that the target format can hold
-    layers = lora.layers
     with BaseWeights(lora.model) if base is not None else nullcontext() as weights:
-        if to == "diff":
-            layers = _full_differences(lora, weights, output)
-        elif rank is not None:
-            layers = _approximate_layers(lora, weights, Truncation(rank=rank), to, errors, notes)
+        layers = _representable_layers(lora, weights, to, rank, output, errors, notes)
     encoded = _encode(lora, layers, to, rank)
 
     # tokens that are bundled in the file are copied; those in Lorasmith's own format are bundled anew
@@ -82,14 +78,36 @@ def convert(
         )
     notes += _token_notes(lora, to, tokens, bool(copied), bool(token_tensors))
 
-    approximation = ""
+    # the file, with what was done to it
+    history = f"converted from {lora.spelling} names to {to}"
     if errors.worst:
-        approximation = f", the best LoRA of rank {rank} where needed, error {errors.relative_error:.3g}"
-    save(output, lora, encoded, f"converted from {lora.spelling} names to {to}{approximation}", copied | token_tensors)
+        history += f", the best LoRA of rank {rank} where needed, error {errors.relative_error:.3g}"
+    save(output, lora, encoded, history, copied | token_tensors)
     if token_tensors:
         notes += _reader_remarks(output.path)
-    error = errors.relative_error if errors.worst else None
-    return FileReport(output.path, len(layers), error, errors.worst, rank_counts(layers), notes)
+    report = FileReport(output.path, len(layers), ranks=rank_counts(layers), notes=notes)
+    # without an approximation there is no error to report, not even one of 0
+    if errors.worst:
+        report.error, report.worst = errors.relative_error, errors.worst
+    return report
+
+
+def _representable_layers(
+    lora: DecodedLora,
+    weights: BaseWeights | None,
+    to: str,
+    rank: int | None,
+    output: OutputFile,
+    errors: TruncationErrors,
+    notes: list[str],
+) -> dict[str, LayerTensors]:
+    """The changes in a form that the target format can hold, as far as a base and a rank allow it."""
+    if to == "diff":
+        return _full_differences(lora, weights, output)
+    if rank is not None:
+        return _approximate_layers(lora, weights, Truncation(rank=rank), to, errors, notes)
+    # exact forms are found by the format itself, which refuses changes without one
+    return lora.layers
 
 
 def full_difference(lora: DecodedLora, layer: str, weights: BaseWeights | None) -> LayerTensors:
@@ -132,10 +150,12 @@ def _approximate_layers(
     layers: dict[str, LayerTensors] = {}
     left_out: list[str] = []
     for layer, tensors in lora.layers.items():
+        # only what has no exact form is approximated
         if _has_exact_form(lora, layer, to):
             layers[layer] = tensors
             continue
         difference = full_difference(lora, layer, weights)
+        # LoRA has no place for norms and biases; changes of exactly zero are not worth a note
         others = [difference[name] for name in ("w_norm", "b_norm", "diff_b") if name in difference]
         if any(_is_nonzero(tensor) for tensor in others):
             left_out.append(layer)

@@ -48,6 +48,7 @@ def extract(
         names = _select_layers(model, layers)
         with (progress or Progress()).track("layers", len(names)) as advance:
             for name in names:
+                # in place, so that two tensors are enough
                 difference = tuned_weights.read(name).sub_(base_weights.read(name))
                 if bool(difference.any()):
                     changed[name] = _best_lora(name, difference, truncation, dtype, errors)
@@ -85,7 +86,8 @@ def _best_lora(
 
 def _other_differences(tuned: BaseWeights, base: BaseWeights, names: Sequence[str]) -> list[str]:
     """A note about other tensors that differ, which the LoRA does not hold: norms, biases, embeddings."""
-    in_lora = {ref for weights in (tuned, base) for name in names if (ref := weights.ref(name))}
+    # the tensors that the LoRA holds, by their location
+    in_lora = {weights.ref(name) for weights in (tuned, base) for name in names}
     changed: list[str] = []
     for component in components_of(tuned.model.layers):
         base_refs = base.component_refs(component)

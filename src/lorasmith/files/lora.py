@@ -170,6 +170,7 @@ def _model_for(file: LoraFile, model: ModelLayers | None) -> ModelLayers:
         if family is None:
             raise LorasmithError(f"{file.path}: its shapes do not show which models it is for; name one with --base")
         return ModelLayers.published(family)
+    # text encoders alone can look like those of another family
     has_unet_layers = any(key.startswith("lora_unet_") for key in file.tensors)
     if family not in (None, model.kind) and has_unet_layers:
         raise LorasmithError(f"{file.path}: it is for {family}, not for {model}")
@@ -180,6 +181,7 @@ def _check_shapes(path: Path, model: ModelLayers, layer: str, tensors: LayerTens
     """Raise LorasmithError if a layer's tensors are of no known kind, or are LoRA factors that do not fit it."""
     if kind_of(tensors) is None:
         raise LorasmithError(f"{path}: {layer} has tensors of no known adapter kind: {', '.join(sorted(tensors))}")
+    # other kinds are checked when their adapters are restored
     if not tensors.keys() & {"lora_up.weight", "lora_down.weight"}:
         return
     if not {"lora_up.weight", "lora_down.weight"} <= tensors.keys():
@@ -256,6 +258,7 @@ def save(
 def updated_metadata(metadata: Mapping[str, str], note: str) -> dict[str, str]:
     """The metadata that stay true, and a history of what was done to the file: a JSON list of sentences, oldest
     first."""
+    # hashes and peft's config describe the old tensors
     updated = {key: value for key, value in metadata.items() if not key.startswith(STALE_PREFIXES)}
     try:
         history = json.loads(metadata.get(HISTORY_KEY, "[]"))
@@ -269,12 +272,21 @@ def network_metadata(tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
     """kohya's metadata of rank and kind for changed tensors; empty if the file had none or is not plain LoRA."""
     if not any(key.startswith("ss_network") for key in metadata):
         return {}
-    downs = [tensor for key, tensor in tensors.items() if key.endswith(("lora_down.weight", "lora_A.weight"))]
-    tensor_names = {key.partition(".")[2] for key in tensors if key.startswith(kohya.PREFIXES)}
-    if not downs or not tensor_names <= {"lora_down.weight", "lora_up.weight", "alpha"}:
+    # count the ranks and alphas of all layers, in kohya's and in peft's keys
+    ranks: Counter[int] = Counter()
+    alphas: Counter[float] = Counter()
+    for key, tensor in tensors.items():
+        tensor_name = key.partition(".")[2]
+        if key.startswith(kohya.PREFIXES) and tensor_name not in ("lora_down.weight", "lora_up.weight", "alpha"):
+            return {}
+        if key.endswith(("lora_down.weight", "lora_A.weight")):
+            ranks[tensor.shape[0]] += 1
+        elif key.endswith(".alpha"):
+            alphas[float(tensor)] += 1
+    if not ranks:
         return {}
-    rank = Counter(down.shape[0] for down in downs).most_common(1)[0][0]
-    alphas = Counter(float(tensor) for key, tensor in tensors.items() if key.endswith(".alpha"))
+    # kohya has one rank and one alpha for the whole file; without alphas, alpha is the rank
+    rank = ranks.most_common(1)[0][0]
     alpha = alphas.most_common(1)[0][0] if alphas else float(rank)
     return {
         "ss_network_module": "networks.lora",

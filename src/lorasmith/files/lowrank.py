@@ -73,6 +73,7 @@ class ProductSvd(Svd):
     """SVD of up (out, r) @ down (r, n), by the QR of both factors: the product itself is never formed."""
 
     def __init__(self, up: Tensor, down: Tensor) -> None:
+        # SVD of the small (r, r) core between two orthogonal bases
         up_basis, up_triangle = torch.linalg.qr(up.double())
         down_basis, down_triangle = torch.linalg.qr(down.double().T)
         u, self.singular_values, v = torch.linalg.svd(up_triangle @ down_triangle.T, full_matrices=False)
@@ -137,6 +138,7 @@ class Truncation:
 
         With `per_layer` and no share, rank * (number of layers) ranks go to the largest singular values of the file.
         """
+        # without a share, the number of ranks is given
         if self.energy_share is None:
             if self.per_layer:
                 assert self.rank is not None
@@ -144,6 +146,7 @@ class Truncation:
             return {name: self.rank_for(svd) for name, svd in svds.items()}
         if self.per_layer:
             return {name: self.rank_for(svd) for name, svd in svds.items()}
+        # the smallest rank for all layers that keeps the share of the whole file
         common_rank = _smallest_rank(list(svds.values()), self.energy_share)
         if self.rank is not None:
             common_rank = min(common_rank, self.rank)
@@ -201,6 +204,7 @@ def _smallest_rank(svds: Sequence[Svd], energy_share: float) -> int:
 
 def _distribute_ranks(svds: Mapping[str, Svd], mean_rank: int) -> dict[str, int]:
     """One rank for each layer, and the others to the layers with the largest further singular values."""
+    # a layer without any rank would need another format
     ranks = dict.fromkeys(svds, 1)
     candidates: list[tuple[float, str]] = []
     for name, svd in svds.items():

@@ -59,6 +59,7 @@ def merge(base: str | Path, inputs: Sequence[LoraInput], output: Path, *, overwr
     loras = [(read(lora_input.path, model), lora_input.strength) for lora_input in inputs]
     if not loras:
         raise LorasmithError("name at least one LoRA: lorasmith merge BASE lora.safetensors:0.8 -o OUT")
+    # what the report and the file's history say
     note = "merged in: " + ", ".join(f"{i.path.name}:{i.strength:g}" for i in inputs)
     notes: list[str] = []
     layers: dict[str, LayerTensors] = {}
@@ -67,6 +68,7 @@ def merge(base: str | Path, inputs: Sequence[LoraInput], output: Path, *, overwr
         if lora.bundled:
             notes.append(f"{len(lora.bundled)} tensors of new tokens in {lora.path} are not merged")
 
+    # all locations and sizes are checked before the first byte is written
     with BaseWeights(model) as weights, torch.no_grad():
         changes = _changes_by_file(_parameter_changes(loras, weights))
         used_files: set[Path] = set()
@@ -85,15 +87,18 @@ def merge(base: str | Path, inputs: Sequence[LoraInput], output: Path, *, overwr
 
 def _check_output(output: Path, source: Path, overwrite: bool) -> None:
     """Raise LorasmithError if the output would replace something it must not, or is not of the base's layout."""
+    # the base is read while the output is written, so it must never be replaced, not even with --overwrite
     if output.exists() and output.resolve() == source.resolve():
         raise LorasmithError(f"{output}: is the base itself; write to another path with -o")
     if source.is_dir() and source.resolve() in output.resolve().parents:
         raise LorasmithError(f"{output}: lies inside the base; write to another path with -o")
     if output.exists() and not overwrite:
         raise LorasmithError(f"{output}: exists already; give --overwrite, or another name with -o")
-    if source.is_file() and (output.is_dir() or output.suffix != ".safetensors"):
-        raise LorasmithError(f"{output}: the base is one file, so give the name of a .safetensors file with -o")
-    if source.is_dir() and (output.is_file() or output.suffix == ".safetensors"):
+    # the output has the base's layout
+    if source.is_file():
+        if output.is_dir() or output.suffix != ".safetensors":
+            raise LorasmithError(f"{output}: the base is one file, so give the name of a .safetensors file with -o")
+    elif output.is_file() or output.suffix == ".safetensors":
         raise LorasmithError(f"{output}: the base is a folder, so give the name of a folder with -o")
 
 
@@ -120,6 +125,7 @@ class _LayerMerge:
         if len(factors) == len(self.loras):
             self._add_products(weight, factors)
             return
+        # other changes may depend on the weight as the files before have left it
         merged = weight.float()
         for lora, strength in self.loras:
             adapter = restore_adapter(lora, self.layer, merged)
@@ -213,12 +219,14 @@ def _tensor_change(key: str, changes: Sequence[ParameterChange]) -> TensorChange
             ref = change.ref
             start = (ref.offset - stored.offset) // number_size
             values = tensor.view(-1)[start : start + ref.nbytes // number_size].view(ref.shape)
+            # OpenCLIP's text projection is stored transposed
             if ref.transposed:
                 transposed = values.T.contiguous()
                 change.apply(transposed.view(change.shape))
                 values.copy_(transposed.T)
             else:
                 change.apply(values.view(change.shape))
+        # a base that is damaged already is not the LoRA's fault
         if was_finite and not torch.isfinite(tensor).all():
             raise LorasmithError(
                 f"{stored.path}: the merged {key} does not fit into {dtype_name(stored.dtype)}; nothing was written"
@@ -247,19 +255,28 @@ def _write_folder(
     changed_files = {path.resolve(): path for path in changes}
     changed_folders = {path.parent.resolve() for path in changes}
     left_out: list[str] = []
-    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+    for file in _visible_files(source):
         relative = file.relative_to(source)
-        if any(part.startswith(".") for part in relative.parts):
-            continue
         copy = target / relative
         copy.parent.mkdir(parents=True, exist_ok=True)
         resolved = file.resolve()
         if resolved in changed_files:
             _write_file(changed_files[resolved], copy, changes, note)
             continue
+        # weights in another format or precision would still be the old ones
         is_beside_changed = len(relative.parts) == 1 or file.parent.resolve() in changed_folders
         if file.suffix in WEIGHT_SUFFIXES and is_beside_changed and resolved not in used_files:
             left_out.append(str(relative))
         else:
             shutil.copyfile(file, copy)
     return left_out
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    """All files below a folder, sorted, without hidden ones and those in hidden folders (such as `.cache`)."""
+    files: list[Path] = []
+    for path in sorted(folder.rglob("*")):
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and not is_hidden:
+            files.append(path)
+    return files

@@ -93,6 +93,7 @@ class BaseWeights:
 
     def component_refs(self, component: str) -> dict[str, TensorRef]:
         """The location of a component's tensors, by parameter name."""
+        # reading the headers of a checkpoint takes a moment, so it is done once
         if component not in self._refs:
             self._refs[component] = self._source.resolve(component, self._parameter_names[component])
         return self._refs[component]
@@ -107,6 +108,7 @@ class BaseWeights:
         ref = self.ref(layer, parameter)
         if ref is None:
             raise LorasmithError(f"{self._source.path}: has no {parameter} of {layer}; is the model complete?")
+        # a stored shape may differ from the layer's, such as that of a linear stored as a 1x1 convolution
         shape = self.model.layers[layer].shape
         expected = shape if parameter == "weight" else shape[:1]
         if math.prod(ref.shape) != math.prod(expected):

@@ -30,6 +30,8 @@ def resize(path: Path, truncation: Truncation, output: OutputFile, *, base: str 
     """
     output.check()
     lora = read(path, None if base is None else ModelLayers.from_base(base))
+
+    # norms have no rank and are copied
     svds: dict[str, Svd] = {}
     layers: dict[str, LayerTensors] = {}
     for layer, tensors in lora.layers.items():
@@ -52,6 +54,7 @@ def resize(path: Path, truncation: Truncation, output: OutputFile, *, base: str 
     if biases:
         notes.append(f"changes of {len(biases)} biases are left out, which LoRA cannot hold, such as of {biases[0]}")
 
+    # a peft file stays one, all others become kohya's
     encoded = encode_as(lora, layers, format_of(lora))
     note = f"resized by {_describe(truncation)}, error {errors.relative_error:.3g}"
     save(output, lora, encoded, note, lora.bundled)

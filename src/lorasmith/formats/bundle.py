@@ -28,5 +28,6 @@ class Bundle(Format):
         return Encoded(to_file_keys(make_portable(layers), names.kohya_name))
 
     def encode_tokens(self, tokens: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        # A1111 knows a token by the name that its embedding file would have
         by_file_name = {file_name(token): vectors for token, vectors in tokens.items()}
         return embeddings.encode_bundle(by_file_name)

@@ -33,6 +33,7 @@ class Diff(Format):
     def encode_adapters(
         self, adapters: Mapping[str, Adapter], names: LayerNames, weight_of: Callable[[str], Tensor] | None = None
     ) -> Encoded:
+        # without weights, only changes that do not depend on them can be written
         if weight_of is None:
             return super().encode_adapters(adapters, names)
         differences: dict[str, LayerTensors] = {}

@@ -24,6 +24,7 @@ BUNDLE_PREFIX = "bundle_emb."
 
 def encode(vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of a file of one token. `vectors`: component (`te`; or `te1` and `te2`) to (count, width)."""
+    # one text encoder has A1111's layout, two have that of SDXL
     matrices = {component: _as_matrix(tensor, component) for component, tensor in vectors.items()}
     if set(matrices) == {"te"}:
         return {"emb_params": matrices["te"]}
@@ -82,6 +83,7 @@ def load(path: Path) -> tuple[str, dict[str, Tensor]]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         token = str(content.get("name") or path.stem)
+        # A1111 nests the vectors in a dict of named embeddings
         values = content.get("string_to_param", content)
         tensors = {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}
         return token, decode(tensors, str(path))

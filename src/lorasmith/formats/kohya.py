@@ -47,6 +47,7 @@ class Portable(Format):
     kind: Literal["portable"] = "portable"
 
     def encode(self, layers: Mapping[str, LayerTensors], names: LayerNames, shapes: Shapes) -> Encoded:
+        # all unsupported layers are counted before the error, so that it tells how much is at stake
         plain_layers: dict[str, LayerTensors] = {}
         unsupported: list[str] = []
         for layer, tensors in layers.items():
@@ -105,6 +106,7 @@ def to_file_keys(layers: Mapping[str, LayerTensors], name_of: Callable[[str], st
 
 def unify_alphas(layers: Mapping[str, LayerTensors]) -> dict[str, LayerTensors]:
     """The same changes with the commonest alpha of each component in all its LoRA layers."""
+    # kinds without `lora_up` have alphas of another meaning, which stay
     alpha_counts: dict[str, Counter[float]] = {}
     for layer, tensors in layers.items():
         if "lora_up.weight" in tensors:
@@ -127,6 +129,8 @@ def complete_text_attention(layers: Mapping[str, LayerTensors]) -> dict[str, Lay
         projection = _TEXT_PROJECTION.match(layer)
         if projection is None or "lora_up.weight" not in tensors:
             continue
+        # all four projections have the same shape, so that this one's tensors are the pattern for the others;
+        # a DoRA magnitude of zero would not mean no change
         zeros: LayerTensors = {}
         for name, tensor in tensors.items():
             if name != "dora_scale":

@@ -94,12 +94,14 @@ def _kohya_fields(facts: Facts) -> dict[str, Any]:
         "base_model_version": BASE_MODEL_VERSIONS[facts.family, facts.prediction],
         "v2": facts.family == "sd2",
         "sd_model_name": facts.base_name,
+        # the whole hash, and its first 8 digits
         "new_sd_model_hash": facts.base_hash or None,
         "sd_model_hash": facts.base_hash[:8] or None,
         "resolution": f"({width}, {height})",
         "tag_frequency": json.dumps(facts.tags),
         "training_comment": facts.comment or None,
     }
+    # settings may replace any of these
     fields.update(facts.settings)
     return fields
 
@@ -128,6 +130,7 @@ def hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[s
     `sshs_model_hash`: SHA-256 of the tensor bytes, independent of the metadata. `sshs_legacy_hash`: the first 8 digits
     of the SHA-256 of 64 KiB at 1 MiB of the file with `ss_*` metadata alone.
     """
+    # both hashes are of a file with kohya's metadata alone, so other metadata do not change them
     kohya_metadata = {key: value for key, value in metadata.items() if key.startswith("ss_")}
     file_bytes = save(dict(tensors), kohya_metadata)
     tensors_start = 8 + int.from_bytes(file_bytes[:8], "little")

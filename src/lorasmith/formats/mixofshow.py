@@ -72,6 +72,7 @@ def _open_pickle(path: Path) -> Mapping[str, Any]:
         raise LorasmithError(
             f"{path}: holds more than tensors, or is damaged; it is not opened ({type(error).__name__})"
         ) from None
+    # the state can be nested under "params"
     if isinstance(content, dict):
         content = content.get("params", content)
     return content if isinstance(content, dict) else {}
@@ -86,10 +87,12 @@ def _layer_tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
             if match is None:
                 raise ValueError(key)
             path, factor = match[1], match[2]
+            # one of the two spellings leaves out the top module
             if component == "text_encoder" and not path.startswith("text_model."):
                 path = f"text_model.{path}"
             flat_name = prefix + path.replace(".", "_")
             tensors[f"{flat_name}.lora_{factor}.weight"] = tensor.float()
+            # alpha = rank, so that alpha / rank is the 1 that Mix-of-Show multiplies by
             if factor == "down":
                 tensors[f"{flat_name}.alpha"] = torch.tensor(float(tensor.shape[0]))
     return tensors

@@ -46,6 +46,7 @@ class Peft(Format):
 
 def _lora_or_dora(tensors: LayerTensors, shape: tuple[int, ...]) -> LayerTensors | None:
     """Plain LoRA with alpha = rank, and DoRA's magnitude along outputs if there is one; None for other changes."""
+    # the low-rank part and the magnitude are rewritten apart, since DoRA as a whole is of full rank
     without_magnitude = {name: tensor for name, tensor in tensors.items() if name != "dora_scale"}
     lora = to_plain_lora(without_magnitude, shape)
     if lora is None:
@@ -81,6 +82,7 @@ def _adapter_configs(layers: Mapping[str, LayerTensors], names: LayerNames) -> d
         if "dora_scale" in lora:
             dora_components.add(component)
 
+    # the commonest rank is the component's, the others are exceptions by path; alpha is the rank everywhere
     configs: dict[str, Any] = {}
     for component, ranks in rank_by_path.items():
         common_rank = Counter(ranks.values()).most_common(1)[0][0]

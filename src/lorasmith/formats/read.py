@@ -32,6 +32,7 @@ def load(path: Path) -> LoraFile:
             layer_tensors[key] = tensor
     tokens = token_embeddings.decode(tensors, metadata, str(path))
 
+    # everything below works on one spelling
     try:
         kohya_tensors, spelling = to_kohya_spelling(layer_tensors, metadata)
     except ValueError as error:
@@ -43,6 +44,7 @@ def load_token_embeddings(file: LoraFile) -> TokenEmbeddings:
     """The new tokens that a file holds in Lorasmith's format. If some that it names are missing, those of the exact
     file that training wrote beside it."""
     tokens = {token: dict(vectors) for token, vectors in file.token_embeddings.items()}
+    # the exact file may be gone; what then is missing is for the caller to report
     missing = set(token_embeddings.token_names(file.metadata)) - set(tokens)
     exact_file = file.path.with_name(f"{file.path.stem}.exact.safetensors")
     if missing and exact_file.is_file():

@@ -32,6 +32,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise LorasmithError(f"{path}: not a readable safetensors file ({error})") from None
     if not tensors:
         raise LorasmithError(f"{path}: holds no tensors")
+    # float8 has no isfinite, hence the conversion
     non_finite = [key for key, tensor in tensors.items() if not torch.isfinite(tensor.float()).all()]
     if non_finite:
         raise LorasmithError(

@@ -30,11 +30,13 @@ def to_plain_lora(tensors: Mapping[str, Tensor], shape: Sequence[int]) -> LayerT
     names = set(tensors)
     if names <= PLAIN_LORA and "lora_up.weight" in names:
         return dict(tensors)
+    # Tucker LoRA: the core is a further linear factor
     if names <= PLAIN_LORA | {"lora_mid.weight"}:
         return _merge_core_into_down(tensors)
     # DoRA rescales the whole weight, so its change is not of low rank
     if "dora_scale" in names:
         return None
+    # the Hadamard and Kronecker products of two low-rank matrices are of low rank too
     if "hada_w1_a" in names:
         return _loha_to_lora(tensors, shape)
     if any(name.startswith("lokr_") for name in names):
@@ -66,6 +68,7 @@ def alpha_of(tensors: Mapping[str, Tensor]) -> float:
 
 def to_diff(tensors: Mapping[str, Tensor], shape: Sequence[int]) -> LayerTensors | None:
     """`diff` tensors of a change that does not depend on the base weight; None for other changes."""
+    # a difference already; alpha has no meaning for it
     if {"diff", "diff_b", "w_norm", "b_norm"} & tensors.keys():
         return {name: tensor for name, tensor in tensors.items() if name != "alpha"}
     lora = to_plain_lora(tensors, shape)
@@ -102,6 +105,7 @@ def _merge_core_into_down(tensors: Mapping[str, Tensor]) -> LayerTensors:
 
 def _loha_to_lora(tensors: Mapping[str, Tensor], shape: Sequence[int]) -> LayerTensors:
     """(w1_a w1_b) o (w2_a w2_b) = sum over i, j of (w1_a_i o w2_a_j)(w1_b_i o w2_b_j)."""
+    # one rank of the result for each pair (i, j) of ranks
     a1, b1 = _factors(tensors, "hada_w1", "hada_t1")
     a2, b2 = _factors(tensors, "hada_w2", "hada_t2")
     rank = b1.shape[0]
@@ -158,6 +162,7 @@ def _balanced_lora(up: Tensor, down: Tensor, shape: Sequence[int]) -> LayerTenso
     """LoRA tensors with alpha = rank. Per rank, both factors get the same norm, so that fp16 can hold them."""
     down_norm = down.norm(dim=1)
     up_norm = up.norm(dim=0)
+    # a rank without a change stays zero, whatever its other factor
     is_zero = (down_norm == 0) | (up_norm == 0)
     ratio = torch.where(is_zero, torch.ones_like(down_norm), (down_norm / up_norm).sqrt())
     rank = up.shape[1]

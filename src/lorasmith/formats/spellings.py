@@ -71,6 +71,7 @@ def to_kohya_spelling(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
             continue
         spelling_counts[parsed.spelling] += 1
         path_by_flat_name[parsed.flat_name] = parsed.path
+        # peft's DoRA magnitude is LyCORIS' dora_scale with another shape, which depends on `lora_up`
         if parsed.tensor_name == "magnitude":
             converted[f"{parsed.flat_name}.dora_scale"] = tensor.flatten()
         else:
@@ -98,6 +99,7 @@ def parse_key(key: str) -> KohyaKey | None:
                 continue
             # diffusers' attention processors had their LoRAs beside the projections
             path = stem[start.end() :].replace(".processor.", ".").replace("_processor_to_", "_to_")
+            # the LoRA processors of older diffusers left out the index of the output projection
             path = re.sub(r"([._]to_out)$", r"\1.0", path)
             if spelling == "peft" and ("_lora." in key or ".lora." in key or "lora_linear_layer" in key):
                 spelling = "diffusers"

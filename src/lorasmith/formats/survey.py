@@ -83,6 +83,7 @@ class Survey:
     @cached_property
     def family(self) -> str | None:
         """`sd1`, `sd2` or `sdxl`: by the widths of layers, or else by the metadata; None if neither shows it."""
+        # the width of the text context differs in all families
         for flat_name, tensors in self.layers.items():
             width = input_width(tensors)
             if _CROSS_ATTENTION_INPUT.search(flat_name) and width in FAMILY_BY_CONTEXT_WIDTH:
@@ -194,6 +195,7 @@ def change_norm(tensors: Mapping[str, Tensor]) -> float | None:
         # |kron(A, B)| = |A| |B|
         first, second = _kronecker_factor(matrices, "lokr_w1"), _kronecker_factor(matrices, "lokr_w2")
         return _scale_of(tensors) * float(first.norm() * second.norm())
+    # full differences of weights and of norms
     for name in ("diff", "w_norm"):
         if name in tensors:
             return float(tensors[name].float().norm())

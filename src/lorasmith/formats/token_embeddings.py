@@ -59,6 +59,7 @@ def vocabulary_embeddings(vocabulary: Vocabulary) -> TokenEmbeddings:
 def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: str) -> TokenEmbeddings:
     """The new tokens among a file's tensors; empty if there are none. Raises LorasmithError if tensors and metadata do
     not match."""
+    # tensors are numbered, and the metadata list the tokens in the same order
     token_tensors = {key: tensor for key, tensor in tensors.items() if key.startswith(TENSOR_PREFIX)}
     if not token_tensors:
         return {}
@@ -116,6 +117,7 @@ def layer_cosines(tokens: TokenEmbeddings) -> dict[str, list[float]]:
     all its vectors, in the order of the layers."""
     cosines: dict[str, list[float]] = {}
     for token, vectors in tokens.items():
+        # one row for each layer: all vectors of all text encoders, one after the other
         rows = torch.cat([tensor.transpose(0, 1).flatten(1) for tensor in vectors.values()], 1)
         cosines[token] = torch.cosine_similarity(rows, rows.mean(0, keepdim=True)).tolist()
     return cosines
@@ -123,6 +125,7 @@ def layer_cosines(tokens: TokenEmbeddings) -> dict[str, list[float]]:
 
 def averaging_warning(tokens: TokenEmbeddings) -> str:
     """A warning about what the mean of layer-wise tokens loses; empty where it is exact."""
+    # tokens whose vectors all layers share are averaged without a loss
     mean_cosines: list[str] = []
     for token, cosines in layer_cosines(tokens).items():
         if len(cosines) > 1:

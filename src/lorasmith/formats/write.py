@@ -47,6 +47,7 @@ def convert_dtype(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype)
         # alphas (scalars) keep their dtype: rounded to bf16, one of 22.6 would be 22.625
         converted_tensor = tensor.to(dtype) if tensor.dim() else tensor
         converted[name] = converted_tensor.contiguous().clone()
+    # fp16 ends at 65504
     for name, tensor in converted.items():
         if not torch.isfinite(tensor).all():
             raise LorasmithError(f"{path}: {name} does not fit into {dtype}; export with another dtype")

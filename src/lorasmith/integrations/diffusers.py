@@ -86,6 +86,7 @@ def _merge_layers(handle: Handle, file: LoraFile, unet_strength: float, text_str
             )
         strength = unet_strength if name.startswith("unet.") else text_strength
         weight = module.get_parameter("weight")
+        # adapters compute in float32 on the CPU; only the change goes to the pipeline's device and dtype
         base = weight.float().cpu()
         try:
             adapter = adapter_kind().restore(spec, base, tensors)
@@ -136,6 +137,7 @@ def _add_tokens(handle: Handle, tokens: TokenEmbeddings) -> None:
     width = next(iter(tokens.values()))["te"].shape[-1]
     if width != table.shape[1]:
         raise LorasmithError(f"the new tokens have width {width}; this pipeline's text encoder has {table.shape[1]}")
+    # the tokens' ids follow those of the pipeline's own vocabulary
     cross_attentions = _cross_attentions(pipe.unet)
     vocabulary = Vocabulary(list(tokens), list(tokens.values()), len(table), len(cross_attentions))
     vocabulary.requires_grad_(False).to(pipe.text_encoder.device)
@@ -206,12 +208,14 @@ class PromptEncoder:
         negative_prompt_embeds: Tensor | None = more.get("negative_prompt_embeds")
         clip_skip: int | None = more.get("clip_skip")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt or [])
+        # embeddings that the caller gives are used as they are, like in the stock method
         if prompt_embeds is None:
             prompt_embeds = self.encode(prompts, clip_skip).repeat_interleave(num_images_per_prompt, 0)
         if not do_classifier_free_guidance:
             return prompt_embeds, negative_prompt_embeds
         if negative_prompt_embeds is None:
             negative_prompt = negative_prompt or ""
+            # one negative prompt is for all prompts
             if isinstance(negative_prompt, str):
                 negative_prompt = [negative_prompt] * max(1, len(prompts))
             negative_prompt_embeds = self.encode(negative_prompt, clip_skip)
