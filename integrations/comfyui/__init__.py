@@ -1,4 +1,4 @@
-"""Lorasmith's LoRAs with words for each layer, in ComfyUI. Copy this folder into ComfyUI/custom_nodes."""
+"""Lorasmith's LoRAs with layer-wise tokens, in ComfyUI. Copy this folder into ComfyUI/custom_nodes."""
 
 from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
