@@ -59,7 +59,8 @@ def _initial_vectors(init: str, word: str, count: int, look_up: VectorLookup, se
             f'concepts: the initial word "{init}" of {word} has no tokens; use a word that the model knows'
         )
     # If there are fewer existing tokens than vectors, they are repeated in turn.
-    return {
-        part: tensor[torch.arange(count) % len(tensor)].detach().cpu().clone()
-        for part, tensor in existing_vectors.items()
-    }
+    vectors = {}
+    for part, existing in existing_vectors.items():
+        rows = torch.arange(count) % len(existing)
+        vectors[part] = existing[rows].detach().cpu().clone()
+    return vectors

@@ -23,12 +23,18 @@ class TokenTrainer:
         self.parameters: list[list[nn.Parameter]] = []
         token_values = iter(vocabulary.values)
         for concept in concepts:
-            self.parameters.append([p for _ in concept.words for p in next(token_values).parameters()])
+            of_concept: list[nn.Parameter] = []
+            for _ in concept.words:
+                of_concept += next(token_values).parameters()
+            self.parameters.append(of_concept)
 
         self._existing_stds = [float(table.float().std()) for table in existing_embeddings.values()]
         # On the device, so that no step waits for the decision whether a concept has stopped.
-        self._stopped = [torch.zeros((), dtype=torch.bool, device=ps[0].device) for ps in self.parameters]
-        self._last_values = [[p.detach().clone() for p in ps] for ps in self.parameters]
+        self._stopped: list[Tensor] = []
+        self._last_values: list[list[Tensor]] = []
+        for parameters in self.parameters:
+            self._stopped.append(torch.zeros((), dtype=torch.bool, device=parameters[0].device))
+            self._last_values.append([p.detach().clone() for p in parameters])
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -94,7 +94,9 @@ class Vocabulary(nn.Module):
 
     def row_numbers(self, ids: Tensor) -> Tensor:
         """For each token id 1 + its row of the new vectors, or 0 for a token of the model's own."""
-        return torch.where(ids >= self.size, (ids - self.size) % max(1, self.rows) + 1, 0)
+        # Ids of all layers lead to the same rows.
+        rows = (ids - self.size) % max(1, self.rows)
+        return torch.where(ids >= self.size, rows + 1, 0)
 
     def concept_numbers(self, rows: Tensor) -> Tensor:
         """For each entry of `row_numbers` the number of its concept, or -1 for a token of the model's own."""
@@ -107,9 +109,11 @@ class Vocabulary(nn.Module):
 
     def ids_per_layer(self, ids: Tensor) -> Tensor:
         """Ids (B, ...) as each cross-attention layer has them, (B, layers, ...)."""
+        # The ids of a layer follow those of the layer before; the model's own tokens have the same ids in all layers.
         shift = torch.arange(self.layers, device=ids.device) * self.rows
         shift = shift.view(1, -1, *[1] * (ids.dim() - 1))
-        return torch.where(ids[:, None] >= self.size, ids[:, None] + shift, ids[:, None])
+        ids = ids[:, None]
+        return torch.where(ids >= self.size, ids + shift, ids)
 
     @contextmanager
     def with_initial_vectors(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lorasmith.data.masks import concept_masks, loss_mask, subject_mask
 from lorasmith.data.placement import Size
+from lorasmith.data.records import ImageRecord
 from lorasmith.data.views import DOWNSCALE, View
 from lorasmith.families.base import Conditioning, LatentDistribution
 
@@ -73,6 +74,7 @@ class Batch:
         if latents is not None:
             latents = LatentDistribution(latents.mean.to(device, non_blocking=True), move(latents.std))
         conditioning = None if self.conditioning is None else self.conditioning.to(device)
+        # Named one by one: captions and names are not tensors.
         names = ("pixels", "loss_weight", "mask", "subject", "masked", "preserve", "original", "crop", "target")
         names += ("concept_masks", "concept_masked")
         moved = {name: move(getattr(self, name)) for name in names}
@@ -91,8 +93,7 @@ def collate(
     width, height = views[0].placement.bucket
     latent_shape = (height // DOWNSCALE, width // DOWNSCALE)
 
-    mean = stack(samples, "mean")
-    latents = None if mean is None else LatentDistribution(mean, stack(samples, "std"))
+    # Masks are put together only where there are any: most runs have none.
     subject, has_subject, mask = None, None, None
     if any("mask" in sample or "filled" in sample for sample in samples):
         subject, has_subject = subject_mask(samples, latent_shape)
@@ -102,33 +103,49 @@ def collate(
         concepts = [record.concepts for record in records]
         by_concept, has_concept = concept_masks(samples, concepts, concept_names, latent_shape)
 
-    # SDXL is told the size of the file and where the crop begins in the resized image, which cannot be negative.
-    original = [[record.size[1], record.size[0]] for record in records]
-    boxes = [view.crop.box for view in views]
-    crop = [[max(0, top), max(0, left)] for left, top, _, _ in boxes]
-
-    preserve = None
-    if any(record.preserve for record in records):
-        preserve = torch.tensor([float(record.preserve) for record in records])
-
     return Batch(
-        latents=latents,
+        latents=latent_distribution(samples),
         pixels=stack(samples, "pixels"),
         captions=captions,
         conditioning=conditioning,
         loss_weight=torch.tensor([record.loss_weight for record in records]),
         mask=mask,
-        original=torch.tensor(original),
-        crop=torch.tensor(crop),
+        original=torch.tensor([[record.size[1], record.size[0]] for record in records]),
+        crop=crop_offsets(views),
         target=torch.tensor([[height, width]] * len(records)),
         names=[str(record.path) for record in records],
         subject=subject,
         masked=has_subject,
-        preserve=preserve,
+        preserve=preserve_flags(records),
         concept_masks=by_concept,
         concept_masked=has_concept,
         concept_names=concept_names,
     )
+
+
+def latent_distribution(samples: Sequence[Mapping[str, Tensor]]) -> LatentDistribution | None:
+    """The latents of a batch; None if pixels were read instead."""
+    mean = stack(samples, "mean")
+    if mean is None:
+        return None
+    return LatentDistribution(mean, stack(samples, "std"))
+
+
+def crop_offsets(views: Sequence[View]) -> Tensor:
+    """(B, 2) top and left of each crop in its resized image."""
+    offsets: list[list[int]] = []
+    for view in views:
+        left, top, _, _ = view.crop.box
+        # A crop on a black canvas may begin outside of the image; SDXL knows no negative offsets.
+        offsets.append([max(0, top), max(0, left)])
+    return torch.tensor(offsets)
+
+
+def preserve_flags(records: Sequence[ImageRecord]) -> Tensor | None:
+    """(B,) 1 for images whose target is the base's own output; None if there are none."""
+    if not any(record.preserve for record in records):
+        return None
+    return torch.tensor([float(record.preserve) for record in records])
 
 
 def stack(samples: Sequence[Mapping[str, Tensor]], name: str) -> Tensor | None:

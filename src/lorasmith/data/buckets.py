@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lorasmith.data.config import BucketConfig
-from lorasmith.data.placement import Placement, Size
+from lorasmith.data.placement import Placement, Size, covering_size
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,13 @@ class Buckets:
         if not self.upscale:
             return self._place_without_upscaling(size)
         width, height = size
-        ratio = width / height
+        # An image that has the size of a bucket is not resized, even if another bucket has the same ratio.
         bucket = size
         if bucket not in self.sizes:
-            bucket = min(self.sizes, key=lambda s: (abs(s[0] / s[1] - ratio), s))
+            bucket = nearest_in_ratio(self.sizes, width / height)
         # The image covers the bucket: one side fits exactly, the other is cropped.
         scale = max(bucket[0] / width, bucket[1] / height)
-        resized = max(bucket[0], int(width * scale + 0.5)), max(bucket[1], int(height * scale + 0.5))
-        return Placement(bucket, resized)
+        return Placement(bucket, covering_size(size, scale, bucket))
 
     def _place_without_upscaling(self, size: Size) -> Placement:
         """An image larger than the resolution's area is shrunk to it; the bucket is the size cut to multiples of
@@ -53,17 +53,33 @@ class Buckets:
             scale = math.sqrt(area / (width * height))
             width, height = self._round_one_side(width / height, width * scale, height * scale)
         scale = max(1.0, self.step / width, self.step / height)
-        width, height = math.ceil(width * scale), math.ceil(height * scale)
-        return Placement((width // self.step * self.step, height // self.step * self.step), (width, height))
+        resized = math.ceil(width * scale), math.ceil(height * scale)
+        bucket = self._floor(resized[0]), self._floor(resized[1])
+        return Placement(bucket, resized)
 
     def _round_one_side(self, ratio: float, width: float, height: float) -> Size:
         """One side rounded to the step and the other computed from the ratio: the choice that keeps the ratio
         better."""
-        rounded_width = max(self.step, int(width + 0.5) // self.step * self.step)
-        rounded_height = max(self.step, int(height + 0.5) // self.step * self.step)
-        by_width = (rounded_width, max(1, int(rounded_width / ratio + 0.5)))
-        by_height = (max(1, int(rounded_height * ratio + 0.5)), rounded_height)
-        return min((by_width, by_height), key=lambda s: abs(s[0] / s[1] - ratio))
+        rounded_width = max(self.step, self._floor(int(width + 0.5)))
+        rounded_height = max(self.step, self._floor(int(height + 0.5)))
+        height_for_width = max(1, int(rounded_width / ratio + 0.5))
+        width_for_height = max(1, int(rounded_height * ratio + 0.5))
+        by_width = (rounded_width, height_for_width)
+        by_height = (width_for_height, rounded_height)
+        return min((by_width, by_height), key=lambda size: abs(size[0] / size[1] - ratio))
+
+    def _floor(self, side: int) -> int:
+        """The largest multiple of the step that is not larger than a side."""
+        return side // self.step * self.step
+
+
+def nearest_in_ratio(sizes: Iterable[Size], ratio: float) -> Size:
+    """The size whose ratio of width to height is nearest; of equally near ones the smallest."""
+
+    def distance(size: Size) -> tuple[float, Size]:
+        return abs(size[0] / size[1] - ratio), size
+
+    return min(sizes, key=distance)
 
 
 def side_limits(config: BucketConfig, resolution: Size, step: int) -> tuple[int, int]:

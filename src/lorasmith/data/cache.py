@@ -47,7 +47,8 @@ class TensorCache:
 
     def key(self, **parts: object) -> str:
         """The cache key of what is computed from `parts`."""
-        text = json.dumps({"version": VERSION, "sort": self.sort, **parts}, sort_keys=True, default=str)
+        everything = {"version": VERSION, "sort": self.sort, **parts}
+        text = json.dumps(everything, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def get(self, key: str) -> dict[str, Tensor] | None:
@@ -64,12 +65,13 @@ class TensorCache:
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Store tensors in memory and, if the disk allows, in a file."""
+        # Copies: a row of a batch would keep the whole batch in memory.
         copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         self._in_memory[key] = copies
         try:
             with atomic_path(self._path(key)) as temporary:
                 save_file(copies, temporary, {"crc": checksum(copies)})
-        except (LorasmithError, SafetensorError) as error:
+        except (LorasmithError, SafetensorError) as error:  # a full disk must not end a run
             self.unwritable = str(error)
 
     def counts(self) -> dict[str, int]:
@@ -104,5 +106,6 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
     """CRC-32 over the bytes of all tensors in the order of their names."""
     value = 0
     for _, tensor in sorted(tensors.items()):
-        value = zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes(), value)
+        data = tensor.contiguous().flatten().view(torch.uint8)  # numpy knows no bfloat16
+        value = zlib.crc32(data.numpy().tobytes(), value)
     return f"{value:08x}"

@@ -39,6 +39,7 @@ def find_caption_file(image: Path, subset: SubsetConfig) -> Path | None:
     """The caption file of an image, or None. `1.TXT` is taken for `1.txt`, and the file of
     `garp_120_80_40_50.png`, whose name says where a face is, may also be `garp.txt`."""
     folder = image.parent if subset.captions is None else subset.captions.expanduser()
+    # Without duplicates: most names have no face in them.
     for stem in dict.fromkeys((image.stem, FACE.sub("", image.stem))):
         for extension in subset.caption_extension:
             for spelling in dict.fromkeys((extension, extension.lower(), extension.upper(), extension.title())):

@@ -250,6 +250,7 @@ class Dataset:
 
     def cacheable_views(self) -> list[View]:
         """Every image with every combination of variants that a batch can contain."""
+        # Held-out images have no random transforms, so any view of them is the only one.
         views = [self.view(record, PlannedView(0, 0, 0), held_out=True) for record in self.validation]
         for record in self.records:
             transforms = self.image_transforms(record)
@@ -283,6 +284,7 @@ class Dataset:
     def summary(self) -> dict[str, Any]:
         """JSON data for reports: counts, buckets, captions, cache use."""
         images_by_bucket = Counter(self.placement(record).bucket for record in self.records)
+        buckets = [{"size": list(size), "images": count} for size, count in sorted(images_by_bucket.items())]
         word_counts = [len(record.caption.split()) for record in self.records]
         return {
             "images": len(self.records),
@@ -291,7 +293,7 @@ class Dataset:
             "skipped": len(self.skipped),
             "live": self.live,
             "batch_size": self.config.batch_size,
-            "buckets": [{"size": list(size), "images": count} for size, count in sorted(images_by_bucket.items())],
+            "buckets": buckets,
             "captions": {
                 "with": sum(1 for record in self.records if record.caption),
                 "mean_words": round(sum(word_counts) / max(1, len(word_counts)), 1),

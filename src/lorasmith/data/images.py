@@ -138,10 +138,13 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
     largest = values.max(initial=0)
     if largest > 65535:
         raise ValueError(f"holds values up to {largest:g}, and more than 16 bits are not read; save it with 8 bits")
+
+    # Floats come in 0..1 or in 0..255, integers with 8 or 16 bits; the format does not say which.
     factor = 1 / 257
     if picture.mode in ("F", "I") and largest <= 255:
         factor = 255.0 if picture.mode == "F" and largest <= 1 else 1.0
-    return Image.fromarray(np.clip(np.round(values * factor), 0, 255).astype(np.uint8))
+    eight_bit = np.clip(np.round(values * factor), 0, 255).astype(np.uint8)
+    return Image.fromarray(eight_bit)
 
 
 def resize_and_crop(picture: Image.Image, size: Size, box: Box, filter_name: str = "auto") -> NDArray[np.uint8]:

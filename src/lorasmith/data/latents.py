@@ -52,7 +52,8 @@ class LatentCache(TensorCache):
             self._encode(part, family, progress)
             ranks.wait()
             # What another rank has encoded is on the disk now, unless the disk cannot be written.
-            missing = {key: view for key, view in missing.items() if key not in part and not self._load_again(key)}
+            of_others = [key for key in missing if key not in part]
+            missing = {key: missing[key] for key in of_others if not self._load_again(key)}
 
         self._encode(missing, family, progress)
 
@@ -81,6 +82,7 @@ class LatentCache(TensorCache):
 def encode_view(view: View, family: Family) -> dict[str, Tensor]:
     """The latent distribution and the masks of a view. Raises LorasmithError if they are not finite."""
     tensors = view.read()
+    # One image at a time: latents then do not depend on which images are encoded together.
     pixels = tensors.pop("pixels")[None].to(family.device)
     distribution = family.encode_image(pixels)
     tensors["mean"] = distribution.mean[0].float()

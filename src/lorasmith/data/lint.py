@@ -75,6 +75,7 @@ def size_problems(record: ImageRecord, dataset: Dataset) -> list[ImageProblem]:
         text = f"{width} x {height} is enlarged {scale:.1f} times; it will be trained blurred"
         problems.append(ImageProblem(record.path, "tiny", text, "warning"))
 
+    # Who sets up a transform for the crop knows that images are cropped.
     crop_is_chosen = any(transform.cuts for transform in dataset.image_transforms(record))
     if placement.lost > MAX_LOST and not crop_is_chosen:
         bucket = f"{placement.bucket[0]} x {placement.bucket[1]}"
@@ -92,6 +93,7 @@ def caption_problems(record: ImageRecord, dataset: Dataset, trigger: Sequence[st
     elif not all(record.captions):
         problems.append(ImageProblem(record.path, "empty_caption", "has an empty caption", "warning"))
 
+    # Transforms may add the trigger word, or remove it: what counts is the text that is trained on.
     transforms = dataset.caption_transforms(record)
     for caption in record.captions:
         if caption and trigger and not has_trigger(caption, transforms, trigger):
@@ -126,6 +128,7 @@ def without_regularisation_images(problems: list[ImageProblem], dataset: Dataset
 
 def duplicates(records: Sequence[ImageRecord]) -> list[ImageProblem]:
     """Images that are a copy of an earlier one: the same bytes, or nearly the same picture."""
+    # Decoding releases the interpreter lock, so threads help.
     with ThreadPoolExecutor(4) as pool:
         hashes = np.array(list(pool.map(difference_hash, records)), dtype=np.uint8)
 
@@ -135,8 +138,11 @@ def duplicates(records: Sequence[ImageRecord]) -> list[ImageProblem]:
         same_file = first_by_digest.setdefault(record.digest, record)
         if i == 0:
             continue
-        distances = np.unpackbits(hashes[:i] ^ hashes[i], axis=1).sum(axis=1)
+        # Compared with all earlier images at once.
+        different_bits = np.unpackbits(hashes[:i] ^ hashes[i], axis=1)
+        distances = different_bits.sum(axis=1)
         nearest = int(distances.argmin())
+        # The hash does not see the shape of an image.
         ratio_difference = abs(aspect_ratio(record) / aspect_ratio(records[nearest]) - 1)
         if same_file is not record:
             text = f"is the same file as {same_file.path}"
@@ -154,6 +160,8 @@ def aspect_ratio(record: ImageRecord) -> float:
 
 def difference_hash(record: ImageRecord) -> NDArray[np.uint8]:
     """A 64-bit difference hash as 8 bytes: which of 9 x 8 grey areas is brighter than its right neighbour."""
-    grey = decode(record.path.read_bytes())[0].convert("L").resize((9, 8), Image.Resampling.BOX)
+    picture, _ = decode(record.path.read_bytes())
+    grey = picture.convert("L").resize((9, 8), Image.Resampling.BOX)
     values = np.asarray(grey, dtype=np.int16)
-    return np.packbits((values[:, :-1] > values[:, 1:]).flatten())
+    brighter = values[:, :-1] > values[:, 1:]
+    return np.packbits(brighter.flatten())

@@ -36,9 +36,11 @@ def decode_mask(data: bytes, size: tuple[int, int]) -> Image.Image:
     """
     picture, alpha = decode(data)
     grey = picture.convert("L")
+    # Programs write masks as grey pictures or as the transparency of a white one; both work this way.
     if alpha is not None:
         grey = ImageChops.multiply(grey, alpha)
     image_ratio = size[0] / size[1]
+    # Masks may be smaller than their images, rounded to whole pixels.
     if abs(grey.width / grey.height - image_ratio) > ASPECT_TOLERANCE * image_ratio:
         raise ValueError(
             f"the mask has {grey.width} x {grey.height} pixels, its image {size[0]} x {size[1]}; "
@@ -85,10 +87,11 @@ def concept_masks(
     `concepts`: for each image, the concepts that it has masks of, in the order of its tensor `concepts`; for others
     the image's own mask is used.
     """
-    ones = torch.ones(1, *shape)
+    ones = torch.ones(1, *shape)  # stands in where no mask is known
     masks: list[Tensor] = []
     known: list[list[float]] = []
     for sample, image_concepts in zip(samples, concepts, strict=True):
+        # Not every image has a mask of every concept.
         by_name = {name: sample["concepts"][i][None] for i, name in enumerate(image_concepts)}
         row = [by_name.get(name, _subject_of(sample)) for name in names]
         masks.append(torch.cat([ones if mask is None else mask for mask in row]))

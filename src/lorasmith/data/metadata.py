@@ -103,6 +103,8 @@ def read_kohya_metadata(path: Path, folder: Path, problems: list[Problem]) -> li
     if unreadable:
         problems += unreadable
         return []
+
+    # The file is another program's: it may have any content, and no row of a broken one can be trusted.
     try:
         rows = list(_kohya_rows(text, path.suffix.lower() == ".jsonl"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -146,4 +148,6 @@ def _kohya_captions(row: dict[str, Any]) -> tuple[str, ...]:
     texts = [str(line).strip() for line in lines] or [""]
     tags = row.get("tags") or ""
     tag_text = ", ".join(map(str, tags)) if isinstance(tags, list) else str(tags).strip()
-    return tuple(", ".join(part for part in (text, tag_text) if part) for text in texts)
+    if not tag_text:
+        return tuple(texts)
+    return tuple(f"{text}, {tag_text}" if text else tag_text for text in texts)

@@ -15,6 +15,14 @@ Box = tuple[int, int, int, int]
 """(left, top, right, bottom); right and bottom are exclusive."""
 
 
+def covering_size(size: Size, scale: float, bucket: Size) -> Size:
+    """`size` times `scale`, rounded, and not smaller than the bucket on either side."""
+    # Rounded half up, as sd-scripts does; Python's `round` goes to the even number.
+    width = int(size[0] * scale + 0.5)
+    height = int(size[1] * scale + 0.5)
+    return max(bucket[0], width), max(bucket[1], height)
+
+
 @dataclass(frozen=True)
 class Placement:
     """The bucket of an image, and the size that the image is resized to before it is cropped to the bucket."""
@@ -53,9 +61,10 @@ class Crop:
         if self.seen is None:
             return None
         left, top, right, bottom = self.box
-        # The visible box in coordinates of the crop; what lies left of it or above it is cut off.
-        seen_left, seen_right = max(0, self.seen[0] - left), max(0, self.seen[2] - left)
-        seen_top, seen_bottom = max(0, self.seen[1] - top), max(0, self.seen[3] - top)
+        seen_left, seen_top, seen_right, seen_bottom = self.seen
+        # In coordinates of the crop. Negative ones would count from the other side.
+        rows = slice(max(0, seen_top - top), max(0, seen_bottom - top))
+        columns = slice(max(0, seen_left - left), max(0, seen_right - left))
         filled = np.zeros((bottom - top, right - left), dtype=np.float32)
-        filled[seen_top:seen_bottom, seen_left:seen_right] = 1
+        filled[rows, columns] = 1
         return filled

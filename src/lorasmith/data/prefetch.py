@@ -31,16 +31,14 @@ class Prefetcher:
         if self._pool is None:
             return [view.read() for view in views]
 
-        futures = self._pending.pop(plan, None)
-        if futures is None:
-            futures = [self._pool.submit(view.read) for view in views]
-
         # After a jump in the order, what was begun for other batches is not needed any more.
-        for other in [pending for pending in self._pending if pending not in coming]:
+        outdated = [pending for pending in self._pending if pending != plan and pending not in coming]
+        for other in outdated:
             for future in self._pending.pop(other):
                 future.cancel()
 
-        for other, other_views in coming.items():
+        # The current batch is submitted first, so that its images are read first.
+        for other, other_views in ((plan, views), *coming.items()):
             if other not in self._pending:
                 self._pending[other] = [self._pool.submit(view.read) for view in other_views]
-        return [future.result() for future in futures]
+        return [future.result() for future in self._pending.pop(plan)]

@@ -120,23 +120,32 @@ def _images_of_source(source: Path, subset: SubsetConfig, problems: list[Problem
 
 def _images_of_folder(folder: Path, subset: SubsetConfig, problems: list[Problem]) -> list[ScannedImage]:
     """Images directly in a folder (or also below it, if `recursive`), or in its class folders."""
-    class_folders = [path for path in natural(folder.iterdir()) if path.is_dir() and CLASS_FOLDER.fullmatch(path.name)]
-    if subset.class_folders is True:
-        return _images_of_class_folders(class_folders, subset, problems)
-    if subset.class_folders == "auto" and class_folders and not images_in(folder, recursive=False):
+    folders = natural(path for path in folder.iterdir() if path.is_dir())
+    class_folders = [path for path in folders if CLASS_FOLDER.fullmatch(path.name)]
+    has_classes = subset.class_folders is True
+    if subset.class_folders == "auto" and class_folders:
+        # Images beside such folders show that the numbers in their names mean something else.
+        has_classes = not images_in(folder, recursive=False)
+    if has_classes:
         return _images_of_class_folders(class_folders, subset, problems)
 
-    # Folders of masks may lie below the images; what is in them are no training images.
-    mask_folders = [
-        path
-        for path in (subset.masks, *subset.concept_masks.values())
-        if isinstance(path, Path) and path != folder and path.is_relative_to(folder)
-    ]
-    return [
-        ScannedImage(path, read_captions(path, subset, problems), subset.repeats, subset)
-        for path in images_in(folder, subset.recursive)
-        if not any(path.is_relative_to(mask_folder) for mask_folder in mask_folders)
-    ]
+    mask_folders = _mask_folders_below(folder, subset)
+    images: list[ScannedImage] = []
+    for path in images_in(folder, subset.recursive):
+        if any(path.is_relative_to(mask_folder) for mask_folder in mask_folders):
+            continue
+        captions = read_captions(path, subset, problems)
+        images.append(ScannedImage(path, captions, subset.repeats, subset))
+    return images
+
+
+def _mask_folders_below(folder: Path, subset: SubsetConfig) -> list[Path]:
+    """Folders of masks that lie inside the folder of images; the masks in them are not images to train on."""
+    mask_folders = [*subset.concept_masks.values()]
+    if isinstance(subset.masks, Path):
+        mask_folders.append(subset.masks)
+    # Masks may also lie directly beside the images; then the folder itself must not be left out.
+    return [path for path in mask_folders if path != folder and path.is_relative_to(folder)]
 
 
 def _images_of_class_folders(
@@ -263,7 +272,9 @@ def natural(paths: Iterable[Path]) -> list[Path]:
     """Paths sorted so that 2.png comes before 10.png."""
 
     def key(path: Path) -> tuple[list[tuple[int, str]], str]:
-        parts = re.split(r"([0-9]+)", str(path).lower())  # text and numbers in turn
-        return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)], str(path)
+        # Text and numbers in turn: the odd parts are numbers and are compared as such.
+        parts = re.split(r"([0-9]+)", str(path).lower())
+        comparable = [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)]
+        return comparable, str(path)
 
     return sorted(paths, key=key)

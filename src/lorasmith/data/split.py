@@ -16,13 +16,9 @@ def read_and_split(config: DataConfig, seed: int) -> tuple[list[ImageRecord], li
 
     Raises ConfigError with every problem of every file.
     """
-    scanned = ScanResult()
-    for index, subset in enumerate(config.sources):
-        key = f"data.subsets.{index}" if len(config.sources) > 1 else "data"
-        scanned.add(scan(subset, key, config.skip_bad_images))
-
-    held_out: list[ImageRecord] = []
+    scanned = scan_subsets(config)
     validation_scan = ScanResult()
+    held_out: list[ImageRecord] = []
     if config.validation.images is not None:
         validation_scan = scan(validation_subset(config), "data.validation", config.skip_bad_images)
         held_out = without_copies(validation_scan.records)
@@ -34,6 +30,7 @@ def read_and_split(config: DataConfig, seed: int) -> tuple[list[ImageRecord], li
     held_out_digests = {record.digest for record in held_out}
     trained = [record for record in scanned.records if record.digest not in held_out_digests]
 
+    # All problems are reported together, so that they can be repaired in one go.
     problems = scanned.problems + validation_scan.problems
     if scanned.records and not trained and not problems:
         what = "all images are held out, none is left to train on"
@@ -41,6 +38,16 @@ def read_and_split(config: DataConfig, seed: int) -> tuple[list[ImageRecord], li
     if problems:
         raise ConfigError(problems, "the data")
     return trained, held_out, scanned.skipped + validation_scan.skipped
+
+
+def scan_subsets(config: DataConfig) -> ScanResult:
+    """The images of all subsets, in their order."""
+    result = ScanResult()
+    for index, subset in enumerate(config.sources):
+        # Problems name the key that the user wrote: a single source may be written without `subsets`.
+        key = f"data.subsets.{index}" if len(config.sources) > 1 else "data"
+        result.add(scan(subset, key, config.skip_bad_images))
+    return result
 
 
 def validation_subset(config: DataConfig) -> SubsetConfig:

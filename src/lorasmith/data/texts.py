@@ -38,10 +38,13 @@ class TextCache(TensorCache):
     def fill(self, captions: Iterable[str], family: Family, settings: TextSettings, progress: Progress) -> None:
         """Encode the captions that are missing."""
         self.encoder = {"kind": family.kind, "text": family.fingerprint("text"), "plan": vars(settings)}
-        missing = [caption for caption in sorted(set(captions)) if self.get(self.key_of(caption)) is None]
+        # Sorted, so that the progress and the order of the files are the same each time.
+        unique_captions = sorted(set(captions))
+        missing = [caption for caption in unique_captions if self.get(self.key_of(caption)) is None]
         if not missing:
             return
         with progress.track("encoding captions", len(missing)) as advance, torch.no_grad():
+            # One at a time, so that the result does not depend on the other captions.
             for caption in missing:
                 conditioning = family.encode_text([caption], **vars(settings))
                 self.put(self.key_of(caption), conditioning.tensors)

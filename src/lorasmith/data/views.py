@@ -65,18 +65,24 @@ class View:
             decode_mask(_unchanged_bytes(path, digest), picture.size) for _, path, digest in record.concept_masks
         ]
 
+        concepts: NDArray[np.float32] | None = None
+        if concept_pictures:
+            concepts = np.stack([_crop_mask(picture, crop) for picture in concept_pictures], -1)
+
         sample = Sample(
             pixels=resize_and_crop(picture, crop.resized, crop.box, record.resize),
             mask=None if mask_picture is None else _crop_mask(mask_picture, crop),
             filled=crop.filled(),
-            concepts=np.stack([_crop_mask(p, crop) for p in concept_pictures], -1) if concept_pictures else None,
+            concepts=concepts,
         )
+        # Before the transforms: a change of colours must not see what lies outside.
         sample = _blacken_outside(sample)
         for transform, variant in zip(self.transforms, self.variant, strict=True):
             sample = transform.apply(sample, variant)
 
-        pixels = torch.from_numpy(sample.pixels).permute(2, 0, 1).float() / 127.5 - 1
-        tensors = {"pixels": pixels.contiguous()}
+        # Channels first, and -1..1 as the VAE expects. Masks are needed on the grid of the latents only.
+        pixels = torch.from_numpy(sample.pixels).permute(2, 0, 1)
+        tensors = {"pixels": (pixels.float() / 127.5 - 1).contiguous()}
         if sample.mask is not None:
             tensors["mask"] = to_latent_grid(sample.mask, DOWNSCALE)
         if sample.filled is not None:

@@ -37,8 +37,8 @@ class FromColor(Masker):
     def __call__(self, picture: Image.Image, alpha: Image.Image | None) -> Image.Image:
         pixels = np.asarray(picture.convert("RGB"), dtype=np.int16)
         if self.color == "auto":
-            border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-            color = np.median(border, axis=0)
+            rows_and_columns = [pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]
+            color = np.median(np.concatenate(rows_and_columns), axis=0)
         else:
             color = np.array(ImageColor.getrgb(self.color)[:3])
         has_color = np.abs(pixels - color).max(-1) <= self.tolerance * 255
@@ -49,7 +49,10 @@ class FromColor(Masker):
 def connected_to_border(places: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The places (H, W) that are connected to the border by horizontal and vertical steps over places."""
     reached = np.zeros_like(places)
-    reached[[0, -1]], reached[:, [0, -1]] = places[[0, -1]], places[:, [0, -1]]
+    for edge in (0, -1):
+        reached[edge] = places[edge]
+        reached[:, edge] = places[:, edge]
+    # Whole runs are added at a time, so that few rounds are needed.
     while True:
         in_rows = extend_along_rows(reached, places)
         extended = extend_along_rows(in_rows.T, places.T).T
@@ -62,7 +65,8 @@ def extend_along_rows(reached: NDArray[np.bool_], places: NDArray[np.bool_]) -> 
     """`reached` extended to the whole of each unbroken run of places in a row that contains a reached one."""
     height, width = places.shape
     # Runs are numbered: the number rises where a place is missing, and starts anew in each row.
-    run = np.cumsum(~places, axis=1) + np.arange(height)[:, None] * (width + 1)
+    first_of_row = np.arange(height)[:, None] * (width + 1)
+    run = first_of_row + np.cumsum(~places, axis=1)
     run_is_reached = np.zeros(height * (width + 1), dtype=bool)
     run_is_reached[run[reached]] = True
     return places & run_is_reached[run]

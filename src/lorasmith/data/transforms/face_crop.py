@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from lorasmith.core.rng import python_random
-from lorasmith.data.placement import Crop, Placement, Size
+from lorasmith.data.placement import Crop, Placement, Size, covering_size
 from lorasmith.data.transforms.base import ImageTransform, Sample
 
 FACE = re.compile(r"_(\d+)_(\d+)_(\d+)_(\d+)$")
@@ -65,16 +65,18 @@ class FaceCrop(ImageTransform):
         far_scale = min(1.0, min(bucket) / (face * self.widest))
         near_scale = min(1.0, min(bucket) / (face * self.closest))
         scale = random.uniform(max(cover_scale, far_scale), max(cover_scale, near_scale))
-        resized = max(bucket[0], int(width * scale + 0.5)), max(bucket[1], int(height * scale + 0.5))
+        resized = covering_size(size, scale, bucket)
 
-        left = self._crop_start(int(x * scale + 0.5), bucket[0], resized[0], face, random)
-        top = self._crop_start(int(y * scale + 0.5), bucket[1], resized[1], face, random)
+        centre_x, centre_y = int(x * scale + 0.5), int(y * scale + 0.5)
+        left = self._crop_start(centre_x, bucket[0], resized[0], face, random)
+        top = self._crop_start(centre_y, bucket[1], resized[1], face, random)
         return Crop(resized, (left, top, left + bucket[0], top + bucket[1]))
 
     def _crop_start(self, centre: int, crop_side: int, image_side: int, face: int, random: Random) -> int:
         """Where the crop begins along one axis, in pixels of the resized image; `centre` is the face's."""
         shift = 0
         if self.wander:
+            # The sum of two draws: places near the middle are more likely.
             reach = max(image_side - centre, centre)
             shift = random.randint(0, reach) + random.randint(0, reach) - reach
         elif self.closest < self.widest and face > crop_side // 10 and face >= 40:

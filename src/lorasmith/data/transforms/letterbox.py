@@ -54,20 +54,27 @@ class Letterbox(ImageTransform):
 
         # The part that stays visible, in pixels of an image that just covers the bucket.
         cover_scale = max(bucket[0] / size[0], bucket[1] / size[1])
-        covering = max(bucket[0], round(size[0] * cover_scale)), max(bucket[1], round(size[1] * cover_scale))
+        covering_width = max(bucket[0], round(size[0] * cover_scale))
+        covering_height = max(bucket[1], round(size[1] * cover_scale))
+        covering = (covering_width, covering_height)
         left, top, width, height = self._visible_part(covering, bucket, random)
 
         # Shrink that part into the bucket; everything below is in pixels of the shrunk image.
-        factor = fit_factor((width, height), bucket, leave_border=self.upper) * random.uniform(*self.scale)
-        visible = max(1, int(width * factor + 1e-6)), max(1, int(height * factor + 1e-6))
+        factor = fit_factor((width, height), bucket, leave_border=self.upper)
+        factor *= random.uniform(*self.scale)
+        visible_width = max(1, int(width * factor + 1e-6))
+        visible_height = max(1, int(height * factor + 1e-6))
         x, y = round(left * factor), round(top * factor)
-        resized = max(x + visible[0], round(covering[0] * factor)), max(y + visible[1], round(covering[1] * factor))
+        # Rounding must not cut the visible part off.
+        resized_width = max(x + visible_width, round(covering_width * factor))
+        resized_height = max(y + visible_height, round(covering_height * factor))
 
         # The bucket may lie anywhere around the visible part.
-        box_left = x - random.randint(0, bucket[0] - visible[0])
-        box_top = y - random.randint(0, bucket[1] - visible[1])
+        box_left = x - random.randint(0, bucket[0] - visible_width)
+        box_top = y - random.randint(0, bucket[1] - visible_height)
         box = (box_left, box_top, box_left + bucket[0], box_top + bucket[1])
-        return Crop(resized, box, seen=(x, y, x + visible[0], y + visible[1]))
+        seen = (x, y, x + visible_width, y + visible_height)
+        return Crop((resized_width, resized_height), box, seen)
 
     def _visible_part(self, covering: Size, bucket: Size, random: Random) -> tuple[int, int, int, int]:
         """Left, top, width and height of what stays of an image that covers the bucket."""
@@ -87,5 +94,8 @@ def fit_factor(size: Size, bucket: Size, leave_border: bool) -> float:
     smaller."""
     factor = min(bucket[0] / size[0], bucket[1] / size[1])
     if leave_border:
-        factor = min(factor, max((bucket[0] - 1) / size[0], (bucket[1] - 1) / size[1]))
+        # The side that would fill the bucket ends one pixel before; the other may have ended earlier already.
+        by_width = (bucket[0] - 1) / size[0]
+        by_height = (bucket[1] - 1) / size[1]
+        factor = min(factor, max(by_width, by_height))
     return factor

@@ -24,5 +24,6 @@ class TagDropout(CaptionTransform):
 
     def __call__(self, caption: str, random: Random) -> str:
         tags = tags_of(caption, self.separator)
-        kept = [tag for i, tag in enumerate(tags) if random.random() >= self.rate or i < self.keep]
-        return join_tags(kept, self.separator)
+        # Drawn for fixed tags too, so that `keep` does not change which of the others stay.
+        remaining = [tag for i, tag in enumerate(tags) if random.random() >= self.rate or i < self.keep]
+        return join_tags(remaining, self.separator)

@@ -45,12 +45,16 @@ class TagWarmup(CaptionTransform):
     def shorten(self, caption: str, progress: float) -> str:
         """The caption at this share of the warm-up, 0 to 1."""
         first, free, last = split_fixed_tags(caption, self.separator, self.keep, self.keep_separator)
+        # The small number makes up for rounding where the product is a whole number.
         count = math.floor(progress * (len(free) - self.start) + 1e-9) + self.start
         return caption if count >= len(free) else self._join(first, free[:count], last)
 
     def outcomes(self, caption: str) -> set[str]:
         first, free, last = split_fixed_tags(caption, self.separator, self.keep, self.keep_separator)
-        return {caption} | {self._join(first, free[:count], last) for count in range(self.start, len(free))}
+        outcomes = {caption}
+        for count in range(self.start, len(free)):
+            outcomes.add(self._join(first, free[:count], last))
+        return outcomes
 
     def _join(self, first: list[str], free: list[str], last: list[str] | None) -> str:
         """The caption of these tags, with its separators."""

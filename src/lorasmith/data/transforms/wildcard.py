@@ -27,8 +27,10 @@ class Wildcard(CaptionTransform):
         return True
 
     def __call__(self, caption: str, random: Random) -> str:
-        chosen = CHOICE.sub(lambda match: random.choice(match[1].split("|")), escape_braces(caption))
-        return unescape_braces(chosen)
+        def choose(match: re.Match[str]) -> str:
+            return random.choice(match[1].split("|"))
+
+        return unescape_braces(CHOICE.sub(choose, escape_braces(caption)))
 
     def outcomes(self, caption: str) -> set[str] | None:
         # Plain text at even places, the alternatives of a choice at odd ones.
