@@ -103,6 +103,9 @@ def test_the_command_of_mix_of_show(two: list[Path], tmp_path: Path, here: Progr
         {"lora_path": "c.pth", "unet_alpha": 1.0, "text_encoder_alpha": 0.8, "concept_name": "<c1> <c2>"},
         {"lora_path": str(two[1]), "unet_alpha": 1.0, "text_encoder_alpha": 1.0, "concept_name": "<b1> <b2>"},
     ]
+    told = here(*fuse, f"{two[0]}=mia", f"{two[1]}:0.5=mia").err
+    assert 'one name in prompts, "mia"' in told
+    assert "=mia1" in told
     (tmp_path / "list.json").write_text(json.dumps(rows))
     options = ["--optimize_unet_iters=50", "--optimize_textenc_iters=500", "--save_path", tmp_path / "out"]
     answer = here(
@@ -130,8 +133,11 @@ def test_mistakes_are_told(two: list[Path], tmp_path: Path, here: Program) -> No
     with safe_open(two[1].with_name("b.exact.safetensors"), "pt") as file:
         save_file(shifted, other / "b.safetensors", file.metadata())
     assert 'both have a word "<b1>"' in here(*fuse, two[1], other / "b.safetensors").err
+    told = here(*fuse, f"{two[0]}=mia", f"{two[1]}:0.5=mia").err
+    assert 'one name in prompts, "mia"' in told
+    assert "=mia1" in told
     (tmp_path / "list.json").write_text('[{"lora_path": "no.pth", "unet_alfa": 1, "unet_alpha": "x"}, {}]')
     told = here(*fuse, tmp_path / "list.json").err
-    for part in ("unet_alfa", 'unet_alpha"?', "is no number", "no lora_path", '"no.pth" does not exist'):
+    for part in ("unet_alfa", 'unet_alpha"?', "a finite number", "no lora_path", '"no.pth" does not exist'):
         assert part in told
     assert not (tmp_path / "f.safetensors").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -182,6 +183,9 @@ def parse_size(text: str) -> tuple[int, int]:
 def parse_strengths(text: str) -> list[float]:
     """The numbers of a list with commas."""
     try:
-        return [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in text.split(",")]
+        if not all(math.isfinite(number) for number in numbers):
+            raise ValueError
+        return numbers
     except ValueError:
         raise LorasmithError(f'--strengths "{text}": write numbers with commas, for example 0,0.5,1') from None

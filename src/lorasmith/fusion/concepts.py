@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,8 +81,8 @@ def read_list(path: Path) -> list[ConceptUse]:
         numbers = {}
         for key in ("unet_alpha", "text_encoder_alpha"):
             value = row.get(key, 1.0)
-            if not isinstance(value, int | float) or isinstance(value, bool):
-                problems.append(Problem(f"{where}.{key}", f"{value!r} is no number", "a strength such as 1.0"))
+            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+                problems.append(Problem(f"{where}.{key}", f"found {value!r}", "a finite number, such as 1.0"))
                 value = 1.0
             numbers[key] = float(value)
         file = Path(row["lora_path"]).expanduser()
@@ -110,7 +111,21 @@ def read_concepts(family: Family, model: ModelLayers, uses: Sequence[ConceptUse]
                     "one of the concepts must be trained under another name"
                 )
             owners[word] = concept.lora.path
+    check_names([(concept.name, concept.lora.path) for concept in found])
     return found
+
+
+def check_names(named: Sequence[tuple[str, Path]]) -> None:
+    """Raise LorasmithError if prompts would have one name for two concepts: they would collect inputs for both, and
+    each concept would be taught what the other one does."""
+    owners: dict[str, Path] = {}
+    for name, path in named:
+        other = owners.setdefault(name, path)
+        if other is not path:
+            raise LorasmithError(
+                f'{other} and {path} have one name in prompts, "{name}"; give each its own: '
+                f"{other}={name}1 {path}={name}2, with the words that their captions had"
+            )
 
 
 def read_concept(family: Family, model: ModelLayers, use: ConceptUse) -> Concept:

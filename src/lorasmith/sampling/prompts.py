@@ -5,6 +5,7 @@ Emphasis in prompts is part of text encoding (`families.stable_diffusion.emphasi
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,8 @@ def split_loras(prompt: str) -> tuple[str, list[LoraTag]]:
             # one number is the strength of both; with two, the first one is that of the text encoders
             text = float(first) if first else 1.0
             unet = float(second) if second else text
+            if not (math.isfinite(text) and math.isfinite(unet)):
+                raise ValueError
         except ValueError:
             raise LorasmithError(
                 f"{match.group()}: the strength is not a number; write <lora:name:0.8>, or <lora:name:text:unet>"
