@@ -103,9 +103,6 @@ def test_the_command_of_mix_of_show(two: list[Path], tmp_path: Path, here: Progr
         {"lora_path": "c.pth", "unet_alpha": 1.0, "text_encoder_alpha": 0.8, "concept_name": "<c1> <c2>"},
         {"lora_path": str(two[1]), "unet_alpha": 1.0, "text_encoder_alpha": 1.0, "concept_name": "<b1> <b2>"},
     ]
-    told = here(*fuse, f"{two[0]}=mia", f"{two[1]}:0.5=mia").err
-    assert 'one name in prompts, "mia"' in told
-    assert "=mia1" in told
     (tmp_path / "list.json").write_text(json.dumps(rows))
     options = ["--optimize_unet_iters=50", "--optimize_textenc_iters=500", "--save_path", tmp_path / "out"]
     answer = here(

@@ -116,12 +116,12 @@ def read_concepts(family: Family, model: ModelLayers, uses: Sequence[ConceptUse]
 
 
 def check_names(named: Sequence[tuple[str, Path]]) -> None:
-    """Raise LorasmithError if prompts would have one name for two concepts: they would collect inputs for both, and
-    each concept would be taught what the other one does."""
+    """Raise LorasmithError if prompts would have one name for two files: they would collect inputs for both, and each
+    concept would be taught what the other one does. Parts of one file may share a name."""
     owners: dict[str, Path] = {}
     for name, path in named:
         other = owners.setdefault(name, path)
-        if other is not path:
+        if other != path:
             raise LorasmithError(
                 f'{other} and {path} have one name in prompts, "{name}"; give each its own: '
                 f"{other}={name}1 {path}={name}2, with the words that their captions had"
