@@ -30,26 +30,26 @@ from lorasmith.training.step.objectives import Objective
 from lorasmith.training.step.objectives.denoising import Denoising
 from lorasmith.training.step.optimizers import AdamW, OptimizerConfig
 
-Part = Literal["unet", "text", "words"]
-"""What is trained: the UNet's adapters, the text encoders', new words."""
+ParameterGroup = Literal["unet", "text", "words"]
+"""What is trained in a phase: the adapters of the UNet, those of the text encoders, the embeddings of new tokens."""
 
 
 class TextConfig(Config):
-    """How captions become conditions."""
+    """How captions are encoded."""
 
     max_tokens: Literal[75, 150, 225] = 75
-    """Longer captions are encoded in windows of 75 tokens and joined, up to this length."""
+    """Longer captions are encoded in windows of 75 tokens, which are joined, up to this length."""
     clip_skip: int = Field(default=1, ge=1, le=12)
     """1: the last layer of the text encoder; 2: the one before (SD 1.x models made with it)."""
     weighted: bool = False
-    """Brackets in captions are emphasis, as in prompts: `(red hat:1.3), [dark]`; without it they are letters."""
+    """Brackets in captions are emphasis, as in prompts: `(red hat:1.3), [dark]`. Default: plain characters."""
 
 
 SpecField = Literal[
     "title", "author", "description", "license", "tags", "usage_hint", "thumbnail", "merged_from", "preprocessor",
     "is_negative_embedding",
 ]  # fmt: skip
-"""Fields of the model spec of Stability AI (1.0.1) that nobody but the user knows."""
+"""Fields of the model spec of Stability AI (1.0.1) that only the user can fill in."""
 
 
 class TrainConfig(Config):
@@ -60,39 +60,39 @@ class TrainConfig(Config):
     `.safetensors` file."""
     merge: tuple[str, ...] = ()
     """LoRA files of any kind that are written into the base before training, each `file.safetensors` or
-    `file.safetensors:0.8`. The new LoRA is one for the merged base: draw it with these beside it, before it."""
+    `file.safetensors:0.8`. The new LoRA is made for the merged base: to sample with it, apply these files before it."""
     vae: str = ""
-    """Another VAE in the place of the base's: a folder of diffusers that is one or has one in `vae`, a hub id, or a
-    `.safetensors` in the original layout. Latents are made, and previews drawn, with it."""
+    """A VAE that replaces the base's, for latents and previews: a diffusers folder of a VAE or with one in `vae`, a hub
+    id, or a `.safetensors` file in the original layout."""
     output: Path
     """The run's folder. It must not hold another run."""
     name: str = ""
-    """Of the LoRA file, without suffix. Default: the name of the output folder."""
+    """Name of the LoRA file, without suffix. Default: the name of the output folder."""
     trigger: tuple[str, ...] = ()
-    """The words that call the concept; checked in captions, written into the file."""
+    """Trigger words of the concept. They are checked in captions and written into the file."""
     seed: int = Field(default=0, ge=0)
 
     steps: int | None = Field(default=None, ge=1)
-    """Length of the run in optimizer steps; or give `epochs`, or `views_per_image`."""
+    """Length of the run in optimizer steps. Alternatives: `epochs`, `views_per_image`."""
     epochs: int | None = Field(default=None, ge=1)
     views_per_image: float | None = Field(default=None, gt=0)
-    """How often the run sees an image, on average; 100 if no length is given."""
+    """How often the run sees an image, on average. 100 if no length is set."""
     first_step: int = Field(default=0, ge=0)
-    """So many steps of the run count as made, for example those behind the file in `start`: data, noise, learning rate
-    and numbers begin there, and the rest of the run is trained."""
+    """This many steps count as made, for example those that made the file in `start`: data, noise, learning rate and
+    step numbers begin there, and the rest of the run is trained."""
     first_epoch: int = Field(default=0, ge=0)
-    """The same in epochs."""
+    """Like `first_step`, in epochs."""
     accumulation: int = Field(default=1, ge=1)
     """Micro-batches in one optimizer step."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the frozen base; adapters are always float32. `auto`: bf16 for full-size models, fp32 for tiny ones."""
+    """Precision of the frozen base; adapters are float32. `auto`: bf16 for full-size models, fp32 for tiny ones."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads; default: torch's choice."""
+    """Number of CPU threads. Default: torch's choice."""
     cuda_graph: bool = True
-    """On a GPU, capture whole steps as CUDA graphs where latents and texts are cached: far faster at small batches."""
+    """On a GPU, capture whole steps as CUDA graphs if latents and texts are cached. Much faster for small batches."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     prediction: Literal["auto", "epsilon", "v_prediction"] = "auto"
@@ -100,18 +100,18 @@ class TrainConfig(Config):
     zero_terminal_snr: bool = False
     """Rescale the schedule so that the last step is pure noise (for v-prediction models made so)."""
     ema: float = Field(default=0.0, ge=0, lt=1)
-    """Decay of an average of the adapter's weights, which is what gets exported; 0 is off."""
+    """Decay of an exponential moving average of the trained weights, which is what is exported. 0: no average."""
 
     data: DataConfig
     text: TextConfig = TextConfig()
     concepts: tuple[Concept, ...] = ()
-    """New words that are learned with the adapter, or alone (with `optimizer.unet_lr = 0`)."""
-    phases: dict[Part, tuple[float, float]] = Field(default_factory=dict)
-    """From when to when each part is trained, as shares of the run; for example `words = [0, 0.5]`, `unet = [0.5, 1]`.
-    A part that is not named is trained throughout."""
+    """New tokens that are trained with the adapter, or alone (with `optimizer.unet_lr = 0`)."""
+    phases: dict[ParameterGroup, tuple[float, float]] = Field(default_factory=dict)
+    """Start and end of the training of each parameter group, as shares of the run: `words = [0, 0.5]`,
+    `unet = [0.5, 1]`. A group without an entry is trained throughout."""
     adapter: AdapterConfig = Field(default_factory=LoRA)
     start: Path | None = None
-    """A LoRA file to go on from: it says layers, kinds and ranks, and `adapter` only dropouts, `max_norm` and rates."""
+    """A LoRA file to train further. It decides layers, kinds and ranks; `adapter` only dropouts, `max_norm`, rates."""
     objective: Objective = Field(default_factory=Denoising)
     optimizer: OptimizerConfig = Field(default_factory=AdamW)
     lr_schedule: LrSchedule = Field(default_factory=Constant)
@@ -123,13 +123,13 @@ class TrainConfig(Config):
     export: Exports = Field(default_factory=Exports)
     checkpoint: Checkpoints = Field(default_factory=Checkpoints)
     hooks: tuple[Hook, ...] = ()
-    """Further hooks, run after the ones above."""
+    """Further hooks, which run after those above."""
     plugins: tuple[str, ...] = ()
     """Python modules that add kinds."""
     comment: str = ""
-    """Written into the file's metadata."""
+    """A comment in the file's metadata."""
     metadata: dict[SpecField, str] = Field(default_factory=dict)
-    """More for the file's `modelspec` metadata, such as `author` or `license`."""
+    """Further `modelspec` metadata of the file, such as `author` or `license`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -144,12 +144,21 @@ class TrainConfig(Config):
         return {**value, "validation": {}}
 
     @model_validator(mode="after")
-    def _one_length(self) -> TrainConfig:
-        given = [k for k in ("steps", "epochs", "views_per_image") if getattr(self, k) is not None]
-        if len(given) > 1:
-            raise ValueError(f"give one of steps, epochs, views_per_image, not {' and '.join(given)}")
+    def _check_length(self) -> TrainConfig:
+        lengths = [key for key in ("steps", "epochs", "views_per_image") if getattr(self, key) is not None]
+        if len(lengths) > 1:
+            raise ValueError(f"give one of steps, epochs, views_per_image, not {' and '.join(lengths)}")
         if self.first_step and self.first_epoch:
             raise ValueError("give one of first_step and first_epoch, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _check_phases(self) -> TrainConfig:
+        for name, (start, end) in self.phases.items():
+            if not 0 <= start < end <= 1:
+                raise ValueError(
+                    f"phases.{name} is [{start:g}, {end:g}], but must be two shares from 0 to 1, the smaller one first"
+                )
         return self
 
     @property
@@ -157,50 +166,46 @@ class TrainConfig(Config):
         """Name of the LoRA file without suffix."""
         return self.name or self.output.name
 
+    def trained_groups(self) -> list[ParameterGroup]:
+        """The parameter groups that are trained in any phase."""
+        groups: list[ParameterGroup] = []
+        if self.optimizer.rate("unet") > 0:
+            groups.append("unet")
+        if self.optimizer.text_lr > 0:
+            groups.append("text")
+        if any(concept.lr > 0 for concept in self.concepts):
+            groups.append("words")
+        return groups
+
     def to_toml(self) -> str:
-        """This config as TOML, every default spelled out."""
+        """This config as TOML, every default included."""
         return to_toml(self.model_dump(mode="python"))
-
-    @model_validator(mode="after")
-    def _phases_in_order(self) -> TrainConfig:
-        for name, (start, end) in self.phases.items():
-            if not 0 <= start < end <= 1:
-                raise ValueError(f"phases.{name} is [{start:g}, {end:g}]; give two shares in order, within 0 and 1")
-        return self
-
-    @property
-    def learns_words(self) -> bool:
-        """Whether any new word is trained."""
-        return any(concept.lr > 0 for concept in self.concepts)
-
-    def parts(self) -> tuple[str, ...]:
-        """`unet`, `text`, or both: what is trained."""
-        chosen = {"unet": self.optimizer.rate("unet"), "text": self.optimizer.text_lr}
-        return tuple(name for name, rate in chosen.items() if rate > 0)
 
 
 def load_config(source: Path | dict[str, Any], overrides: list[str] | tuple[str, ...] = ()) -> TrainConfig:
-    """A TOML or JSON file, or a table, with `key=value` overrides, as a checked config.
+    """Read and check a TOML or JSON file, or a table, with `key=value` overrides.
 
     Relative paths start at the current directory. Raises ConfigError with all problems.
     """
-    table = dict(source) if isinstance(source, dict) else read_table(source)
-    name = "the config" if isinstance(source, dict) else str(source)
+    if isinstance(source, dict):
+        table, name = dict(source), "the config"
+    else:
+        table, name = read_table(source), str(source)
     if not isinstance(table, dict):
         raise LorasmithError(f"{name}: holds a list; a config is a table of keys and values")
     table = override(table, overrides)
     load_plugins(table.get("plugins", ()))
     config = validate(TrainConfig, table, name)
-    problems = sense_problems(config)
+    problems = find_contradictions(config)
     if problems:
         raise ConfigError(problems, name)
     return config
 
 
-def sense_problems(config: TrainConfig) -> list[Problem]:
-    """What is well-formed but cannot work."""
-    problems = []
-    if not config.parts() and not config.learns_words:
+def find_contradictions(config: TrainConfig) -> list[Problem]:
+    """Problems of settings that are valid by themselves, but cannot work together."""
+    problems: list[Problem] = []
+    if not config.trained_groups():
         problems.append(
             Problem(
                 "optimizer",
@@ -208,47 +213,59 @@ def sense_problems(config: TrainConfig) -> list[Problem]:
                 remedy="set optimizer.lr, or optimizer.text_lr to train the text encoder",
             )
         )
-    if (gap := _gap(config)) is not None:
+    gap = first_untrained_share(config)
+    if gap is not None:
         problems.append(
             Problem(
                 "phases",
                 f"at {gap:g} of the run nothing is trained",
-                remedy="let the phases of the parts that are trained follow each other, or overlap",
+                remedy="let the phases of what is trained follow each other, or overlap",
             )
         )
-    problems += word_problems(config)
+    problems += loss_term_problems(config)
+    problems += concept_mask_problems(config)
     if "/" in config.file_name or "\\" in config.file_name:
         problems.append(Problem("name", f'"{config.file_name}" is not a file name', "a name without / and \\"))
     return problems
 
 
-def word_problems(config: TrainConfig) -> Iterator[Problem]:
-    """What is asked of new words that are not there."""
-    for i, part in enumerate(getattr(config.objective, "parts", ())):
-        if part.needs_words and not config.concepts:
-            what = f"{part.kind} is about new words, and there are none"
-            yield Problem(f"objective.parts.{i}", what, remedy="add [[concepts]], or leave the part out")
-    owner = {word: i for i, concept in enumerate(config.concepts) for word in concept.words}
-    used: dict[int, str] = {}
+def first_untrained_share(config: TrainConfig) -> float | None:
+    """The first share of the run at which no parameter group is trained; None if there is none."""
+    groups = config.trained_groups()
+    if not groups:
+        return None
+
+    # Phases in the order of their starts cover the run if each starts before the ones before it have all ended.
+    covered_until = 0.0
+    for start, end in sorted(config.phases.get(group, (0.0, 1.0)) for group in groups):
+        if start > covered_until:
+            return covered_until
+        covered_until = max(covered_until, end)
+    return None if covered_until >= 1 else covered_until
+
+
+def loss_term_problems(config: TrainConfig) -> Iterator[Problem]:
+    """Loss terms that are about new tokens, in a run without any."""
+    if config.concepts:
+        return
+    for i, term in enumerate(getattr(config.objective, "parts", ())):
+        if term.needs_words:
+            message = f"the loss term {term.kind} is about new words, but the run has none"
+            yield Problem(f"objective.parts.{i}", message, remedy="add [[concepts]], or leave the loss term out")
+
+
+def concept_mask_problems(config: TrainConfig) -> Iterator[Problem]:
+    """Masks of concepts that do not exist, or two sets of masks of one concept."""
+    concept_of = {word: i for i, concept in enumerate(config.concepts) for word in concept.words}
+    word_with_masks: dict[int, str] = {}
     for i, subset in enumerate(config.data.sources):
         key = f"data.subsets.{i}.concept_masks" if config.data.subsets else "data.concept_masks"
         for word in subset.concept_masks:
-            if word not in owner:
-                yield Problem(
-                    f"{key}.{word}", "is no new word", ", ".join(owner) or "words of concepts", "name a concept"
-                )
-            elif used.setdefault(owner[word], word) != word:
-                what = f"is of the same concept as {used[owner[word]]}, which has masks already"
-                yield Problem(f"{key}.{word}", what, remedy="name each concept by one of its words")
-
-
-def _gap(config: TrainConfig) -> float | None:
-    """The first share of the run at which no part is trained."""
-    trained = (*config.parts(), *(["words"] if config.learns_words else []))
-    phases: dict[str, tuple[float, float]] = {**config.phases}
-    reached = 0.0
-    for start, end in sorted(phases.get(part, (0.0, 1.0)) for part in trained):
-        if start > reached:
-            return reached
-        reached = max(reached, end)
-    return None if not trained or reached >= 1 else reached
+            if word not in concept_of:
+                allowed = ", ".join(concept_of) or "words of concepts"
+                yield Problem(f"{key}.{word}", "is not a new word", allowed, "name a concept")
+                continue
+            first_word = word_with_masks.setdefault(concept_of[word], word)
+            if first_word != word:
+                message = f"is of the same concept as {first_word}, which has masks already"
+                yield Problem(f"{key}.{word}", message, remedy="name each concept by one of its words")

@@ -28,7 +28,7 @@ def test_the_inventory() -> None:
 def test_words_alone_are_trained(script: str, convert: Callable[..., Conversion]) -> None:
     found = convert(script, **WORD, learning_rate=0.01, init_word="red cat", num_vectors_per_token=3)
     config = load_config(found.config)
-    assert config.parts() == ()
+    assert config.trained_groups() == ["words"]
     (concept,) = config.concepts
     assert concept.words == ("<new>",)
     assert (concept.vectors, concept.init, concept.lr, concept.weight_decay) == (3, ("red cat",), 0.01, 0.01)

@@ -130,9 +130,9 @@ def test_masks_are_of_concepts_that_there_are(folder: Path) -> None:
     part = {"parts": [{"kind": "attention_regularisation"}]}
     good = {"concepts": [{"words": ["<a>", "<a2>"]}, {"words": "<b>"}], "objective": part}
     load_config(table | good)
-    with pytest.raises(ConfigError, match=r"(?s)concept_masks.<b>: is no new word.*<a>, <a2>"):
+    with pytest.raises(ConfigError, match=r"(?s)concept_masks.<b>: is not a new word.*<a>, <a2>"):
         load_config(table | {"concepts": [{"words": ["<a>", "<a2>"]}]})
     with pytest.raises(ConfigError, match="is of the same concept as <a>"):
         load_config(table | {"concepts": [{"words": ["<a>", "<b>"]}]})
-    with pytest.raises(ConfigError, match="is about new words, and there are none"):
+    with pytest.raises(ConfigError, match="is about new words, but the run has none"):
         load_config({**table, "data": {"images": str(folder / "images")}, "objective": part})

@@ -86,13 +86,18 @@ def build_run(
     if not run.resumed and getattr(config.adapter, "init", "") == "eva":
         initialise_with_eva(run)
     synchronise_ranks(run)
-    if ranks.first:
+    write_first_files(config, run)
+    return run
+
+
+def write_first_files(config: TrainConfig, run: Run) -> None:
+    """Write the config, the summary and the first event of this session."""
+    if run.ranks.first:
         write_config(run.folder, config)
         write_summary(run)
     # The first event of a folder carries the id of the run.
     run_id = {} if run.events.id else {"id": f"{time.time_ns():x}"}
     run.events.write("resume" if run.resumed else "start", run.state.step, **run_id)
-    return run
 
 
 def active_hooks(config: TrainConfig, ranks: Ranks) -> tuple[Hook, ...]:
@@ -163,7 +168,7 @@ def fill_caches(config: TrainConfig, dataset: Dataset, family: Family, progress:
     """
     # Cached texts would be outdated after a step that trains a text encoder, and a cache entry does not depend on new
     # tokens.
-    texts_change = "text" in config.parts() or bool(config.concepts)
+    texts_change = "text" in config.trained_groups() or bool(config.concepts)
     text_settings = None if texts_change else TextSettings(**config.text.model_dump())
     dataset.prepare(family, text=text_settings, progress=progress, ranks=ranks)
     if dataset.latents_cached:

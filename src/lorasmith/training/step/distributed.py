@@ -81,10 +81,7 @@ class Ranks:
             return scalars
         import torch.distributed as dist
 
-        trained = [p for p in parameters if p.requires_grad]
-        if self._with_gradient is None or not steady:
-            self._with_gradient = self._any_rank([p.grad is not None for p in trained])
-        summed = [p for p, has_gradient in zip(trained, self._with_gradient, strict=True) if has_gradient]
+        summed = self._parameters_with_gradient(parameters, steady)
 
         # One buffer for everything, kept from step to step.
         sizes = [*(p.numel() for p in summed), len(scalars)]
@@ -105,6 +102,13 @@ class Ranks:
                 p.grad = torch.empty_like(p)
             p.grad.copy_(part.view_as(p))
         return scalar_part.clone()
+
+    def _parameters_with_gradient(self, parameters: Sequence[nn.Parameter], steady: bool) -> list[nn.Parameter]:
+        """The trained parameters that have a gradient on any rank; with `steady`, the same as in the first step."""
+        trained = [p for p in parameters if p.requires_grad]
+        if self._with_gradient is None or not steady:
+            self._with_gradient = self._any_rank([p.grad is not None for p in trained])
+        return [p for p, has_gradient in zip(trained, self._with_gradient, strict=True) if has_gradient]
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is true on any rank."""
