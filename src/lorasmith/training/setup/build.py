@@ -90,16 +90,6 @@ def build_run(
     return run
 
 
-def write_first_files(config: TrainConfig, run: Run) -> None:
-    """Write the config, the summary and the first event of this session."""
-    if run.ranks.first:
-        write_config(run.folder, config)
-        write_summary(run)
-    # The first event of a folder carries the id of the run.
-    run_id = {} if run.events.id else {"id": f"{time.time_ns():x}"}
-    run.events.write("resume" if run.resumed else "start", run.state.step, **run_id)
-
-
 def active_hooks(config: TrainConfig, ranks: Ranks) -> tuple[Hook, ...]:
     """The hooks of this rank in the order they act after a step: losses are read first, the checkpoint comes last.
 
@@ -367,3 +357,13 @@ def synchronise_ranks(run: Run) -> None:
         run.progress.say(
             f"{run.ranks.count} ranks share steps of {samples} images, so some have none; raise data.batch_size"
         )
+
+
+def write_first_files(config: TrainConfig, run: Run) -> None:
+    """Write the config, the summary and the first event of this session."""
+    if run.ranks.first:
+        write_config(run.folder, config)
+        write_summary(run)
+    # The first event of a folder carries the id of the run.
+    run_id = {} if run.events.id else {"id": f"{time.time_ns():x}"}
+    run.events.write("resume" if run.resumed else "start", run.state.step, **run_id)
