@@ -26,11 +26,10 @@ from lorasmith.diffusion.prediction import VPrediction
 from lorasmith.diffusion.schedule import NoiseSchedule
 from lorasmith.diffusion.weightings.min_snr import MinSnr
 from lorasmith.families.base import Family
-from lorasmith.families.source import Source
 from lorasmith.families.stable_diffusion import family as stable
 from lorasmith.families.stable_diffusion import layer_names
 from lorasmith.families.stable_diffusion.sd1 import SD1
-from lorasmith.families.stable_diffusion.source import shipped_config
+from lorasmith.families.stable_diffusion.source import StableDiffusionSource, shipped_config
 from lorasmith.families.stable_diffusion.unet import UNet
 from lorasmith.sampling.loras import LoraUse
 from lorasmith.training.config import load_config
@@ -139,17 +138,17 @@ def full_size(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Family]:
     """SD 1.5 by its real modules, whose numbers nobody set (the pages of which stay untouched)."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    def unet(source: Source, dtype: torch.dtype, device: torch.device) -> UNet:
+    def unet(source: StableDiffusionSource, dtype: torch.dtype, device: torch.device) -> UNet:
         with torch.device("meta"):
             model = UNet(source.unet_config)
         return model.to(dtype).to_empty(device="cpu").requires_grad_(False)
 
-    def encoder(source: Source, part: str, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
+    def encoder(source: StableDiffusionSource, part: str, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
         with torch.device("meta"):
             model = CLIPTextModel(CLIPTextConfig.from_dict(source.config(part)))
         return model.to(dtype).to_empty(device="cpu").requires_grad_(False)
 
-    class Published(Source):
+    class Published(StableDiffusionSource):
         name, path, kind = "published", Path(), "sd1"
         config = lambda self, part: shipped_config("sd1", part)  # noqa: E731
         raw = lambda self, part: {}  # noqa: E731
