@@ -7,22 +7,35 @@ or the disk is full, the old file stays.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lorasmith.core.errors import LorasmithError
+from safetensors import SafetensorError
+
+from lorasmith.core.errors import LorasmithError, WriteError
+
+LEFTOVER = re.compile(r"\.(?P<name>.+)\.\d+\.(?P<kind>tmp|old)")
+"""Names of the files and folders that `atomic_path` and `atomic_folder` write beside their place. The number is that of
+the process."""
+TORCH_WRITE_ERROR = re.compile("PytorchStreamWriter|iostream|inline_container")
+"""What the RuntimeError of `torch.save` says when it cannot write its file."""
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
+"""Constants of Linux' renameat2(2)."""
 
 
 @contextmanager
 def atomic_path(path: Path) -> Generator[Path, None, None]:
     """A temporary path beside `path` to write a file to; on success it replaces `path`, on failure it is removed.
 
-    Raises LorasmithError if the disk is full or the place cannot be written.
+    Raises WriteError if the disk is full or the place cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -32,8 +45,9 @@ def atomic_path(path: Path) -> Generator[Path, None, None]:
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
-    except OSError as error:
-        raise write_error(error, path) from error
+    except Exception as error:
+        raise_write_error(error, path)
+        raise
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -43,7 +57,7 @@ def atomic_path(path: Path) -> Generator[Path, None, None]:
 def atomic_folder(path: Path) -> Generator[Path, None, None]:
     """A temporary folder beside `path`; on success it replaces `path` whole, on failure it is removed.
 
-    Raises LorasmithError if the disk is full or the place cannot be written.
+    Raises WriteError if the disk is full or the place cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -53,20 +67,58 @@ def atomic_folder(path: Path) -> Generator[Path, None, None]:
         for file in temporary.rglob("*"):
             if file.is_file():
                 sync(file)
-        if path.exists():
-            # a folder cannot be renamed over another one that holds files, so the old one steps aside first
+        # a folder cannot be renamed over another one that holds files; where the two cannot change places in one
+        # operation, the old one steps aside first
+        if not path.exists():
+            os.replace(temporary, path)
+        elif not exchange(temporary, path):
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             shutil.rmtree(old, ignore_errors=True)
             os.replace(path, old)
             os.replace(temporary, path)
             shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, path)
         sync(path.parent)
-    except OSError as error:
-        raise write_error(error, path) from error
+    except Exception as error:
+        raise_write_error(error, path)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Let two paths change places in one operation, so that neither is missing at any moment.
+
+    Returns false, and changes nothing, where the system or the file system cannot do it.
+    """
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
+    if renameat2 is None:
+        return False
+    names = os.fsencode(first), os.fsencode(second)
+    return renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left in a folder and the folders in it, and put back a folder that had stepped aside
+    for one that was never completed.
+
+    Nobody else may write there at the same time: the caller holds the folder's lock.
+    """
+    if not folder.is_dir():
+        return
+    for parent, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            leftover = LEFTOVER.fullmatch(name)
+            if leftover is None:
+                continue
+            path, place = Path(parent) / name, Path(parent) / leftover["name"]
+            with contextlib.suppress(OSError):
+                if leftover["kind"] == "old" and not place.exists():
+                    path.rename(place)
+                elif path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+        folders[:] = [name for name in folders if not LEFTOVER.fullmatch(name)]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -104,11 +156,27 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_error(error: OSError, path: Path) -> LorasmithError:
-    """The error for a file that could not be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return LorasmithError(
+def raise_write_error(error: Exception, path: Path) -> None:
+    """Raises WriteError if `error` says that the file at `path` could not be written; otherwise returns.
+
+    Libraries report the failure of a write in their own ways, all of which are known here.
+    """
+    if isinstance(error, LorasmithError):
+        return
+    number, reason = None, str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, OSError):
+        number, reason = error.errno, error.strerror or reason
+    elif isinstance(error, SafetensorError):
+        # the text ends with the number of the system: "No space left on device (os error 28)"
+        in_text = re.search(r"\(os error (\d+)\)", reason)
+        number = int(in_text[1]) if in_text else None
+        reason = os.strerror(number) if number else reason
+    elif not (isinstance(error, RuntimeError) and TORCH_WRITE_ERROR.search(str(error))):
+        return
+
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        raise WriteError(
             f"{path}: the disk is full; nothing was overwritten and the last good files stay. "
             "Free some space, then continue with --resume."
-        )
-    return LorasmithError(f"{path}: cannot be written ({error.strerror or error})")
+        ) from error
+    raise WriteError(f"{path}: cannot be written ({reason})") from error

@@ -10,12 +10,14 @@ from pathlib import Path
 from types import FrameType
 
 from lorasmith.core.errors import WriteError
+from lorasmith.core.lock import locked
 from lorasmith.core.progress import Progress
+from lorasmith.core.store import remove_leftovers
 from lorasmith.training.config import TrainConfig
 from lorasmith.training.output import checkpoint
 from lorasmith.training.run import Run
 from lorasmith.training.setup.build import build_run
-from lorasmith.training.step.distributed import join_ranks
+from lorasmith.training.step.distributed import Ranks, join_ranks
 from lorasmith.training.step.loop import fit
 
 
@@ -44,7 +46,7 @@ def train(
     If a launcher started this process as one of several, they train together (`training.step.distributed`). Raises
     LorasmithError for what the user can repair; the checkpoints and exports made so far stay.
     """
-    with join_ranks(config.device) as ranks:
+    with join_ranks(config.device) as ranks, run_folder(config, ranks):
         # Only the first rank reports progress.
         reported = progress if progress and ranks.first else Progress()
         run = build_run(config, progress=reported, resume=resume, overwrite=overwrite, ranks=ranks)
@@ -65,6 +67,21 @@ def train(
                 hook.close(run)
             run.events.close()
             run.adapters.detach()
+
+
+@contextmanager
+def run_folder(config: TrainConfig, ranks: Ranks) -> Iterator[None]:
+    """The folder of the run, locked for this run and free of what killed processes left in it.
+
+    Raises LorasmithError if another process is using it.
+    """
+    # The other ranks write nothing.
+    if not ranks.first:
+        yield
+        return
+    with locked(config.output, "output"):
+        remove_leftovers(config.output)
+        yield
 
 
 def finish(config: TrainConfig, run: Run) -> TrainResult:

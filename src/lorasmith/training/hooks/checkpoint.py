@@ -22,6 +22,11 @@ class Checkpoints(Hook):
     """Number of checkpoints that are not deleted."""
 
     def act(self, run: Run) -> None:
+        # losses that are still on the device may say that the run has diverged
+        run.config.log.act(run)
+        if run.metrics.last_step_was_bad and run.state.step < run.length.steps:
+            run.progress.say(f"step {run.state.step}: no checkpoint, since the loss is not a finite number")
+            return
         path = checkpoint.save(run)
         # old checkpoints go only when the new one is complete
         checkpoint.prune(run.folder, self.keep)

@@ -14,17 +14,21 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import atomic_folder, sha256_of
 from lorasmith.training.output.events import Events
+from lorasmith.training.run import TrainState
+from lorasmith.training.step.gradients import all_finite
+from lorasmith.training.step.metrics import not_finite_message
 
 if TYPE_CHECKING:
     from lorasmith.training.run import Run
@@ -36,8 +40,10 @@ def save(run: Run, path: Path | None = None, extra_files: Mapping[str, str] | No
     """Write a checkpoint of the step just made; returns its folder.
 
     `path`: the folder, if it is not to be in the run's `checkpoints`. `extra_files`: name and text of further files,
-    which are written only if `path` is given.
+    which are written only if `path` is given. Raises LorasmithError, and writes nothing, if a weight is not finite:
+    nothing could be continued from there.
     """
+    require_finite(run)
     texts: dict[str, str] = {}
     if path is None:
         path = run.folder / FOLDER / f"step-{run.state.step:08d}"
@@ -72,13 +78,20 @@ def save(run: Run, path: Path | None = None, extra_files: Mapping[str, str] | No
     return path
 
 
+def require_finite(run: Run) -> None:
+    """Raises LorasmithError if a trained weight or its average is not a finite number."""
+    averages = run.ema.average if run.ema is not None else []
+    if not bool(all_finite([*run.parameters, *averages])):
+        raise LorasmithError(not_finite_message(run.state.step))
+
+
 def load(run: Run, path: Path) -> None:
     """Load a checkpoint's weights, optimizer state, weight average and position into the run.
 
     Raises LorasmithError if the checkpoint was made with other data, another adapter or another optimizer.
     """
     # with other data, the steps that follow would see other batches than the uninterrupted run
-    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    state = read_state(path)
     if state["dataset"] != run.dataset.fingerprint():
         raise LorasmithError(
             f"{path}: the images, captions or data settings differ from those of the checkpoint, so the run cannot "
@@ -146,13 +159,41 @@ def step_of(path: Path) -> int:
 def fault_of(path: Path) -> str | None:
     """A description of what is wrong with a checkpoint, or None if it is intact."""
     try:
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        state = read_state(path)
         for name, digest in state["files"].items():
+            if Path(name).name != name:
+                return f"state.json names {name}, which is not a file of the checkpoint"
             if sha256_of(path / name) != digest:
                 return f"{name} is damaged"
-    except (OSError, ValueError, KeyError) as error:
+        # every tensor of the optimizer that the state refers to is there
+        unflatten(load_file(path / "optimizer.safetensors"), state["optimizer"])
+    except (OSError, ValueError, SafetensorError) as error:
         return f"cannot be read ({error})"
+    except (KeyError, TypeError, AttributeError, StopIteration) as error:
+        return f"state.json does not fit the other files ({type(error).__name__}: {error})"
     return None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The `state.json` of a checkpoint. Raises OSError, or ValueError if it is not what `save` writes."""
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("state.json is nested too deeply") from None
+    if not isinstance(state, dict):
+        raise ValueError("state.json is not a table")
+    types = {"state": dict, "optimizer": dict, "loss_scale": list, "dataset": str, "files": dict}
+    for key, expected in types.items():
+        if not isinstance(state.get(key), expected):
+            raise ValueError(f"state.json has no valid `{key}`")
+    # the position of the run, from which the place in the data follows
+    position = state["state"]
+    if not set(position) <= {field.name for field in fields(TrainState)}:
+        raise ValueError("state.json has a `state` of unknown fields")
+    counters = [position.get("step"), position.get("samples")]
+    if not all(isinstance(counter, int) and counter >= 0 for counter in counters):
+        raise ValueError("state.json has a `state` without a valid step")
+    return state
 
 
 def set_later_aside(run_folder: Path, step: int) -> list[str]:

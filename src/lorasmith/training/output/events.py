@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ class Events:
         self._tensorboard_folder = folder / "tensorboard" if tensorboard else None
         self._writer: Any = None
         self._listeners: list[Listener] = []
+        self._unwritten: list[str] = []
+        """Lines that could not be written yet, because the disk is full."""
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with each further event, after the event has been written."""
@@ -41,15 +45,35 @@ class Events:
         """Write one event. Numbers that are not finite are written as null."""
         values = {name: _for_json(value) for name, value in fields.items()}
         line = json.dumps({"event": event, "step": step, **values})
-        # opened anew for each line, so that a kill loses no line that was written
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-
+        self._append(line + "\n")
         if self._tensorboard_folder is not None:
-            for name, number in scalars(event, fields).items():
-                self._tensorboard_writer(step).add_scalar(name, number, step)
+            try:
+                for name, number in scalars(event, fields).items():
+                    self._tensorboard_writer(step).add_scalar(name, number, step)
+            except OSError:
+                # only curves for a viewer; events.jsonl has the same numbers
+                self._tensorboard_folder = None
         for listener in self._listeners:
             listener(event, step, fields)
+
+    def _append(self, line: str) -> None:
+        """Append a line to the file. Lines that cannot be written wait in memory for the next one."""
+        self._unwritten.append(line)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # opened anew for each line, so that a kill loses no line that was written
+            with self.path.open("ab") as file:
+                end = file.seek(0, os.SEEK_END)
+                try:
+                    file.write("".join(self._unwritten).encode())
+                    file.flush()
+                except OSError:
+                    # a full disk may have taken a part of the line
+                    os.truncate(self.path, end)
+                    raise
+        except OSError:
+            return
+        self._unwritten.clear()
 
     def of(self, event: str) -> list[dict[str, Any]]:
         """All events of one kind so far, in order, including those from before the run was resumed."""
@@ -57,7 +81,7 @@ class Events:
             return []
         # only lines with this text are parsed, since most lines are steps; a line without "}" was cut off by a kill
         text = json.dumps({"event": event})[1:-1]
-        lines = self.path.read_text(encoding="utf-8").splitlines()
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         return [json.loads(line) for line in lines if text in line and line.endswith("}")]
 
     @property
@@ -66,7 +90,7 @@ class Events:
         try:
             with self.path.open(encoding="utf-8") as file:
                 return str(json.loads(file.readline()).get("id", ""))
-        except (OSError, ValueError):
+        except (OSError, ValueError, AttributeError):
             return ""
 
     def picture(self, name: str, step: int, path: Path) -> None:
@@ -87,7 +111,8 @@ class Events:
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):
+                self._writer.close()
 
     def _tensorboard_writer(self, step: int) -> Any:
         """TensorBoard's writer. It is opened at the first use and then drops what an earlier session wrote from `step`

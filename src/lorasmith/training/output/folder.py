@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.lock import NAME as LOCK
 from lorasmith.core.store import write_text
 from lorasmith.training.config import TrainConfig, load_config
 from lorasmith.training.output.events import Events
@@ -33,10 +34,13 @@ def claim(folder: Path, overwrite: bool) -> str:
             f"output: {folder} already holds a run. Continue it with: lorasmith train --resume {folder}; or choose "
             "another output; or give --overwrite, which moves the old run aside."
         )
-    # the old run is moved, never deleted: it may be hours of work
+    # the old run is moved, never deleted: it may be hours of work. The folder itself stays, since it is locked.
     candidates = (folder.with_name(f"{folder.name}.old-{i}") for i in count(1))
     aside = next(path for path in candidates if not path.exists())
-    folder.rename(aside)
+    aside.mkdir()
+    for path in list(folder.iterdir()):
+        if path.name != LOCK:
+            path.rename(aside / path.name)
     return f"the run that was in {folder} is now in {aside}"
 
 

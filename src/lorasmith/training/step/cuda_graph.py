@@ -83,6 +83,7 @@ class CudaGraphs:
             loss=outcome.loss.clone(),
             grad_norm=outcome.grad_norm.clone(),
             finite=outcome.finite.clone(),
+            weights_finite=outcome.weights_finite.clone(),
             loss_terms={name: mean.clone() for name, mean in outcome.loss_terms.items()},
         )
 

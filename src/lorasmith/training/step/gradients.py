@@ -44,6 +44,14 @@ class LossScale:
 
 
 @torch.no_grad()
+def all_finite(tensors: Sequence[Tensor]) -> Tensor:
+    """Whether all numbers of the tensors are finite: scalar boolean on the device, read back by nobody here."""
+    # The largest magnitude of each tensor is not finite if any of its numbers is not. Other norms could overflow.
+    largest = torch._foreach_norm(list(tensors), float("inf"))
+    return torch.isfinite(torch.stack(largest)).all()
+
+
+@torch.no_grad()
 def unscale_and_clip(parameters: Sequence[nn.Parameter], scale: Tensor, max_norm: float) -> Tensor:
     """Divide gradients by the loss scale, then scale them down to the total norm `max_norm` (0: no clipping).
 

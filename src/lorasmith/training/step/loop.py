@@ -17,7 +17,7 @@ from lorasmith.core.errors import WriteError
 from lorasmith.core.rng import StepRng, restored_global_generators
 from lorasmith.data.dataset import Batch, BatchPlan
 from lorasmith.training.step.batches import micro_batches, rank_share
-from lorasmith.training.step.gradients import step_if_finite, unscale_and_clip
+from lorasmith.training.step.gradients import all_finite, step_if_finite, unscale_and_clip
 from lorasmith.training.step.metrics import StepOutcome, StepRecord
 
 if TYPE_CHECKING:
@@ -194,7 +194,10 @@ def update_weights(run: Run, batches: Iterable[tuple[Batch, StepRng]], samples_i
         run.token_trainer.after_step()
 
     run.loss_scale.update(finite)
-    return StepOutcome(loss, grad_norm, finite, loss_terms)
+
+    # A finite gradient can still make a step that is too large. The log reads this flag with the others.
+    weights_finite = all_finite(run.parameters)
+    return StepOutcome(loss, grad_norm, finite, weights_finite, loss_terms)
 
 
 def progress_note(run: Run) -> str:

@@ -27,6 +27,8 @@ class StepOutcome:
     """Norm of the gradient before clipping."""
     finite: Tensor
     """Boolean: whether the weights were updated; false if the loss or a gradient was not finite."""
+    weights_finite: Tensor
+    """Boolean: whether all trained weights are finite after the step."""
     loss_terms: dict[str, Tensor]
     """The terms of the loss by name, means over the samples; empty if the objective has one term only."""
 
@@ -67,6 +69,8 @@ class MetricsBuffer:
         self._unread: list[StepRecord] = []
         self._bad_steps: list[StepRecord] = []
         """Steps with a non-finite loss or gradient since the last good step."""
+        self._first_ruined_step: int | None = None
+        """The first step after which a weight was not finite."""
         self.smooth_loss: float | None = None
         """Exponential mean of the loss over about 50 steps, for the progress line."""
 
@@ -84,12 +88,15 @@ class MetricsBuffer:
         scalars: list[Tensor] = []
         for step in steps:
             outcome = step.outcome
-            scalars += [outcome.loss, outcome.grad_norm, outcome.finite, *outcome.loss_terms.values()]
+            scalars += [outcome.loss, outcome.grad_norm, outcome.finite, outcome.weights_finite]
+            scalars += outcome.loss_terms.values()
         numbers: Iterator[float] = iter(torch.stack([scalar.float() for scalar in scalars]).tolist())
 
         entries: list[LogEntry] = []
         for step in steps:
             loss, grad_norm, finite = next(numbers), next(numbers), bool(next(numbers))
+            if not next(numbers) and self._first_ruined_step is None:
+                self._first_ruined_step = step.number
             loss_terms = {name: next(numbers) for name in step.outcome.loss_terms}
             if finite:
                 entries.append(self._good_step(step, loss, grad_norm, loss_terms))
@@ -123,8 +130,17 @@ class MetricsBuffer:
             self._bad_steps.append(step)
         return LogEntry("skip", {"step": step.number, "reason": reason, "images": list(step.images)})
 
+    @property
+    def last_step_was_bad(self) -> bool:
+        """Whether the last step that was read was left out. Its weights may be the reason: they may be finite, and yet
+        so large that every loss overflows."""
+        return bool(self._bad_steps)
+
     def raise_if_diverged(self) -> None:
-        """Raises LorasmithError after three bad steps in a row. The weights are those before the first of them."""
+        """Raises LorasmithError if a weight is not finite, or after three bad steps in a row. In the second case the
+        weights are those before the first of these steps."""
+        if self._first_ruined_step is not None:
+            raise LorasmithError(not_finite_message(self._first_ruined_step))
         if len(self._bad_steps) < MAX_BAD_STEPS:
             return
         last_steps = self._bad_steps[-MAX_BAD_STEPS:]
@@ -134,3 +150,12 @@ class MetricsBuffer:
             "These steps were left out, so the last checkpoint and exports are good. Look at the images named; if "
             'they are in order, lower optimizer.lr, or use precision = "bf16" or "fp32" instead of fp16.'
         )
+
+
+def not_finite_message(step: int) -> str:
+    """The error for weights that an update has made infinite or NaN."""
+    return (
+        f"after step {step} a trained weight is not a finite number, so the step was far too large. No checkpoint and "
+        "no export was made of it; the last ones are good. Lower optimizer.lr (or set optimizer.clip above 0), "
+        "then continue with --resume, or start again."
+    )

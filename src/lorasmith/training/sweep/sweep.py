@@ -13,6 +13,7 @@ from typing import Any
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.launch import find_launch
+from lorasmith.core.lock import locked
 from lorasmith.core.progress import Progress
 from lorasmith.training.config import TrainConfig, load_config
 from lorasmith.training.sweep import results
@@ -150,7 +151,8 @@ def sweep(settings: SweepSettings, progress: Progress | None = None) -> SweepRes
     plan = make_plan(settings, axes, base)
     slots = devices_of_slots(settings, base)
     pool = Pool(slots, threads_per_run(slots), progress)
-    with stop_on_signals(pool):
+    # each run locks its folder as well; this lock is for the table of results and the plan
+    with locked(settings.out, "--out"), stop_on_signals(pool):
         pool.work(plan, settings.out)
 
     best = results.write_results(settings.out, plan.jobs)

@@ -93,7 +93,9 @@ def test_the_average_comes_in_and_goes_out_again() -> None:
 
 def make_step(number: int, loss: float, finite: bool = True) -> StepRecord:
     tensors = torch.tensor(loss), torch.tensor(1.0), torch.tensor(finite)
-    return StepRecord(number, 0, StepOutcome(*tensors, {}), (f"{number}.png",), {"unet": 1e-4}, 1.0, number)
+    return StepRecord(
+        number, 0, StepOutcome(*tensors, torch.tensor(True), {}), (f"{number}.png",), {"unet": 1e-4}, 1.0, number
+    )
 
 
 def test_three_bad_steps_in_a_row_end_the_run_and_name_images() -> None:
