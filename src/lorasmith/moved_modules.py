@@ -98,6 +98,7 @@ MOVED = {
     "data.ahead": "data.prefetch",
     "data.pixels": "data.views",
     "fusion.asked": "fusion.options",
+    "fusion.texts": "fusion.prompts",
     "formats.words": "formats.token_embeddings",
 }
 """Old to new path below `lorasmith`; a module below an entry moves with it."""

@@ -94,17 +94,17 @@ def print_report(report: RefitReport) -> None:
         f"written: {report.file} ({report.layers} layers, ranks {ranks[0]} to {ranks[-1]})",
         f"new tokens: {embeddings}; LoRA and tokens in one file: {report.exact}",
     ]
-    for token, cosines in report.found.cosines.items():
+    for token, cosines in report.result.cosines.items():
         mean = sum(cosines) / len(cosines)
         span = f"{min(cosines):.2f} to {max(cosines):.2f}, on average {mean:.2f}"
         lines.append(f"cosine of the layers' vectors of {token} with their mean: {span}")
     lines.append("error of keys and values on held-out prompts, from the name on (0: none, 1: as large as they are):")
-    lines += error_table(report.found.errors)
+    lines += error_table(report.result.errors)
     lines.append(
         "error of the UNet's prediction on noise, relative to the effect of the prompt (last: prompts without tokens):"
     )
-    for t, moved in report.found.moved.items():
-        errors = [f"{method} {by_t[t]:.3f}" for method, by_t in report.found.prediction.items()]
+    for t, moved in report.result.moved.items():
+        errors = [f"{method} {by_t[t]:.3f}" for method, by_t in report.result.prediction.items()]
         lines.append(f"  t {t}: {', '.join(errors)}; without the tokens {moved:.3f}")
     lines += [f"note:    {note}" for note in report.notes]
     console.say("\n".join(lines))

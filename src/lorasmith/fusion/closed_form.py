@@ -1,9 +1,9 @@
-"""The change of one layer that comes nearest to what each concept's own change does to the concept's own inputs.
+"""The change of one layer that comes closest to what each concept's own change does to the concept's own inputs.
 
-Gradient fusion (Mix-of-Show, arXiv 2305.18292, equation 5) looks for argmin_W sum_i |(W0 + D_i) X_i - W X_i|^2 by
-LBFGS. It is linear regression, so W = W0 + (sum_i D_i G_i) (sum_i G_i + l I)^-1 with Gram matrices G_i = X_i X_i^T; and
-with D_i = B_i A_i the result is [B_1 ... B_n] times [A_i G_i (sum G + l I)^-1] stacked: a LoRA whose rank is the sum of
-theirs, exactly.
+Gradient fusion (Mix-of-Show, arXiv 2305.18292, equation 5) minimizes sum_i |(W0 + D_i) X_i - W X_i|^2 over W by LBFGS.
+This is linear regression, so W = W0 + (sum_i D_i G_i) (sum_i G_i + l I)^-1 with Gram matrices G_i = X_i X_i^T. With
+D_i = B_i A_i the result is [B_1 ... B_n] times the stacked [A_i G_i (sum G + l I)^-1]: exactly a LoRA whose rank is the
+sum of the ranks.
 """
 
 from __future__ import annotations
@@ -14,71 +14,85 @@ import torch
 from torch import Tensor
 
 Factors = tuple[Tensor, Tensor]
-"""up (out, r) and down (r, n) of a change up @ down; n counts a convolution's window too."""
+"""up (out, r) and down (r, n) of a change up @ down; for a convolution n includes the kernel window."""
 
 
-class Sums:
-    """What the regression of one layer needs of all concepts. It grows with their ranks only: no Gram matrix is kept.
+class LayerRegression:
+    """The sums that the regression of one layer needs of all concepts. Their size depends on the ranks: only the sum of
+    the Gram matrices is kept, not each of them.
 
-    Where no input ever came the changes are added up.
+    If no input was collected for the layer, the changes are added up.
     """
 
     def __init__(self) -> None:
         self.changes: list[Factors | None] = []
-        self._total: Tensor | None = None
-        self._moved: list[Tensor] = []
+        self._gram_sum: Tensor | None = None
+        self._changed_downs: list[Tensor] = []
+        """A_i G_i (r, n) of each concept that changes the layer."""
 
-    def add(self, change: Factors | None, gram: Tensor) -> None:
-        """One concept, whose inputs have the Gram matrix `gram` (n, n); `change`: None where it leaves this layer
-        alone. `gram` is used up."""
+    def add_concept(self, change: Factors | None, gram: Tensor) -> None:
+        """Add a concept whose inputs have the Gram matrix `gram` (n, n), which is overwritten. `change` is None if the
+        concept does not change this layer."""
         self.changes.append(change)
         if change is not None:
-            self._moved.append(change[1].to(gram) @ gram)
-        self.keep(gram)
+            down = change[1]
+            self._changed_downs.append(down.to(gram) @ gram)
+        self.add_preserved(gram)
 
-    def keep(self, gram: Tensor) -> None:
-        """Inputs (n, n) on which the layer is to stay as it was. `gram` is used up."""
-        self._total = gram if self._total is None else self._total.add_(gram)
+    def add_preserved(self, gram: Tensor) -> None:
+        """Add inputs with this Gram matrix (n, n) for which the output is to stay. `gram` is overwritten."""
+        self._gram_sum = gram if self._gram_sum is None else self._gram_sum.add_(gram)
 
     def solve(self, ridge: float) -> Factors:
         """The fused change. `ridge` is l as a share of the mean diagonal of the sum of the Gram matrices."""
-        assert self._total is not None
-        if self._total.diagonal().mean() == 0:
-            return stacked(self.changes)
-        up, _ = stacked(self.changes)
-        return up, solved(torch.cat(self._moved), self._total, ridge)
+        assert self._gram_sum is not None
+        # A layer that never ran, such as one of an unused text encoder: any change fits, so all are kept.
+        if self._gram_sum.diagonal().mean() == 0:
+            return concatenate_factors(self.changes)
+        up, _ = concatenate_factors(self.changes)
+        return up, solve_ridge(torch.cat(self._changed_downs), self._gram_sum, ridge)
 
 
-def solved(moved: Tensor, total: Tensor, ridge: float) -> Tensor:
-    """moved (total + l I)^-1 in float32, `ridge` being l as a share of the mean diagonal of `total`; (r, n)."""
-    total = total.double().clone()
-    total.diagonal().add_(ridge * total.diagonal().mean())
-    return torch.linalg.solve(total, moved.double().T).T.float()
+def solve_ridge(target: Tensor, gram: Tensor, ridge: float) -> Tensor:
+    """target (gram + l I)^-1 in float32, (r, n). `ridge` is l as a share of the mean diagonal of `gram`."""
+    # In float64: Gram matrices have the square of the inputs' condition number.
+    gram = add_ridge(gram, ridge)
+    return torch.linalg.solve(gram, target.double().T).T.float()
+
+
+def add_ridge(gram: Tensor, ridge: float) -> Tensor:
+    """gram + l I in float64; `ridge` is l as a share of the mean diagonal of `gram`."""
+    gram = gram.double().clone()
+    gram.diagonal().add_(ridge * gram.diagonal().mean())
+    return gram
 
 
 def nearest_of_rank(change: Tensor, gram: Tensor, ridge: float, rank: int) -> Factors:
-    """Of all changes of a rank the one that does most nearly the same to inputs with this Gram matrix (reduced-rank
-    regression, Izenman 1975): the change (out, n) projected on the main directions of its outputs."""
-    gram = gram.to(change.device).double().clone()
-    gram.diagonal().add_(ridge * gram.diagonal().mean())
-    wide = change.double()
-    _, vectors = torch.linalg.eigh(wide @ gram @ wide.T)
-    basis = vectors[:, -min(rank, *change.shape) :].flip(1)
-    return basis.float().cpu(), (basis.T @ wide).float().cpu()
+    """The change of this rank whose outputs for inputs with this Gram matrix are closest to those of `change` (out, n):
+    `change` projected on the principal directions of its outputs (reduced-rank regression, Izenman 1975)."""
+    gram = add_ridge(gram.to(change.device), ridge)
+    change = change.double()
+    output_gram = change @ gram @ change.T
+    _, eigenvectors = torch.linalg.eigh(output_gram)
+    basis = eigenvectors[:, -min(rank, *change.shape) :].flip(1)  # the largest eigenvalues first
+    return basis.float().cpu(), (basis.T @ change).float().cpu()
 
 
-def stacked(changes: Sequence[Factors | None], share: float = 1.0) -> Factors:
-    """`share` times the sum of the changes: all of it is weight concatenation, 1 / n weight fusion."""
-    pairs = [pair for pair in changes if pair]
-    return torch.cat([share * up for up, _ in pairs], 1).float(), torch.cat([down for _, down in pairs]).float()
+def concatenate_factors(changes: Sequence[Factors | None], scale: float = 1.0) -> Factors:
+    """`scale` times the sum of the changes, exactly: with 1 this is weight concatenation, with 1 / n weight fusion."""
+    factors = [change for change in changes if change]
+    up = torch.cat([scale * up for up, _ in factors], 1)
+    down = torch.cat([down for _, down in factors])
+    return up.float(), down.float()
 
 
-def missed(fused: Factors, own: Factors | None, rows: Tensor) -> tuple[float, float]:
-    """|(D - D_i) X_i|^2 and |D_i X_i|^2: what the fused change misses of a concept's own, and the whole of it. `rows`:
-    the concept's inputs X_i^T, or a sketch of them, (q, n)."""
-    rows = rows.float()
-    made = (rows @ fused[1].T) @ fused[0].T
-    if own is None:
-        return float(made.double().square().sum()), 0.0
-    wanted = (rows @ own[1].T) @ own[0].T
-    return float((made - wanted).double().square().sum()), float(wanted.double().square().sum())
+def squared_output_error(fused: Factors, change: Factors | None, inputs: Tensor) -> tuple[float, float]:
+    """|(D - D_i) X_i|^2 and |D_i X_i|^2: the error of the fused change D on a concept's inputs, and the size of the
+    concept's own change D_i. `inputs`: X_i^T or a sketch of it, (q, n)."""
+    inputs = inputs.float()
+    fused_output = (inputs @ fused[1].T) @ fused[0].T
+    if change is None:
+        return float(fused_output.double().square().sum()), 0.0
+    own_output = (inputs @ change[1].T) @ change[0].T
+    error = (fused_output - own_output).double().square().sum()
+    return float(error), float(own_output.double().square().sum())

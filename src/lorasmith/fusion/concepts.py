@@ -1,4 +1,4 @@
-"""What is to be fused: files, what their prompts call them, and how strong each is."""
+"""The LoRAs that are fused: their files, what prompts call them, and their strengths."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ from lorasmith.formats.read import load
 from lorasmith.formats.rewrite import to_plain_lora
 from lorasmith.formats.token_embeddings import TokenEmbeddings
 from lorasmith.fusion.closed_form import Factors
+from lorasmith.fusion.inputs import components_of
 from lorasmith.sampling.loras import new_tokens_of
 
-KEYS = ("lora_path", "unet_alpha", "text_encoder_alpha", "concept_name")
+LIST_KEYS = ("lora_path", "unet_alpha", "text_encoder_alpha", "concept_name")
+"""Keys of an entry in Mix-of-Show's list of concepts."""
 
 
 @dataclass(frozen=True)
 class ConceptUse:
-    """A file, the name that prompts have for it (None: its new words, or its trigger), and the strengths that are
-    folded in."""
+    """A LoRA file, the name that prompts use for it (None: its new words, or its trigger phrase), and the strengths
+    that its changes of the UNet and of the text encoders are multiplied with."""
 
     path: Path
     name: str | None = None
@@ -41,86 +43,97 @@ class ConceptUse:
     text: float = 1.0
 
     @classmethod
-    def read(cls, written: str) -> ConceptUse:
+    def read(cls, text: str) -> ConceptUse:
         """`file.safetensors`, `file.safetensors:0.8`, `file.safetensors=garp` or `file.safetensors:0.8=garp`."""
-        front, _, name = written.partition("=")
-        path, strength = split_strength(front)
+        file, _, name = text.partition("=")
+        path, strength = split_strength(file)
         return cls(path, name.strip() or None, strength, strength)
 
 
 @dataclass(frozen=True)
-class Concept:
-    """A concept as it is fused: its change of each layer, strengths in them, and its new words."""
+class LoadedConcept:
+    """A concept that is fused: its name in prompts, its change of each layer with the strength multiplied in, and its
+    new tokens."""
 
     name: str
     lora: DecodedLora
     changes: dict[str, Factors]
-    words: TokenEmbeddings
+    tokens: TokenEmbeddings
 
 
 def read_list(path: Path) -> list[ConceptUse]:
     """Mix-of-Show's JSON: a list of `{lora_path, unet_alpha, text_encoder_alpha, concept_name}`.
 
-    Paths are looked for as they are and beside the file. Raises ConfigError, with all problems at once.
+    Paths are relative to the working folder or to the file. Raises ConfigError with all problems at once.
     """
     try:
-        rows: Any = json.loads(read_text(path))
+        entries: Any = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise LorasmithError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(entries, list):
+        raise LorasmithError(f'{path}: must be a list of concepts, [{{"lora_path": ..., "concept_name": ...}}]')
+
     problems: list[Problem] = []
-    found = []
-    if not isinstance(rows, list):
-        raise LorasmithError(f'{path}: it should be a list of concepts, [{{"lora_path": ..., "concept_name": ...}}]')
-    for index, row in enumerate(rows):
+    uses: list[ConceptUse] = []
+    for index, entry in enumerate(entries):
         where = f"[{index}]"
-        if not isinstance(row, dict) or not isinstance(row.get("lora_path"), str):
+        if not isinstance(entry, dict) or not isinstance(entry.get("lora_path"), str):
             problems.append(Problem(where, "no lora_path", 'an object with "lora_path"', "add it"))
             continue
-        for key in set(row) - set(KEYS):
-            problems.append(Problem(f"{where}.{key}", "unknown key", ", ".join(KEYS), did_you_mean(key, KEYS)))
-        numbers = {}
-        for key in ("unet_alpha", "text_encoder_alpha"):
-            value = row.get(key, 1.0)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-                problems.append(Problem(f"{where}.{key}", f"found {value!r}", "a finite number, such as 1.0"))
-                value = 1.0
-            numbers[key] = float(value)
-        file = Path(row["lora_path"]).expanduser()
-        file = file if file.is_file() or not (path.parent / file).is_file() else path.parent / file
-        if not file.is_file():
-            problems.append(Problem(f"{where}.lora_path", f'"{file}" does not exist', remedy="correct the path"))
-        found.append(ConceptUse(file, row.get("concept_name"), numbers["unet_alpha"], numbers["text_encoder_alpha"]))
+        uses.append(_read_list_entry(entry, where, path.parent, problems))
     if problems:
         raise ConfigError(problems, str(path))
-    return found
+    return uses
 
 
-def read_concepts(family: Family, model: ModelLayers, uses: Sequence[ConceptUse]) -> list[Concept]:
-    """The files of all concepts. Raises LorasmithError for one that cannot be fused, and for words that two of them
-    have."""
+def _read_list_entry(entry: dict[str, Any], where: str, folder: Path, problems: list[Problem]) -> ConceptUse:
+    for key in set(entry) - set(LIST_KEYS):
+        allowed = ", ".join(LIST_KEYS)
+        problems.append(Problem(f"{where}.{key}", "unknown key", allowed, did_you_mean(key, LIST_KEYS)))
+
+    strengths: dict[str, float] = {}
+    for key in ("unet_alpha", "text_encoder_alpha"):
+        value = entry.get(key, 1.0)
+        # A bool is an int in Python.
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            problems.append(Problem(f"{where}.{key}", f"found {value!r}", "a finite number, such as 1.0"))
+            value = 1.0
+        strengths[key] = float(value)
+
+    file = Path(entry["lora_path"]).expanduser()
+    if not file.is_file() and (folder / file).is_file():
+        file = folder / file
+    if not file.is_file():
+        problems.append(Problem(f"{where}.lora_path", f'"{file}" does not exist', remedy="correct the path"))
+    return ConceptUse(file, entry.get("concept_name"), strengths["unet_alpha"], strengths["text_encoder_alpha"])
+
+
+def read_concepts(family: Family, model: ModelLayers, uses: Sequence[ConceptUse]) -> list[LoadedConcept]:
+    """The files of all concepts. Raises LorasmithError for a file that cannot be fused, and if two concepts have the
+    same word with different vectors."""
     if len(uses) < 2:
         raise LorasmithError("fusing needs two files or more")
-    found = [read_concept(family, model, use) for use in uses]
-    owners: dict[str, Path] = {}
-    for concept in found:
-        for word, vectors in concept.words.items():
-            other = next((c for c in found if c is not concept and word in c.words), None)
-            if word in owners and other is not None and not _equal(vectors, other.words[word]):
+    concepts = [read_concept(family, model, use) for use in uses]
+    first_with: dict[str, LoadedConcept] = {}
+    # Two files may know the same word, such as parts of one training, if they mean the same by it.
+    for concept in concepts:
+        for word, vectors in concept.tokens.items():
+            first = first_with.setdefault(word, concept)
+            if not _equal_vectors(vectors, first.tokens[word]):
                 raise LorasmithError(
-                    f'{owners[word]} and {concept.lora.path} both have a word "{word}", with other vectors; '
-                    "one of the concepts must be trained under another name"
+                    f'{first.lora.path} and {concept.lora.path} both have a word "{word}", with different vectors; '
+                    "train one of the concepts with another word"
                 )
-            owners[word] = concept.lora.path
-    check_names([(concept.name, concept.lora.path) for concept in found])
-    return found
+    check_names([(concept.name, concept.lora.path) for concept in concepts])
+    return concepts
 
 
 def check_names(named: Sequence[tuple[str, Path]]) -> None:
-    """Raise LorasmithError if prompts would have one name for two files: they would collect inputs for both, and each
-    concept would be taught what the other one does. Parts of one file may share a name."""
-    owners: dict[str, Path] = {}
+    """Raises LorasmithError if prompts have the same name for two files: their inputs would be collected for both, and
+    each concept would be fitted to what the other does. Parts of one file may share a name."""
+    first_file: dict[str, Path] = {}
     for name, path in named:
-        other = owners.setdefault(name, path)
+        other = first_file.setdefault(name, path)
         if other != path:
             raise LorasmithError(
                 f'{other} and {path} have one name in prompts, "{name}"; give each its own: '
@@ -128,43 +141,52 @@ def check_names(named: Sequence[tuple[str, Path]]) -> None:
             )
 
 
-def read_concept(family: Family, model: ModelLayers, use: ConceptUse) -> Concept:
-    """One file. Raises LorasmithError if nothing says what prompts call it, or if it changes more than weights of
-    linear layers and convolutions."""
+def read_concept(family: Family, model: ModelLayers, use: ConceptUse) -> LoadedConcept:
+    """The concept of one file. Raises LorasmithError if its name in prompts is unknown, or if it changes anything but
+    the weights of linear layers and convolutions."""
     file = load(use.path)
-    words = new_tokens_of(file, family, None)
-    named = token_embeddings.token_names(file.metadata)
-    name = use.name or " ".join(named) or file.metadata.get("modelspec.trigger_phrase", "").split(",")[0].strip()
+    tokens = new_tokens_of(file, family, None)
+    name = use.name or " ".join(token_embeddings.token_names(file.metadata))
     if not name:
-        raise LorasmithError(f"{use.path}: what prompts call it is not in the file; say it: {use.path.name}=NAME")
+        trigger_phrases = file.metadata.get("modelspec.trigger_phrase", "").split(",")
+        name = trigger_phrases[0].strip()
+    if not name:
+        raise LorasmithError(
+            f"{use.path}: the file does not say what prompts call its concept; give it as {use.path.name}=NAME"
+        )
+
     lora = read(use.path, model)
-    places = family.named_layers(list(dict.fromkeys(n.split(".", 1)[0] for n in lora.layers)), norms=True)
-    changes = {}
+    modules = family.named_layers(components_of(lora.layers), norms=True)
+    changes: dict[str, Factors] = {}
     for layer in lora.layers:
         strength = use.text if is_text_encoder(component_of(layer)) else use.unet
-        if strength:
-            weight: Any = module_at(places[layer]).weight
-            up, down = factors(lora, layer, weight.detach())
-            changes[layer] = (strength * up, down)
-    return Concept(name, lora, changes, words)
+        if strength == 0:
+            continue
+        weight: Any = module_at(modules[layer]).weight
+        up, down = change_factors(lora, layer, weight.detach())
+        changes[layer] = (strength * up, down)
+    return LoadedConcept(name, lora, changes, tokens)
 
 
-def factors(lora: DecodedLora, layer: str, base: Tensor) -> Factors:
-    """A layer's change as a product: as it is where it has a low rank, of full rank where it depends on the weight."""
+def change_factors(lora: DecodedLora, layer: str, base: Tensor) -> Factors:
+    """A layer's change as a product up @ down: the LoRA's own factors, or an exact decomposition of full rank where the
+    change depends on the base weight. Raises LorasmithError for changes of norms and biases."""
     shape = lora.model.layers[layer].shape
     if len(shape) < 2 or lora.layers[layer].keys() & {"diff_b", "w_norm", "b_norm"}:
         raise LorasmithError(
-            f"{lora.path}: it changes norms or biases ({layer}), which cannot be fused; train or extract it without"
+            f"{lora.path}: it changes norms or biases ({layer}), which cannot be fused; "
+            "train or extract it without them"
         )
-    tensors = to_plain_lora(lora.layers[layer], shape)
-    if tensors is not None:
-        return lora_factors(tensors)
-    change = restore_adapter(lora, layer, base.float().cpu()).delta(base.float().cpu()).detach().flatten(1)
-    spectrum = MatrixSvd(change)
-    return spectrum.truncate(spectrum.numerical_rank)
+    lora_layer = to_plain_lora(lora.layers[layer], shape)
+    if lora_layer is not None:
+        return lora_factors(lora_layer)
+    base = base.float().cpu()
+    change = restore_adapter(lora, layer, base).delta(base).detach().flatten(1)
+    svd = MatrixSvd(change)
+    return svd.truncate(svd.numerical_rank)
 
 
-def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(
-        t.shape == other[k].shape and bool((t == other[k]).all()) for k, t in one.items()
-    )
+def _equal_vectors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    if one.keys() != other.keys():
+        return False
+    return all(one[part].shape == other[part].shape and bool((one[part] == other[part]).all()) for part in one)

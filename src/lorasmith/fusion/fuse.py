@@ -1,15 +1,15 @@
 """Fusion in its order: text encoders, keys and values of the text, and the rest of the UNet.
 
-Each stage sees the inputs that the stages before it make, so that errors do not add up (Mix-of-Show, arXiv 2305.18292,
-section 3.3).
+Each stage collects the inputs that the stages before it produce, so that errors do not add up (Mix-of-Show, arXiv
+2305.18292, section 3.3).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -20,9 +20,9 @@ from lorasmith.core.memory import peak_memory
 from lorasmith.core.progress import Progress
 from lorasmith.families.base import Family
 from lorasmith.families.stable_diffusion.conditioning import CONTEXT
-from lorasmith.fusion.closed_form import Factors, Sums, missed, stacked
-from lorasmith.fusion.concepts import Concept
-from lorasmith.fusion.inputs import Grams, attached
+from lorasmith.fusion.closed_form import Factors, LayerRegression, concatenate_factors, squared_output_error
+from lorasmith.fusion.concepts import LoadedConcept
+from lorasmith.fusion.inputs import GramMatrices, attached_changes
 from lorasmith.sampling import samplers
 from lorasmith.sampling.loras import vocabulary_of
 from lorasmith.sampling.request import Request
@@ -30,34 +30,40 @@ from lorasmith.sampling.sample import sample_latents
 
 PROMPTS = ("a photo of {}", "{}")
 METHODS = ("gradient", "weights", "sum")
-"""`gradient`: the closed form; `weights`: the mean of the changes; `sum`: all of each, side by side."""
+"""`gradient`: the closed form; `weights`: the mean of the changes; `sum`: the sum of the changes."""
+
+TEXT, KEYS_AND_VALUES, PICTURE = "text", "keys and values", "picture"
+"""The stages, as reports name them."""
+
+Prompt = tuple[str, int]
+"""A prompt, and the place of its first character that belongs to the concept or comes after it."""
 
 
 @dataclass(frozen=True)
 class FuseSettings:
-    """How inputs are gathered. `{}` in prompts is a concept's name."""
+    """How inputs are collected and what is made of them. `{}` in prompts stands for the name of a concept."""
 
     prompts: tuple[str, ...] = PROMPTS
     preserve: tuple[str, ...] = ()
-    """Prompts on which the base is to stay as it was."""
+    """Prompts for which the base is to stay as it was."""
     ridge: float = 1e-2
-    """See `closed_form.Sums`."""
+    """See `closed_form.LayerRegression`."""
     seeds: int = 1
-    """Pictures drawn for each prompt."""
+    """Images that are drawn for each prompt."""
     steps: int = 20
     size: int = 512
     method: str = "gradient"
     rank: int | None = None
-    """Of the result; None: the ranks of all together, exactly."""
+    """Rank of the result; None: the sum of all ranks, which is exact."""
     device: str = "auto"
     precision: str | None = None
-    """`fp32`, `bf16`, `fp16`; None: the base's own."""
+    """`fp32`, `bf16`, `fp16`; None: that of the base."""
 
 
 @dataclass
-class Fused:
-    """The changes of all layers; `missed`: for each method and stage, each concept's |(D - D_i) X_i| / |D_i X_i|, from
-    sketches of the inputs X_i: within a few percent of itself."""
+class FusionResult:
+    """The changes of all layers. `missed`: by method and stage, for each concept |(D - D_i) X_i| / |D_i X_i|, computed
+    from sketches of the inputs X_i and accurate to a few percent of its value."""
 
     layers: dict[str, Factors] = field(default_factory=dict)
     missed: dict[str, dict[str, list[float]]] = field(default_factory=dict)
@@ -67,131 +73,188 @@ class Fused:
 
 @torch.no_grad()
 def fuse(
-    family: Family, concepts: Sequence[Concept], settings: FuseSettings, progress: Progress | None = None
-) -> Fused:
-    """One change of each layer that any concept changes. New words of all concepts are known to the model meanwhile."""
-    started, listener = time.monotonic(), progress or Progress()
-    result, changed = Fused(), _stages(family, concepts)
-    gatherers: dict[str, Callable[[Grams, Sequence[str], list[str]], None]] = {
-        "text": lambda grams, names, layers: _text(family, grams, names, layers, settings),
-        "keys and values": lambda grams, names, layers: _context(family, grams, names, layers, settings),
-        "picture": lambda grams, names, layers: _pictures(family, grams, names, layers, settings),
-    }
-    with _speaking(family, concepts):
-        for stage, layers in changed.items():
-            if not layers:
-                continue
-            listener.say(f"fusing {len(layers)} layers: {stage}")
-            widths = {n: next(c.changes[n][1].shape[1] for c in concepts if n in c.changes) for n in layers}
-            sums, sketches = {name: Sums() for name in layers}, []
-            with attached(family, result.layers, ()):
-                for concept in concepts:
-                    own = {} if stage == "keys and values" else _own(concept, layers)
-                    with attached(family, own, layers):
-                        gatherers[stage](grams := Grams(), [concept.name], layers)
-                    sketches.append({name: grams.sketch(name, width) for name, width in widths.items()})
-                    for name in layers:
-                        sums[name].add(concept.changes.get(name), grams.take(name, widths[name]))
-                if settings.preserve:
-                    with attached(family, {}, layers):
-                        gatherers[stage](grams := Grams(), [], layers)
-                    for name in layers:
-                        sums[name].keep(grams.take(name, widths[name]))
-            _solve(stage, sums, sketches, settings, result)
+    family: Family, concepts: Sequence[LoadedConcept], settings: FuseSettings, progress: Progress | None = None
+) -> FusionResult:
+    """One change for each layer that any concept changes."""
+    started = time.monotonic()
+    listener = progress or Progress()
+    result = FusionResult()
+    with known_tokens(family, concepts):
+        for stage, layers in layers_by_stage(family, concepts).items():
+            if layers:
+                listener.say(f"fusing {len(layers)} layers: {stage}")
+                fuse_stage(family, concepts, stage, layers, settings, result)
     result.seconds = time.monotonic() - started
     result.peak_gib = peak_memory(family.device) / 2**30
     return result
 
 
-def _stages(family: Family, concepts: Sequence[Concept]) -> dict[str, list[str]]:
-    names = list(dict.fromkeys(n for concept in concepts for n in concept.changes))
-    text = [n for n in names if is_text_encoder(component_of(n))]
+def layers_by_stage(family: Family, concepts: Sequence[LoadedConcept]) -> dict[str, list[str]]:
+    """The changed layers of each stage, in the order of the stages."""
     keys_and_values = {f"{layer}.{leaf}" for layer in family.cross_attention_layers() for leaf in ("to_k", "to_v")}
-    context = [n for n in names if n in keys_and_values]
-    rest = [n for n in names if n not in set(text) | set(context)]
-    return {"text": text, "keys and values": context, "picture": rest}
-
-
-def _own(concept: Concept, layers: Sequence[str]) -> dict[str, Factors]:
-    return {name: concept.changes[name] for name in layers if name in concept.changes}
-
-
-def _solve(
-    stage: str, sums: dict[str, Sums], sketches: Sequence[dict[str, Tensor]], settings: FuseSettings, result: Fused
-) -> None:
-    """The changes of a stage's layers, and what each method misses of each concept; uses the sums up."""
-    squares = {method: [[0.0, 0.0] for _ in sketches] for method in METHODS}
-    for name in list(sums):
-        own = sums.pop(name)
-        fused = {
-            "gradient": own.solve(settings.ridge),
-            "weights": stacked(own.changes, 1 / len(sketches)),
-            "sum": stacked(own.changes),
-        }
-        for method, change in fused.items():
-            for index, (pair, sketch) in enumerate(zip(own.changes, sketches, strict=True)):
-                lost, whole = missed(change, pair, sketch[name])
-                squares[method][index][0] += lost
-                squares[method][index][1] += whole
-        result.layers[name] = fused[settings.method]
-    for method, rows in squares.items():
-        shares = [math.sqrt(lost / whole) if whole else 0.0 for lost, whole in rows]
-        result.missed.setdefault(method, {})[stage] = shares
+    stages: dict[str, list[str]] = {TEXT: [], KEYS_AND_VALUES: [], PICTURE: []}
+    # Without duplicates, in the order in which the concepts have them.
+    for name in dict.fromkeys(name for concept in concepts for name in concept.changes):
+        if is_text_encoder(component_of(name)):
+            stages[TEXT].append(name)
+        elif name in keys_and_values:
+            stages[KEYS_AND_VALUES].append(name)
+        else:
+            stages[PICTURE].append(name)
+    return stages
 
 
 @contextmanager
-def _speaking(family: Family, concepts: Sequence[Concept]) -> Iterator[None]:
-    words = {word: vectors for concept in concepts for word, vectors in concept.words.items()}
-    before = family.vocabulary
-    with ExitStack() as stack:
-        if words:
-            family.learn(vocabulary_of(family, words))
-            stack.callback(family.learn, before)
+def known_tokens(family: Family, concepts: Sequence[LoadedConcept]) -> Iterator[None]:
+    """Let the model know the new tokens of all concepts in this context."""
+    tokens = {token: vectors for concept in concepts for token, vectors in concept.tokens.items()}
+    if not tokens:
         yield
+        return
+    # One vocabulary for all concepts, so that it need not change from concept to concept.
+    before = family.vocabulary
+    family.learn(vocabulary_of(family, tokens))
+    try:
+        yield
+    finally:
+        family.learn(before)
 
 
-def _prompts(names: Sequence[str], settings: FuseSettings) -> list[tuple[str, int]]:
-    """Prompts, and where in each the concept begins, counted in tokens of the text before it; without names those to
-    preserve, from their beginning."""
-    if not names:
-        return [(prompt, 0) for prompt in settings.preserve]
-    return [(p.replace("{}", name), p.index("{}") if "{}" in p else 0) for name in names for p in settings.prompts]
+def fuse_stage(
+    family: Family,
+    concepts: Sequence[LoadedConcept],
+    stage: str,
+    layers: list[str],
+    settings: FuseSettings,
+    result: FusionResult,
+) -> None:
+    """Collect the inputs of a stage's layers for each concept, and add the fused changes to the result."""
+    widths: dict[str, int] = {}
+    for concept in concepts:
+        for name, (_, down) in concept.changes.items():
+            widths[name] = down.shape[1]
+    regressions = {name: LayerRegression() for name in layers}
+    sketches: list[dict[str, Tensor]] = []
+
+    # The stages before this one are fused already: their effect on these inputs belongs to the result.
+    with attached_changes(family, result.layers, ()):
+        for concept in concepts:
+            own_changes = changes_during(stage, concept, layers)
+            prompts = [fill_in(text, concept.name) for text in settings.prompts]
+            with attached_changes(family, own_changes, layers):
+                grams = collect_inputs(family, stage, prompts, layers, settings)
+            # Inputs are too many to keep: the sums are enough to solve, the sketches to measure the result.
+            sketches.append({name: grams.sketch(name, widths[name]) for name in layers})
+            for name in layers:
+                regressions[name].add_concept(concept.changes.get(name), grams.pop(name, widths[name]))
+
+        # The base's own inputs, without any concept: there the result is to do nothing.
+        if settings.preserve:
+            preserved = [(text, 0) for text in settings.preserve]
+            with attached_changes(family, {}, layers):
+                grams = collect_inputs(family, stage, preserved, layers, settings)
+            for name in layers:
+                regressions[name].add_preserved(grams.pop(name, widths[name]))
+
+    solve_stage(stage, regressions, sketches, settings, result)
 
 
-def _encoded(family: Family, names: Sequence[str], settings: FuseSettings) -> tuple[list[str], Tensor]:
-    """Prompts, and for each token whether it counts, (B, tokens): the concept and all behind it, which see it. What is
-    before is the same for all concepts and would only blur what each makes of itself."""
-    rows = _prompts(names, settings)
-    texts = [text for text, _ in rows]
-    ids = family.tokenize(texts).flatten(1)
-    starts = torch.tensor([1 + len(family.tokens(text[:at])) if at else 0 for text, at in rows])
-    return texts, torch.arange(ids.shape[1]) >= starts[:, None]
+def changes_during(stage: str, concept: LoadedConcept, layers: list[str]) -> dict[str, Factors]:
+    """The concept's changes that are attached while the inputs of a stage's layers are collected."""
+    if stage == KEYS_AND_VALUES:
+        # Keys and values read the text alone: a change of some of them alters the input of none.
+        return {}
+    return {name: concept.changes[name] for name in layers if name in concept.changes}
 
 
-def _text(family: Family, grams: Grams, names: Sequence[str], layers: list[str], settings: FuseSettings) -> None:
-    texts, chosen = _encoded(family, names, settings)
-    with grams.watching(family, layers, chosen):
-        family.encode_text(texts)
+def solve_stage(
+    stage: str,
+    regressions: dict[str, LayerRegression],
+    sketches: Sequence[dict[str, Tensor]],
+    settings: FuseSettings,
+    result: FusionResult,
+) -> None:
+    """Add the changes of a stage's layers to the result, and what each method misses of each concept. `regressions` is
+    emptied, so that memory is freed layer by layer."""
+    lost = {method: [0.0] * len(sketches) for method in METHODS}
+    whole = {method: [0.0] * len(sketches) for method in METHODS}
+    for name in list(regressions):
+        regression = regressions.pop(name)
+        fused = {
+            "gradient": regression.solve(settings.ridge),
+            "weights": concatenate_factors(regression.changes, 1 / len(sketches)),
+            "sum": concatenate_factors(regression.changes),
+        }
+        result.layers[name] = fused[settings.method]
+        # All methods are measured, so that a user sees what the chosen one is worth.
+        for method, factors in fused.items():
+            for i, change in enumerate(regression.changes):
+                error, size = squared_output_error(factors, change, sketches[i][name])
+                lost[method][i] += error
+                whole[method][i] += size
+
+    for method in METHODS:
+        pairs = zip(lost[method], whole[method], strict=True)
+        shares = [math.sqrt(error / size) if size else 0.0 for error, size in pairs]
+        result.missed.setdefault(method, {})[stage] = shares
 
 
-def _context(family: Family, grams: Grams, names: Sequence[str], layers: list[str], settings: FuseSettings) -> None:
-    texts, chosen = _encoded(family, names, settings)
+def fill_in(text: str, name: str) -> Prompt:
+    """The prompt of a concept's name, and where the concept begins in it."""
+    return text.replace("{}", name), max(0, text.find("{}"))
+
+
+def collect_inputs(
+    family: Family, stage: str, prompts: Sequence[Prompt], layers: list[str], settings: FuseSettings
+) -> GramMatrices:
+    """The inputs of a stage's layers while the model encodes or draws these prompts."""
+    grams = GramMatrices()
+    texts = [text for text, _ in prompts]
+    if stage == PICTURE:
+        with grams.collecting(family, layers):
+            draw_prompts(family, texts, settings)
+        return grams
+
+    # Only the concept and what comes after it count: the tokens before it do not see it, are the same for all concepts
+    # and would only blur their inputs.
+    tokens = family.tokenize(texts).flatten(1)
+    starts = [1 + len(family.tokens(text[:place])) if place else 0 for text, place in prompts]
+    token_mask = torch.arange(tokens.shape[1]) >= torch.tensor(starts)[:, None]
+    if stage == TEXT:
+        with grams.collecting(family, layers, token_mask):
+            family.encode_text(texts)
+    else:
+        collect_contexts(family, grams, texts, token_mask, layers)
+    return grams
+
+
+def collect_contexts(
+    family: Family, grams: GramMatrices, texts: Sequence[str], token_mask: Tensor, layers: list[str]
+) -> None:
+    """The inputs of keys and values, which are the encoded texts: no image needs to be drawn."""
     context = family.encode_text(texts)[CONTEXT].float()
-    order = {name: i for i, name in enumerate(family.cross_attention_layers())}
+    layer_numbers = {name: i for i, name in enumerate(family.cross_attention_layers())}
     for name in layers:
-        own = context if context.dim() == 3 else context[:, order[name.rpartition(".")[0]]]
-        grams.add(name, own[chosen.to(own.device)])
+        layer_context = context
+        if context.dim() == 4:  # (B, layers, tokens, width): a context for each cross-attention layer
+            attention = name.rpartition(".")[0]
+            layer_context = context[:, layer_numbers[attention]]
+        grams.add(name, layer_context[token_mask.to(context.device)])
 
 
-def _pictures(family: Family, grams: Grams, names: Sequence[str], layers: list[str], settings: FuseSettings) -> None:
-    side = settings.size
-    requests = [
-        Request(text, seed=seed, steps=settings.steps, cfg=1.0, sampler="dpm++_2m", width=side, height=side)
-        for text, _ in _prompts(names, settings)
-        for seed in range(settings.seeds)
-    ]
-    with grams.watching(family, layers):
-        for request in requests:
+def draw_prompts(family: Family, texts: Sequence[str], settings: FuseSettings) -> None:
+    """Draw images of these prompts, one at a time; the images themselves are not needed."""
+    for text in texts:
+        for seed in range(settings.seeds):
+            request = Request(
+                text,
+                seed=seed,
+                steps=settings.steps,
+                cfg=1.0,
+                sampler="dpm++_2m",
+                width=settings.size,
+                height=settings.size,
+            )
             scheduler = samplers.make_scheduler(request.sampler, family.path, family.prediction.name)
             samplers.set_timesteps(scheduler, request.steps, family.device)
             sample_latents(family, [request], scheduler, after_step=lambda: None)

@@ -1,4 +1,4 @@
-"""Fusing and refitting as the Python API is asked for them: settings by name, defaults that depend on the base."""
+"""Fusing and refitting from the Python API: settings by name, with defaults that depend on the base."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from lorasmith.fusion import ConceptUse, FuseReport, FuseSettings, fuse_files, r
 from lorasmith.fusion.refit import RefitSettings
 from lorasmith.fusion.refit_files import RefitReport, refit_file
 
-LARGEST = 256
-"""Pixels at which a refit compares predictions."""
+MAX_REFIT_SIZE = 256
+"""Side in pixels at which a refit compares predictions, at most."""
 
 
 class FuseOptions(TypedDict, total=False):
-    """How to fuse; see `lorasmith.fusion.FuseSettings`. `size` of the pictures that gather inputs: the base's own."""
+    """How to fuse; see `lorasmith.fusion.FuseSettings`. `size` of the images that are drawn defaults to that of the
+    base."""
 
     method: str
     rank: int | None
@@ -33,8 +34,8 @@ class FuseOptions(TypedDict, total=False):
 
 
 class RefitOptions(TypedDict, total=False):
-    """How to refit; see `lorasmith.fusion.refit.RefitSettings`. `prompts` and `preserve` come beside the built-in; the
-    last three say how the file is written."""
+    """How to refit; see `lorasmith.fusion.refit.RefitSettings`. `prompts` and `preserve` are added to the built-in
+    ones; the last three say how the file is written."""
 
     rank: int | None
     names: Sequence[str] | None
@@ -57,12 +58,16 @@ def fuse(
     progress: Progress | None,
 ) -> FuseReport:
     """See `lorasmith.fuse`."""
-    listed = len(files) == 1 and str(files[0]).endswith(".json")
-    uses = read_list(Path(files[0])) if listed else [ConceptUse.read(str(file)) for file in files]
-    given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
-    given |= {key: tuple(given[key]) for key in ("prompts", "preserve") if key in given}
-    given.setdefault("size", own_size(base))
-    return fuse_files(base, uses, output, FuseSettings(**given), progress=progress)
+    if len(files) == 1 and str(files[0]).endswith(".json"):
+        uses = read_list(Path(files[0]))
+    else:
+        uses = [ConceptUse.read(str(file)) for file in files]
+    values = without_none(settings)
+    for key in ("prompts", "preserve"):
+        if key in values:
+            values[key] = tuple(values[key])
+    values.setdefault("size", native_size(base))
+    return fuse_files(base, uses, output, FuseSettings(**values), progress=progress)
 
 
 def refit(
@@ -70,14 +75,19 @@ def refit(
 ) -> RefitReport:
     """See `lorasmith.refit`."""
     default = RefitSettings()
-    given = {key: value for key, value in settings.items() if value is not None}
-    given["prompts"] = (*default.prompts, *given.get("prompts", ()))
-    given["preserve"] = (*default.preserve, *given.get("preserve", ()))
-    given["names"] = tuple(given.get("names", ()))
-    given["size"] = min(LARGEST, own_size(base))
-    return refit_file(file, base, output, RefitSettings(**given), progress)
+    values = without_none(settings)
+    values["prompts"] = (*default.prompts, *values.get("prompts", ()))
+    values["preserve"] = (*default.preserve, *values.get("preserve", ()))
+    values["names"] = tuple(values.get("names", ()))
+    values["size"] = min(MAX_REFIT_SIZE, native_size(base))
+    return refit_file(file, base, output, RefitSettings(**values), progress)
 
 
-def own_size(base: Path | str) -> int:
-    """Pixels of the pictures that a base was trained on."""
+def without_none(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are given: None stands for the default."""
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def native_size(base: Path | str) -> int:
+    """Side in pixels of the images that a base was trained on."""
     return find(base).native_size

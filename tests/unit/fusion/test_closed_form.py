@@ -8,8 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from lorasmith.fusion.closed_form import Factors, Sums, missed, nearest_of_rank, solved, stacked
-from lorasmith.fusion.inputs import SKETCH, Grams
+from lorasmith.fusion.closed_form import (
+    Factors,
+    LayerRegression,
+    concatenate_factors,
+    nearest_of_rank,
+    solve_ridge,
+    squared_output_error,
+)
+from lorasmith.fusion.inputs import SKETCH_ROWS, GramMatrices
 
 
 def material(rank: int = 3, rows: int = 60) -> tuple[list[Factors], list[Tensor]]:
@@ -31,11 +38,11 @@ def regress(
     changes: Sequence[Factors | None], grams: list[Tensor], ridge: float, kept: Tensor | None = None
 ) -> Factors:
     """One concept after the other, in float64."""
-    sums = Sums()
+    sums = LayerRegression()
     for change, own in zip(changes, grams, strict=True):
-        sums.add(change, own.double().clone())
+        sums.add_concept(change, own.double().clone())
     if kept is not None:
-        sums.keep(kept.double())
+        sums.add_preserved(kept.double())
     return sums.solve(ridge)
 
 
@@ -66,9 +73,9 @@ def test_concepts_that_do_not_meet_are_kept_whole() -> None:
     inputs = [basis[i * 3 : i * 3 + 3] for i in range(3)]
     fused = regress(changes, [gram(x) for x in inputs], ridge=1e-9)
     for change, own in zip(changes, inputs, strict=True):
-        lost, whole = missed(fused, change, own)
+        lost, whole = squared_output_error(fused, change, own)
         assert lost < 1e-6 * whole
-        lost, whole = missed(stacked(changes, 1 / 3), change, own)
+        lost, whole = squared_output_error(concatenate_factors(changes, 1 / 3), change, own)
         assert lost > 0.1 * whole
 
 
@@ -77,8 +84,8 @@ def test_a_concept_that_leaves_a_layer_alone_keeps_the_base_there() -> None:
     grams = [gram(x) for x in inputs]
     fused = regress([changes[0], None, changes[2]], grams, ridge=1e-9)
     assert fused[1].shape == (6, 11)
-    alone = missed(fused, None, inputs[1])
-    assert alone[0] < missed(stacked([changes[0], None, changes[2]]), None, inputs[1])[0]
+    alone = squared_output_error(fused, None, inputs[1])
+    assert alone[0] < squared_output_error(concatenate_factors([changes[0], None, changes[2]]), None, inputs[1])[0]
     assert alone[1] == 0.0
 
 
@@ -92,7 +99,7 @@ def test_what_is_to_be_preserved_is() -> None:
 
 def test_missed_is_the_share_of_outputs() -> None:
     changes, inputs = material()
-    lost, whole = missed(changes[1], changes[0], inputs[0])
+    lost, whole = squared_output_error(changes[1], changes[0], inputs[0])
     first, second = (torch.mm(*pair) for pair in changes[:2])
     assert lost == pytest.approx(float(((second - first) @ inputs[0].T).square().sum()), rel=1e-4)
     assert whole == pytest.approx(float((first @ inputs[0].T).square().sum()), rel=1e-4)
@@ -121,33 +128,33 @@ def test_solved_is_the_damped_inverse() -> None:
     x, moved = torch.randn(30, 5), torch.randn(2, 5)
     total = gram(x)
     damped = total + 0.1 * total.diagonal().mean() * torch.eye(5)
-    torch.testing.assert_close(solved(moved, total, 0.1), moved @ torch.linalg.inv(damped), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(solve_ridge(moved, total, 0.1), moved @ torch.linalg.inv(damped), rtol=1e-4, atol=1e-4)
 
 
 def test_no_gram_matrix_is_kept() -> None:
     """One sum of them, whatever the number of concepts, and as many rows as they have ranks."""
-    sums = Sums()
+    sums = LayerRegression()
     for _ in range(5):
         changes, inputs = material()
-        sums.add(changes[0], gram(inputs[0]))
+        sums.add_concept(changes[0], gram(inputs[0]))
     held = [t for value in vars(sums).values() for t in (value if isinstance(value, list) else [value])]
     own = sum(t.numel() for t in held if isinstance(t, Tensor))
     assert own == 11 * 11 + 5 * 3 * 11
 
 
 def test_grams_and_sketches_of_the_inputs() -> None:
-    few, many = torch.randn(SKETCH - 5, 11), torch.randn(3000, 11) @ torch.randn(11, 11)
-    grams = Grams()
+    few, many = torch.randn(SKETCH_ROWS - 5, 11), torch.randn(3000, 11) @ torch.randn(11, 11)
+    grams = GramMatrices()
     grams.add("few", few[:20])
     grams.add("few", few[20:])
     for part in many.split(700):
         grams.add("many", part)
     sketch = grams.sketch("few", 11)
     torch.testing.assert_close(gram(sketch), gram(few) / len(few), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(grams.take("many", 11), gram(many) / len(many), rtol=1e-4, atol=1e-4)
-    assert not grams.take("many", 11).any(), "it is not kept"
-    assert not grams.take("none", 7).any()
+    torch.testing.assert_close(grams.pop("many", 11), gram(many) / len(many), rtol=1e-4, atol=1e-4)
+    assert not grams.pop("many", 11).any(), "it is not kept"
+    assert not grams.pop("none", 7).any()
     assert grams.sketch("none", 7).shape == (1, 7)
     change = torch.randn(5, 4), torch.randn(4, 11)
-    exact = missed(change, None, many)[0] / len(many)
-    assert missed(change, None, grams.sketch("many", 11))[0] == pytest.approx(exact, rel=0.5)
+    exact = squared_output_error(change, None, many)[0] / len(many)
+    assert squared_output_error(change, None, grams.sketch("many", 11))[0] == pytest.approx(exact, rel=0.5)

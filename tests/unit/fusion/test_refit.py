@@ -23,9 +23,9 @@ from lorasmith.formats import token_embeddings
 from lorasmith.formats.kohya import Kohya
 from lorasmith.formats.token_embeddings import TokenEmbeddings
 from lorasmith.formats.write import write
+from lorasmith.fusion.prompts import PROMPTS
 from lorasmith.fusion.refit import RefitSettings, refit
 from lorasmith.fusion.refit_files import refit_file
-from lorasmith.fusion.texts import PROMPTS
 from lorasmith.sampling.loras import Loras, LoraUse, vocabulary_of
 
 NAME = "<x> <y>"
@@ -127,7 +127,7 @@ def test_the_files_do_what_the_report_says(family: Any, tmp_path: Path) -> None:
     path = made(family, tmp_path / "f.exact.safetensors", 0.2)
     many = replace(SETTINGS, prompts=PROMPTS[::2], ridge=0.1)
     report = refit_file(path, "tiny-sd", OutputFile(tmp_path / "out" / "g.safetensors"), many)
-    errors = report.found.errors
+    errors = report.result.errors
     assert report.names == [NAME]
     assert sum(errors["refit"].values()) < 0.9 * sum(errors["collapse"].values())
     assert report.ranks[18] == 16, "to_k: two of its own and 16 more"
@@ -146,7 +146,7 @@ def test_the_files_do_what_the_report_says(family: Any, tmp_path: Path) -> None:
         error = float((value[0, behind] - own).norm() / own.norm())
         assert error == pytest.approx(errors["refit"][f"unet.{name}"], rel=0.02, abs=1e-4)
     error = float((refitted - exact).norm() / (exact - empty).norm())
-    assert error == pytest.approx(report.found.prediction["refit"][600], rel=0.01)
+    assert error == pytest.approx(report.result.prediction["refit"][600], rel=0.01)
 
 
 def keys(family: Any, path: Path, new_words: list[Path], text: str) -> tuple[dict[str, Tensor], Tensor, Tensor]:
@@ -171,9 +171,9 @@ def keys(family: Any, path: Path, new_words: list[Path], text: str) -> tuple[dic
 def test_mistakes_are_told(family: Any, tmp_path: Path) -> None:
     path = made(family, tmp_path / "f.safetensors", 0.2)
     output = OutputFile(tmp_path / "g.safetensors")
-    with pytest.raises(LorasmithError, match="a rank is 1 or more"):
+    with pytest.raises(LorasmithError, match="a rank must be 1 or more"):
         refit_file(path, "tiny-sd", output, replace(SETTINGS, rank=0))
-    with pytest.raises(LorasmithError, match="holds none of the words"):
+    with pytest.raises(LorasmithError, match="contains none of the words"):
         refit_file(path, "tiny-sd", output, replace(SETTINGS, names=("garp",)))
     words = {f"{token_embeddings.TENSOR_PREFIX}0.te": torch.ones(1, 1, 128)}
     write(tmp_path / "h.safetensors", words, {token_embeddings.METADATA_KEY: '["<x>"]'}, torch.float32)
