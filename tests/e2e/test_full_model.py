@@ -102,7 +102,7 @@ def test_it_resumes_bit_for_bit(folder: Path, here: Program) -> None:
 def test_what_cannot_be(folder: Path, here: Program) -> None:
     for more, said in (
         (["--save_model_as=ckpt"], "pickle"),
-        (["--no_token_padding"], "fills texts up"),
+        (["--no_token_padding"], "pads prompts"),
         (["--stop_text_encoder_training=5", "--max_train_epochs=1"], "max_train_steps in place"),
     ):
         answer = here("as", "train_db", *TRAIN, *more)

@@ -111,7 +111,7 @@ def test_files_stand_there_when_a_run_is_killed(folder: Path, here: Program, mon
     def dies(run: Any, *rest: Any) -> None:
         if run.state.step == 5:
             raise SystemExit(9)
-        original(run, *rest)
+        return original(run, *rest)
 
     monkeypatch.setattr(loop, "train_step", dies)
     assert here(*TRAIN, *SAVING, "--max_train_steps=8").code == 9

@@ -20,7 +20,7 @@ def test_masks_are_made_and_trained_with(
     assert all(0.05 < share < 0.6 for share in made["made"].values())
     assert Path(made["sheet"]).is_file()
     again = here("masks", folder, "--from", "color")
-    assert "4 were there" in again.out
+    assert "4 exist already" in again.out
     path = config(images=folder)
     answer = here("train", path, f"data.masks={folder}/masks")
     assert answer.code == 0, answer.err

@@ -39,7 +39,7 @@ def test_a_file_of_mix_of_show_for_every_program(tmp_path: Path, here: Program) 
     assert Path(said["file"]) == tmp_path / "c-refit.safetensors"
     assert len(said["errors"]["collapse"]) == len(said["errors"]["refit"]) == 32
     assert "mean of all 16" in answer.err
-    assert "without the words" in answer.err
+    assert "without the tokens" in answer.err
     word = load_file(tmp_path / "embeddings" / "c1.safetensors")["emb_params"]
     table = torch.load(source, weights_only=True)["params"]["new_concept_embedding"]
     torch.testing.assert_close(word, table["<c1>"].mean(0, keepdim=True))
