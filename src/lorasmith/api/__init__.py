@@ -64,13 +64,15 @@ def train(
     output: Path | str | None = None,
     resume: Path | str | None = None,
     overwrite: bool = False,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> TrainResult:
     """Train a LoRA, or continue a run.
 
     `overrides`: `key=value` assignments that replace values of the config. `output`: the folder of the run, in place of
     the config's. `resume`: the folder of a run to continue, or of one of its checkpoints or states; the settings are
-    those of that run unless `config` is given. `overwrite`: rename a run that is in the output folder already.
+    those of that run unless `config` is given. `overwrite`: rename a run that is in the output folder already. `trust`:
+    the folder of `resume` may name plug-ins and classes, which are imported, and a folder outside of itself.
 
     Ctrl-C stops after the current step and saves a checkpoint; the result then has `finished=False`. Raises ConfigError
     with all problems of the config, and LorasmithError for all other mistakes.
@@ -80,7 +82,7 @@ def train(
 
     folder = None if resume is None else Path(resume)
     if folder is not None and config is None:
-        settings = reopen(folder, overrides)
+        settings = reopen(folder, overrides, output=None if output is None else Path(output), trust=trust)
     else:
         settings = read_config(config, overrides, output)
     return session.train(settings, progress=progress, resume=folder, overwrite=overwrite)

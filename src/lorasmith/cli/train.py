@@ -31,6 +31,14 @@ def train_command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="If the output folder holds a run, rename that folder and start anew.")
     ] = False,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="With --resume: import the plug-ins and classes that the folder names, and write where it says. Only "
+            "for folders that are your own.",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Train a LoRA.
@@ -54,6 +62,7 @@ def train_command(
         output=output,
         resume=resume,
         overwrite=overwrite,
+        trust=trust,
         progress=console.make_progress(),
     )
     # of the ranks of a distributed run, only the first one prints

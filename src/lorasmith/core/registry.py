@@ -121,6 +121,10 @@ class Component(Config):
             validate, serialization=core_schema.plain_serializer_function_ser_schema(serialize)
         )
 
+    def imported_names(self) -> tuple[str, ...]:
+        """Dotted paths of classes outside Lorasmith that this kind imports because its settings name them."""
+        return ()
+
     @classmethod
     def is_root(cls) -> bool:
         """Whether this class is an extension point, not a kind of one."""

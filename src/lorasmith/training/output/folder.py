@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from lorasmith.core.config import read_table
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.lock import NAME as LOCK
+from lorasmith.core.registry import Component, Config
 from lorasmith.core.store import write_text
 from lorasmith.training.config import TrainConfig, load_config
 from lorasmith.training.output.events import Events
 
 CONFIG = "config.toml"
 STATE = "state.json"
+KNOWN_CLASSES = ("bitsandbytes.", "dadaptation.", "lion_pytorch.", "prodigyopt.", "schedulefree.")
+"""Packages of optimizers that Lorasmith itself offers to install; their classes need no trust."""
 
 
 def claim(folder: Path, overwrite: bool) -> str:
@@ -69,6 +73,18 @@ class ResumePoint:
             return in_run
         return self.checkpoint / CONFIG
 
+    def stays_inside(self) -> bool:
+        """Whether the run is where its checkpoint lies, or is there and made it. The path that a checkpoint from
+        somebody else names can lead anywhere."""
+        if self.checkpoint is None:
+            return True
+        around = self.checkpoint.resolve().parent
+        if around.name == "checkpoints":
+            around = around.parent
+        if self.run.resolve().is_relative_to(around):
+            return True
+        return bool(self.id) and self.belongs_to(self.run)
+
     def belongs_to(self, folder: Path) -> bool:
         """Whether the run in `folder` is the run to continue."""
         if self.run.resolve() != folder.resolve():
@@ -86,7 +102,9 @@ def find_resume_point(path: Path) -> ResumePoint:
             # checkpoints of older versions do not name their run, but are always in its folder
             run = state.get("run", "../..")
             run_id = state.get("id", "")
-        except (ValueError, AttributeError):
+            if not isinstance(run, str) or not isinstance(run_id, str):
+                raise ValueError
+        except (OSError, ValueError, AttributeError, RecursionError):
             raise LorasmithError(f"--resume: {state_file} cannot be read; name another checkpoint") from None
         point = ResumePoint(Path(os.path.normpath(path / run)), path, run_id)
     else:
@@ -100,7 +118,72 @@ def find_resume_point(path: Path) -> ResumePoint:
     return point
 
 
-def reopen(folder: Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """The config of a run to continue, changed by `key=value` overrides. `folder`: the run's or a checkpoint's."""
+def reopen(
+    folder: Path,
+    overrides: Sequence[str] = (),
+    *,
+    output: Path | None = None,
+    trust: bool = False,
+    trusted: Collection[str] = (),
+) -> TrainConfig:
+    """The config of a run to continue, changed by `key=value` overrides. `folder`: the run's or a checkpoint's.
+
+    A folder may come from somebody else, so it can neither name code that is imported nor a place outside of itself
+    that is written to: `trusted` are the plug-ins and classes that the user named, `output` is the folder of the run
+    that the user named, and with `trust` everything in the folder is believed. Raises LorasmithError otherwise.
+    """
     point = find_resume_point(folder)
-    return load_config(point.config, list(overrides)).model_copy(update={"output": point.run})
+    if output is None:
+        output = point.run
+        if not trust and not point.stays_inside():
+            raise LorasmithError(
+                f"--resume: {point.checkpoint} says that its run is in {point.run}, outside of its folder, and that "
+                "run is not there. Name the folder of the run with --output; or give --trust if the state is your own."
+            )
+
+    # plug-ins are imported when a config is read, so they are looked for before; what the command line repeats is the
+    # user's own
+    if not trust:
+        plugins = read_table(point.config).get("plugins", [])
+        named = [text for text in overrides if text.startswith("plugins")]
+        names = [str(name) for name in plugins] if isinstance(plugins, list) else [str(plugins)]
+        repeated = [name for name in names if any(f'"{name}"' in text for text in named)]
+        require_trusted(point, names, [*repeated, *trusted])
+    config = load_config(point.config, list(overrides)).model_copy(update={"output": output})
+    if not trust:
+        classes = [name for component in components_of(config) for name in component.imported_names()]
+        in_overrides = [name for name in classes if any(name in text for text in overrides)]
+        require_trusted(point, classes, [*KNOWN_CLASSES, *in_overrides, *trusted])
+    return config
+
+
+def require_trusted(point: ResumePoint, names: Sequence[str], trusted: Collection[str]) -> None:
+    """Raises LorasmithError if the config of a resumed run names code that the user has not named.
+
+    A trusted name that ends with a dot stands for all classes of a package.
+    """
+    packages = tuple(name for name in trusted if name.endswith("."))
+    foreign = [str(name) for name in names if name not in trusted and not str(name).startswith(packages)]
+    if foreign:
+        raise LorasmithError(
+            f"--resume: {point.config} names code to import: {', '.join(foreign)}. If the run is your own, or you know "
+            "the code, give --trust; otherwise read the file first."
+        )
+
+
+def named_code(config: TrainConfig) -> list[str]:
+    """The plug-ins and the classes outside Lorasmith that a config names."""
+    classes = [name for component in components_of(config) for name in component.imported_names()]
+    return [*config.plugins, *classes]
+
+
+def components_of(settings: object) -> Iterator[Component]:
+    """All components in a config, however deep they are."""
+    if isinstance(settings, Component):
+        yield settings
+    if isinstance(settings, Config):
+        for name in type(settings).model_fields:
+            yield from components_of(getattr(settings, name))
+    elif isinstance(settings, list | tuple):
+        for member in settings:
+            yield from components_of(member)

@@ -167,6 +167,11 @@ class AnySchedule(LrSchedule):
     args: dict[str, Any] = Field(default_factory=dict)
     _factors: list[float] = PrivateAttr(default_factory=list[float])
 
+    def imported_names(self) -> tuple[str, ...]:
+        # torch is imported anyway
+        outside = "." in self.name and not self.name.startswith("torch.")
+        return (self.name,) if outside else ()
+
     def shape(self, progress: float) -> float:
         raise NotImplementedError  # it depends on the step, not on the progress
 

@@ -103,6 +103,11 @@ class AnyOptimizer(OptimizerConfig):
     name: str
     args: dict[str, Any] = Field(default_factory=dict)
 
+    def imported_names(self) -> tuple[str, ...]:
+        # torch is imported anyway
+        outside = "." in self.name and not self.name.startswith("torch.")
+        return (self.name,) if outside else ()
+
     def build(self, groups: Groups) -> torch.optim.Optimizer:
         optimizer_class = self._import_class()
         self._check_rates(groups)

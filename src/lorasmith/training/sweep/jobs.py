@@ -17,7 +17,7 @@ from typing import Any, Literal
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import write_text
 from lorasmith.training.config import TrainConfig, load_config
-from lorasmith.training.output.folder import CONFIG, reopen
+from lorasmith.training.output.folder import CONFIG, named_code, reopen
 from lorasmith.training.output.report.record import Record, read
 from lorasmith.training.sweep.axes import Values, folder_name
 
@@ -76,7 +76,8 @@ class Job:
         """The command that starts or continues the run. Writes the config that it reads."""
         # the resumed run reads the config in its folder
         if self.begun:
-            source = ["--resume", str(self.folder)]
+            # its settings are those that the sweep was given, or it would not be continued
+            source = ["--resume", str(self.folder), "--trust"]
         else:
             settings = self.folder.parent.parent / "settings" / f"{self.name}.toml"
             write_text(settings, self.config.to_toml())
@@ -151,7 +152,7 @@ def make_job(
         return job
 
     # continuing a run with other settings would give a result that belongs to neither of them
-    keys = differing_keys(reopen(folder), config)
+    keys = differing_keys(reopen(folder, trusted=named_code(config)), config)
     if keys:
         raise LorasmithError(
             f"{folder} holds a run with other settings ({', '.join(keys)}). Choose another --out, or remove the folder."
