@@ -65,6 +65,7 @@ def train(
     resume: Path | str | None = None,
     overwrite: bool = False,
     trust: bool = False,
+    accept_remarks: bool = False,
     progress: Progress | None = None,
 ) -> TrainResult:
     """Train a LoRA, or continue a run.
@@ -73,6 +74,7 @@ def train(
     the config's. `resume`: the folder of a run to continue, or of one of its checkpoints or states; the settings are
     those of that run unless `config` is given. `overwrite`: rename a run that is in the output folder already. `trust`:
     the folder of `resume` may name plug-ins and classes, which are imported, and a folder outside of itself.
+    `accept_remarks`: train although there are serious remarks on the data, which `check` lists.
 
     Ctrl-C stops after the current step and saves a checkpoint; the result then has `finished=False`. Raises ConfigError
     with all problems of the config, and LorasmithError for all other mistakes.
@@ -85,7 +87,7 @@ def train(
         settings = reopen(folder, overrides, output=None if output is None else Path(output), trust=trust)
     else:
         settings = read_config(config, overrides, output)
-    return session.train(settings, progress=progress, resume=folder, overwrite=overwrite)
+    return session.train(settings, progress=progress, resume=folder, overwrite=overwrite, accept_remarks=accept_remarks)
 
 
 @explains_foreign_keys

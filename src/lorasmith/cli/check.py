@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lorasmith.core.errors import Problem
-    from lorasmith.data.lint import ImageProblem
+    from lorasmith.data.remarks import Remark
     from lorasmith.training.setup.check import CheckResult, StepMeasurement
 
 Row = tuple[str, str]
@@ -63,18 +63,22 @@ def print_result(result: CheckResult) -> None:
         _print_problems(out, "error", result.errors, "bold red")
     if result.warnings:
         _print_problems(out, "warning", result.warnings, "yellow")
-    # Remarks on single images do not keep a run from starting.
-    if result.images:
-        _print_image_remarks(out, result.images)
+    others = [remark for remark in result.images if remark not in result.serious]
+    if result.serious:
+        _print_remarks(out, f"{_count(len(result.serious), 'serious remark')} on the data", result.serious, "bold red")
+    if others:
+        _print_remarks(out, f"{_count(len(others), 'remark')} on the data", others, "yellow")
     if result.measured is not None:
         out.print()
         out.print(_table_of_rows(measured_rows(result.measured)))
     if result.pictures is not None:
         out.print(f"\nfirst batches: {result.pictures}")
-    if result.ok:
-        out.print("\nA run would start.", style="green")
-    else:
+    if not result.ok:
         out.print("\nA run would not start. Correct the errors first.", style="bold red")
+    elif result.serious:
+        out.print("\nA run would stop at the serious remarks. Correct them, or give train --yes.", style="bold red")
+    else:
+        out.print("\nA run would start.", style="green")
 
 
 def summary_rows(result: CheckResult) -> list[Row]:
@@ -163,16 +167,16 @@ def _print_problems(out: Console, name: str, problems: list[Problem], style: str
     out.print(table)
 
 
-def _print_image_remarks(out: Console, problems: list[ImageProblem]) -> None:
-    """A heading with the number of remarks, and a table with a row for each image."""
+def _print_remarks(out: Console, heading: str, remarks: list[Remark], style: str) -> None:
+    """A heading, and a table with a row for each image or folder."""
     from rich.text import Text
 
-    out.print(f"\n{_count(len(problems), 'remark')} on images", style="yellow")
-    remarks: dict[Path, list[str]] = {}
-    for problem in problems:
-        remarks.setdefault(problem.path, []).append(problem.text)
-    table = _table("image", "remark")
-    for path, texts in remarks.items():
+    out.print(f"\n{heading}", style=style)
+    texts_by_path: dict[Path, list[str]] = {}
+    for remark in remarks:
+        texts_by_path.setdefault(remark.path, []).append(remark.text)
+    table = _table("file", "remark")
+    for path, texts in texts_by_path.items():
         table.add_row(Text(str(path)), Text("\n".join(texts)))
     out.print(table)
 

@@ -62,7 +62,14 @@ def train(conversion: Conversion, as_json: bool) -> None:
         conversion.prepare(console.make_progress())
     os.environ.update(conversion.secrets)
     progress = console.make_progress()
-    result = api.train(conversion.config or None, resume=conversion.resume, overwrite=True, progress=progress)
+    result = api.train(
+        # The original script would not stop at remarks either.
+        conversion.config or None,
+        resume=conversion.resume,
+        overwrite=True,
+        accept_remarks=True,
+        progress=progress,
+    )
     if result.finished:
         copies = copy_files(conversion, result.folder)
         files = ", ".join(str(path) for path in copies) or result.file

@@ -39,6 +39,9 @@ def train_command(
             "for folders that are your own.",
         ),
     ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Train although there are serious remarks on the data.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Train a LoRA.
@@ -63,6 +66,7 @@ def train_command(
         resume=resume,
         overwrite=overwrite,
         trust=trust,
+        accept_remarks=yes,
         progress=console.make_progress(),
     )
     # of the ranks of a distributed run, only the first one prints

@@ -51,6 +51,11 @@ class Conversion:
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
     """Environment variables that the options set. No file or message may contain their values."""
 
+    def __post_init__(self) -> None:
+        # The original scripts train images without a caption on the empty text.
+        if "data" in self.config:
+            self.config["data"].setdefault("empty_captions", True)
+
 
 class Script(ABC):
     """A training script of another program."""

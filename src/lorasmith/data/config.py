@@ -44,6 +44,8 @@ class SubsetConfig(Config):
     """How often each image appears in an epoch."""
     caption: str | None = None
     """Fallback caption, for images that have no caption of their own."""
+    empty_captions: bool | None = None
+    """Whether images without a caption are trained on the empty text; default: as for the whole data set."""
     caption_column: str | None = None
     """The column of a `metadata` table that has the captions; default: `text`, `caption` or `prompt`."""
     caption_lines: Literal["any", "first"] = "any"
@@ -128,6 +130,9 @@ class DataConfig(Config):
     cache_latents: bool = True
     workers: int = Field(default=0, ge=0)
     """Threads that read images ahead when latents are not cached. The number does not change the results."""
+    empty_captions: bool = False
+    """Train images that have no caption on the empty text. If off, the words of `trigger` are their caption, and
+    without a trigger they are an error. An empty caption file counts as a caption."""
     skip_bad_images: bool = False
     """Leave out images that cannot be read, instead of refusing to train."""
 

@@ -24,6 +24,7 @@ from lorasmith.data.latents import CacheRanks, LatentCache
 from lorasmith.data.placement import Placement, Size
 from lorasmith.data.prefetch import Prefetcher
 from lorasmith.data.records import ImageRecord
+from lorasmith.data.remarks import Remark
 from lorasmith.data.split import read_and_split
 from lorasmith.data.texts import TextCache, TextSettings, possible_captions
 from lorasmith.data.transforms import CaptionTransform, ImageTransform, TrainingProgress, Transform
@@ -48,6 +49,8 @@ class Dataset:
     records: list[ImageRecord]
     validation: list[ImageRecord]
     skipped: list[Problem] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
+    """What is probably not meant about the folders; remarks on single images are found by `lint`."""
     text_cached: bool = False
     """Whether `prepare` has encoded all captions."""
     steps: int = 1
@@ -68,10 +71,14 @@ class Dataset:
         self._position_in_epoch = lru_cache(2)(self._plan_positions)
 
     @classmethod
-    def build(cls, config: DataConfig, *, seed: int) -> Dataset:
-        """Find, read and split the images. Raises ConfigError with every problem of every file."""
-        records, held_out, skipped = read_and_split(config, seed)
-        return cls(config, seed, records, held_out, skipped)
+    def build(cls, config: DataConfig, *, seed: int, default_caption: str | None = None) -> Dataset:
+        """Find, read and split the images. Raises ConfigError with every problem of every file.
+
+        `default_caption`: of images without a caption. If it is empty they are a problem; if it is None they keep the
+        empty text.
+        """
+        data = read_and_split(config, seed, default_caption)
+        return cls(config, seed, data.trained, data.held_out, data.skipped, data.remarks)
 
     # From records to epochs of planned batches.
 
@@ -272,7 +279,7 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """A hash of everything that decides the order and the content of the batches; not of where files lie."""
-        excluded = ("cache_dir", "workers", "cache_latents", "images", "subsets", "skip_bad_images")
+        excluded = ("cache_dir", "workers", "cache_latents", "images", "subsets", "skip_bad_images", "empty_captions")
         settings = self.config.model_dump(
             mode="json", exclude={**dict.fromkeys(excluded, True), "validation": {"images"}}
         )

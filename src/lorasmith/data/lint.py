@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from random import Random
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +13,10 @@ from PIL import Image
 
 from lorasmith.data.dataset import Dataset
 from lorasmith.data.images import decode
+from lorasmith.data.missing_captions import caption_forms
 from lorasmith.data.records import ImageRecord
+from lorasmith.data.remarks import Remark
 from lorasmith.data.transforms import CaptionTransform
-
-Severity = Literal["warning", "note"]
 
 MAX_ENLARGEMENT = 2.0
 """An image is tiny if a side is enlarged by more than this factor."""
@@ -28,128 +26,115 @@ MAX_HASH_DISTANCE = 4
 """Two images are near-duplicates if at most this many of the 64 bits of their hashes differ."""
 MAX_RATIO_DIFFERENCE = 0.1
 """... and their aspect ratios differ by less than this share."""
-CAPTION_DRAWS = 8
-"""How often the random transforms of a caption are drawn in search of a trigger word."""
 
 
-@dataclass(frozen=True)
-class ImageProblem:
-    """One remark on one image. `kind`: tiny, crop, no_caption, empty_caption, trigger, duplicate, mask, transform, or
-    skipped."""
-
-    path: Path
-    kind: str
-    text: str
-    severity: Severity
-
-
-def lint(dataset: Dataset, trigger: Sequence[str] = ()) -> list[ImageProblem]:
+def lint(dataset: Dataset, trigger: Sequence[str] = (), *, near_duplicates: bool = True) -> list[Remark]:
     """Everything suspicious about the images that are trained on, in their order.
 
-    `trigger`: words of which a caption should contain at least one. Only the search for near-duplicates reads pixels.
+    `trigger`: words of which a caption should contain at least one. `near_duplicates`: also find images that look like
+    another one, the only search that reads pixels.
     """
     problems = [
-        ImageProblem(Path(skipped.where), "skipped", f"left out: {skipped.found}", "warning")
-        for skipped in dataset.skipped
+        *dataset.remarks,
+        *(
+            Remark(Path(skipped.where), "skipped", f"left out: {skipped.found}", "warning")
+            for skipped in dataset.skipped
+        ),
     ]
     for record in dataset.records:
         problems += size_problems(record, dataset)
         problems += caption_problems(record, dataset, trigger)
         if record.mask == "alpha" and record.opaque:
             text = "has no transparent part, so the loss counts everywhere"
-            problems.append(ImageProblem(record.path, "mask", text, "note"))
+            problems.append(Remark(record.path, "mask", text, "note"))
         for transform in dataset.image_transforms(record):
             remark = transform.remark(record.path)
             if remark:
-                problems.append(ImageProblem(record.path, "transform", remark, "note"))
-    return [*without_regularisation_images(problems, dataset), *duplicates(dataset.records)]
+                problems.append(Remark(record.path, "transform", remark, "note"))
+    return [*without_regularisation_images(problems, dataset), *duplicates(dataset.records, near_duplicates)]
 
 
-def size_problems(record: ImageRecord, dataset: Dataset) -> list[ImageProblem]:
+def size_problems(record: ImageRecord, dataset: Dataset) -> list[Remark]:
     """The image is enlarged or cropped much. Crops that a transform chooses are not reported."""
-    problems: list[ImageProblem] = []
+    problems: list[Remark] = []
     placement = dataset.placement(record)
     width, height = record.size
     scale = max(placement.resized[0] / width, placement.resized[1] / height)
     if scale > MAX_ENLARGEMENT:
         text = f"{width} x {height} is enlarged {scale:.1f} times; it will be trained blurred"
-        problems.append(ImageProblem(record.path, "tiny", text, "warning"))
+        problems.append(Remark(record.path, "tiny", text, "warning"))
 
     # Who sets up a transform for the crop knows that images are cropped.
     crop_is_chosen = any(transform.cuts for transform in dataset.image_transforms(record))
     if placement.lost > MAX_LOST and not crop_is_chosen:
         bucket = f"{placement.bucket[0]} x {placement.bucket[1]}"
         text = f"{width} x {height} loses {placement.lost:.0%} in the crop to {bucket}; crop it by hand"
-        problems.append(ImageProblem(record.path, "crop", text, "warning"))
+        problems.append(Remark(record.path, "crop", text, "warning"))
     return problems
 
 
-def caption_problems(record: ImageRecord, dataset: Dataset, trigger: Sequence[str]) -> list[ImageProblem]:
+def caption_problems(record: ImageRecord, dataset: Dataset, trigger: Sequence[str]) -> list[Remark]:
     """The caption is missing, is empty, or has no trigger word after its transforms."""
-    problems: list[ImageProblem] = []
-    if not record.captions:
-        text = "has no caption file and no fallback caption"
-        problems.append(ImageProblem(record.path, "no_caption", text, "warning"))
-    elif not all(record.captions):
-        problems.append(ImageProblem(record.path, "empty_caption", "has an empty caption", "warning"))
-
+    problems: list[Remark] = []
     # Transforms may add the trigger word, or remove it: what counts is the text that is trained on.
     transforms = dataset.caption_transforms(record)
+    if not record.captions:
+        if not any(form.strip() for form in caption_forms("", transforms)):
+            text = "has no caption file and no fallback caption, so it is trained on the empty text"
+            problems.append(Remark(record.path, "no_caption", text, "warning"))
+    elif not all(record.captions):
+        problems.append(Remark(record.path, "empty_caption", "has an empty caption", "warning"))
+
     for caption in record.captions:
         if caption and trigger and not has_trigger(caption, transforms, trigger):
             text = f'the caption "{caption}" has no trigger word ({", ".join(trigger)})'
-            problems.append(ImageProblem(record.path, "trigger", text, "warning"))
+            problems.append(Remark(record.path, "trigger", text, "warning"))
     return problems
 
 
 def has_trigger(caption: str, transforms: Sequence[CaptionTransform], trigger: Sequence[str]) -> bool:
     """Whether any of several random forms of a caption contains one of the trigger words."""
-    for seed in range(CAPTION_DRAWS):
-        random = Random(seed)
-        text = caption
-        for transform in transforms:
-            text = transform(text, random)
-        if any(word.lower() in text.lower() for word in trigger):
-            return True
-    return False
+    forms = caption_forms(caption, transforms)
+    return any(word.lower() in form.lower() for form in forms for word in trigger)
 
 
-def without_regularisation_images(problems: list[ImageProblem], dataset: Dataset) -> list[ImageProblem]:
+def without_regularisation_images(problems: list[Remark], dataset: Dataset) -> list[Remark]:
     """The problems without missing trigger words of folders in which no caption has one, if captions of another folder
-    do: regularisation images show other things on purpose."""
+    do: regularisation images show other things on purpose. If no caption of any folder has one, that is serious."""
     without_trigger = {problem.path for problem in problems if problem.kind == "trigger"}
     folders_with_trigger = {
         record.path.parent for record in dataset.records if record.caption and record.path not in without_trigger
     }
     if not folders_with_trigger:
-        return problems
+        return [replace(p, severity="serious") if p.kind == "trigger" else p for p in problems]
     return [problem for problem in problems if problem.kind != "trigger" or problem.path.parent in folders_with_trigger]
 
 
-def duplicates(records: Sequence[ImageRecord]) -> list[ImageProblem]:
-    """Images that are a copy of an earlier one: the same bytes, or nearly the same picture."""
-    # Decoding releases the interpreter lock, so threads help.
-    with ThreadPoolExecutor(4) as pool:
-        hashes = np.array(list(pool.map(difference_hash, records)), dtype=np.uint8)
+def duplicates(records: Sequence[ImageRecord], near: bool) -> list[Remark]:
+    """Images that are a copy of an earlier one: the same bytes or, with `near`, nearly the same picture."""
+    hashes = np.empty((0, 8), dtype=np.uint8)
+    if near:
+        # Decoding releases the interpreter lock, so threads help.
+        with ThreadPoolExecutor(4) as pool:
+            hashes = np.array(list(pool.map(difference_hash, records)), dtype=np.uint8)
 
-    problems: list[ImageProblem] = []
+    problems: list[Remark] = []
     first_by_digest: dict[str, ImageRecord] = {}
     for i, record in enumerate(records):
         same_file = first_by_digest.setdefault(record.digest, record)
-        if i == 0:
-            continue
-        # Compared with all earlier images at once.
-        different_bits = np.unpackbits(hashes[:i] ^ hashes[i], axis=1)
-        distances = different_bits.sum(axis=1)
-        nearest = int(distances.argmin())
-        # The hash does not see the shape of an image.
-        ratio_difference = abs(aspect_ratio(record) / aspect_ratio(records[nearest]) - 1)
         if same_file is not record:
             text = f"is the same file as {same_file.path}"
-            problems.append(ImageProblem(record.path, "duplicate", text, "warning"))
-        elif distances[nearest] <= MAX_HASH_DISTANCE and ratio_difference < MAX_RATIO_DIFFERENCE:
-            text = f"looks like {records[nearest].path}"
-            problems.append(ImageProblem(record.path, "duplicate", text, "note"))
+            problems.append(Remark(record.path, "duplicate", text, "warning"))
+        elif near and i > 0:
+            # Compared with all earlier images at once.
+            different_bits = np.unpackbits(hashes[:i] ^ hashes[i], axis=1)
+            distances = different_bits.sum(axis=1)
+            nearest = int(distances.argmin())
+            # The hash does not see the shape of an image.
+            ratio_difference = abs(aspect_ratio(record) / aspect_ratio(records[nearest]) - 1)
+            if distances[nearest] <= MAX_HASH_DISTANCE and ratio_difference < MAX_RATIO_DIFFERENCE:
+                text = f"looks like {records[nearest].path}"
+                problems.append(Remark(record.path, "duplicate", text, "note"))
     return problems
 
 

@@ -17,6 +17,7 @@ from lorasmith.data.images import SUFFIXES, decode
 from lorasmith.data.masks import decode_mask, find_mask
 from lorasmith.data.metadata import TABLE_NAMES, read_kohya_metadata, read_table
 from lorasmith.data.records import ImageRecord
+from lorasmith.data.remarks import Remark
 
 CLASS_FOLDER = re.compile(r"(\d+)_(.*)")
 """A folder whose name says how often its images are repeated and what they show: `10_cat dog`."""
@@ -37,17 +38,19 @@ class ScannedImage:
 @dataclass
 class ScanResult:
     """The images of one or more subsets. `skipped`: bad images that are left out because the config says so;
-    `problems`: what keeps a run from starting."""
+    `problems`: what keeps a run from starting; `remarks`: what is probably not meant."""
 
     records: list[ImageRecord] = field(default_factory=list)
     skipped: list[Problem] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
 
     def add(self, other: ScanResult) -> None:
         """Append the result of another scan."""
         self.records += other.records
         self.skipped += other.skipped
         self.problems += other.problems
+        self.remarks += other.remarks
 
 
 def scan(subset: SubsetConfig, key: str, skip_bad: bool) -> ScanResult:

@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from lorasmith.core.errors import ConfigError, Problem
 from lorasmith.core.rng import derive
 from lorasmith.data.config import DataConfig, SubsetConfig
+from lorasmith.data.missing_captions import fill_missing_captions
 from lorasmith.data.records import ImageRecord, without_copies
+from lorasmith.data.remarks import Remark
 from lorasmith.data.scan import ScanResult, scan
 
 
-def read_and_split(config: DataConfig, seed: int) -> tuple[list[ImageRecord], list[ImageRecord], list[Problem]]:
-    """Images to train on, held-out images, and images that could not be read and are left out.
+@dataclass
+class SplitData:
+    """The images of a run: those to train on, and held-out ones; images that could not be read and are left out; and
+    remarks on the folders."""
+
+    trained: list[ImageRecord]
+    held_out: list[ImageRecord]
+    skipped: list[Problem]
+    remarks: list[Remark]
+
+
+def read_and_split(config: DataConfig, seed: int, default_caption: str | None = None) -> SplitData:
+    """Read all images and divide them. `default_caption`: of images without one; empty: there is none, so that such
+    images are a problem; None: they keep the empty text.
 
     Raises ConfigError with every problem of every file.
     """
-    scanned = scan_subsets(config)
+    scanned = scan_subsets(config, default_caption)
     validation_scan = ScanResult()
     held_out: list[ImageRecord] = []
     if config.validation.images is not None:
-        validation_scan = scan(validation_subset(config), "data.validation", config.skip_bad_images)
+        validation_scan = _scan(validation_subset(config), "data.validation", config, default_caption)
         held_out = without_copies(validation_scan.records)
     elif config.validation.split:
         split_seed = seed if config.validation.seed is None else config.validation.seed
@@ -37,16 +52,25 @@ def read_and_split(config: DataConfig, seed: int) -> tuple[list[ImageRecord], li
         problems.append(Problem("data.validation", what, remedy="add images, or hold none out"))
     if problems:
         raise ConfigError(problems, "the data")
-    return trained, held_out, scanned.skipped + validation_scan.skipped
+    scanned.add(validation_scan)
+    return SplitData(trained, held_out, scanned.skipped, scanned.remarks)
 
 
-def scan_subsets(config: DataConfig) -> ScanResult:
+def _scan(subset: SubsetConfig, key: str, config: DataConfig, default_caption: str | None) -> ScanResult:
+    """The images of a subset, with the default caption where they have none."""
+    scanned = scan(subset, key, config.skip_bad_images)
+    if default_caption is not None:
+        fill_missing_captions(scanned, subset, key, config, default_caption)
+    return scanned
+
+
+def scan_subsets(config: DataConfig, default_caption: str | None) -> ScanResult:
     """The images of all subsets, in their order."""
     result = ScanResult()
     for index, subset in enumerate(config.sources):
         # Problems name the key that the user wrote: a single source may be written without `subsets`.
         key = f"data.subsets.{index}" if len(config.sources) > 1 else "data"
-        result.add(scan(subset, key, config.skip_bad_images))
+        result.add(_scan(subset, key, config, default_caption))
     return result
 
 
@@ -56,7 +80,10 @@ def validation_subset(config: DataConfig) -> SubsetConfig:
     assert config.validation.images is not None
     first = config.sources[0]
     return SubsetConfig(
-        images=config.validation.images, caption=first.caption, caption_extension=first.caption_extension
+        images=config.validation.images,
+        caption=first.caption,
+        caption_extension=first.caption_extension,
+        empty_captions=first.empty_captions,
     )
 
 

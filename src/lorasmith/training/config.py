@@ -69,7 +69,8 @@ class TrainConfig(Config):
     name: str = ""
     """Name of the LoRA file, without suffix. Default: the name of the output folder."""
     trigger: tuple[str, ...] = ()
-    """Trigger words of the concept. They are checked in captions and written into the file."""
+    """Trigger words of the concept. They are checked in captions, written into the file, and are the caption of images
+    that have none."""
     seed: int = Field(default=0, ge=0)
 
     steps: int | None = Field(default=None, ge=1)
@@ -165,6 +166,12 @@ class TrainConfig(Config):
     def file_name(self) -> str:
         """Name of the LoRA file without suffix."""
         return self.name or self.output.name
+
+    @property
+    def default_caption(self) -> str:
+        """The caption of images that have none: the trigger, or the new words if there is one concept; else empty."""
+        words = self.concepts[0].words if len(self.concepts) == 1 else ()
+        return " ".join(self.trigger or words)
 
     def trained_groups(self) -> list[ParameterGroup]:
         """The parameter groups that are trained in any phase."""

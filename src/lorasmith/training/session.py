@@ -39,17 +39,30 @@ class TrainResult:
 
 
 def train(
-    config: TrainConfig, *, progress: Progress | None = None, resume: Path | None = None, overwrite: bool = False
+    config: TrainConfig,
+    progress: Progress | None = None,
+    resume: Path | None = None,
+    *,
+    overwrite: bool = False,
+    accept_remarks: bool = False,
 ) -> TrainResult:
     """Train a LoRA. Ctrl-C or SIGTERM ends it after the current step with a checkpoint, from which `resume` continues.
 
-    If a launcher started this process as one of several, they train together (`training.step.distributed`). Raises
-    LorasmithError for what the user can repair; the checkpoints and exports made so far stay.
+    Serious remarks on the data of a new run are errors, unless `accept_remarks` is set. If a launcher started this
+    process as one of several, they train together (`training.step.distributed`). Raises LorasmithError for what the
+    user can repair; the checkpoints and exports made so far stay.
     """
     with join_ranks(config.device) as ranks, run_folder(config, ranks):
         # Only the first rank reports progress.
         reported = progress if progress and ranks.first else Progress()
-        run = build_run(config, progress=reported, resume=resume, overwrite=overwrite, ranks=ranks)
+        run = build_run(
+            config,
+            progress=reported,
+            resume=resume,
+            overwrite=overwrite,
+            ranks=ranks,
+            accept_remarks=accept_remarks,
+        )
         try:
             # The files of the end are written under the same handlers, so that no first signal can cut them off.
             with stop_after_step_on_signal(run):

@@ -141,15 +141,21 @@ def reopen(
                 "run is not there. Name the folder of the run with --output; or give --trust if the state is your own."
             )
 
+    # Before 0.2 images without a caption were trained on the empty text; such a run continues so.
+    table = read_table(point.config)
+    changes = list(overrides)
+    if "empty_captions" not in table.get("data", {}):
+        changes.insert(0, "data.empty_captions=true")
+
     # plug-ins are imported when a config is read, so they are looked for before; what the command line repeats is the
     # user's own
     if not trust:
-        plugins = read_table(point.config).get("plugins", [])
+        plugins = table.get("plugins", [])
         named = [text for text in overrides if text.startswith("plugins")]
         names = [str(name) for name in plugins] if isinstance(plugins, list) else [str(plugins)]
         repeated = [name for name in names if any(f'"{name}"' in text for text in named)]
         require_trusted(point, names, [*repeated, *trusted])
-    config = load_config(point.config, list(overrides)).model_copy(update={"output": output})
+    config = load_config(point.config, changes).model_copy(update={"output": output})
     if not trust:
         classes = [name for component in components_of(config) for name in component.imported_names()]
         in_overrides = [name for name in classes if any(name in text for text in overrides)]

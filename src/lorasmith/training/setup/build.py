@@ -32,6 +32,7 @@ from lorasmith.training.run import Length, Run, TrainState
 from lorasmith.training.setup.eva import initialise_with_eva
 from lorasmith.training.setup.initial_tokens import initial_vectors
 from lorasmith.training.setup.merge_into_base import merge_into_base
+from lorasmith.training.setup.remarks import build_dataset, find_remarks, report_remarks
 from lorasmith.training.step.cuda_graph import CudaGraphs
 from lorasmith.training.step.distributed import Ranks
 from lorasmith.training.step.ema import Ema
@@ -48,13 +49,14 @@ def build_run(
     resume: Path | None = None,
     overwrite: bool = False,
     ranks: Ranks | None = None,
+    accept_remarks: bool = True,
 ) -> Run:
     """Check, load, fill caches, attach adapters; returns a run that `fit` can train.
 
     `resume`: the folder of a run, to continue from its newest whole checkpoint, or the folder of a checkpoint. If it is
     not of the run in `config.output`, a new run begins there from that checkpoint. `ranks`: the processes that train
-    together, if there are several. Raises LorasmithError and ConfigError for what the user can repair, before anything
-    is written.
+    together, if there are several. Unless `accept_remarks` is set, serious remarks on the data of a new run are errors.
+    Raises LorasmithError and ConfigError for what the user can repair, before anything is written.
     """
     progress = progress or Progress()
     ranks = ranks or Ranks()
@@ -68,7 +70,10 @@ def build_run(
     if ranks.first:
         claim_output(config, resume_point, overwrite, progress)
 
-    dataset = Dataset.build(config.data, seed=config.seed)
+    dataset = build_dataset(config)
+    if resume_point is None:
+        remarks = find_remarks(config, dataset, near_duplicates=False)
+        report_remarks(remarks, progress, accept=accept_remarks)
     length = run_length(config, dataset)
     dataset.steps = length.steps
 

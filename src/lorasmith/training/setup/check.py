@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from lorasmith.core.memory import peak_memory
 from lorasmith.core.progress import Progress
 from lorasmith.core.rng import torch_generator
 from lorasmith.data.dataset import Dataset
-from lorasmith.data.lint import ImageProblem, lint
+from lorasmith.data.remarks import Remark
 from lorasmith.families.resolve import find, with_vae
 from lorasmith.families.source import Source
 from lorasmith.families.stable_diffusion.layer_names import PRESETS
@@ -30,6 +30,7 @@ from lorasmith.training.config import TrainConfig
 from lorasmith.training.run import Run
 from lorasmith.training.setup.build import build_run, run_length
 from lorasmith.training.setup.first_batches import draw_first_batches
+from lorasmith.training.setup.remarks import build_dataset, find_remarks
 from lorasmith.training.step.loop import remaining_steps, train_step
 
 MEASURED_STEPS = 2
@@ -63,8 +64,8 @@ class CheckResult:
     """kind, rank, alpha; layers and parameters by component."""
     data: dict[str, Any] = field(default_factory=dict)
     """images, buckets and the like."""
-    images: list[ImageProblem] = field(default_factory=list)
-    """What is suspicious about single images and captions."""
+    images: list[Remark] = field(default_factory=list)
+    """What is suspicious about images, captions and other files of the data. `train` stops at serious ones."""
     length: dict[str, Any] = field(default_factory=dict)
     """steps, epochs, steps_per_epoch, samples, views_per_image."""
     rates: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -75,13 +76,18 @@ class CheckResult:
 
     @property
     def ok(self) -> bool:
-        """Whether a run would start."""
+        """Whether a run would start, at least with `--yes`."""
         return not self.errors
+
+    @property
+    def serious(self) -> list[Remark]:
+        """The remarks at which `train` stops, unless they are accepted."""
+        return [remark for remark in self.images if remark.severity == "serious"]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data for JSON."""
         pictures = None if self.pictures is None else str(self.pictures)
-        return {"ok": self.ok, **asdict(self), "pictures": pictures}
+        return {"ok": self.ok, "serious": len(self.serious), **asdict(self), "pictures": pictures}
 
 
 def check(
@@ -111,7 +117,7 @@ def check(
     # Only a config without errors can be tried.
     if pictures is not None and result.ok:
         with errors_into(result, "data"):
-            dataset = Dataset.build(config.data, seed=config.seed)
+            dataset = build_dataset(config)
             dataset.steps = run_length(config, dataset).steps
             result.pictures = draw_first_batches(dataset, config.accumulation, pictures)
     if measure and result.ok:
@@ -212,20 +218,18 @@ def check_lora_files(config: TrainConfig) -> None:
 def check_data(config: TrainConfig, result: CheckResult, progress: Progress) -> None:
     """Describe images, captions, buckets, and the length of the run that follows from them."""
     try:
-        dataset = Dataset.build(config.data, seed=config.seed)
+        dataset = build_dataset(config)
     except ConfigError as error:
-        # Bad images are errors, but the others are described all the same.
+        # Bad images and missing captions are errors, but the others are described all the same.
         result.errors += error.problems
-        lenient = config.data.model_copy(update={"skip_bad_images": True})
-        try:
-            dataset = Dataset.build(lenient, seed=config.seed)
-        except ConfigError:
+        dataset = readable_part(config)
+        if dataset is None:
             return
 
     # How full the caches are is not known before they are filled.
     result.data = {key: value for key, value in dataset.summary().items() if key != "cache"}
     images_with_errors = {problem.where for problem in result.errors}
-    result.images = [p for p in lint(dataset, config.trigger) if str(p.path) not in images_with_errors]
+    result.images = [r for r in find_remarks(config, dataset) if str(r.path) not in images_with_errors]
 
     length = run_length(config, dataset)
     result.length = {
@@ -239,6 +243,14 @@ def check_data(config: TrainConfig, result: CheckResult, progress: Progress) -> 
         result.warnings.append(
             Problem("validation", "no image is held out to validate on", remedy="set data.validation.split = 0.1")
         )
+
+
+def readable_part(config: TrainConfig) -> Dataset | None:
+    """The data without what is wrong with them, as far as a run could skip it; None if nothing is left."""
+    for changes in ({"skip_bad_images": True}, {"skip_bad_images": True, "empty_captions": True}):
+        with suppress(ConfigError):
+            return build_dataset(config, config.data.model_copy(update=changes))
+    return None
 
 
 def check_output(config: TrainConfig, result: CheckResult) -> None:

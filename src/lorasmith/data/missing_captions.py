@@ -1,0 +1,71 @@
+"""Images without a caption: the trigger is their caption, unless the empty text is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
+
+from lorasmith.core.errors import Problem
+from lorasmith.data.config import DataConfig, SubsetConfig
+from lorasmith.data.records import ImageRecord
+from lorasmith.data.remarks import Remark, count_of, list_names
+from lorasmith.data.scan import ScanResult
+from lorasmith.data.transforms import CaptionTransform
+
+CAPTION_DRAWS = 8
+"""How often the random transforms of a caption are drawn, to see what they can make of it."""
+
+
+def fill_missing_captions(
+    scanned: ScanResult, subset: SubsetConfig, key: str, config: DataConfig, default_caption: str
+) -> None:
+    """Give images without a caption the default one, and say so; without a default, that is a problem.
+
+    An empty caption file is a caption, and so is what the transforms make of nothing, for example a template. Images
+    that teach the model what it knows already (`preserve`, or `hold_out = false`) never get the default caption: it
+    names what is new. `key`: the subset's key in the config.
+    """
+    empty_captions = config.empty_captions if subset.empty_captions is None else subset.empty_captions
+    missing = [record for record in scanned.records if not record.captions and not has_template(record, config)]
+    if empty_captions or not missing:
+        return
+
+    what = f"{len(missing)} of {count_of(len(scanned.records), 'image')} {'has' if len(missing) == 1 else 'have'}"
+    shows_known_things = subset.preserve or not subset.hold_out
+    if default_caption and not shows_known_things:
+        text = f'{what} no caption; "{default_caption}" is used'
+        scanned.remarks.append(Remark(subset.images, "no_caption", text, "warning"))
+        filled = {id(record) for record in missing}
+        scanned.records = [
+            replace(record, captions=(default_caption,)) if id(record) in filled else record
+            for record in scanned.records
+        ]
+        return
+
+    remedy = f'write captions into text files ({missing[0].path.stem}.txt), or set {key}.caption = "..."'
+    if not shows_known_things:
+        remedy += ', or trigger = ["..."], which is then their caption'
+    remedy += f"; {key}.empty_captions = true trains them on the empty text"
+    names = list_names([record.path for record in missing])
+    scanned.problems.append(Problem(f"{key}.images", f"{what} no caption: {names}", remedy=remedy))
+
+
+def has_template(record: ImageRecord, config: DataConfig) -> bool:
+    """Whether the transforms make a caption for an image that has none."""
+    transforms = (*config.transforms, *record.transforms)
+    forms = caption_forms("", [transform for transform in transforms if isinstance(transform, CaptionTransform)])
+    return any(form.strip() for form in forms)
+
+
+def caption_forms(caption: str, transforms: Sequence[CaptionTransform]) -> list[str]:
+    """What the transforms make of a caption, in several draws if they are random."""
+    draws = CAPTION_DRAWS if any(transform.random for transform in transforms) else 1
+    forms: list[str] = []
+    for seed in range(draws):
+        random = Random(seed)
+        text = caption
+        for transform in transforms:
+            text = transform(text, random)
+        forms.append(text)
+    return list(dict.fromkeys(forms))
