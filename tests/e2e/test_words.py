@@ -163,7 +163,8 @@ def test_a_bundle_beside(pictures: Callable[..., Path], tmp_path: Path, here: Pr
     }
     word = load_file(tmp_path / "run" / "embeddings" / "g1.safetensors")["emb_params"]
     torch.testing.assert_close(bundle["bundle_emb.g1.string_to_param.*"], word)
-    dotted = table | {"concepts": [{"words": ["my.word"], "init": "robot"}], "output": str(tmp_path / "no")}
+    concepts = [{"words": ["my.word"], "init": "robot"}]
+    dotted = table | {"concepts": concepts, "trigger": ["my.word"], "output": str(tmp_path / "no")}
     dotted["data"] = table["data"] | {"transforms": [{"kind": "template", "templates": ["my.word"]}]}
     config.write_text(json.dumps(dotted))
     assert "has a dot" in here("train", config).err

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lorasmith.cli import console
 from lorasmith.cli.options import Json, Overrides
+from lorasmith.data.remarks import list_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from lorasmith.core.errors import Problem
     from lorasmith.data.remarks import Remark
     from lorasmith.training.setup.check import CheckResult, StepMeasurement
+
+UNUSED_SHOWN = 10
+"""How many files that are not used are named in the summary."""
 
 Row = tuple[str, str]
 """Label and text."""
@@ -94,6 +98,7 @@ def summary_rows(result: CheckResult) -> list[Row]:
         rows.append((f"effective lr, {component}", text))
     if result.data:
         rows.append(_images_row(result))
+        rows += [_files_row(contents) for contents in result.data["files"]]
     if result.length:
         rows.append(_length_row(result))
     return rows
@@ -133,6 +138,19 @@ def _images_row(result: CheckResult) -> Row:
     if data.get("live"):
         text += f"; encoded anew in each step, because of {data['live']}"
     return "images", text
+
+
+def _files_row(contents: dict[str, Any]) -> Row:
+    """`12 files in images: 10 images, 2 not used: notes.md, 3.psd`."""
+    unused = contents["unused"]
+    parts = [
+        f"{contents[use]} {use if contents[use] != 1 else use[:-1]}"
+        for use in ("images", "captions", "masks", "tables")
+        if use in contents
+    ]
+    if unused:
+        parts.append(f"{len(unused)} not used: {list_names(unused, shown=UNUSED_SHOWN)}")
+    return "files", f"{_count(contents['files'], 'file')} in {contents['folder']}: {', '.join(parts)}"
 
 
 def _length_row(result: CheckResult) -> Row:

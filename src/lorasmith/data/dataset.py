@@ -20,6 +20,7 @@ from lorasmith.data.batch import Batch, BatchPlan, PlannedView, collate
 from lorasmith.data.buckets import Buckets
 from lorasmith.data.cache import default_folder
 from lorasmith.data.config import BucketConfig, DataConfig
+from lorasmith.data.folder_contents import FolderContents
 from lorasmith.data.latents import CacheRanks, LatentCache
 from lorasmith.data.placement import Placement, Size
 from lorasmith.data.prefetch import Prefetcher
@@ -51,6 +52,8 @@ class Dataset:
     skipped: list[Problem] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
     """What is probably not meant about the folders; remarks on single images are found by `lint`."""
+    contents: list[FolderContents] = field(default_factory=list)
+    """What became of the files of each folder."""
     text_cached: bool = False
     """Whether `prepare` has encoded all captions."""
     steps: int = 1
@@ -78,7 +81,7 @@ class Dataset:
         empty text.
         """
         data = read_and_split(config, seed, default_caption)
-        return cls(config, seed, data.trained, data.held_out, data.skipped, data.remarks)
+        return cls(config, seed, data.trained, data.held_out, data.skipped, data.remarks, data.contents)
 
     # From records to epochs of planned batches.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
+import importlib.util
 import io
 import re
 import warnings
@@ -23,11 +23,11 @@ PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": ""}
 """Modules that teach Pillow further formats, each with the function that does it; without one, the import does it."""
 
 SIGNATURES = {
-    re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "): ("JPEG XL", 'pip install "lorasmith[jxl]"'),
-    re.compile(rb".{4}ftyp(?:hei[cfsmx]|hev[cmsx]|mif1|msf1)", re.DOTALL): ("HEIF", "pip install pillow-heif"),
-    re.compile(rb".{4}ftypavi[fs]", re.DOTALL): ("AVIF", "pip install -U pillow"),
+    re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "): ("JPEG XL", "pillow_jxl", 'pip install "lorasmith[jxl]"'),
+    re.compile(rb".{4}ftyp(?:he|mi|ms)", re.DOTALL): ("HEIF", "pillow_heif", "pip install pillow-heif"),
+    re.compile(rb".{4}ftypavi[fs]", re.DOTALL): ("AVIF", "PIL._avif", "pip install -U pillow"),
 }
-"""The first bytes of formats that need a package, with the format's name and the command that installs it."""
+"""The first bytes of formats that need a package: name of the format, module, and the command that installs it."""
 
 HIGH_BIT_DEPTH_MODES = {"I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
 EXIF_ORIENTATION = 0x0112
@@ -99,9 +99,11 @@ def decode(data: bytes) -> tuple[Image.Image, Image.Image | None]:
 
 def _unidentified(data: bytes) -> str:
     """What to say of bytes that Pillow does not know."""
-    for signature, (name, install) in SIGNATURES.items():
+    for signature, (name, module, install) in SIGNATURES.items():
         if signature.match(data):
-            return f"is a {name} picture that cannot be read; if it is whole, {install} may help"
+            if importlib.util.find_spec(module) is None:
+                return f"a {name} picture, which needs a package that is not installed: {install}"
+            return f"a {name} picture that is not complete, or of a kind that cannot be read"
     return "not a picture in a format that can be read"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,14 +19,28 @@ SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".bmp")
 ASPECT_TOLERANCE = 0.01
 """By what share the aspect ratio of a mask may differ from its image's."""
 
+MASK_NAME = re.compile(r"(.+?)(?:[-_. ]mask|-masklabel|-condlabel)", re.IGNORECASE)
+"""The stem of a mask beside its image, as other trainers name them: `1-masklabel`, `1.mask`, `1_mask`."""
+MASK_MARKERS = ("-masklabel", "-mask", "_mask", ".mask")
+MASK_FOLDERS = frozenset({"mask", "masks"})
+"""Names of folders below images in which pictures with the names of the images are masks."""
+
 SampleTensors = Mapping[str, Tensor]
 """The tensors of one image in a batch, as `View.read` gives them or the latent cache holds them."""
 
 
 def find_mask(image: Path, folder: Path) -> Path | None:
-    """The file in `folder` with the same stem as the image, or None."""
-    paths = (folder / f"{image.stem}{suffix}" for suffix in SUFFIXES)
+    """The file in `folder` with the same stem as the image, or None. In the folder of the images themselves it is
+    `1-masklabel.png`, `1-mask.png`, `1_mask.png` or `1.mask.png`."""
+    markers = MASK_MARKERS if folder == image.parent else ("", *MASK_MARKERS)
+    paths = (folder / f"{image.stem}{marker}{suffix}" for marker in markers for suffix in SUFFIXES)
     return next((path for path in paths if path.is_file()), None)
+
+
+def masked_stem(stem: str) -> str | None:
+    """The stem of the image that a mask with this stem belongs to; None if the name is not that of a mask."""
+    match = MASK_NAME.fullmatch(stem)
+    return None if match is None else match[1]
 
 
 def decode_mask(data: bytes, size: tuple[int, int]) -> Image.Image:

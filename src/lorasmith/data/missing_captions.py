@@ -48,7 +48,10 @@ def fill_missing_captions(
         remedy += ', or trigger = ["..."], which is then their caption'
     remedy += f"; {key}.empty_captions = true trains them on the empty text"
     names = list_names([record.path for record in missing])
-    scanned.problems.append(Problem(f"{key}.images", f"{what} no caption: {names}", remedy=remedy))
+    # What is wrong with the folder may be the reason, such as captions under names that are not read.
+    reasons = [remark.text for remark in scanned.remarks if remark.severity == "serious"]
+    found = "; ".join([f"{what} no caption: {names}", *reasons])
+    scanned.problems.append(Problem(f"{key}.images", found, remedy=remedy))
 
 
 def has_template(record: ImageRecord, config: DataConfig) -> bool:

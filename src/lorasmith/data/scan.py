@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -13,14 +13,13 @@ from typing import Literal
 from lorasmith.core.errors import Problem
 from lorasmith.data.captions import read_captions
 from lorasmith.data.config import SubsetConfig, sides_of
+from lorasmith.data.folder_contents import FolderContents, survey
 from lorasmith.data.images import SUFFIXES, decode
+from lorasmith.data.listing import CLASS_FOLDER, images_in, natural
 from lorasmith.data.masks import decode_mask, find_mask
 from lorasmith.data.metadata import TABLE_NAMES, read_kohya_metadata, read_table
 from lorasmith.data.records import ImageRecord
 from lorasmith.data.remarks import Remark
-
-CLASS_FOLDER = re.compile(r"(\d+)_(.*)")
-"""A folder whose name says how often its images are repeated and what they show: `10_cat dog`."""
 
 BAD_IMAGE_REMEDY = "replace or remove it, or set data.skip_bad_images = true to train without it"
 
@@ -44,6 +43,8 @@ class ScanResult:
     skipped: list[Problem] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
+    contents: list[FolderContents] = field(default_factory=list)
+    """What became of the files of each folder."""
 
     def add(self, other: ScanResult) -> None:
         """Append the result of another scan."""
@@ -51,6 +52,7 @@ class ScanResult:
         self.skipped += other.skipped
         self.problems += other.problems
         self.remarks += other.remarks
+        self.contents += other.contents
 
 
 def scan(subset: SubsetConfig, key: str, skip_bad: bool) -> ScanResult:
@@ -64,13 +66,22 @@ def scan(subset: SubsetConfig, key: str, skip_bad: bool) -> ScanResult:
     bad_images = [result for result in results if isinstance(result, Problem)]
 
     problems += unused_concept_masks(subset, key, records)
-    if not skip_bad:
-        return ScanResult(records, [], problems + bad_images)
-    if images and not records:
-        first = bad_images[0]
-        what = f"none of the {len(images)} images can be read; {first.where}: {first.found}"
-        problems.append(Problem(key, what))
-    return ScanResult(records, bad_images, problems)
+    result = ScanResult(records, [], problems + bad_images)
+    if skip_bad:
+        result = ScanResult(records, bad_images, problems)
+        if images and not records:
+            first = bad_images[0]
+            what = f"none of the {len(images)} images can be read; {first.where}: {first.found}"
+            problems.append(Problem(key, what))
+
+    # Every file of a folder is used or named.
+    source = subset.images.expanduser()
+    if source.is_dir():
+        with contextlib.suppress(OSError):  # then the images could not be listed either, which is a problem already
+            contents = survey(source, [image.path for image in images], subset, key)
+            result.contents.append(contents)
+            result.remarks += contents.remarks
+    return result
 
 
 def find_images(subset: SubsetConfig, key: str) -> tuple[list[ScannedImage], list[Problem]]:
@@ -257,27 +268,3 @@ def checked_mask_digest(path: Path, size: tuple[int, int]) -> str:
     data = path.read_bytes()
     decode_mask(data, size)
     return hashlib.sha256(data).hexdigest()
-
-
-def images_in(folder: Path, recursive: bool) -> list[Path]:
-    """Image files of a folder in natural order; hidden files and folders are left out."""
-    files = folder.rglob("*") if recursive else folder.iterdir()
-    return natural(
-        file
-        for file in files
-        if file.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and file.is_file()
-    )
-
-
-def natural(paths: Iterable[Path]) -> list[Path]:
-    """Paths sorted so that 2.png comes before 10.png."""
-
-    def key(path: Path) -> tuple[list[tuple[int, str]], str]:
-        # Text and numbers in turn: the odd parts are numbers and are compared as such.
-        parts = re.split(r"([0-9]+)", str(path).lower())
-        comparable = [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)]
-        return comparable, str(path)
-
-    return sorted(paths, key=key)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lorasmith.core.errors import ConfigError, Problem
 from lorasmith.core.rng import derive
 from lorasmith.data.config import DataConfig, SubsetConfig
+from lorasmith.data.folder_contents import FolderContents
 from lorasmith.data.missing_captions import fill_missing_captions
 from lorasmith.data.records import ImageRecord, without_copies
 from lorasmith.data.remarks import Remark
@@ -16,13 +17,14 @@ from lorasmith.data.scan import ScanResult, scan
 
 @dataclass
 class SplitData:
-    """The images of a run: those to train on, and held-out ones; images that could not be read and are left out; and
-    remarks on the folders."""
+    """The images of a run: those to train on, and held-out ones; images that could not be read and are left out;
+    remarks on the folders, and what became of their files."""
 
     trained: list[ImageRecord]
     held_out: list[ImageRecord]
     skipped: list[Problem]
     remarks: list[Remark]
+    contents: list[FolderContents]
 
 
 def read_and_split(config: DataConfig, seed: int, default_caption: str | None = None) -> SplitData:
@@ -53,7 +55,7 @@ def read_and_split(config: DataConfig, seed: int, default_caption: str | None = 
     if problems:
         raise ConfigError(problems, "the data")
     scanned.add(validation_scan)
-    return SplitData(trained, held_out, scanned.skipped, scanned.remarks)
+    return SplitData(trained, held_out, scanned.skipped, scanned.remarks, scanned.contents)
 
 
 def _scan(subset: SubsetConfig, key: str, config: DataConfig, default_caption: str | None) -> ScanResult:

@@ -16,7 +16,7 @@ from lorasmith.core.progress import Progress
 from lorasmith.core.store import sha256_of, write_text
 from lorasmith.core.text_files import read_text
 from lorasmith.data.images import decode
-from lorasmith.data.scan import images_in
+from lorasmith.data.listing import images_in
 from lorasmith.evaluation.candidates import Candidate
 from lorasmith.evaluation.prompts import fill_placeholder, reference_text
 from lorasmith.evaluation.settings import EvaluateSettings

@@ -87,9 +87,13 @@ def test_a_format_without_its_package_is_named(
         raise images.UnidentifiedImageError("cannot identify image file")
 
     monkeypatch.setattr(images.Image, "open", unidentified)
+    monkeypatch.setattr(images.importlib.util, "find_spec", lambda module: None)
     with pytest.raises(ValueError, match=name) as caught:
         decode(data)
     assert install in str(caught.value)
+    monkeypatch.setattr(images.importlib.util, "find_spec", lambda module: module)
+    with pytest.raises(ValueError, match=f"{name} picture that is not complete"):
+        decode(data)
 
 
 @pytest.mark.parametrize("suffix", ["jpeg", "avif"])

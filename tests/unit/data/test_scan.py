@@ -15,7 +15,8 @@ from lorasmith.core.config import validate
 from lorasmith.core.errors import ConfigError
 from lorasmith.data.config import DataConfig, SubsetConfig
 from lorasmith.data.dataset import Dataset
-from lorasmith.data.scan import ImageRecord, ScanResult, natural, scan
+from lorasmith.data.listing import natural
+from lorasmith.data.scan import ImageRecord, ScanResult, scan
 
 Build = Callable[..., Dataset]
 

@@ -15,7 +15,7 @@ from lorasmith.compat.kohya.dataset import (
     keys_of_options,
     look_up,
 )
-from lorasmith.data.scan import CLASS_FOLDER, natural
+from lorasmith.data.listing import CLASS_FOLDER, natural
 
 
 def dataset_of_folders(options: Mapping[str, Any]) -> KohyaDataset:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorasmith.compat.kohya.dataset import KohyaDataset, KohyaSubset
-from lorasmith.data.scan import images_in
+from lorasmith.data.listing import images_in
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.progress import Progress
 from lorasmith.core.store import atomic_path
 from lorasmith.data.images import SUFFIXES, decode
+from lorasmith.data.listing import images_in
 from lorasmith.data.maskers.base import Masker
-from lorasmith.data.scan import images_in
 
 MIN_COVERAGE, MAX_COVERAGE = 0.01, 0.99
 """Shares of an image below and above which a mask is probably wrong."""

@@ -228,6 +228,7 @@ def check_data(config: TrainConfig, result: CheckResult, progress: Progress) -> 
 
     # How full the caches are is not known before they are filled.
     result.data = {key: value for key, value in dataset.summary().items() if key != "cache"}
+    result.data["files"] = [contents.summary() for contents in dataset.contents]
     images_with_errors = {problem.where for problem in result.errors}
     result.images = [r for r in find_remarks(config, dataset) if str(r.path) not in images_with_errors]
 

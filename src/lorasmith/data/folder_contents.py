@@ -1,0 +1,219 @@
+"""What became of each file of a data folder: used as image, caption, mask or table, or not used, and then why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lorasmith.data.captions import find_caption_file
+from lorasmith.data.config import SubsetConfig
+from lorasmith.data.images import SUFFIXES
+from lorasmith.data.listing import CLASS_FOLDER, folders_below, images_in, is_hidden, is_mask, natural
+from lorasmith.data.masks import MASK_FOLDERS, find_mask, masked_stem
+from lorasmith.data.metadata import TABLE_NAMES
+from lorasmith.data.remarks import Remark, Severity, count_of, list_names
+
+UNREAD_PICTURES = frozenset(
+    {
+        *(".psd", ".psb", ".xcf", ".kra", ".clip", ".svg", ".ai", ".eps", ".pdf", ".exr", ".hdr", ".pfm", ".dds"),
+        *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+        *(".mp4", ".mov", ".webm", ".avi", ".mkv"),
+    }
+)
+"""Suffixes of pictures and films that are not read."""
+CAPTION_LIKE = frozenset({".txt", ".caption", ".cap", ".tags", ".tag", ".json", ".text"})
+"""Suffixes that captions of other programs have."""
+SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db"})
+"""Files that an operating system puts into folders of pictures; they are not counted."""
+
+
+@dataclass
+class FolderContents:
+    """The files of one source of images by their use, and remarks on those that are not used."""
+
+    folder: Path
+    used: dict[str, int] = field(default_factory=dict)
+    """`images`, `captions`, `masks` and `tables` to the number of files."""
+    unused: list[Path] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
+
+    def summary(self) -> dict[str, Any]:
+        """As JSON data."""
+        unused = [path.relative_to(self.folder).as_posix() for path in self.unused]
+        files = sum(self.used.values()) + len(unused)
+        return {"folder": str(self.folder), "files": files, **self.used, "unused": unused}
+
+    def remark(self, kind: str, text: str, severity: Severity = "warning") -> None:
+        """Add a remark on the folder."""
+        self.remarks.append(Remark(self.folder, kind, text, severity))
+
+
+def survey(folder: Path, images: Sequence[Path], subset: SubsetConfig, key: str) -> FolderContents:
+    """What became of the files of a folder of which `images` are read. `key`: the subset's key in the config.
+
+    Raises OSError if the folder cannot be read.
+    """
+    contents = FolderContents(folder)
+    in_class_folders = any(image.parent != folder for image in images) and not subset.recursive
+    searched = searched_folders(folder, images, subset, in_class_folders)
+    files = natural(file for searched_folder in searched for file in searched_folder.iterdir() if is_listed(file))
+
+    # Each file that is used counts once, as the first of its uses.
+    uses: dict[str, set[Path]] = {
+        "images": set(images),
+        "captions": {path for image in images if (path := find_caption_file(image, subset)) is not None},
+        "masks": masks_of(images, subset),
+        "tables": {file for file in files if file.name in TABLE_NAMES or file == subset.metadata},
+    }
+    for file in files:
+        use = next((name for name, paths in uses.items() if file in paths), None)
+        if use is None:
+            contents.unused.append(file)
+        else:
+            contents.used[use] = contents.used.get(use, 0) + 1
+
+    by_table = bool(uses["tables"]) or subset.metadata is not None
+    remark_on_pictures(contents, subset, in_class_folders, by_table)
+    remark_on_masks(contents, images, key)
+    if not by_table and subset.part is None:
+        remark_on_captions(contents, images, uses["captions"], subset, key)
+    if not subset.recursive:
+        remark_on_folders(contents, searched, images, subset, key)
+    return contents
+
+
+def searched_folders(folder: Path, images: Sequence[Path], subset: SubsetConfig, in_class_folders: bool) -> list[Path]:
+    """The folders in which images were looked for, without those of masks."""
+    if subset.recursive:
+        masks = [path.expanduser() for path in mask_folders(subset) if path.expanduser() != folder]
+        below = folders_below(folder)
+        return [path for path in below if not any(path.is_relative_to(mask_folder) for mask_folder in masks)]
+    searched = dict.fromkeys([folder, *(image.parent for image in images)])
+    if in_class_folders or subset.class_folders is True:
+        searched |= dict.fromkeys(class_folders_of(folder))
+    return [path for path in searched if path.is_dir()]
+
+
+def class_folders_of(folder: Path) -> list[Path]:
+    """The class folders of a folder, without those that are switched off by 0 repeats."""
+    matches = [(path, CLASS_FOLDER.fullmatch(path.name)) for path in natural(folder.iterdir()) if path.is_dir()]
+    return [path for path, match in matches if match is not None and int(match[1]) > 0]
+
+
+def mask_folders(subset: SubsetConfig) -> list[Path]:
+    """The folders of masks that the config names."""
+    return [path for path in (subset.masks, *subset.concept_masks.values()) if isinstance(path, Path)]
+
+
+def masks_of(images: Iterable[Path], subset: SubsetConfig) -> set[Path]:
+    """The masks of the images."""
+    folders = [path.expanduser() for path in mask_folders(subset)]
+    return {mask for image in images for folder in folders if (mask := find_mask(image, folder)) is not None}
+
+
+def is_listed(file: Path) -> bool:
+    """Whether a file counts: hidden ones and those of the operating system do not; a broken link does."""
+    if is_hidden(file) or file.name.lower() in SYSTEM_FILES:
+        return False
+    return file.is_file() or (file.is_symlink() and not file.exists())
+
+
+def remark_on_pictures(contents: FolderContents, subset: SubsetConfig, in_class_folders: bool, by_table: bool) -> None:
+    """Pictures that are not read: broken links, formats, and those that the config leaves out."""
+    broken = [file for file in contents.unused if file.is_symlink() and not file.exists()]
+    if broken:
+        what = f"{count_of(len(broken), 'link leads', 'links lead')} to files that do not exist: {list_names(broken)}"
+        contents.remark("broken_link", what, "serious")
+
+    unread = [file for file in contents.unused if file.suffix.lower() in UNREAD_PICTURES]
+    if unread:
+        what = f"{count_of(len(unread), 'file')} of a kind that is not read: {list_names(unread)}; save as PNG or JPEG"
+        contents.remark("format", what)
+
+    left_out = [
+        file
+        for file in contents.unused
+        if file.suffix.lower() in SUFFIXES and file not in broken and masked_stem(file.stem) is None
+    ]
+    if left_out and subset.part is None and (by_table or in_class_folders):
+        where = "not in the table of captions" if by_table else "beside the class folders"
+        contents.remark("left_out", f"{count_of(len(left_out), 'image')} {where}, not read: {list_names(left_out)}")
+
+
+def remark_on_masks(contents: FolderContents, images: Sequence[Path], key: str) -> None:
+    """Masks beside images, which no key names."""
+    stems = {(image.parent, image.stem) for image in images}
+    masks = [file for file in contents.unused if file.suffix.lower() in SUFFIXES and is_mask(file, stems)]
+    if masks:
+        what = (
+            f"{count_of(len(masks), 'file looks', 'files look')} like masks of images, and are neither trained on nor "
+            f'used as masks: {list_names(masks)}. Set {key}.masks = "{masks[0].parent}", or rename them if they are '
+            "images"
+        )
+        contents.remark("mask", what, "serious")
+
+
+def remark_on_captions(
+    contents: FolderContents, images: Sequence[Path], captions: set[Path], subset: SubsetConfig, key: str
+) -> None:
+    """Captions under names that are not read, and captions of no image."""
+    by_stem = {(image.parent, image.stem): image for image in images}
+    by_name = {(image.parent, image.name): image for image in images}
+    captioned = {(caption.parent, caption.stem) for caption in captions}
+    misnamed: list[Path] = []
+    without_image: list[Path] = []
+    for file in contents.unused:
+        if file.suffix.lower() not in CAPTION_LIKE | set(subset.caption_extension):
+            continue
+        image = by_name.get((file.parent, file.stem)) or by_stem.get((file.parent, file.stem))
+        if image is None and file.suffix.lower() in subset.caption_extension:
+            without_image.append(file)
+        elif image is not None and (image.parent, image.stem) not in captioned and subset.captions is None:
+            misnamed.append(file)
+    if misnamed:
+        extension = subset.caption_extension[0]
+        what = (
+            f"{count_of(len(misnamed), 'file looks like a caption', 'files look like captions')} of images without "
+            f"one, and {'is' if len(misnamed) == 1 else 'are'} not read: {list_names(misnamed)}. A caption of "
+            f"1.png is 1{extension}; other endings: {key}.caption_extension"
+        )
+        contents.remark("caption_name", what, "serious")
+    if without_image:
+        what = f"{count_of(len(without_image), 'caption')} without an image: {list_names(without_image)}"
+        contents.remark("caption_name", what)
+
+
+def remark_on_folders(
+    contents: FolderContents, searched: Sequence[Path], images: Sequence[Path], subset: SubsetConfig, key: str
+) -> None:
+    """Sub-folders with images that are not read."""
+    folder = contents.folder
+    named = [path.expanduser() for path in [*mask_folders(subset), subset.captions] if path is not None]
+    stems = {image.stem for image in images}
+    hidden_classes: list[Path] = []
+    others: list[Path] = []
+    for path in natural(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path)):
+        if path in searched or path in named:
+            continue
+        pictures = images_in(path, recursive=False)
+        match = CLASS_FOLDER.fullmatch(path.name)
+        if path.name.lower() in MASK_FOLDERS and any(picture.stem in stems for picture in pictures):
+            what = f'the masks in {path.name} are not used; set {key}.masks = "{path}"'
+            contents.remark("mask", what)
+        elif pictures and match is None:
+            others.append(path)
+        elif pictures and match is not None and int(match[1]) > 0:
+            hidden_classes.append(path)
+
+    if hidden_classes and subset.class_folders == "auto" and images:
+        names = list_names([f"{path.name} ({len(images_in(path, recursive=False))})" for path in hidden_classes])
+        what = (
+            f"images beside class folders hide them: {names} not read because of {list_names(list(images))}. Set "
+            f"{key}.class_folders = true to read the class folders, or false to leave them out"
+        )
+        contents.remark("class_folders", what, "serious")
+    if others:
+        what = f"images in sub-folders are not read: {list_names(others)}; {key}.recursive = true reads them"
+        contents.remark("sub_folder", what)
