@@ -173,6 +173,7 @@ class Dataset:
 
     def view(self, record: ImageRecord, planned: PlannedView, held_out: bool = False) -> View:
         """The image of a view: its placement, and a variant of each image transform."""
+        # Named by content: adding an image to the data set does not change the variants of the others.
         random = python_random(self.seed, "variant", planned.epoch, record.digest, planned.occurrence)
         transforms = self.image_transforms(record, held_out)
         variant = tuple(random.randrange(transform.variants or SEEDS) for transform in transforms)

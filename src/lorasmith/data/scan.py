@@ -99,6 +99,7 @@ def find_images(subset: SubsetConfig, key: str) -> tuple[list[ScannedImage], lis
         what = f'"{error.filename or source}" cannot be read ({error.strerror})'
         problems.append(Problem(f"{key}.images", what, remedy="change its permissions"))
 
+    # Only after all captions are known, since they come from several kinds of sources.
     if subset.caption_lines == "first":
         images = [replace(image, captions=image.captions[:1]) for image in images]
     if subset.part is not None:
@@ -174,6 +175,7 @@ def _images_of_class_folders(
         repeats, class_name = int(match[1]), match[2].replace("_", " ").strip()
         if repeats == 0:
             continue
+        # The class name is the fallback caption, unless the config gives one.
         class_subset = subset.model_copy(update={"caption": subset.caption or class_name or None})
         for path in images_in(folder, subset.recursive):
             captions = read_captions(path, class_subset, problems)

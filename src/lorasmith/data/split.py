@@ -98,6 +98,7 @@ def choose_held_out(records: Sequence[ImageRecord], seed: int, share: float) -> 
     if not candidates:
         return []
     ranked = sorted(candidates, key=lambda record: derive(seed, "validation", record.digest))
+    # At least one: who asks for a share wants to see a validation loss.
     count = max(1, round(share * len(candidates)))
     digests = {record.digest for record in ranked[:count]}
     return [record for record in candidates if record.digest in digests]

@@ -100,6 +100,7 @@ def _read_list_entry(entry: dict[str, Any], where: str, folder: Path, problems: 
             value = 1.0
         strengths[key] = float(value)
 
+    # A list may lie beside its LoRAs and name them relative to itself.
     file = Path(entry["lora_path"]).expanduser()
     if not file.is_file() and (folder / file).is_file():
         file = folder / file
@@ -160,6 +161,7 @@ def read_concept(family: Family, model: ModelLayers, use: ConceptUse) -> LoadedC
     changes: dict[str, Factors] = {}
     for layer in lora.layers:
         strength = use.text if is_text_encoder(component_of(layer)) else use.unet
+        # A layer without a change is left out of the regression.
         if strength == 0:
             continue
         weight: Any = module_at(modules[layer]).weight
@@ -180,6 +182,7 @@ def change_factors(lora: DecodedLora, layer: str, base: Tensor) -> Factors:
     lora_layer = to_plain_lora(lora.layers[layer], shape)
     if lora_layer is not None:
         return lora_factors(lora_layer)
+    # Such as DoRA, whose change depends on the base weight.
     base = base.float().cpu()
     change = restore_adapter(lora, layer, base).delta(base).detach().flatten(1)
     svd = MatrixSvd(change)

@@ -74,6 +74,7 @@ def fuse_files(
     settings = settings or FuseSettings()
     if settings.method not in METHODS:
         raise LorasmithError(f'method "{settings.method}" does not exist; choose one of {", ".join(METHODS)}')
+    # Everything that the user can get wrong is checked before the model is loaded.
     output.check()
     for use in uses:
         if not use.path.is_file():
@@ -135,6 +136,7 @@ def write_all(
     """Write a LoRA as training does. With new tokens, also write an exact file of LoRA and tokens, and an embedding
     file for each token; returns the paths of these."""
     encoded = encode_as(lora, lora.layers, "kohya")
+    # Later entries win: what this file is, over what its sources were.
     metadata = updated_metadata(lora.metadata, note)
     metadata |= network_metadata(encoded.tensors, lora.metadata)
     metadata |= encoded.metadata

@@ -80,6 +80,7 @@ class GramMatrices:
                 layer = module_at(modules[name])
                 spec = spec_of(name, layer)
                 assert spec is not None
+                # Before the forward pass, so that inputs are seen as the layer gets them.
                 handle = layer.register_forward_pre_hook(self._hook(name, spec, token_mask))
                 stack.callback(handle.remove)
             yield

@@ -46,6 +46,7 @@ class TextEncodings:
 
     def encode_both(self, texts: Sequence[str]) -> tuple[Conditioning, Conditioning]:
         """The same texts encoded with the layer-wise tokens and with the means."""
+        # The words are the same, so one vocabulary takes the place of the other.
         self.family.learn(self.layerwise)
         exact = self.family.encode_text(texts, clip_skip=self.clip_skip)
         self.family.learn(self.mean)

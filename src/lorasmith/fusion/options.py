@@ -75,6 +75,7 @@ def refit(
 ) -> RefitReport:
     """See `lorasmith.refit`."""
     default = RefitSettings()
+    # The prompts of a user are added to the built-in ones: a few alone would be too few for a regression.
     values = without_none(settings)
     values["prompts"] = (*default.prompts, *values.get("prompts", ()))
     values["preserve"] = (*default.preserve, *values.get("preserve", ()))

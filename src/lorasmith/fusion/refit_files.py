@@ -75,6 +75,7 @@ def refit_file(
     settings = replace(settings, names=names, clip_skip=clip_skip_of(file, settings))
     result = refit(family, lora, tokens, settings, progress)
 
+    # Other layers stay as they are in the file.
     layers = dict(lora.layers)
     for name, (up, down) in result.layers.items():
         layers[name] = lora_tensors(up, down, model.layers[name].shape)
@@ -112,6 +113,7 @@ def concept_names(file: LoraFile, tokens: TokenEmbeddings, settings: RefitSettin
 
     phrases = file.metadata.get("modelspec.trigger_phrase", "").split(",")
     trigger_names = tuple(phrase.strip() for phrase in phrases if has_token(phrase))
+    # Trigger phrases are what the captions of the training had.
     names = settings.names or trigger_names or (" ".join(tokens),)
     for name in names:
         if not has_token(name):

@@ -69,6 +69,7 @@ def make_masks(
                     report.kept[path] = coverage
                 else:
                     mask = masker(*decode(path.read_bytes()))
+                    # Written whole or not at all: an existing file counts as a finished mask.
                     with atomic_path(mask_file) as temporary:
                         mask.save(temporary, "png")
                     coverage = mask_coverage(mask)
@@ -95,6 +96,7 @@ def list_images(folder: Path) -> list[Path]:
     files = images_in(folder, recursive=False)
     if not files:
         suffixes = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+        # A common mistake is to name the folder above the images.
         sub_folders = [
             path.name for path in sorted(folder.iterdir()) if path.is_dir() and images_in(path, recursive=False)
         ]

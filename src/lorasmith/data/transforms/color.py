@@ -39,6 +39,7 @@ class Color(ImageTransform):
         if random.random() >= self.rate:
             return sample
         values = sample.pixels.astype(np.float32) / np.float32(255)
+        # Never both at once, as in sd-scripts.
         if random.random() < 0.5:
             values = rotate_hue(values, random.uniform(-self.hue, self.hue))
         else:

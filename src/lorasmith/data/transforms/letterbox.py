@@ -78,6 +78,7 @@ class Letterbox(ImageTransform):
 
     def _visible_part(self, covering: Size, bucket: Size, random: Random) -> tuple[int, int, int, int]:
         """Left, top, width and height of what stays of an image that covers the bucket."""
+        # Drawn even where it cannot matter, so that the draws after it stay the same.
         if random.random() >= self.crop:
             return (0, 0, *covering)
         room_x, room_y = covering[0] - bucket[0], covering[1] - bucket[1]

@@ -29,7 +29,9 @@ class RandomCrop(ImageTransform):
         return True
 
     def cut(self, path: Path, size: Size, place: Placement, variant: int) -> Crop:
-        return Crop(place.resized, place.box(variant / (self.places - 1)))
+        # From one end of the image to the other: the first and the last variant touch its edges.
+        position = variant / (self.places - 1)
+        return Crop(place.resized, place.box(position))
 
     def apply(self, sample: Sample, variant: int) -> Sample:
         return sample

@@ -38,6 +38,7 @@ class Tags(CaptionTransform):
         if self.dropout:
             free = [tag for tag in free if random.random() >= self.dropout]
         caption = join_tags([*first, *free, *(last or [])], self.separator)
+        # Only now: tags of a group were one tag until here.
         if self.group_separator:
             caption = caption.replace(self.group_separator, self.separator)
         return caption

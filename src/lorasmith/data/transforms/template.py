@@ -23,6 +23,7 @@ class Template(CaptionTransform):
     def _known_placeholders(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
         if not templates:
             raise ValueError("give at least one template")
+        # An unknown placeholder would be trained as it stands.
         for template in templates:
             unknown = [name for name in re.findall(r"\{[^{}]*\}", template) if name != "{caption}"]
             if unknown:

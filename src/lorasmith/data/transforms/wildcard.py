@@ -36,6 +36,7 @@ class Wildcard(CaptionTransform):
         # Plain text at even places, the alternatives of a choice at odd ones.
         pieces = CHOICE.split(escape_braces(caption))
         alternatives = [piece.split("|") if i % 2 else [piece] for i, piece in enumerate(pieces)]
+        # Counted before they are listed: a few choices in one caption have thousands of outcomes.
         if math.prod(len(options) for options in alternatives) > MAX_OUTCOMES:
             return None
         return {unescape_braces("".join(options)) for options in product(*alternatives)}
