@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lorasmith.cli.file_report import print_report
-from lorasmith.cli.options import BaseOfLora, Dtype, Json, LoraFile, NewFile, Overwrite
+from lorasmith.cli.options import BaseOfLora, Dtype, Json, LoraFile, NewFile, Overwrite, Plugins
 
 
 def convert_command(
@@ -32,6 +32,7 @@ def convert_command(
     ] = None,
     dtype: Dtype = None,
     overwrite: Overwrite = False,
+    plugin: Plugins = None,
     json: Json = False,
 ) -> None:
     """Write a LoRA in another format.

@@ -79,9 +79,22 @@ def draw_before_after(base: str, lora: Path, prompts: list[str], progress: Progr
     return grid(rows, row_labels=["before", "after"], column_labels=prompts)
 
 
+def command_name() -> str:
+    """How the program is started in this shell: by its name if that is found, else by the path beside Python."""
+    if shutil.which("lorasmith"):
+        return "lorasmith"
+    beside_python = Path(sys.executable).with_name("lorasmith")
+    if not beside_python.is_file():
+        return f"{sys.executable} -m lorasmith"
+    # `make demo` is run in the folder that holds .venv
+    here = Path.cwd()
+    return str(beside_python.relative_to(here) if beside_python.is_relative_to(here) else beside_python)
+
+
 def next_steps(lora: Path, picture: Path, seconds: float) -> str:
     """The closing message: where the files are, and commands to copy."""
-    program = "lorasmith" if shutil.which("lorasmith") else f"{sys.executable} -m lorasmith"
+    program = command_name()
+    hint = "" if program == "lorasmith" else "\nThe short name works after: source .venv/bin/activate"
     return f"""
 Done in {console.format_duration(seconds)}.
 
@@ -90,6 +103,6 @@ Generate pictures with the LoRA:
 Show what is in the LoRA file, and how the training went:
     {program} inspect {lora}
     {lora.parent / "report.html"}
-Train your own LoRA: see the four lines of TOML in README.md, or docs/tutorial.md.
+Train your own LoRA: see the four lines of TOML in README.md, or docs/tutorial.md.{hint}
 
 Before and after: {picture.resolve()}"""

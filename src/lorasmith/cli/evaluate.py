@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorasmith.cli import console
-from lorasmith.cli.options import Json
+from lorasmith.cli.options import Json, Plugins
 from lorasmith.cli.sample import parse_size, parse_strengths
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def evaluate_command(
     steps: Steps = None,
     size: Size = None,
     option: OtherSettings = None,
+    plugin: Plugins = None,
     json: Json = False,
 ) -> None:
     """Measure how well LoRAs show their concept and follow prompts, and compare them.

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from lorasmith.cli import console
-from lorasmith.cli.options import Json
+from lorasmith.cli.options import Json, Plugins
 
 MAX_CHARACTERS = 300
 """Longer values are cut."""
@@ -35,6 +35,7 @@ def inspect_command(
         Path | None,
         typer.Option("--plot", metavar="PICTURE", help="Also write a bar chart of the change of each block."),
     ] = None,
+    plugin: Plugins = None,
     json: Json = False,
 ) -> None:
     """Show what a LoRA file holds: kind, rank, layers, trigger words, and the settings that it was trained with."""

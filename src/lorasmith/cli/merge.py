@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lorasmith.cli.file_report import print_report
-from lorasmith.cli.options import Json, Overwrite, WeightedLoras
+from lorasmith.cli.options import Json, Overwrite, Plugins, WeightedLoras
 
 
 def merge_command(
@@ -20,6 +20,7 @@ def merge_command(
         Path, typer.Option("--output", "-o", help="The new folder or file, in the layout of the base model.")
     ],
     overwrite: Overwrite = False,
+    plugin: Plugins = None,
     json: Json = False,
 ) -> None:
     """Write a base model with LoRAs merged into its weights.

@@ -7,12 +7,31 @@ from typing import Annotated
 
 import typer
 
+from lorasmith.core.registry import load_plugins
+
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Settings that replace those of the config: adapter.rank=8 steps=500"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 LoraFile = Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA of any trainer, `.safetensors`.")]
+
+
+def _import_plugins(modules: list[str] | None) -> list[str]:
+    """Import what `--plugin` names, when the option is read, so that a command need not do anything with the value."""
+    load_plugins(modules or ())
+    return modules or []
+
+
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="MODULE",
+        help="A Python module that adds kinds, such as that of a LoRA's adapter; repeatable.",
+        callback=_import_plugins,
+    ),
+]
 WeightedLoras = Annotated[
     list[str],
     typer.Argument(metavar="FILE[:STRENGTH]", help="LoRAs, each with its strength if it is not 1: a.safetensors:0.8"),

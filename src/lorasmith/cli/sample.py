@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorasmith.cli import console
-from lorasmith.cli.options import Json
+from lorasmith.cli.options import Json, Plugins
 from lorasmith.core.errors import LorasmithError
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def sample_command(
     regions: RegionsFile = None,
     control: Controls = None,
     option: OtherSettings = None,
+    plugin: Plugins = None,
     json: Json = False,
 ) -> None:
     """Generate pictures with a base model and LoRA files.

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import traceback
 from collections.abc import Iterable
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Self, TypeVar, cast, get_args
@@ -209,4 +210,11 @@ def load_plugins(modules: Iterable[str] = ()) -> None:
             raise LorasmithError(
                 f'plugins: the module "{module}" cannot be imported ({error}); '
                 "install it or put its folder on PYTHONPATH"
+            ) from error
+        except Exception as error:
+            # the plug-in's own mistake: its author needs the line, not the way through Lorasmith to it
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            raise LorasmithError(
+                f'plugins: the module "{module}" fails when it is imported: {type(error).__name__}: {error} '
+                f"({frame.filename}, line {frame.lineno})"
             ) from error

@@ -20,7 +20,7 @@ from lorasmith.core.file_strength import split_strength
 from lorasmith.core.package import VERSION
 from lorasmith.core.registry import registered
 from lorasmith.files.model import ModelLayers
-from lorasmith.formats import bundle, diff, kohya, peft, write  # noqa: F401
+from lorasmith.formats import bundle, diff, kohya, peft, plugins, write  # noqa: F401
 from lorasmith.formats.base import Encoded, Format
 from lorasmith.formats.embeddings import BUNDLE_PREFIX
 from lorasmith.formats.lora_file import LoraFile
@@ -150,7 +150,7 @@ def read(path: Path, model: ModelLayers | None = None) -> DecodedLora:
             f"for example {first}; name the base that it was made for with --base"
         )
     for layer, tensors in layers.items():
-        _check_shapes(path, model, layer, tensors)
+        _check_shapes(file, model, layer, tensors)
 
     # the file's dtype is the commonest one; alphas (scalars) and integers do not count
     dtypes = Counter(tensor.dtype for tensor in file.tensors.values() if tensor.dim() and tensor.is_floating_point())
@@ -177,24 +177,27 @@ def _model_for(file: LoraFile, model: ModelLayers | None) -> ModelLayers:
     return model
 
 
-def _check_shapes(path: Path, model: ModelLayers, layer: str, tensors: LayerTensors) -> None:
+def _check_shapes(file: LoraFile, model: ModelLayers, layer: str, tensors: LayerTensors) -> None:
     """Raise LorasmithError if a layer's tensors are of no known kind, or are LoRA factors that do not fit it."""
     if kind_of(tensors) is None:
-        raise LorasmithError(f"{path}: {layer} has tensors of no known adapter kind: {', '.join(sorted(tensors))}")
+        raise LorasmithError(
+            f"{file.path}: {layer} has tensors of no known adapter kind: {', '.join(sorted(tensors))}"
+            + plugins.advice(file.metadata)
+        )
     # other kinds are checked when their adapters are restored
     if not tensors.keys() & {"lora_up.weight", "lora_down.weight"}:
         return
     if not {"lora_up.weight", "lora_down.weight"} <= tensors.keys():
-        raise LorasmithError(f"{path}: {layer} has only one of lora_up and lora_down; the file is damaged")
+        raise LorasmithError(f"{file.path}: {layer} has only one of lora_up and lora_down; the file is damaged")
     shape = model.layers[layer].shape
     if len(shape) < 2:
-        raise shape_error(path, model, layer, tensors)
+        raise shape_error(file.path, model, layer, tensors)
     up, down = tensors["lora_up.weight"], tensors["lora_down.weight"]
     rank = down.shape[0]
     # with a Tucker core, the kernel is in the core, and `lora_down` is 1x1
     inputs = shape[1] if "lora_mid.weight" in tensors else torch.Size(shape[1:]).numel()
     if up.numel() != shape[0] * rank or down[0].numel() != inputs:
-        raise shape_error(path, model, layer, tensors)
+        raise shape_error(file.path, model, layer, tensors)
 
 
 def restore_adapter(lora: DecodedLora, layer: str, base: Tensor) -> Adapter:

@@ -11,6 +11,7 @@ from typing import Any
 from lorasmith.core.errors import LorasmithError
 from lorasmith.formats.consumers import reader_support
 from lorasmith.formats.lora_file import LoraFile
+from lorasmith.formats.plugins import plugins_of
 from lorasmith.formats.read import load
 from lorasmith.formats.survey import Survey, block_of, change_norm, rank_of
 
@@ -66,6 +67,7 @@ def inspect(path: Path) -> dict[str, Any]:
         "tags": common_tags(file.metadata),
         "words": sorted({*file.bundled_embeddings, *file.token_embeddings}),
         "strangers": survey.unknown_keys,
+        "plugins": plugins_of(file.metadata),
         "readers": reader_support(survey),
         "norms": block_norms(survey),
         "training": training_settings(file),

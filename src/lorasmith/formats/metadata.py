@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
+
+from lorasmith.formats import plugins
 
 SGM_REPOSITORY = "https://github.com/Stability-AI/generative-models"
 BASE_MODEL_VERSIONS = {
@@ -65,6 +67,8 @@ class Facts:
     """Further fields of the model spec, by their names without the prefix."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Further `ss_*` values, by their names without the prefix."""
+    plugins: Sequence[str] = ()
+    """Modules that add the kinds of the run."""
     minimal: bool = False
     """Write only what programs need to know about the network, and the model spec; nothing about data and training."""
 
@@ -78,6 +82,7 @@ def describe(facts: Facts) -> dict[str, str]:
     metadata |= {f"modelspec.{name}": value for name, value in _model_spec(facts).items()}
     if facts.config and not facts.minimal:
         metadata["lorasmith.config"] = facts.config
+    metadata |= plugins.encode(facts.plugins)
     return metadata
 
 

@@ -20,7 +20,7 @@ from lorasmith.core.file_strength import split_strength
 from lorasmith.core.progress import Progress
 from lorasmith.core.store import sha256_of
 from lorasmith.families.base import Family
-from lorasmith.formats import embeddings, kohya, mixofshow, token_embeddings
+from lorasmith.formats import embeddings, kohya, mixofshow, plugins, token_embeddings
 from lorasmith.formats.lora_file import LoraFile
 from lorasmith.formats.read import load, load_token_embeddings
 from lorasmith.formats.survey import Survey
@@ -204,7 +204,10 @@ def restore_adapter(name: str, layer: nn.Module, tensors: Mapping[str, Tensor], 
     missing or have other shapes than the layer needs."""
     kind, spec = kind_of(tensors), spec_of(name, layer)
     if kind is None or spec is None:
-        raise LorasmithError(f"{file.path}: {name} has tensors of no known adapter kind: {', '.join(sorted(tensors))}")
+        raise LorasmithError(
+            f"{file.path}: {name} has tensors of no known adapter kind: {', '.join(sorted(tensors))}"
+            + plugins.advice(file.metadata)
+        )
     if not kind.fits(spec, tensors):
         shapes = ", ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in tensors.items() if tensor.dim())
         raise LorasmithError(

@@ -125,6 +125,7 @@ def facts_of(run: Run) -> Facts:
         comment=config.comment,
         spec={str(name): value for name, value in config.metadata.items()},
         settings=kohya_settings(run) | kohya_vae_settings(config.vae),
+        plugins=config.plugins,
         minimal=config.export.metadata == "minimal",
     )
 

@@ -1,0 +1,135 @@
+"""The examples of plug-ins: each is a file out of the package, and its TOML trains with it.
+
+They run in a process of their own, so that their kinds are not registered in that of the other tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from answers import ROOT, Program
+
+EXAMPLES = ROOT / "examples"
+NAMES = sorted(path.stem for path in EXAMPLES.glob("*.toml"))
+
+SCRIPT = """
+import json, sys
+import lorasmith
+from lorasmith.training.config import load_config
+
+out, examples, names = sys.argv[1], sys.argv[2], sys.argv[3:]
+small = ["views_per_image=0.2", "data.resolution=64", "log.tensorboard=false", "device=cpu"]
+results = {}
+for name in names:
+    result = lorasmith.train(f"{examples}/{name}.toml", overrides=small, output=f"{out}/{name}")
+    dump = load_config(result.folder / "config.toml").model_dump(mode="json")
+    results[name] = {"file": str(result.file), "loss": result.loss, "config": dump}
+print(json.dumps(results))
+"""
+
+
+@pytest.fixture(scope="module")
+def environment() -> dict[str, str]:
+    path = [str(EXAMPLES), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+
+
+@pytest.fixture(scope="module")
+def trained(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What each TOML has trained, by its name."""
+    out = tmp_path_factory.mktemp("examples")
+    command = [sys.executable, "-c", SCRIPT, str(out), str(EXAMPLES), *NAMES]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def kinds_in(value: Any) -> set[str]:
+    """Every `kind` in a config."""
+    if isinstance(value, dict):
+        return {str(value["kind"])} if "kind" in value and len(value) == 1 else kinds_of_table(value)
+    return set().union(*(kinds_in(item) for item in value)) if isinstance(value, list) else set()
+
+
+def kinds_of_table(table: dict[str, Any]) -> set[str]:
+    own = {str(table["kind"])} if "kind" in table else set()
+    return own.union(*(kinds_in(value) for value in table.values()))
+
+
+def test_every_file_has_a_config_and_a_line_in_the_list() -> None:
+    files = sorted(path.stem for path in EXAMPLES.glob("*.py"))
+    assert files == NAMES
+    readme = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    for name in files:
+        assert f"[{name}.py]({name}.py)" in readme
+        assert f"lorasmith train examples/{name}.toml" in (EXAMPLES / f"{name}.toml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "colours"])
+def test_a_config_trains_with_its_kind(trained: dict[str, Any], name: str) -> None:
+    assert name in kinds_of_table(trained[name]["config"])
+    assert trained[name]["loss"] > 0
+    assert Path(trained[name]["file"]).is_file()
+
+
+def test_the_hook_writes_its_table(trained: dict[str, Any]) -> None:
+    lines = (Path(trained["change_log"]["file"]).parent / "changes.csv").read_text().splitlines()
+    assert lines[0] == "step,component,norm"
+    step, component, norm = lines[-1].split(",")
+    assert (int(step) > 0, component) == (True, "unet")
+    assert float(norm) > 0
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_adapters_file_is_drawn_where_its_plugin_is_asked_for(
+    trained: dict[str, Any], environment: dict[str, str], program: Program, tmp_path: Path, asked: bool
+) -> None:
+    """The file names its plug-in; the module is imported only if the user says so."""
+    file = trained["row_column"]["file"]
+    command = ["sample", "--base", "tiny-sd", "--lora", file, "--prompt", "a photo of garp", "--steps", "1"]
+    plugin = ["--plugin", "row_column"] if asked else []
+    answer = program(*command, "--size", "64", "-o", tmp_path / "out", *plugin, env=environment)
+    if asked:
+        assert answer.code == 0, answer.err
+    else:
+        assert answer.code == 1
+        assert "--plugin row_column" in answer.err
+    shown = program("inspect", file, "--json", *plugin, env=environment).json
+    assert shown["plugins"] == ["row_column"]
+    assert shown["kind"] == ("row_column" if asked else "unknown")
+
+
+def test_the_scorer_measures_pictures(
+    trained: dict[str, Any], environment: dict[str, str], program: Program, tmp_path: Path
+) -> None:
+    images = ROOT / "src/lorasmith/assets/garp"
+    answer = program(
+        "evaluate", "--images", images, "--drawn", images, "--plugin", "colours", "--scorer", "colours", "--json",
+        "--trigger", "garp", "--class", "dog", "-o", tmp_path / "out", env=environment,
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    (row,) = answer.json["rows"]
+    assert 0.5 < row["image_alignment"] < 1
+    assert row["nearest"][0]["cosine"] == pytest.approx(1, abs=1e-4), "each picture is in the folder itself"
+    assert row["text_alignment"] is None
+
+
+def test_a_module_that_is_not_there_is_a_message(program: Program) -> None:
+    answer = program("inspect", "x.safetensors", "--plugin", "no_such_module")
+    assert answer.code == 1
+    assert 'the module "no_such_module" cannot be imported' in answer.err
+
+
+def test_a_plugin_that_fails_names_its_line(program: Program, tmp_path: Path, environment: dict[str, str]) -> None:
+    (tmp_path / "faulty.py").write_text("x = 1\ny = x / 0\n")
+    env = {**environment, "PYTHONPATH": os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])}
+    answer = program("inspect", "x.safetensors", "--plugin", "faulty", env=env)
+    assert answer.code == 1
+    assert "ZeroDivisionError" in answer.err
+    assert "faulty.py, line 2" in answer.err
