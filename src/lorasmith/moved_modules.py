@@ -108,6 +108,8 @@ RENAMED = {
     "evaluation": {"Eyes": "FeatureExtractor", "Seen": "Features"},
     "evaluation.base": {"Eyes": "FeatureExtractor", "Seen": "Features"},
     "data.transforms.base": {"Cut": "Crop", "Moment": "TrainingProgress", "joined": "join_tags"},
+    "training.step.objectives.terms": {"ObjectivePart": "LossTerm"},
+    "training.step.objectives.terms.base": {"ObjectivePart": "LossTerm"},
     "families.base": {"Cond": "Conditioning", "Moments": "LatentDistribution"},
     "data.transforms": {"Cut": "Crop", "Moment": "TrainingProgress"},
 }

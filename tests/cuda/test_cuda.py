@@ -100,7 +100,7 @@ def test_channels_last_group_norm(shape: tuple[int, ...], silu: bool, dtype: tor
     start = (torch.randn(shape, device="cuda") * 2 + 1).to(dtype)
     grad = torch.randn(shape, device="cuda").to(dtype)
     ours, theirs = start.clone().requires_grad_(), start.double().requires_grad_()
-    assert channels_last.suits(norm, ours)
+    assert channels_last.applies(norm, ours)
     out = channels_last.group_norm(norm, ours, silu)
     expected = channels_last.plain(norm.double(), theirs, silu)
     out.backward(grad)

@@ -1,4 +1,4 @@
-"""Hashes of the parts of a base model, kept per file state so that each is computed once."""
+"""Hashes of the parts of a base model. Each is computed once for a state of the files and stored in a cache."""
 
 from __future__ import annotations
 
@@ -18,41 +18,46 @@ from lorasmith.families.source import Source
 
 
 def cache_folder() -> Path:
-    """Where hashes are kept: LORASMITH_CACHE, else `lorasmith` in the user's cache folder."""
-    if given := os.environ.get("LORASMITH_CACHE"):
-        return Path(given)
+    """Where hashes are stored: LORASMITH_CACHE, else `lorasmith` in the user's cache folder."""
+    configured = os.environ.get("LORASMITH_CACHE")
+    if configured:
+        return Path(configured)
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "lorasmith"
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lorasmith"
 
 
 def part_hash(source: Source, part: str) -> str:
-    """SHA-256 over config and weight bytes of a part (text encoders: and of its tokenizer)."""
+    """SHA-256 over config and weights of a part, and for a text encoder over its tokenizer."""
     refs = source.raw(part)
     files = {ref.path for ref in refs.values()}
     names = hashlib.sha256(" ".join(sorted(refs)).encode()).hexdigest()
-    weights = _remembered(files, f"{part} {names}", lambda: digest(refs))
-    rest = hashlib.sha256(f"{weights} {source.kind} {json.dumps(source.config(part), sort_keys=True)}".encode())
+    weights = _cached(files, f"{part} {names}", lambda: digest(refs))
+
+    config = json.dumps(source.config(part), sort_keys=True)
+    result = hashlib.sha256(f"{weights} {source.kind} {config}".encode())
     if is_text_encoder(part):
         for file in sorted(p for p in source.tokenizer(part).iterdir() if p.is_file()):
-            rest.update(f"{file.name} {sha256_of(file)}".encode())
-    return rest.hexdigest()
+            result.update(f"{file.name} {sha256_of(file)}".encode())
+    return result.hexdigest()
 
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a whole file."""
-    return _remembered({path}, "file", lambda: sha256_of(path))
+    return _cached({path}, "file", lambda: sha256_of(path))
 
 
-def _remembered(files: set[Path], what: str, compute: Callable[[], str]) -> str:
+def _cached(files: set[Path], subject: str, compute: Callable[[], str]) -> str:
+    """A hash from the cache, or computed and stored. The entry's name has sizes and times of the files, so that a
+    changed file has another entry. `subject`: what of the files is hashed."""
     stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(files)]
-    key = hashlib.sha256(f"{what} {stats}".encode()).hexdigest()
-    place = cache_folder() / "hashes" / key
+    key = hashlib.sha256(f"{subject} {stats}".encode()).hexdigest()
+    entry = cache_folder() / "hashes" / key
     with contextlib.suppress(OSError):
-        kept = place.read_text(encoding="ascii").strip()
-        if len(kept) == 64:
-            return kept
+        stored = entry.read_text(encoding="ascii").strip()
+        if len(stored) == 64:
+            return stored
     value = compute()
     with contextlib.suppress(OSError, LorasmithError):  # a cache that cannot be written costs time, not the run
-        write_text(place, value)
+        write_text(entry, value)
     return value

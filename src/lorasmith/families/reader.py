@@ -1,7 +1,7 @@
-"""Reading tensors out of `.safetensors` files, one at a time and straight into the dtype asked for.
+"""Reading tensors from `.safetensors` files, one at a time and straight into the requested dtype.
 
-Plain reads into the final tensor, with one small staging buffer when the dtype changes: nothing is memory-mapped, so
-that the peak of resident memory is the weights as loaded. (Format: https://github.com/huggingface/safetensors.)
+Plain reads into the final tensor, with one small staging buffer when the dtype changes. Nothing is memory-mapped, so
+the peak of resident memory is the weights as loaded. (Format: https://github.com/huggingface/safetensors.)
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,27 +22,35 @@ from torch import Tensor, nn
 from lorasmith.core.dtypes import SAFETENSORS_DTYPES
 from lorasmith.core.errors import LorasmithError, did_you_mean
 
-_STAGING = 8 << 20
+_STAGING_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
 class TensorRef:
-    """Where a tensor lies: `offset` bytes from the start of `path`. `transposed`: to be turned after reading."""
+    """Where a tensor is stored."""
 
     path: Path
     dtype: torch.dtype
     shape: tuple[int, ...]
+    """The shape in the file."""
     offset: int
+    """In bytes from the start of the file."""
     transposed: bool = False
+    """Whether to transpose the tensor after reading."""
 
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def shape_read(self) -> tuple[int, ...]:
+        """The shape of the tensor that is read."""
+        return self.shape[::-1] if self.transposed else self.shape
+
     def rows(self, start: int, stop: int) -> TensorRef:
         """Some rows of the first dimension."""
-        row = self.nbytes // self.shape[0]
-        return replace(self, shape=(stop - start, *self.shape[1:]), offset=self.offset + start * row)
+        bytes_per_row = self.nbytes // self.shape[0]
+        return replace(self, shape=(stop - start, *self.shape[1:]), offset=self.offset + start * bytes_per_row)
 
     def view(self, *shape: int) -> TensorRef:
         """The same numbers in another shape."""
@@ -54,9 +62,9 @@ Tensors = Mapping[str, TensorRef]
 
 
 def read_header(path: Path) -> tuple[dict[str, TensorRef], dict[str, str]]:
-    """The tensors of a file by name, and its metadata; only the header is read.
+    """The tensors of a file by name, and its metadata. Only the header is read.
 
-    Raises LorasmithError if the file is no `.safetensors` or is cut off.
+    Raises LorasmithError if the file is not a `.safetensors` file or is cut off.
     """
     try:
         size = path.stat().st_size
@@ -67,32 +75,36 @@ def read_header(path: Path) -> tuple[dict[str, TensorRef], dict[str, str]]:
                 raise LorasmithError(f"{path}: not a .safetensors file, or cut off inside its header ({size} bytes)")
             header = json.loads(file.read(length))
         metadata = header.pop("__metadata__", {})
-        refs = {name: _ref(path, name, entry, 8 + length) for name, entry in header.items()}
+        refs = {name: _ref(path, name, entry, data_start=8 + length) for name, entry in header.items()}
     except OSError as error:
         raise LorasmithError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise LorasmithError(f"{path}: not a .safetensors file (its header is not readable)") from None
+
     end = max((ref.offset + ref.nbytes for ref in refs.values()), default=0)
     if end > size:
         raise LorasmithError(
-            f"{path}: cut off: {size} bytes, but its header promises {end}. Download or copy it again."
+            f"{path}: cut off: it has {size} bytes, but its header announces {end}. Download or copy it again."
         )
     return refs, metadata
 
 
-def _ref(path: Path, name: str, entry: dict, base: int) -> TensorRef:
+def _ref(path: Path, name: str, entry: dict[str, Any], data_start: int) -> TensorRef:
+    """A tensor from its entry in the header, whose offsets count from `data_start`."""
     dtype = SAFETENSORS_DTYPES.get(entry["dtype"])
     if dtype is None:
         raise LorasmithError(f"{path}: tensor {name} has the dtype {entry['dtype']}, which is not supported")
     begin, end = entry["data_offsets"]
-    ref = TensorRef(path, dtype, tuple(entry["shape"]), base + begin)
+    ref = TensorRef(path, dtype, tuple(entry["shape"]), data_start + begin)
     if ref.nbytes != end - begin:
-        raise LorasmithError(f"{path}: tensor {name} has {end - begin} bytes, its shape {list(ref.shape)} another size")
+        raise LorasmithError(
+            f"{path}: tensor {name} has {end - begin} bytes, but its shape {list(ref.shape)} needs {ref.nbytes}"
+        )
     return ref
 
 
 class Reader:
-    """Reads tensors; keeps the files open and the staging buffer. Use as a context."""
+    """Reads tensors. Holds the open files and the staging buffer. Use as a context manager."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -106,7 +118,7 @@ class Reader:
         self._stack.close()
 
     def read(self, ref: TensorRef, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Tensor:
-        """A tensor in `dtype` (None: as stored; whole numbers always as stored) on `device`."""
+        """A tensor in `dtype` on `device`. `dtype` None: as stored; integers are always read as stored."""
         if dtype is None or not ref.dtype.is_floating_point:
             dtype = ref.dtype
         if not ref.nbytes:
@@ -130,15 +142,16 @@ class Reader:
         """Fill `target` (uint8, flat) from the file."""
         view = memoryview(cast(Any, target.numpy()))
         while len(view):
-            done = file.readinto(view)  # type: ignore[attr-defined]
-            if not done:
+            count = file.readinto(view)  # type: ignore[attr-defined]
+            if not count:
                 raise LorasmithError(f"{ref.path}: cut off at {file.tell()} bytes. Download or copy it again.")
-            view = view[done:]
+            view = view[count:]
 
     def _convert(self, file: BinaryIO, target: Tensor, ref: TensorRef) -> None:
+        """Fill `target` (flat, another dtype) from the file, one staging buffer after the other."""
         if not len(self._staging):
-            self._staging = torch.empty(_STAGING, dtype=torch.uint8)
-        step = _STAGING // ref.dtype.itemsize
+            self._staging = torch.empty(_STAGING_BYTES, dtype=torch.uint8)
+        step = _STAGING_BYTES // ref.dtype.itemsize
         for start in range(0, len(target), step):
             part = target[start : start + step]
             staging = self._staging[: len(part) * ref.dtype.itemsize]
@@ -147,64 +160,61 @@ class Reader:
 
 
 def fill(
-    module: nn.Module, tensors: Tensors, dtype: torch.dtype, device: torch.device | str, what: str, where: str
+    module: nn.Module, tensors: Tensors, dtype: torch.dtype, device: torch.device | str, title: str, where: str
 ) -> None:
-    """Give a module made on the meta device its weights. `what` and `where` are for messages.
+    """Give a module that was made on the meta device its weights. `title` and `where` name it in errors.
 
-    Raises LorasmithError naming keys that miss, that are too many, or whose shapes differ: never half a model.
+    Raises LorasmithError that names missing and unknown keys and differing shapes; a model is never partly filled.
     """
-    wanted = dict(module.state_dict())
-    check_keys({name: tuple(t.shape) for name, t in wanted.items()}, tensors, what, where)
+    state = module.state_dict()
+    check_keys({name: tuple(tensor.shape) for name, tensor in state.items()}, tensors, title, where)
     with Reader() as reader:
-        for name in wanted:
-            parent, _, leaf = name.rpartition(".")
+        for name in state:
+            parent, _, attribute = name.rpartition(".")
             owner = module.get_submodule(parent)
             value = reader.read(tensors[name], dtype, device)
-            if leaf in owner._parameters:
-                owner._parameters[leaf] = nn.Parameter(value, requires_grad=False)
+            if attribute in owner._parameters:
+                owner._parameters[attribute] = nn.Parameter(value, requires_grad=False)
             else:
-                owner._buffers[leaf] = value
+                owner._buffers[attribute] = value
 
 
-def check_keys(wanted: Mapping[str, tuple[int, ...]], found: Tensors, what: str, where: str) -> None:
-    """Raise LorasmithError unless the names and shapes are the same."""
-    missing, extra = [n for n in wanted if n not in found], [n for n in found if n not in wanted]
-    if missing or extra:
-        parts = []
-        if missing:
-            hint = did_you_mean(missing[0], extra)
-            parts.append(
-                f"{len(missing)} of {len(wanted)} weights are missing ({_some(missing)}){'; ' + hint if hint else ''}"
-            )
-        if extra:
-            parts.append(f"{len(extra)} are unknown ({_some(extra)})")
+def check_keys(expected: Mapping[str, tuple[int, ...]], found: Tensors, title: str, where: str) -> None:
+    """Raise LorasmithError unless names and shapes are the same."""
+    missing = [name for name in expected if name not in found]
+    unknown = [name for name in found if name not in expected]
+    problems: list[str] = []
+    if missing:
+        hint = did_you_mean(missing[0], unknown)
+        problems.append(
+            f"{len(missing)} of {len(expected)} weights are missing ({_first(missing)})" + (f"; {hint}" if hint else "")
+        )
+    if unknown:
+        problems.append(f"{len(unknown)} are unknown ({_first(unknown)})")
+    if problems:
         raise LorasmithError(
-            f"{where}: the {what} does not fit its config: {'; '.join(parts)}. "
+            f"{where}: the {title} does not fit its config: {'; '.join(problems)}. "
             "Nothing is filled in at random: the file is damaged, or made for another model."
         )
-    shapes = dict(wanted)
-    wrong = [n for n, ref in found.items() if _shape(ref) != shapes[n]]
-    if wrong:
-        name = wrong[0]
+
+    differing = [name for name, ref in found.items() if ref.shape_read != expected[name]]
+    if differing:
+        name = differing[0]
         raise LorasmithError(
-            f"{where}: the {what} does not fit its config: {name} is {list(_shape(found[name]))}, "
-            f"expected {list(shapes[name])} ({len(wrong)} weights differ)"
+            f"{where}: the {title} does not fit its config: {name} is {list(found[name].shape_read)}, "
+            f"expected {list(expected[name])} ({len(differing)} weights differ)"
         )
 
 
-def _shape(ref: TensorRef) -> tuple[int, ...]:
-    return ref.shape[::-1] if ref.transposed else ref.shape
-
-
-def _some(names: Iterable[str], limit: int = 5) -> str:
-    names = list(names)
+def _first(names: list[str], limit: int = 5) -> str:
+    """The first few names, for a message."""
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
 def digest(refs: Tensors) -> str:
     """SHA-256 over names, shapes and bytes of tensors, in the order of their names."""
     result = hashlib.sha256()
-    buffer = memoryview(bytearray(_STAGING))
+    buffer = memoryview(bytearray(_STAGING_BYTES))
     files: dict[Path, BinaryIO] = {}
     with ExitStack() as stack:
         for name in sorted(refs):
@@ -214,11 +224,11 @@ def digest(refs: Tensors) -> str:
                 files[ref.path] = stack.enter_context(ref.path.open("rb", buffering=0))
             file = files[ref.path]
             file.seek(ref.offset)
-            left = ref.nbytes
-            while left:
-                done = file.readinto(buffer[: min(left, _STAGING)])  # type: ignore[attr-defined]
-                if not done:
+            remaining = ref.nbytes
+            while remaining:
+                count = file.readinto(buffer[: min(remaining, _STAGING_BYTES)])  # type: ignore[attr-defined]
+                if not count:
                     raise LorasmithError(f"{ref.path}: cut off at {file.tell()} bytes")
-                result.update(buffer[:done])
-                left -= done
+                result.update(buffer[:count])
+                remaining -= count
     return result.hexdigest()

@@ -66,7 +66,7 @@ def watch(run: Run, kept: dict[str, list[Any]]) -> list[Any]:
 
     handles = [unet.register_forward_hook(seen)]
     for block in unet.modules():
-        if hasattr(block, "watch"):
+        if hasattr(block, "map_recorder"):
             for name in ("q", "k"):
                 layer = block.attn2.get_submodule(f"to_{name}")
                 handles.append(layer.register_forward_hook(lambda m, x, y, name=name: kept[name].append(y.detach())))

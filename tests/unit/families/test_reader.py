@@ -18,7 +18,7 @@ from lorasmith.families import reader
 def test_values_are_those_of_the_file(
     stored: torch.dtype, wanted: torch.dtype | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "_STAGING", 64)  # many chunks, the last one short
+    monkeypatch.setattr(reader, "_STAGING_BYTES", 64)  # many chunks, the last one short
     tensors = {
         "a": torch.randn(7, 5, 3).to(stored),
         "scalar": torch.tensor(1.5).to(stored),

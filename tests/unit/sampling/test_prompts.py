@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.base import Family
-from lorasmith.families.stable_diffusion.emphasis import BREAK, WINDOW, parse, plain_tokens, tokens_of
+from lorasmith.families.stable_diffusion.emphasis import BREAK, WINDOW, parse, tokens_of
 from lorasmith.sampling.prompts import LoraTag, parse_line, read_prompts, split_loras
 
 DOCUMENTED = {
@@ -80,7 +80,7 @@ def test_windows_hold_all_tokens_in_order(family: Family) -> None:
     words = " ".join(f"word{i}" for i in range(90))
     windows = tokens_of(family, words)
     assert [len(w) <= WINDOW for w in windows] == [True] * len(windows)
-    assert [token for window in windows for token, _ in window] == plain_tokens(family, words)
+    assert [token for window in windows for token, _ in window] == family.tokens(words)
     assert [len(w) for w in windows[:-1]] == [WINDOW] * (len(windows) - 1)
 
 

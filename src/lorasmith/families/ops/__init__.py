@@ -1,7 +1,9 @@
-"""What the UNet is made of, in its plain form; where a lean form suits (frozen_conv.py, channels_last.py), it is taken.
+"""The operations of the UNet in their plain form, or in a faster one where it applies (frozen_conv.py,
+channels_last.py).
 
-Layers come in as modules and are called, never read: an adapter may stand in their place. Images are (B, C, H, W),
-sequences (B, tokens, C). Norms keep their statistics in float32 whatever the dtype (torch's kernels do).
+Layers are passed as modules and called, and their weights are never read: an adapter may stand in their place. Images
+are (B, C, H, W), sequences (B, tokens, C). Norms compute their statistics in float32 whatever the dtype (torch's
+kernels do).
 """
 
 from __future__ import annotations
@@ -15,18 +17,20 @@ from lorasmith.families.ops import channels_last, frozen_conv
 
 
 def conv(layer: nn.Module, x: Tensor) -> Tensor:
-    """A convolution, mostly with a frozen weight."""
-    return frozen_conv.conv(layer, x) if frozen_conv.suits(layer, x) else layer(x)
+    """A convolution."""
+    return frozen_conv.conv(layer, x) if frozen_conv.applies(layer, x) else layer(x)
 
 
 def gn_silu(norm: nn.Module, x: Tensor) -> Tensor:
     """SiLU(GroupNorm(x))."""
-    return channels_last.group_norm(norm, x, True) if channels_last.suits(norm, x) else F.silu(norm(x))
+    if channels_last.applies(norm, x):
+        return channels_last.group_norm(norm, x, True)
+    return F.silu(norm(x))
 
 
 def gn(norm: nn.Module, x: Tensor) -> Tensor:
     """GroupNorm(x)."""
-    return channels_last.group_norm(norm, x, False) if channels_last.suits(norm, x) else norm(x)
+    return channels_last.group_norm(norm, x, False) if channels_last.applies(norm, x) else norm(x)
 
 
 def ln_qkv(norm: nn.Module, attn: Any, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,7 +47,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 def linear(layer: nn.Module, x: Tensor) -> Tensor:
-    """A linear layer, mostly with a frozen weight."""
+    """A linear layer."""
     return layer(x)
 
 

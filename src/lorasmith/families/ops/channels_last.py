@@ -2,10 +2,10 @@
 
 cuDNN's bf16 convolutions work in channels-last memory; torch's GroupNorm does not, so a UNet pays two layout changes
 for each norm. Here statistics and normalisation read and write channels-last directly, SiLU is part of the same pass,
-and the backward pass recomputes everything from x and one mean and deviation a group (weights are frozen and get no
-gradient).
+and the backward pass recomputes everything from x and one mean and deviation for each group (weights are frozen and
+get no gradient).
 
-Both directions go in three launches: sums of channel pieces, sums of groups, and the pass over the image.
+Both directions take three launches: sums over chunks of rows, sums of groups, and the pass over the image.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 ROWS, COLUMNS = 32, 64
 CHUNKS = 32
-"""Pieces that an image is summed in, at most."""
+"""The largest number of chunks that the rows (pixels) of an image are summed in."""
 
 
 @cache
 def _kernels() -> Any:
-    """The module of Triton kernels, or None where there is no Triton: then the plain form serves."""
+    """The module of Triton kernels, or None where Triton is not installed: then the plain form is used."""
     try:
         from lorasmith.families.ops import triton_group_norm
     except ImportError:
@@ -32,8 +32,8 @@ def _kernels() -> Any:
     return triton_group_norm
 
 
-def suits(norm: nn.Module, x: Tensor) -> bool:
-    """Whether `group_norm` may stand for calling `norm`."""
+def applies(norm: nn.Module, x: Tensor) -> bool:
+    """Whether `group_norm` may be used in place of calling `norm`."""
     return (
         x.is_cuda
         and _kernels() is not None
@@ -45,13 +45,13 @@ def suits(norm: nn.Module, x: Tensor) -> bool:
 
 
 def group_norm(norm: Any, x: Tensor, silu: bool) -> Tensor:
-    """norm(x), then SiLU if asked for: (B, C, H, W) in channels-last memory, statistics in float32."""
+    """norm(x), followed by SiLU if `silu`: (B, C, H, W) in channels-last memory, statistics in float32."""
     x = x.contiguous(memory_format=torch.channels_last)
     return _GroupNorm.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)  # type: ignore[return-value]
 
 
 def plain(norm: nn.Module, x: Tensor, silu: bool) -> Tensor:
-    """The same by torch's own operations."""
+    """The same with torch's operations."""
     return F.silu(norm(x)) if silu else norm(x)
 
 
@@ -80,17 +80,17 @@ class _GroupNorm(torch.autograd.Function):
         return out, None, None, None, None, None
 
 
-def _parts(whole: int, part: int) -> int:
+def _ceil_div(whole: int, part: int) -> int:
     return -(-whole // part)
 
 
 def _launch_sums(kernel: Any, x: Tensor, tensors: tuple[Tensor, ...], groups: int = 1, silu: bool = False) -> Tensor:
-    """Two sums for each piece of rows and each channel: (B, chunks, 2, C) float32."""
+    """Two sums for each chunk of rows and each channel: (B, chunks, 2, C) float32."""
     batch, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
-    chunks = min(CHUNKS, _parts(pixels, ROWS))
-    steps = _parts(pixels, ROWS * chunks)
+    chunks = min(CHUNKS, _ceil_div(pixels, ROWS))
+    steps = _ceil_div(pixels, ROWS * chunks)
     sums = torch.empty(batch, chunks, 2, channels, device=x.device, dtype=torch.float32)
-    grid = (chunks, _parts(channels, COLUMNS), batch)
+    grid = (chunks, _ceil_div(channels, COLUMNS), batch)
     kernel[grid](*tensors, sums, pixels, channels, groups, steps, silu, ROWS, COLUMNS)
     return sums
 
@@ -110,5 +110,5 @@ def _launch_groups(sums: Tensor, x: Tensor, groups: int, eps: float | None) -> T
 
 def _launch_pass(kernel: Any, x: Tensor, tensors: tuple[Tensor, ...], groups: int, silu: bool) -> None:
     batch, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
-    grid = (_parts(pixels, ROWS), _parts(channels, COLUMNS), batch)
+    grid = (_ceil_div(pixels, ROWS), _ceil_div(channels, COLUMNS), batch)
     kernel[grid](*tensors, pixels, channels, groups, silu, ROWS, COLUMNS)

@@ -1,9 +1,9 @@
-"""Lean forms of the operations in ops.py, for layers whose weights are frozen and carry no adapter.
+"""Convolutions with frozen weights and no adapter, with less memory, and on the CPU less time.
 
-A frozen convolution: autograd would keep its whole input for the gradient of a weight that is never trained; here only
-the shape is kept. Where a layer has far more weights than the image has pixels (the inner levels), the convolution is
-a matrix product over unfolded windows: oneDNN would lay out all weights anew on each call, which costs several times
-the arithmetic. The same numbers to rounding; no copy of any weight.
+Autograd would keep a convolution's whole input for the gradient of a weight that is never trained; here only the shape
+is kept. Where a layer has far more weights than the image has pixels (the inner levels), the convolution is computed as
+a matrix product over unfolded windows: oneDNN would rearrange all weights on each call, which costs several times the
+arithmetic. The numbers are the same to rounding, and no weight is copied.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch.nn.grad import conv2d_input
 
 ENABLED = True
 WEIGHTS_PER_PIXEL = {torch.float32: 50_000, torch.float64: 50_000}
-"""From this many weights for each pixel of the output on, the matrix product is the faster way."""
-_OTHERS = 100_000
+"""From this many weights for each pixel of the output on, the matrix product is faster."""
+_WEIGHTS_PER_PIXEL_OTHERS = 100_000
 SMALLEST = 300_000
-"""Below this many weights, what a Python function costs is more than what it saves (measured on tiny models)."""
+"""Below this many weights the call of a Python function costs more than it saves (measured on tiny models)."""
 
 
-def suits(layer: nn.Module, x: Tensor) -> bool:
-    """Whether `conv` may stand for calling `layer`."""
+def applies(layer: nn.Module, x: Tensor) -> bool:
+    """Whether `conv` may be used in place of calling `layer`."""
     return (
         ENABLED
         and type(layer) is nn.Conv2d
@@ -43,9 +43,10 @@ def suits(layer: nn.Module, x: Tensor) -> bool:
 
 def conv(layer: Any, x: Tensor) -> Tensor:
     """`layer(x)` for a frozen convolution; keeps nothing of x for the backward pass."""
+    geometry = (layer.stride, layer.padding, layer.dilation)
     if x.requires_grad and torch.is_grad_enabled():
-        return _FrozenConv.apply(x, layer.weight, layer.bias, (layer.stride, layer.padding, layer.dilation))  # type: ignore[return-value]
-    return _forward(x, layer.weight, layer.bias, (layer.stride, layer.padding, layer.dilation))
+        return _FrozenConv.apply(x, layer.weight, layer.bias, geometry)  # type: ignore[return-value]
+    return _forward(x, layer.weight, layer.bias, geometry)
 
 
 Geometry = tuple[Any, Any, Any]
@@ -68,32 +69,41 @@ class _FrozenConv(torch.autograd.Function):
         return _backward(grads[0], weight, ctx.shape, ctx.geometry), None, None, None
 
 
-def _few_pixels(weight: Tensor, pixels: int) -> bool:
+def _is_matrix_product_faster(weight: Tensor, pixels: int) -> bool:
+    """`pixels`: of the output, over all images."""
     if weight.device.type != "cpu" or weight.shape[2:] == (1, 1):
         return False
-    return weight.numel() >= WEIGHTS_PER_PIXEL.get(weight.dtype, _OTHERS) * pixels
+    return weight.numel() >= WEIGHTS_PER_PIXEL.get(weight.dtype, _WEIGHTS_PER_PIXEL_OTHERS) * pixels
+
+
+def _output_side(side: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    return (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     stride, padding, dilation = geometry
     kernel = weight.shape[2:]
-    height, width = (
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(x.shape[2:], kernel, stride, padding, dilation, strict=True)
-    )
-    if not _few_pixels(weight, len(x) * height * width):
+    height, width = map(_output_side, x.shape[2:], kernel, stride, padding, dilation)
+    if not _is_matrix_product_faster(weight, len(x) * height * width):
         return F.conv2d(x, weight, bias, stride, padding, dilation)
+
+    # (C kernel, B pixels): one column for each window of each image
     windows = F.unfold(x, tuple(kernel), dilation, padding, stride).transpose(0, 1).flatten(1)
     out = weight.flatten(1) @ windows
-    out = out if bias is None else out + bias[:, None]
+    if bias is not None:
+        out = out + bias[:, None]
     return out.unflatten(1, (len(x), height, width)).transpose(0, 1).contiguous()
 
 
 def _backward(grad: Tensor, weight: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
+    """The gradient of the input, which had `shape`."""
     stride, padding, dilation = geometry
-    if not _few_pixels(weight, len(grad) * math.prod(grad.shape[2:])):
+    if not _is_matrix_product_faster(weight, len(grad) * math.prod(grad.shape[2:])):
         return conv2d_input(shape, weight, grad, stride, padding, dilation)
+
     windows = weight.flatten(1).T @ grad.transpose(0, 1).flatten(1)
     windows = windows.unflatten(1, (len(grad), -1)).transpose(0, 1)
-    exact = windows.float() if windows.itemsize < 4 else windows  # sums of low-precision terms
-    return F.fold(exact, tuple(shape[2:]), tuple(weight.shape[2:]), dilation, padding, stride).to(grad.dtype)
+    # Windows overlap, so `fold` adds them up: low-precision terms are summed in float32.
+    terms = windows.float() if windows.itemsize < 4 else windows
+    folded = F.fold(terms, tuple(shape[2:]), tuple(weight.shape[2:]), dilation, padding, stride)
+    return folded.to(grad.dtype)

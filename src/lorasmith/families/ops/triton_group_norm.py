@@ -1,4 +1,4 @@
-"""Triton kernels of nhwc.py: tensors are (B, pixels, C), as channels-last images lie in memory."""
+"""The Triton kernels of channels_last.py. Tensors are (B, pixels, C), as channels-last images are in memory."""
 
 import triton
 import triton.language as tl

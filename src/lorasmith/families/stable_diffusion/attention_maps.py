@@ -1,6 +1,6 @@
-"""Where each new word looks: cross-attention maps, with gradients.
+"""Cross-attention maps: how much each pixel attends to chosen tokens, with gradients.
 
-The output of attention is computed as ever; beside it, the probabilities of the columns that are asked for are averaged
+The output of attention is computed as ever. Beside it, the attention probabilities of the chosen tokens are averaged
 over heads, and over the layers of one size.
 """
 
@@ -15,74 +15,86 @@ from torch import Tensor, nn
 from lorasmith.families.stable_diffusion.steering import level_sizes
 
 
-class Maps:
-    """Collects maps while the network runs. `columns`: (B, kinds, tokens), for each kind of map the tokens' weights."""
+class CrossAttentionMaps:
+    """Collects maps while the network runs.
+
+    `columns`: (B, kinds, tokens), for each kind of map the weights of the tokens.
+    """
 
     def __init__(self, columns: Tensor, size: tuple[int, int]) -> None:
+        """`size`: height and width of the latents."""
         self.columns = columns
         self.closed = False
+        """Whether recording has ended. A recomputation in the backward pass still calls `record`."""
         self._size = size
-        self._found: dict[int, list[Tensor]] = {}
+        self._by_pixels: dict[int, list[Tensor]] = {}
+        """Maps (B, pixels, kinds) of single layers, by their number of pixels."""
 
-    def see(self, q: Tensor, k: Tensor, heads: int) -> None:
-        """Queries (B, pixels, C) and keys (B, tokens, C) of a layer. Once closed, only what a recomputation in the
-        backward pass needs is done, so that it matches the first pass; a pass of another shape is none.
+    def record(self, q: Tensor, k: Tensor, heads: int) -> None:
+        """Take queries (B, pixels, C) and keys (B, tokens, C) of a layer.
 
-        Raises ValueError if what is watched has other samples or tokens than `columns`.
+        Once closed, nothing is stored, but what a recomputation in the backward pass needs is computed again, so that
+        it matches the first pass. Raises ValueError if the layer has other samples or tokens than `columns`; once
+        closed, such a pass is another one and is ignored.
         """
         if self.closed and not torch.is_grad_enabled():
             return
-        wanted, given = (self.columns.shape[0], self.columns.shape[2]), (q.shape[0], k.shape[1])
-        if given != wanted:
+        expected, actual = (self.columns.shape[0], self.columns.shape[2]), (q.shape[0], k.shape[1])
+        if actual != expected:
             if self.closed:
                 return
             raise ValueError(
-                f"attention maps are asked for of {wanted[0]} samples with {wanted[1]} tokens, but the layers get "
-                f"{given[0]} with {given[1]}"
+                f"attention maps were requested for {expected[0]} samples with {expected[1]} tokens, "
+                f"but the layers get {actual[0]} with {actual[1]}"
             )
         q, k = (x.float().unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k))
-        chances = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1).mean(1)
-        found = chances @ self.columns.to(chances).transpose(1, 2)
+        scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+        probabilities = scores.softmax(-1).mean(1)
+        maps = probabilities @ self.columns.to(probabilities).transpose(1, 2)
         if not self.closed:
-            self._found.setdefault(q.shape[2], []).append(found)
+            self._by_pixels.setdefault(q.shape[2], []).append(maps)
 
-    def split(self, counts: Sequence[int]) -> list[Maps]:
-        """Closed copies with so many kinds of maps each."""
-        parts, start = [], 0
+    def split(self, counts: Sequence[int]) -> list[CrossAttentionMaps]:
+        """Closed copies with this many kinds of maps each."""
+        parts: list[CrossAttentionMaps] = []
+        start = 0
         for count in counts:
-            own = Maps(self.columns[:, start : start + count], self._size)
-            own.closed = True
-            own._found = {n: [f[..., start : start + count] for f in found] for n, found in self._found.items()}
-            parts.append(own)
+            kinds = slice(start, start + count)
+            part = CrossAttentionMaps(self.columns[:, kinds], self._size)
+            part.closed = True
+            for pixels, layers in self._by_pixels.items():
+                part._by_pixels[pixels] = [maps[..., kinds] for maps in layers]
+            parts.append(part)
             start += count
         return parts
 
     def by_size(self) -> dict[tuple[int, int], Tensor]:
         """(h, w) to maps (B, kinds, h, w), the mean over the layers of that size."""
         sizes = level_sizes(self._size)
-        return {
-            sizes[pixels]: torch.stack(found).mean(0).transpose(1, 2).unflatten(-1, sizes[pixels])
-            for pixels, found in self._found.items()
-        }
+        result: dict[tuple[int, int], Tensor] = {}
+        for pixels, layers in self._by_pixels.items():
+            mean = torch.stack(layers).mean(0)
+            result[sizes[pixels]] = mean.transpose(1, 2).unflatten(-1, sizes[pixels])
+        return result
 
 
 @contextmanager
-def watched(unet: nn.Module, columns: Tensor, size: tuple[int, int]) -> Iterator[Maps]:
-    """Maps of all cross-attention layers of what runs inside. `size`: height and width of the latents.
+def record_maps(unet: nn.Module, columns: Tensor, size: tuple[int, int]) -> Iterator[CrossAttentionMaps]:
+    """Maps of all cross-attention layers of what runs in this context. `size`: height and width of the latents.
 
-    Where there are gradients, the watch stays on the layers after that, closed: checkpointing runs them once more.
+    With gradients, the layers keep the closed recorder afterwards, because checkpointing runs them once more.
     """
-    maps = Maps(columns, size)
-    layers = [module for module in unet.modules() if hasattr(module, "watch")]
-    _put(layers, maps)
+    maps = CrossAttentionMaps(columns, size)
+    layers = [module for module in unet.modules() if hasattr(module, "map_recorder")]
+    _set_recorder(layers, maps)
     try:
         yield maps
     finally:
         maps.closed = True
         if not torch.is_grad_enabled():
-            _put(layers, None)
+            _set_recorder(layers, None)
 
 
-def _put(layers: Sequence[nn.Module], watch: Maps | None) -> None:
+def _set_recorder(layers: Sequence[nn.Module], recorder: CrossAttentionMaps | None) -> None:
     for layer in layers:
-        layer.watch = watch  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+        layer.map_recorder = recorder  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]

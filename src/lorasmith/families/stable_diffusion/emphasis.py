@@ -8,133 +8,147 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lorasmith.families.base import Conditioning, Family
+from lorasmith.families.base import Conditioning, TextSide
 
 TOKEN = re.compile(
     r"\\[()\[\]\\]|\(|\[|:\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*\)|\)|\]|\s*\bBREAK\b\s*|[^\\()\[\]:B\s]+|\s+|.", re.DOTALL
 )
 WINDOW = 75
 BACKTRACK = 20
-"""A full window ends at its last comma if that is among so many of its last tokens."""
+"""A full window ends at its last comma if that is among this many of its last tokens."""
+BRACKET_FACTOR = 1.1
+_CLOSING = {"(": ")", "[": "]"}
 BREAK = ("BREAK", -1.0)
 """The piece that begins a new window."""
 
 
-def parse(prompt: str) -> list[tuple[str, float]]:
-    """Pieces of text with their weights; the piece `BREAK` begins a new window."""
-    pieces: list[list[Any]] = []
-    round_open: list[int] = []
-    square_open: list[int] = []
+Piece = tuple[str, float]
+"""A text with its weight."""
 
-    def multiply(start: int, factor: float) -> None:
-        for piece in pieces[start:]:
-            if tuple(piece) != BREAK:
-                piece[1] *= factor
+
+def parse(prompt: str) -> list[Piece]:
+    """Pieces of text with their weights; the piece `BREAK` begins a new window."""
+    pieces: list[Piece] = []
+    open_brackets: dict[str, list[int]] = {"(": [], "[": []}  # for each the numbers of the pieces that follow it
 
     for match in TOKEN.finditer(prompt):
         token = match.group()
-        if token.startswith("\\") and len(token) > 1:
-            pieces.append([token[1:], 1.0])
-        elif token == "(":
-            round_open.append(len(pieces))
-        elif token == "[":
-            square_open.append(len(pieces))
-        elif token.startswith(":") and token.endswith(")") and round_open:
-            multiply(round_open.pop(), float(token[1:-1]))
-        elif token == ")" and round_open:
-            multiply(round_open.pop(), 1.1)
-        elif token == "]" and square_open:
-            multiply(square_open.pop(), 1 / 1.1)
+        opening, factor = _closed_bracket(token)
+        if token in open_brackets:
+            open_brackets[token].append(len(pieces))
+        elif opening and open_brackets[opening]:
+            _multiply(pieces, open_brackets[opening].pop(), factor)
         elif token.strip() == "BREAK":
-            pieces.append([*BREAK])
+            pieces.append(BREAK)
         else:
-            pieces.append([token, 1.0])
-    for start in round_open:
-        multiply(start, 1.1)
-    for start in square_open:
-        multiply(start, 1 / 1.1)
-    return _joined(pieces)
+            is_escape = token.startswith("\\") and len(token) > 1
+            pieces.append((token[1:] if is_escape else token, 1.0))
+
+    # Brackets that are never closed count to the end.
+    for opening, starts in open_brackets.items():
+        _, factor = _closed_bracket(_CLOSING[opening])
+        for start in starts:
+            _multiply(pieces, start, factor)
+    return _merge_equal_weights(pieces)
 
 
-def _joined(pieces: list[list[Any]]) -> list[tuple[str, float]]:
-    joined: list[tuple[str, float]] = []
-    for text, weight in pieces:
-        if joined and joined[-1][1] == weight and BREAK not in ((text, weight), joined[-1]):
-            joined[-1] = (joined[-1][0] + text, weight)
+def _closed_bracket(token: str) -> tuple[str, float]:
+    """The opening bracket that a token closes, and the factor of what is inside; empty if it closes none."""
+    if token.startswith(":") and token.endswith(")"):
+        return "(", float(token[1:-1])
+    if token == ")":
+        return "(", BRACKET_FACTOR
+    if token == "]":
+        return "[", 1 / BRACKET_FACTOR
+    return "", 1.0
+
+
+def _multiply(pieces: list[Piece], start: int, factor: float) -> None:
+    for i in range(start, len(pieces)):
+        if pieces[i] != BREAK:
+            text, weight = pieces[i]
+            pieces[i] = (text, weight * factor)
+
+
+def _merge_equal_weights(pieces: Sequence[Piece]) -> list[Piece]:
+    """Adjacent pieces of one weight as one piece, so that words are tokenized whole. `BREAK` stays a piece."""
+    merged: list[Piece] = []
+    for piece in pieces:
+        if merged and BREAK not in (piece, merged[-1]) and piece[1] == merged[-1][1]:
+            merged[-1] = (merged[-1][0] + piece[0], piece[1])
         else:
-            joined.append((text, weight))
-    return joined or [("", 1.0)]
+            merged.append(piece)
+    return merged or [("", 1.0)]
 
 
-def count_windows(family: Family, texts: Sequence[str]) -> int:
-    """How many windows the longest of some texts needs."""
-    return max(len(tokens_of(family, text)) for text in texts)
+def count_windows(text_side: TextSide, texts: Sequence[str]) -> int:
+    """How many windows the longest of the texts needs."""
+    return max(len(tokens_of(text_side, text)) for text in texts)
 
 
-def encode(family: Family, texts: Sequence[str], *, clip_skip: int = 1, count: int | None = None) -> Conditioning:
-    """Texts with emphasis as one condition, of `count` windows, or as many as the longest needs; the rest is cut off.
+def encode(text_side: TextSide, texts: Sequence[str], *, clip_skip: int = 1, count: int | None = None) -> Conditioning:
+    """Texts with emphasis as one conditioning, of `count` windows, or as many as the longest needs; the rest is cut
+    off.
 
-    Token states are multiplied by the weights, and each window gets the mean back that it had; gradients flow.
+    Token states are multiplied by the weights, and the mean of each window is restored; gradients flow.
     """
-    ids, weight = ids_of(family, texts, count)
-    plain = bool((weight == 1).all())
-    return family.encode_ids(ids, clip_skip=clip_skip, weights=None if plain else weight.to(family.device))
+    ids, weights = ids_of(text_side, texts, count)
+    if bool((weights == 1).all()):
+        return text_side.encode_ids(ids, clip_skip=clip_skip)
+    return text_side.encode_ids(ids, clip_skip=clip_skip, weights=weights)
 
 
-def ids_of(family: Family, texts: Sequence[str], count: int | None = None) -> tuple[Tensor, Tensor]:
+def ids_of(text_side: TextSide, texts: Sequence[str], count: int | None = None) -> tuple[Tensor, Tensor]:
     """Token ids and weights (B, count, 77) of texts with emphasis."""
-    windows = [tokens_of(family, text)[:count] for text in texts]
-    count = count or max(len(w) for w in windows)
-    ids, weights = zip(*(_filled(family, w, count) for w in windows), strict=True)
-    return torch.stack(ids), torch.stack(weights)
+    windows = [tokens_of(text_side, text)[:count] for text in texts]
+    count = count or max(len(of_text) for of_text in windows)
+    filled = [_to_tensors(text_side, of_text, count) for of_text in windows]
+    return torch.stack([ids for ids, _ in filled]), torch.stack([weights for _, weights in filled])
 
 
-Windows = list[list[tuple[int, float]]]
+Window = list[tuple[int, float]]
+"""Token ids with their weights, at most 75."""
 
 
-def tokens_of(family: Family, prompt: str) -> Windows:
-    """Token ids with weights, in windows of at most 75 that end at a comma where one is near."""
-    comma = plain_tokens(family, ",")
-    windows: Windows = [[]]
+def tokens_of(text_side: TextSide, prompt: str) -> list[Window]:
+    """The windows of a prompt; a full one ends at a comma if there is one near its end."""
+    comma = text_side.tokens(",")
+    windows: list[Window] = [[]]
     for text, weight in parse(prompt):
         if (text, weight) == BREAK:
             windows.append([])
             continue
-        for token in plain_tokens(family, text):
+        for token in text_side.tokens(text):
             if len(windows[-1]) == WINDOW:
-                windows.append(_after_comma(windows[-1], comma) if [token] != comma else [])
+                # If the next token is a comma, the full window ends with a whole phrase and nothing is moved.
+                windows.append([] if [token] == comma else _split_after_comma(windows[-1], comma))
             windows[-1].append((token, weight))
     return windows
 
 
-def _after_comma(window: list[tuple[int, float]], comma: list[int]) -> list[tuple[int, float]]:
-    """Takes off a full window what stands after its last comma, if that is near the end, and gives it back."""
-    for taken in range(BACKTRACK):
-        if [window[WINDOW - 1 - taken][0]] == comma:
-            rest = window[WINDOW - taken :]
-            del window[WINDOW - taken :]
+def _split_after_comma(window: Window, comma: list[int]) -> Window:
+    """Take from a full window what follows its last comma, if that is near the end, and return it."""
+    for count in range(BACKTRACK):
+        token, _ = window[WINDOW - 1 - count]
+        if [token] == comma:
+            rest = window[WINDOW - count :]
+            del window[WINDOW - count :]
             return rest
     return []
 
 
-def plain_tokens(family: Family, text: str) -> list[int]:
-    """Token ids of a text of any length, without marks."""
-    return family.tokens(text)
-
-
-def _filled(family: Family, windows: Windows, count: int) -> tuple[Tensor, Tensor]:
-    """(count, 77) ids and weights with begin and end marks."""
-    tokenizer = family.tokenizer
-    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    ids = torch.full((count, WINDOW + 2), end)
+def _to_tensors(text_side: TextSide, windows: list[Window], count: int) -> tuple[Tensor, Tensor]:
+    """(count, 77) ids and weights, with begin and end tokens."""
+    tokenizer = text_side.tokenizer
+    ids = torch.full((count, WINDOW + 2), tokenizer.eos_token_id)
     weights = torch.ones(count, WINDOW + 2)
-    ids[:, 0] = begin
+    ids[:, 0] = tokenizer.bos_token_id
     for i, window in enumerate(windows):
         for j, (token, weight) in enumerate(window):
-            ids[i, j + 1], weights[i, j + 1] = token, weight
+            ids[i, j + 1] = token
+            weights[i, j + 1] = weight
     return ids, weights

@@ -1,8 +1,8 @@
-"""What layers are called: by us, by kohya-style files (two dialects), and by peft-style files. Needs no weights.
+"""Names of layers: ours, those of kohya-style files (two dialects), and those of peft-style files. Needs no weights.
 
-Our name is the component and the path of diffusers: `unet.mid_block.attentions.0.proj_in`,
+Our name is the component and diffusers' path: `unet.mid_block.attentions.0.proj_in`,
 `te.text_model.encoder.layers.0.self_attn.q_proj`. Kohya-style files join the path with underscores: SD 1.x and 2.x use
-diffusers' path, SDXL the original checkpoint's ("sgm"), so that every consumer finds every layer.
+diffusers' path, SDXL that of the original checkpoint ("sgm"), so that every consumer finds every layer.
 """
 
 from __future__ import annotations
@@ -71,17 +71,25 @@ def layers_of(config: UNetConfig, text_configs: Mapping[str, Mapping[str, Any]])
     return tuple(specs)
 
 
-def text_layers(part: str, config: Mapping[str, Any]) -> Iterator[LayerSpec]:
-    """The layers of a text encoder with transformers' config `config`."""
+def text_layers(component: str, config: Mapping[str, Any]) -> Iterator[LayerSpec]:
+    """The layers of a text encoder with the transformers config `config`."""
     width, inner = config["hidden_size"], config["intermediate_size"]
-    shapes = {f"self_attn.{p}_proj": (width, width) for p in "kvq"}
-    shapes |= {"self_attn.out_proj": (width, width), "mlp.fc1": (inner, width), "mlp.fc2": (width, inner)}
+    linears = {
+        "self_attn.k_proj": (width, width),
+        "self_attn.v_proj": (width, width),
+        "self_attn.q_proj": (width, width),
+        "self_attn.out_proj": (width, width),
+        "mlp.fc1": (inner, width),
+        "mlp.fc2": (width, inner),
+    }
     for i in range(config["num_hidden_layers"]):
-        stem = f"{part}.text_model.encoder.layers.{i}."
-        yield from (LayerSpec(stem + leaf, "linear", shape) for leaf, shape in shapes.items())
-        yield from (LayerSpec(f"{stem}layer_norm{n}", "norm", (width,)) for n in (1, 2))
-    yield LayerSpec(f"{part}.text_model.final_layer_norm", "norm", (width,))
-    if part == "te2":
+        prefix = f"{component}.text_model.encoder.layers.{i}."
+        for path, shape in linears.items():
+            yield LayerSpec(prefix + path, "linear", shape)
+        for number in (1, 2):
+            yield LayerSpec(f"{prefix}layer_norm{number}", "norm", (width,))
+    yield LayerSpec(f"{component}.text_model.final_layer_norm", "norm", (width,))
+    if component == "te2":
         yield LayerSpec("te2.text_projection", "linear", (config["projection_dim"], width))
 
 
@@ -94,26 +102,31 @@ def kohya(kind: str, layer: str, config: UNetConfig | None = None) -> str:
 
 
 def from_kohya(kind: str, flat: str, known_layers: Iterable[str], config: UNetConfig | None = None) -> str | None:
-    """Our name for a name of kohya-style files in either dialect, or None if `known_layers` has no such layer."""
+    """The layer with this name in kohya-style files, in either dialect. None if `known_layers` has no such layer."""
     return _kohya_table(kind, tuple(known_layers), config).get(flat)
 
 
 @lru_cache(maxsize=16)
-def _kohya_table(kind: str, known: tuple[str, ...], config: UNetConfig | None) -> Mapping[str, str]:
-    """Every spelling to our name. Ours and the published one last, so that they win."""
+def _kohya_table(kind: str, known_layers: tuple[str, ...], config: UNetConfig | None) -> Mapping[str, str]:
+    """Every name in kohya-style files to our name."""
     config = config or published_unet(kind)
-    spellings: dict[str, str] = {}
-    for layer in known:
+    table: dict[str, str] = {}
+    for layer in known_layers:
         component, _, path = layer.partition(".")
         if component == "unet":
-            paths = [unet_name(path, config), path]
             prefixes = ["lora_unet_"]
+            paths = [unet_name(path, config), path]
         else:
-            paths = [path.removeprefix("text_model."), path]  # the first is what some trainers write by mistake
-            prefixes = [_KOHYA[component]] if component != "te" else ["lora_te1_", "lora_te_"]
+            # SD 1.x files of some trainers have SDXL's prefix, and some leave out `text_model`.
+            prefixes = ["lora_te1_", "lora_te_"] if component == "te" else [_KOHYA[component]]
+            paths = [path.removeprefix("text_model."), path]
         for prefix in prefixes:
-            spellings |= {prefix + p.replace(".", "_"): layer for p in paths}
-    return spellings | {kohya(kind, layer, config): layer for layer in known}
+            for spelling in paths:
+                table[prefix + spelling.replace(".", "_")] = layer
+    # The published spelling goes last, so that it wins over any other layer's spelling.
+    for layer in known_layers:
+        table[kohya(kind, layer, config)] = layer
+    return table
 
 
 def peft_name(layer: str) -> str:
@@ -123,13 +136,14 @@ def peft_name(layer: str) -> str:
 
 
 def from_peft(kind: str, name: str) -> str | None:
-    """Our name for a layer of a peft-style file (its text encoders with or without `text_model.`), or None."""
-    component, _, path = name.partition(".")
-    ours = {"unet": "unet", "text_encoder": "te1" if kind == "sdxl" else "te"}
+    """Our name for a layer of a peft-style file (text encoders with or without `text_model.`), or None."""
+    component_in_file, _, path = name.partition(".")
+    components = {"unet": "unet", "text_encoder": "te"}
     if kind == "sdxl":
-        ours["text_encoder_2"] = "te2"
-    if component not in ours or not path:
+        components = {"unet": "unet", "text_encoder": "te1", "text_encoder_2": "te2"}
+    component = components.get(component_in_file)
+    if component is None or not path:
         return None
     if component != "unet" and not path.startswith(("text_model.", "text_projection")):
         path = f"text_model.{path}"
-    return f"{ours[component]}.{path}"
+    return f"{component}.{path}"

@@ -1,7 +1,7 @@
-"""Diffusers' parameter names in the words of original-layout checkpoints (CompVis, Stability) and back into files.
+"""Diffusers' parameter names as original-layout checkpoints (CompVis, Stability) have them, and back into files.
 
-One direction suffices: the names that a model wants are known, and each has one place in the file. The three parts lie
-under `model.diffusion_model.`, `first_stage_model.`, and `cond_stage_model.` (SDXL: `conditioner.embedders.`).
+One direction is enough: the names that a model needs are known, and each has one place in the file. The three parts are
+stored under `model.diffusion_model.`, `first_stage_model.`, and `cond_stage_model.` (SDXL: `conditioner.embedders.`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TEXT: dict[tuple[str, str], str] = {
     ("sdxl", "te1"): "conditioner.embedders.0.transformer.",
     ("sdxl", "te2"): "conditioner.embedders.1.model.",
 }
-"""Where a text encoder lies. Those that end in `model.` are OpenCLIP's, the others transformers'."""
+"""The prefix of a text encoder. Those that end in `.model.` have OpenCLIP's names, the others transformers'."""
 
 _RESNET = {
     "norm1": "in_layers.0",
@@ -48,7 +48,10 @@ _EDGES = {
 @lru_cache
 def unet_blocks(config: UNetConfig) -> Mapping[str, str]:
     """Diffusers' block paths to the original's, for one UNet."""
-    table, levels = dict(_EDGES), len(config.channels)
+    table = dict(_EDGES)
+    last_level = len(config.channels) - 1
+
+    # The way down: input_blocks.0 is conv_in; each residual block and each downsampling has a number.
     index = 1
     for level, depth in enumerate(config.depths):
         for j in range(config.layers):
@@ -56,9 +59,11 @@ def unet_blocks(config: UNetConfig) -> Mapping[str, str]:
             if depth:
                 table[f"down_blocks.{level}.attentions.{j}"] = f"input_blocks.{index}.1"
             index += 1
-        if level < levels - 1:
+        if level < last_level:
             table[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{index}.0.op"
             index += 1
+
+    # The way up: upsampling belongs to the last residual block of its level, after its attention if there is one.
     index = 0
     for level, depth in enumerate(reversed(config.depths)):
         for j in range(config.layers + 1):
@@ -66,13 +71,13 @@ def unet_blocks(config: UNetConfig) -> Mapping[str, str]:
             if depth:
                 table[f"up_blocks.{level}.attentions.{j}"] = f"output_blocks.{index}.1"
             index += 1
-        if level < levels - 1:
+        if level < last_level:
             table[f"up_blocks.{level}.upsamplers.0.conv"] = f"output_blocks.{index - 1}.{2 if depth else 1}.conv"
     return table
 
 
 def unet_name(path: str, config: UNetConfig) -> str:
-    """A module or parameter path of the UNet in the original's words."""
+    """The original name of a module or parameter of the UNet. Raises KeyError for an unknown path."""
     table = unet_blocks(config)
     parts = path.split(".")
     for length in range(len(parts), 0, -1):
@@ -99,14 +104,14 @@ _VAE_RULES = [
 
 
 def vae_name(name: str, levels: int) -> str:
-    """A parameter of AutoencoderKL in the original's words. Its attention layers are 1x1 convolutions there."""
+    """The original name of a parameter of AutoencoderKL. Its attention layers are 1x1 convolutions there."""
     up = re.match(r"decoder\.up_blocks\.(\d+)\.", name)
     if up:
         level = levels - 1 - int(up[1])
         name = f"decoder.up.{level}." + name[up.end() :]
         name = re.sub(r"\.resnets\.(\d+)\.", r".block.\1.", name).replace(".upsamplers.0.", ".upsample.")
-    for pattern, words in _VAE_RULES:
-        name = re.sub(pattern, words, name)
+    for pattern, replacement in _VAE_RULES:
+        name = re.sub(pattern, replacement, name)
     return name
 
 
@@ -123,14 +128,14 @@ _OPENCLIP = {
 
 
 def openclip_ref(name: str, tensors: Mapping[str, TensorRef]) -> tuple[str, TensorRef | None]:
-    """Where OpenCLIP keeps a parameter of transformers' CLIP text model (without `text_model.`).
+    """Where OpenCLIP stores a parameter of transformers' CLIP text model (without `text_model.`).
 
-    The key, and the part of it that is the parameter (None if the key is not there): q, k and v are thirds of one
-    tensor, the text projection lies transposed.
+    Returns the key, and the part of its tensor that is the parameter (None if the key is missing): q, k and v are
+    thirds of one tensor, and the text projection is transposed.
     """
     if name == "text_projection.weight":
         ref = tensors.get("text_projection")
-        if ref is None:  # some files keep it as a linear layer
+        if ref is None:  # some files have it as a linear layer
             return "text_projection.weight", tensors.get("text_projection.weight")
         return "text_projection", TensorRef(ref.path, ref.dtype, ref.shape, ref.offset, transposed=True)
     third = re.fullmatch(r"encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)", name)
@@ -139,9 +144,10 @@ def openclip_ref(name: str, tensors: Mapping[str, TensorRef]) -> tuple[str, Tens
         ref = tensors.get(key)
         if ref is None:
             return key, None
-        width, place = ref.shape[0] // 3, "qkv".index(third[2])
-        return key, ref.rows(place * width, (place + 1) * width)
-    for words, original in _OPENCLIP.items():
-        name = name.replace(words, original)
+        width = ref.shape[0] // 3
+        index = "qkv".index(third[2])
+        return key, ref.rows(index * width, (index + 1) * width)
+    for ours, original in _OPENCLIP.items():
+        name = name.replace(ours, original)
     key = name.replace("encoder.layers.", "transformer.resblocks.")
     return key, tensors.get(key)

@@ -1,5 +1,5 @@
-"""What else may bend a prediction when pictures are drawn: texts of their own for parts of the picture, and residuals
-of a ControlNet (arXiv 2302.05543) or a T2I-Adapter (arXiv 2302.08453)."""
+"""What sampling may add to the UNet's prediction: prompts for parts of the picture, and the residuals of a ControlNet
+(arXiv 2302.05543) or a T2I-Adapter (arXiv 2302.08453)."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from torch import Tensor, nn
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries, keys and values (B, tokens, C) to the attention's output."""
 Box = tuple[float, float, float, float]
-"""Left, top, right, bottom as shares of the picture, 0..1."""
-_SLACK = 1e-6
-"""Of a pixel, so that a third of a width that three divides ends where it should."""
+"""Left, top, right, bottom as fractions of the picture, 0..1."""
+_TOLERANCE = 1e-6
+"""In pixels: a third of a width that is divisible by three ends at a whole pixel despite rounding."""
 
 
 @dataclass(frozen=True)
 class Residuals:
-    """What is added inside the UNet, each (B, C, h, w) or with a batch of 1.
-
-    `skips`: to every skip connection in the order in which they are made, and `middle` behind the middle block, as a
-    ControlNet gives them; `levels`: one for each level on the way down, before its skip, as a T2I-Adapter gives them.
-    """
+    """What is added inside the UNet, each (B, C, h, w) or with a batch of 1."""
 
     skips: Sequence[Tensor] = ()
+    """For every skip connection, in the order in which they are made, as a ControlNet gives them."""
     middle: Tensor | None = None
+    """Added after the middle block."""
     levels: Sequence[Tensor] = ()
+    """One for each level on the way down, before its skip, as a T2I-Adapter gives them."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,11 @@ class Area:
 
 
 class Regions:
-    """Areas that see their own texts (Mix-of-Show, arXiv 2305.18292, section 4.3).
+    """Areas with prompts of their own (Mix-of-Show, arXiv 2305.18292, section 4.3).
 
     In each cross-attention, pixels inside areas get, in place of the output O, the mean over their areas of
-    (1 - weight) O + weight O_area, where O_area attends to the area's text. Self-attention stays whole, so that the
-    picture does.
+    (1 - weight) O + weight O_area, where O_area attends to the area's prompt. Self-attention is unchanged, so the
+    picture stays coherent.
     """
 
     def __init__(self, areas: Sequence[Area], size: tuple[int, int]) -> None:
@@ -57,46 +56,56 @@ class Regions:
         self.areas, self.size = tuple(areas), size
         self._sizes = level_sizes(size)
 
-    def rewrite(self, out: Tensor, q: Tensor, attend: Attend, attn: Any, layer: int) -> Tensor:
-        """`out`: attention (B, pixels, C) of the queries `q` to the whole picture's text; `attn`: the layer, whose keys
-        and values of the areas' texts are taken; `layer`: its place among the cross-attentions."""
-        grid = self._sizes[q.shape[1]]
-        queries = _grid(q, grid)
+    def apply(self, out: Tensor, q: Tensor, attend: Attend, attn: Any, layer: int) -> Tensor:
+        """The output of one cross-attention with the areas' prompts.
 
-        def own(index: int, rows: slice, columns: slice) -> Tensor:
+        `out`: the attention (B, pixels, C) of the queries `q` to the whole picture's prompt; `attn`: the layer, which
+        gives keys and values of the areas' prompts; `layer`: its position among the cross-attentions.
+        """
+        size = self._sizes[q.shape[1]]
+        queries = _as_image(q, size)
+
+        def attend_to_area(index: int, rows: slice, columns: slice) -> Tensor:
             context = self.areas[index].context
-            context = (context if context.dim() == 3 else context[:, layer]).to(q.dtype)
+            if context.dim() == 4:  # one context for each cross-attention layer
+                context = context[:, layer]
+            context = context.to(q.dtype)
             part = queries[..., rows, columns]
-            seen = attend(part.flatten(2).transpose(1, 2), attn.to_k(context), attn.to_v(context))
-            return _grid(seen, (part.shape[2], part.shape[3]))
+            area_out = attend(part.flatten(2).transpose(1, 2), attn.to_k(context), attn.to_v(context))
+            return _as_image(area_out, (part.shape[2], part.shape[3]))
 
-        return blend(_grid(out, grid), [(area.box, area.weight) for area in self.areas], own).flatten(2).transpose(1, 2)
+        places = [(area.box, area.weight) for area in self.areas]
+        blended = blend(_as_image(out, size), places, attend_to_area)
+        return blended.flatten(2).transpose(1, 2)
 
 
-def blend(plain: Tensor, places: Sequence[tuple[Box, float]], own: Callable[[int, slice, slice], Tensor]) -> Tensor:
-    """`plain` (B, C, h, w), and inside places the mean over a pixel's places of (1 - weight) plain + weight own.
+def blend(
+    plain: Tensor, places: Sequence[tuple[Box, float]], values_at: Callable[[int, slice, slice], Tensor]
+) -> Tensor:
+    """`plain` (B, C, h, w), and inside places the mean over a pixel's places of (1 - weight) plain + weight value.
 
-    `own`: a place's number, rows and columns to what it has there, (B, C, rows, columns).
+    `values_at`: a place's index, rows and columns to its values, (B, C, rows, columns).
     """
     height, width = plain.shape[-2:]
-    cut = [cells(box, height, width) for box, _ in places]
+    slices = [cells(box, height, width) for box, _ in places]
+    # In how many places each pixel is.
     counts = plain.new_zeros(height, width)
-    for rows, columns in cut:
+    for rows, columns in slices:
         counts[rows, columns] += 1
     result = plain.clone()
-    for index, ((_, weight), (rows, columns)) in enumerate(zip(places, cut, strict=True)):
-        change = own(index, rows, columns) - plain[..., rows, columns]
+    for index, ((_, weight), (rows, columns)) in enumerate(zip(places, slices, strict=True)):
+        change = values_at(index, rows, columns) - plain[..., rows, columns]
         result[..., rows, columns] += weight / counts[rows, columns] * change
     return result
 
 
-def _grid(x: Tensor, size: tuple[int, int]) -> Tensor:
+def _as_image(x: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, pixels, C) to (B, C, h, w)."""
     return x.transpose(1, 2).unflatten(2, size)
 
 
 def level_sizes(size: tuple[int, int]) -> dict[int, tuple[int, int]]:
-    """Number of pixels to height and width, for the size of the latents and every half of it, rounded up."""
+    """Number of pixels to height and width, for the size of the latents and each halving of it, rounded up."""
     height, width = size
     sizes = {height * width: size}
     while height * width > 1:
@@ -106,13 +115,14 @@ def level_sizes(size: tuple[int, int]) -> dict[int, tuple[int, int]]:
 
 
 def cells(box: Box, height: int, width: int) -> tuple[slice, slice]:
-    """Rows and columns of a grid that lie wholly in a box; where none does, the one in its middle."""
+    """Rows and columns of a grid that are completely inside a box; if there are none, the one in its middle."""
     left, top, right, bottom = box
-    return _between(top, bottom, height), _between(left, right, width)
+    return _cells_between(top, bottom, height), _cells_between(left, right, width)
 
 
-def _between(start: float, end: float, count: int) -> slice:
-    first, last = math.ceil(start * count - _SLACK), math.floor(end * count + _SLACK)
+def _cells_between(start: float, end: float, count: int) -> slice:
+    first = math.ceil(start * count - _TOLERANCE)
+    last = math.floor(end * count + _TOLERANCE)
     if first >= last:
         first = min(int((start + end) / 2 * count), count - 1)
         last = first + 1
@@ -120,9 +130,9 @@ def _between(start: float, end: float, count: int) -> slice:
 
 
 @contextmanager
-def regional(unet: nn.Module, regions: Regions | None) -> Iterator[None]:
-    """The UNet's cross-attentions with these regions, for what runs inside."""
-    blocks = [m for m in unet.modules() if hasattr(m, "regions")] if regions is not None else []
+def with_regions(unet: nn.Module, regions: Regions | None) -> Iterator[None]:
+    """The UNet's cross-attentions with these regions, for what runs in this context."""
+    blocks = [module for module in unet.modules() if hasattr(module, "regions")] if regions is not None else []
     for block in blocks:
         block.regions = regions  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     try:

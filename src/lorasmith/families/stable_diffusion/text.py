@@ -1,8 +1,8 @@
-"""CLIP text encoders and their tokens. Transformers is imported when the first encoder or tokenizer is asked for."""
+"""CLIP text encoders and their tokens. transformers is imported when the first encoder or tokenizer is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from lorasmith.families.reader import fill
 from lorasmith.families.stable_diffusion.source import StableDiffusionSource, part_title
 
 WINDOW = 77
-"""Tokens of one window, with the marks of beginning and end."""
+"""Tokens of one window, including the begin and end tokens."""
 
 
 def load_text_encoder(source: StableDiffusionSource, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -26,30 +26,34 @@ def load_text_encoder(source: StableDiffusionSource, part: str, dtype: torch.dty
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig.from_dict(source.config(part))
+    model_class = CLIPTextModelWithProjection if part == "te2" else CLIPTextModel
     with torch.device("meta"):
-        model = (CLIPTextModelWithProjection if part == "te2" else CLIPTextModel)(config)
-    names = {plain_name(name): name for name in model.state_dict()}
-    found = source.resolve(part, names)
-    refs = {names.get(name, name): ref for name, ref in found.items()}
+        model = model_class(config)
+
+    # The source knows names without `text_model.`; the model may have them with it.
+    name_in_model = {plain_name(name): name for name in model.state_dict()}
+    resolved = source.resolve(part, name_in_model)
+    refs = {name_in_model.get(name, name): ref for name, ref in resolved.items()}
     fill(model, refs, dtype, device, part_title(part), source.where(part))
-    for owner, leaf, buffer in _meta_buffers(model):
-        if leaf != "position_ids":
-            raise LorasmithError(
-                f"{part_title(part)}: transformers has an unknown buffer {leaf}; this is a defect of ours"
-            )
-        owner._buffers[leaf] = torch.arange(buffer.shape[-1], device=device).expand(buffer.shape)
+    _fill_position_ids(model, part, device)
     return model.requires_grad_(False).eval()
 
 
-def _meta_buffers(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+def _fill_position_ids(model: nn.Module, part: str, device: torch.device) -> None:
+    """Give the only buffer that is not in the files, 0, 1, 2 ..., its values."""
     for module in model.modules():
-        for leaf, buffer in list(module._buffers.items()):
-            if buffer is not None and buffer.is_meta:
-                yield module, leaf, buffer
+        for name, buffer in list(module._buffers.items()):
+            if buffer is None or not buffer.is_meta:
+                continue
+            if name != "position_ids":
+                raise LorasmithError(
+                    f"{part_title(part)}: transformers has an unknown buffer {name}; please report this as a bug"
+                )
+            module._buffers[name] = torch.arange(buffer.shape[-1], device=device).expand(buffer.shape)
 
 
 def plain_name(name: str) -> str:
-    """A path inside a text encoder without `text_model.`, which versions of transformers add and drop."""
+    """A path inside a text encoder without `text_model.`, which some versions of transformers add."""
     return name.removeprefix("text_model.")
 
 
@@ -71,57 +75,71 @@ def load_tokenizer(source: StableDiffusionSource, part: str) -> Any:
 
 
 def tokens(tokenizer: Any, text: str, vocabulary: Vocabulary | None) -> list[int]:
-    """Token ids of a text of any length, without marks."""
+    """Token ids of a text of any length, without begin and end tokens."""
     pieces = [text] if vocabulary is None else vocabulary.split(text)
-    found: list[int] = []
+    ids: list[int] = []
     for piece in pieces:
         if isinstance(piece, NewToken):
             assert vocabulary is not None
-            found += vocabulary.token_ids(piece)
+            ids += vocabulary.token_ids(piece)
         else:
-            found += tokenizer(piece, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-    return found
+            ids += tokenizer(piece, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+    return ids
 
 
 def learn(model: nn.Module, vocabulary: Vocabulary | None, part: str) -> None:
-    """Put the new vectors behind a text encoder's own, in place of those that are there; None takes them off."""
-    embeddings: Any = getattr(model, "text_model", model).embeddings
-    own = embeddings.token_embedding
-    own = own.base if isinstance(own, ExtendedEmbedding) else own
-    embeddings.token_embedding = own if vocabulary is None else ExtendedEmbedding(own, vocabulary, part)
+    """Append the embeddings of new tokens to a text encoder's, in place of earlier ones; None removes them."""
+    embeddings: Any = _core(model).embeddings
+    embedding = embeddings.token_embedding
+    if isinstance(embedding, ExtendedEmbedding):
+        embedding = embedding.base
+    if vocabulary is not None:
+        embedding = ExtendedEmbedding(embedding, vocabulary, part)
+    embeddings.token_embedding = embedding
 
 
 def embedding_table(model: nn.Module) -> Tensor:
-    """The model's own token vectors, (tokens, width)."""
-    core: Any = getattr(model, "text_model", model)
-    return core.embeddings.token_embedding.weight
+    """The model's token embeddings, without new tokens, (tokens, width)."""
+    return _core(model).embeddings.token_embedding.weight
+
+
+def final_norm(model: nn.Module) -> nn.Module:
+    """The LayerNorm after the last layer."""
+    return _core(model).final_layer_norm
+
+
+def _core(model: Any) -> Any:
+    """The module with embeddings and layers, which some versions of transformers wrap as `text_model`."""
+    return getattr(model, "text_model", model)
 
 
 def windows(tokenizer: Any, texts: Sequence[list[int]], max_tokens: int) -> Tensor:
-    """Token ids (B, max_tokens / 75, 77) of texts by their tokens: in each window begin, up to 75 tokens, end, and
-    ends to fill up.
+    """Token ids (B, max_tokens / 75, 77) of texts given by their tokens.
 
-    What is longer than `max_tokens` is cut off.
+    Each window has a begin token, up to 75 tokens of the text, and end tokens as padding. What is longer than
+    `max_tokens` is cut off.
     """
     room = WINDOW - 2
     if max_tokens < room or max_tokens % room:
         raise LorasmithError(
-            f"max_tokens is {max_tokens}; it is a multiple of {room}: {room}, {2 * room}, {3 * room} ..."
+            f"max_tokens is {max_tokens}; it must be a multiple of {room}: {room}, {2 * room}, {3 * room} ..."
         )
-    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    ids = torch.full((len(texts), max_tokens // room, WINDOW), end, dtype=torch.int64)
-    ids[:, :, 0] = begin
-    for row, found in zip(ids, texts, strict=True):
-        for window, start in zip(row, range(0, len(found), room), strict=False):
-            part = torch.tensor(found[start : start + room])
+    ids = torch.full((len(texts), max_tokens // room, WINDOW), tokenizer.eos_token_id, dtype=torch.int64)
+    ids[:, :, 0] = tokenizer.bos_token_id
+    for text_windows, text in zip(ids, texts, strict=True):
+        for window, start in zip(text_windows, range(0, len(text), room), strict=False):
+            part = torch.tensor(text[start : start + room])
             window[1 : 1 + len(part)] = part
     return ids
 
 
 def refill(ids: Tensor, end: int, pad: int) -> Tensor:
-    """`ids` (N, 77) with `pad` after each first end mark."""
-    after = (ids == end).cumsum(-1) - (ids == end).int() > 0
-    return torch.where(after, pad, ids) if pad != end else ids
+    """`ids` (N, 77) with `pad` after each first end token."""
+    if pad == end:
+        return ids
+    is_end = ids == end
+    after_first_end = is_end.cumsum(-1) - is_end.int() > 0
+    return torch.where(after_first_end, pad, ids)
 
 
 def states(model: nn.Module, ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:
@@ -132,14 +150,9 @@ def states(model: nn.Module, ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:
     return hidden[-layer], hidden[-1]
 
 
-def final_norm(model: nn.Module) -> nn.Module:
-    """The LayerNorm after the last layer."""
-    core: Any = getattr(model, "text_model", model)
-    return core.final_layer_norm
-
-
 def weigh(hidden: Tensor, weights: Tensor) -> Tensor:
-    """Token states (N, 77, width) times `weights` (N, 77), each window brought back to the mean that it had (A1111)."""
+    """Token states (N, 77, width) times `weights` (N, 77). The mean of each window is restored (A1111's way)."""
     weighted = hidden * weights[..., None].to(hidden)
-    mean, now = (x.float().mean((1, 2), keepdim=True) for x in (hidden, weighted))
-    return (weighted * (mean / now)).to(hidden.dtype)
+    mean_before = hidden.float().mean((1, 2), keepdim=True)
+    mean_after = weighted.float().mean((1, 2), keepdim=True)
+    return (weighted * (mean_before / mean_after)).to(hidden.dtype)

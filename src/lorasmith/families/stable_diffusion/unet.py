@@ -1,8 +1,8 @@
 """The UNet of Stable Diffusion 1.x, 2.x and XL (arXiv 2112.10752, 2307.01952), with diffusers' parameter names.
 
-Reading order: `UNet.forward`, then `Resnet`, `Transformer`, `TransformerBlock`. Everything that computes is in ops.py.
-Layers are called through their modules, never read, so that adapters may take their place. Nothing here waits for the
-device, so that a step can be captured as a CUDA graph.
+Reading order: `UNet.forward`, then `Resnet`, `Transformer`, `TransformerBlock`. All arithmetic is in `families/ops`.
+Layers are called through their modules, and their weights are never read, so that adapters may take their place.
+Nothing here waits for the device, so that a step can be captured as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lorasmith.families import ops
-from lorasmith.families.stable_diffusion.attention_maps import Maps
+from lorasmith.families.stable_diffusion.attention_maps import CrossAttentionMaps
 from lorasmith.families.stable_diffusion.steering import Regions, Residuals
 from lorasmith.families.stable_diffusion.unet_config import UNetConfig
 
@@ -27,9 +27,9 @@ Run = Callable[..., Tensor]
 
 
 class UNet(nn.Module):
-    """x_t, t and the text to the prediction.
+    """From x_t, t and the text to the prediction.
 
-    `checkpointing`: recompute residual and transformer blocks in the backward pass instead of keeping their insides.
+    `checkpointing`: recompute residual and transformer blocks in the backward pass instead of storing activations.
     `cross_attentions`: names of the cross-attention layers in the order in which they run; a context of shape (B,
     layers, tokens, width) has one entry for each of them (P+, arXiv 2303.09522).
     """
@@ -43,36 +43,44 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         self.checkpointing = False
-        c = config
-        emb = 4 * c.channels[0]
+        embedding_width = 4 * config.channels[0]
         order = count()
-        self.conv_in = nn.Conv2d(c.in_channels, c.channels[0], 3, padding=1)
-        self.time_embedding = Embedding(c.channels[0], emb)
-        if c.pooled:
-            self.add_embedding = Embedding(c.pooled, emb)
+
+        self.conv_in = nn.Conv2d(config.in_channels, config.channels[0], 3, padding=1)
+        self.time_embedding = Embedding(config.channels[0], embedding_width)
+        if config.pooled:
+            self.add_embedding = Embedding(config.pooled, embedding_width)
+
+        # The way down. The channels of every skip connection are noted for the way up.
         self.down_blocks = nn.ModuleList()
-        skips, width = [c.channels[0]], c.channels[0]
-        for level, channels in enumerate(c.channels):
-            last = level == len(c.channels) - 1
-            inputs = [width, *[channels] * (c.layers - 1)]
-            self.down_blocks.append(Level(c, level, inputs, order, downsample=not last))
-            skips += [channels] * (c.layers if last else c.layers + 1)
+        width = config.channels[0]
+        skips = [width]
+        for level, channels in enumerate(config.channels):
+            is_last = level == len(config.channels) - 1
+            inputs = [width, *[channels] * (config.layers - 1)]
+            self.down_blocks.append(Level(config, level, inputs, order, downsample=not is_last))
+            skips += [channels] * (config.layers if is_last else config.layers + 1)
             width = channels
-        self.mid_block = Level(c, -1, [width, width], order)
+
+        self.mid_block = Level(config, -1, [width, width], order)
+
+        # The way up, where each residual block takes a skip connection too.
         self.up_blocks = nn.ModuleList()
-        for level, channels in reversed(list(enumerate(c.channels))):
-            inputs = [size + skips.pop() for size in [width, *[channels] * c.layers]]
-            self.up_blocks.append(Level(c, level, inputs, order, upsample=level > 0))
+        for level, channels in reversed(list(enumerate(config.channels))):
+            inputs = [size + skips.pop() for size in [width, *[channels] * config.layers]]
+            self.up_blocks.append(Level(config, level, inputs, order, upsample=level > 0))
             width = channels
-        self.conv_norm_out = nn.GroupNorm(c.groups, width, c.eps)
-        self.conv_out = nn.Conv2d(width, c.out_channels, 3, padding=1)
-        crossed = {m.order: name for name, m in self.named_modules() if isinstance(m, TransformerBlock)}
-        self.cross_attentions = tuple(f"{crossed[i]}.attn2" for i in range(len(crossed)))
+
+        self.conv_norm_out = nn.GroupNorm(config.groups, width, config.eps)
+        self.conv_out = nn.Conv2d(width, config.out_channels, 3, padding=1)
+
+        name_by_order = {m.order: name for name, m in self.named_modules() if isinstance(m, TransformerBlock)}
+        self.cross_attentions = tuple(f"{name_by_order[i]}.attn2" for i in range(len(name_by_order)))
         self.register_buffer("like", torch.empty(0), persistent=False)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that it computes in."""
+        """The dtype of the computation."""
         return self.like.dtype
 
     def forward(
@@ -87,58 +95,70 @@ class UNet(nn.Module):
         """The prediction, (B, C, H, W) in the model's dtype.
 
         `x`: (B, C, H, W); `t`: (B,) or scalar; `context`: (B, tokens, width), or (B, layers, tokens, width) with one
-        context for each cross-attention layer; `pooled` (B, width) and `time_ids` (B, 6) for SDXL; `residuals`: what is
-        added inside, if anything.
+        context for each cross-attention layer; `pooled` (B, width) and `time_ids` (B, 6) for SDXL; `residuals`: those
+        of ControlNets and T2I-Adapters, if there are any.
         """
         run = self._recompute if self.checkpointing and torch.is_grad_enabled() else _call
         emb = F.silu(self._embed(t, x, pooled, time_ids))
         contexts = self._contexts(context)
+        residuals = residuals or Residuals()
         x = x.to(self.dtype, memory_format=torch.channels_last) if x.is_cuda else x.to(self.dtype)
-        added = residuals or Residuals()
-        x, skips = self._down(ops.conv(self.conv_in, x), emb, contexts, run, added.levels)
-        if added.skips:
-            skips = [skip + more for skip, more in zip(skips, added.skips, strict=True)]
+
+        x, skips = self._down(ops.conv(self.conv_in, x), emb, contexts, run, residuals.levels)
+        if residuals.skips:
+            skips = [skip + residual for skip, residual in zip(skips, residuals.skips, strict=True)]
+
         first, last = self.mid_block.resnets
         x = run(first, x, emb)
         x = self.mid_block.attentions[0](x, contexts, run)
         x = run(last, x, emb)
-        x = x if added.middle is None else x + added.middle
+        if residuals.middle is not None:
+            x = x + residuals.middle
+
         for level in self.up_blocks:
             for resnet, transformer in level.pairs():
                 x = run(resnet, torch.cat([x, skips.pop()], 1), emb)
-                x = transformer(x, contexts, run) if transformer is not None else x
+                if transformer is not None:
+                    x = transformer(x, contexts, run)
             if level.upsamplers is not None:
+                # to the size of the next skip, which is odd if the latents' side is no multiple of 8
                 x = level.upsamplers[0](x, skips[-1].shape[-2:])
         return ops.conv(self.conv_out, ops.gn_silu(self.conv_norm_out, x))
 
     def _down(
-        self, x: Tensor, emb: Tensor, contexts: Sequence[Tensor], run: Run, added: Sequence[Tensor]
+        self, x: Tensor, emb: Tensor, contexts: Sequence[Tensor], run: Run, residuals: Sequence[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
-        """The way down and its skips. `added`: one a level, on what leaves it; where it has attention, on what enters
-        its downsampling (diffusers' places, for which T2I-Adapters were trained)."""
+        """The way down; returns x and the skips.
+
+        `residuals`: one for each level. It is added to what leaves the level; in levels with attention that is before
+        downsampling, else after it (the places of diffusers, for which T2I-Adapters were trained).
+        """
         skips = [x]
         for index, level in enumerate(self.down_blocks):
-            own = added[index] if added else None
+            residual = residuals[index] if residuals else None
+            before_downsampling = level.attentions is not None or level.downsamplers is None
             for resnet, transformer in level.pairs():
                 x = run(resnet, x, emb)
-                x = transformer(x, contexts, run) if transformer is not None else x
+                if transformer is not None:
+                    x = transformer(x, contexts, run)
                 skips.append(x)
-            early = level.attentions is not None or level.downsamplers is None
-            if own is not None and early:
-                skips[-1] = x = x + own
+            if residual is not None and before_downsampling:
+                x = x + residual
+                skips[-1] = x
             if level.downsamplers is not None:
                 x = level.downsamplers[0](x)
-                skips.append(x if own is None or early else x + own)
-                x = skips[-1]
+                if residual is not None and not before_downsampling:
+                    x = x + residual
+                skips.append(x)
         return x, skips
 
     def _embed(self, t: Tensor, x: Tensor, pooled: Tensor | None, time_ids: Tensor | None) -> Tensor:
-        """t, and for SDXL pooled text and sizes, as one vector (B, 4 * first width)."""
+        """The embedding of t, and for SDXL of pooled text and sizes, (B, 4 * first width)."""
         emb = self.time_embedding(sinusoid(t.expand(len(x)), self.config.channels[0]).to(self.dtype))
         if not self.config.pooled:
             return emb
         if pooled is None or time_ids is None:
-            raise ValueError("this UNet is SDXL's: it needs the pooled text and the time ids (sizes) too")
+            raise ValueError("an SDXL UNet also needs the pooled text and the time ids (sizes)")
         sizes = sinusoid(time_ids.flatten(), self.config.size_embed).reshape(len(x), -1)
         return emb + self.add_embedding(torch.cat([pooled.to(self.dtype), sizes.to(self.dtype)], -1))
 
@@ -204,11 +224,10 @@ class Level(nn.Module):
         depth = config.mid_depth if level < 0 else config.depths[level]
         transformers = len(inputs) - 1 if level < 0 else len(inputs)
         self.resnets = nn.ModuleList(Resnet(config, width, channels) for width in inputs)
-        self.attentions = (
-            nn.ModuleList(Transformer(config, channels, heads, depth, order) for _ in range(transformers))
-            if depth
-            else None
-        )
+        self.attentions = None
+        if depth:
+            blocks = [Transformer(config, channels, heads, depth, order) for _ in range(transformers)]
+            self.attentions = nn.ModuleList(blocks)
         self.downsamplers = nn.ModuleList([Downsample(channels)]) if downsample else None
         self.upsamplers = nn.ModuleList([Upsample(channels)]) if upsample else None
 
@@ -275,9 +294,11 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, contexts: Sequence[Tensor], run: Run) -> Tensor:
         size = x.shape[-2:]
         h = ops.gn(self.norm, x)
+        # SD 2.x and XL project with linear layers, SD 1.x with 1x1 convolutions.
         h = ops.linear(self.proj_in, _sequence(h)) if self.flat else _sequence(ops.conv(self.proj_in, h))
         for block in self.transformer_blocks:
             h = run(block, h, contexts[block.order])
+        # Back to an image, beside the identity.
         if self.flat:
             return x + _image(ops.linear(self.proj_out, h), size)
         return x + ops.conv(self.proj_out, _image(h, size))
@@ -291,30 +312,31 @@ def _sequence(x: Tensor) -> Tensor:
 def _image(x: Tensor, size: Sequence[int]) -> Tensor:
     """(B, H W, C) to (B, C, H, W)."""
     image = x.transpose(1, 2).unflatten(2, tuple(size))
-    return image if x.is_cuda else image.contiguous()  # on CUDA, images are in channels-last memory as it is
+    return image if x.is_cuda else image.contiguous()  # on CUDA this is channels-last memory, as images should be
 
 
 class Attention(nn.Module):
     """The projections of one attention layer; `to_out.0` as diffusers has it."""
 
-    def __init__(self, channels: int, context: int) -> None:
+    def __init__(self, channels: int, context_width: int) -> None:
         super().__init__()
         self.to_q = nn.Linear(channels, channels, bias=False)
-        self.to_k = nn.Linear(context, channels, bias=False)
-        self.to_v = nn.Linear(context, channels, bias=False)
+        self.to_k = nn.Linear(context_width, channels, bias=False)
+        self.to_v = nn.Linear(context_width, channels, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
 
 class TransformerBlock(nn.Module):
     """Self-attention, attention to the text, feed-forward; each on a normalised input, beside the identity.
 
-    `order`: the place of its cross-attention among all, in the order in which they run.
+    `order`: the position of its cross-attention among all, in the order in which they run. `map_recorder` and `regions`
+    are set while maps are recorded (`attention_maps.py`) or regions drawn (`steering.py`).
     """
 
     def __init__(self, channels: int, heads: int, context: int, order: int) -> None:
         super().__init__()
         self.heads, self.order = heads, order
-        self.watch: Maps | None = None
+        self.map_recorder: CrossAttentionMaps | None = None
         self.regions: Regions | None = None
         self.norm1 = nn.LayerNorm(channels)
         self.attn1 = Attention(channels, channels)
@@ -325,15 +347,20 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """`x`: (B, pixels, C); `context`: (B, tokens, width)."""
+        # Self-attention.
         q, k, v = ops.ln_qkv(self.norm1, self.attn1, x)
         x = x + ops.linear(self.attn1.to_out[0], ops.attention(q, k, v, self.heads))
+
+        # Attention to the text.
         q, k, v = ops.ln_qkv(self.norm2, self.attn2, x, context)
-        if self.watch is not None:
-            self.watch.see(q, k, self.heads)
-        seen = ops.attention(q, k, v, self.heads)
+        if self.map_recorder is not None:
+            self.map_recorder.record(q, k, self.heads)
+        attended = ops.attention(q, k, v, self.heads)
         if self.regions is not None:
-            seen = self.regions.rewrite(seen, q, partial(ops.attention, heads=self.heads), self.attn2, self.order)
-        x = x + ops.linear(self.attn2.to_out[0], seen)
+            attend = partial(ops.attention, heads=self.heads)
+            attended = self.regions.apply(attended, q, attend, self.attn2, self.order)
+        x = x + ops.linear(self.attn2.to_out[0], attended)
+
         return x + ops.linear(self.ff.net[2], ops.ln_geglu(self.norm3, self.ff.net[0].proj, x))
 
 

@@ -19,10 +19,10 @@ from lorasmith.core.rng import StepRng
 from lorasmith.data.batch import Batch, BatchPlan, PlannedView
 from lorasmith.families.base import Conditioning
 from lorasmith.families.stable_diffusion import emphasis
-from lorasmith.families.stable_diffusion.attention_maps import watched
+from lorasmith.families.stable_diffusion.attention_maps import record_maps
 from lorasmith.training.hooks.base import Hook
 from lorasmith.training.step.batches import prepare_batch
-from lorasmith.training.step.objectives.terms.attention_regularisation import masks_of
+from lorasmith.training.step.objectives.terms.attention_regularisation import concept_masks
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -194,7 +194,7 @@ class AttentionMaps(Hook):
         batch_weights = weights.to(run.device).expand(len(self.timesteps), -1, -1)
 
         size = (x0.shape[2], x0.shape[3])
-        with watched(family.denoiser, batch_weights, size) as maps:
+        with record_maps(family.denoiser, batch_weights, size) as maps:
             family.predict(x_t, t, conditioning)
 
         # the layers of one size are averaged already; each size counts the same
@@ -242,7 +242,7 @@ def mask_of_word(batch: Batch, word: str, vocabulary: Vocabulary | None) -> Map 
 
 def concept_mask(batch: Batch, concept: int | None, vocabulary: Vocabulary | None) -> Map | None:
     """(h, w): the mask of a concept in a batch of one image; with `concept` None that of the image. None if unknown."""
-    masks, known = masks_of(batch, None if concept is None else vocabulary)
+    masks, known = concept_masks(batch, None if concept is None else vocabulary)
     if masks is None or known is None:
         return None
     # there is one mask for all concepts, or one for each

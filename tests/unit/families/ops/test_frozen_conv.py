@@ -86,7 +86,7 @@ def test_bfloat16_is_as_close_as_the_plain_form(monkeypatch: pytest.MonkeyPatch)
         return [((v.float() - e).norm() / e.norm()).item() for v, e in zip(values, exact, strict=True)]
 
     plain = errors(low(xl))
-    monkeypatch.setattr(frozen_conv, "_OTHERS", 0)
+    monkeypatch.setattr(frozen_conv, "_WEIGHTS_PER_PIXEL_OTHERS", 0)
     for ours, theirs in zip(errors(ops.conv(low, xl)), plain, strict=True):
         assert ours < 1.5 * theirs
 
@@ -103,10 +103,10 @@ def test_it_stands_back_where_it_does_not_suit(monkeypatch: pytest.MonkeyPatch) 
         nn.Sequential(frozen(kernel_size=3)),
     ]
     for layer in others:
-        assert not frozen_conv.suits(layer, x)
-    assert frozen_conv.suits(frozen(kernel_size=3), x)
+        assert not frozen_conv.applies(layer, x)
+    assert frozen_conv.applies(frozen(kernel_size=3), x)
     monkeypatch.setattr(frozen_conv, "SMALLEST", 1000)
-    assert not frozen_conv.suits(frozen(kernel_size=3), x)
+    assert not frozen_conv.applies(frozen(kernel_size=3), x)
 
 
 def test_a_weight_changed_between_forward_and_backward_is_noticed() -> None:

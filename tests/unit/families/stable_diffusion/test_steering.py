@@ -60,7 +60,7 @@ def test_regions_equal_the_formula(size: tuple[int, int]) -> None:
         if min(level) < 2:
             continue
         q, out = torch.randn(2, level[0] * level[1], 8).double(), torch.randn(2, level[0] * level[1], 8).double()
-        found = Regions(areas, size).rewrite(out, q, attend, attn, 1)
+        found = Regions(areas, size).apply(out, q, attend, attn, 1)
         torch.testing.assert_close(found, expected(out, q, areas, attn, level, 1), rtol=1e-12, atol=1e-12)
 
 
@@ -94,13 +94,13 @@ def test_what_lies_outside_stays() -> None:
 
 
 def test_blocks_forget_regions_even_after_an_error() -> None:
-    from lorasmith.families.stable_diffusion.steering import regional
+    from lorasmith.families.stable_diffusion.steering import with_regions
 
     class Block(nn.Module):
         regions = None
 
     def fail() -> None:
-        with regional(unet, Regions([], (2, 2))):
+        with with_regions(unet, Regions([], (2, 2))):
             assert all(block.regions is not None for block in unet)
             raise RuntimeError
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
-from lorasmith.families.stable_diffusion.attention_maps import Maps, watched
+from lorasmith.families.stable_diffusion.attention_maps import CrossAttentionMaps, record_maps
 from lorasmith.imaging.heatmap import COLOUR_STOPS, heatmap, highlight_mask
 from lorasmith.training.config import load_config
 from lorasmith.training.hooks.attention_maps import AttentionMaps, find_tokens
@@ -77,7 +77,7 @@ def test_training_does_not_notice_them(build: Any, checkpointing: bool) -> None:
     for hook in ({"every_steps": 1, "at_start": True, "images": 2}, None):
         run = build(hook, gradient_checkpointing=checkpointing)
         fit(run)
-        assert all(getattr(m, "watch", None) is None for m in run.family.unet.modules())
+        assert all(getattr(m, "map_recorder", None) is None for m in run.family.unet.modules())
         files.append((weights(run), run.folder))
     (drawn, folder), (plain, _) = files
     assert drawn.keys() == plain.keys()
@@ -106,7 +106,7 @@ def test_maps_are_the_softmax_of_every_layer(build: Any) -> None:
     kept: dict[str, list[Tensor]] = {"q": [], "k": []}
     handles = []
     for module in run.family.unet.modules():
-        if hasattr(module, "watch"):
+        if hasattr(module, "map_recorder"):
             for name in kept:
                 layer = module.attn2.get_submodule(f"to_{name}")
                 handles.append(layer.register_forward_hook(lambda m, x, y, name=name: kept[name].append(y)))
@@ -115,7 +115,7 @@ def test_maps_are_the_softmax_of_every_layer(build: Any) -> None:
     for handle in handles:
         handle.remove()
     assert len(kept["q"]) == 16
-    heads = next(m.heads for m in run.family.unet.modules() if hasattr(m, "watch"))
+    heads = next(m.heads for m in run.family.unet.modules() if hasattr(m, "map_recorder"))
 
     # "a photo of <g1> <g2>, ...": begin, a, photo, of, two vectors, two vectors
     for word, tokens in (("photo", [2]), ("<g2>", [6, 7])):
@@ -188,26 +188,26 @@ def test_words_stand_where_all_of_their_tokens_do() -> None:
 
 
 def test_a_watch_on_other_samples_is_an_error() -> None:
-    maps = Maps(torch.ones(2, 1, 77), (4, 4))
+    maps = CrossAttentionMaps(torch.ones(2, 1, 77), (4, 4))
     with pytest.raises(ValueError, match="2 samples with 77 tokens, but the layers get 1 with 77"):
-        maps.see(torch.zeros(1, 16, 8), torch.zeros(1, 77, 8), 2)
+        maps.record(torch.zeros(1, 16, 8), torch.zeros(1, 77, 8), 2)
     with pytest.raises(ValueError, match="get 2 with 154"):
-        maps.see(torch.zeros(2, 16, 8), torch.zeros(2, 154, 8), 2)
+        maps.record(torch.zeros(2, 16, 8), torch.zeros(2, 154, 8), 2)
     maps.closed = True
-    maps.see(torch.zeros(1, 16, 8), torch.zeros(1, 77, 8), 2)  # another pass, after the one that was watched
+    maps.record(torch.zeros(1, 16, 8), torch.zeros(1, 77, 8), 2)  # another pass, after the one that was watched
     assert not maps.by_size()
 
 
 def test_a_watch_without_gradients_leaves_nothing_behind(build: Any) -> None:
     run = build(None)
     unet = run.family.unet
-    layers = [m for m in unet.modules() if hasattr(m, "watch")]
-    with torch.no_grad(), watched(unet, torch.ones(1, 1, 77), (4, 4)):
-        assert all(m.watch is not None for m in layers)
-    assert all(m.watch is None for m in layers)
-    with watched(unet, torch.ones(1, 1, 77), (4, 4)):
+    layers = [m for m in unet.modules() if hasattr(m, "map_recorder")]
+    with torch.no_grad(), record_maps(unet, torch.ones(1, 1, 77), (4, 4)):
+        assert all(m.map_recorder is not None for m in layers)
+    assert all(m.map_recorder is None for m in layers)
+    with record_maps(unet, torch.ones(1, 1, 77), (4, 4)):
         pass
-    assert all(m.watch.closed for m in layers)
+    assert all(m.map_recorder.closed for m in layers)
 
 
 def test_colours_go_from_the_least_to_the_most() -> None:

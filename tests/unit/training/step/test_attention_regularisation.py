@@ -13,7 +13,7 @@ from torch import Tensor
 from lorasmith.concepts import Vocabulary
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
-from lorasmith.families.stable_diffusion.attention_maps import Maps, watched
+from lorasmith.families.stable_diffusion.attention_maps import CrossAttentionMaps, record_maps
 from lorasmith.training.step.objectives.terms.attention_regularisation import AttentionRegularisation as Part
 
 
@@ -67,15 +67,15 @@ def batch_of(mask: Tensor | None, *masked: int) -> Any:
 def test_the_terms_are_those_of_the_paper(full: bool, maximum: Any) -> None:
     torch.manual_seed(0)
     part = Part(weight=0.3, full_identity=full, maximum=maximum)
-    maps = Maps(part.columns(words_of([0, 1, 2], [0, 1, 2], [0]), ONE), (8, 6))
+    maps = CrossAttentionMaps(part.columns(words_of([0, 1, 2], [0, 1, 2], [0]), ONE), (8, 6))
     for height, width in ((8, 6), (4, 3), (2, 2)):
-        maps._found[height * width] = [torch.rand(3, height * width, 2) for _ in range(2)]
+        maps._by_pixels[height * width] = [torch.rand(3, height * width, 2) for _ in range(2)]
     mask = (torch.rand(3, 1, 8, 6) > 0.5).float()
     found = part(maps, batch_of(mask), MODEL)
 
     wanted = 0.0
     for (height, width), pixels in (((8, 6), 48), ((4, 3), 12), ((2, 2), 4)):
-        a = np.mean([m.double().numpy() for m in maps._found[pixels]], 0)[:2].reshape(2, height, width, 2)
+        a = np.mean([m.double().numpy() for m in maps._by_pixels[pixels]], 0)[:2].reshape(2, height, width, 2)
         rows = (np.arange(height) * 8 // height)[:, None]
         m = mask[:2, 0].double().numpy()[:, rows, np.arange(width) * 6 // width]
         scaled = a / (a.max((0, 1, 2)) if maximum == "batch" else a.max((1, 2), keepdims=True))
@@ -88,14 +88,16 @@ def test_the_terms_are_those_of_the_paper(full: bool, maximum: Any) -> None:
     if maximum == "sample":
         assert float(found) == pytest.approx(0.3 * wanted, rel=1e-5)
     else:  # the third sample, without words, has no part in the maximum either
-        maps._found = {n: [f.clone().index_fill_(0, torch.tensor([2]), 0) for f in v] for n, v in maps._found.items()}
+        maps._by_pixels = {
+            n: [f.clone().index_fill_(0, torch.tensor([2]), 0) for f in v] for n, v in maps._by_pixels.items()
+        }
         assert float(part(maps, batch_of(mask), MODEL)) == pytest.approx(0.3 * wanted, rel=1e-5)
 
 
 def test_nothing_to_say_is_zero_not_nan() -> None:
     part = Part()
-    maps = Maps(part.columns(words_of([0, 1]), ONE), (4, 4))
-    maps._found[16] = [torch.rand(1, 16, 2)]
+    maps = CrossAttentionMaps(part.columns(words_of([0, 1]), ONE), (4, 4))
+    maps._by_pixels[16] = [torch.rand(1, 16, 2)]
     assert float(part(maps, batch_of(None), MODEL)) == 0
     whole = part.model_copy(update={"full_identity": False})
     assert float(whole(maps, batch_of(torch.ones(1, 1, 4, 4)), MODEL)) == 0
@@ -106,9 +108,9 @@ def test_nothing_to_say_is_zero_not_nan() -> None:
 def test_an_image_without_a_mask_does_not_count(full: bool, maximum: Any) -> None:
     torch.manual_seed(0)
     part = Part(full_identity=full, maximum=maximum)
-    maps, alone = (Maps(part.columns(words_of(*[[0, 1, 2]] * n), ONE), (4, 4)) for n in (2, 1))
+    maps, alone = (CrossAttentionMaps(part.columns(words_of(*[[0, 1, 2]] * n), ONE), (4, 4)) for n in (2, 1))
     values = torch.rand(2, 16, 2) * torch.tensor([0.5, 1.0])[:, None, None]
-    maps._found[16], alone._found[16] = [values], [values[:1]]
+    maps._by_pixels[16], alone._by_pixels[16] = [values], [values[:1]]
     mask = torch.cat([(torch.rand(1, 1, 4, 4) > 0.5).float(), torch.ones(1, 1, 4, 4)])
     expected = float(part(alone, batch_of(mask[:1]), MODEL))
     assert float(part(maps, batch_of(mask, 1, 0), MODEL)) == pytest.approx(expected, rel=1e-6)
@@ -129,8 +131,8 @@ def test_each_concept_has_its_mask(full: bool) -> None:
     """Two images: the first has both concepts, the second one of them, by the image's own mask."""
     torch.manual_seed(0)
     part, vocabulary = Part(weight=1, full_identity=full), vocabulary_of(0, 0, 1)
-    maps = Maps(part.columns(words_of([0, 1, 2, 3], [0, 3]), vocabulary), (4, 4))
-    maps._found[16] = [torch.rand(2, 16, 4)]
+    maps = CrossAttentionMaps(part.columns(words_of([0, 1, 2, 3], [0, 3]), vocabulary), (4, 4))
+    maps._by_pixels[16] = [torch.rand(2, 16, 4)]
     own, first, second = (torch.rand(2, 1, 4, 4) > 0.5 for _ in range(3))
     masks = torch.cat([first, second], 1).float()
     masks[1, 1] = own[1, 0]  # what the data set puts there where an image has no mask of the concept
@@ -144,7 +146,7 @@ def test_each_concept_has_its_mask(full: bool) -> None:
     model: Any = SimpleNamespace(vocabulary=vocabulary)
     found = float(part(maps, batch, model))  # type: ignore[arg-type]
 
-    a = maps._found[16][0].double().numpy().reshape(2, 4, 4, 4)  # sample, h, w, kind
+    a = maps._by_pixels[16][0].double().numpy().reshape(2, 4, 4, 4)  # sample, h, w, kind
     a = a / a.max((1, 2), keepdims=True)
     # the first image's second concept is known by nothing; the second image does not say the first concept
     outside = first[0, 0].numpy() == 0
@@ -166,10 +168,10 @@ def test_maps_are_attention_and_checkpointing_changes_nothing(size: tuple[int, i
     for checkpointing in (False, True):
         family.checkpoint_gradients(checkpointing)
         context = torch.randn(2, 77, 128, generator=torch.Generator().manual_seed(2)).requires_grad_()
-        with watched(family.unet, columns, size) as maps:
+        with record_maps(family.unet, columns, size) as maps:
             out = family.unet(x, t, context)
         found = maps.by_size()
-        assert sum(len(m) for m in maps._found.values()) == 16
+        assert sum(len(m) for m in maps._by_pixels.values()) == 16
         assert {n.shape[2:] for n in found.values()} == {torch.Size(s) for s in found}
         (out.square().mean() + sum(m.square().sum() for m in found.values())).backward()
         results.append((out.detach(), found, context.grad))

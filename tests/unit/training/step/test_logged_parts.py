@@ -20,7 +20,7 @@ from lorasmith.training.step.batches import micro_batches, rank_share
 from lorasmith.training.step.loop import fit, optimizer_step
 from lorasmith.training.step.objectives.denoising import Denoising
 from lorasmith.training.step.objectives.terms.attention_regularisation import AttentionRegularisation
-from lorasmith.training.step.objectives.terms.evaluate import numbered
+from lorasmith.training.step.objectives.terms.evaluate import terms_by_name
 
 GARP = Path(__file__).parents[4] / "src/lorasmith/assets/garp"
 PART = {"kind": "attention_regularisation", "weight": 0.5}
@@ -88,5 +88,5 @@ def test_the_log_and_the_report_have_each_part(run: Run) -> None:
 
 def test_parts_of_one_kind_are_told_apart() -> None:
     parts = [AttentionRegularisation(), AttentionRegularisation(weight=0.5)]
-    assert list(numbered(parts)) == ["attention_regularisation", "attention_regularisation_2"]
+    assert list(terms_by_name(parts)) == ["attention_regularisation", "attention_regularisation_2"]
     assert Denoising().terms == ()

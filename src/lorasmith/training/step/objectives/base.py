@@ -15,24 +15,25 @@ from lorasmith.families.base import Family
 
 @dataclass(frozen=True)
 class StepResult:
-    """One micro-batch's outcome; everything stays on the device.
-
-    `loss`: scalar, the weighted *sum* over samples, so that micro-batches of any size add up to the global batch.
-    `per_sample`: (B,) unweighted means; `t`: (B,); `parts`: scalars to log by name, means over the samples.
-    """
+    """The outcome of one micro-batch. All tensors stay on the device."""
 
     loss: Tensor
+    """Scalar: the weighted *sum* over samples, so that micro-batches of any size add up to the global batch."""
     per_sample: Tensor
+    """(B,): unweighted means."""
     t: Tensor
+    """(B,)"""
     parts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Scalars to log by name, means over the samples."""
 
 
 class Objective(Component, root="objective", default="denoising"):
-    """From a batch to a loss. Called with completed batches: `latents` and `conditioning` are set, on the device."""
+    """From a batch to a loss. The batches it is called with are complete: `latents` and `conditioning` are set, on the
+    device."""
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """The names of all `parts` that a step may give, in order."""
+        """The names of all `StepResult.parts` that a step may have, in order."""
         return ()
 
     def check(self, family: Family) -> None:

@@ -19,14 +19,14 @@ from lorasmith.diffusion.weightings import Weighting
 from lorasmith.families.base import Family
 from lorasmith.training.step.objectives.base import Objective, StepResult
 from lorasmith.training.step.objectives.masked import MaskMean, mean_per_sample
-from lorasmith.training.step.objectives.terms import ObjectivePart
-from lorasmith.training.step.objectives.terms.evaluate import numbered, predicted
+from lorasmith.training.step.objectives.terms import LossTerm
+from lorasmith.training.step.objectives.terms.evaluate import predict_with_terms, terms_by_name
 
 
 class Denoising(Objective):
     """E || output(x_t, t, c) - target ||^2, in any combination of its parts (DDPM, arXiv 2006.11239, equation 14).
 
-    Parts are chosen independently: where t is drawn, what is done to the noise, the distance, and weights over t.
+    Parts are chosen independently: how t is drawn, how the noise is changed, the distance, and weights over t.
     """
 
     kind: Literal["denoising"] = "denoising"
@@ -37,56 +37,67 @@ class Denoising(Objective):
     """How masked errors become one number: the mean over the mask, so that images count alike; `image`, the mean over
     the whole image, where a small mask counts less (sd-scripts); `channel_sum`, 4 times the first (Mix-of-Show)."""
     weightings: tuple[Weighting, ...] = ()
-    parts: tuple[ObjectivePart, ...] = ()
-    """Further terms of the loss; each is logged by its kind, and beside them `denoising`, the loss without them."""
+    parts: tuple[LossTerm, ...] = ()
+    """Further terms of the loss. Each is logged by its kind, and `denoising`, the loss without them, beside them."""
 
     @property
     def terms(self) -> tuple[str, ...]:
-        return ("denoising", *numbered(self.parts)) if self.parts else ()
+        return ("denoising", *terms_by_name(self.parts)) if self.parts else ()
 
     def check(self, family: Family) -> None:
         for weighting in self.weightings:
             weighting.check(family.prediction)
+        for term in self.parts:
+            term.check(family)
 
     def __call__(self, family: Family, batch: Batch, rng: StepRng) -> StepResult:
-        path, prediction = family.path, family.prediction
         assert batch.latents is not None
         assert batch.conditioning is not None
+        path, prediction = family.path, family.prediction
 
+        # The clean latent: a new sample of the VAE's distribution in each step.
         x0 = family.latents(batch.latents, rng.normal("latent", tuple(batch.latents.mean.shape[1:])))
-        t = self.timesteps(rng, path)
+
+        # Noise, and what is added to x0: input perturbation changes only the latter, not the target.
         noise = rng.normal("noise", tuple(x0.shape[1:]))
         for change in self.noise:
             if not change.input_only:
                 noise = change(noise, x0, rng)
-        added = noise
+        added_noise = noise
         for change in self.noise:
             if change.input_only:
-                added = change(added, x0, rng)
-        x_t = path.add_noise(x0, added, t)
+                added_noise = change(added_noise, x0, rng)
 
+        # The noisy latent and the network's output for it.
+        t = self.timesteps(rng, path)
+        x_t = path.add_noise(x0, added_noise, t)
         terms: dict[str, Tensor] = {}
         if self.parts:
-            output, terms = predicted(family, x_t, t, batch, self.parts)
+            output, terms = predict_with_terms(family, x_t, t, batch, self.parts)
         else:
             output = family.predict(x_t, t, batch.conditioning)
+
+        # Samples of prior preservation are to stay as they are: their target is the output without adapters.
         target = prediction.target(x0, noise, t, path)
         if batch.preserve is not None:
-            target = torch.where(batch.preserve[:, None, None, None] > 0, base_output(family, x_t, t, batch), target)
+            with torch.no_grad(), family.as_base():
+                base_output = family.predict(x_t, t, batch.conditioning)
+            target = torch.where(batch.preserve[:, None, None, None] > 0, base_output, target)
 
+        # One number for each sample, times its weights.
         error = self.loss(output, target, t, path)
         per_sample = mean_per_sample(error, batch.mask, self.mask_mean)
         weight = batch.loss_weight
         for weighting in self.weightings:
             weight = weight * weighting(t, path, prediction)
-        main, count = (weight * per_sample).sum(), len(per_sample)
-        loss = main + count * sum(terms.values(), per_sample.new_zeros(()))
-        parts = {"denoising": main / count, **terms} if terms else {}
-        return StepResult(loss, per_sample.detach(), t, {name: term.detach() for name, term in parts.items()})
+        denoising_loss = (weight * per_sample).sum()
 
-
-def base_output(family: Family, x_t: Tensor, t: Tensor, batch: Batch) -> Tensor:
-    """What the network gives without adapters: the target of samples that are to stay as they are."""
-    assert batch.conditioning is not None
-    with torch.no_grad(), family.as_base():
-        return family.predict(x_t, t, batch.conditioning)
+        # A sum over samples; the terms are means, so they count once for each sample.
+        count = len(per_sample)
+        loss = denoising_loss + count * sum(terms.values(), per_sample.new_zeros(()))
+        logged: dict[str, Tensor] = {}
+        if terms:
+            logged["denoising"] = (denoising_loss / count).detach()
+            for name, term in terms.items():
+                logged[name] = term.detach()
+        return StepResult(loss, per_sample.detach(), t, logged)

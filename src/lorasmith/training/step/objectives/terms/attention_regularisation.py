@@ -1,6 +1,5 @@
-"""Keep a concept's words where the concept is (Mix-of-Show, arXiv 2305.18292, section 3.2)."""
+"""Keep the attention of a concept's new tokens where the concept is (Mix-of-Show, arXiv 2305.18292, section 3.2)."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 from typing import Literal
@@ -13,11 +12,11 @@ from torch import Tensor
 from lorasmith.concepts import Vocabulary
 from lorasmith.data.dataset import Batch
 from lorasmith.families.base import Family
-from lorasmith.families.stable_diffusion.attention_maps import Maps
-from lorasmith.training.step.objectives.terms.base import ObjectivePart
+from lorasmith.families.stable_diffusion.attention_maps import CrossAttentionMaps
+from lorasmith.training.step.objectives.terms.base import LossTerm
 
 
-class AttentionRegularisation(ObjectivePart):
+class AttentionRegularisation(LossTerm):
     """weight * sum over sizes of (adjective term + subject term).
 
     Of each mention (tokens of one concept side by side, in order) the last is the subject, those before are adjectives.
@@ -35,56 +34,84 @@ class AttentionRegularisation(ObjectivePart):
     maximum: Literal["sample", "batch"] = "sample"
     """Whose maximum divides a map; the original takes the batch's."""
 
-    def columns(self, words: Tensor, vocabulary: Vocabulary) -> Tensor:
-        """For each concept its adjectives and its subject."""
-        concept = vocabulary.concept_numbers(words)
-        goes_on = (words[:, 1:] > words[:, :-1]) & (concept[:, 1:] == concept[:, :-1])
-        following = F.pad(goes_on, (0, 1), value=False)  # a lower vector, or another concept, begins a mention anew
-        roles = torch.stack([following, ~following], 1)
-        own = [roles & (concept == number)[:, None] for number in range(max(vocabulary.concepts) + 1)]
-        each = torch.cat(own, 1).float()
-        return each / each.sum(-1, keepdim=True).clamp(min=1)
+    def check(self, family: Family) -> None:
+        family.require("attention maps", "objective.parts: attention_regularisation")
 
-    def __call__(self, maps: Maps, batch: Batch, family: Family) -> Tensor:
+    def columns(self, words: Tensor, vocabulary: Vocabulary) -> Tensor:
+        """For each concept two kinds of maps: of its adjectives, and of its subject."""
+        concept = vocabulary.concept_numbers(words)
+        # A mention continues while vectors of one concept follow each other in order; a lower vector, or one of another
+        # concept, begins a new mention. The last token of a mention is the subject.
+        continues = (words[:, 1:] > words[:, :-1]) & (concept[:, 1:] == concept[:, :-1])
+        is_adjective = F.pad(continues, (0, 1), value=False)
+        roles = torch.stack([is_adjective, ~is_adjective], 1)
+
+        by_concept = [roles & (concept == number)[:, None] for number in range(max(vocabulary.concepts) + 1)]
+        weights = torch.cat(by_concept, 1).float()
+        return weights / weights.sum(-1, keepdim=True).clamp(min=1)
+
+    def __call__(self, maps: CrossAttentionMaps, batch: Batch, family: Family) -> Tensor:
         total = torch.zeros((), device=maps.columns.device)
-        masks, known = masks_of(batch, family.vocabulary)
+        masks, known = concept_masks(batch, family.vocabulary)
         if masks is None or known is None:
             return total
-        present = (maps.columns.sum(-1) > 0).unflatten(1, (-1, 2)) & (known > 0)[..., None]  # (B, concepts, roles)
-        for size, found in maps.by_size().items():
-            mask = F.interpolate(masks.float(), size, mode="nearest").expand(-1, present.shape[1], -1, -1)
-            adjective, subject = self._scaled(found.unflatten(1, (-1, 2)), present).unbind(2)
-            total = total + _mean(adjective, (mask == 0) & present[..., 0, None, None])
+
+        # (B, concepts, roles): whether the caption has the tokens and the mask is known.
+        in_caption = (maps.columns.sum(-1) > 0).reshape(len(maps.columns), -1, 2)
+        counts = in_caption & (known > 0)[..., None]
+        adjective_counts, subject_counts = counts[..., 0, None, None], counts[..., 1, None, None]
+
+        for size, maps_of_size in maps.by_size().items():
+            mask = F.interpolate(masks.float(), size, mode="nearest").expand(-1, counts.shape[1], -1, -1)
+            outside = mask == 0
+            scaled = self._divide_by_maximum(maps_of_size.reshape(len(counts), -1, 2, *size), counts)
+            adjective, subject = scaled.unbind(2)
+            total = total + _mean_where(adjective, outside & adjective_counts)
             if self.full_identity:
-                total = total + _mean((subject - mask).square(), present[..., 1, None, None].expand_as(mask))
+                total = total + _mean_where((subject - mask).square(), subject_counts.expand_as(mask))
             else:
-                total = total + _mean(subject, (mask == 0) & present[..., 1, None, None])
+                total = total + _mean_where(subject, outside & subject_counts)
         return self.weight * total
 
-    def _scaled(self, found: Tensor, present: Tensor) -> Tensor:
-        """Maps (B, concepts, 2, h, w) over their maximum."""
-        found = found * present[..., None, None]
-        largest = found.amax((3, 4), keepdim=True)
+    def _divide_by_maximum(self, maps: Tensor, counts: Tensor) -> Tensor:
+        """Maps (B, concepts, 2, h, w) divided by their maximum; 0 where they do not count."""
+        maps = maps * counts[..., None, None]
+        largest = maps.amax((3, 4), keepdim=True)
         if self.maximum == "batch":
             largest = largest.amax(0, keepdim=True)
-        return found / largest.clamp(min=1e-12)
+        return maps / largest.clamp(min=1e-12)
 
 
-def masks_of(batch: Batch, vocabulary: Vocabulary | None) -> tuple[Tensor | None, Tensor | None]:
-    """Where each concept is, (B, concepts, h, w), and whether that is known, (B, concepts); with one for all concepts
-    where images have no masks but their own. None if nothing is known of any sample."""
-    own, known = batch.subject, None if batch.masked is None else batch.masked[:, None]
+def concept_masks(batch: Batch, vocabulary: Vocabulary | None) -> tuple[Tensor | None, Tensor | None]:
+    """Where each concept is, (B, concepts, h, w), and whether that is known, (B, concepts).
+
+    A concept without a mask of its own has the image's. Where no concept has one, there is one mask for all concepts.
+    None, None if nothing is known of any sample.
+    """
+    image_mask = batch.subject
+    image_known = None if batch.masked is None else batch.masked[:, None]
     if vocabulary is None or batch.concept_masks is None or batch.concept_masked is None:
-        return own, known
-    places = {vocabulary.concept_of(name): i for i, name in enumerate(batch.concept_names)}
-    if own is None or known is None:
-        own, known = torch.ones_like(batch.concept_masks[:, :1]), torch.zeros_like(batch.concept_masked[:, :1])
-    chosen = [places.get(number) for number in range(max(vocabulary.concepts) + 1)]
-    masks = [own[:, 0] if i is None else batch.concept_masks[:, i] for i in chosen]
-    told = [known[:, 0] if i is None else batch.concept_masked[:, i] for i in chosen]
-    return torch.stack(masks, 1), torch.stack(told, 1)
+        return image_mask, image_known
+
+    if image_mask is None or image_known is None:
+        image_mask = torch.ones_like(batch.concept_masks[:, :1])
+        image_known = torch.zeros_like(batch.concept_masked[:, :1])
+
+    # The batch names each concept by one of its words, in an order of its own.
+    place_of_concept = {vocabulary.concept_of(word): place for place, word in enumerate(batch.concept_names)}
+    masks: list[Tensor] = []
+    known: list[Tensor] = []
+    for number in range(max(vocabulary.concepts) + 1):
+        place = place_of_concept.get(number)
+        if place is None:
+            masks.append(image_mask[:, 0])
+            known.append(image_known[:, 0])
+        else:
+            masks.append(batch.concept_masks[:, place])
+            known.append(batch.concept_masked[:, place])
+    return torch.stack(masks, 1), torch.stack(known, 1)
 
 
-def _mean(values: Tensor, where: Tensor) -> Tensor:
-    """Over the places where it counts; 0 if there are none."""
+def _mean_where(values: Tensor, where: Tensor) -> Tensor:
+    """The mean over the places where `where` is true; 0 if there are none."""
     return (values * where).sum() / where.sum().clamp(min=1)

@@ -1,10 +1,9 @@
-"""Keep new words where the model's own words are: a density of the token embeddings, by kernels (the research branch of
+"""Keep new tokens where the model's token embeddings are: a density of these, by kernels (the research branch of
 Mix-of-Show, `KDELoss`)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Literal
 from weakref import WeakKeyDictionary
 
@@ -16,14 +15,14 @@ from lorasmith.concepts import Vocabulary
 from lorasmith.concepts.density import Density
 from lorasmith.data.dataset import Batch
 from lorasmith.families.base import Family
-from lorasmith.families.stable_diffusion.attention_maps import Maps
-from lorasmith.training.step.objectives.terms.base import ObjectivePart
+from lorasmith.families.stable_diffusion.attention_maps import CrossAttentionMaps
+from lorasmith.training.step.objectives.terms.base import LossTerm
 
 _DENSITIES: WeakKeyDictionary[Vocabulary, dict[float, dict[str, Density]]] = WeakKeyDictionary()
-"""What is computed once of the model's own words, for each set of new ones and each bandwidth."""
+"""The densities of the model's token embeddings by bandwidth and text encoder, computed once for each vocabulary."""
 
 
-class KernelDensity(ObjectivePart):
+class KernelDensity(LossTerm):
     """weight * sum over the vectors x of new words, and over text encoders, of -log of a density at x.
 
     In each dimension d the density is the mean over the model's own vectors e of a Gaussian kernel, p_d(x) = mean of
@@ -35,38 +34,28 @@ class KernelDensity(ObjectivePart):
     kind: Literal["kde"] = "kde"
     weight: float = Field(default=0.002, gt=0)
     bandwidth: float = Field(default=0.5, gt=0)
-    """The kernel's standard deviation. Token embeddings are about 0.01 to 0.03 in a dimension: the original's 0.5 sees
-    them all as one place, and pulls to their mean."""
+    """The kernel's standard deviation. Token embeddings are about 0.01 to 0.03 in a dimension: with the original's 0.5
+    all of them are one place, and the term pulls to their mean."""
     dimensions: Literal["sum", "product"] = "sum"
 
-    def __call__(self, maps: Maps, batch: Batch, family: Family) -> Tensor:
+    def __call__(self, maps: CrossAttentionMaps, batch: Batch, family: Family) -> Tensor:
         vocabulary = family.vocabulary
         assert vocabulary is not None
-        densities = self.densities(family, vocabulary)
-        terms = [
-            -_joined(densities[part].log(vectors), self.dimensions).sum() for part, vectors in vectors_of(vocabulary)
-        ]
+        densities = self._densities(family, vocabulary)
+        terms: list[Tensor] = []
+        for word in vocabulary.values:
+            for component, vectors in word.named_parameters():
+                # (vectors, layers or 1, width) as rows; then log p_d, (rows, width)
+                log_density = densities[component].log(vectors.flatten(0, 1))
+                if self.dimensions == "sum":
+                    terms.append(-(log_density.logsumexp(-1) - math.log(log_density.shape[-1])).sum())
+                else:
+                    terms.append(-log_density.sum(-1).sum())
         return self.weight * torch.stack(terms).sum().float()
 
-    def densities(self, family: Family, vocabulary: Vocabulary) -> dict[str, Density]:
-        """Of each text encoder's own vectors; made once."""
-        kept = _DENSITIES.setdefault(vocabulary, {})
-        if self.bandwidth not in kept:
-            kept[self.bandwidth] = {
-                part: Density(own, self.bandwidth) for part, own in family.embedding_tables().items()
-            }
-        return kept[self.bandwidth]
-
-
-def vectors_of(vocabulary: Vocabulary) -> Iterator[tuple[str, Tensor]]:
-    """Each word's vectors, (vectors * layers or 1, width), by text encoder."""
-    for word in vocabulary.values:
-        for part, vectors in word.named_parameters():
-            yield part, vectors.flatten(0, 1)
-
-
-def _joined(logs: Tensor, dimensions: Literal["sum", "product"]) -> Tensor:
-    """From log p_d (rows, width) to the log of the density (rows,)."""
-    if dimensions == "sum":
-        return logs.logsumexp(-1) - math.log(logs.shape[-1])
-    return logs.sum(-1)
+    def _densities(self, family: Family, vocabulary: Vocabulary) -> dict[str, Density]:
+        by_bandwidth = _DENSITIES.setdefault(vocabulary, {})
+        if self.bandwidth not in by_bandwidth:
+            tables = family.embedding_tables()
+            by_bandwidth[self.bandwidth] = {part: Density(table, self.bandwidth) for part, table in tables.items()}
+        return by_bandwidth[self.bandwidth]
