@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.hub import hub_is_reachable
 from lorasmith.evaluation.base import FeatureExtractor, Features, Scorer
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -33,19 +35,37 @@ class Clip(Scorer):
         return f"CLIP, {self.model}"
 
     def load(self, device: torch.device) -> FeatureExtractor:
-        from transformers import CLIPModel, CLIPTokenizer
-
+        # a folder, or what is in the cache, needs no hub; without a connection its client would try for a minute
         try:
-            model: Any = CLIPModel.from_pretrained(self.model)
-            tokenizer = CLIPTokenizer.from_pretrained(self.model)
+            model, tokenizer = load_model(self.model, local_files_only=True)
         except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise LorasmithError(
-                f"scorer.model: no CLIP model can be loaded from {self.model} ({reason}); give --model a folder with "
-                "config.json, model.safetensors and the tokenizer's files, or a hub id while there is a connection"
-            ) from error
+            is_folder = Path(self.model).is_dir()
+            if is_folder or not hub_is_reachable():
+                raise not_loaded(self.model, "" if is_folder else "the hub cannot be reached", error) from error
+            try:
+                model, tokenizer = load_model(self.model, local_files_only=False)
+            except (OSError, ValueError) as hub_error:
+                raise not_loaded(self.model, "", hub_error) from hub_error
         model = model.eval().requires_grad_(False).float().to(device)
         return ClipExtractor(model, tokenizer, self.batch_size)
+
+
+def load_model(name: str, local_files_only: bool) -> tuple[Any, Any]:
+    """The model and its tokenizer, from a folder, from the cache of the hub's client or from the hub."""
+    from transformers import CLIPModel, CLIPTokenizer
+
+    model = CLIPModel.from_pretrained(name, local_files_only=local_files_only)
+    return model, CLIPTokenizer.from_pretrained(name, local_files_only=local_files_only)
+
+
+def not_loaded(name: str, reason: str, error: Exception) -> LorasmithError:
+    """The error for a model that is not there. `reason`: if empty, the first line of the library's."""
+    reason = reason or str(error).strip().splitlines()[0]
+    return LorasmithError(
+        f"scorer.model: no CLIP model can be loaded from {name}: it is not in a folder of this name or in the cache, "
+        f"and {reason}.\n    to do: run once with a connection, or give --model a folder with config.json, "
+        "model.safetensors and the tokenizer's files; for tiny-sd, --scorer judge needs no model"
+    )
 
 
 class ClipExtractor(FeatureExtractor):

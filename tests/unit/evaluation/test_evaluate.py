@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import lorasmith
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.hub import hub_is_reachable
 from lorasmith.evaluation.base import Features
 from lorasmith.evaluation.clip import Clip
 from lorasmith.evaluation.measure import highest_similarity, mean_score, measure, text_alignment
@@ -97,6 +98,33 @@ def test_clip_sees_as_transformers_does(clip: Path, tmp_path: Path) -> None:
 def test_a_clip_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(LorasmithError, match="no CLIP model can be loaded"):
         Clip(model=str(tmp_path / "none")).load(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("reachable", "tries"), [(False, [True]), (True, [True, False])])
+def test_the_hub_is_asked_only_if_it_can_be_reached(
+    monkeypatch: pytest.MonkeyPatch, reachable: bool, tries: list[bool]
+) -> None:
+    """The folder and the cache are looked at first; without a connection nothing else is tried."""
+    from transformers import CLIPModel
+
+    seen: list[bool] = []
+
+    def from_pretrained(name: str, local_files_only: bool) -> Any:
+        seen.append(local_files_only)
+        raise OSError("not there")
+
+    monkeypatch.setattr(CLIPModel, "from_pretrained", from_pretrained)
+    monkeypatch.setattr("lorasmith.evaluation.clip.hub_is_reachable", lambda: reachable)
+    with pytest.raises(LorasmithError, match=r"not there|cannot be reached(.|\n)*--model"):
+        Clip(model="owner/clip").load(torch.device("cpu"))
+    assert seen == tries
+
+
+def test_a_client_that_is_set_offline_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert not hub_is_reachable()
 
 
 @pytest.mark.parametrize("name", ["object", "character", "scene"])
