@@ -4,7 +4,7 @@ VENV ?= .venv
 PY = $(VENV)/bin/python
 PIP = $(PY) -m pip install --quiet -c constraints.txt
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check torture docs clean
 
 demo: $(VENV)/.installed
 	$(PY) -m lorasmith demo --output demo
@@ -16,6 +16,11 @@ check: $(VENV)/.installed-dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m pyright
+
+# Interrupts N runs, and counts what is lost.
+N ?= 200
+torture: $(VENV)/.installed-dev
+	$(PY) -m tools.torture --count $(N)
 
 docs: $(VENV)/.installed-dev
 	$(PY) -m tools.docs

@@ -60,7 +60,10 @@ class Events:
         """Append a line to the file. Lines that cannot be written wait in memory for the next one."""
         self._unwritten.append(line)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if not self.path.parent.is_dir():
+                # somebody removed the folder of the run; TensorBoard's thread would look for its file in vain
+                self._tensorboard_folder = self._writer = None
+                self.path.parent.mkdir(parents=True)
             # opened anew for each line, so that a kill loses no line that was written
             with self.path.open("ab") as file:
                 end = file.seek(0, os.SEEK_END)
