@@ -134,7 +134,10 @@ def _images_row(result: CheckResult) -> Row:
     for bucket in data["buckets"]:
         width, height = bucket["size"]
         buckets.append(f"{width}x{height}: {bucket['images']}")
-    text = f"{images}; {data['captions']['with']} with a caption; buckets {', '.join(buckets)}"
+    captions = f"{data['captions']['with']} with a caption"
+    if data["captions"]["cut"]:
+        captions += f", of which {data['captions']['cut']} are cut"
+    text = f"{images}; {captions}; buckets {', '.join(buckets)}"
     if data.get("live"):
         text += f"; encoded anew in each step, because of {data['live']}"
     return "images", text

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lorasmith.data.caption_length import CaptionReader, reading_remarks
 from lorasmith.data.dataset import Dataset
 from lorasmith.data.images import decode
 from lorasmith.data.missing_captions import caption_forms
@@ -28,11 +29,13 @@ MAX_RATIO_DIFFERENCE = 0.1
 """... and their aspect ratios differ by less than this share."""
 
 
-def lint(dataset: Dataset, trigger: Sequence[str] = (), *, near_duplicates: bool = True) -> list[Remark]:
+def lint(
+    dataset: Dataset, trigger: Sequence[str] = (), reader: CaptionReader | None = None, *, near_duplicates: bool = True
+) -> list[Remark]:
     """Everything suspicious about the images that are trained on, in their order.
 
-    `trigger`: words of which a caption should contain at least one. `near_duplicates`: also find images that look like
-    another one, the only search that reads pixels.
+    `trigger`: words of which a caption should contain at least one. `reader`: how the model reads captions.
+    `near_duplicates`: also find images that look like another one, the only search that reads pixels.
     """
     problems = [
         *dataset.remarks,
@@ -43,7 +46,7 @@ def lint(dataset: Dataset, trigger: Sequence[str] = (), *, near_duplicates: bool
     ]
     for record in dataset.records:
         problems += size_problems(record, dataset)
-        problems += caption_problems(record, dataset, trigger)
+        problems += caption_problems(record, dataset, trigger, reader)
         if record.mask == "alpha" and record.opaque:
             text = "has no transparent part, so the loss counts everywhere"
             problems.append(Remark(record.path, "mask", text, "note"))
@@ -51,7 +54,7 @@ def lint(dataset: Dataset, trigger: Sequence[str] = (), *, near_duplicates: bool
             remark = transform.remark(record.path)
             if remark:
                 problems.append(Remark(record.path, "transform", remark, "note"))
-    return [*without_regularisation_images(problems, dataset), *duplicates(dataset.records, near_duplicates)]
+    return [*without_regularisation_images(problems, dataset, trigger), *duplicates(dataset.records, near_duplicates)]
 
 
 def size_problems(record: ImageRecord, dataset: Dataset) -> list[Remark]:
@@ -73,8 +76,10 @@ def size_problems(record: ImageRecord, dataset: Dataset) -> list[Remark]:
     return problems
 
 
-def caption_problems(record: ImageRecord, dataset: Dataset, trigger: Sequence[str]) -> list[Remark]:
-    """The caption is missing, is empty, or has no trigger word after its transforms."""
+def caption_problems(
+    record: ImageRecord, dataset: Dataset, trigger: Sequence[str], reader: CaptionReader | None
+) -> list[Remark]:
+    """The caption is missing, is empty, is not read as it is written, or has no trigger word after its transforms."""
     problems: list[Remark] = []
     # Transforms may add the trigger word, or remove it: what counts is the text that is trained on.
     transforms = dataset.caption_transforms(record)
@@ -85,7 +90,9 @@ def caption_problems(record: ImageRecord, dataset: Dataset, trigger: Sequence[st
     elif not all(record.captions):
         problems.append(Remark(record.path, "empty_caption", "has an empty caption", "warning"))
 
-    for caption in record.captions:
+    for caption in record.captions or ("",):
+        if reader is not None:
+            problems += reading_remarks(record, caption_forms(caption, transforms), trigger, reader)
         if caption and trigger and not has_trigger(caption, transforms, trigger):
             text = f'the caption "{caption}" has no trigger word ({", ".join(trigger)})'
             problems.append(Remark(record.path, "trigger", text, "warning"))
@@ -98,16 +105,25 @@ def has_trigger(caption: str, transforms: Sequence[CaptionTransform], trigger: S
     return any(word.lower() in form.lower() for form in forms for word in trigger)
 
 
-def without_regularisation_images(problems: list[Remark], dataset: Dataset) -> list[Remark]:
+def without_regularisation_images(problems: list[Remark], dataset: Dataset, trigger: Sequence[str]) -> list[Remark]:
     """The problems without missing trigger words of folders in which no caption has one, if captions of another folder
-    do: regularisation images show other things on purpose. If no caption of any folder has one, that is serious."""
+    do: regularisation images show other things on purpose.
+
+    Missing trigger words are serious if no caption that somebody wrote has one; captions of nothing but the trigger may
+    be those of images without one.
+    """
     without_trigger = {problem.path for problem in problems if problem.kind == "trigger"}
-    folders_with_trigger = {
-        record.path.parent for record in dataset.records if record.caption and record.path not in without_trigger
-    }
-    if not folders_with_trigger:
-        return [replace(p, severity="serious") if p.kind == "trigger" else p for p in problems]
-    return [problem for problem in problems if problem.kind != "trigger" or problem.path.parent in folders_with_trigger]
+    with_trigger = [record for record in dataset.records if record.caption and record.path not in without_trigger]
+    folders = {record.path.parent for record in with_trigger}
+    written = {record.path.parent for record in with_trigger if record.caption != " ".join(trigger)}
+    remaining: list[Remark] = []
+    for problem in problems:
+        if problem.kind != "trigger":
+            remaining.append(problem)
+        elif not folders or problem.path.parent in folders:
+            in_written = problem.path.parent in written
+            remaining.append(problem if in_written else replace(problem, severity="serious"))
+    return remaining
 
 
 def duplicates(records: Sequence[ImageRecord], near: bool) -> list[Remark]:

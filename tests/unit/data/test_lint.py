@@ -103,3 +103,18 @@ def test_regularisation_images_need_no_trigger_word(good: Path, dataset: Build, 
     (good / "1.txt").write_text("a photo of a cat")
     both = dataset(None, subsets=[{"images": good}, {"images": others}])
     assert kinds(both, "garp") == [("1.png", "trigger")]
+
+
+def test_a_trigger_that_no_written_caption_has_is_serious(good: Path, dataset: Build) -> None:
+    def severities() -> set[str]:
+        return {p.severity for p in lint(dataset(good), ("mia",)) if p.kind == "trigger"}
+
+    assert severities() == {"serious"}
+    # As `data` fills it in for images without a caption.
+    (good / "0.txt").write_text("mia")
+    assert severities() == {"serious"}
+    (good / "0.txt").write_text("a photo of mia")
+    assert severities() == {"warning"}
+    for i in range(3):
+        (good / f"{i}.txt").write_text("mia")
+    assert severities() == set()

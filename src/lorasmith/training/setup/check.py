@@ -231,6 +231,8 @@ def check_data(config: TrainConfig, result: CheckResult, progress: Progress) -> 
     result.data["files"] = [contents.summary() for contents in dataset.contents]
     images_with_errors = {problem.where for problem in result.errors}
     result.images = [r for r in find_remarks(config, dataset) if str(r.path) not in images_with_errors]
+    cut = {remark.path for remark in result.images if remark.kind in ("long_caption", "trigger_cut_off")}
+    result.data["captions"]["cut"] = len(cut)
 
     length = run_length(config, dataset)
     result.length = {

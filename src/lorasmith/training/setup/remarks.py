@@ -11,6 +11,7 @@ from lorasmith.data.dataset import Dataset
 from lorasmith.data.lint import lint
 from lorasmith.data.remarks import SEVERITIES, Remark, count_of
 from lorasmith.training.config import TrainConfig
+from lorasmith.training.setup.caption_reader import TokenReader
 
 LINES_SHOWN = 4
 """How many remarks a training prints; `check` prints all."""
@@ -23,8 +24,12 @@ def build_dataset(config: TrainConfig, data: DataConfig | None = None) -> Datase
 
 
 def find_remarks(config: TrainConfig, dataset: Dataset, *, near_duplicates: bool = True) -> list[Remark]:
-    """Everything suspicious about the data, as `lint` finds it."""
-    return lint(dataset, config.trigger, near_duplicates=near_duplicates)
+    """Everything suspicious about the data, as `lint` finds it. What the model reads of captions is found if the base
+    is; that it is not found is an error of its own."""
+    try:
+        return lint(dataset, config.trigger, TokenReader(config), near_duplicates=near_duplicates)
+    except LorasmithError:
+        return lint(dataset, config.trigger, near_duplicates=near_duplicates)
 
 
 def report_remarks(remarks: Sequence[Remark], progress: Progress, *, accept: bool) -> None:
