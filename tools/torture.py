@@ -15,6 +15,7 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -277,12 +278,34 @@ def two_processes(shop: Workshop, output: Path) -> subprocess.CompletedProcess[s
     return subprocess.CompletedProcess(command, 0 if "Traceback" not in err else 70, out, err)
 
 
+def lost_rank(shop: Workshop, output: Path) -> subprocess.CompletedProcess[str]:
+    """Of two ranks, the second is killed after the first checkpoint. A single process continues the run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "lorasmith", *shop.command("plain", output), "device=cpu"]
+    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        subprocess.Popen(
+            command, env={**shared, "RANK": str(i)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for i in range(2)
+    ]
+    while ranks[0].poll() is None and not list(output.glob("checkpoints/step-*")):
+        time.sleep(0.01)
+    ranks[1].kill()
+    ranks[1].communicate(timeout=LIMIT)
+    out, err = ranks[0].communicate(timeout=LIMIT)
+    return subprocess.CompletedProcess(command, ranks[0].returncode, out, err)
+
+
 FAULTS: dict[str, Callable[[Workshop, Path], subprocess.CompletedProcess[str]]] = {
     "full disk": full_disk,
     "damaged checkpoint and cache": damaged_checkpoint,
     "two processes": two_processes,
     "removed output": removed_output,
     "removed data": removed_data,
+    "lost rank": lost_rank,
     "clock set back": clock_set_back,
     "few file handles": few_handles,
     "umask 077": private_umask,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from lorasmith.training.hooks.base import Hook
+from lorasmith.training.hooks.log import Log
 from lorasmith.training.output import checkpoint
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ class Checkpoints(Hook):
 
     def act(self, run: Run) -> None:
         # losses that are still on the device may say that the run has diverged
-        run.config.log.act(run)
+        for hook in run.hooks:
+            if isinstance(hook, Log):
+                hook.act(run)
         if run.metrics.last_step_was_bad and run.state.step < run.length.steps:
             run.progress.say(f"step {run.state.step}: no checkpoint, since the loss is not a finite number")
             return
