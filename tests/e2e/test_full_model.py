@@ -103,7 +103,7 @@ def test_what_cannot_be(folder: Path, here: Program) -> None:
     for more, said in (
         (["--save_model_as=ckpt"], "pickle"),
         (["--no_token_padding"], "pads prompts"),
-        (["--stop_text_encoder_training=5", "--max_train_epochs=1"], "max_train_steps in place"),
+        (["--stop_text_encoder_training=5", "--max_train_epochs=1"], "use max_train_steps instead"),
     ):
         answer = here("as", "train_db", *TRAIN, *more)
         assert answer.code != 0

@@ -1,4 +1,4 @@
-"""Files that fit into the head: length of files and functions, number of arguments, docstrings."""
+"""Files that fit into the head: length of files and functions, complexity, number of arguments, docstrings."""
 
 from __future__ import annotations
 
@@ -9,13 +9,27 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "tools").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
-LONGEST_FILE, LONGEST_FUNCTION, MOST_ARGUMENTS = 400, 80, 8
+LONGEST_FILE, LONGEST_FUNCTION, MOST_ARGUMENTS, MOST_COMPLEX = 400, 80, 8, 12
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def functions(path: Path) -> list[Function]:
     return [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, Function)]
+
+
+def complexity(function: Function) -> int:
+    """Cyclomatic complexity: one, and one for each branch, loop, comprehension, condition and boolean operator."""
+    branches = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.match_case)
+    count = 1
+    for node in ast.walk(function):
+        if isinstance(node, branches):
+            count += 1
+        elif isinstance(node, ast.comprehension):
+            count += 1 + len(node.ifs)
+        elif isinstance(node, ast.BoolOp):
+            count += len(node.values) - 1
+    return count
 
 
 def is_command(function: Function) -> bool:
@@ -34,6 +48,7 @@ def test_a_file_is_within_its_budget(path: Path) -> None:
     for function in functions(path):
         length = (function.end_lineno or 0) - function.lineno + 1
         assert length <= LONGEST_FUNCTION, f"{function.name} has {length} lines"
+        assert complexity(function) <= MOST_COMPLEX, f"{function.name} has a complexity of {complexity(function)}"
         given = function.args
         names = [a.arg for a in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
         count = len([n for n in names if n not in ("self", "cls", "ctx")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -54,22 +54,25 @@ def explain(error: ConfigError) -> ConfigError:
         if key in unknown:
             return foreign_file(key, error.source)
 
-    table = foreign_keys() if unknown else {}
-    problems: list[Problem] = []
-    # the list of allowed keys of a table stands at its first unknown key; if that one is explained, at the next one
-    allowed: dict[str, str] = {}
-    for problem in error.problems:
-        parent, _, key = problem.where.rpartition(".")
-        if problem.found != UNKNOWN_KEY:
-            problems.append(problem)
-        elif key in table and not problem.remedy.startswith("write "):
-            allowed[parent] = problem.allowed or allowed.get(parent, "")
-            problems.append(replace(problem, allowed="", remedy=table[key]))
-        elif problem.remedy:
-            problems.append(problem)
-        else:
-            problems.append(replace(problem, allowed=problem.allowed or allowed.pop(parent, "")))
-    return ConfigError(problems, error.source)
+    if not unknown:
+        return error
+    return ConfigError(explained_problems(error.problems, foreign_keys()), error.source)
+
+
+def explained_problems(problems: Sequence[Problem], advice: Mapping[str, str]) -> list[Problem]:
+    """The problems, with `advice` for each unknown key that is another trainer's."""
+    result: list[Problem] = []
+    # Only the first unknown key of a table lists the allowed keys. If advice replaces that list, the next one shows it.
+    pending_lists: dict[str, str] = {}
+    for problem in problems:
+        table, _, key = problem.where.rpartition(".")
+        if problem.found == UNKNOWN_KEY and key in advice and not problem.remedy.startswith("write "):
+            pending_lists[table] = problem.allowed or pending_lists.get(table, "")
+            problem = replace(problem, allowed="", remedy=advice[key])
+        elif problem.found == UNKNOWN_KEY and not problem.remedy:
+            problem = replace(problem, allowed=problem.allowed or pending_lists.pop(table, ""))
+        result.append(problem)
+    return result
 
 
 def foreign_file(key: str, source: str) -> ConfigError:
