@@ -11,8 +11,8 @@ from torch import Tensor
 from lorasmith.data.masks import concept_masks, loss_mask, subject_mask
 from lorasmith.data.placement import Size
 from lorasmith.data.records import ImageRecord
-from lorasmith.data.views import DOWNSCALE, View
-from lorasmith.families.base import Conditioning, LatentDistribution
+from lorasmith.data.views import View
+from lorasmith.families.base import DOWNSCALE, Conditioning, LatentDistribution
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lorasmith.core.registry import Config
 from lorasmith.data.transforms import Transform
+from lorasmith.families.base import DOWNSCALE
 
 
 class BucketConfig(Config):
@@ -179,5 +180,5 @@ def sides_of(resolution: int | tuple[int, int]) -> tuple[int, int]:
 def check_resolution(resolution: int | tuple[int, int]) -> None:
     """Raises ValueError if latents cannot have this size."""
     sides = sides_of(resolution)
-    if min(sides) < 16 or any(side % 8 for side in sides):
-        raise ValueError("resolution must be a multiple of 8, at least 16")
+    if min(sides) < 2 * DOWNSCALE or any(side % DOWNSCALE for side in sides):
+        raise ValueError(f"resolution must be a multiple of {DOWNSCALE}, at least {2 * DOWNSCALE}")

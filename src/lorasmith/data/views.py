@@ -23,8 +23,7 @@ from lorasmith.data.placement import Crop, Placement
 from lorasmith.data.records import ImageRecord
 from lorasmith.data.transforms import ImageTransform
 from lorasmith.data.transforms.base import Sample
-
-DOWNSCALE = 8
+from lorasmith.families.base import DOWNSCALE
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,20 @@ from typing import Any
 
 from lorasmith.families.conditioning import Conditioning
 from lorasmith.families.layers import LayerNames
-from lorasmith.families.model import DiffusionModel, Feature, LatentDistribution
+from lorasmith.families.model import DOWNSCALE, DiffusionModel, Feature, LatentDistribution
 from lorasmith.families.text_side import TextSide
 from lorasmith.moved_modules import renamed
 
-__all__ = ["Conditioning", "DiffusionModel", "Family", "Feature", "LatentDistribution", "LayerNames", "TextSide"]
+__all__ = [
+    "DOWNSCALE",
+    "Conditioning",
+    "DiffusionModel",
+    "Family",
+    "Feature",
+    "LatentDistribution",
+    "LayerNames",
+    "TextSide",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -32,6 +32,11 @@ class LatentDistribution:
     std: Tensor | None = None
 
 
+DOWNSCALE = 8
+"""Pixels on the side of an image for each one on the side of its latent, in the VAE of every family so far. The one
+home of this number for code that runs before a base is loaded, such as the checks of a config."""
+
+
 class DiffusionModel(ABC):
     """The denoiser, the path that it was trained on, and the VAE of its latents.
 
@@ -45,7 +50,7 @@ class DiffusionModel(ABC):
     features: ClassVar[frozenset[Feature]] = frozenset()
 
     latent_channels: ClassVar[int]
-    downscale: ClassVar[int]
+    downscale: ClassVar[int] = DOWNSCALE
     """The side of an image in pixels, divided by the side of its latent."""
     latent_scale: float
     latent_shift: float = 0.0

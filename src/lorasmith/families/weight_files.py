@@ -19,27 +19,38 @@ def weight_files(folder: Path, part: str) -> list[Path]:
     if not folder.is_dir():
         raise LorasmithError(f"{folder}: missing, so there is no {part}. Is the model folder complete?")
 
-    indexes = sorted(folder.glob("*.safetensors.index*.json"), key=lambda p: ("non_ema" in p.name, len(p.name), p.name))
-    shards = {index: _shards(index) for index in indexes}
-    sharded = {shard for names in shards.values() for shard in names}
-    whole = [p for p in folder.glob("*.safetensors") if p.name not in sharded]
-    whole.sort(key=lambda p: ("non_ema" in p.name, p.name.count("."), "fp16" not in p.name, p.name))
-
-    # In order of preference: a whole plain file, plain shards, a whole variant, shards of a variant.
-    plain_indexes = [index for index in indexes if index.name.endswith(".index.json")]
-    if whole and whole[0].name.count(".") == 1:
-        return [whole[0]]
-    if plain_indexes:
-        return [folder / shard for shard in shards[plain_indexes[0]]]
-    if whole:
-        return [whole[0]]
-    if indexes:
-        return [folder / shard for shard in shards[indexes[0]]]
-
-    pickles = [p for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES]
+    chosen = preferred_files(folder)
+    if chosen:
+        return chosen
+    pickles = [path for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES]
     if pickles:
         raise LorasmithError(f"{folder}: only {pickles[0].name}, {pickle_advice(pickles[0])}")
     raise LorasmithError(f"{folder}: no .safetensors file, so there is no {part}. Is the model folder complete?")
+
+
+def preferred_files(folder: Path) -> list[Path]:
+    """In order of preference: a whole plain file, plain shards, a whole variant, shards of a variant; else nothing."""
+    candidates: list[tuple[tuple[object, ...], list[Path]]] = []
+    sharded: set[str] = set()
+    for index in folder.glob("*.safetensors.index*.json"):
+        names = _shards(index)
+        sharded.update(names)
+        is_variant = not index.name.endswith(".index.json")
+        preference = (is_variant, True, "non_ema" in index.name, len(index.name), index.name)
+        candidates.append((preference, [folder / name for name in names]))
+    for path in folder.glob("*.safetensors"):
+        if path.name not in sharded:
+            is_variant = path.name.count(".") > 1
+            preference = (
+                is_variant,
+                False,
+                "non_ema" in path.name,
+                path.name.count("."),
+                "fp16" not in path.name,
+                path.name,
+            )
+            candidates.append((preference, [path]))
+    return min(candidates, key=lambda candidate: candidate[0])[1] if candidates else []
 
 
 def _shards(index: Path) -> list[str]:

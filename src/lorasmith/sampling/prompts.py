@@ -14,6 +14,7 @@ from typing import Any
 from lorasmith.core.config import read_table
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.text_files import read_text
+from lorasmith.families.base import DOWNSCALE
 
 # <lora:name>, <lora:name:strength> or <lora:name:text:unet>; `lyco` is the tag of the LyCORIS extension
 _LORA_TAG = re.compile(r"<(?:lora|lyco):([^:>]+)(?::([^:>]*))?(?::([^:>]*))?>")
@@ -176,7 +177,7 @@ def _convert(
         except (TypeError, ValueError):
             expected = {int: "a whole number", list: "a list of tables"}.get(value_type, "a number")
             raise LorasmithError(f"{where}{prefix}{key} is {value!r}, which is not {expected}") from None
-        # as sd-scripts does; the VAE needs multiples of 8
+        # As in sd-scripts: rounded down to what the VAE needs, and at least 64.
         if field in ("width", "height"):
-            converted[field] = max(64, converted[field] // 8 * 8)
+            converted[field] = max(64, converted[field] // DOWNSCALE * DOWNSCALE)
     return converted

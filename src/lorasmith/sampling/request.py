@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.families.base import DOWNSCALE
 from lorasmith.sampling import samplers
 from lorasmith.sampling.control import Control
 from lorasmith.sampling.regions import Region
@@ -44,8 +45,8 @@ class Request:
             if not 0 <= value <= 1:
                 raise LorasmithError(f"{name} is {value}; it must be between 0 and 1")
         for name, value in (("width", self.width), ("height", self.height)):
-            if value < 8 or value % 8:
-                raise LorasmithError(f"{name} is {value}; it must be a multiple of 8")
+            if value < DOWNSCALE or value % DOWNSCALE:
+                raise LorasmithError(f"{name} is {value}; it must be a multiple of {DOWNSCALE}")
         if not 1 <= self.steps <= MAX_STEPS:
             raise LorasmithError(f"steps is {self.steps}; it must be between 1 and {MAX_STEPS}")
         if self.clip_skip < 1:

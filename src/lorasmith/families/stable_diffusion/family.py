@@ -46,7 +46,6 @@ class StableDiffusion(Family):
     text_components: ClassVar[tuple[str, ...]] = ("te",)
     features: ClassVar[frozenset[Feature]] = frozenset(("regions", "controls", "attention maps", "layer-wise tokens"))
     latent_channels: ClassVar[int] = 4
-    downscale: ClassVar[int] = 8
     layer_presets: ClassVar[Mapping[str, tuple[str, ...]]] = layer_names.PRESETS
 
     def __init__(self, source: StableDiffusionSource, dtype: torch.dtype | None, device: torch.device | str) -> None:

@@ -13,6 +13,7 @@ from lorasmith.adapters.base import LayerSpec
 from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.package import assets
+from lorasmith.families.model import DOWNSCALE
 from lorasmith.families.reader import TensorRef, read_header
 from lorasmith.families.registry import NotRecognisedError
 from lorasmith.families.source import Source
@@ -69,8 +70,8 @@ class StableDiffusionSource(Source):
 
     @property
     def native_size(self) -> int:
-        # The UNet's config gives the size of the latents, which is an eighth of the pictures'.
-        return int(self.config("unet").get("sample_size", 64)) * 8
+        # The UNet's config gives the size of the latents.
+        return int(self.config("unet").get("sample_size", 64)) * DOWNSCALE
 
     @property
     def context_width(self) -> int:
