@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lorasmith.core.latent_grid import DOWNSCALE
 from lorasmith.data.masks import concept_masks, loss_mask, subject_mask
 from lorasmith.data.placement import Size
 from lorasmith.data.records import ImageRecord
 from lorasmith.data.views import View
-from lorasmith.families.base import DOWNSCALE, Conditioning, LatentDistribution
+from lorasmith.families.base import Conditioning, LatentDistribution
 
 
 @dataclass(frozen=True)

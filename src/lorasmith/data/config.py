@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from lorasmith.core.latent_grid import DOWNSCALE
 from lorasmith.core.registry import Config
 from lorasmith.data.transforms import Transform
-from lorasmith.families.base import DOWNSCALE
 
 
 class BucketConfig(Config):

@@ -17,13 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.latent_grid import DOWNSCALE
 from lorasmith.data.images import decode, resize_and_crop
 from lorasmith.data.masks import decode_mask, to_latent_grid
 from lorasmith.data.placement import Crop, Placement
 from lorasmith.data.records import ImageRecord
 from lorasmith.data.transforms import ImageTransform
 from lorasmith.data.transforms.base import Sample
-from lorasmith.families.base import DOWNSCALE
 
 
 @dataclass(frozen=True)

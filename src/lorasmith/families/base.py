@@ -10,12 +10,11 @@ from typing import Any
 
 from lorasmith.families.conditioning import Conditioning
 from lorasmith.families.layers import LayerNames
-from lorasmith.families.model import DOWNSCALE, DiffusionModel, Feature, LatentDistribution
+from lorasmith.families.model import DiffusionModel, Feature, LatentDistribution
 from lorasmith.families.text_side import TextSide
 from lorasmith.moved_modules import renamed
 
 __all__ = [
-    "DOWNSCALE",
     "Conditioning",
     "DiffusionModel",
     "Family",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.latent_grid import DOWNSCALE
 from lorasmith.diffusion.path import DiffusionPath
 from lorasmith.diffusion.prediction import Prediction
 from lorasmith.families.conditioning import Conditioning
@@ -30,11 +31,6 @@ class LatentDistribution:
 
     mean: Tensor
     std: Tensor | None = None
-
-
-DOWNSCALE = 8
-"""Pixels on the side of an image for each one on the side of its latent, in the VAE of every family so far. The one
-home of this number for code that runs before a base is loaded, such as the checks of a config."""
 
 
 class DiffusionModel(ABC):

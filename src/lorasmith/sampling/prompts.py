@@ -13,8 +13,8 @@ from typing import Any
 
 from lorasmith.core.config import read_table
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.latent_grid import DOWNSCALE
 from lorasmith.core.text_files import read_text
-from lorasmith.families.base import DOWNSCALE
 
 # <lora:name>, <lora:name:strength> or <lora:name:text:unet>; `lyco` is the tag of the LyCORIS extension
 _LORA_TAG = re.compile(r"<(?:lora|lyco):([^:>]+)(?::([^:>]*))?(?::([^:>]*))?>")

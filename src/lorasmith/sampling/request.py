@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorasmith.core.errors import LorasmithError
-from lorasmith.families.base import DOWNSCALE
+from lorasmith.core.latent_grid import DOWNSCALE
 from lorasmith.sampling import samplers
 from lorasmith.sampling.control import Control
 from lorasmith.sampling.regions import Region

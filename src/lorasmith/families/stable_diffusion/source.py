@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.latent_grid import DOWNSCALE
 from lorasmith.core.package import assets
-from lorasmith.families.model import DOWNSCALE
 from lorasmith.families.reader import TensorRef, read_header
 from lorasmith.families.registry import NotRecognisedError
 from lorasmith.families.source import Source
