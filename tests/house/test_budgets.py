@@ -9,7 +9,17 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "tools").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
-PENDING = {"survey", "fill_missing_captions", "reopen", "remark_on_pictures", "remark_on_captions"}
+PENDING = {
+    "survey",
+    "fill_missing_captions",
+    "reopen",
+    "remark_on_pictures",
+    "remark_on_captions",
+    "reading_remarks",
+    "remark_on_folders",
+    "without_regularisation_images",
+    "check_data",
+}
 LONGEST_FILE, LONGEST_FUNCTION, MOST_ARGUMENTS, MOST_COMPLEX = 400, 80, 8, 12
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

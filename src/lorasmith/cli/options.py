@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from lorasmith.core.registry import load_plugins
-
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Settings that replace those of the config: adapter.rank=8 steps=500"),
@@ -19,7 +17,10 @@ LoraFile = Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA of any tr
 
 def _import_plugins(modules: list[str] | None) -> list[str]:
     """Import what `--plugin` names, when the option is read, so that a command need not do anything with the value."""
-    load_plugins(modules or ())
+    if modules:
+        from lorasmith.core.registry import load_plugins
+
+        load_plugins(modules)
     return modules or []
 
 
