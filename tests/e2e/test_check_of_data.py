@@ -60,3 +60,10 @@ def test_missing_captions(here: Program, base: str, folder: Path) -> None:
     answer = here("train", config, 'trigger=["garp"]')
     assert answer.code == 0
     assert answer.err.count('"garp" is used') == 1
+
+
+def test_a_sweep_has_nobody_to_ask(here: Program, base: str, folder: Path) -> None:
+    config = write(folder, base, 'trigger = ["mia"]\nadapter.rank = 2\n')
+    answer = here("sweep", config, "--over", "seed=0", "--out", folder / "sweep", "--device", "cpu")
+    assert answer.code == 0, answer.err
+    assert "no trigger word" in next((folder / "sweep" / "logs").iterdir()).read_text()

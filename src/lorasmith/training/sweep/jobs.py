@@ -82,7 +82,8 @@ class Job:
             settings = self.folder.parent.parent / "settings" / f"{self.name}.toml"
             write_text(settings, self.config.to_toml())
             source = [str(settings)]
-        return [sys.executable, "-m", "lorasmith", "train", *source, f'device="{device}"']
+        # nobody is there to accept serious remarks on the data; they are in the log of the run
+        return [sys.executable, "-m", "lorasmith", "train", *source, f'device="{device}"', "--yes"]
 
     def start(self, device: str, threads: int | None) -> None:
         """Start or continue the run in a process of its own. `threads`: CPU threads of the process."""
