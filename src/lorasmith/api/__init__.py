@@ -129,7 +129,7 @@ def check(
 @explains_foreign_keys
 def sweep(
     config: Source,
-    over: Sequence[str],
+    over: Sequence[str | Path],
     out: Path | str,
     *,
     overrides: Sequence[str] = (),
@@ -140,7 +140,8 @@ def sweep(
 ) -> SweepResult:
     """Train with every combination of settings, and write a table and a picture of the results into `out`.
 
-    `over`: settings and their values (`["adapter.rank=4,8", "optimizer.lr=1e-4,3e-4"]`). `overrides`: `key=value` for
+    `over`: settings and their values (`["adapter.rank=4,8", "optimizer.lr=1e-4,3e-4"]`), and the path of a CSV or TOML
+    file of runs that differ in several settings at once (`[Path("characters.csv")]`). `overrides`: `key=value` for
     all runs. `devices`: such as `cuda:0`; default: all GPUs, else the CPU. `jobs`: the number of runs at a time;
     default: one for each device. `search`: a number of runs whose values Optuna proposes, in place of all combinations;
     `over` may then have `key=low..high`.
@@ -151,7 +152,9 @@ def sweep(
     from lorasmith.training.sweep import sweep as run_sweep
 
     source = config if isinstance(config, dict) else Path(config)
-    settings = SweepSettings(source, over, Path(out), overrides, devices, jobs, search)
+    axes = [text for text in over if isinstance(text, str)]
+    rows = next((path for path in over if isinstance(path, Path)), None)
+    settings = SweepSettings(source, axes, Path(out), overrides, devices, jobs, search, rows)
     return run_sweep(settings, progress)
 
 

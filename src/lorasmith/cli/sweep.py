@@ -28,6 +28,14 @@ def sweep_command(
         list[str] | None,
         typer.Option("--over", metavar="KEY=VALUE,VALUE", help="A setting and its values; repeatable."),
     ] = None,
+    rows: Annotated[
+        Path | None,
+        typer.Option(
+            "--rows",
+            metavar="FILE.csv|toml",
+            help="A run for each line of a table: the first line has the keys, such as name,trigger,data.images.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the sweep.")] = Path("sweep"),
     jobs: Annotated[
         int | None, typer.Option("--jobs", min=1, help="Number of runs at a time; default: one for each device.")
@@ -60,7 +68,7 @@ def sweep_command(
     devices = [part.strip() for part in device.split(",")] if device else []
     result = api.sweep(
         config,
-        over or [],
+        [*([] if rows is None else [rows]), *(over or [])],
         out,
         overrides=overrides or [],
         devices=devices,
@@ -98,12 +106,12 @@ def make_table(result: SweepResult) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    settings = list(result.runs[0]["values"]) if result.runs else []
+    settings = list(dict.fromkeys(key for run in result.runs for key in run["values"]))
     for name in (*settings, "state", *NUMBERS, "file"):
         table.add_column(name, overflow="fold", justify="right" if name in NUMBERS else "left")
     # runs without a validation loss come last
     for run in sorted(result.runs, key=_sort_key):
-        values = [str(run["values"][name]) for name in settings]
+        values = [str(run["values"].get(name, "")) for name in settings]
         numbers = [_format_number(run[key], decimals) for key, decimals in NUMBERS.values()]
         file = run["file"] or run["message"] or ""
         table.add_row(*values, run["state"], *numbers, file, style="bold" if run["run"] == result.best else None)

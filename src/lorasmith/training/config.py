@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lorasmith.adapters import AdapterConfig
 from lorasmith.adapters.lora import LoRA
@@ -131,6 +131,12 @@ class TrainConfig(Config):
     """A comment in the file's metadata."""
     metadata: dict[SpecField, str] = Field(default_factory=dict)
     """Further `modelspec` metadata of the file, such as `author` or `license`."""
+
+    @field_validator("trigger", "merge", "plugins", mode="before")
+    @classmethod
+    def _one_is_a_list_too(cls, value: Any) -> Any:
+        """`trigger = "mia"` means `trigger = ["mia"]`."""
+        return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="before")
     @classmethod

@@ -16,6 +16,8 @@ Values = dict[str, str]
 
 LONGEST_NAME = 100
 HASH_DIGITS = 8
+LONGEST_IN_LABEL = 16
+"""Longer values, such as folders, are left out of the label of a run with a name."""
 DECADE = 10
 """A range whose ends differ at least by this factor is searched on a logarithmic scale."""
 
@@ -114,7 +116,12 @@ def split_at_commas(text: str) -> list[str]:
 
 
 def label(values: Mapping[str, str], separator: str = "  ") -> str:
-    """A combination for people: `rank 4  lr 1e-4`. Keys are as short as they can be and still differ."""
+    """A combination for people: `rank 4  lr 1e-4`. Keys are as short as they can be and still differ. A run with a
+    name is called by it, with the shorter ones of its other values."""
+    if "name" in values:
+        others = {key: value for key, value in values.items() if key != "name" and len(value) <= LONGEST_IN_LABEL}
+        name = values["name"].strip("\"'")
+        return separator.join([name, label(others, separator)]) if others else name
     keys = shorten_keys(list(values))
     return separator.join(f"{key} {value}" for key, value in zip(keys, values.values(), strict=True))
 

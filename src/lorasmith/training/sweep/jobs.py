@@ -5,6 +5,7 @@ The state of a run is read from its folder alone: a finished run is not repeated
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -138,15 +139,21 @@ class Job:
 
 
 def make_job(
-    source: Path | dict[str, Any], overrides: Sequence[str], values: Mapping[str, str], sweep_folder: Path
+    source: Path | dict[str, Any],
+    overrides: Sequence[str],
+    values: Mapping[str, str],
+    sweep_folder: Path,
+    name: str = "",
 ) -> Job:
-    """The run of one combination, with the state that its folder shows.
+    """The run of one combination, with the state that its folder shows. `name`: of its folder, if it has one.
 
     Raises ConfigError if the values do not fit the config, and LorasmithError if the folder holds a run with other
     settings.
     """
-    folder = sweep_folder / "runs" / folder_name(values)
+    folder = sweep_folder / "runs" / (name or folder_name(values))
     changes = [*overrides, *(f"{key}={value}" for key, value in values.items())]
+    # the config need not have an output, since each run has its own
+    changes.append(f"output={json.dumps(folder.as_posix())}")
     config = load_config(source, changes).model_copy(update={"output": folder})
     job = Job(dict(values), config)
     if not job.begun:

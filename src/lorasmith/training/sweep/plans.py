@@ -11,7 +11,7 @@ from typing import Any
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import write_text
-from lorasmith.training.sweep.axes import Axis, Values, combinations
+from lorasmith.training.sweep.axes import Axis, Values
 from lorasmith.training.sweep.jobs import Job
 
 MakeJob = Callable[[Values], Job]
@@ -39,8 +39,8 @@ class Plan(ABC):
 class Grid(Plan):
     """Every combination of values. Finished runs are not repeated."""
 
-    def __init__(self, axes: Sequence[Axis], make_job: MakeJob) -> None:
-        self.jobs = [make_job(values) for values in combinations(axes)]
+    def __init__(self, combined: Sequence[Values], make_job: MakeJob) -> None:
+        self.jobs = [make_job(values) for values in combined]
         folders = [job.folder for job in self.jobs]
         for folder in folders:
             if folders.count(folder) > 1:

@@ -16,6 +16,7 @@ from lorasmith.imaging.grid import grid
 from lorasmith.training.output.report.pictures import prompts_of
 from lorasmith.training.sweep.axes import label
 from lorasmith.training.sweep.jobs import Job
+from lorasmith.training.sweep.rows import keys_of
 
 COMPARISON = "comparison.png"
 COLUMNS = ("state", "loss", "validation_loss", "steps", "seconds", "file")
@@ -55,13 +56,13 @@ def write_results(folder: Path, jobs: Sequence[Job]) -> str | None:
     """Write results.csv and results.json, as far as the runs have come; returns the name of the best run."""
     rows = [result_row(job) for job in jobs]
     best = best_run(rows)
-    keys = list(jobs[0].values) if jobs else []
+    keys = keys_of([job.values for job in jobs])
 
     text = io.StringIO()
     table = csv.writer(text)
     table.writerow(["run", *keys, *COLUMNS])
     for row in rows:
-        values = [row["values"][key] for key in keys]
+        values = [row["values"].get(key, "") for key in keys]
         table.writerow([row["run"], *values, *(row[column] for column in COLUMNS)])
     write_text(folder / "results.csv", text.getvalue())
 

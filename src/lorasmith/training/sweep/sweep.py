@@ -17,9 +17,10 @@ from lorasmith.core.lock import locked
 from lorasmith.core.progress import Progress
 from lorasmith.training.config import TrainConfig, load_config
 from lorasmith.training.sweep import results
-from lorasmith.training.sweep.axes import Axis, Values, label, parse_axes
+from lorasmith.training.sweep.axes import Axis, Values, combinations, label, parse_axes
 from lorasmith.training.sweep.jobs import Job, make_job
 from lorasmith.training.sweep.plans import Grid, Plan, Search
+from lorasmith.training.sweep.rows import read_rows, readable_name
 
 POLL_INTERVAL = 0.2
 """Seconds between two checks of the runs under way."""
@@ -42,6 +43,8 @@ class SweepSettings:
     """Number of runs at a time. Default: one for each device."""
     search: int | None = None
     """Number of runs of a search. None: run all combinations instead."""
+    rows: Path | None = None
+    """A file of runs that differ in several settings at once; each of them is run with every combination of `over`."""
 
 
 @dataclass(frozen=True)
@@ -144,11 +147,15 @@ def sweep(settings: SweepSettings, progress: Progress | None = None) -> SweepRes
     if find_launch().count > 1:
         raise LorasmithError("a sweep starts its own processes; start it once, without torchrun or srun")
     progress = progress or Progress()
-    axes = parse_axes(settings.over)
+    axes = parse_axes(settings.over) if settings.over or settings.rows is None else []
+    if settings.rows is not None and settings.search is not None:
+        raise LorasmithError("--rows lists the runs, and --search proposes them; give one of them")
+    rows = read_rows(settings.rows) if settings.rows is not None else [{}]
     # mistakes in the config are found here, before any run starts
-    base = load_config(settings.config, [*settings.overrides, *example_overrides(axes, settings.out)])
+    first_run = [*row_overrides(rows[0]), *example_overrides(axes, settings.out)]
+    base = load_config(settings.config, [*settings.overrides, *first_run])
 
-    plan = make_plan(settings, axes, base)
+    plan = make_plan(settings, axes, rows, base)
     slots = devices_of_slots(settings, base)
     pool = Pool(slots, threads_per_run(slots), progress)
     # each run locks its folder as well; this lock is for the table of results and the plan
@@ -169,15 +176,21 @@ def sweep(settings: SweepSettings, progress: Progress | None = None) -> SweepRes
     )
 
 
-def make_plan(settings: SweepSettings, axes: Sequence[Axis], base: TrainConfig) -> Plan:
+def row_overrides(row: Values) -> list[str]:
+    return [f"{key}={value}" for key, value in row.items()]
+
+
+def make_plan(settings: SweepSettings, axes: Sequence[Axis], rows: Sequence[Values], base: TrainConfig) -> Plan:
     """The plan of all combinations, or of a search. Raises LorasmithError if a search has no validation loss to go
     by."""
 
     def make(values: Values) -> Job:
-        return make_job(settings.config, settings.overrides, values, settings.out)
+        # a row with a name, and nothing else that varies, has a folder that people can read
+        name = readable_name(values) if settings.rows is not None and not axes else ""
+        return make_job(settings.config, settings.overrides, values, settings.out, name)
 
     if settings.search is None:
-        return Grid(axes, make)
+        return Grid([{**row, **values} for row in rows for values in combinations(axes)], make)
     if base.validation is None:
         raise LorasmithError("--search compares validation losses: hold images out with data.validation.split = 0.1")
     return Search(axes, make, settings.search, settings.out, base.seed)
