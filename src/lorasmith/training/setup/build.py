@@ -147,6 +147,8 @@ def add_new_tokens(config: TrainConfig, family: Family) -> TokenTrainer | None:
     """Give the text encoders the new tokens of `concepts`; returns what trains them, or None if there are none."""
     if not config.concepts:
         return None
+    if any(concept.layerwise for concept in config.concepts):
+        family.require("layer-wise tokens", "concepts.layerwise")
     token_table = family.embedding_tables()
     vocabulary_size = len(next(iter(token_table.values())))
     layers = len(family.cross_attention_layers())
