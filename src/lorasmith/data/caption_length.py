@@ -28,6 +28,15 @@ class CaptionReader(Protocol):
         ...
 
 
+def too_long_text(caption: str, tokens: int, limit: int) -> str:
+    """What to say of a caption of which only `limit` tokens are read."""
+    start = caption[:TEXT_SHOWN] + ("..." if len(caption) > TEXT_SHOWN else "")
+    text = f'the caption "{start}" is {tokens} tokens long, only {limit} are read; shorten it'
+    if limit < LONGEST_LIMIT:
+        text += f", or set text.max_tokens = {150 if tokens <= 150 else LONGEST_LIMIT}"
+    return text
+
+
 def reading_remarks(
     record: ImageRecord, forms: Sequence[str], trigger: Sequence[str], reader: CaptionReader
 ) -> list[Remark]:
@@ -45,18 +54,12 @@ def reading_remarks(
     count = readings[longest][0]
     if count <= reader.max_tokens:
         return remarks
-    start = longest[:TEXT_SHOWN] + ("..." if len(longest) > TEXT_SHOWN else "")
-    text = f'the caption "{start}" is {count} tokens long, only {reader.max_tokens} are read'
-    if reader.max_tokens < LONGEST_LIMIT:
-        text += f"; shorten it, or set text.max_tokens = {150 if count <= 150 else LONGEST_LIMIT}"
-    else:
-        text += "; shorten it"
+    text = too_long_text(longest, count, reader.max_tokens)
 
     # The trigger counts only where it is read. In captions that never have it, its lack is another remark.
-    with_trigger = [form for form in forms if contains_any(form, trigger)]
-    cut_off = [form for form in with_trigger if not contains_any(readings[form][1], trigger)]
-    if cut_off:
-        always = len(cut_off) == len(with_trigger)
+    has_trigger = {form: contains_any(readings[form][1], trigger) for form in forms if contains_any(form, trigger)}
+    if not all(has_trigger.values()):
+        always = not any(has_trigger.values())
         text += (
             f". The trigger word ({', '.join(trigger)}) is {'' if always else 'sometimes '}in the part that is cut off"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,21 +60,15 @@ def survey(folder: Path, images: Sequence[Path], subset: SubsetConfig, key: str)
     searched = searched_folders(folder, images, subset, in_class_folders)
     files = natural(file for searched_folder in searched for file in searched_folder.iterdir() if is_listed(file))
 
-    # Each file that is used counts once, as the first of its uses.
-    uses: dict[str, set[Path]] = {
+    uses = {
         "images": set(images),
-        "captions": {path for image in images if (path := find_caption_file(image, subset)) is not None},
+        "captions": caption_files(images, subset),
         "masks": masks_of(images, subset),
-        "tables": {file for file in files if file.name in TABLE_NAMES or file == subset.metadata},
+        "tables": {file for file in files if is_caption_table(file, subset)},
     }
-    for file in files:
-        use = next((name for name, paths in uses.items() if file in paths), None)
-        if use is None:
-            contents.unused.append(file)
-        else:
-            contents.used[use] = contents.used.get(use, 0) + 1
+    count_uses(contents, files, uses)
 
-    by_table = bool(uses["tables"]) or subset.metadata is not None
+    by_table = subset.metadata is not None or len(uses["tables"]) > 0
     remark_on_pictures(contents, subset, in_class_folders, by_table)
     remark_on_masks(contents, images, key)
     if not by_table and subset.part is None:
@@ -82,6 +76,27 @@ def survey(folder: Path, images: Sequence[Path], subset: SubsetConfig, key: str)
     if not subset.recursive:
         remark_on_folders(contents, searched, images, subset, key)
     return contents
+
+
+def is_caption_table(file: Path, subset: SubsetConfig) -> bool:
+    """Whether a file is a table of captions that is read."""
+    return file.name in TABLE_NAMES or file == subset.metadata
+
+
+def caption_files(images: Iterable[Path], subset: SubsetConfig) -> set[Path]:
+    """The caption files that are read."""
+    found = (find_caption_file(image, subset) for image in images)
+    return {path for path in found if path is not None}
+
+
+def count_uses(contents: FolderContents, files: Iterable[Path], uses: Mapping[str, set[Path]]) -> None:
+    """Note of each file its use, or that it has none. A file counts once, as the first of its uses."""
+    for file in files:
+        use = next((name for name, paths in uses.items() if file in paths), None)
+        if use is None:
+            contents.unused.append(file)
+        else:
+            contents.used[use] = contents.used.get(use, 0) + 1
 
 
 def searched_folders(folder: Path, images: Sequence[Path], subset: SubsetConfig, in_class_folders: bool) -> list[Path]:
@@ -132,12 +147,15 @@ def remark_on_pictures(contents: FolderContents, subset: SubsetConfig, in_class_
         what = f"{count_of(len(unread), 'file')} of a kind that is not read: {list_names(unread)}; save as PNG or JPEG"
         contents.remark("format", what)
 
-    left_out = [
-        file
-        for file in contents.unused
-        if file.suffix.lower() in SUFFIXES and file not in broken and masked_stem(file.stem) is None
-    ]
-    if left_out and subset.part is None and (by_table or in_class_folders):
+    if subset.part is None and (by_table or in_class_folders):
+        remark_on_left_out_images(contents, by_table)
+
+
+def remark_on_left_out_images(contents: FolderContents, by_table: bool) -> None:
+    """Images that are not in the table of captions, or that lie beside class folders."""
+    images = [file for file in contents.unused if file.suffix.lower() in SUFFIXES and file.exists()]
+    left_out = [file for file in images if masked_stem(file.stem) is None]
+    if left_out:
         where = "not in the table of captions" if by_table else "beside the class folders"
         contents.remark("left_out", f"{count_of(len(left_out), 'image')} {where}, not read: {list_names(left_out)}")
 
@@ -155,23 +173,32 @@ def remark_on_masks(contents: FolderContents, images: Sequence[Path], key: str) 
         contents.remark("mask", what, "serious")
 
 
+def unread_captions(
+    contents: FolderContents, images: Sequence[Path], captions: set[Path], subset: SubsetConfig
+) -> tuple[list[Path], list[Path]]:
+    """Files that look like captions: those of images without a caption, and those of no image."""
+    by_stem = {(image.parent, image.stem): image for image in images}
+    by_name = {(image.parent, image.name): image for image in images}
+    captioned = {(caption.parent, caption.stem) for caption in captions}
+    endings = CAPTION_LIKE | set(subset.caption_extension)
+    misnamed: list[Path] = []
+    without_image: list[Path] = []
+    for file in contents.unused:
+        ending = file.suffix.lower()
+        image = by_name.get((file.parent, file.stem)) or by_stem.get((file.parent, file.stem))
+        if image is None:
+            if ending in subset.caption_extension:
+                without_image.append(file)
+        elif ending in endings and (image.parent, image.stem) not in captioned and subset.captions is None:
+            misnamed.append(file)
+    return misnamed, without_image
+
+
 def remark_on_captions(
     contents: FolderContents, images: Sequence[Path], captions: set[Path], subset: SubsetConfig, key: str
 ) -> None:
     """Captions under names that are not read, and captions of no image."""
-    by_stem = {(image.parent, image.stem): image for image in images}
-    by_name = {(image.parent, image.name): image for image in images}
-    captioned = {(caption.parent, caption.stem) for caption in captions}
-    misnamed: list[Path] = []
-    without_image: list[Path] = []
-    for file in contents.unused:
-        if file.suffix.lower() not in CAPTION_LIKE | set(subset.caption_extension):
-            continue
-        image = by_name.get((file.parent, file.stem)) or by_stem.get((file.parent, file.stem))
-        if image is None and file.suffix.lower() in subset.caption_extension:
-            without_image.append(file)
-        elif image is not None and (image.parent, image.stem) not in captioned and subset.captions is None:
-            misnamed.append(file)
+    misnamed, without_image = unread_captions(contents, images, captions, subset)
     if misnamed:
         extension = subset.caption_extension[0]
         what = (
@@ -185,35 +212,48 @@ def remark_on_captions(
         contents.remark("caption_name", what)
 
 
+def folders_that_are_not_read(folder: Path, searched: Sequence[Path], subset: SubsetConfig) -> list[Path]:
+    """Sub-folders that are neither searched for images nor named in the config."""
+    in_config = [path.expanduser() for path in [*mask_folders(subset), subset.captions] if path is not None]
+    sub_folders = natural(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path))
+    return [path for path in sub_folders if path not in searched and path not in in_config]
+
+
+def remark_on_hidden_classes(
+    contents: FolderContents, hidden_classes: Sequence[Path], images: Sequence[Path], key: str
+) -> None:
+    """Class folders that are not read because images lie beside them."""
+    if not hidden_classes or not images:
+        return
+    names = list_names([f"{path.name} ({len(images_in(path, recursive=False))})" for path in hidden_classes])
+    what = (
+        f"images beside class folders hide them: {names} not read because of {list_names(list(images))}. Set "
+        f"{key}.class_folders = true to read the class folders, or false to leave them out"
+    )
+    contents.remark("class_folders", what, "serious")
+
+
 def remark_on_folders(
     contents: FolderContents, searched: Sequence[Path], images: Sequence[Path], subset: SubsetConfig, key: str
 ) -> None:
     """Sub-folders with images that are not read."""
-    folder = contents.folder
-    named = [path.expanduser() for path in [*mask_folders(subset), subset.captions] if path is not None]
     stems = {image.stem for image in images}
     hidden_classes: list[Path] = []
     others: list[Path] = []
-    for path in natural(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path)):
-        if path in searched or path in named:
-            continue
+    for path in folders_that_are_not_read(contents.folder, searched, subset):
         pictures = images_in(path, recursive=False)
-        match = CLASS_FOLDER.fullmatch(path.name)
-        if path.name.lower() in MASK_FOLDERS and any(picture.stem in stems for picture in pictures):
-            what = f'the masks in {path.name} are not used; set {key}.masks = "{path}"'
-            contents.remark("mask", what)
-        elif pictures and match is None:
+        class_folder = CLASS_FOLDER.fullmatch(path.name)
+        if not pictures:
+            continue
+        if path.name.lower() in MASK_FOLDERS and not stems.isdisjoint(picture.stem for picture in pictures):
+            contents.remark("mask", f'the masks in {path.name} are not used; set {key}.masks = "{path}"')
+        elif class_folder is None:
             others.append(path)
-        elif pictures and match is not None and int(match[1]) > 0:
+        elif int(class_folder[1]) > 0:
             hidden_classes.append(path)
 
-    if hidden_classes and subset.class_folders == "auto" and images:
-        names = list_names([f"{path.name} ({len(images_in(path, recursive=False))})" for path in hidden_classes])
-        what = (
-            f"images beside class folders hide them: {names} not read because of {list_names(list(images))}. Set "
-            f"{key}.class_folders = true to read the class folders, or false to leave them out"
-        )
-        contents.remark("class_folders", what, "serious")
+    if subset.class_folders == "auto":
+        remark_on_hidden_classes(contents, hidden_classes, images, key)
     if others:
         what = f"images in sub-folders are not read: {list_names(others)}; {key}.recursive = true reads them"
         contents.remark("sub_folder", what)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -112,18 +112,25 @@ def without_regularisation_images(problems: list[Remark], dataset: Dataset, trig
     Missing trigger words are serious if no caption that somebody wrote has one; captions of nothing but the trigger may
     be those of images without one.
     """
-    without_trigger = {problem.path for problem in problems if problem.kind == "trigger"}
-    with_trigger = [record for record in dataset.records if record.caption and record.path not in without_trigger]
+    others = [problem for problem in problems if problem.kind != "trigger"]
+    missing = [problem for problem in problems if problem.kind == "trigger"]
+    paths = {problem.path for problem in missing}
+    with_trigger = [record for record in dataset.records if record.caption and record.path not in paths]
+    return [*others, *serious_triggers(missing, with_trigger, trigger)]
+
+
+def serious_triggers(
+    missing: Sequence[Remark], with_trigger: Sequence[ImageRecord], trigger: Sequence[str]
+) -> Iterator[Remark]:
+    """The remarks on a missing trigger that are not on purpose, serious where no written caption has it."""
     folders = {record.path.parent for record in with_trigger}
     written = {record.path.parent for record in with_trigger if record.caption != " ".join(trigger)}
-    remaining: list[Remark] = []
-    for problem in problems:
-        if problem.kind != "trigger":
-            remaining.append(problem)
-        elif not folders or problem.path.parent in folders:
-            in_written = problem.path.parent in written
-            remaining.append(problem if in_written else replace(problem, severity="serious"))
-    return remaining
+    for remark in missing:
+        folder = remark.path.parent
+        if folder in written:
+            yield remark
+        elif folder in folders or not folders:
+            yield replace(remark, severity="serious")
 
 
 def duplicates(records: Sequence[ImageRecord], near: bool) -> list[Remark]:

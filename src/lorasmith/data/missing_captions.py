@@ -26,23 +26,36 @@ def fill_missing_captions(
     that teach the model what it knows already (`preserve`, or `hold_out = false`) never get the default caption: it
     names what is new. `key`: the subset's key in the config.
     """
-    empty_captions = config.empty_captions if subset.empty_captions is None else subset.empty_captions
     missing = [record for record in scanned.records if not record.captions and not has_template(record, config)]
-    if empty_captions or not missing:
+    if not missing or trains_on_empty_text(subset, config):
         return
 
-    what = f"{len(missing)} of {count_of(len(scanned.records), 'image')} {'has' if len(missing) == 1 else 'have'}"
     shows_known_things = subset.preserve or not subset.hold_out
     if default_caption and not shows_known_things:
-        text = f'{what} no caption; "{default_caption}" is used'
+        text = f'{how_many(missing, scanned)} no caption; "{default_caption}" is used'
         scanned.remarks.append(Remark(subset.images, "no_caption", text, "warning"))
-        filled = {id(record) for record in missing}
-        scanned.records = [
-            replace(record, captions=(default_caption,)) if id(record) in filled else record
-            for record in scanned.records
-        ]
-        return
+        without_caption = {record.path for record in missing}
+        for index, record in enumerate(scanned.records):
+            if record.path in without_caption:
+                scanned.records[index] = replace(record, captions=(default_caption,))
+    else:
+        scanned.problems.append(missing_captions_problem(missing, scanned, key, shows_known_things))
 
+
+def trains_on_empty_text(subset: SubsetConfig, config: DataConfig) -> bool:
+    """Whether images without a caption are trained on the empty text on purpose."""
+    return config.empty_captions if subset.empty_captions is None else subset.empty_captions
+
+
+def how_many(missing: Sequence[ImageRecord], scanned: ScanResult) -> str:
+    """`4 of 12 images have`."""
+    return f"{len(missing)} of {count_of(len(scanned.records), 'image')} {'has' if len(missing) == 1 else 'have'}"
+
+
+def missing_captions_problem(
+    missing: Sequence[ImageRecord], scanned: ScanResult, key: str, shows_known_things: bool
+) -> Problem:
+    """The error for images without a caption. `key`: the subset's key in the config."""
     remedy = f'write captions into text files ({missing[0].path.stem}.txt), or set {key}.caption = "..."'
     if not shows_known_things:
         remedy += ', or trigger = ["..."], which is then their caption'
@@ -50,8 +63,8 @@ def fill_missing_captions(
     names = list_names([record.path for record in missing])
     # What is wrong with the folder may be the reason, such as captions under names that are not read.
     reasons = [remark.text for remark in scanned.remarks if remark.severity == "serious"]
-    found = "; ".join([f"{what} no caption: {names}", *reasons])
-    scanned.problems.append(Problem(f"{key}.images", found, remedy=remedy))
+    found = "; ".join([f"{how_many(missing, scanned)} no caption: {names}", *reasons])
+    return Problem(f"{key}.images", found, remedy=remedy)
 
 
 def has_template(record: ImageRecord, config: DataConfig) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from lorasmith.core.config import read_table
 from lorasmith.core.errors import LorasmithError
@@ -147,20 +148,33 @@ def reopen(
     if "empty_captions" not in table.get("data", {}):
         changes.insert(0, "data.empty_captions=true")
 
-    # plug-ins are imported when a config is read, so they are looked for before; what the command line repeats is the
-    # user's own
+    # Plug-ins are imported when a config is read, so they are checked before. Classes are imported when they are used.
     if not trust:
-        plugins = table.get("plugins", [])
-        named = [text for text in overrides if text.startswith("plugins")]
-        names = [str(name) for name in plugins] if isinstance(plugins, list) else [str(plugins)]
-        repeated = [name for name in names if any(f'"{name}"' in text for text in named)]
-        require_trusted(point, names, [*repeated, *trusted])
+        require_trusted_plugins(point, table, overrides, trusted)
     config = load_config(point.config, changes).model_copy(update={"output": output})
     if not trust:
-        classes = [name for component in components_of(config) for name in component.imported_names()]
-        in_overrides = [name for name in classes if any(name in text for text in overrides)]
-        require_trusted(point, classes, [*KNOWN_CLASSES, *in_overrides, *trusted])
+        require_trusted_classes(point, config, overrides, trusted)
     return config
+
+
+def require_trusted_plugins(
+    point: ResumePoint, table: Mapping[str, Any], overrides: Sequence[str], trusted: Collection[str]
+) -> None:
+    """Raises LorasmithError for a plug-in of a folder's config that the user has not named too."""
+    plugins = table.get("plugins", [])
+    names = [str(name) for name in plugins] if isinstance(plugins, list) else [str(plugins)]
+    plugin_overrides = [text for text in overrides if text.startswith("plugins")]
+    repeated = [name for name in names if any(f'"{name}"' in text for text in plugin_overrides)]
+    require_trusted(point, names, [*repeated, *trusted])
+
+
+def require_trusted_classes(
+    point: ResumePoint, config: TrainConfig, overrides: Sequence[str], trusted: Collection[str]
+) -> None:
+    """Raises LorasmithError for a class of a folder's config that the user has not named and that is not well known."""
+    classes = [name for component in components_of(config) for name in component.imported_names()]
+    repeated = [name for name in classes if any(name in text for text in overrides)]
+    require_trusted(point, classes, [*KNOWN_CLASSES, *repeated, *trusted])
 
 
 def require_trusted(point: ResumePoint, names: Sequence[str], trusted: Collection[str]) -> None:

@@ -215,6 +215,14 @@ def check_lora_files(config: TrainConfig) -> None:
         raise ConfigError(problems)
 
 
+def add_remarks(config: TrainConfig, dataset: Dataset, result: CheckResult) -> None:
+    """Remarks on images that have no error yet, and how many captions are cut off."""
+    images_with_errors = {problem.where for problem in result.errors}
+    result.images = [r for r in find_remarks(config, dataset) if str(r.path) not in images_with_errors]
+    cut = {remark.path for remark in result.images if remark.kind in ("long_caption", "trigger_cut_off")}
+    result.data["captions"]["cut"] = len(cut)
+
+
 def check_data(config: TrainConfig, result: CheckResult, progress: Progress) -> None:
     """Describe images, captions, buckets, and the length of the run that follows from them."""
     try:
@@ -229,10 +237,7 @@ def check_data(config: TrainConfig, result: CheckResult, progress: Progress) -> 
     # How full the caches are is not known before they are filled.
     result.data = {key: value for key, value in dataset.summary().items() if key != "cache"}
     result.data["files"] = [contents.summary() for contents in dataset.contents]
-    images_with_errors = {problem.where for problem in result.errors}
-    result.images = [r for r in find_remarks(config, dataset) if str(r.path) not in images_with_errors]
-    cut = {remark.path for remark in result.images if remark.kind in ("long_caption", "trigger_cut_off")}
-    result.data["captions"]["cut"] = len(cut)
+    add_remarks(config, dataset, result)
 
     length = run_length(config, dataset)
     result.length = {

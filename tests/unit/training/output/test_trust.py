@@ -60,7 +60,7 @@ def test_a_state_writes_nowhere_else(tmp_path: Path, place: str) -> None:
     outside = tmp_path / "outside"
     state = foreign_run(tmp_path / "downloads" / "a-state", "")
     (state / "state.json").write_text(json.dumps({"run": place.format(outside=outside), "id": "7"}))
-    with pytest.raises(LorasmithError, match=r"outside of its own folder.*--output"):
+    with pytest.raises(LorasmithError, match=r"outside of its folder.*--output"):
         reopen(state)
     assert reopen(state, output=tmp_path / "new").output == tmp_path / "new"
     # the same path, but the run that made the state is there
