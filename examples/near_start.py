@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lorasmith.data.dataset import Batch
 from lorasmith.families.base import Family
-from lorasmith.families.stable_diffusion.attention_maps import Maps
+from lorasmith.families.stable_diffusion.attention_maps import CrossAttentionMaps
 from lorasmith.training.step.objectives.terms.base import ObjectivePart
 
 
@@ -23,7 +23,7 @@ class NearStart(ObjectivePart):
     kind: Literal["near_start"] = "near_start"
     weight: float = Field(default=1.0, gt=0)
 
-    def __call__(self, maps: Maps, batch: Batch, family: Family) -> Tensor:
+    def __call__(self, maps: CrossAttentionMaps, batch: Batch, family: Family) -> Tensor:
         """A scalar with gradient."""
         vocabulary = family.vocabulary
         assert vocabulary is not None, "Lorasmith checks this: the term needs new tokens"

@@ -110,6 +110,7 @@ RENAMED = {
     "data.transforms.base": {"Cut": "Crop", "Moment": "TrainingProgress", "joined": "join_tags"},
     "training.step.objectives.terms": {"ObjectivePart": "LossTerm"},
     "training.step.objectives.terms.base": {"ObjectivePart": "LossTerm"},
+    "families.stable_diffusion.attention_maps": {"Maps": "CrossAttentionMaps"},
     "families.base": {"Cond": "Conditioning", "Moments": "LatentDistribution"},
     "data.transforms": {"Cut": "Crop", "Moment": "TrainingProgress"},
 }

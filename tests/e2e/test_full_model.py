@@ -84,7 +84,8 @@ def test_it_resumes_bit_for_bit(folder: Path, here: Program) -> None:
     table = (
         'base = "tiny-sd"\nsteps = 3\nseed = 1\nadapter = {kind = "full", layers = "*", bias = true, norms = true}\n'
     )
-    table += 'data = {images = "img/2_garp", resolution = 64}\noptimizer = {lr = 1e-3, text_lr = 1e-3}\n'
+    table += 'data = {images = "img/2_garp", resolution = 64, empty_captions = true}\n'
+    table += "optimizer = {lr = 1e-3, text_lr = 1e-3}\n"
     table += "checkpoint = {every_steps = 1, keep = 9}\n"
     (folder / "c.toml").write_text(table)
     assert here("train", "c.toml", "output=a").code == 0

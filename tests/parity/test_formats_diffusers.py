@@ -60,10 +60,10 @@ def theirs(family: Family, pipeline: Any) -> list[Tensor]:
     """The same from the pipeline's own parts."""
     x, t, ids = inputs(family)
     if family.kind != "sdxl":
-        context = pipeline.text_encoder(family._ids(ids, "te")).last_hidden_state  # type: ignore[attr-defined]
+        context = pipeline.text_encoder(family._padded_ids(ids, "te")).last_hidden_state  # type: ignore[attr-defined]
         return [context, pipeline.unet(x, t, context).sample]
-    first = pipeline.text_encoder(family._ids(ids, "te1"), output_hidden_states=True)  # type: ignore[attr-defined]
-    second = pipeline.text_encoder_2(family._ids(ids, "te2"), output_hidden_states=True)  # type: ignore[attr-defined]
+    first = pipeline.text_encoder(family._padded_ids(ids, "te1"), output_hidden_states=True)  # type: ignore[attr-defined]
+    second = pipeline.text_encoder_2(family._padded_ids(ids, "te2"), output_hidden_states=True)  # type: ignore[attr-defined]
     context = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
     sizes = torch.tensor([[128.0, 128, 128, 128, 128, 128]] * 2)
     added = {"text_embeds": second.text_embeds, "time_ids": sizes}

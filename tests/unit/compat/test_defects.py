@@ -156,7 +156,7 @@ def full_size(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Family]:
         tokenizer = lambda self, part: Path()  # noqa: E731
 
     monkeypatch.setattr(stable, "load_unet", unet)
-    monkeypatch.setattr(stable.text, "load_text_encoder", encoder)
+    monkeypatch.setattr(stable.clip_text, "load_text_encoder", encoder)
     return lambda: SD1(Published(), torch.float16, "cpu")
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lorasmith.families.stable_diffusion.steering import level_sizes
+from lorasmith.moved_modules import renamed
 
 
 class CrossAttentionMaps:
@@ -98,3 +100,8 @@ def record_maps(unet: nn.Module, columns: Tensor, size: tuple[int, int]) -> Iter
 def _set_recorder(layers: Sequence[nn.Module], recorder: CrossAttentionMaps | None) -> None:
     for layer in layers:
         layer.map_recorder = recorder  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+
+
+def __getattr__(name: str) -> Any:
+    """Names that this module had in version 0.1."""
+    return renamed("families.stable_diffusion.attention_maps", name)
