@@ -28,6 +28,7 @@ from lorasmith.cli.main import app
 from lorasmith.core.registry import Component, registered, roots
 from lorasmith.data import maskers  # noqa: F401  (kinds that no config of training names, as the next)
 from lorasmith.evaluation import clip, judge_scorer  # noqa: F401
+from lorasmith.formats import privacy
 from lorasmith.training.config import TrainConfig
 from tools.markdown import fold
 
@@ -41,7 +42,7 @@ Written by `make docs` from the code; a test fails when it is not current. Expla
 
 def reference() -> str:
     """The whole page."""
-    parts = [HEAD, commands(), python(), "## The config", config_intro(), *sections()]
+    parts = [HEAD, commands(), python(), file_metadata(), "## The config", config_intro(), *sections()]
     return fold("\n\n".join(part.strip() for part in parts) + "\n")
 
 
@@ -71,6 +72,37 @@ def python() -> str:
         function = getattr(api, name)
         parts += [f"### lorasmith.{name}", f"```python\n{name}{signature(function)}\n```", about(function)]
     return "\n\n".join(parts)
+
+
+def file_metadata() -> str:
+    """Which metadata a file of each level has."""
+    needed = [key for key in sorted(privacy.NEEDED - privacy.NOT_MINIMAL) if not key.startswith("modelspec.")]
+    public_texts = sorted(privacy.PUBLIC_TEXTS - privacy.NEEDED)
+    lists = [
+        (needed, "yes", "yes", "yes"),
+        (sorted(privacy.NOT_MINIMAL), "yes", "", "yes"),
+        (sorted(key for key in privacy.NEEDED if key.startswith("modelspec.")), "yes", "yes", "yes"),
+        (["all other `modelspec.*`: title, date, trigger words, `[metadata]`"], "yes", "yes", ""),
+        (
+            [*public_texts, "other `ss_*` that are a number or true or false"],
+            "yes",
+            "",
+            "",
+        ),
+        (sorted(privacy.PUBLIC_KEYS), "yes", "", ""),
+        (["other `ss_*`: `ss_tag_frequency`, `ss_dataset_dirs` ...", "all other keys"], "", "", ""),
+    ]
+    rows = []
+    for keys, *levels in lists:
+        names = ", ".join(key if "`" in key or " " in key else f"`{key}`" for key in keys)
+        rows.append(row(names, "yes", *levels))
+    intro = (
+        "What the metadata of a file contain, by `export.metadata` and `lorasmith strip --to`. An absolute path is "
+        "never written, only its last part. In the public `lorasmith.config`, image folders are called `images`, and "
+        "fallback captions, caption folders, masks, templates, prompts, and the sections "
+        f"{', '.join(f'`{name}`' for name in sorted(privacy.PRIVATE_SECTIONS - {'output'}))} are left out."
+    )
+    return "\n\n".join(["## Metadata of LoRA files", intro, table(("key", "full", "public", "minimal", "none"), rows)])
 
 
 def signature(function: Any) -> str:

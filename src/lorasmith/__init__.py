@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         refit,
         resize,
         sample,
+        strip,
         sweep,
         train,
     )
@@ -52,6 +53,7 @@ __all__ = [
     "refit",
     "resize",
     "sample",
+    "strip",
     "sweep",
     "train",
 ]

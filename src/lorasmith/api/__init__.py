@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from lorasmith.api.files import SaveOptions, combine, convert, extract, fuse, inspect, merge, refit, resize
+from lorasmith.api.files import SaveOptions, combine, convert, extract, fuse, inspect, merge, refit, resize, strip
 from lorasmith.compat.foreign_keys import explains_foreign_keys
 from lorasmith.core.progress import Progress
 
@@ -49,6 +49,7 @@ __all__ = [
     "refit",
     "resize",
     "sample",
+    "strip",
     "sweep",
     "train",
 ]

@@ -1,16 +1,17 @@
 """The verbs of the public API that turn files into files: inspect, convert, resize, extract, merge, combine, fuse,
-refit."""
+refit, strip."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 from lorasmith.core.progress import Progress
 
 if TYPE_CHECKING:
     from lorasmith.files.lora import FileReport, OutputFile
+    from lorasmith.files.strip import StripReport
     from lorasmith.fusion import FuseReport
     from lorasmith.fusion.options import FuseOptions, RefitOptions
     from lorasmith.fusion.refit_files import RefitReport
@@ -168,6 +169,20 @@ def refit(
     }
     named_like = path.with_name(path.name.replace(".exact.safetensors", ".safetensors"))
     return refit_lora(path, base, _output(saving, named_like, "refit"), settings, progress)
+
+
+def strip(
+    file: Path | str, to: str = "public", *, output: Path | str | None = None, overwrite: bool = False
+) -> StripReport:
+    """Write a copy of a file without private metadata: `to` is `public`, `minimal` or `none` (as `export.metadata`).
+
+    The weights stay the same, byte for byte. Raises LorasmithError if the file cannot be read.
+    """
+    from lorasmith.files.strip import strip as strip_file
+    from lorasmith.formats.privacy import Level
+
+    target = _output({"output": output, "overwrite": overwrite}, Path(file), to)
+    return strip_file(Path(file), cast(Level, to), target)
 
 
 def _output(saving: SaveOptions, file: Path, suffix: str) -> OutputFile:

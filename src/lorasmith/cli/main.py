@@ -29,6 +29,7 @@ from lorasmith.cli.merge import merge_command
 from lorasmith.cli.refit import refit_command
 from lorasmith.cli.resize import resize_command
 from lorasmith.cli.sample import sample_command
+from lorasmith.cli.strip import strip_command
 from lorasmith.cli.sweep import sweep_command
 from lorasmith.cli.train import train_command
 from lorasmith.core.errors import LorasmithError
@@ -72,6 +73,7 @@ _add("extract", extract_command)
 _add("resize", resize_command)
 _add("merge", merge_command)
 _add("combine", combine_command)
+_add("strip", strip_command)
 _add("fuse", fuse_command)
 _add("refit", refit_command)
 _add("demo", demo_command, needs_arguments=False)

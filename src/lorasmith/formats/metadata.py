@@ -2,6 +2,7 @@
 
 `ss_*` are kohya's (A1111's and Forge's network browsers show them), `modelspec.*` is Stability's model metadata
 standard, `sshs_*` are the hashes by which tools identify networks. `lorasmith.config` is Lorasmith's resolved config.
+Which of these a file gets is decided in `privacy.py`.
 """
 
 from __future__ import annotations
@@ -40,8 +41,6 @@ ARCHITECTURES = {
 """`modelspec.architecture` by family and prediction."""
 KOHYA_MODULES = {"lora": "networks.lora", "dylora": "networks.dylora"}
 """kohya's modules by adapter kind; all other kinds are LyCORIS'."""
-MINIMAL_FIELDS = ("network_module", "network_dim", "network_alpha", "network_args", "base_model_version", "v2")
-"""The `ss_*` fields that kohya's scripts write with `no_metadata`."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +68,15 @@ class Facts:
     """Further `ss_*` values, by their names without the prefix."""
     plugins: Sequence[str] = ()
     """Modules that add the kinds of the run."""
-    minimal: bool = False
-    """Write only what programs need to know about the network, and the model spec; nothing about data and training."""
 
 
 def describe(facts: Facts) -> dict[str, str]:
-    """The metadata, all strings, without the hashes (they need the tensors)."""
-    kohya_fields = _kohya_fields(facts)
-    if facts.minimal:
-        kohya_fields = {name: kohya_fields[name] for name in MINIMAL_FIELDS}
-    metadata = {f"ss_{name}": str(value) for name, value in kohya_fields.items()}
+    """All metadata, as strings, without the hashes (they need the tensors).
+
+    `privacy.filter_metadata` decides which of them are written."""
+    metadata = {f"ss_{name}": str(value) for name, value in _kohya_fields(facts).items()}
     metadata |= {f"modelspec.{name}": value for name, value in _model_spec(facts).items()}
-    if facts.config and not facts.minimal:
+    if facts.config:
         metadata["lorasmith.config"] = facts.config
     metadata |= plugins.encode(facts.plugins)
     return metadata

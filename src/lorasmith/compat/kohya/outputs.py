@@ -30,7 +30,8 @@ def convert_export(values: Mapping[str, Any]) -> dict[str, Any]:
         "every_steps": steps,
         "number_last": True if steps else None,
         "dtype": DTYPES[values["save_precision"].lower()] if values["save_precision"] else None,
-        "metadata": "minimal" if values["no_metadata"] else None,
+        # sd-scripts writes folder names and the tags of captions, which user interfaces list
+        "metadata": "minimal" if values["no_metadata"] else "full",
     }
 
     # Names and numbers of kept files have a meaning only if there are files before the end.

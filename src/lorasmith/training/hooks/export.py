@@ -12,6 +12,7 @@ from lorasmith.files.lora import LoraInput
 from lorasmith.formats import token_embeddings
 from lorasmith.formats.base import Format
 from lorasmith.formats.kohya import Kohya
+from lorasmith.formats.privacy import Level
 from lorasmith.training.hooks.numbered_files import NumberedFiles
 from lorasmith.training.output import export
 from lorasmith.training.output.full_model import check_layout, keeps_vae, write_full_model
@@ -26,9 +27,10 @@ class Exports(NumberedFiles):
     kind: Literal["export"] = "export"
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Number format in the file. fp16 halves the size of the file; fp32 is exact."""
-    metadata: Literal["full", "minimal"] = "full"
-    """What the metadata of the files contain. `minimal`: kind, rank and alpha, the kind of base model and the fields of
-    the model spec, but neither captions nor settings."""
+    metadata: Level = "public"
+    """What the metadata of the files contain. `public`: settings, name, trigger words and hashes, but no names of image
+    folders, captions, tags, paths and prompts. `full`: these too, for your own files and for user interfaces that list
+    the tags of the captions. `none`: what programs need to load the file. `minimal`: that and the model spec."""
     format: Format = Field(default_factory=Kohya)
     """Layout of the file; `kohya` is what user interfaces read."""
     container: Literal["safetensors", "pt", "ckpt"] = "safetensors"

@@ -42,7 +42,8 @@ class Wandb(Hook):
     run_name: str | None = None
     """Default: the run's `name`."""
     send_config: bool = False
-    """Also send the settings, without the folders of this machine."""
+    """Also send the settings, without the folders of this machine. (The package wandb itself records the host, the
+    working folder and the command line, unless `options = {settings = {x_disable_meta = true}}`.)"""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of `wandb.init`, such as `entity`, `tags`, `mode`."""
     _run: Any = PrivateAttr(None)

@@ -17,6 +17,7 @@ from lorasmith.formats import embeddings, token_embeddings
 from lorasmith.formats.base import Encoded, Format
 from lorasmith.formats.kohya import Kohya
 from lorasmith.formats.metadata import Facts, describe, tag_counts
+from lorasmith.formats.privacy import filter_metadata, without_folders
 from lorasmith.formats.write import write as write_file
 from lorasmith.formats.write import write_pickle
 
@@ -65,7 +66,7 @@ def write(run: Run, path: Path, form: Format, dtype: str) -> Path:
             metadata |= token_embeddings.trigger_metadata(metadata, token_embeddings.vocabulary_embeddings(vocabulary))
         else:
             metadata |= token_embeddings.token_metadata(vocabulary)
-    return write_file(path, tensors, metadata, DTYPES[dtype])
+    return write_file(path, tensors, filtered(run, metadata), DTYPES[dtype])
 
 
 def write_exact(run: Run, path: Path) -> Path:
@@ -76,7 +77,7 @@ def write_exact(run: Run, path: Path) -> Path:
         token_tensors, token_metadata = token_embeddings.encode(run.token_trainer.vocabulary)
     tensors = {**encoded.tensors, **token_tensors}
     metadata = describe(facts_of(run)) | token_metadata | encoded.metadata
-    return write_file(path, tensors, metadata, torch.float32)
+    return write_file(path, tensors, filtered(run, metadata), torch.float32)
 
 
 def write_token_embeddings(run: Run, folder: Path) -> list[Path]:
@@ -96,10 +97,13 @@ def write_token_embedding(run: Run, path: Path, tensors: Mapping[str, Tensor], d
     """Write the tensors of one new token. If the suffix of the path is not `.safetensors`, the file is a pickle."""
     if path.suffix != ".safetensors":
         return write_pickle(path, tensors, DTYPES[dtype])
-    metadata = {"modelspec.title": run.name}
-    if run.config.export.metadata == "full":
-        metadata["ss_output_name"] = run.name
-    return write_file(path, tensors, metadata, DTYPES[dtype])
+    metadata = {"modelspec.title": run.name, "ss_output_name": run.name}
+    return write_file(path, tensors, filtered(run, metadata), DTYPES[dtype])
+
+
+def filtered(run: Run, metadata: Mapping[str, str]) -> dict[str, str]:
+    """What `export.metadata` lets into a file."""
+    return filter_metadata(metadata, run.config.export.metadata)
 
 
 def facts_of(run: Run) -> Facts:
@@ -126,34 +130,28 @@ def facts_of(run: Run) -> Facts:
         spec={str(name): value for name, value in config.metadata.items()},
         settings=kohya_settings(run) | kohya_vae_settings(config.vae),
         plugins=config.plugins,
-        minimal=config.export.metadata == "minimal",
     )
 
 
 def shareable_config(config: TrainConfig) -> str:
     """The config as TOML, without the folders of the user's machine, since exported files are published."""
-    settings = config.model_dump(mode="python")
-    # these settings are texts, but may be paths
-    settings["base"] = Path(config.base)
-    settings["vae"] = Path(config.vae) if config.vae else ""
-    settings["merge"] = [Path(text) for text in config.merge]
-    return to_toml(without_folders(settings))
+    settings = settings_without_folders(config)
+    # a relative folder looks like a hub id, so only here it can be told that it is one
+    if config.export.metadata != "full":
+        for key in ("base", "vae"):
+            if settings[key] and Path(settings[key]).exists():
+                settings[key] = Path(settings[key]).name
+    return to_toml(settings)
 
 
 def config_without_folders(run: Run) -> dict[str, Any]:
     """The settings of a run without the folders of the user's machine."""
-    return without_folders(run.config.model_dump(mode="python"))
+    return settings_without_folders(run.config)
 
 
-def without_folders(value: Any) -> Any:
-    """Settings without the folders of the user's machine: an absolute path is replaced by its last part."""
-    if isinstance(value, dict):
-        return {key: without_folders(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_folders(inner) for inner in value]
-    if isinstance(value, Path) and value.is_absolute():
-        return value.name
-    return value
+def settings_without_folders(config: TrainConfig) -> dict[str, Any]:
+    """The settings as plain data; an absolute path is replaced by its last part."""
+    return without_folders(config.model_dump(mode="python"))
 
 
 def count_tags(run: Run) -> dict[str, dict[str, int]]:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from lorasmith.formats.privacy import without_folders
 from lorasmith.training.config import load_config
-from lorasmith.training.output.export import without_folders
 from lorasmith.training.session import train
 
 
@@ -16,13 +16,15 @@ def test_absolute_paths_are_cut_to_their_names() -> None:
         "base": Path("/models/v1-5.safetensors"),
         "data": {"subsets": [{"images": Path("/data/photos"), "repeats": 2}], "cache_dir": None},
         "output": Path("runs/mia"),
-        "name": "/not/a/path",
+        "merge": ("/loras/a.safetensors:0.8", "C:\\loras\\b.safetensors", "~/c.safetensors"),
+        "options": {"x": "/d", "y": "and/or"},
     }
     found = without_folders(settings)
     assert found["base"] == "v1-5.safetensors"
     assert found["data"] == {"subsets": [{"images": "photos", "repeats": 2}], "cache_dir": None}
     assert found["output"] == Path("runs/mia")
-    assert found["name"] == "/not/a/path"
+    assert found["merge"] == ["a.safetensors:0.8", "b.safetensors", "c.safetensors"]
+    assert found["options"] == {"x": "/d", "y": "and/or"}
 
 
 def test_an_averaged_run_exports_its_average(pictures: Any, tmp_path: Path) -> None:
@@ -103,3 +105,63 @@ def test_minimal_metadata_say_nothing_of_data_and_training(pictures: Any, tmp_pa
     assert said["minimal"]["sshs_model_hash"] == said["full"]["sshs_model_hash"]
     assert "secret" not in str(said["minimal"])
     assert str(said["full"]).count("secret") > 2
+
+
+def private_run(pictures: Any, tmp_path: Path, level: str | None) -> dict[str, str]:
+    """The metadata of a run whose data, prompts and settings hold the word secret in every place that they can."""
+    from safetensors import safe_open
+
+    images = pictures(3, name="10_secret")
+    for path in images.glob("*.png"):
+        path.with_suffix(".txt").write_text("garp, secret tag, a hat")
+    table = {
+        "base": "tiny-sd",
+        "output": str(tmp_path / f"secret-{level}"),
+        "name": "garp",
+        "steps": 1,
+        "trigger": ["garp"],
+        "data": {
+            "subsets": [{"images": str(images), "caption": "a secret", "captions": str(images)}],
+            "transforms": [{"kind": "replace", "words": {"secret tag": "secret name"}}],
+            "resolution": 64,
+            "cache_dir": str(tmp_path / "secret-cache"),
+        },
+        "adapter": {"rank": 1, "layers": ["*.attn1.to_k"]},
+        "preview": {"prompts": ["a secret prompt"], "steps": 1, "width": 64, "height": 64, "at_end": False},
+        "log": {"tensorboard": False},
+    }
+    if level:
+        table["export"] = {"metadata": level, "folder": str(tmp_path / "secret-loras")}
+    file = train(load_config(table)).file
+    assert file is not None
+    with safe_open(file, "pt") as opened:
+        return dict(opened.metadata())
+
+
+def test_published_files_keep_folders_captions_and_prompts_to_themselves(pictures: Any, tmp_path: Path) -> None:
+    """By default. What a user interface needs is there: name, base, trigger, rank."""
+    import tomllib
+
+    metadata = private_run(pictures, tmp_path, None)
+    assert "secret" not in str(metadata)
+    assert str(tmp_path) not in str(metadata)
+    assert (metadata["ss_output_name"], metadata["modelspec.trigger_phrase"]) == ("garp", "garp")
+    assert (metadata["ss_network_dim"], metadata["ss_sd_model_name"]) == ("1", "tiny-sd")
+    config = tomllib.loads(metadata["lorasmith.config"])
+    assert config["adapter"]["layers"] == ["*.attn1.to_k"]
+    assert (config["data"]["resolution"], config["data"]["subsets"][0]["repeats"]) == (64, 1)
+
+
+def test_full_metadata_have_tags_and_prompts_but_no_paths_of_the_machine(pictures: Any, tmp_path: Path) -> None:
+    metadata = private_run(pictures, tmp_path, "full")
+    assert "secret tag" in metadata["ss_tag_frequency"]
+    assert "a secret prompt" in metadata["lorasmith.config"]
+    assert str(tmp_path) not in str(metadata)
+
+
+def test_no_metadata_are_what_programs_need(pictures: Any, tmp_path: Path) -> None:
+    metadata = private_run(pictures, tmp_path, "none")
+    others = [key for key in metadata if not key.startswith(("ss_network_", "sshs_", "modelspec."))]
+    assert set(others) - {"ss_clip_skip"} == {"format", "ss_base_model_version", "ss_v2"}
+    assert "garp" not in str(metadata)
+    assert metadata["modelspec.architecture"] == "stable-diffusion-v1/lora"
