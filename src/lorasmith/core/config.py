@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast, get_args
 from pydantic import BaseModel, ValidationError
 
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem, did_you_mean
-from lorasmith.core.text_files import parse_json, parse_toml, read_text
+from lorasmith.core.text_files import SURROGATE, describe_surrogate, parse_json, parse_toml, read_text
 
 M = TypeVar("M", bound=BaseModel)
 Table = dict[str, Any]
@@ -26,8 +26,8 @@ MAX_VALUE_WIDTH = 120
 UNKNOWN_KEY = "unknown key"
 """What is found where a table has a key that is not a setting."""
 DRIVE = re.compile(r"[A-Za-z]:[\\/\b\t\n\f\r]")
-ESCAPED = re.compile(r"[\b\t\n\f\r]")
-"""The characters that TOML's one-letter escapes stand for."""
+ESCAPED = re.compile(r"[\0\b\t\n\f\r]")
+"""The characters that TOML's one-letter escapes stand for, and NUL, which no path can have."""
 WINDOWS_PATHS = "write Windows paths with / or in single quotes: 'C:\\images'"
 ALLOWED = {
     "path_type": "a path in quotes",
@@ -111,25 +111,38 @@ def validate(model: type[M], table: Table, source: str = "") -> M:
         settings = model.model_validate(table)
     except ValidationError as error:
         raise ConfigError(problems_of(error, model), source) from None
-    broken = list(find_broken_paths(settings.model_dump(mode="python")))
+    broken = list(find_broken_texts(settings.model_dump(mode="python")))
     if broken:
         raise ConfigError(broken, source)
     return settings
 
 
-def find_broken_paths(value: Any, where: str = "") -> Iterator[Problem]:
-    """Paths in which a backslash has become an escape: in TOML, `"C:\\temp"` has a tab and no backslash."""
+def find_broken_texts(value: Any, where: str = "") -> Iterator[Problem]:
+    """Texts that cannot be what was meant: those that are not valid Unicode, and paths in which a backslash has become
+    an escape (in TOML, `"C:\\temp"` has a tab and no backslash)."""
     if isinstance(value, dict):
         for key, inner in cast(Table, value).items():
-            yield from find_broken_paths(inner, f"{where}.{key}" if where else str(key))
+            yield from find_broken_texts(inner, f"{where}.{key}" if where else str(key))
     elif isinstance(value, list | tuple):
         for i, inner in enumerate(cast("list[Any]", value)):
-            yield from find_broken_paths(inner, f"{where}.{i}")
-    elif isinstance(value, Path) or (isinstance(value, str) and DRIVE.match(value)):
+            yield from find_broken_texts(inner, f"{where}.{i}")
+    elif isinstance(value, Path | str):
         text = str(value)
+        if SURROGATE.search(text):
+            yield Problem(where, describe_surrogate(text))
+        elif isinstance(value, str) and not DRIVE.match(value):
+            return
         # a folder whose name really has such a character is left alone
-        if ESCAPED.search(text) and not Path(text).exists():
+        elif ESCAPED.search(text) and not exists(Path(text)):
             yield Problem(where, f"found {quote(text)}, a path with a control character in it", "", WINDOWS_PATHS)
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder. A path that no system can have is none."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def problems_of(error: ValidationError, model: type[BaseModel], prefix: Location = ()) -> list[Problem]:

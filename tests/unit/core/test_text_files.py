@@ -10,7 +10,7 @@ from pydantic import Field
 from lorasmith.core.config import read_table, validate
 from lorasmith.core.errors import ConfigError, LorasmithError
 from lorasmith.core.registry import Config
-from lorasmith.core.text_files import read_text
+from lorasmith.core.text_files import printable, read_text
 
 TEXT = 'trigger = ["caf\u00e9"]\r\nsteps = 2\r\n'
 
@@ -99,3 +99,50 @@ def test_a_line_break_in_a_prompt_and_an_existing_folder_are_allowed(tmp_path: P
     odd = tmp_path / "a\tb"
     odd.mkdir()
     assert validate(Places, {"images": str(odd), "prompts": ["a cat,\non a mat"]}).images == odd
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("a.json", "9" * 5000, "not valid JSON: .*digits"),
+        ("a.toml", "a = " + "9" * 5000, "not valid TOML: .*digits"),
+        ("a.json", '{"a": ["\\ud800"]}', r"a\.json: a\.0: has half of a UTF-16 pair \(U\+D800\)"),
+        ("a.json", '{"\\udc00": 1}', "half of a UTF-16 pair"),
+        ("a.json", "[" * 70 + "]" * 70, "more than 60 tables or lists"),
+        ("a.toml", "a = " + "[" * 70 + "]" * 70, "more than 60 tables or lists"),
+        ("a.toml", ".".join("a" * 70) + " = 1", "more than 60 tables or lists"),
+        ("a.json", '{"steps": 1, "seed": 2, "steps": 3}', 'the key "steps" is in the same object twice'),
+        ("a.toml", "#" * 2_000_001, "2,000,001 characters are too many for a TOML file"),
+    ],
+)
+def test_values_that_nobody_means_are_refused(tmp_path: Path, name: str, text: str, reason: str) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(LorasmithError, match=reason):
+        read_table(path)
+
+
+def test_a_file_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.symlink_to("/dev/zero")
+    with pytest.raises(LorasmithError, match="more than 64 MiB"):
+        read_table(path)
+
+
+def test_texts_that_cannot_be_written_are_problems() -> None:
+    """An argument in Latin-1 on a command line in UTF-8 reaches Python as half of a pair."""
+    with pytest.raises(ConfigError) as raised:
+        validate(Places, {"base": "caf\udce9", "images": "\udce9", "prompts": ["\ud83d"]})
+    problems = {problem.where: problem.found for problem in raised.value.problems}
+    assert problems.keys() == {"base", "images", "prompts.0"}
+    assert "byte 0xe9" in problems["base"]
+    assert "U+D83D" in problems["prompts.0"]
+
+
+def test_a_path_with_nul_is_a_problem() -> None:
+    with pytest.raises(ConfigError, match="images"):
+        validate(Places, {"images": "a\0b"})
+
+
+def test_control_characters_are_written_out() -> None:
+    assert printable("a\x1b[31m\tb\nc\r\x9b\u202e") == "a\\x1b[31m\tb\nc\\r\\x9b\\u202e"

@@ -9,7 +9,7 @@ from typing import Any
 
 from lorasmith.compat.foreign_keys import foreign_file
 from lorasmith.core.errors import LorasmithError
-from lorasmith.core.text_files import parse_json, parse_toml, read_text, toml_error
+from lorasmith.core.text_files import parse_json, parse_toml, read_text, require_size
 
 KEY = re.compile(r"""\s*(?P<key>(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*[A-Za-z0-9_-]+)*)\s*=""")
 SECTION = re.compile(r"\s*\[(?P<name>[^\[\]]+)\]\s*(?:#.*)?$")
@@ -35,19 +35,17 @@ def read_file(path: Path) -> dict[str, Any]:
         if isinstance(table, dict) and "LoRA_type" in table and "network_module" not in table:
             raise foreign_file("LoRA_type", str(path))
         return table
+    require_size(text, path, "TOML")
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        first_error = error
-    except RecursionError:
-        # too deep for the functions below, too
         return parse_toml(text, path)
+    except LorasmithError as error:
+        first_error = error
 
     # Repeated keys are an error in TOML. Other errors remain without them; the first message has the right line.
     try:
-        return tomllib.loads(remove_repetitions(text))
-    except tomllib.TOMLDecodeError:
-        raise toml_error(text, path, first_error) from None
+        return parse_toml(remove_repetitions(text), path)
+    except (LorasmithError, RecursionError):
+        raise first_error from None
 
 
 def remove_repetitions(text: str) -> str:
@@ -98,7 +96,7 @@ def is_toml(lines: list[str]) -> bool:
     """Whether lines are complete TOML by themselves."""
     try:
         tomllib.loads("\n".join(lines))
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         return False
     return True
 

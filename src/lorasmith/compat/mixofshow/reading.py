@@ -8,6 +8,7 @@ from typing import Any
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.text_files import read_text
+from lorasmith.core.yaml_files import parse_yaml
 
 TABLE_OPTIONS = (
     "finetune_cfg.text_embedding",
@@ -36,14 +37,9 @@ def normalize_arguments(argv: Sequence[str]) -> list[str]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file as a flat table whose keys are joined with dots. Raises LorasmithError."""
-    import yaml
-
     if not path.is_file():
         raise LorasmithError(f"-opt {path}: no such file")
-    try:
-        table = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise LorasmithError(f"{path}: not valid YAML: {error}") from None
+    table = parse_yaml(read_text(path), path)
     if not isinstance(table, dict):
         raise LorasmithError(f"{path}: expected keys with values")
     return flatten(parse_numbers(table))
