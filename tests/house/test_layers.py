@@ -19,7 +19,8 @@ LAYERS: list[set[str]] = [
     {"evaluation", "training", "fusion"},
     {"compat"},
     {"api", "integrations"},
-    {"cli", "studio"},
+    {"studio"},
+    {"cli"},
 ]
 """From the bottom up. `api` is the public functions, over everything that does work."""
 

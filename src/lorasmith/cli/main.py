@@ -30,6 +30,7 @@ from lorasmith.cli.refit import refit_command
 from lorasmith.cli.resize import resize_command
 from lorasmith.cli.sample import sample_command
 from lorasmith.cli.strip import strip_command
+from lorasmith.cli.studio import studio_command
 from lorasmith.cli.sweep import sweep_command
 from lorasmith.cli.train import train_command
 from lorasmith.core.errors import LorasmithError
@@ -77,6 +78,7 @@ _add("strip", strip_command)
 _add("fuse", fuse_command)
 _add("refit", refit_command)
 _add("demo", demo_command, needs_arguments=False)
+_add("studio", studio_command, needs_arguments=False)
 _add("as", as_command, settings=SEPARATE)
 _add("convert-config", convert_config_command, settings=SEPARATE)
 
