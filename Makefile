@@ -17,10 +17,10 @@ check: $(VENV)/.installed-dev
 	$(PY) -m ruff format --check .
 	$(PY) -m pyright
 
-# Interrupts N runs, and counts what is lost.
+# Interrupts N runs, and counts what is lost. If it is stopped, the same command goes on where it was.
 N ?= 200
 torture: $(VENV)/.installed-dev
-	$(PY) -m tools.torture --count $(N)
+	$(PY) -m tools.torture --count $(N) --folder build/torture
 
 docs: $(VENV)/.installed-dev
 	$(PY) -m tools.docs

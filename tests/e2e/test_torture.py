@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.torture import torture
+from tools.torture.session import torture
 
 
 @pytest.mark.slow
