@@ -38,9 +38,10 @@ lorasmith convert-config my.toml > mine.toml        # convert it to a config of 
 ```
 
 Options on the command line override those of the file. Sections of the file have no meaning. If a key occurs twice, the
-last value counts. `""` means unset, numbers may be written as text, and `1` may stand for true. An unknown option is
-ignored with a note that names the most similar known one. A refused option is an error, unless it is unset or has its
-default value.
+last value counts. `""` means unset, as does `false` for an option that is not a flag; numbers may be written as text,
+and `1` may stand for true. As in the original, an unknown option on the command line is an error, and so is an argument
+that belongs to no option; an unknown key of a file is ignored, here with a note that names the most similar known one.
+A refused option is an error, unless it is unset or has its default value.
 
 The state of an option is one of:
 
@@ -48,6 +49,10 @@ The state of an option is one of:
 * **improved**: it does the same, without a fault of the original. The note names the difference.
 * **accepted, no effect**: there is nothing to do here. The note says why.
 * **refused**: it is an error. The note says what to use instead.
+
+Started by a launcher in several processes, a script trains as the original does: each process has a batch of
+`train_batch_size`, so a step has the batches of all of them, and epochs have as many steps fewer. (The batch size of
+our own configs is that of all processes together.)
 
 Files are written to the same places as in the original, as soon as they exist: `output_dir/output_name.safetensors`,
 `output_name-000002.safetensors` after epochs, `output_name-step00000100.safetensors` after steps, and preview images in
@@ -75,7 +80,9 @@ Every option has the default and the meaning of the original, except where a not
 run's folder. It contains `pytorch_lora_weights.safetensors` (with the alphas that the originals omit), the same LoRA
 with kohya's names, and everything else of a run. With prior preservation, a batch contains as many class images as
 instance images. The loss is the mean over both, which is half of the original's sum; this makes no difference to AdamW,
-but it does to gradient clipping. Images keep their aspect ratio, in buckets.
+but it does to gradient clipping. Images keep their aspect ratio, in buckets. Started by a launcher in several
+processes, each has a batch of `train_batch_size`, as in the original. An unknown option is an error there and
+here.
 """
 MIX_OF_SHOW = """# Mix-of-Show's YAML files
 

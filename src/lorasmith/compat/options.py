@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lorasmith.core.errors import ConfigError, Problem
+
 State = Literal["same", "improved", "no_effect", "refused"]
 STATES: dict[State, str] = {
     "same": "same",
@@ -44,9 +46,12 @@ class Option:
     def parse(self, value: Any) -> Any:
         """A value of a file or command line, converted to this option's type; None if it is unset.
 
+        Unset are the empty text, `none`, and false where the option is not a flag.
+
         Raises ValueError with a description of what is allowed.
         """
-        if value is None:
+        # TOML has no null, so files say `resume = false`; the originals then act as without the option.
+        if value is None or (value is False and self.type != "flag"):
             return None
         # User interfaces write empty fields as "" or "None".
         if isinstance(value, str) and value.strip().lower() in ("", "none"):
@@ -102,6 +107,9 @@ def parse_text(value: Any) -> str:
         return ",".join(str(item) for item in value)
     if isinstance(value, dict):
         raise ValueError("a text, not a table")
+    # an option at the end of a command line, or before the next one
+    if value is True:
+        raise ValueError("a text; its value is missing")
     return str(value)
 
 
@@ -110,6 +118,8 @@ def parse_texts(value: Any) -> list[str]:
         return [f"{key}={item}" for key, item in value.items()]
     if isinstance(value, list | tuple):
         return [str(item) for item in value if str(item) != ""]
+    if value is True:
+        raise ValueError("texts; the values are missing")
     return str(value).split()
 
 
@@ -131,23 +141,27 @@ PARSERS = {
 """Type of an option to the function that converts its values."""
 
 
-def split_arguments(options: Sequence[Option], argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """A command line (`--key=value`, `--key value`, `--flag`, `--list a b`) as a table, and warnings.
+def split_arguments(options: Sequence[Option], argv: Sequence[str]) -> dict[str, Any]:
+    """A command line (`--key=value`, `--key value`, `--flag`, `--list a b`) as a table.
 
-    As in argparse, the last of several equal options counts, and a prefix of a single option's name selects it.
-    Arguments that belong to no option become warnings.
+    As in argparse, the last of several equal options counts, and a prefix of a single option's name selects it. Unknown
+    options stay in the table. Raises ConfigError for arguments that belong to no option, where argparse stops too: they
+    are the rest of a text without quotes, or an option without its dashes.
     """
     known = {option.name: option for option in options}
     table: dict[str, Any] = {}
-    warnings: list[str] = []
+    problems: list[Problem] = []
+    key = ""
     position = 0
     while position < len(argv):
-        # Only options start with two dashes; a value that follows no option is a mistake.
+        # Only options start with two dashes; the values that no option takes come in a row.
         argument = argv[position]
-        position += 1
         if not argument.startswith("--"):
-            warnings.append(f'"{argument}" does not belong to an option and is ignored')
+            end = next_option(argv, position)
+            problems.append(stray_problem(key, table.get(key), argv[position:end]))
+            position = end
             continue
+        position += 1
         key, equals_sign, value = argument[2:].partition("=")
         key = complete_name(key, known)
         if equals_sign:
@@ -155,10 +169,8 @@ def split_arguments(options: Sequence[Option], argv: Sequence[str]) -> tuple[dic
             continue
 
         # Without "=", the values are the arguments up to the next option. How many of them belong to this option
-        # depends on its type; what is left over becomes a warning in the next round.
-        end = position
-        while end < len(argv) and (not argv[end].startswith("--") or argv[end] == "--"):
-            end += 1
+        # depends on its type; what is left over is found in the next round.
+        end = next_option(argv, position)
         option_type = known[key].type if key in known else "text"
         if option_type in ("texts", "floats"):
             table[key] = list(argv[position:end])
@@ -168,7 +180,29 @@ def split_arguments(options: Sequence[Option], argv: Sequence[str]) -> tuple[dic
         else:
             table[key] = argv[position]
             position += 1
-    return table, warnings
+    if problems:
+        raise ConfigError(problems, "the command line")
+    return table
+
+
+def next_option(argv: Sequence[str], start: int) -> int:
+    """The index of the first option from `start` on, or the number of arguments."""
+    for index in range(start, len(argv)):
+        if argv[index].startswith("--") and argv[index] != "--":
+            return index
+    return len(argv)
+
+
+def stray_problem(option: str, value: Any, arguments: Sequence[str]) -> Problem:
+    """The problem of arguments that follow `option` and its value, and belong to no option."""
+    rest = " ".join(arguments)
+    if isinstance(value, str):
+        return Problem(
+            f"--{option}",
+            f'the value is "{value}"; "{rest}" after it belongs to no option',
+            remedy=f'put a text with spaces in quotes: --{option}="{value} {rest}"',
+        )
+    return Problem(rest, "belongs to no option", remedy="write options as --name=value")
 
 
 def complete_name(prefix: str, known: Mapping[str, Option]) -> str:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from lorasmith.compat.options import Option, split_arguments
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem, did_you_mean
+from lorasmith.core.launch import find_launch
 from lorasmith.core.progress import Progress
 
 
@@ -52,9 +53,20 @@ class Conversion:
     """Environment variables that the options set. No file or message may contain their values."""
 
     def __post_init__(self) -> None:
+        if "data" not in self.config:
+            return
         # The original scripts train images without a caption on the empty text.
-        if "data" in self.config:
-            self.config["data"].setdefault("empty_captions", True)
+        self.config["data"].setdefault("empty_captions", True)
+
+        # Their batch size is that of each process: one step has the batches of all processes. Ours is shared by the
+        # processes, so the step is told to have as many batches.
+        ranks = find_launch().count
+        if ranks > 1:
+            self.config["accumulation"] = ranks * self.config.get("accumulation", 1)
+            self.notes.append(
+                f"the batch size is that of each of the {ranks} processes, as in the original, so accumulation is "
+                f"{self.config['accumulation']}"
+            )
 
 
 class Script(ABC):
@@ -74,36 +86,33 @@ class Script(ABC):
 
     def parse(self, argv: Sequence[str]) -> Parsed:
         """The values of the original's command line. Raises ConfigError with all problems."""
-        given, warnings = split_arguments(self.options, argv)
-        return self.read(given, warnings)
+        given = split_arguments(self.options, argv)
+        return self.read(given, [], command_line=given)
 
-    def read(self, given: Mapping[str, Any], warnings: list[str]) -> Parsed:
-        """Given values in their types, with defaults for the others; unknown keys become warnings.
+    def read(self, given: Mapping[str, Any], warnings: list[str], command_line: Collection[str] = ()) -> Parsed:
+        """Given values in their types, with defaults for the others; unknown keys of files become warnings.
 
-        Raises ConfigError with all values of a wrong type and all refused options.
+        `command_line`: names that were given as arguments; unknown ones of these are problems, as in argparse. Raises
+        ConfigError with these, all values of a wrong type, and all refused options.
         """
         known = {option.name: option for option in self.options}
         problems: list[Problem] = []
         values = {option.name: option.default for option in self.options}
         present: set[str] = set()
+        # All problems are collected, so that the user sees them at once.
         for name, raw in given.items():
-            if name not in known:
+            option = known.get(name)
+            if option is not None:
+                value = read_option(option, raw, problems)
+                # An unset value leaves the default, and does not count as given.
+                if value is not None:
+                    values[name] = value
+                    present.add(name)
+            elif name in command_line:
+                remedy = did_you_mean(name, known) or f"lorasmith as {self.name} --help lists all options"
+                problems.append(Problem(f"--{name}", "unknown option", remedy=remedy))
+            else:
                 warnings.append(f"unknown option {name} is ignored. {did_you_mean(name, known)}".strip())
-                continue
-            option = known[name]
-
-            # All problems are collected, so that the user sees them at once.
-            try:
-                value = option.parse(raw)
-            except ValueError as error:
-                problems.append(Problem(name, f"found {raw!r}", str(error)))
-                continue
-            if option.state == "refused" and not option.is_unset(value):
-                problems.append(Problem(name, "is not supported", remedy=option.note or "remove it"))
-            # An unset value leaves the default, and does not count as given.
-            if value is not None:
-                values[name] = value
-                present.add(name)
         if problems:
             raise ConfigError(problems, self.name)
         return Parsed(values, frozenset(present), warnings)
@@ -111,6 +120,18 @@ class Script(ABC):
     @abstractmethod
     def convert(self, parsed: Parsed) -> Conversion:
         """The config for the values. Raises ConfigError with everything that cannot be converted."""
+
+
+def read_option(option: Option, raw: Any, problems: list[Problem]) -> Any:
+    """A given value in the option's type; None if it is unset, or if it is wrong, which is a problem."""
+    try:
+        value = option.parse(raw)
+    except ValueError as error:
+        problems.append(Problem(option.name, f"found {raw!r}", str(error)))
+        return None
+    if option.state == "refused" and not option.is_unset(value):
+        problems.append(Problem(option.name, "is not supported", remedy=option.note or "remove it"))
+    return value
 
 
 class Action(Script):

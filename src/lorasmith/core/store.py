@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +41,9 @@ def atomic_path(path: Path) -> Generator[Path, None, None]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        mode = usual_mode(temporary)
         yield temporary
+        temporary.chmod(mode)
         # the content must be on disk before the name points to it, and the name before the caller goes on
         sync(temporary)
         os.replace(temporary, path)
@@ -63,9 +66,12 @@ def atomic_folder(path: Path) -> Generator[Path, None, None]:
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
+        mode = usual_mode(temporary / ".mode")
+        (temporary / ".mode").unlink()
         yield temporary
         for file in temporary.rglob("*"):
-            if file.is_file():
+            if file.is_file() and not file.is_symlink():
+                file.chmod(mode)
                 sync(file)
         # a folder cannot be renamed over another one that holds files; where the two cannot change places in one
         # operation, the old one steps aside first
@@ -83,6 +89,15 @@ def atomic_folder(path: Path) -> Generator[Path, None, None]:
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def usual_mode(path: Path) -> int:
+    """The permissions that a new file at `path` gets from the umask and its folder; creates the file.
+
+    Some libraries give their files to the owner alone (safetensors), which would lock out a web server or a colleague.
+    """
+    path.touch()
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def exchange(first: Path, second: Path) -> bool:

@@ -21,24 +21,15 @@ from torch import Tensor
 from lorasmith.formats import plugins
 
 SGM_REPOSITORY = "https://github.com/Stability-AI/generative-models"
-BASE_MODEL_VERSIONS = {
-    ("sd1", "epsilon"): "sd_v1",
-    ("sd1", "v_prediction"): "sd_v1_v",
-    ("sd2", "epsilon"): "sd_v2",
-    ("sd2", "v_prediction"): "sd_v2_v",
-    ("sdxl", "epsilon"): "sdxl_base_v1-0",
-    ("sdxl", "v_prediction"): "sdxl_base_v1-0",
-}
-"""kohya's `ss_base_model_version` by family and prediction."""
+V_PREDICTION = "v_prediction"
+BASE_MODEL_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+"""kohya's `ss_base_model_version` by family; v-prediction of SD 1 and 2 adds `_v`. Other families have their name."""
 ARCHITECTURES = {
-    ("sd1", "epsilon"): "stable-diffusion-v1/lora",
-    ("sd1", "v_prediction"): "stable-diffusion-v1/lora",
-    ("sd2", "epsilon"): "stable-diffusion-v2-512/lora",
-    ("sd2", "v_prediction"): "stable-diffusion-v2-768-v/lora",
-    ("sdxl", "epsilon"): "stable-diffusion-xl-v1-base/lora",
-    ("sdxl", "v_prediction"): "stable-diffusion-xl-v1-base/lora",
+    "sd1": "stable-diffusion-v1",
+    "sd2": "stable-diffusion-v2-512",
+    "sdxl": "stable-diffusion-xl-v1-base",
 }
-"""`modelspec.architecture` by family and prediction."""
+"""`modelspec.architecture` by family, without `/lora`. Other families have their name."""
 KOHYA_MODULES = {"lora": "networks.lora", "dylora": "networks.dylora"}
 """kohya's modules by adapter kind; all other kinds are LyCORIS'."""
 
@@ -92,7 +83,7 @@ def _kohya_fields(facts: Facts) -> dict[str, Any]:
         "network_dim": facts.rank,
         "network_alpha": facts.alpha,
         "network_args": json.dumps(network_args),
-        "base_model_version": BASE_MODEL_VERSIONS[facts.family, facts.prediction],
+        "base_model_version": base_model_version(facts.family, facts.prediction),
         "v2": facts.family == "sd2",
         "sd_model_name": facts.base_name,
         # the whole hash, and its first 8 digits
@@ -107,17 +98,30 @@ def _kohya_fields(facts: Facts) -> dict[str, Any]:
     return fields
 
 
+def base_model_version(family: str, prediction: str) -> str:
+    """kohya's name of the kind of base model."""
+    version = BASE_MODEL_VERSIONS.get(family, family)
+    return f"{version}_v" if prediction == V_PREDICTION and family in ("sd1", "sd2") else version
+
+
+def architecture(family: str, prediction: str) -> str:
+    """The architecture as the model metadata standard names it."""
+    if family == "sd2" and prediction == V_PREDICTION:
+        return "stable-diffusion-v2-768-v/lora"
+    return f"{ARCHITECTURES.get(family, family)}/lora"
+
+
 def _model_spec(facts: Facts) -> dict[str, str]:
     """The fields of the model metadata standard, by their names without `modelspec.`."""
     width, height = facts.resolution
     spec = {
         "sai_model_spec": "1.0.1",
-        "architecture": ARCHITECTURES[facts.family, facts.prediction],
+        "architecture": architecture(facts.family, facts.prediction),
         "implementation": SGM_REPOSITORY if facts.family == "sdxl" else "diffusers",
         "title": facts.name,
         "resolution": f"{width}x{height}",
         "date": datetime.now().replace(microsecond=0).isoformat(),
-        "prediction_type": "v" if facts.prediction == "v_prediction" else "epsilon",
+        "prediction_type": "v" if facts.prediction == V_PREDICTION else facts.prediction,
     }
     if facts.trigger:
         spec["trigger_phrase"] = ", ".join(facts.trigger)

@@ -420,3 +420,32 @@ def test_what_is_merged_has_its_multiplier_or_one(
     alone = convert(base_weights_multiplier=[0.5])
     assert "merge" not in alone.config
     assert any("1 numbers for 0 files" in note for note in alone.notes)
+
+
+def test_regularisation_images_without_weight_are_not_trained_on(convert: Convert) -> None:
+    subsets = convert(reg_data_dir="reg", prior_loss_weight=0).config["data"]["subsets"]
+    assert {s["loss_weight"] for s in subsets if s["images"].startswith("reg")} == {0.0}
+
+
+def test_both_names_of_tucker(convert: Convert) -> None:
+    found = convert(network_module="lycoris.kohya", network_args=["algo=loha", "use_tucker=True", "use_cp=True"])
+    assert found.config["adapter"]["tucker"] is True
+    assert not any("use_cp" in note for note in found.notes)
+
+
+def test_validation_needs_images(convert: Convert, train_dir: Path) -> None:
+    """Without a split there is nothing to measure; the split of a dataset config counts as well."""
+    found = convert(validate_every_n_steps=5, validation_seed=1)
+    assert "validation" not in found.config
+    for name in ("validate_every_n_steps", "validation_seed"):
+        assert any(note.startswith(f"{name} is ignored") and "validation_split" in note for note in found.notes)
+    (train_dir / "d.toml").write_text(
+        "[general]\nvalidation_split = 0.5\n[[datasets]]\nresolution = 64\n"
+        '[[datasets.subsets]]\nimage_dir = "img/2_a"\n'
+    )
+    assert convert(dataset_config="d.toml", validate_every_n_steps=5).config["validation"] == {"every_steps": 5}
+
+
+@pytest.mark.parametrize("name", ["resume", "vae", "network_weights", "reg_data_dir", "dataset_config"])
+def test_false_in_place_of_a_text_means_without_it(name: str, convert: Convert) -> None:
+    assert convert(**{name: False}).config == convert().config

@@ -117,3 +117,20 @@ def test_leftovers_of_killed_processes_are_removed_and_nothing_else(tmp_path: Pa
         "checkpoints/.hidden",
         "notes.tmp",
     ]
+
+
+def test_files_get_the_usual_permissions(tmp_path: Path) -> None:
+    """safetensors makes files that only their owner can read."""
+    old = os.umask(0o027)
+    try:
+        with atomic_path(tmp_path / "a.safetensors") as temporary:
+            save_file({"a": torch.ones(1)}, temporary)
+        write_text(tmp_path / "a.txt", "a")
+        with atomic_folder(tmp_path / "f") as folder:
+            (folder / "sub").mkdir()
+            save_file({"a": torch.ones(1)}, folder / "sub" / "b.safetensors")
+    finally:
+        os.umask(old)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name for path in files} == {"a.safetensors", "a.txt", "b.safetensors"}
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o640}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lorasmith.compat.diffusers.class_images import class_image_job
 from lorasmith.compat.diffusers.shared import NO_CAPTION_FILES, Table, Values, count_images
+from lorasmith.core.config import validate
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.sampling.settings import SampleSettings
@@ -43,15 +44,16 @@ class DreamboothSubsets:
         if not folder or not prompt:
             raise LorasmithError("--with_prior_preservation requires --class_data_dir and --class_prompt")
         # Drawn as by the original's pipeline, at the size of training.
-        settings = SampleSettings(
-            seed=values["seed"] or 0,
-            batch_size=values["sample_batch_size"],
-            steps=25,
-            cfg=7.5,
-            sampler="dpm++_2m",
-            width=values["resolution"],
-            height=values["resolution"],
-        )
+        table: Table = {
+            "seed": values["seed"] or 0,
+            "batch_size": values["sample_batch_size"],
+            "steps": 25,
+            "cfg": 7.5,
+            "sampler": "dpm++_2m",
+            "width": values["resolution"],
+            "height": values["resolution"],
+        }
+        settings = validate(SampleSettings, table, "the options")
         base = values["pretrained_model_name_or_path"]
         self.jobs.append(class_image_job(base, prompt, Path(folder), values["num_class_images"], settings))
         self.tables.append(

@@ -8,6 +8,8 @@ from typing import Any
 
 from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
+from lorasmith.core.latent_grid import DOWNSCALE
+from lorasmith.core.launch import find_launch
 from lorasmith.data.images import SUFFIXES
 
 PRECISIONS = {None: "auto", "no": "fp32", "fp16": "fp16", "bf16": "bf16"}
@@ -15,6 +17,8 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 """The original's name of the LoRA's file."""
 NO_CAPTION_FILES = (".no-captions",)
 """A caption extension that no file has, for scripts that read no caption files."""
+POSITIVE = ("train_batch_size", "gradient_accumulation_steps", "sample_batch_size", "rank", "repeats")
+"""Options, where a script has them, that are counts."""
 
 Values = dict[str, Any]
 """Option name to value."""
@@ -23,10 +27,22 @@ Table = dict[str, Any]
 
 
 def require(script: Script, values: Values, *names: str) -> None:
-    """Raise ConfigError with all of these options that are missing."""
-    missing = [Problem(f"--{name}", "missing", remedy="add it") for name in names if values[name] in (None, "")]
-    if missing:
-        raise ConfigError(missing, script.name)
+    """Raise ConfigError with all of these options that are missing, and with numbers that no run can have."""
+    problems = [Problem(f"--{name}", "missing", remedy="add it") for name in names if values[name] in (None, "")]
+
+    # Found here, under the name that the user gave, and before class images are drawn at that size.
+    resolution = values["resolution"]
+    if resolution % DOWNSCALE or resolution < 2 * DOWNSCALE:
+        smaller = max(2, resolution // DOWNSCALE) * DOWNSCALE
+        allowed = f"a multiple of {DOWNSCALE}, at least {2 * DOWNSCALE}"
+        remedy = f"use {smaller} or {smaller + DOWNSCALE}"
+        problems.append(Problem("--resolution", f"found {resolution}", allowed, remedy))
+    for name in POSITIVE:
+        number = values.get(name)
+        if number is not None and number < 1:
+            problems.append(Problem(f"--{name}", f"found {number}", "1 or more"))
+    if problems:
+        raise ConfigError(problems, script.name)
 
 
 def make_conversion(script: Script, parsed: Parsed, config: Table, **more: Any) -> Conversion:
@@ -48,7 +64,8 @@ def convert_general(values: Values, image_count: int) -> Table:
     `image_count`: how many images an epoch of the original has.
     """
     # The original counts epochs in optimizer steps; incomplete batches count as whole ones.
-    batches = math.ceil(max(1, image_count) / values["train_batch_size"])
+    # Each process has batches of its own.
+    batches = math.ceil(max(1, image_count) / values["train_batch_size"] / find_launch().count)
     steps_per_epoch = max(1, math.ceil(batches / values["gradient_accumulation_steps"]))
     table: Table = {
         "base": values["pretrained_model_name_or_path"],
@@ -75,9 +92,10 @@ def convert_general(values: Values, image_count: int) -> Table:
 
 
 def convert_learning_rate(values: Values) -> float:
-    """The learning rate, multiplied by the batch size if --scale_lr is given."""
+    """The learning rate, multiplied by the number of images in a step if --scale_lr is given."""
     if values["scale_lr"]:
-        return values["learning_rate"] * values["train_batch_size"] * values["gradient_accumulation_steps"]
+        batches = values["gradient_accumulation_steps"] * find_launch().count
+        return values["learning_rate"] * values["train_batch_size"] * batches
     return values["learning_rate"]
 
 

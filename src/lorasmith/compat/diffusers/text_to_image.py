@@ -18,6 +18,7 @@ from lorasmith.compat.diffusers.shared import (
 )
 from lorasmith.compat.options import Option
 from lorasmith.compat.script import Conversion, Parsed, Script
+from lorasmith.core.config import validate
 from lorasmith.data.config import SubsetConfig
 from lorasmith.data.scan import scan
 
@@ -47,7 +48,7 @@ class TrainTextToImageLora(Script):
         subset, download = find_images(values, "train_data_dir", None)
         # The number of images is needed to convert epochs to steps.
         if download is None:
-            image_count = len(scan(SubsetConfig.model_validate(subset), "data", skip_bad=True).records)
+            image_count = len(scan(validate(SubsetConfig, subset, "the options"), "data", skip_bad=True).records)
         else:
             image_count = values["max_train_samples"] or 0
         config = convert_general(values, image_count)

@@ -166,7 +166,13 @@ def convert_subset(
     if is_preserved(subset, problems):
         table["preserve"] = True
     table["masks"] = convert_masks(subset, bool(values["masked_loss"]), notes)
-    return {key: value for key, value in table.items() if value not in (None, [], False) or key in KEPT_IF_FALSE}
+    # 0 is a value, also of loss_weight, and equal to False
+    return {key: value for key, value in table.items() if not is_empty(value) or key in KEPT_IF_FALSE}
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a value says nothing: None, false, or an empty list."""
+    return value is None or value is False or value == []
 
 
 def is_preserved(subset: KohyaSubset, problems: list[Problem]) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lorasmith.compat.kohya.arguments import KeyValueArguments
 from lorasmith.core.errors import Problem, did_you_mean
+from lorasmith.core.launch import find_launch
 from lorasmith.core.registry import registered
 from lorasmith.training.step.lr_schedules import LrSchedule
 
@@ -39,6 +40,9 @@ def convert_schedule(values: Mapping[str, Any], notes: list[str], problems: list
             notes.append(f"lr_scheduler is ignored: {optimizer} does not use a schedule, as in the original")
         return {"kind": "constant"}
     if values["lr_scheduler_type"]:
+        ranks = find_launch().count
+        if ranks > 1:
+            notes.append(f"lr_scheduler_type: it takes one step for each step; the original takes {ranks}")
         return {"kind": "class", "name": values["lr_scheduler_type"], "args": arguments.take_literals()}
     if name == "piecewise_constant":
         return convert_step_rules(arguments, problems)
@@ -56,7 +60,7 @@ def convert_named_schedule(
         return {}
 
     # The original stops here. Since the warmup was probably intended, it is applied.
-    warmup = values["lr_warmup_steps"]
+    warmup = steps_of_schedule(values["lr_warmup_steps"])
     if warmup and name == "constant":
         notes.append("lr_warmup_steps: this is an error in the original; use constant_with_warmup if it is intended")
     table: dict[str, Any] = {"kind": kind, "warmup": warmup}
@@ -66,7 +70,7 @@ def convert_named_schedule(
 
     # These options have a meaning for some schedules only; the original ignores them for the others.
     for option, field in (("lr_decay_steps", "decay"), ("lr_scheduler_timescale", "timescale")):
-        value = values[option]
+        value = steps_of_schedule(values[option])
         if field in fields and value is not None:
             table[field] = value
         elif value:
@@ -75,6 +79,17 @@ def convert_named_schedule(
     if name == "warmup_stable_decay" and end is not None:
         table["end"] = end
     return table
+
+
+def steps_of_schedule(steps: int | float | None) -> int | float | None:
+    """Steps of the original's schedule, which counts one for each process, as steps of the optimizer.
+
+    Fractions of the run are the same for both.
+    """
+    ranks = find_launch().count
+    if not isinstance(steps, int) or ranks == 1:
+        return steps
+    return round(steps / ranks)
 
 
 def convert_shape(name: str, values: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
@@ -114,7 +129,7 @@ def convert_step_rules(arguments: KeyValueArguments, problems: list[Problem]) ->
         for rule in rules.split(","):
             factor, colon, end = rule.partition(":")
             if colon:
-                pieces.append([float(factor), int(end)])
+                pieces.append([float(factor), steps_of_schedule(int(end)) or 0])
             else:
                 last.append(float(factor))
     except ValueError:

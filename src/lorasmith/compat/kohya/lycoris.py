@@ -103,8 +103,10 @@ def take_preset(arguments: KeyValueArguments) -> list[str]:
 
 def take_algorithm_arguments(arguments: KeyValueArguments) -> dict[str, Any]:
     """Arguments that only some algorithms have, without those that are unset."""
+    # use_cp is the old name of use_tucker; both are taken, whichever is set
+    tucker, cp = arguments.take_flag("use_tucker"), arguments.take_flag("use_cp")
     table = {
-        "tucker": arguments.take_flag("use_tucker") or arguments.take_flag("use_cp"),
+        "tucker": tucker or cp,
         "scalar": arguments.take_flag("use_scalar"),
         "rank_stabilised": arguments.take_flag("rs_lora"),
         "decompose_both": arguments.take_flag("decompose_both"),

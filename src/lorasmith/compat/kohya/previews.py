@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+VALIDATION_OPTIONS = ("validate_every_n_steps", "validate_every_n_epochs", "validation_seed")
+"""Options that have an effect only if images are held out."""
+
 
 def convert_preview(values: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     """The table `preview`; empty if no images are to be drawn."""
@@ -44,9 +47,13 @@ def convert_preview(values: Mapping[str, Any], notes: list[str]) -> dict[str, An
     }
 
 
-def convert_validation(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The table `validation`: when the loss is measured. The images are selected by `data.validation`."""
-    if not values["validation_split"]:
+def convert_validation(values: Mapping[str, Any], data: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """The table `validation`: when the loss is measured. The images are selected by `data`, our table of that name."""
+    # The split may come from the options or from the dataset config.
+    if not data.get("validation"):
+        for name in VALIDATION_OPTIONS:
+            if values[name]:
+                notes.append(f"{name} is ignored: no images are held out; set validation_split, for example to 0.1")
         return {}
     table: dict[str, Any] = {}
     if values["validate_every_n_steps"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,28 +42,28 @@ class TrainNetwork(Script):
 
     def parse(self, argv: Sequence[str]) -> Parsed:
         """The config file's values, overridden by the command line's."""
-        arguments, warnings = split_arguments(self.options, argv)
+        arguments = split_arguments(self.options, argv)
+        warnings: list[str] = []
         # With --output_config the original writes the config file and does not read it.
         write_config = arguments.pop("output_config", None)
         given: dict[str, Any] = {}
         if arguments.get("config_file") and not write_config:
             file = Path(arguments["config_file"]).expanduser()
-            given, file_warnings = flatten_sections(read_file(file))
-            warnings += file_warnings
+            given, warnings = flatten_sections(read_file(file))
         given.pop("output_config", None)
         given |= arguments
-        parsed = self.read(given, warnings)
+        parsed = self.read(given, warnings, command_line=arguments)
         if write_config:
             target = Path(str(arguments.get("config_file") or ""))
             return replace(parsed, done_message=write_config_file(target, parsed))
         return parsed
 
-    def read(self, given: Mapping[str, Any], warnings: list[str]) -> Parsed:
+    def read(self, given: Mapping[str, Any], warnings: list[str], command_line: Collection[str] = ()) -> Parsed:
         """Given values in their types; the old spelling of caption_extension is used if the new one is unset."""
         old_spelling = given.get("caption_extention")
         if old_spelling and not given.get("caption_extension"):
             given = {**given, "caption_extension": old_spelling}
-        return super().read(given, warnings)
+        return super().read(given, warnings, command_line)
 
     def blocks(self) -> Blocks:
         """The numbers of the UNet's blocks."""
@@ -90,7 +90,7 @@ class TrainNetwork(Script):
         table["optimizer"] = convert_optimizer(values, notes, problems)
         table["lr_schedule"] = convert_schedule(values, notes, problems)
         table["preview"] = convert_preview(values, notes)
-        table["validation"] = convert_validation(values)
+        table["validation"] = convert_validation(values, table["data"], notes)
 
         # Files are written to output_dir directly, as in the original, and not to the run's folder.
         table["export"] = {

@@ -47,11 +47,11 @@ class TrainEdlora(Script):
 
     def parse(self, argv: Sequence[str]) -> Parsed:
         """The YAML file's values, overridden by the command line's."""
-        given, warnings = split_arguments(self.options, normalize_arguments(argv))
+        given = split_arguments(self.options, normalize_arguments(argv))
         if "opt" not in given:
             raise LorasmithError("train_edlora requires its YAML file: -opt FILE")
         file_values = read_yaml(Path(str(given["opt"])))
-        return self.read(file_values | given, warnings)
+        return self.read(file_values | given, [], command_line=given)
 
     def convert(self, parsed: Parsed) -> Conversion:
         values = parsed.values

@@ -37,8 +37,8 @@ class RegionallyControlableSampling(Action):
     options = REGIONS
 
     def parse(self, argv: Sequence[str]) -> Parsed:
-        given, warnings = split_arguments(self.options, normalize_arguments(argv))
-        return self.read(given, warnings)
+        given = split_arguments(self.options, normalize_arguments(argv))
+        return self.read(given, [], command_line=given)
 
     def act(self, parsed: Parsed, progress: Progress | None) -> dict[str, Any]:
         values = parsed.values

@@ -31,7 +31,7 @@ class TestEdlora(Action):
     __test__ = False
 
     def parse(self, argv: Sequence[str]) -> Parsed:
-        given, warnings = split_arguments(self.options, normalize_arguments(argv))
+        given = split_arguments(self.options, normalize_arguments(argv))
         if "opt" not in given:
             raise LorasmithError("test_edlora requires its YAML file: -opt FILE")
         table = read_yaml(Path(str(given["opt"])))
@@ -39,7 +39,7 @@ class TestEdlora(Action):
         # One of the files that come with Mix-of-Show has alpha_list in this place.
         if "models.alpha_list" in table:
             table.setdefault("val.alpha_list", table.pop("models.alpha_list"))
-        return self.read(table | given, warnings)
+        return self.read(table | given, [], command_line=given)
 
     def act(self, parsed: Parsed, progress: Progress | None) -> dict[str, Any]:
         values = parsed.values

@@ -23,7 +23,7 @@ OPTIONS = (
         0,
         to="lr_schedule.warmup",
         state="improved",
-        note="the learning rate of the first step is not 0",
+        note="the first step has a rate of 1/warmup of the full one; in the original it has 0, so it changes nothing",
     ),
     Option("lr_decay_steps", "steps", 0, to="lr_schedule.decay", note="of warmup_stable_decay"),
     Option("lr_scheduler_num_cycles", "float", 1, to="lr_schedule.cycles"),
