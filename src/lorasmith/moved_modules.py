@@ -111,10 +111,12 @@ RENAMED = {
     "training.step.objectives.terms": {"ObjectivePart": "LossTerm"},
     "training.step.objectives.terms.base": {"ObjectivePart": "LossTerm"},
     "families.stable_diffusion.attention_maps": {"Maps": "CrossAttentionMaps"},
+    "families.source": {"PARTS": "families.stable_diffusion.source:PARTS"},
     "families.base": {"Cond": "Conditioning", "Moments": "LatentDistribution"},
     "data.transforms": {"Cut": "Crop", "Moment": "TrainingProgress"},
 }
-"""New path of a module to the old and new names of what plug-ins import from it."""
+"""New path of a module to the old and new names of what plug-ins import from it; `module:name` for what is in another
+module today."""
 
 RENAMED_MEMBERS = {
     "adapters.base.Adapter": {
@@ -151,7 +153,8 @@ def renamed(module: str, name: str) -> Any:
     if new is None:
         raise AttributeError(f"module 'lorasmith.{module}' has no attribute {name!r}")
     warnings.warn(f"lorasmith.{module}.{name} is now called {new}", FutureWarning, stacklevel=3)
-    return getattr(import_module(f"lorasmith.{module}"), new)
+    new_module, _, new_name = new.rpartition(":")
+    return getattr(import_module(f"lorasmith.{new_module or module}"), new_name)
 
 
 def new_member_name(extension_point: str, name: str) -> str | None:

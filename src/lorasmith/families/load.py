@@ -12,8 +12,18 @@ from lorasmith.families.resolve import BaseInfo, find, identify, with_vae
 
 if TYPE_CHECKING:
     from lorasmith.families.base import Family
+    from lorasmith.families.source import Source
 
-__all__ = ["BaseInfo", "identify", "load"]
+__all__ = ["BaseInfo", "identify", "load", "open_base"]
+
+
+def open_base(source: str | Path, *, family: str | None = None, vae: str = "") -> Source:
+    """The parts of the base model that `source` names, with the VAE that `vae` names if that is not empty.
+
+    Only headers and configs are read. Raises LorasmithError if there is no base model at `source` or no VAE at `vae`.
+    """
+    base = find(source, family)
+    return with_vae(base, vae) if vae else base
 
 
 def load(
@@ -30,7 +40,5 @@ def load(
     `sdxl`) overrides detection. `vae`: another VAE in place of the base's (`resolve.with_vae`). Raises LorasmithError
     if there is no base model at `source`, or if it is incomplete.
     """
-    base = find(source, family)
-    if vae:
-        base = with_vae(base, vae)
+    base = open_base(source, family=family, vae=vae)
     return loader_of(base.kind).load(base, dtype, device)

@@ -9,6 +9,12 @@ from typing import Any, ClassVar
 
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.families.reader import TensorRef
+from lorasmith.moved_modules import renamed
+
+
+def __getattr__(name: str) -> Any:
+    """Names that this module had in version 0.1."""
+    return renamed("families.source", name)
 
 
 class Source(ABC):
@@ -45,6 +51,14 @@ class Source(ABC):
 
         Names that are not found are left out, and tensors that no name matches are added under their names in the
         file, so that comparing the result with `names` shows both.
+        """
+
+    @abstractmethod
+    def check_parts(self, *, every_name: bool) -> None:
+        """Raise LorasmithError, with all faults, unless pictures can be drawn and adapters trained with the model.
+
+        Only headers are read. `every_name`: compare the names and shapes of all tensors of all parts, which imports the
+        libraries that the parts come from; else only find out whether there is a tensor of each part.
         """
 
     @abstractmethod

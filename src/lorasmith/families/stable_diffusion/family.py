@@ -19,6 +19,7 @@ from lorasmith.families.fingerprint import part_hash
 from lorasmith.families.reader import fill
 from lorasmith.families.stable_diffusion import emphasis, layer_names, vae
 from lorasmith.families.stable_diffusion import text as clip_text
+from lorasmith.families.stable_diffusion.completeness import check_unet_input, empty_unet
 from lorasmith.families.stable_diffusion.conditioning import (
     CONTEXT,
     NEW_TOKEN_INDEX,
@@ -268,10 +269,12 @@ class StableDiffusion(Family):
 
 
 def load_unet(source: StableDiffusionSource, dtype: torch.dtype, device: torch.device) -> UNet:
-    """The frozen UNet, with weights read straight into `dtype` on `device`."""
-    with torch.device("meta"):
-        unet = UNet(source.unet_config)
-    refs = source.resolve("unet", unet.state_dict())
+    """The frozen UNet, with weights read straight into `dtype` on `device`.
+
+    Raises LorasmithError if any weight is missing or unknown, or if it takes more than latents.
+    """
+    check_unet_input(source)
+    unet, refs = empty_unet(source)
     fill(unet, refs, dtype, device, part_title("unet"), source.where("unet"))
     unet.like = torch.empty(0, dtype=dtype, device=device)
     if device.type == "cuda":  # the layout that cuDNN's convolutions and our norms work in

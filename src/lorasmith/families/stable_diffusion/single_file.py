@@ -90,9 +90,10 @@ class SingleFile(StableDiffusionSource):
         prefix = self._prefix(part)
         refs = {name.removeprefix(prefix): ref for name, ref in self._tensors.items() if name.startswith(prefix)}
         if not refs:
+            or_vae = "; or name a VAE for it (vae)" if part == "vae" else ""
             raise LorasmithError(
                 f"{self.path}: it has no {part_title(part)} (no {prefix}*). "
-                "Use a complete checkpoint, or a diffusers folder."
+                f"Use a complete checkpoint, or a diffusers folder{or_vae}."
             )
         return refs
 

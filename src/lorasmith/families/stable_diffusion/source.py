@@ -81,6 +81,12 @@ class StableDiffusionSource(Source):
     def parameters(self) -> int:
         return sum(math.prod(ref.shape) for ref in self.raw("unet").values())
 
+    def check_parts(self, *, every_name: bool) -> None:
+        # Imported here, because finding a base needs none of the networks.
+        from lorasmith.families.stable_diffusion.completeness import check_parts
+
+        check_parts(self, every_name)
+
     def layers(self) -> tuple[LayerSpec, ...]:
         from lorasmith.families.stable_diffusion.layer_names import layers_of
 

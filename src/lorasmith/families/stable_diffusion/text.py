@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lorasmith.concepts import Vocabulary
 from lorasmith.concepts.vocabulary import ExtendedEmbedding, NewToken
 from lorasmith.core.errors import LorasmithError
-from lorasmith.families.reader import fill
+from lorasmith.families.reader import TensorRef, fill
 from lorasmith.families.stable_diffusion.source import StableDiffusionSource, part_title
 
 WINDOW = 77
@@ -23,6 +23,14 @@ def load_text_encoder(source: StableDiffusionSource, part: str, dtype: torch.dty
 
     Raises LorasmithError if any weight is missing or unknown; nothing is ever initialised at random.
     """
+    model, refs = empty_text_encoder(source, part)
+    fill(model, refs, dtype, device, part_title(part), source.where(part))
+    _fill_position_ids(model, part, device)
+    return model.requires_grad_(False).eval()
+
+
+def empty_text_encoder(source: StableDiffusionSource, part: str) -> tuple[nn.Module, dict[str, TensorRef]]:
+    """A text encoder on the meta device, and where its weights are stored."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig.from_dict(source.config(part))
@@ -33,10 +41,7 @@ def load_text_encoder(source: StableDiffusionSource, part: str, dtype: torch.dty
     # The source knows names without `text_model.`; the model may have them with it.
     name_in_model = {plain_name(name): name for name in model.state_dict()}
     resolved = source.resolve(part, name_in_model)
-    refs = {name_in_model.get(name, name): ref for name, ref in resolved.items()}
-    fill(model, refs, dtype, device, part_title(part), source.where(part))
-    _fill_position_ids(model, part, device)
-    return model.requires_grad_(False).eval()
+    return model, {name_in_model.get(name, name): ref for name, ref in resolved.items()}
 
 
 def _fill_position_ids(model: nn.Module, part: str, device: torch.device) -> None:

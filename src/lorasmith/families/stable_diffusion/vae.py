@@ -10,12 +10,19 @@ from torch import Tensor, nn
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.base import LatentDistribution
-from lorasmith.families.reader import fill
+from lorasmith.families.reader import TensorRef, fill
 from lorasmith.families.source import Source
 
 
 def load_vae(source: Source, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The frozen autoencoder. Raises LorasmithError if any weight is missing or unknown."""
+    model, refs = empty_vae(source)
+    fill(model, refs, dtype, device, "VAE", source.where("vae"))
+    return model.requires_grad_(False).eval()
+
+
+def empty_vae(source: Source) -> tuple[nn.Module, dict[str, TensorRef]]:
+    """The autoencoder on the meta device, and where its weights are stored."""
     # diffusers imports bitsandbytes, which warns of missing kernels.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import diffusers
@@ -29,9 +36,7 @@ def load_vae(source: Source, dtype: torch.dtype, device: torch.device) -> nn.Mod
     vae_class: Any = getattr(diffusers, name)
     with torch.device("meta"):
         model: nn.Module = vae_class.from_config(config)
-    refs = source.resolve("vae", model.state_dict())
-    fill(model, refs, dtype, device, "VAE", source.where("vae"))
-    return model.requires_grad_(False).eval()
+    return model, source.resolve("vae", model.state_dict())
 
 
 def compute_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:

@@ -20,7 +20,7 @@ from lorasmith.data.dataset import Dataset, TextSettings
 from lorasmith.diffusion.prediction import prediction_of_kind
 from lorasmith.diffusion.schedule import require_schedule
 from lorasmith.families.base import Family
-from lorasmith.families.load import load
+from lorasmith.families.load import load, open_base
 from lorasmith.sampling.loras import LoraUse, load_lora
 from lorasmith.training.config import TrainConfig
 from lorasmith.training.hooks import Hook
@@ -69,6 +69,7 @@ def build_run(
     resume_point = None if resume is None else find_resume_point(resume)
     if ranks.first:
         claim_output(config, resume_point, overwrite, progress)
+    open_base(config.base, vae=config.vae).check_parts(every_name=False)
 
     dataset = build_dataset(config)
     if resume_point is None:

@@ -149,7 +149,9 @@ def check_model(config: TrainConfig, result: CheckResult) -> None:
     base = find(config.base)
     if config.vae:
         with errors_into(result, "vae"):
-            with_vae(base, config.vae)
+            base = with_vae(base, config.vae)
+    with errors_into(result, "base"):
+        base.check_parts(every_name=True)
     result.base = {
         "source": config.base,
         "path": str(base.path),

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import lorasmith
+from lorasmith.core.errors import LorasmithError
 from lorasmith.training.config import load_config
 from lorasmith.training.setup.build import build_run
 
@@ -112,3 +115,20 @@ def test_remarks_on_images_come_even_where_another_cannot_be_read(table: dict[st
     assert [Path(p.where).name for p in found.errors] == ["03.png"]
     assert {(p.path.name, p.kind) for p in found.images} >= {("02.png", "trigger"), ("images", "no_caption")}
     assert found.data["images"] == 6
+
+
+@pytest.mark.parametrize("missing", ["first_stage_model.", "cond_stage_model.", "model.diffusion_model.middle_block.2"])
+def test_an_incomplete_base_is_an_error_as_in_training(missing: str, table: dict[str, Any], tmp_path: Path) -> None:
+    base = Path(f"{table['base']}.safetensors")
+    with safe_open(base, "pt") as file:
+        metadata = file.metadata()
+    cut = {name: tensor for name, tensor in load_file(base).items() if not name.startswith(missing)}
+    save_file(cut, tmp_path / "cut.safetensors", metadata)
+    table["base"] = str(tmp_path / "cut.safetensors")
+
+    errors = lorasmith.check(table).errors
+    assert [problem.where for problem in errors] == ["base"]
+    with pytest.raises(LorasmithError) as raised:
+        build_run(load_config(table))
+    assert str(raised.value) == errors[0].found
+    assert not (tmp_path / "run").exists()
