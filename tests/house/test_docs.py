@@ -15,6 +15,7 @@ import torch
 import typer
 
 from lorasmith.cli.main import app
+from lorasmith.compat.launchers import read_command
 from lorasmith.compat.script import all_scripts
 from lorasmith.core.registry import registered, roots
 from lorasmith.sampling.control import Control
@@ -72,8 +73,9 @@ def test_commands_in_the_documents_exist(line: str) -> None:
     _, name, *arguments = shlex.split(line.split(";")[0])
     assert name in group.commands
     if name in ("as", "convert-config"):  # then come another program's own options
-        foreign = next(word for word in arguments if word != "--")
-        assert foreign in (*all_scripts(), "NAME") or foreign.endswith(".toml")
+        words = [word for word in arguments if word != "--"]
+        foreign = words[0] if words[0] == "NAME" or words[0].endswith(".toml") else read_command(words).script
+        assert foreign.removesuffix(".py") in (*all_scripts(), "NAME") or foreign.endswith(".toml")
         return
     known = {option for p in group.commands[name].params for option in p.opts}
     assert {a.split("=")[0] for a in arguments if a.startswith("-")} <= known

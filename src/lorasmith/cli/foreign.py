@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ import typer
 
 from lorasmith.cli import console
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.launch import find_launch, run_ranks
 
 if TYPE_CHECKING:
     from lorasmith.compat.script import Action, Conversion, Script
@@ -23,35 +25,79 @@ Arguments = Annotated[
 SEPARATE = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 """Settings of click: options after the name of the script belong to the script."""
 
+FILE_ARGUMENTS = {
+    ".toml": ("train_network", "--config_file"),
+    ".json": ("train_network", "--config_file"),
+    ".yml": ("train_edlora", "-opt"),
+    ".yaml": ("train_edlora", "-opt"),
+}
+"""The script and option that a config file belongs to, by its suffix."""
+
 
 def as_command(name: Name, arguments: Arguments = None) -> None:
     """Do what a script of another trainer does, with its own options and config files.
 
     lorasmith as train_network --config_file my.toml --network_dim 8
 
+    lorasmith as accelerate launch --num_processes 2 train_network.py --config_file my.toml
+
     Options without effect here, and options that are improved, are noted; options that are not supported are errors.
     docs/kohya.md lists every option. --help after the name lists them here; --json prints one JSON object.
     """
+    from lorasmith.compat.launchers import read_command
     from lorasmith.compat.script import Action, find_script
 
-    script = find_script(name)
-    # --help and --json are ours; everything else belongs to the script.
+    # --help and --json are ours; everything else belongs to the script or its launcher.
     arguments = list(arguments or [])
+    as_json = "--json" in arguments
+    command = read_command([name, *(argument for argument in arguments if argument != "--json")])
+    script = find_script(command.script)
+    os.environ.update(command.environment)
+    arguments = command.arguments_for(script)
     if "--help" in arguments or "-h" in arguments:
         console.say(list_options(script))
         return
-    as_json = "--json" in arguments
-    arguments = [argument for argument in arguments if argument != "--json"]
     if isinstance(script, Action):
-        run_action(script, arguments, as_json)
+        run_action(script, arguments, command.notes, as_json)
         return
     conversion = convert_arguments(script, arguments)
-    for note in conversion.notes:
-        console.say(f"note: {note}")
+    conversion.notes[:0] = command.notes
+
+    # Mistakes are found before any process starts, and notes are printed by one of them.
+    count = 1 if is_started_by_launcher() else command.process_count(count_devices)
+    if count > 1 and conversion.first_batches_image is None:
+        say_notes([f"{command.launcher}: {count} processes train together"])
+        raise typer.Exit(start_ranks(count, script, arguments, as_json))
+    say_notes(conversion.notes)
     if conversion.first_batches_image is not None:
         write_first_batches(conversion, as_json)
     else:
         train(conversion, as_json)
+
+
+def is_started_by_launcher() -> bool:
+    """Whether a launcher has started this process, as one of several."""
+    return find_launch().count > 1
+
+
+def count_devices() -> int:
+    """The number of GPUs of NVIDIA or AMD."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def start_ranks(count: int, script: Script, arguments: list[str], as_json: bool) -> int:
+    """Train in several processes on this machine; returns the exit code."""
+    command = [sys.executable, "-m", "lorasmith", "as", script.name, *arguments]
+    return run_ranks([*command, "--json"] if as_json else command, count)
+
+
+def say_notes(notes: list[str]) -> None:
+    """Print notes; of the ranks of a distributed run, only the first one does."""
+    if find_launch().first:
+        for note in notes:
+            console.say(f"note: {note}")
 
 
 def train(conversion: Conversion, as_json: bool) -> None:
@@ -70,6 +116,9 @@ def train(conversion: Conversion, as_json: bool) -> None:
         accept_remarks=True,
         progress=progress,
     )
+    # Of the ranks of a distributed run, only the first one writes and prints.
+    if not find_launch().first:
+        return
     if result.finished:
         copies = copy_files(conversion, result.folder)
         files = ", ".join(str(path) for path in copies) or result.file
@@ -95,11 +144,12 @@ def write_first_batches(conversion: Conversion, as_json: bool) -> None:
         console.print_json(result.to_dict())
 
 
-def run_action(script: Action, arguments: list[str], as_json: bool) -> None:
-    """Run a script that does not train, and print its results."""
+def run_action(script: Action, arguments: list[str], notes: list[str], as_json: bool) -> None:
+    """Run a script that does not train, in one process, and print its results."""
     parsed = script.parse(arguments)
-    for warning in parsed.warnings:
-        console.say(f"note: {warning}")
+    if not find_launch().first:
+        return
+    say_notes([*notes, *parsed.warnings])
     results = script.act(parsed, console.make_progress())
     if as_json:
         console.print_json(results)
@@ -117,15 +167,18 @@ def convert_config_command(name: Name, arguments: Arguments = None) -> None:
 
     Notes are printed above the config, as comments.
     """
+    from lorasmith.compat.launchers import read_command
     from lorasmith.compat.script import find_script
     from lorasmith.core.config import to_toml
 
-    arguments = list(arguments or [])
-    if Path(name).suffix.lower() in (".toml", ".json", ".yml", ".yaml"):
-        script = find_script("train_network")
-        arguments = ["--config_file", name, *arguments]
-    else:
-        script = find_script(name)
+    words = [name, *(arguments or [])]
+    # A file alone stands for the script that most people have it from.
+    suffix = Path(name).suffix.lower()
+    if suffix in FILE_ARGUMENTS:
+        words = [*FILE_ARGUMENTS[suffix], *words]
+    command = read_command(words)
+    script = find_script(command.script)
+    arguments = command.arguments_for(script)
     conversion = convert_arguments(script, arguments)
     comments = [f"# {line}" for note in conversion.notes for line in note.splitlines()]
     print("\n".join(comments))

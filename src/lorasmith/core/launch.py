@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lorasmith.core.errors import LorasmithError
 
 PORT = 29400
 """Where the first rank listens if the launcher names no port; a number made of the job's is added to it."""
+
+SECONDS_TO_END = 60.0
+"""How long the other ranks have to notice that one has ended with an error, before they are terminated."""
 
 
 @dataclass(frozen=True)
@@ -103,3 +110,50 @@ def read_number(env: Mapping[str, str], name: str) -> int:
     if not text.isdigit():
         raise LorasmithError(f'{name} is "{text}"; the launcher should set it to a whole number')
     return int(text)
+
+
+def run_ranks(command: Sequence[str], count: int) -> int:
+    """Run a command in `count` processes of one run on this machine; returns 0, or the exit code of the first rank that
+    failed. Signals that stop this process are passed on, and each rank then stops as a single process does."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    address = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}
+    # Groups of their own, so that Ctrl-C reaches each rank once: through this process.
+    own_group = 0 if os.name == "posix" else None
+    ranks: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, _frame: object) -> None:
+        for rank in ranks:
+            rank.send_signal(number)
+
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, pass_on) for number in numbers}
+    try:
+        for index in range(count):
+            place = {"RANK": str(index), "LOCAL_RANK": str(index)}
+            environment = threads | os.environ | address | place
+            ranks.append(subprocess.Popen(command, env=environment, process_group=own_group))
+        return wait_for_ranks(ranks)
+    finally:
+        for rank in ranks:
+            rank.kill()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def wait_for_ranks(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
+    """0 when all have succeeded, else the exit code of the first rank that failed."""
+    failed_code = 0
+    deadline = None
+    # Each of them is asked, not only up to the first that runs.
+    while None in (codes := [rank.poll() for rank in ranks]):
+        failed_code = failed_code or next((code for code in codes if code), 0)
+        if failed_code and deadline is None:
+            deadline = time.monotonic() + SECONDS_TO_END
+        if deadline is not None and time.monotonic() > deadline:
+            for rank in ranks:
+                rank.terminate()
+        time.sleep(0.1)
+    return failed_code or next((code for code in codes if code), 0)
