@@ -74,22 +74,8 @@ def read_command(words: Sequence[str]) -> CommandLine:
 
     Raises LorasmithError if a launcher starts no script, ConfigError if its options have wrong values.
     """
-    rest = list(words)
-    environment: dict[str, str] = {}
-    while rest and (ASSIGNMENT.match(rest[0]) or rest[0] == "env"):
-        name, _, value = rest.pop(0).partition("=")
-        if name != "env":
-            environment[name] = value
-
-    # Options of the interpreter matter as little as the interpreter, except for -m, whose module is the program.
-    if rest and PYTHON.match(program_name(rest[0])):
-        rest.pop(0)
-        while rest and rest[0].startswith("-"):
-            option = rest.pop(0)
-            if option == "-m":
-                break
-            if option in ("-W", "-X"):
-                del rest[:1]
+    environment, rest = split_assignments(words)
+    rest = without_interpreter(rest)
     if not rest:
         raise LorasmithError("the command line names no script; write for example: lorasmith as train_network ...")
 
@@ -104,6 +90,32 @@ def read_command(words: Sequence[str]) -> CommandLine:
             f"Known: {', '.join(sorted(all_scripts()))}"
         )
     return apply_options(launcher, options, rest, environment)
+
+
+def split_assignments(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The environment variables that a command line sets, and the command after them."""
+    environment: dict[str, str] = {}
+    rest = list(words)
+    while rest and (ASSIGNMENT.match(rest[0]) or rest[0] == "env"):
+        name, _, value = rest.pop(0).partition("=")
+        if name != "env":
+            environment[name] = value
+    return environment, rest
+
+
+def without_interpreter(words: list[str]) -> list[str]:
+    """A command line without the interpreter of Python and its options, of which none matters here."""
+    if not words or not PYTHON.match(program_name(words[0])):
+        return words
+    rest = words[1:]
+    while rest and rest[0].startswith("-"):
+        option = rest.pop(0)
+        # The module is the program.
+        if option == "-m":
+            break
+        if option in ("-W", "-X"):
+            del rest[:1]
+    return rest
 
 
 def program_name(word: str) -> str:

@@ -6,6 +6,7 @@ SLURM's srun; each of these sets variables that tell a process its rank. This mo
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -145,15 +146,17 @@ def run_ranks(command: Sequence[str], count: int) -> int:
 
 def wait_for_ranks(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
     """0 when all have succeeded, else the exit code of the first rank that failed."""
-    failed_code = 0
-    deadline = None
-    # Each of them is asked, not only up to the first that runs.
-    while None in (codes := [rank.poll() for rank in ranks]):
-        failed_code = failed_code or next((code for code in codes if code), 0)
-        if failed_code and deadline is None:
+    first_failure = 0
+    deadline = math.inf
+    while True:
+        codes = [rank.poll() for rank in ranks]
+        failures = [code for code in codes if code]
+        if failures and not first_failure:
+            first_failure = failures[0]
             deadline = time.monotonic() + SECONDS_TO_END
-        if deadline is not None and time.monotonic() > deadline:
+        if None not in codes:
+            return first_failure
+        if time.monotonic() > deadline:
             for rank in ranks:
                 rank.terminate()
         time.sleep(0.1)
-    return failed_code or next((code for code in codes if code), 0)
