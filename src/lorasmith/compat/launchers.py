@@ -178,15 +178,26 @@ def apply_options(launcher: str, options: dict[str, str], rest: list[str], envir
     if problems:
         raise ConfigError(problems, launcher)
 
-    if "cpu" in options or options.get("use_cpu", "false").lower() in ("", "true"):
-        environment = environment | {"CUDA_VISIBLE_DEVICES": ""}
-    elif options.get("gpu_ids", "all") != "all":
-        environment = environment | {"CUDA_VISIBLE_DEVICES": options["gpu_ids"]}
-    unused = [name for name in options if name not in APPLIED and not SPEED.fullmatch(name)]
-    unused = [name for name in unused if options[name].lower() not in ("false", "no", "none", "[]", "{}")]
+    environment = environment | device_variables(options)
+    unused = without_effect(options)
     notes = [f"{launcher}: no effect here: {', '.join(f'--{name}' for name in unused)}"] if unused else []
     script = rest[0] if rest[0].endswith(".py") else rest[0].rpartition(".")[2]
     return CommandLine(script, rest[1:], launcher, count, environment, options.get("mixed_precision"), notes)
+
+
+def device_variables(options: Mapping[str, str]) -> dict[str, str]:
+    """The environment variable that makes a run use the devices of the launcher's options."""
+    if "cpu" in options or options.get("use_cpu", "false").lower() in ("", "true"):
+        return {"CUDA_VISIBLE_DEVICES": ""}
+    gpus = options.get("gpu_ids", "all")
+    return {} if gpus == "all" else {"CUDA_VISIBLE_DEVICES": gpus}
+
+
+def without_effect(options: Mapping[str, str]) -> list[str]:
+    """The options that are given a value, may change results in the original, and have no effect here."""
+    off = ("false", "no", "none", "[]", "{}")
+    names = [name for name in options if name not in APPLIED and not SPEED.fullmatch(name)]
+    return [name for name in names if options[name].lower() not in off]
 
 
 def read_count(options: Mapping[str, str], names: Sequence[str], problems: list[Problem]) -> int | None:
