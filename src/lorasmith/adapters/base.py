@@ -25,6 +25,9 @@ from lorasmith.core.component_names import component_of
 from lorasmith.core.registry import Component, Config, registered
 from lorasmith.moved_modules import carry_old_members, new_member_name
 
+MAX_RANK = 8192
+"""Ranks above are refused. The weights of the largest layers of Stable Diffusion have a full rank of 1,280."""
+
 FileTensors = Mapping[str, Tensor]
 """The tensors that a file has for one layer, by tensor name (`lora_down.weight`, `alpha`)."""
 
@@ -253,7 +256,7 @@ class LayerRule(Config):
 
     layers: str
     """fnmatch pattern of layer names."""
-    rank: int | None = Field(default=None, ge=1)
+    rank: int | None = Field(default=None, ge=1, le=MAX_RANK)
     alpha: float | None = Field(default=None, gt=0)
     lr: float = Field(default=1.0, gt=0)
     """Factor of the learning rate."""

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lorasmith.adapters.base import Adapter, AdapterConfig, FileTensors, LayerSpec
+from lorasmith.adapters.base import MAX_RANK, Adapter, AdapterConfig, FileTensors, LayerSpec
 from lorasmith.core.component_names import is_text_encoder
 
 
@@ -63,10 +63,10 @@ class FactoredAdapter(Adapter):
 class FactoredConfig(AdapterConfig):
     """Settings of adapter kinds made of factors."""
 
-    rank: int = Field(default=16, ge=1)
+    rank: int = Field(default=16, ge=1, le=MAX_RANK)
     alpha: float | None = Field(default=None, gt=0)
     """The change is scaled by alpha / rank. Default: the rank, so the scale is 1."""
-    conv_rank: int | None = Field(default=None, ge=1)
+    conv_rank: int | None = Field(default=None, ge=1, le=MAX_RANK)
     """Rank of convolutions larger than 1x1. Default: `rank`."""
     conv_alpha: float | None = Field(default=None, gt=0)
     rank_stabilised: bool = False

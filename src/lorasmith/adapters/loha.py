@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from lorasmith.adapters.base import FileTensors, LayerSpec
+from lorasmith.adapters.base import MAX_RANK, FileTensors, LayerSpec
 from lorasmith.adapters.factored import (
     FactoredAdapter,
     FactoredConfig,
@@ -57,7 +58,7 @@ class LoHa(FactoredConfig):
     signatures = ("hada_w1_a",)
     reads = frozenset({*LoHaAdapter.tensor_names.values(), "alpha"})
     kind: Literal["loha"] = "loha"
-    rank: int = 8
+    rank: int = Field(default=8, ge=1, le=MAX_RANK)
     tucker: bool = False
     """A small core tensor for convolutions larger than 1x1."""
 

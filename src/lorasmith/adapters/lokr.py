@@ -91,6 +91,8 @@ class LoKr(FactoredConfig):
     signatures = ("lokr_w1", "lokr_w1_a")
     reads = frozenset({*LoKrAdapter.tensor_names.values(), "alpha"})
     kind: Literal["lokr"] = "lokr"
+    rank: int = Field(default=16, ge=1)
+    """A rank of half of the large matrix or more makes that matrix full; LyCORIS' 100000 is such a one."""
     factor: int = Field(default=-1, ge=-1)
     """Size of the small matrix; -1 makes both as equal as possible. A divisor, or the nearest pair below."""
     decompose_both: bool = False

@@ -1,4 +1,6 @@
-"""Output of the commands: progress and messages on stderr, JSON on stdout.
+"""Output of the commands: progress and messages on stderr, results on stdout.
+
+Everything that a file or a caption may have a part in goes through here, where control characters are written out.
 
 rich is imported inside functions, so that `--help` stays fast.
 """
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from lorasmith.core.errors import ConfigError, LorasmithError
 from lorasmith.core.launch import find_launch
 from lorasmith.core.progress import Progress
+from lorasmith.core.text_files import CONTROL, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,20 +39,27 @@ def make_streams_safe() -> None:
 
 def rich_console(stream: TextIO | None = None) -> Console:
     """A rich console on stderr (or `stream`), with colours only on a terminal."""
-    from rich.console import Console
+    from lorasmith.cli.safe_console import SafeConsole
 
     target = stream or sys.stderr
-    return Console(file=target, highlight=False, width=None if target.isatty() else PLAIN_WIDTH)
+    return SafeConsole(file=target, highlight=False, width=None if target.isatty() else PLAIN_WIDTH)
 
 
 def say(text: str) -> None:
     """Print a message on stderr; it is not wrapped or coloured, so that paths in it can be copied."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def show(text: str, end: str = "\n") -> None:
+    """Print a result on stdout, as `say` does on stderr."""
+    print(printable(text), end=end, flush=True)
 
 
 def print_json(value: dict[str, Any]) -> None:
     """Print one JSON object on stdout."""
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=str), flush=True)
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
+    # JSON escapes most control characters itself, but not those above ASCII
+    print(CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text), flush=True)
 
 
 def print_error(error: LorasmithError, as_json: bool) -> None:
@@ -173,7 +183,7 @@ class LineProgress(Progress):
                 print_line()
 
     def say(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        print(printable(text), file=self._stream, flush=True)
 
 
 class Rate:

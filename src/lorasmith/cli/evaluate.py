@@ -125,7 +125,7 @@ def evaluate_command(
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print a line for each candidate on stdout, and the path of the report."""
     width = max(len(row.name) for row in evaluation.rows)
-    print(f"{'':{width}}  text align.  text cosine  image align.  nearest  pictures")
+    console.show(f"{'':{width}}  text align.  text cosine  image align.  nearest  pictures")
     for row in evaluation.rows:
         numbers = row.numbers()
         columns = [
@@ -136,11 +136,13 @@ def print_evaluation(evaluation: Evaluation) -> None:
             f"{row.measurement.nearest[0].cosine:>7.4f}",
             f"{numbers['pictures']:>8}",
         ]
-        print("  ".join(columns))
+        console.show("  ".join(columns))
     limit = evaluation.highest_training_similarity
     if limit is not None:
-        print(f"highest similarity of two training images: {limit:.4f}; a picture nearer than that may be a copy")
-    print(f"report: {evaluation.report}")
+        console.show(
+            f"highest similarity of two training images: {limit:.4f}; a picture nearer than that may be a copy"
+        )
+    console.show(f"report: {evaluation.report}")
 
 
 def _format_score(value: float | None) -> str:

@@ -181,8 +181,8 @@ def convert_config_command(name: Name, arguments: Arguments = None) -> None:
     arguments = command.arguments_for(script)
     conversion = convert_arguments(script, arguments)
     comments = [f"# {line}" for note in conversion.notes for line in note.splitlines()]
-    print("\n".join(comments))
-    print(to_toml(conversion.config), end="")
+    console.show("\n".join(comments))
+    console.show(to_toml(conversion.config), end="")
 
 
 def convert_arguments(script: Script, arguments: list[str]) -> Conversion:

@@ -61,7 +61,7 @@ def print_contents(contents: Mapping[str, Any]) -> None:
     out.print(table)
     if contents.get("config"):
         out.print("\nmade with this config:", style="bold")
-        print(str(contents["config"]).strip(), file=sys.stdout)
+        console.show(str(contents["config"]).strip())
 
 
 def rows(contents: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

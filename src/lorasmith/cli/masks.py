@@ -57,6 +57,6 @@ def masks_command(
     line = f"{len(result.made)} masks written to {result.folder}"
     if result.kept:
         line += f"; {len(result.kept)} exist already and are unchanged (--overwrite makes them again)"
-    print(line)
-    print(f"check them: {result.sheet}")
-    print(f'train with them: data.masks = "{result.folder}"')
+    console.show(line)
+    console.show(f"check them: {result.sheet}")
+    console.show(f'train with them: data.masks = "{result.folder}"')

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
+from lorasmith.core.text_files import printable
+
 
 class Progress:
     """The silent listener; other listeners override both methods."""
@@ -28,4 +30,4 @@ class Lines(Progress):
         self.write = write
 
     def say(self, text: str) -> None:
-        self.write(text)
+        self.write(printable(text))

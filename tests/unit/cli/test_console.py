@@ -83,3 +83,44 @@ def test_any_character_can_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(7, "0:07"), (750, "12:30"), (3723, "1:02:03"), (59.6, "1:00")])
 def test_clock(seconds: float, text: str) -> None:
     assert console.format_duration(seconds) == text
+
+
+EVIL = "a\x1b]0;title\x07\x1b[31m\x9b2J\u202e\r"
+SHOWN = r"a\x1b]0;title\x07\x1b[31m\x9b2J\u202e\r"
+
+
+def test_control_characters_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Escape sequences in metadata of a file, in captions and names are shown, not obeyed."""
+    console.say(EVIL)
+    console.show(EVIL)
+    console.print_error(LorasmithError(EVIL), as_json=False)
+    out, err = capsys.readouterr()
+    assert out == SHOWN + "\n"
+    assert err == f"{SHOWN}\nerror: {SHOWN}\n"
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
+def test_neither_do_those_in_tables_and_progress(stream: io.StringIO) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    table.add_column("name")
+    table.add_row(Text(EVIL, style="bold"))
+    console.rich_console(stream).print(table)
+    progress = console.make_progress(stream)
+    with progress.track("training", 1) as advance:
+        advance(1, EVIL)
+        progress.say(EVIL)
+    text = stream.getvalue()
+    # rich's own sequences on a terminal are colours and moves of the cursor
+    assert "\x1b[31m" not in text
+    assert not set(text) & set("\x07\x9b\u202e")
+    assert text.count(r"\x1b]0;title") >= 2
+
+
+def test_json_stays_json(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_json({"a": EVIL + "\x7f\u00e9"})
+    out = capsys.readouterr().out
+    assert not set(out) & set("\x1b\x07\x7f\x9b\u202e")
+    assert json.loads(out) == {"a": EVIL + "\x7f\u00e9"}

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from lorasmith.core.errors import LorasmithError
+from lorasmith.adapters import AdapterConfig
+from lorasmith.core.errors import ConfigError, LorasmithError
+from lorasmith.core.registry import registered
 from lorasmith.training.config import load_config
 
 OURS: dict[str, Any] = {"base": "tiny-sd", "output": "out"}
@@ -42,3 +44,23 @@ def test_a_list_is_not_a_config(tmp_path: Path) -> None:
     path.write_text("[1, 2]")
     with pytest.raises(LorasmithError, match="holds a list"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    "kind", [name for name, kind in registered(AdapterConfig).items() if "rank" in kind.model_fields]
+)
+@pytest.mark.parametrize("rank", [-1, 0, 100_000])
+def test_a_rank_that_no_layer_has(kind: str, rank: int) -> None:
+    """LoKr alone takes any large rank for a full matrix, as LyCORIS does."""
+    adapter = {"kind": kind, "rank": rank}
+    if kind == "lokr" and rank > 0:
+        assert load_config(OURS | {"data": {"images": "x"}, "adapter": adapter}).adapter.kind == "lokr"
+        return
+    with pytest.raises(ConfigError, match=r"adapter\.rank: found"):
+        load_config(OURS | {"data": {"images": "x"}, "adapter": adapter})
+
+
+def test_the_rank_of_some_layers_is_bounded_too() -> None:
+    rule = {"layers": "*attn*", "rank": 100_000}
+    with pytest.raises(ConfigError, match=r"adapter\.overrides\.0\.rank: found 100000"):
+        load_config(OURS | {"data": {"images": "x"}, "adapter": {"overrides": [rule]}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from string import Formatter
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from lorasmith.training.run import Run
 
 FIELDS = ("name", "step", "epoch")
+MAX_PATTERN = 200
+"""Characters of a pattern; file systems take names of 255 bytes."""
+WIDE = re.compile(r"\d{3}|[{}]")
+"""Widths of three digits and more, or those that another field gives."""
 
 
 class NumberedFiles(Hook):
@@ -98,25 +103,33 @@ class NumberedFiles(Hook):
 def check_pattern(pattern: str, allowed: tuple[str, ...], needed: tuple[str, ...]) -> None:
     """Raises ValueError if a pattern of file names has an unknown field, or none of the fields in `needed`, which make
     the names differ."""
-    # try the pattern with values of the right types, so that a format such as `{step:q}` is found now
-    examples: dict[str, Any] = dict.fromkeys(allowed, 1)
-    examples["name"] = "x"
-    examples["time"] = "x"
+    wrong_text = f"must be text with the fields {in_braces(allowed, ', ')}"
     try:
-        parsed_fields = [field for _, field, _, _ in Formatter().parse(pattern)]
-        fields = {field for field in parsed_fields if field is not None}
-        pattern.format(**examples)
-    except (ValueError, KeyError, IndexError) as error:
-        raise ValueError(f"must be text with the fields {in_braces(allowed, ', ')} ({error})") from None
-
-    numbered = bool(fields & set(needed))
-    known = fields <= set(allowed)
+        fields = fields_of(pattern)
+    except ValueError as error:
+        raise ValueError(f"{wrong_text} ({error})") from None
     in_a_folder = "/" in pattern or "\\" in pattern
-    if not numbered or not known or in_a_folder:
+    if not fields & set(needed) or not fields <= set(allowed) or in_a_folder:
         raise ValueError(
             f"must be a file name without folder that contains {in_braces(needed, ' or ')}; "
             "without it, files would overwrite each other"
         )
+
+    # try the pattern with values of the right types, so that a format such as `{step:q}` is found now
+    examples: dict[str, Any] = {**dict.fromkeys(allowed, 1), "name": "x", "time": "x"}
+    try:
+        pattern.format(**examples)
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{wrong_text} ({error})") from None
+
+
+def fields_of(pattern: str) -> set[str]:
+    """The names of the fields of a pattern. Raises ValueError if it is no pattern, or one of very long texts."""
+    parts = list(Formatter().parse(pattern))
+    # before the pattern is ever filled in: `{step:0999999999d}` would be a text of a gigabyte
+    if len(pattern) > MAX_PATTERN or any(WIDE.search(layout or "") for _, _, layout, _ in parts):
+        raise ValueError("it is too long; a width, as the 6 of {step:06d}, has at most two digits")
+    return {field for _, field, _, _ in parts if field is not None}
 
 
 def in_braces(fields: tuple[str, ...], separator: str) -> str:

@@ -44,6 +44,15 @@ def test_a_pattern_that_names_no_file_of_its_own(pattern: str) -> None:
         Exports(step_name=pattern)
 
 
+@pytest.mark.parametrize("field", ["0999999999d", "100d", ".999999999f", "{step}d", "{name}"])
+def test_a_pattern_that_names_files_too_long_for_memory(field: str) -> None:
+    with pytest.raises(ValidationError, match="at most two digits"):
+        Exports(step_name=f"{{step:{field}}}")
+    with pytest.raises(ValidationError, match="at most two digits"):
+        Exports(step_name="{step}" + "x" * 200)
+    assert Exports(step_name="{step:09d}").step_name == "{step:09d}"
+
+
 def test_previews_need_a_number_for_each_prompt() -> None:
     with pytest.raises(ValidationError, match="index"):
         Previews(prompts=("a",), copy_name="{name}-{step}")
