@@ -62,7 +62,10 @@ class LatentCache(TensorCache):
         tensors = self.get(self.key_of(view))
         if tensors is None:
             path = view.record.path
-            raise LorasmithError(f"{path}: its latents were deleted from the cache while training; start again")
+            raise LorasmithError(
+                f"{path}: its latents were deleted from the cache while training; continue with --resume, which makes "
+                "them again"
+            )
         return tensors
 
     def key_of(self, view: View) -> str:

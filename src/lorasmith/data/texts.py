@@ -56,7 +56,10 @@ class TextCache(TensorCache):
         for caption in captions:
             tensors = self.get(self.key_of(caption))
             if tensors is None:
-                raise LorasmithError(f'the caption "{caption}" was deleted from the cache while training; start again')
+                raise LorasmithError(
+                    f'the encoding of the caption "{caption}" was deleted from the cache while training; continue with '
+                    "--resume, which makes it again"
+                )
             rows.append(Conditioning(tensors))
         return Conditioning.concat(rows)
 

@@ -246,3 +246,39 @@ assert not {{"diffusers", "transformers"}} & set(sys.modules)
 def test_settings_import_no_torch() -> None:
     code = "import sys, lorasmith.data.config; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class TestMemory:
+    """A cache of ten thousand images does not fit into memory, and need not."""
+
+    def test_entries_beyond_the_limit_come_from_the_disk(self, tmp_path: Path) -> None:
+        cache = TensorCache(tmp_path, "latents", memory_limit=2_000)
+        entries = {f"{i:04}": {"mean": torch.full((100,), float(i))} for i in range(20)}
+        for key, tensors in entries.items():
+            cache.put(key, tensors)
+        assert cache.bytes_in_memory <= 2_000
+
+        for key, tensors in entries.items():
+            loaded = cache.get(key)
+            assert loaded is not None
+            assert torch.equal(loaded["mean"], tensors["mean"])
+            assert cache.bytes_in_memory <= 2_000
+
+    def test_an_entry_is_counted_once_however_often_it_is_read(self, tmp_path: Path) -> None:
+        cache = TensorCache(tmp_path, "latents", memory_limit=500)
+        for key in ("aa1", "aa2"):
+            cache.put(key, {"mean": torch.zeros(100)})
+        again = TensorCache(tmp_path, "latents", memory_limit=500)
+        for _ in range(3):
+            for key in ("aa1", "aa2", "aa3"):
+                again.get(key)
+        assert again.counts() == {"found": 2, "made": 1}
+
+    def test_what_cannot_be_written_stays_in_memory(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        cache = TensorCache(tmp_path / "file", "latents", memory_limit=500)
+        for i in range(5):
+            cache.put(f"{i:04}", {"mean": torch.full((100,), float(i))})
+        assert cache.unwritable
+        for i in range(5):
+            assert cache.get(f"{i:04}") is not None
