@@ -47,6 +47,7 @@ __all__ = [
     "merge",
     "read_config",
     "refit",
+    "report",
     "resize",
     "sample",
     "strip",
@@ -157,6 +158,16 @@ def sweep(
     rows = next((path for path in over if isinstance(path, Path)), None)
     settings = SweepSettings(source, axes, Path(out), overrides, devices, jobs, search, rows)
     return run_sweep(settings, progress)
+
+
+def report(run: Path | str) -> Path:
+    """Write `report.html` and `loss.png` of a run, also of one that is under way; returns the path of the former.
+
+    Raises LorasmithError if the folder holds no run.
+    """
+    from lorasmith.training.output.report import write_report
+
+    return write_report(Path(run))
 
 
 def sample(

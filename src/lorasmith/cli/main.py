@@ -27,6 +27,7 @@ from lorasmith.cli.inspect import inspect_command
 from lorasmith.cli.masks import masks_command
 from lorasmith.cli.merge import merge_command
 from lorasmith.cli.refit import refit_command
+from lorasmith.cli.report import report_command
 from lorasmith.cli.resize import resize_command
 from lorasmith.cli.sample import sample_command
 from lorasmith.cli.strip import strip_command
@@ -68,6 +69,7 @@ _add("check", check_command)
 _add("sweep", sweep_command)
 _add("evaluate", evaluate_command)
 _add("masks", masks_command)
+_add("report", report_command)
 _add("inspect", inspect_command)
 _add("convert", convert_command)
 _add("extract", extract_command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import raise_write_error
 
 NAME = ".lock"
+CLOCK_TOLERANCE = 2.0
+"""Seconds by which the clocks of files and of processes may differ."""
 
 
 @contextmanager
@@ -52,6 +55,32 @@ def locked(folder: Path, what: str) -> Generator[None]:
         if missing:
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+def find_holder(folder: Path) -> int | None:
+    """The number of the process that has locked `folder`; None if none has.
+
+    The file of a process that was killed stays, and its number may be that of another process by now, which is then
+    younger than the file.
+    """
+    path = folder / NAME
+    try:
+        number = re.fullmatch(r"(\d{1,10})\n?", path.read_text(encoding="ascii"))
+        written = path.stat().st_mtime
+    except (OSError, ValueError):
+        return None
+    if number is None:
+        return None
+    # imported here: only who looks at the runs of others needs it
+    import psutil
+
+    try:
+        process = psutil.Process(int(number[1]))
+        started = process.create_time()
+        is_alive = process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, ValueError, OverflowError):
+        return None
+    return process.pid if is_alive and started <= written + CLOCK_TOLERANCE else None
 
 
 def holder_of(path: Path) -> str:

@@ -15,6 +15,7 @@ from lorasmith.core.progress import Progress
 from lorasmith.core.store import remove_leftovers
 from lorasmith.training.config import TrainConfig
 from lorasmith.training.output import checkpoint
+from lorasmith.training.output.control import take_requests
 from lorasmith.training.run import Run
 from lorasmith.training.setup.build import build_run
 from lorasmith.training.step.distributed import Ranks, join_ranks
@@ -94,6 +95,8 @@ def run_folder(config: TrainConfig, ranks: Ranks) -> Iterator[None]:
         return
     with locked(config.output, "output"):
         remove_leftovers(config.output)
+        # requests to an earlier session of this run
+        take_requests(config.output)
         yield
 
 

@@ -48,9 +48,12 @@ class Hook(Component, root="hook"):
             self.act(run)
 
     def after_step(self, run: Run) -> None:
-        """Called after each optimizer step. A file that cannot be written is reported, and the run goes on."""
-        if not self.due(run):
-            return
+        """Called after each optimizer step."""
+        if self.due(run):
+            self.act_while_training(run)
+
+    def act_while_training(self, run: Run) -> None:
+        """Act after the step just made. A file that cannot be written is reported, and the run goes on."""
         try:
             self.act(run)
             run.hook_state[self._step_key] = run.state.step
@@ -66,7 +69,7 @@ class Hook(Component, root="hook"):
         Raises WriteError if a file cannot be written.
         """
         # the clock cannot tell: a hook may have become due by the minutes that the hooks before it took
-        if self.at_end and run.hook_state.get(self._step_key) != run.state.step:
+        if self.at_end and not self.has_acted(run):
             self.act(run)
 
     def close(self, run: Run) -> None:
@@ -81,6 +84,10 @@ class Hook(Component, root="hook"):
         now = time.monotonic()
         last_acted = run.hook_state.get(self._clock_key, now)
         return now - last_acted >= 60 * self.every_minutes
+
+    def has_acted(self, run: Run) -> bool:
+        """Whether the hook has acted with success after the step just made."""
+        return run.hook_state.get(self._step_key) == run.state.step
 
     def due_by_step(self, run: Run) -> bool:
         """Whether the hook acts after the step just made because of `every_steps`."""

@@ -17,6 +17,7 @@ from lorasmith.core.dtypes import dtype_of
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.data.dataset import Dataset, TextSettings
+from lorasmith.data.remarks import Remark
 from lorasmith.diffusion.prediction import prediction_of_kind
 from lorasmith.diffusion.schedule import require_schedule
 from lorasmith.families.base import Family
@@ -24,7 +25,11 @@ from lorasmith.families.load import load, open_base
 from lorasmith.sampling.loras import LoraUse, load_lora
 from lorasmith.training.config import TrainConfig
 from lorasmith.training.hooks import Hook
+from lorasmith.training.hooks.control import Control
+from lorasmith.training.hooks.live_report import LiveReport
 from lorasmith.training.output import checkpoint
+from lorasmith.training.output.data_record import FILE as DATA_FILE
+from lorasmith.training.output.data_record import write_data_record
 from lorasmith.training.output.events import Events, NoEvents
 from lorasmith.training.output.folder import ResumePoint, claim, find_resume_point, write_config
 from lorasmith.training.output.summary import write_summary
@@ -72,6 +77,7 @@ def build_run(
     open_base(config.base, vae=config.vae).check_parts(every_name=False)
 
     dataset = build_dataset(config)
+    remarks: list[Remark] = []
     if resume_point is None:
         remarks = find_remarks(config, dataset, near_duplicates=False)
         report_remarks(remarks, progress, accept=accept_remarks)
@@ -92,19 +98,21 @@ def build_run(
     if not run.resumed and getattr(config.adapter, "init", "") == "eva":
         initialise_with_eva(run)
     synchronise_ranks(run)
-    write_first_files(config, run)
+    write_first_files(config, run, remarks)
     return run
 
 
 def active_hooks(config: TrainConfig, ranks: Ranks) -> tuple[Hook, ...]:
-    """The hooks of this rank in the order they act after a step: losses are read first, the checkpoint comes last.
+    """The hooks of this rank in the order they act after a step: losses are read first, the checkpoint comes after the
+    other files.
 
     Ranks other than the first read their losses, to notice a diverged run, and write nothing.
     """
     if not ranks.first:
         return (config.log,)
     optional = [hook for hook in (config.validation, config.preview) if hook is not None]
-    return (config.log, *optional, config.export, *config.hooks, config.checkpoint)
+    # what a run is asked for comes after what is due anyway
+    return (config.log, *optional, config.export, *config.hooks, config.checkpoint, Control(), LiveReport())
 
 
 def claim_output(config: TrainConfig, resume_point: ResumePoint | None, overwrite: bool, progress: Progress) -> None:
@@ -367,11 +375,14 @@ def synchronise_ranks(run: Run) -> None:
         )
 
 
-def write_first_files(config: TrainConfig, run: Run) -> None:
-    """Write the config, the summary and the first event of this session."""
+def write_first_files(config: TrainConfig, run: Run, remarks: Sequence[Remark]) -> None:
+    """Write the config, the summary, the list of images and the first event of this session."""
     if run.ranks.first:
         write_config(run.folder, config)
         write_summary(run)
+        # the data are those of the first session, and their remarks were found then
+        if not run.resumed or not (run.folder / DATA_FILE).is_file():
+            write_data_record(run.folder, run.dataset, remarks)
     # The first event of a folder carries the id of the run.
     run_id = {} if run.events.id else {"id": f"{time.time_ns():x}"}
     run.events.write("resume" if run.resumed else "start", run.state.step, **run_id)

@@ -7,16 +7,17 @@ from pathlib import Path
 from lorasmith.core.store import write_text, write_with
 from lorasmith.training.output.report.page import page
 from lorasmith.training.output.report.plot import plot
-from lorasmith.training.output.report.record import read
+from lorasmith.training.output.report.record import PictureCache, read
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, pictures: PictureCache | None = None) -> Path:
     """Write `report.html` and `loss.png` into a run folder; returns the path of the former.
 
     The folder must contain `events.jsonl`. `summary.json`, `config.toml` and previews are included if they exist.
-    Raises LorasmithError if the folder holds no run.
+    `pictures`: those of an earlier report of the same run, which are not encoded again; new ones are added. Raises
+    LorasmithError if the folder holds no run.
     """
-    record = read(folder)
+    record = read(folder, {} if pictures is None else pictures)
     write_with(folder / "loss.png", lambda path: plot(record).save(path, format="PNG"))
     target = folder / "report.html"
     write_text(target, page(record))

@@ -8,12 +8,14 @@ from typing import Any
 
 from lorasmith.core.package import assets
 from lorasmith.training.output.report.axes import Line
+from lorasmith.training.output.report.data import data_section
 from lorasmith.training.output.report.notes import warnings
 from lorasmith.training.output.report.pictures import attention_pictures, previews
 from lorasmith.training.output.report.plot import loss_lines
 from lorasmith.training.output.report.record import Point, Record, smooth
 from lorasmith.training.output.report.svg import chart
-from lorasmith.training.output.report.tables import bucket_table, exported_files, format_duration, table
+from lorasmith.training.output.report.tables import card, exported_files, format_duration, table
+from lorasmith.training.output.report.use import use_section
 
 ASSETS = assets() / "report"
 STYLES = ("main", "second", "third", "base")
@@ -26,6 +28,7 @@ def page(record: Record) -> str:
         heading(record),
         key_figures(record),
         warning_box(record),
+        use_section(record),
         preview_section(record),
         attention_section(record),
         curve_section(record),
@@ -178,18 +181,6 @@ def validation_lines(record: Record) -> list[Line]:
     return styled_lines(points_by_name)
 
 
-def data_section(record: Record) -> str:
-    """Images, captions and buckets."""
-    data = record.summary_value("data")
-    if not isinstance(data, dict):
-        return ""
-    # counts of 0, such as images without caption, need no row
-    rest = {key: value for key, value in data.items() if key != "buckets" and value != 0}
-    buckets = bucket_table(data.get("buckets") or [])
-    cards = card("", table(rest)) + card("Buckets", buckets)
-    return f'<h2>Data</h2><div class="columns">{cards}</div>'
-
-
 def component_section(record: Record) -> str:
     """Base model, adapter, files and versions."""
     versions = dict(record.summary_value("versions") or {})
@@ -202,14 +193,6 @@ def component_section(record: Record) -> str:
     }
     cards = "".join(card(title, table(values)) for title, values in values_by_title.items() if values)
     return f'<h2>Made of</h2><div class="columns">{cards}</div>'
-
-
-def card(title: str, content: str) -> str:
-    """A box with a title; empty if there is no content."""
-    if not content:
-        return ""
-    bold_title = f"<b>{escape(title)}</b>" if title else ""
-    return f'<div class="card">{bold_title}{content}</div>'
 
 
 def settings_section(record: Record) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
 from lorasmith.training.output.report.record import Record
+
+T = TypeVar("T")
 
 MOST_PICTURES = 12
 """If there are more grids than this, some are left out; the first and the last are always shown."""
@@ -23,7 +26,7 @@ def attention_pictures(record: Record) -> list[tuple[int, str]]:
     files = {int(event.get("step") or 0): str(event.get("picture")) for event in record.of("attention")}
     pictures = []
     for step in select_evenly(sorted(files)):
-        url = data_url(record.folder / files[step])
+        url = data_url(record, record.folder / files[step])
         if url:
             pictures.append((step, url))
     return pictures
@@ -40,7 +43,7 @@ def previews(record: Record) -> list[tuple[int, list[str], list[str]]]:
     pictures = []
     for step in select_evenly(sorted(events), most_previews):
         event = events[step]
-        urls = [data_url(record.folder / grid) for grid in grids_of(event)]
+        urls = [data_url(record, record.folder / grid) for grid in grids_of(event)]
         readable = [url for url in urls if url]
         if readable:
             pictures.append((step, readable, prompts_of(event)))
@@ -59,22 +62,44 @@ def grids_of(event: dict[str, Any]) -> list[str]:
     return [str(grid) for grid in grids if grid]
 
 
-def select_evenly(steps: list[int], most: int = MOST_PICTURES) -> list[int]:
+def select_evenly(steps: Sequence[T], most: int = MOST_PICTURES) -> list[T]:
     """At most `most` of the steps, evenly spread, with the first and the last."""
     if len(steps) <= most:
-        return steps
+        return list(steps)
     last = len(steps) - 1
     return [steps[round(i * last / (most - 1))] for i in range(most)]
 
 
-def data_url(path: Path) -> str | None:
-    """An image file as a `data:` URL, scaled down for the page; None if it cannot be read."""
+def data_url(record: Record, path: Path, side: int = WIDEST) -> str | None:
+    """An image file as a `data:` URL, scaled down for the page to a width of `side`; None if it cannot be read."""
     try:
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
+        key = path, path.stat().st_mtime, side
+        if key not in record.pictures:
+            with Image.open(path) as image:
+                picture = image.convert("RGB")
+            record.pictures[key] = encode(picture, side)
     except (OSError, ValueError):
         return None
-    picture.thumbnail((WIDEST, WIDEST * 4), Image.Resampling.LANCZOS)
+    return record.pictures[key]
+
+
+def thumbnail_url(record: Record, path: Path, side: int) -> str | None:
+    """A training image as a small `data:` URL; None if it is not there any more."""
+    # imported here: a report without training images needs no numpy
+    from lorasmith.data.thumbnails import thumbnail
+
+    try:
+        key = path, path.stat().st_mtime, side
+        if key not in record.pictures:
+            record.pictures[key] = encode(thumbnail(path, side), side)
+    except (OSError, ValueError):
+        return None
+    return record.pictures[key]
+
+
+def encode(picture: Image.Image, side: int) -> str:
+    """A picture as a `data:` URL with at most `side` pixels in width."""
+    picture.thumbnail((side, side * 4), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, format="WEBP", quality=88)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

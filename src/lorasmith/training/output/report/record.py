@@ -13,6 +13,9 @@ Point = tuple[float, float]
 """(step, value)"""
 Event = dict[str, Any]
 
+PictureCache = dict[tuple[Path, float, int], str]
+"""Pictures as `data:` URLs, by their file, its time and the size in the page."""
+
 STEP_FIELDS = ("event", "step", "epoch", "loss", "grad_norm", "lr", "seconds", "samples")
 """Fields of each `step` event. Any other field of such an event is a term of the loss."""
 
@@ -28,6 +31,10 @@ class Record:
     """summary.json"""
     config: str = ""
     """config.toml"""
+    data: dict[str, Any] = field(default_factory=dict)
+    """data.json"""
+    pictures: PictureCache = field(default_factory=dict)
+    """Pictures that need not be encoded again."""
 
     @property
     def name(self) -> str:
@@ -85,6 +92,12 @@ class Record:
         tail = losses[-max(1, len(losses) // 10) :]
         return sum(tail) / len(tail)
 
+    @property
+    def best(self) -> Event | None:
+        """The export that was judged best, as the last `best` event names it: `file`, and `reason` in words."""
+        judged = [event for event in self.of("best") if isinstance(event.get("file"), str)]
+        return judged[-1] if judged else None
+
     def summary_value(self, *keys: str) -> Any:
         """The value of the summary under nested keys; None if there is none."""
         value: Any = self.summary
@@ -93,18 +106,22 @@ class Record:
         return value
 
 
-def read(folder: Path) -> Record:
-    """The record of a run folder. Raises LorasmithError if the folder has no events.jsonl."""
+def read(folder: Path, pictures: PictureCache | None = None) -> Record:
+    """The record of a run folder. `pictures`: those of an earlier report.
+
+    Raises LorasmithError if the folder has no events.jsonl.
+    """
     path = folder / "events.jsonl"
     if not path.is_file():
         raise LorasmithError(f"{folder}: holds no run (no events.jsonl in it)")
     # a folder of a run that was killed, or is under way, must give a report too
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     events = [event for event in map(_parse, lines) if isinstance(event, dict)]
-    summary = _parse(_read_text(folder / "summary.json"))
-    if not isinstance(summary, dict):
-        summary = {}
-    return Record(folder, events, summary, _read_text(folder / "config.toml"))
+    summary = _read_table(folder / "summary.json")
+    data = _read_table(folder / "data.json")
+    return Record(
+        folder, events, summary, _read_text(folder / "config.toml"), data, {} if pictures is None else pictures
+    )
 
 
 def smooth(points: list[Point]) -> list[Point]:
@@ -121,7 +138,12 @@ def smooth(points: list[Point]) -> list[Point]:
 
 
 def _read_text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    table = _parse(_read_text(path))
+    return table if isinstance(table, dict) else {}
 
 
 def _parse(text: str) -> Any:

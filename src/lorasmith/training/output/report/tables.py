@@ -39,6 +39,14 @@ def format_value(value: Any) -> str:
     return escape(str(value))
 
 
+def card(title: str, content: str) -> str:
+    """A box with a title; empty if there is no content."""
+    if not content:
+        return ""
+    bold_title = f"<b>{escape(title)}</b>" if title else ""
+    return f'<div class="card">{bold_title}{content}</div>'
+
+
 def bucket_table(buckets: list[Any]) -> str:
     """A table of bucket sizes, with the number of images as bars."""
     # a summary of another version may lack a field
@@ -64,7 +72,8 @@ def exported_files(record: Record) -> dict[str, Any]:
         name = str(event.get("file") or "")
         path = record.folder / name
         if name and path.is_file():
-            values[name] = f"{path.stat().st_size / 1e6:.2f} MB"
+            is_best = record.best is not None and record.best["file"] == name
+            values[name] = f"{path.stat().st_size / 1e6:.2f} MB{', best' if is_best else ''}"
     values["trigger words"] = record.summary_value("trigger")
     return values
 

@@ -1,0 +1,51 @@
+"""Does what a run is asked for while it is under way: stop, preview, export or checkpoint now."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from lorasmith.training.hooks.base import Hook
+from lorasmith.training.output.control import CHECKPOINT, EXPORT, PREVIEW, STOP, take_requests
+
+if TYPE_CHECKING:
+    from lorasmith.training.run import Run
+
+INTERVAL = 0.5
+"""Seconds between two looks at the folder of requests; steps may be much faster."""
+
+
+class Control(Hook):
+    """Part of every run, not a kind that a config can name. The requests are described in `training.output.control`."""
+
+    def finish(self, run: Run) -> None:
+        """Nothing: a run that is at its end writes everything anyway."""
+
+    def due(self, run: Run) -> bool:
+        now = time.monotonic()
+        return now - run.hook_state.get(self._clock_key, -INTERVAL) >= INTERVAL
+
+    def act(self, run: Run) -> None:
+        for request in take_requests(run.folder):
+            refusal = self.answer(run, request)
+            run.events.write("control", run.state.step, request=request, refused=refusal)
+            run.progress.say(f"step {run.state.step}: asked for {request}" + (f": {refusal}" if refusal else ""))
+
+    def answer(self, run: Run, request: str) -> str:
+        """Do what is asked for; returns why it cannot be done, or an empty string."""
+        if request == STOP:
+            run.stopping = True
+            return ""
+        config = run.config
+        hooks: dict[str, Hook | None] = {
+            PREVIEW: config.preview,
+            EXPORT: config.export,
+            CHECKPOINT: config.checkpoint,
+        }
+        hook = hooks[request]
+        if hook is None:
+            return "the config of the run has no [preview], so it has no prompts"
+        # it may have been due after this very step
+        if not hook.has_acted(run):
+            hook.act_while_training(run)
+        return ""

@@ -1,0 +1,46 @@
+"""data.json: which images a run trains on, with their captions and the remarks on them, for its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lorasmith.core.store import write_text
+from lorasmith.data.dataset import Dataset
+from lorasmith.data.records import ImageRecord
+from lorasmith.data.remarks import Remark
+
+FILE = "data.json"
+
+
+def write_data_record(folder: Path, dataset: Dataset, remarks: Sequence[Remark]) -> None:
+    """Write `data.json` into the folder of a run."""
+    images = [describe_image(dataset, record, held_out=False) for record in dataset.records]
+    images += [describe_image(dataset, record, held_out=True) for record in dataset.validation]
+    table = {
+        "images": images,
+        "remarks": [
+            {"file": str(remark.path), "kind": remark.kind, "text": remark.text, "severity": remark.severity}
+            for remark in remarks
+        ],
+    }
+    write_text(folder / FILE, json.dumps(table, ensure_ascii=False, indent=0))
+
+
+def describe_image(dataset: Dataset, record: ImageRecord, held_out: bool) -> dict[str, Any]:
+    """An image as JSON data: file, captions, size in pixels, bucket, how often it is repeated, what the crop cuts off.
+
+    `held_out`: whether it is used for validation only.
+    """
+    placement = dataset.placement(record)
+    return {
+        "file": str(record.path),
+        "captions": list(record.captions),
+        "size": list(record.size),
+        "bucket": list(placement.bucket),
+        "lost": round(placement.lost, 3),
+        "repeats": record.repeats,
+        "held_out": held_out,
+    }

@@ -1,0 +1,47 @@
+"""How to use the LoRA of a run: which file, with which trigger, where."""
+
+from __future__ import annotations
+
+import shlex
+from html import escape
+
+from lorasmith.training.output.report.record import Event, Record
+
+
+def use_section(record: Record) -> str:
+    """The file to use with the commands and texts to copy; empty as long as there is no file."""
+    event = file_to_use(record)
+    if event is None:
+        return ""
+    file = str(event["file"])
+    trigger = " ".join(str(word) for word in record.summary_value("trigger") or [])
+    prompt = f"a photo of {trigger}" if trigger else "your prompt"
+    base = str(record.summary_value("base", "source") or "BASE")
+    path = str(record.folder / file)
+    command = f"lorasmith sample --base {shlex.quote(base)} --lora {shlex.quote(path)} --prompt {shlex.quote(prompt)}"
+
+    items = []
+    best = record.best
+    if best is not None and best["file"] == file:
+        reason = f": {escape(str(best['reason']))}" if best.get("reason") else ""
+        items.append(f'<li>Best export: <span class="done">{escape(file)}</span>{reason}</li>')
+    else:
+        items.append(f"<li>File: <b>{escape(file)}</b></li>")
+    if trigger:
+        items.append(f"<li>Write <b>{escape(trigger)}</b> into the prompt.</li>")
+    name = file.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    a1111 = f"&lt;lora:{escape(name)}:1&gt;"
+    items.append(f"<li>In AUTOMATIC1111 and Forge: copy it to models/Lora, prompt <code>{a1111}</code>.</li>")
+    items.append("<li>In ComfyUI: copy it to models/loras, node Load LoRA.</li>")
+    return (
+        f'<h2>Use it like this</h2><ul class="use">{"".join(items)}</ul><pre>{escape(command)} --output pictures</pre>'
+    )
+
+
+def file_to_use(record: Record) -> Event | None:
+    """The event of the file to use: the export that was judged best, else the final file, else the newest export."""
+    events = [*record.of("export"), *record.of("end")]
+    if record.best is not None:
+        events.append(record.best)
+    usable = [event for event in events if event.get("file") and (record.folder / str(event["file"])).is_file()]
+    return usable[-1] if usable else None
