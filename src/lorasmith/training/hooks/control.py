@@ -6,6 +6,9 @@ import time
 from typing import TYPE_CHECKING
 
 from lorasmith.training.hooks.base import Hook
+from lorasmith.training.hooks.checkpoint import Checkpoints
+from lorasmith.training.hooks.export import Exports
+from lorasmith.training.hooks.preview import Previews
 from lorasmith.training.output.control import CHECKPOINT, EXPORT, PREVIEW, STOP, take_requests
 
 if TYPE_CHECKING:
@@ -36,15 +39,10 @@ class Control(Hook):
         if request == STOP:
             run.stopping = True
             return ""
-        config = run.config
-        hooks: dict[str, Hook | None] = {
-            PREVIEW: config.preview,
-            EXPORT: config.export,
-            CHECKPOINT: config.checkpoint,
-        }
-        hook = hooks[request]
+        kind = {PREVIEW: Previews, EXPORT: Exports, CHECKPOINT: Checkpoints}[request]
+        hook = next((hook for hook in run.hooks if isinstance(hook, kind)), None)
         if hook is None:
-            return "the config of the run has no [preview], so it has no prompts"
+            return f"the config of the run has no [{request}]"
         # it may have been due after this very step
         if not hook.has_acted(run):
             hook.act_while_training(run)
