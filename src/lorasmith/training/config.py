@@ -90,6 +90,9 @@ class TrainConfig(Config):
     """Precision of the frozen base; adapters are float32. `auto`: bf16 for full-size models, fp32 for tiny ones."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    deterministic: bool = False
+    """Use deterministic algorithms only: the same GPU, versions and settings then give the same bits, with CUDA graphs
+    too. Slower. On a CPU with the same number of `threads` this is always so."""
     threads: int | None = Field(default=None, ge=1)
     """Number of CPU threads. Default: torch's choice."""
     cuda_graph: bool = True

@@ -14,6 +14,7 @@ from lorasmith.core.lock import locked
 from lorasmith.core.progress import Progress
 from lorasmith.core.store import remove_leftovers
 from lorasmith.training.config import TrainConfig
+from lorasmith.training.determinism import deterministic_algorithms
 from lorasmith.training.output import checkpoint
 from lorasmith.training.output.control import take_requests
 from lorasmith.training.run import Run
@@ -53,7 +54,11 @@ def train(
     process as one of several, they train together (`training.step.distributed`). Raises LorasmithError for what the
     user can repair; the checkpoints and exports made so far stay.
     """
-    with join_ranks(config.device) as ranks, run_folder(config, ranks):
+    with (
+        deterministic_algorithms(config.deterministic),
+        join_ranks(config.device) as ranks,
+        run_folder(config, ranks),
+    ):
         # Only the first rank reports progress.
         reported = progress if progress and ranks.first else Progress()
         run = build_run(

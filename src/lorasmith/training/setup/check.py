@@ -27,6 +27,7 @@ from lorasmith.families.stable_diffusion.layer_names import PRESETS
 from lorasmith.files.lora import LoraInput, read
 from lorasmith.files.model import ModelLayers
 from lorasmith.training.config import TrainConfig
+from lorasmith.training.determinism import deterministic_algorithms
 from lorasmith.training.run import Run
 from lorasmith.training.setup.build import build_run, run_length
 from lorasmith.training.setup.first_batches import draw_first_batches
@@ -281,7 +282,10 @@ def check_output(config: TrainConfig, result: CheckResult) -> None:
 
 def measure_steps(config: TrainConfig, progress: Progress) -> StepMeasurement:
     """Build the run in a temporary folder and make two steps of it."""
-    with tempfile.TemporaryDirectory(prefix="lorasmith-check-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="lorasmith-check-") as folder,
+        deterministic_algorithms(config.deterministic),
+    ):
         # No files outside the temporary folder, and nothing beside the steps.
         changes = {
             "output": Path(folder) / "run",
