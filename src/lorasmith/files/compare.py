@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,27 +46,30 @@ def compare(first: Path, second: Path) -> Comparison:
 def compare_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Comparison:
     """Compare the tensors of two files, by key."""
     shared = [key for key in first if key in second and first[key].shape == second[key].shape]
-    missing = sorted(set(first) ^ set(second) | {key for key in first if key in second and key not in shared})
-    identical = not missing and all(same_bits(first[key], second[key]) for key in shared)
+    missing = sorted({*first, *second} - set(shared))
+    if not missing and all(same_bits(first[key], second[key]) for key in shared):
+        return Comparison(identical=True, cosine=1.0, relative=0.0, max_difference=0.0)
     differences = [float((first[k].double() - second[k].double()).abs().max()) for k in shared if first[k].numel()]
+    cosine, relative = compare_changes(first, second, dict.fromkeys(layer_of(key, first) for key in shared))
+    return Comparison(False, cosine, relative, max(differences, default=0.0), missing)
 
-    # sums over all layers of <a, a>, <b, b> and <a, b>
-    sums = [0.0, 0.0, 0.0]
-    for layer in dict.fromkeys(layer_of(key, first) for key in shared):
+
+def compare_changes(
+    first: Mapping[str, Tensor], second: Mapping[str, Tensor], layers: Iterable[str]
+) -> tuple[float, float]:
+    """Cosine and relative distance of the changes of all layers as one vector; NaN where a vector is zero."""
+    first_square = second_square = product = 0.0
+    for layer in layers:
         a, b = factors(first, layer), factors(second, layer)
-        for i, (left, right) in enumerate([(a, a), (b, b), (a, b)]):
-            sums[i] += inner_product(left, right)
-    squares = sums[0] * sums[1]
-    cosine = min(1.0, sums[2] / math.sqrt(squares)) if squares > 0 else math.nan
-    # the difference of nearly equal vectors is rounding where it is computed from the sums
-    distance = math.sqrt(max(0.0, sums[0] + sums[1] - 2 * sums[2]))
-    return Comparison(
-        identical=identical,
-        cosine=1.0 if identical else cosine,
-        relative=0.0 if identical else (distance / math.sqrt(sums[0]) if sums[0] else math.nan),
-        max_difference=max(differences, default=0.0),
-        missing=missing,
-    )
+        first_square += inner_product(a, a)
+        second_square += inner_product(b, b)
+        product += inner_product(a, b)
+
+    distance = math.sqrt(max(0.0, first_square + second_square - 2 * product))
+    relative = distance / math.sqrt(first_square) if first_square > 0 else math.nan
+    norms = math.sqrt(first_square * second_square)
+    # rounding can bring the cosine of parallel vectors above 1
+    return (min(1.0, product / norms) if norms > 0 else math.nan), relative
 
 
 def layer_of(key: str, tensors: Mapping[str, Tensor]) -> str:
