@@ -186,9 +186,10 @@ def test_custom_diffusion(folder: Path, here: Program) -> None:
 
 
 def test_everything_that_is_missing_is_named(folder: Path, here: Program) -> None:
-    answer = here("as", "train_dreambooth_lora", "--instance_data_dir=garp", "--push_to_hub")
-    assert answer.code != 0
-    assert "push_to_hub" in answer.err
+    answer = here("as", "train_dreambooth_lora", "--instance_data_dir=garp", "--revision=fp16", "--instance_promt=a")
+    assert answer.code == 1
+    assert "revision" in answer.err
+    assert 'did you mean "instance_prompt"' in answer.err
     answer = here("as", "train_dreambooth_lora", "--instance_data_dir=garp")
     assert "--instance_prompt" in answer.err
     assert "--pretrained_model_name_or_path" in answer.err

@@ -11,7 +11,8 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lorasmith.core.errors import ConfigError, LorasmithError
@@ -27,6 +28,8 @@ PLAIN_WIDTH = 160
 """Columns of tables where the output is not a terminal."""
 SECONDS_BETWEEN_LINES = 10.0
 """How often progress is printed where the output is not a terminal."""
+_json_stream: ContextVar[TextIO | None] = ContextVar("json_stream", default=None)
+"""The stdout of the process, while it is for JSON alone."""
 
 
 def make_streams_safe() -> None:
@@ -55,11 +58,24 @@ def show(text: str, end: str = "\n") -> None:
     print(printable(text), end=end, flush=True)
 
 
+@contextmanager
+def json_alone() -> Iterator[None]:
+    """Inside the block stdout gets what `print_json` prints, and nothing else: libraries that print there (the
+    optimizers of prodigyopt and dadaptation) print on stderr."""
+    token = _json_stream.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _json_stream.reset(token)
+
+
 def print_json(value: dict[str, Any]) -> None:
     """Print one JSON object on stdout."""
     text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
     # JSON escapes most control characters itself, but not those above ASCII
-    print(CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text), flush=True)
+    text = CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    print(text, file=_json_stream.get() or sys.stdout, flush=True)
 
 
 def print_error(error: LorasmithError, as_json: bool) -> None:

@@ -10,6 +10,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -105,10 +106,17 @@ def main() -> None:
     console.make_streams_safe()
     # importing diffusers makes bitsandbytes warn about missing kernels, which are not used here
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    as_json = "--json" in sys.argv
+    with console.json_alone() if as_json else nullcontext():
+        run_app(as_json)
+
+
+def run_app(as_json: bool) -> None:
+    """Run the command, and turn every error into a message and an exit code."""
     try:
         app(prog_name="lorasmith")
     except LorasmithError as error:
-        console.print_error(error, as_json="--json" in sys.argv)
+        console.print_error(error, as_json)
         sys.exit(EXIT_MISTAKE)
     except KeyboardInterrupt:
         console.say("stopped")

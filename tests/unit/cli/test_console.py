@@ -124,3 +124,14 @@ def test_json_stays_json(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert not set(out) & set("\x1b\x07\x7f\x9b\u202e")
     assert json.loads(out) == {"a": EVIL + "\x7f\u00e9"}
+
+
+def test_json_is_alone_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    """prodigyopt and dadaptation print."""
+    with console.json_alone():
+        print("Using decoupled weight decay")
+        console.print_json({"a": 1})
+    print("after")
+    out, err = capsys.readouterr()
+    assert out == '{\n "a": 1\n}\nafter\n'
+    assert err == "Using decoupled weight decay\n"

@@ -38,6 +38,7 @@ class TrainCustomDiffusion(Script):
             seed=42,
             learning_rate=1e-5,
             num_validation_images=2,
+            validation_steps=50,
             checkpointing_steps=250,
         ),
         CLASSES,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from lorasmith.compat.diffusers.datasets import Download, find_images
 from lorasmith.compat.diffusers.options import (
     ADVANCED,
+    BLOCKS,
     CLASSES,
     DATASET,
     DREAMBOOTH,
     LORA,
     PIVOTAL,
+    TEXT_WEIGHT_DECAY,
     XL,
     common,
     merged,
@@ -36,6 +39,8 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 
 OUTPUT = "lora-dreambooth-model"
+B_LORA_BLOCKS = ("unet.up_blocks.0.attentions.0", "unet.up_blocks.0.attentions.1")
+"""Of SDXL: the content of a picture, and its style (arXiv 2403.14572)."""
 CAPTION_COLUMN = Option("caption_column", "text", to="data")
 """Unlike in other scripts, without a default: the instance prompt is used instead of captions."""
 
@@ -65,7 +70,10 @@ class TrainDreamboothLora(Script):
 
 
 class AdvancedScript(TrainDreamboothLora):
-    """What the SDXL script and the advanced script have in common."""
+    """What the SDXL script and the advanced scripts have in common."""
+
+    usual_layer: ClassVar[int] = 1
+    """The hidden state of the text encoder that is used without clip_skip, counted from the last."""
 
     def convert(self, parsed: Parsed) -> Conversion:
         values = parsed.values
@@ -82,7 +90,7 @@ class AdvancedScript(TrainDreamboothLora):
 
         # The original gives the number of skipped layers; for us, 1 is the last layer.
         if values.get("clip_skip"):
-            conversion.config["text"] = {"clip_skip": values["clip_skip"] + 1}
+            conversion.config["text"] = {"clip_skip": values["clip_skip"] + self.usual_layer}
         self.add_pivotal_tuning(values, conversion.config)
         return conversion
 
@@ -101,7 +109,7 @@ class TrainDreamboothLoraSdxl(AdvancedScript):
         LORA,
         ADVANCED,
         XL,
-        (CAPTION_COLUMN,),
+        (CAPTION_COLUMN, replace(TEXT_WEIGHT_DECAY, default=1e-3)),
     )
 
 
@@ -151,12 +159,42 @@ class TrainDreamboothLoraSd15Advanced(AdvancedScript):
                     "init": "<rand-0.0137>",
                     "keep_std": True,
                     "lr": values["text_encoder_lr"],
-                    "weight_decay": values["adam_weight_decay_text_encoder"] or 0.0,
+                    "weight_decay": values["adam_weight_decay_text_encoder"] or values["adam_weight_decay"],
                 }
             )
         config["concepts"] = concepts
         config["trigger"] = ["".join(replacements.values())]
         config["data"]["transforms"].insert(0, {"kind": "replace", "words": replacements})
+
+
+class TrainDreamboothLoraSdxlAdvanced(TrainDreamboothLoraSd15Advanced):
+    """`train_dreambooth_lora_sdxl_advanced.py`: the same for SDXL, with the choice of the UNet's blocks."""
+
+    name = "train_dreambooth_lora_sdxl_advanced"
+    usual_layer = 2
+    options = merged(
+        TrainDreamboothLoraSd15Advanced.options,
+        common(output_dir=OUTPUT, resolution=1024, adam_weight_decay=1e-4),
+        BLOCKS,
+        (CAPTION_COLUMN,),
+    )
+
+    def add_pivotal_tuning(self, values: Values, config: Table) -> None:
+        super().add_pivotal_tuning(values, config)
+        blocks = [block.strip() for block in (values["lora_unet_blocks"] or "").split(",") if block.strip()]
+        if values["use_blora"]:
+            blocks = list(B_LORA_BLOCKS)
+        if blocks:
+            config["adapter"]["layers"] = [*attention_of(blocks), "te*.self_attn.*_proj"]
+
+
+def attention_of(blocks: list[str]) -> list[str]:
+    """Patterns of the UNet's attention layers in blocks such as `unet.up_blocks.0.attentions.0`."""
+    patterns: list[str] = []
+    for block in blocks:
+        name = block.removeprefix("unet.")
+        patterns += [f"unet.{name}.*attn?.{layer}" for layer in ("to_q", "to_k", "to_v", "to_out.0")]
+    return patterns
 
 
 def convert_dreambooth(

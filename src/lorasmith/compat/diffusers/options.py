@@ -9,7 +9,10 @@ from lorasmith.compat.options import Option
 
 BUCKETS = "images keep their aspect ratio, in buckets of this area; only a margin is cropped"
 SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
-NO_UPLOAD = "upload the file yourself; these scripts never upload here"
+UPLOADED = (
+    "each file is uploaded as soon as it is written, the LoRA under the original's name; a failed upload gives a note "
+    "and does not stop the run; no model card is written"
+)
 SAFETENSORS = "files are safetensors; a .bin could contain code"
 FLOYD = "DeepFloyd IF is not supported; Stable Diffusion 1.x, 2.x and XL are"
 
@@ -98,9 +101,15 @@ COMMON = (
     Option(
         "report_to", "text", "tensorboard", state="no_effect", note="TensorBoard and events.jsonl are always written"
     ),
-    Option("push_to_hub", "flag", False, state="refused", note=NO_UPLOAD),
-    Option("hub_token", "text", state="no_effect", note=NO_UPLOAD),
-    Option("hub_model_id", "text", state="no_effect", note=NO_UPLOAD),
+    Option("push_to_hub", "flag", False, to="hooks.upload", state="improved", note=UPLOADED),
+    Option(
+        "hub_token",
+        "text",
+        to="hooks.upload.token_from",
+        state="improved",
+        note="not written to any file; without it, HF_TOKEN or the login of this machine is used",
+    ),
+    Option("hub_model_id", "text", to="hooks.upload.repo", note="default: the name of output_dir, of your own account"),
 )
 
 
@@ -136,6 +145,7 @@ DATASET = (
     Option("snr_gamma", "float", to="objective.weightings"),
     Option("noise_offset", "float", 0.0, to="objective.noise"),
 )
+NUM_CLASS_IMAGES = Option("num_class_images", "int", 100, note="missing ones are drawn with the base model")
 CLASSES = (
     Option("instance_data_dir", "text", to="data.subsets"),
     Option("instance_prompt", "text", to="data.subsets.caption"),
@@ -143,7 +153,7 @@ CLASSES = (
     Option("class_prompt", "text", to="data.subsets.caption"),
     Option("with_prior_preservation", "flag", False, to="data.subsets.loss_weight"),
     Option("prior_loss_weight", "float", 1.0, to="data.subsets.loss_weight"),
-    Option("num_class_images", "int", 100, note="missing ones are drawn with the base model"),
+    NUM_CLASS_IMAGES,
     Option("sample_batch_size", "int", 4, note="of class images"),
     Option("prior_generation_precision", "text", state="no_effect", note="the precision of training is used"),
 )
@@ -160,6 +170,12 @@ DREAMBOOTH = (
     Option("validation_images", "texts", state="refused", note=FLOYD),
     Option("class_labels_conditioning", "text", state="refused", note=FLOYD),
 )
+TEXT_WEIGHT_DECAY = Option(
+    "adam_weight_decay_text_encoder",
+    "float",
+    to="optimizer.text_weight_decay",
+    note="also of the new tokens; without it, adam_weight_decay counts",
+)
 ADVANCED = (
     Option("repeats", "int", 1, to="data.subsets.repeats"),
     Option("text_encoder_lr", "float", 5e-6, to="optimizer.text_lr"),
@@ -168,13 +184,7 @@ ADVANCED = (
     Option("prodigy_decouple", "flag", True, to="optimizer.args"),
     Option("prodigy_use_bias_correction", "flag", True, to="optimizer.args"),
     Option("prodigy_safeguard_warmup", "flag", True, to="optimizer.args"),
-    Option(
-        "adam_weight_decay_text_encoder",
-        "float",
-        to="concepts",
-        state="improved",
-        note="applies to the new tokens; adapters have a single weight decay",
-    ),
+    TEXT_WEIGHT_DECAY,
     Option("use_dora", "flag", False, to="adapter.kind"),
     Option("do_edm_style_training", "flag", False, state="refused", note="train with the base's own noise schedule"),
 )
@@ -192,6 +202,15 @@ PIVOTAL = (
         note="always on; latents are found by image, never by position in the epoch",
     ),
     Option("clip_skip", "int", to="text.clip_skip"),
+)
+BLOCKS = (
+    Option(
+        "lora_unet_blocks",
+        "text",
+        to="adapter.layers",
+        note="names of blocks, separated by commas: the attention in them is trained",
+    ),
+    Option("use_blora", "flag", False, to="adapter.layers", note="two blocks, as in B-LoRA (arXiv 2403.14572)"),
 )
 XL = (
     Option("output_kohya_format", "flag", False, state="no_effect", note="this file is always written"),
@@ -224,6 +243,7 @@ INVERSION = (
 )
 CUSTOM = (
     Option("concepts_list", "text", to="data.subsets"),
+    replace(NUM_CLASS_IMAGES, default=200),
     Option(
         "real_prior",
         "flag",

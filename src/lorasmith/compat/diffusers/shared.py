@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from lorasmith.data.images import SUFFIXES
 PRECISIONS = {None: "auto", "no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 """The original's name of the LoRA's file."""
+HUB_TOKEN = "HF_TOKEN"
+"""The environment variable that holds the token of the hub, which no file may contain."""
 NO_CAPTION_FILES = (".no-captions",)
 """A caption extension that no file has, for scripts that read no caption files."""
 POSITIVE = ("train_batch_size", "gradient_accumulation_steps", "sample_batch_size", "rank", "repeats")
@@ -52,10 +55,27 @@ def make_conversion(script: Script, parsed: Parsed, config: Table, **more: Any) 
         if option.name in parsed.given and option.state in ("improved", "no_effect") and option.note:
             notes.append(f"--{option.name}: {option.note}")
 
+    values, secrets = parsed.values, {}
+    if values["push_to_hub"]:
+        config.setdefault("hooks", []).append(convert_upload(values, more.get("copy_targets", {})))
+        if values["hub_token"]:
+            secrets[HUB_TOKEN] = str(values["hub_token"])
+
     # The original resumes if there is a checkpoint in output_dir, and starts a run otherwise.
     output = Path(str(config["output"]))
-    resumes = parsed.values["resume_from_checkpoint"] and (output / "config.toml").is_file()
-    return Conversion(config, notes, resume=output if resumes else None, **more)
+    resumes = values["resume_from_checkpoint"] and (output / "config.toml").is_file()
+    return Conversion(config, notes, resume=output if resumes else None, secrets=secrets, **more)
+
+
+def convert_upload(values: Values, copy_targets: Mapping[str, Path]) -> Table:
+    """The hook `upload`: a public repository, in which files have the original's names."""
+    return {
+        "kind": "upload",
+        "repo": values["hub_model_id"] or Path(values["output_dir"]).name,
+        "public": True,
+        "names": {Path(file).name: target.name for file, target in copy_targets.items()},
+        "token_from": HUB_TOKEN,
+    }
 
 
 def convert_general(values: Values, image_count: int) -> Table:
@@ -106,6 +126,9 @@ def convert_optimizer(values: Values, text_lr: float = 0.0) -> Table:
         "text_lr": text_lr,
         "clip": values["max_grad_norm"] or 0.0,
     }
+    # As in the original, 0 counts as not given.
+    if text_lr and values.get("adam_weight_decay_text_encoder"):
+        table["text_weight_decay"] = values["adam_weight_decay_text_encoder"]
     shared: Table = {
         "betas": [values["adam_beta1"], values["adam_beta2"]],
         "eps": values["adam_epsilon"],

@@ -22,11 +22,13 @@ class Upload(Hook):
     on the disk in any case."""
 
     kind: Literal["upload"] = "upload"
-    repo: str = Field(pattern=r"^[^/\s]+/[^/\s]+$")
-    """Repository, as `user/name`. It is created if it does not exist."""
+    repo: str = Field(pattern=r"^[^/\s]+(/[^/\s]+)?$")
+    """Repository, as `user/name`, or `name` alone for one of your own. It is created if it does not exist."""
     repo_type: Literal["model", "dataset", "space"] = "model"
     path: str = ""
     """Folder in the repository. Default: its root."""
+    names: dict[str, str] = Field(default_factory=dict)
+    """Other names in the repository, by the names of files: `{"garp.peft.safetensors" = "adapter.safetensors"}`."""
     public: bool = False
     """Whether a repository that is created is visible to everyone."""
     states: bool = False
@@ -82,8 +84,11 @@ class Upload(Hook):
         self._report(run, wait=not self.background)
 
     def _upload(self, path: Path) -> None:
-        path_in_repo = f"{self.path.strip('/')}/{path.name}".lstrip("/")
-        repository = {"repo_id": self.repo, "repo_type": self.repo_type}
+        name = self.names.get(path.name, path.name)
+        path_in_repo = f"{self.path.strip('/')}/{name}".lstrip("/")
+        # a file goes to one place only if its owner is named; creating a repository needs no owner
+        repo = self.repo if "/" in self.repo else f"{self._api.whoami()['name']}/{self.repo}"
+        repository = {"repo_id": repo, "repo_type": self.repo_type}
         if path.is_dir():
             self._api.upload_folder(folder_path=path, path_in_repo=path_in_repo, **repository)
         else:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -284,15 +285,17 @@ def parameter_groups(config: TrainConfig, adapters: AdapterSet, token_trainer: T
     for component in adapters.components():
         for factor, parameters in adapters.parameters_by_rate(component).items():
             learning_rate = config.optimizer.rate(component) * factor
-            groups.append(
-                {
-                    "params": parameters,
-                    "lr": learning_rate,
-                    "base_lr": learning_rate,
-                    "name": component if factor == 1 else f"{component} x{factor:g}",
-                    "part": "text" if is_text_encoder(component) else "unet",
-                }
-            )
+            group: dict[str, Any] = {
+                "params": parameters,
+                "lr": learning_rate,
+                "base_lr": learning_rate,
+                "name": component if factor == 1 else f"{component} x{factor:g}",
+                "part": "text" if is_text_encoder(component) else "unet",
+            }
+            # without a value of its own, a group has the optimizer's
+            if is_text_encoder(component) and config.optimizer.text_weight_decay is not None:
+                group["weight_decay"] = config.optimizer.text_weight_decay
+            groups.append(group)
     if token_trainer is not None:
         for concept, parameters in zip(config.concepts, token_trainer.parameters, strict=True):
             groups.append(

@@ -43,6 +43,8 @@ class OptimizerConfig(Component, root="optimizer", default="adamw"):
     """The learning rate of the UNet; 0: the UNet is not trained. Default: `lr`."""
     text_lr: float = Field(default=0.0, ge=0)
     """The learning rate of the text encoders; 0: they are not trained."""
+    text_weight_decay: float | None = Field(default=None, ge=0)
+    """The weight decay of the text encoders, for optimizers that have one. Default: that of the other components."""
     clip: float = Field(default=1.0, ge=0)
     """The largest total norm of the gradients; larger ones are scaled down to it. 0: no clipping."""
 

@@ -234,3 +234,12 @@ def test_a_missing_package_is_said_before_anything_is_loaded(
     with pytest.raises(LorasmithError, match=r"pip install 'lorasmith\[wandb\]'"):
         train(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_files_may_have_other_names_and_the_account_may_be_left_out(
+    pictures: Callable[..., Path], tmp_path: Path, hub: type[FakeApi], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "whoami", lambda self: {"name": "me"}, raising=False)
+    upload = {"kind": "upload", "repo": "garp", "names": {"a.safetensors": "weights.safetensors"}}
+    train(load_config(table(pictures(3), tmp_path / "run", upload, export={})))
+    assert list(hub.sent) == ["me/garp/model/weights.safetensors"]

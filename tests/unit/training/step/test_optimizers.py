@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.training.config import load_config
 from lorasmith.training.output.checkpoint import flatten, unflatten
 from lorasmith.training.session import train
+from lorasmith.training.setup.build import build_run
 from lorasmith.training.step.gradients import step_if_finite
 from lorasmith.training.step.optimizers import (
     AdamW,
@@ -142,3 +144,18 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name.rpartition(".")[0], None)
         with pytest.raises(LorasmithError, match=rf'pip install "lorasmith\[{extra}\]"'):
             AnyOptimizer(name=name).build([])
+
+
+def test_text_encoders_may_have_their_own_weight_decay(pictures: Callable[..., Path], tmp_path: Path) -> None:
+    table = {
+        "base": "tiny-sd",
+        "output": str(tmp_path / "run"),
+        "steps": 1,
+        "data": {"images": str(pictures(1)), "resolution": 64},
+        "adapter": {"rank": 1, "layers": "attention"},
+    }
+    for own, expected in (({"text_weight_decay": 0.5}, 0.5), ({}, 0.01)):
+        optimizer = {"text_lr": 1e-4, **own}
+        run = build_run(load_config(table | {"optimizer": optimizer}), overwrite=True)
+        decays = {group["name"]: group["weight_decay"] for group in run.optimizer.param_groups}
+        assert decays == {"unet": 0.01, "te": expected}
