@@ -114,6 +114,7 @@ RENAMED = {
     "families.source": {"PARTS": "families.stable_diffusion.source:PARTS"},
     "families.base": {"Cond": "Conditioning", "Moments": "LatentDistribution"},
     "data.transforms": {"Cut": "Crop", "Moment": "TrainingProgress"},
+    "files.model": {"Model": "ModelLayers"},
 }
 """New path of a module to the old and new names of what plug-ins import from it; `module:name` for what is in another
 module today."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from lorasmith.families.source import Source
 from lorasmith.families.stable_diffusion import layer_names
 from lorasmith.families.stable_diffusion.source import StableDiffusionSource
 from lorasmith.families.stable_diffusion.unet_config import UNetConfig
+from lorasmith.moved_modules import renamed
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ class ModelLayers:
         text_configs = {component: source.config(component) for component in _text_components(source)}
         specs = layer_names.layers_of(source.unet_config, text_configs)
         return cls(source.kind, {spec.name: spec for spec in specs}, source.unet_config, source)
+
+    of = from_base
+    """The old name of `from_base`, until version 0.3."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -147,3 +152,8 @@ def _text_components(source: Source) -> list[str]:
             continue
         present.append(component)
     return present
+
+
+def __getattr__(name: str) -> Any:
+    """Old names, until version 0.3."""
+    return renamed("files.model", name)
