@@ -68,6 +68,7 @@ def rows(contents: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Label and text of each row of the table. Empty values are left out."""
     formats = {
         "bytes": format_size,
+        "notes": "\n".join,
         "readers": format_readers,
         "norms": format_norms,
         "training": format_training,

@@ -18,6 +18,7 @@ from lorasmith.files.lora import (
     encode_as,
     lora_factors,
     lora_tensors,
+    notes_of,
     rank_counts,
     read,
     save,
@@ -59,7 +60,7 @@ def combine(
         note += f", the best LoRA of rank {rank}, error {errors.relative_error:.3g}"
     save(output, combined, encode_as(combined, layers, "kohya"), note, bundled)
     error = errors.relative_error if truncation is not None else None
-    return FileReport(output.path, len(layers), error, errors.worst, rank_counts(layers))
+    return FileReport(output.path, len(layers), error, errors.worst, rank_counts(layers), notes_of(loras))
 
 
 def _check_same_family(loras: Sequence[DecodedLora]) -> None:

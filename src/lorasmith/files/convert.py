@@ -56,7 +56,7 @@ def convert(
     output.check()
     lora = read(path, None if base is None else ModelLayers.from_base(base))
     errors = TruncationErrors()
-    notes: list[str] = []
+    notes = list(lora.notes)
 
     # the changes, in a form that the target format can hold
     with BaseWeights(lora.model) if base is not None else nullcontext() as weights:

@@ -24,6 +24,8 @@ from lorasmith.formats import bundle, diff, kohya, peft, plugins, write  # noqa:
 from lorasmith.formats.base import Encoded, Format
 from lorasmith.formats.embeddings import BUNDLE_PREFIX
 from lorasmith.formats.lora_file import LoraFile
+from lorasmith.formats.metadata_json import json_list
+from lorasmith.formats.other_files import embedding_advice
 from lorasmith.formats.read import load
 from lorasmith.formats.rewrite import LayerTensors, alpha_of, to_plain_lora
 from lorasmith.formats.survey import Survey
@@ -79,6 +81,8 @@ class DecodedLora:
     """Tensors of bundled new tokens, by their keys in the file."""
     tokens: tuple[str, ...] = ()
     """New tokens in Lorasmith's own format, which operations on layers do not copy."""
+    notes: tuple[str, ...] = ()
+    """What was left out or assumed when the file was read, for the user."""
 
     def plain_lora(self, layer: str) -> LayerTensors | None:
         """A layer's change as plain LoRA; None if it has no such form. Raises LorasmithError for wrong shapes."""
@@ -144,23 +148,39 @@ def read(path: Path, model: ModelLayers | None = None) -> DecodedLora:
     model = _model_for(file, model)
     layers, unknown_keys = kohya.decode(file.tensors, model.from_kohya)
     if unknown_keys or not layers:
-        first = unknown_keys[0] if unknown_keys else "none"
-        raise LorasmithError(
-            f"{path}: {len(unknown_keys)} of its {len(file.tensors)} tensors belong to no layer of {model}, "
-            f"for example {first}; name the base that it was made for with --base"
-        )
+        raise _unknown_layers(file, model, unknown_keys)
     for layer, tensors in layers.items():
         _check_shapes(file, model, layer, tensors)
 
     # the file's dtype is the commonest one; alphas (scalars) and integers do not count
     dtypes = Counter(tensor.dtype for tensor in file.tensors.values() if tensor.dim() and tensor.is_floating_point())
     dtype = dtypes.most_common(1)[0][0] if dtypes else torch.float32
+    notes = list(file.notes)
+    if dtype.itemsize == 1:
+        notes.append("it is in fp8, which few programs read; written in fp16, which holds the same numbers")
+        dtype = torch.float16
     bundled: dict[str, Tensor] = {}
     for token, parts in file.bundled_embeddings.items():
         for part, tensor in parts.items():
             bundled[f"{BUNDLE_PREFIX}{token}.{part}"] = tensor
     tokens = tuple(file.token_embeddings)
-    return DecodedLora(path, model, layers, dict(file.metadata), file.spelling, dtype, bundled, tokens)
+    return DecodedLora(path, model, layers, dict(file.metadata), file.spelling, dtype, bundled, tokens, tuple(notes))
+
+
+def _unknown_layers(file: LoraFile, model: ModelLayers, unknown_keys: Sequence[str]) -> LorasmithError:
+    """The error for a file with tensors of no layer of `model`; without `unknown_keys`, for one without layers."""
+    if not unknown_keys:
+        return LorasmithError(f"{file.path}: not a LoRA; it has no layers{embedding_advice(file.original_keys)}")
+    remedy = "is it for another model?" if model.source else "name the base that it was made for with --base"
+    return LorasmithError(
+        f"{file.path}: {len(unknown_keys)} of its {len(file.tensors)} tensors belong to no layer of {model}, "
+        f"for example {unknown_keys[0]}; {remedy}{embedding_advice(file.original_keys)}"
+    )
+
+
+def notes_of(loras: Sequence[DecodedLora]) -> list[str]:
+    """The notes of several files, each with the name of its file."""
+    return [f"{lora.path.name}: {note}" for lora in loras for note in lora.notes]
 
 
 def _model_for(file: LoraFile, model: ModelLayers | None) -> ModelLayers:
@@ -168,7 +188,10 @@ def _model_for(file: LoraFile, model: ModelLayers | None) -> ModelLayers:
     family = Survey(file).family
     if model is None:
         if family is None:
-            raise LorasmithError(f"{file.path}: its shapes do not show which models it is for; name one with --base")
+            raise LorasmithError(
+                f"{file.path}: its shapes do not show which models it is for; name one with --base"
+                + embedding_advice(file.original_keys)
+            )
         return ModelLayers.published(family)
     # text encoders alone can look like those of another family
     has_unet_layers = any(key.startswith("lora_unet_") for key in file.tensors)
@@ -178,25 +201,15 @@ def _model_for(file: LoraFile, model: ModelLayers | None) -> ModelLayers:
 
 
 def _check_shapes(file: LoraFile, model: ModelLayers, layer: str, tensors: LayerTensors) -> None:
-    """Raise LorasmithError if a layer's tensors are of no known kind, or are LoRA factors that do not fit it."""
-    if kind_of(tensors) is None:
+    """Raise LorasmithError if a layer's tensors are of no known kind, or do not fit it. Compares shapes only, so that
+    nothing is computed with factors whose product would be huge."""
+    kind = kind_of(tensors)
+    if kind is None:
         raise LorasmithError(
             f"{file.path}: {layer} has tensors of no known adapter kind: {', '.join(sorted(tensors))}"
             + plugins.advice(file.metadata)
         )
-    # other kinds are checked when their adapters are restored
-    if not tensors.keys() & {"lora_up.weight", "lora_down.weight"}:
-        return
-    if not {"lora_up.weight", "lora_down.weight"} <= tensors.keys():
-        raise LorasmithError(f"{file.path}: {layer} has only one of lora_up and lora_down; the file is damaged")
-    shape = model.layers[layer].shape
-    if len(shape) < 2:
-        raise shape_error(file.path, model, layer, tensors)
-    up, down = tensors["lora_up.weight"], tensors["lora_down.weight"]
-    rank = down.shape[0]
-    # with a Tucker core, the kernel is in the core, and `lora_down` is 1x1
-    inputs = shape[1] if "lora_mid.weight" in tensors else torch.Size(shape[1:]).numel()
-    if up.numel() != shape[0] * rank or down[0].numel() != inputs:
+    if not kind.fits(model.layers[layer], tensors):
         raise shape_error(file.path, model, layer, tensors)
 
 
@@ -263,11 +276,7 @@ def updated_metadata(metadata: Mapping[str, str], note: str) -> dict[str, str]:
     first."""
     # hashes and peft's config describe the old tensors
     updated = {key: value for key, value in metadata.items() if not key.startswith(STALE_PREFIXES)}
-    try:
-        history = json.loads(metadata.get(HISTORY_KEY, "[]"))
-    except ValueError:
-        history = []
-    updated[HISTORY_KEY] = json.dumps([*history, f"{note} (lorasmith {VERSION})"])
+    updated[HISTORY_KEY] = json.dumps([*json_list(metadata, HISTORY_KEY), f"{note} (lorasmith {VERSION})"])
     return updated
 
 

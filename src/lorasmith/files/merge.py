@@ -19,6 +19,7 @@ from lorasmith.files.lora import (
     FileReport,
     LoraInput,
     lora_factors,
+    notes_of,
     rank_counts,
     read,
     restore_adapter,
@@ -61,7 +62,7 @@ def merge(base: str | Path, inputs: Sequence[LoraInput], output: Path, *, overwr
         raise LorasmithError("name at least one LoRA: lorasmith merge BASE lora.safetensors:0.8 -o OUT")
     # what the report and the file's history say
     note = "merged in: " + ", ".join(f"{i.path.name}:{i.strength:g}" for i in inputs)
-    notes: list[str] = []
+    notes = notes_of([lora for lora, _ in loras])
     layers: dict[str, LayerTensors] = {}
     for lora, _ in loras:
         layers |= lora.layers

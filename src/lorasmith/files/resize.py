@@ -49,7 +49,7 @@ def resize(path: Path, truncation: Truncation, output: OutputFile, *, base: str 
     for layer, svd in svds.items():
         up, down = errors.truncate(layer, svd, ranks[layer])
         layers[layer] = lora_tensors(up, down, lora.model.layers[layer].shape, _scale_of(lora.layers[layer]))
-    notes: list[str] = []
+    notes = list(lora.notes)
     biases = [layer for layer in svds if "diff_b" in lora.layers[layer]]
     if biases:
         notes.append(f"changes of {len(biases)} biases are left out, which LoRA cannot hold, such as of {biases[0]}")

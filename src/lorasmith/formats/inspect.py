@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
@@ -11,11 +10,15 @@ from typing import Any
 from lorasmith.core.errors import LorasmithError
 from lorasmith.formats.consumers import reader_support
 from lorasmith.formats.lora_file import LoraFile
+from lorasmith.formats.metadata_json import json_table
+from lorasmith.formats.other_files import embedding_advice
 from lorasmith.formats.plugins import plugins_of
 from lorasmith.formats.read import load
 from lorasmith.formats.survey import Survey, block_of, change_norm, rank_of
 
 MAX_TAGS = 20
+MAX_COUNT = 1e15
+"""A tag that occurs more often, or NaN times, is not counted."""
 LONG_KEYS = ("ss_tag_frequency", "ss_bucket_info", "ss_datasets", "ss_dataset_dirs", "ss_reg_dataset_dirs")
 """Metadata that `training_settings` leaves out, since they list the data."""
 
@@ -31,6 +34,7 @@ def inspect(path: Path) -> dict[str, Any]:
         first_keys = ", ".join(file.original_keys[:3])
         raise LorasmithError(
             f"{path}: not a LoRA; none of its {len(file.original_keys)} keys is that of a layer: {first_keys} ..."
+            + embedding_advice(file.original_keys)
         )
 
     # one value for each layer or tensor, which are summarized below
@@ -68,6 +72,7 @@ def inspect(path: Path) -> dict[str, Any]:
         "words": sorted({*file.bundled_embeddings, *file.token_embeddings}),
         "strangers": survey.unknown_keys,
         "plugins": plugins_of(file.metadata),
+        "notes": list(file.notes),
         "readers": reader_support(survey),
         "norms": block_norms(survey),
         "training": training_settings(file),
@@ -77,10 +82,15 @@ def inspect(path: Path) -> dict[str, Any]:
 
 
 def block_norms(survey: Survey) -> dict[str, float]:
-    """Frobenius norm of the change per block, over the layers whose change does not depend on the base weights."""
+    """Frobenius norm of the change per block, over the layers whose change does not depend on the base weights.
+    Raises LorasmithError for factors that cannot be multiplied."""
     squared_norms: dict[str, float] = {}
     for flat_name, tensors in survey.layers.items():
-        norm = change_norm(tensors)
+        try:
+            norm = change_norm(tensors)
+        except (RuntimeError, KeyError, IndexError):
+            shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+            raise LorasmithError(f"{survey.file.path}: {flat_name} is damaged; it has {shapes}") from None
         if norm is not None:
             block = block_of(flat_name)
             squared_norms[block] = squared_norms.get(block, 0.0) + norm**2
@@ -95,15 +105,11 @@ def trigger_words(metadata: Mapping[str, str]) -> list[str]:
 
 def common_tags(metadata: Mapping[str, str]) -> dict[str, int]:
     """The commonest tags of the captions, with how often each occurs."""
-    try:
-        tags_by_folder = json.loads(metadata.get("ss_tag_frequency") or "null")
-    except ValueError:
-        return {}
-    # other trainers' metadata are not to be trusted: anything but a dict of dicts counts as no tags
+    # other trainers' metadata are not to be trusted: what is not a table of counts by folder does not count
     counts: Counter[str] = Counter()
-    for tags in tags_by_folder.values() if isinstance(tags_by_folder, dict) else ():
-        if isinstance(tags, dict):
-            for tag, count in tags.items():
+    for tags in json_table(metadata, "ss_tag_frequency").values():
+        for tag, count in tags.items() if isinstance(tags, dict) else ():
+            if isinstance(count, int | float) and abs(count) < MAX_COUNT:
                 counts[tag.strip()] += int(count)
     return dict(counts.most_common(MAX_TAGS))
 

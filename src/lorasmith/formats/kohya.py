@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lorasmith.adapters.base import Adapter
+from lorasmith.core.errors import LorasmithError
 from lorasmith.formats.base import Encoded, Format, LayerNames, Shapes, layer_tensors, unsupported_layers
 from lorasmith.formats.rewrite import LayerTensors, alpha_of, merge_tucker_core, to_plain_lora, with_alpha
 
@@ -74,14 +75,21 @@ def encode(adapters: Mapping[str, Adapter], name_of: Callable[[str], str]) -> di
 def decode(
     tensors: Mapping[str, Tensor], layer_of: Callable[[str], str | None]
 ) -> tuple[dict[str, LayerTensors], list[str]]:
-    """Tensors by layer and tensor name, and the keys of tensors that belong to no layer."""
+    """Tensors by layer and tensor name, and the keys of tensors that belong to no layer. Raises LorasmithError for two
+    names of the same layer, as in files that mix the names of diffusers and of the original layout."""
     layers: dict[str, LayerTensors] = {}
+    flat_names: dict[str, str] = {}
     unknown_keys: list[str] = []
     for key, tensor in tensors.items():
         flat_name, _, tensor_name = key.partition(".")
         layer = layer_of(flat_name)
         if layer is None or not tensor_name:
             unknown_keys.append(key)
+        elif flat_names.setdefault(layer, flat_name) != flat_name:
+            raise LorasmithError(
+                f"{flat_names[layer]} and {flat_name} are the same layer, {layer}, as if two LoRAs were in one file; "
+                "save each in a file of its own"
+            )
         else:
             layers.setdefault(layer, {})[tensor_name] = tensor
     return layers, unknown_keys

@@ -24,3 +24,5 @@ class LoraFile:
     """Vectors of new tokens in Lorasmith's own format, (vectors, layers or 1, width), by token and text encoder."""
     original_keys: tuple[str, ...] = ()
     """The keys as the file has them."""
+    notes: tuple[str, ...] = ()
+    """What was left out or assumed when the file was read, for the user."""

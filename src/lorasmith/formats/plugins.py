@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from lorasmith.formats.metadata_json import json_list
+
 METADATA_KEY = "lorasmith.plugins"
 
 
@@ -18,11 +20,7 @@ def encode(modules: Sequence[str]) -> dict[str, str]:
 
 def plugins_of(metadata: Mapping[str, str]) -> list[str]:
     """The modules that a file names; what is not a list of texts counts as none."""
-    try:
-        modules = json.loads(metadata.get(METADATA_KEY, "[]"))
-    except (ValueError, RecursionError):
-        return []
-    return [str(module) for module in modules] if isinstance(modules, list) else []
+    return [str(module) for module in json_list(metadata, METADATA_KEY)]
 
 
 def advice(metadata: Mapping[str, str]) -> str:

@@ -6,16 +6,16 @@ Supported are kohya, LyCORIS, peft, diffusers' two older ones, SimpleTuner (`lyc
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-import torch
 from torch import Tensor
+
+from lorasmith.core.errors import LorasmithError
+from lorasmith.formats.peft_config import add_peft_alphas
 
 _UNET_TOP_MODULES = r"(?=(?:down_blocks|up_blocks|mid_block|conv_in|conv_out|time_embedding|add_embedding)\b)"
 _STARTS: tuple[tuple[str, str, str], ...] = (
@@ -30,17 +30,20 @@ _STARTS: tuple[tuple[str, str, str], ...] = (
     (_UNET_TOP_MODULES, "lora_unet_", "diffusers before 0.22"),
 )
 """Pattern of the start of a key, kohya's prefix for it, and the name of the spelling."""
+_ADAPTER = r"(?:[._](?!weight$)[^.]+)?"
+"""The name that peft gave the adapter: `lora_A.default`, `lora_A.style`, `lora_A_1`."""
 _TENSOR_NAMES: tuple[tuple[str, str], ...] = (
     (r"[._]lora(?:_linear_layer)?\.(down|up)\.weight$", r"lora_\1.weight"),
-    (r"\.lora_A(?:\.default)?(?:\.weight)?$", "lora_down.weight"),
-    (r"\.lora_B(?:\.default)?(?:\.weight)?$", "lora_up.weight"),
-    (r"\.lora_magnitude_vector(?:\.default)?(?:\.weight)?$", "magnitude"),
-    (r"\.((?:hada|lokr)_\w+?)(?:\.default)?$", r"\1"),
+    (rf"\.lora_A{_ADAPTER}(?:\.weight)?$", "lora_down.weight"),
+    (rf"\.lora_B{_ADAPTER}(?:\.weight)?$", "lora_up.weight"),
+    (rf"\.lora_magnitude_vector{_ADAPTER}(?:\.weight)?$", "magnitude"),
+    (rf"\.((?:hada_[wt]|lokr_[wt])\d(?:_[ab])?){_ADAPTER}$", r"\1"),
     (r"\.((?:lora_(?:down|up|mid)|a1|a2|b1|b2|bm)\.weight)$", r"\1"),
-    (r"\.(alpha|dora_scale|diff|diff_b|w_norm|b_norm|oft_blocks|rescale|on_input|weight)$", r"\1"),
+    (r"\.(alpha|scalar|dora_scale|diff|diff_b|w_norm|b_norm|oft_blocks|rescale|on_input)$", r"\1"),
+    # IA3's, and every layer's of a model
+    (r"\.(weight)$", r"\1"),
 )
 """Pattern of the end of a key, and kohya's tensor name for it."""
-_PEFT_COMPONENTS = {"lora_unet_": "unet", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2"}
 
 
 @dataclass(frozen=True)
@@ -56,34 +59,56 @@ class KohyaKey:
     """The spelling that the key had."""
 
 
-def to_kohya_spelling(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[dict[str, Tensor], str]:
-    """The tensors under kohya's keys, and the spelling that most of them had. Keys that no rule matches are unchanged.
+@dataclass(frozen=True)
+class KohyaSpelling:
+    """The tensors of a file under kohya's keys."""
 
-    Raises ValueError for a peft config that is not JSON.
+    tensors: dict[str, Tensor]
+    spelling: str
+    """The spelling that most of them had."""
+    notes: list[str]
+    """What had to be assumed, for the user."""
+
+
+def to_kohya_spelling(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path | None = None
+) -> KohyaSpelling:
+    """The tensors under kohya's keys. Keys that no rule matches are unchanged.
+
+    `path`: the file, beside which peft may have left its config. Raises LorasmithError for two keys that stand for the
+    same tensor, and for a peft config that cannot be read or does not fit the tensors.
     """
     converted: dict[str, Tensor] = {}
+    original_keys: dict[str, str] = {}
     spelling_counts: Counter[str] = Counter()
-    path_by_flat_name: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for key, tensor in tensors.items():
         parsed = parse_key(key)
         if parsed is None:
             converted[key] = tensor
             continue
         spelling_counts[parsed.spelling] += 1
-        path_by_flat_name[parsed.flat_name] = parsed.path
+        paths[parsed.flat_name] = parsed.path
+        new_key = f"{parsed.flat_name}.{parsed.tensor_name}"
+        if new_key in original_keys:
+            raise LorasmithError(
+                f"{original_keys[new_key]} and {key} are the same tensor of the same layer, as if two LoRAs were in "
+                "one file; save each in a file of its own"
+            )
+        original_keys[new_key] = key
         # peft's DoRA magnitude is LyCORIS' dora_scale with another shape, which depends on `lora_up`
         if parsed.tensor_name == "magnitude":
             converted[f"{parsed.flat_name}.dora_scale"] = tensor.flatten()
         else:
-            converted[f"{parsed.flat_name}.{parsed.tensor_name}"] = tensor
+            converted[new_key] = tensor
     _reshape_magnitudes(converted)
 
-    # peft files have their alphas in a config, not as tensors
-    config = metadata.get("lora_adapter_metadata")
-    if config:
-        converted |= _peft_alphas(converted, path_by_flat_name, json.loads(config))
     spelling = spelling_counts.most_common(1)[0][0] if spelling_counts else "unknown"
-    return converted, spelling
+    is_of_peft = any(key.startswith("base_model.model.") for key in tensors)
+    notes = add_peft_alphas(converted, paths, metadata, path if is_of_peft else None)
+    if spelling != "peft":
+        notes = []
+    return KohyaSpelling(converted, spelling, notes)
 
 
 def parse_key(key: str) -> KohyaKey | None:
@@ -107,34 +132,14 @@ def parse_key(key: str) -> KohyaKey | None:
     return None
 
 
+def is_lora_key(key: str) -> bool:
+    """Whether a key is that of a tensor of a LoRA, of whatever model. `weight` alone is also that of a model."""
+    return any(re.search(pattern, key) for pattern, name in _TENSOR_NAMES[:-1])
+
+
 def _reshape_magnitudes(tensors: dict[str, Tensor]) -> None:
     """Give peft's magnitudes, (out,), the shape of LyCORIS' along outputs, (out, 1[, 1, 1])."""
     for key, tensor in tensors.items():
         up = tensors.get(key.removesuffix("dora_scale") + "lora_up.weight")
         if key.endswith(".dora_scale") and tensor.dim() == 1 and up is not None:
             tensors[key] = tensor.view(-1, *[1] * (up.dim() - 1))
-
-
-def _peft_alphas(
-    tensors: Mapping[str, Tensor], path_by_flat_name: Mapping[str, str], config: Mapping[str, Any]
-) -> dict[str, Tensor]:
-    """The alphas of a peft config, by kohya's keys."""
-    alphas: dict[str, Tensor] = {}
-    for flat_name, path in path_by_flat_name.items():
-        prefix = "_".join(flat_name.split("_")[:2]) + "_"
-        component = _PEFT_COMPONENTS.get(prefix)
-        down = tensors.get(f"{flat_name}.lora_down.weight")
-        if down is None or f"{component}.lora_alpha" not in config:
-            continue
-        # a pattern of single layers takes precedence over the component's alpha
-        alpha = config[f"{component}.lora_alpha"]
-        for pattern, layer_alpha in (config.get(f"{component}.alpha_pattern") or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", path):
-                alpha = layer_alpha
-                break
-        alpha = float(alpha)
-        # rank-stabilized LoRA divides by sqrt(rank) where kohya's readers divide by the rank
-        if config.get(f"{component}.use_rslora"):
-            alpha *= math.sqrt(down.shape[0])
-        alphas[f"{flat_name}.alpha"] = torch.tensor(alpha)
-    return alphas

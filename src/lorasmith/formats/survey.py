@@ -39,6 +39,9 @@ FAMILY_MARKERS = {
 }
 """Text in the metadata that names a family; the first match counts."""
 
+MAX_ELEMENTS = 1 << 27
+"""Elements of a change whose norm is computed; the largest layer of SDXL has 30 million."""
+
 
 @dataclass(frozen=True)
 class Survey:
@@ -183,18 +186,18 @@ def change_norm(tensors: Mapping[str, Tensor]) -> float | None:
         return None
     matrices = {name: tensor.float().flatten(1) for name, tensor in tensors.items() if tensor.dim() > 1}
     if "lora_up.weight" in matrices:
-        up, down = matrices["lora_up.weight"], matrices["lora_down.weight"]
-        # |BA|^2 = tr(B^T B A A^T), which needs no matrix of the weight's size
-        squared_norm = ((up.mT @ up) * (down @ down.mT)).sum().clamp(min=0)
-        return _scale_of(tensors) * float(squared_norm.sqrt())
+        return _scale_of(tensors) * _product_norm(matrices["lora_up.weight"], matrices["lora_down.weight"])
     if "hada_w1_a" in matrices:
+        # a small file can stand for a product that no memory holds
+        if matrices["hada_w1_a"].shape[0] * matrices["hada_w1_b"].shape[1] > MAX_ELEMENTS:
+            return None
         first = matrices["hada_w1_a"] @ matrices["hada_w1_b"]
         second = matrices["hada_w2_a"] @ matrices["hada_w2_b"]
         return _scale_of(tensors) * float((first * second).norm())
     if any(name.startswith("lokr_") for name in matrices):
         # |kron(A, B)| = |A| |B|
-        first, second = _kronecker_factor(matrices, "lokr_w1"), _kronecker_factor(matrices, "lokr_w2")
-        return _scale_of(tensors) * float(first.norm() * second.norm())
+        first_norm, second_norm = _kronecker_norm(matrices, "lokr_w1"), _kronecker_norm(matrices, "lokr_w2")
+        return _scale_of(tensors) * first_norm * second_norm
     # full differences of weights and of norms
     for name in ("diff", "w_norm"):
         if name in tensors:
@@ -208,7 +211,17 @@ def _scale_of(tensors: Mapping[str, Tensor]) -> float:
     return abs(float(tensors["alpha"]) / rank) if "alpha" in tensors and rank else 1.0
 
 
-def _kronecker_factor(matrices: Mapping[str, Tensor], name: str) -> Tensor:
+def _product_norm(up: Tensor, down: Tensor) -> float:
+    """Frobenius norm of up @ down, without the larger of its (out, in) and of the (rank, rank) matrices of a trace."""
+    rank = down.shape[0]
+    if rank * rank > up.shape[0] * down.shape[1]:
+        return float((up @ down).norm())
+    # |BA|^2 = tr(B^T B A A^T)
+    squared_norm = ((up.mT @ up) * (down @ down.mT)).sum().clamp(min=0)
+    return float(squared_norm.sqrt())
+
+
+def _kronecker_norm(matrices: Mapping[str, Tensor], name: str) -> float:
     if name in matrices:
-        return matrices[name]
-    return matrices[f"{name}_a"] @ matrices[f"{name}_b"]
+        return float(matrices[name].norm())
+    return _product_norm(matrices[f"{name}_a"], matrices[f"{name}_b"])

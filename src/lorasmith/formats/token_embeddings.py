@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch import Tensor
 from lorasmith.concepts import Vocabulary
 from lorasmith.core.errors import LorasmithError
 from lorasmith.formats import embeddings
+from lorasmith.formats.metadata_json import json_list
 
 TENSOR_PREFIX = "lorasmith.word."
 METADATA_KEY = "lorasmith.words"
@@ -75,11 +75,7 @@ def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: s
 
 def token_names(metadata: Mapping[str, str]) -> list[str]:
     """The new tokens that a file was trained with, according to its metadata."""
-    try:
-        names: Any = json.loads(metadata.get(METADATA_KEY, "[]"))
-    except ValueError:
-        return []
-    return [str(name) for name in names] if isinstance(names, list) else []
+    return [str(name) for name in json_list(metadata, METADATA_KEY)]
 
 
 def decode_bundled(bundled: Mapping[str, Mapping[str, Tensor]], components: tuple[str, ...]) -> TokenEmbeddings:

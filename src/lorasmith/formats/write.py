@@ -13,6 +13,7 @@ from torch import Tensor
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import atomic_path
 from lorasmith.formats.metadata import hashes
+from lorasmith.formats.read_tensors import all_finite
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], dtype: torch.dtype) -> Path:
@@ -40,7 +41,7 @@ def convert_dtype(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype)
     """Tensors in `dtype`, in the order of their names. Raises LorasmithError if a number is not finite, or not finite
     in this dtype."""
     for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
+        if not all_finite(tensor):
             raise LorasmithError(f"{path}: not written, since {name} holds numbers that are not finite")
     converted: dict[str, Tensor] = {}
     for name, tensor in sorted(tensors.items()):
@@ -49,7 +50,7 @@ def convert_dtype(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype)
         converted[name] = converted_tensor.contiguous().clone()
     # fp16 ends at 65504
     for name, tensor in converted.items():
-        if not torch.isfinite(tensor).all():
+        if not all_finite(tensor):
             raise LorasmithError(f"{path}: {name} does not fit into {dtype}; export with another dtype")
     return converted
 

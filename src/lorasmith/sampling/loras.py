@@ -20,7 +20,7 @@ from lorasmith.core.file_strength import split_strength
 from lorasmith.core.progress import Progress
 from lorasmith.core.store import sha256_of
 from lorasmith.families.base import Family
-from lorasmith.formats import embeddings, kohya, mixofshow, plugins, token_embeddings
+from lorasmith.formats import embeddings, kohya, mixofshow, other_files, plugins, token_embeddings
 from lorasmith.formats.lora_file import LoraFile
 from lorasmith.formats.read import load, load_token_embeddings
 from lorasmith.formats.survey import Survey
@@ -73,6 +73,8 @@ class Loras:
         """The adapters of a file, not attached. Raises LorasmithError if the file does not fit this base."""
         if path not in self._sets:
             file = load(path)
+            if self.progress is not None:
+                say_notes(file, self.progress)
             self._tokens[path] = new_tokens_of(file, self.family, self.progress)
             self._sets[path] = build_adapters(self.family, file, decode_layers(file, self.family))
         return self._sets[path]
@@ -159,10 +161,18 @@ def load_lora(family: Family, path: Path, progress: Progress | None = None) -> A
     Raises LorasmithError if the file does not fit this base.
     """
     file = load(path)
+    if progress is not None:
+        say_notes(file, progress)
     tokens = [*file.bundled_embeddings, *file.token_embeddings]
     if tokens and progress is not None:
         progress.say(f"{path}: its new words ({', '.join(tokens)}) are not used here, only its changed layers")
     return build_adapters(family, file, decode_layers(file, family)).attach()
+
+
+def say_notes(file: LoraFile, progress: Progress) -> None:
+    """Tell the user what was left out or assumed when the file was read."""
+    for note in file.notes:
+        progress.say(f"{file.path}: {note}")
 
 
 def decode_layers(file: LoraFile, family: Family) -> dict[str, dict[str, Tensor]]:
@@ -178,6 +188,7 @@ def decode_layers(file: LoraFile, family: Family) -> dict[str, dict[str, Tensor]
         raise LorasmithError(
             f"{file.path}: none of its {len(file.tensors)} tensors belongs to a layer of this {family.kind} base"
             f"{origin_of(file)}. First name: {next(iter(file.original_keys or file.tensors), 'none')}"
+            + other_files.embedding_advice(file.original_keys)
         )
     if unknown:
         raise LorasmithError(

@@ -44,6 +44,7 @@ def loads(tmp_path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str
 LOHA = {"hada_w1_a": torch.ones(320, 2), "hada_w1_b": torch.ones(2, 768)}
 LOHA |= {"hada_w2_a": torch.ones(320, 2), "hada_w2_b": torch.ones(2, 768)}
 LOKR = {"lokr_w1": torch.ones(4, 4), "lokr_w2_a": torch.ones(80, 2), "lokr_w2_b": torch.ones(2, 192)}
+LOKR_TUCKER = LOKR | {"lokr_w2_a": torch.ones(2, 80), "lokr_t2": torch.ones(2, 2, 3, 3)}
 TUCKER = {
     f"{C}.lora_down.weight": torch.ones(4, 320, 1, 1),
     f"{C}.lora_mid.weight": torch.ones(4, 4, 3, 3),
@@ -63,7 +64,7 @@ FATES: dict[str, tuple[dict[str, Tensor], str]] = {
     "loha with dora": (words(K, **LOHA, dora_scale=torch.ones(1, 768)), "yyynn"),
     "lokr": (words(K, **LOKR) | lora(O, 320), "yyyyn"),
     "lokr alone": (words(K, **LOKR), "yyynn"),
-    "lokr tucker": (words(C, **LOKR, lokr_t2=torch.ones(2, 2, 3, 3)) | lora(K), "ynpyn"),
+    "lokr tucker": (words(C, **LOKR_TUCKER) | lora(K), "ynpyn"),
     "oft": (words(K, oft_blocks=torch.zeros(10, 32, 32), alpha=torch.tensor(0.0)), "ynynn"),
     "oft bounded": (words(K, oft_blocks=torch.zeros(10, 32, 32), alpha=torch.tensor(0.1)), "ynwnn"),
     "boft without alpha": (words(K, oft_blocks=torch.zeros(4, 10, 32, 32)), "ynnnn"),

@@ -58,13 +58,12 @@ def test_names(name: str) -> None:
 )
 def test_other_names_stay(name: str) -> None:
     assert parse_key(name) is None
-    tensors, _ = to_kohya_spelling({name: torch.ones(1)}, {})
-    assert set(tensors) == {name}
+    assert set(to_kohya_spelling({name: torch.ones(1)}, {}).tensors) == {name}
 
 
 def test_magnitudes_of_peft_are_along_outputs() -> None:
     stem = f"unet.{DOTTED}.to_q"
-    found, _ = to_kohya_spelling(
+    found = to_kohya_spelling(
         {
             f"{stem}.lora_A.weight": torch.ones(2, 6),
             f"{stem}.lora_B.weight": torch.ones(8, 2),
@@ -74,7 +73,7 @@ def test_magnitudes_of_peft_are_along_outputs() -> None:
             "unet.conv_in.lora_magnitude_vector": torch.ones(1, 8, 1, 1),
         },
         {},
-    )
+    ).tensors
     assert found[f"lora_unet_{Q}.dora_scale"].shape == (8, 1)
     assert found["lora_unet_conv_in.dora_scale"].shape == (8, 1, 1, 1)
 
@@ -103,9 +102,9 @@ def test_alphas_of_a_peft_config(tmp_path: Path) -> None:
 
 def test_bundled_words_are_apart(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    save_file({f"lora_unet_{Q}.alpha": torch.ones(()), "bundle_emb.garp.string_to_param.*": torch.ones(2, 768)}, path)
+    save_file({f"lora_unet_{Q}.diff": torch.ones(2, 2), "bundle_emb.garp.string_to_param.*": torch.ones(2, 768)}, path)
     file = load(path)
-    assert set(file.tensors) == {f"lora_unet_{Q}.alpha"}
+    assert set(file.tensors) == {f"lora_unet_{Q}.diff"}
     assert file.bundled_embeddings["garp"]["string_to_param.*"].shape == (2, 768)
 
 

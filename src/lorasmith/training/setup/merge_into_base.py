@@ -46,6 +46,7 @@ def merge_into_base(family: Family, uses: Sequence[LoraUse]) -> list[str]:
         if new_tokens:
             note += f"; its new words ({', '.join(new_tokens)}) are left out"
         notes.append(note)
+        notes += [f"{use.path}: {reading_note}" for reading_note in file.notes]
     return notes
 
 

@@ -1,0 +1,122 @@
+"""Checks of a LoRA file's tensors before anything is computed with them, layer by layer, in kohya's spelling.
+
+Files come from everywhere: what makes no change is left out with a note, what contradicts itself is an error, and what
+remains can be computed with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lorasmith.core.errors import LorasmithError
+
+SCALARS = ("alpha", "scalar", "on_input")
+"""Tensor names of single numbers."""
+MATRIX_PREFIXES = ("lora_", "hada_", "lokr_", "a1.", "a2.", "b1.", "b2.")
+"""Starts of the names of tensors with two axes or more."""
+FACTOR_PAIRS = (
+    ("lora_up.weight", "lora_down.weight"),
+    ("hada_w1_a", "hada_w1_b"),
+    ("hada_w2_a", "hada_w2_b"),
+    ("lokr_w1_a", "lokr_w1_b"),
+    ("lokr_w2_a", "lokr_w2_b"),
+)
+"""Tensor names of two factors of one product, which have the rank in common."""
+CORES = {"hada_w1_a": "hada_t1", "hada_w2_a": "hada_t2", "lokr_w2_a": "lokr_t2"}
+"""Tucker cores, with which the first factor has its rank in front."""
+SCALED_FACTORS = ("lora_up.weight", "hada_w1_a", "lokr_w1", "lokr_w1_a", "b1.weight")
+"""The factor that takes up LyCORIS' `scalar`, by kind."""
+
+
+def check_layers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors without those of layers that change nothing, with every `scalar` multiplied in, and notes on what
+    was left out. Raises LorasmithError for a layer that contradicts itself."""
+    layers: dict[str, dict[str, Tensor]] = {}
+    checked: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        flat_name, dot, tensor_name = key.partition(".")
+        if dot and flat_name.startswith("lora_"):
+            layers.setdefault(flat_name, {})[tensor_name] = tensor
+        else:
+            checked[key] = tensor
+
+    lonely: list[str] = []
+    empty: list[str] = []
+    for flat_name, layer in layers.items():
+        if layer.keys() <= set(SCALARS):
+            lonely.append(flat_name)
+        elif any(not tensor.numel() for tensor in layer.values()):
+            empty.append(flat_name)
+        else:
+            _check_layer(flat_name, layer)
+            checked |= {f"{flat_name}.{name}": tensor for name, tensor in _normalized(layer).items()}
+
+    notes: list[str] = []
+    if lonely:
+        notes.append(f"{_count(lonely, 'an alpha and nothing else')}; left out, as other programs do")
+    if empty:
+        notes.append(f"{_count(empty, 'rank 0, which is no change')}; left out")
+    return checked, notes
+
+
+def _count(names: list[str], what: str) -> str:
+    noun = "layer has" if len(names) == 1 else "layers have"
+    return f"{len(names)} {noun} {what}, such as {names[0]}"
+
+
+def _check_layer(flat_name: str, layer: Mapping[str, Tensor]) -> None:
+    """Raise LorasmithError for tensors that are no numbers of a LoRA, or of which one contradicts another."""
+    for name, tensor in layer.items():
+        if name in SCALARS and tensor.numel() != 1:
+            raise LorasmithError(f"{flat_name}.{name} must be one number; it has shape {tuple(tensor.shape)}")
+        if name not in SCALARS and not tensor.is_floating_point():
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise LorasmithError(
+                f"{flat_name}.{name} is {dtype}; quantized and complex tensors are not read, only floating-point ones"
+            )
+        if name.startswith(MATRIX_PREFIXES) and tensor.dim() < 2:
+            raise LorasmithError(f"{flat_name}.{name} must be a matrix or a kernel; it has shape {tuple(tensor.shape)}")
+    for first, second in FACTOR_PAIRS:
+        if first not in layer and second not in layer:
+            continue
+        if first not in layer or second not in layer:
+            present = first if first in layer else second
+            raise LorasmithError(
+                f"{flat_name} has only one of {first} and {second}, which is {present}; the file is damaged, or "
+                "another program left a part of it out"
+            )
+        a, b = layer[first], layer[second]
+        # with a Tucker core the rank is in front in both factors
+        rank_axis = 0 if CORES.get(first) in layer else 1
+        if a.shape[rank_axis] != b.shape[0]:
+            raise LorasmithError(
+                f"{flat_name}: {first} {tuple(a.shape)} and {second} {tuple(b.shape)} cannot be multiplied, since "
+                "their ranks differ; the file is damaged"
+            )
+
+
+def _normalized(layer: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Numbers without axes, and LyCORIS' `scalar`, a trained factor of the change, in one of the factors."""
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in layer.items():
+        tensors[name] = tensor.reshape(()) if name in SCALARS else tensor
+    scalar = tensors.pop("scalar", None)
+    if scalar is None or float(scalar) == 1:
+        return tensors
+    names = [name for name in SCALED_FACTORS if name in tensors]
+    # GLoRA is a sum of two products
+    if "b1.weight" in names:
+        names.append("a1.weight")
+    if not names:
+        raise LorasmithError(f"a scalar beside {', '.join(sorted(tensors))} is not known")
+    for name in names:
+        tensors[name] = (tensors[name].float() * float(scalar)).to(_exact_dtype(tensors[name]))
+    return tensors
+
+
+def _exact_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype of a rescaled factor: its own, except for fp8, which would round it away."""
+    return tensor.dtype if tensor.dtype.itemsize > 1 else torch.float16
