@@ -59,7 +59,8 @@ def check_layers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list
         notes.append(f"{_count(lonely, 'an alpha and nothing else')}; left out, as other programs do")
     if empty:
         notes.append(f"{_count(empty, 'rank 0, which is no change')}; left out")
-    return checked, notes
+    # programs that ask keys one after the other answer by their order
+    return {key: checked[key] for key in tensors if key in checked}, notes
 
 
 def _count(names: list[str], what: str) -> str:
@@ -70,32 +71,41 @@ def _count(names: list[str], what: str) -> str:
 def _check_layer(flat_name: str, layer: Mapping[str, Tensor]) -> None:
     """Raise LorasmithError for tensors that are no numbers of a LoRA, or of which one contradicts another."""
     for name, tensor in layer.items():
-        if name in SCALARS and tensor.numel() != 1:
-            raise LorasmithError(f"{flat_name}.{name} must be one number; it has shape {tuple(tensor.shape)}")
-        if name not in SCALARS and not tensor.is_floating_point():
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            raise LorasmithError(
-                f"{flat_name}.{name} is {dtype}; quantized and complex tensors are not read, only floating-point ones"
-            )
-        if name.startswith(MATRIX_PREFIXES) and tensor.dim() < 2:
-            raise LorasmithError(f"{flat_name}.{name} must be a matrix or a kernel; it has shape {tuple(tensor.shape)}")
+        _check_tensor(f"{flat_name}.{name}", name, tensor)
     for first, second in FACTOR_PAIRS:
-        if first not in layer and second not in layer:
-            continue
-        if first not in layer or second not in layer:
+        if first in layer and second in layer:
+            _check_product(flat_name, layer, first, second)
+        elif first in layer or second in layer:
             present = first if first in layer else second
             raise LorasmithError(
                 f"{flat_name} has only one of {first} and {second}, which is {present}; the file is damaged, or "
                 "another program left a part of it out"
             )
-        a, b = layer[first], layer[second]
-        # with a Tucker core the rank is in front in both factors
-        rank_axis = 0 if CORES.get(first) in layer else 1
-        if a.shape[rank_axis] != b.shape[0]:
-            raise LorasmithError(
-                f"{flat_name}: {first} {tuple(a.shape)} and {second} {tuple(b.shape)} cannot be multiplied, since "
-                "their ranks differ; the file is damaged"
-            )
+
+
+def _check_tensor(key: str, name: str, tensor: Tensor) -> None:
+    """Raise LorasmithError for a tensor of a shape or dtype that its name does not allow."""
+    if name in SCALARS:
+        if tensor.numel() != 1:
+            raise LorasmithError(f"{key} must be one number; it has shape {tuple(tensor.shape)}")
+        return
+    if not tensor.is_floating_point():
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raise LorasmithError(f"{key} is {dtype}; quantized and complex tensors are not read, only floating-point ones")
+    if name.startswith(MATRIX_PREFIXES) and tensor.dim() < 2:
+        raise LorasmithError(f"{key} must be a matrix or a kernel; it has shape {tuple(tensor.shape)}")
+
+
+def _check_product(flat_name: str, layer: Mapping[str, Tensor], first: str, second: str) -> None:
+    """Raise LorasmithError for two factors without a common rank."""
+    a, b = layer[first], layer[second]
+    # with a Tucker core the rank is in front in both factors
+    rank_axis = 0 if CORES.get(first) in layer else 1
+    if a.shape[rank_axis] != b.shape[0]:
+        raise LorasmithError(
+            f"{flat_name}: {first} {tuple(a.shape)} and {second} {tuple(b.shape)} cannot be multiplied, since "
+            "their ranks differ; the file is damaged"
+        )
 
 
 def _normalized(layer: Mapping[str, Tensor]) -> dict[str, Tensor]:
