@@ -34,15 +34,7 @@ SCALED_FACTORS = ("lora_up.weight", "hada_w1_a", "lokr_w1", "lokr_w1_a", "b1.wei
 def check_layers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors without those of layers that change nothing, with every `scalar` multiplied in, and notes on what
     was left out. Raises LorasmithError for a layer that contradicts itself."""
-    layers: dict[str, dict[str, Tensor]] = {}
-    checked: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        flat_name, dot, tensor_name = key.partition(".")
-        if dot and flat_name.startswith("lora_"):
-            layers.setdefault(flat_name, {})[tensor_name] = tensor
-        else:
-            checked[key] = tensor
-
+    layers, checked = _group(tensors)
     lonely: list[str] = []
     empty: list[str] = []
     for flat_name, layer in layers.items():
@@ -61,6 +53,19 @@ def check_layers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list
         notes.append(f"{_count(empty, 'rank 0, which is no change')}; left out")
     # programs that ask keys one after the other answer by their order
     return {key: checked[key] for key in tensors if key in checked}, notes
+
+
+def _group(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """Tensors by flat layer name and tensor name; and those of no layer, by key."""
+    layers: dict[str, dict[str, Tensor]] = {}
+    others: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        flat_name, dot, tensor_name = key.partition(".")
+        if dot and flat_name.startswith("lora_"):
+            layers.setdefault(flat_name, {})[tensor_name] = tensor
+        else:
+            others[key] = tensor
+    return layers, others
 
 
 def _count(names: list[str], what: str) -> str:

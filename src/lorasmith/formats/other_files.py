@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from lorasmith.core.errors import LorasmithError
 
@@ -39,20 +39,24 @@ _OTHER_FILES = (
 _EMBEDDING_KEYS = {"emb_params", "clip_l", "clip_g", "string_to_param.*"}
 
 
-def refuse_other_files(keys: Iterable[str], is_lora_key: Callable[[str], bool]) -> None:
+def refuse_other_files(keys: Sequence[str], is_lora_key: Callable[[str], bool]) -> None:
     """Raise LorasmithError for keys of a LoRA for another model, and of a model in place of a LoRA."""
-    keys = list(keys)
-    for pattern, what in _FOREIGN_LORAS:
-        example = next((key for key in keys if re.search(pattern, key)), None)
-        if example is not None and any(is_lora_key(key) for key in keys):
-            raise LorasmithError(f"is {what}, by its key {example[:120]}; LoRAs for SD 1.x, SD 2.x and SDXL are read")
     if any(is_lora_key(key) for key in keys):
+        for pattern, what in _FOREIGN_LORAS:
+            example = _first_match(pattern, keys)
+            if example:
+                raise LorasmithError(f"is {what}, by its key {example}; LoRAs for SD 1.x, SD 2.x and SDXL are read")
         return
     for pattern, what, remedy in _OTHER_FILES:
-        example = next((key for key in keys if re.search(pattern, key)), None)
-        if example is not None:
+        example = _first_match(pattern, keys)
+        if example:
             advice = f"\n    to do: {remedy}" if remedy else ""
-            raise LorasmithError(f"is {what}, not a LoRA, by its key {example[:120]}{advice}")
+            raise LorasmithError(f"is {what}, not a LoRA, by its key {example}{advice}")
+
+
+def _first_match(pattern: str, keys: Sequence[str]) -> str:
+    """The first key that a pattern is found in, shortened for a message; empty if there is none."""
+    return next((key[:120] for key in keys if re.search(pattern, key)), "")
 
 
 def embedding_advice(keys: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,30 @@ def config_beside(path: Path) -> PeftConfig | None:
     return _parse(content, str(config_path))
 
 
+@dataclass(frozen=True)
+class PeftConfigs:
+    """The configs of a file by component, and where they are from."""
+
+    by_component: Mapping[str, PeftConfig]
+    source: str
+    is_file: bool = False
+    """Whether they are from a file beside it."""
+
+    @classmethod
+    def find(cls, metadata: Mapping[str, str], path: Path | None) -> PeftConfigs:
+        """Those in the metadata, or else the one beside the file at `path`. Raises LorasmithError for what cannot be
+        read."""
+        by_component = configs_in_metadata(metadata)
+        beside = config_beside(path) if path is not None and not by_component else None
+        if path is None or beside is None:
+            return cls(by_component, f"its {METADATA_KEY}")
+        return cls(dict.fromkeys(COMPONENTS.values(), beside), str(path.with_name(FILE_NAME)), True)
+
+    def of_layer(self, flat_name: str) -> PeftConfig | None:
+        """The config of a layer's component."""
+        return self.by_component.get(COMPONENTS.get("_".join(flat_name.split("_")[:2]), ""))
+
+
 def add_peft_alphas(
     tensors: dict[str, Tensor], paths: Mapping[str, str], metadata: Mapping[str, str], path: Path | None
 ) -> list[str]:
@@ -123,50 +148,51 @@ def add_peft_alphas(
     `paths`: dotted module path below the component by flat layer name; `path`: the file, if peft itself may have
     written its config beside it. Raises LorasmithError for a config that cannot be read or is not that of the file.
     """
-    configs = configs_in_metadata(metadata)
-    source = f"its {METADATA_KEY}"
-    has_alphas = any(key.endswith(".alpha") for key in tensors)
-    if not configs and path is not None and not has_alphas:
-        beside = config_beside(path)
-        if beside is not None:
-            configs, source = dict.fromkeys(COMPONENTS.values(), beside), str(path.with_name(FILE_NAME))
-
-    assumed: list[str] = []
+    # alphas in the file are those of its layers, whatever a config says
+    without_alpha = {name: module for name, module in paths.items() if f"{name}.alpha" not in tensors}
+    configs = PeftConfigs.find(metadata, path if len(without_alpha) == len(paths) else None)
+    assumed = False
     other_ranks: list[str] = []
-    for flat_name, module_path in paths.items():
-        # alphas in the file are those of its layers, whatever a config says
-        if f"{flat_name}.alpha" in tensors:
-            continue
-        config = configs.get(COMPONENTS.get("_".join(flat_name.split("_")[:2]), ""))
-        rank = _rank_of(flat_name, tensors)
+    for flat_name, module_path in without_alpha.items():
+        config, rank = configs.of_layer(flat_name), _rank_of(flat_name, tensors)
         if config is None:
-            if rank is not None:
-                assumed.append(flat_name)
+            assumed = assumed or rank is not None
         elif rank is not None:
             tensors[f"{flat_name}.alpha"] = torch.tensor(config.alpha_of(module_path, rank))
             if "r" in config.model_fields_set and config.rank_of(module_path) != rank:
                 other_ranks.append(f"{module_path} has rank {rank}, there {config.rank_of(module_path)}")
-        elif {f"{flat_name}.lokr_w1", f"{flat_name}.lokr_w2"} <= tensors.keys():
-            # peft scales LoKr of two whole factors too, which all others do not
-            config_rank = config.rank_of(module_path)
-            scale = config.alpha_of(module_path, config_rank) / config_rank
-            tensors[f"{flat_name}.lokr_w1"] = tensors[f"{flat_name}.lokr_w1"].float() * scale
+        else:
+            _scale_whole_lokr(tensors, flat_name, config, module_path)
+    return _notes(configs, tensors, assumed, other_ranks)
 
+
+def _scale_whole_lokr(tensors: dict[str, Tensor], flat_name: str, config: PeftConfig, module_path: str) -> None:
+    """Multiply alpha / rank into LoKr of two whole factors, which peft scales too and all others do not."""
+    first = f"{flat_name}.lokr_w1"
+    if first in tensors and f"{flat_name}.lokr_w2" in tensors:
+        rank = config.rank_of(module_path)
+        tensors[first] = tensors[first].float() * (config.alpha_of(module_path, rank) / rank)
+
+
+def _notes(configs: PeftConfigs, tensors: Mapping[str, Tensor], assumed: bool, other_ranks: list[str]) -> list[str]:
+    """What had to be assumed. Raises LorasmithError for a config beside the file that is not of this file."""
     notes: list[str] = []
-    if other_ranks and source != f"its {METADATA_KEY}":
-        raise LorasmithError(
-            f"{source} is not the config of this file: {other_ranks[0]} ({len(other_ranks)} layers)\n    to do: put "
-            "the config that belongs to it there, or move this one away"
-        )
     if other_ranks:
-        notes.append(f"{source} has other ranks than the tensors: {other_ranks[0]} ({len(other_ranks)} layers)")
+        difference = f"{other_ranks[0]} ({len(other_ranks)} layers)"
+        if configs.is_file:
+            raise LorasmithError(
+                f"{configs.source} is not the config of this file: {difference}\n    to do: put the config that belongs "
+                "to it there, or move this one away"
+            )
+        notes.append(f"{configs.source} has other ranks than the tensors: {difference}")
     if assumed:
         notes.append(
             f"its alphas are not known (no {FILE_NAME} beside it, and none in its metadata): alpha = rank is assumed, "
             "as diffusers does; if it was trained with another lora_alpha, its change is wrong by lora_alpha / rank"
         )
-    if any(config.use_dora for config in configs.values()) and not any(key.endswith("dora_scale") for key in tensors):
-        notes.append(f"{source} says use_dora, but the file has no magnitudes; it is read as plain LoRA")
+    uses_dora = any(config.use_dora for config in configs.by_component.values())
+    if uses_dora and not any(key.endswith("dora_scale") for key in tensors):
+        notes.append(f"{configs.source} says use_dora, but the file has no magnitudes; it is read as plain LoRA")
     return notes
 
 
