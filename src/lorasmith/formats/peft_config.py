@@ -181,8 +181,8 @@ def _notes(configs: PeftConfigs, tensors: Mapping[str, Tensor], assumed: bool, o
         difference = f"{other_ranks[0]} ({len(other_ranks)} layers)"
         if configs.is_file:
             raise LorasmithError(
-                f"{configs.source} is not the config of this file: {difference}\n    to do: put the config that belongs "
-                "to it there, or move this one away"
+                f"{configs.source} is not the config of this file: {difference}\n    to do: put the config that "
+                "belongs to it there, or move this one away"
             )
         notes.append(f"{configs.source} has other ranks than the tensors: {difference}")
     if assumed:

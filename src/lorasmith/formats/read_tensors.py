@@ -33,7 +33,8 @@ def read_tensors(path: Path, check_keys: Callable[[list[str]], None] | None = No
         )
     try:
         with safe_open(path, "pt") as file:
-            keys = list(file.keys())
+            # in the order of the file, since some programs answer by the first key that they know
+            keys = file.offset_keys()
             if check_keys is not None:
                 check_keys(keys)
             tensors = {key: file.get_tensor(key) for key in keys}
