@@ -92,6 +92,11 @@ class FactoredConfig(AdapterConfig):
         # alpha / sqrt(rank) = (alpha * sqrt(rank)) / rank, so readers that divide by the rank get the same scale
         return rank, float(alpha) * math.sqrt(rank) if self.rank_stabilised else float(alpha)
 
+    def largest_rank(self, layer: LayerSpec) -> int | None:
+        """The largest rank that is of use on a layer: that of its weight as a matrix. None where a larger one has a
+        meaning of its own."""
+        return min(layer.shape[0], math.prod(layer.shape[1:])) if layer.takes_factors else None
+
     def up_lr_of(self, component: str) -> float:
         if is_text_encoder(component) and self.text_up_lr is not None:
             return self.text_up_lr

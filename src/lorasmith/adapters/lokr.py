@@ -101,6 +101,9 @@ class LoKr(FactoredConfig):
     """No low-rank factors for the large matrix."""
     tucker: bool = False
 
+    def largest_rank(self, layer: LayerSpec) -> int | None:
+        return None  # a rank beyond the factors means whole factors
+
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> LoKrAdapter | None:
         if not layer.takes_factors:
             return None

@@ -11,6 +11,9 @@ from lorasmith.core.latent_grid import DOWNSCALE
 from lorasmith.core.registry import Config
 from lorasmith.data.transforms import Transform
 
+DEFAULT_RESOLUTION = 512
+"""Where it is not known what the base was made for."""
+
 
 class BucketConfig(Config):
     """Sizes by which images are grouped. Automatic sizes follow from the resolution: half to twice of it."""
@@ -118,8 +121,9 @@ class DataConfig(Config):
     images: Path | None = None
     """A folder, `metadata.jsonl` or image, for data from one source; for several sources, give `subsets`."""
     subsets: tuple[SubsetConfig, ...] = ()
-    resolution: int | tuple[int, int] = 512
-    """The side of a square, or (width, height). All buckets have about this area."""
+    resolution: int | tuple[int, int] | None = None
+    """The side of a square, or (width, height). All buckets have about this area. Default: what the base was made for,
+    such as 512 for SD 1.x, 768 for SD 2.x with v-prediction, 1024 for SDXL."""
     batch_size: int = Field(default=1, ge=1)
     buckets: BucketConfig = BucketConfig()
     validation: ValidationConfig = ValidationConfig()
@@ -158,7 +162,8 @@ class DataConfig(Config):
     def _has_source(self) -> DataConfig:
         if (self.images is None) == (not self.subsets):
             raise ValueError('give either images = "folder", or subsets with one table for each source')
-        check_resolution(self.resolution)
+        if self.resolution is not None:
+            check_resolution(self.resolution)
         return self
 
     @property
@@ -168,8 +173,8 @@ class DataConfig(Config):
 
     @property
     def size(self) -> tuple[int, int]:
-        """The resolution as (width, height)."""
-        return sides_of(self.resolution)
+        """The resolution as (width, height). Set-up has put the base's in where the config names none."""
+        return sides_of(self.resolution or DEFAULT_RESOLUTION)
 
 
 def sides_of(resolution: int | tuple[int, int]) -> tuple[int, int]:

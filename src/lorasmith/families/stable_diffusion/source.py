@@ -70,8 +70,13 @@ class StableDiffusionSource(Source):
 
     @property
     def native_size(self) -> int:
-        # The UNet's config gives the size of the latents.
-        return int(self.config("unet").get("sample_size", 64)) * DOWNSCALE
+        # The UNet's config gives the size of the latents; some configs have none, and some have height and width.
+        size = self.config("unet").get("sample_size")
+        if isinstance(size, list) and size:
+            size = max(size)
+        if not isinstance(size, int) or size < 2:
+            size = shipped_config(self.kind, "unet")["sample_size"]
+        return size * DOWNSCALE
 
     @property
     def context_width(self) -> int:

@@ -100,8 +100,7 @@ class Previews(Hook):
         from lorasmith.sampling.prompts import parse_line, read_prompts
         from lorasmith.sampling.request import Request
 
-        resolution = run.dataset.config.resolution
-        width, height = (resolution, resolution) if isinstance(resolution, int) else resolution
+        width, height = run.dataset.config.size
         defaults: dict[str, Any] = {
             "negative": self.negative,
             "steps": self.steps,

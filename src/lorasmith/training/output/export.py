@@ -110,7 +110,6 @@ def facts_of(run: Run) -> Facts:
     """What the metadata of an exported file state about the run."""
     config = run.config
     family = run.family
-    resolution = config.data.resolution
     # not every kind of adapter has a rank
     rank = getattr(config.adapter, "rank", None)
     return Facts(
@@ -122,7 +121,7 @@ def facts_of(run: Run) -> Facts:
         alpha=getattr(config.adapter, "alpha", None) or rank,
         base_name=Path(config.base).name,
         base_hash=family.fingerprint(family.denoiser_component).split("-")[0],
-        resolution=(resolution, resolution) if isinstance(resolution, int) else resolution,
+        resolution=config.data.size,
         trigger=config.trigger,
         tags=count_tags(run),
         config=shareable_config(config),

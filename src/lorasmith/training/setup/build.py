@@ -22,7 +22,7 @@ from lorasmith.data.remarks import Remark
 from lorasmith.diffusion.prediction import prediction_of_kind
 from lorasmith.diffusion.schedule import require_schedule
 from lorasmith.families.base import Family
-from lorasmith.families.load import load, open_base
+from lorasmith.families.load import load
 from lorasmith.sampling.loras import LoraUse, load_lora
 from lorasmith.training.config import TrainConfig
 from lorasmith.training.hooks import Hook
@@ -39,6 +39,7 @@ from lorasmith.training.setup.eva import initialise_with_eva
 from lorasmith.training.setup.initial_tokens import initial_vectors
 from lorasmith.training.setup.merge_into_base import merge_into_base
 from lorasmith.training.setup.remarks import build_dataset, find_remarks, report_remarks
+from lorasmith.training.setup.setting_remarks import find_setting_remarks, fit_to_base, report_setting_remarks
 from lorasmith.training.step.cuda_graph import CudaGraphs
 from lorasmith.training.step.distributed import Ranks
 from lorasmith.training.step.ema import Ema
@@ -75,15 +76,16 @@ def build_run(
     resume_point = None if resume is None else find_resume_point(resume)
     if ranks.first:
         claim_output(config, resume_point, overwrite, progress)
-    open_base(config.base, vae=config.vae).check_parts(every_name=False)
+    base, config = fit_to_base(config)
 
     dataset = build_dataset(config)
     remarks: list[Remark] = []
+    length = run_length(config, dataset)
+    dataset.steps = length.steps
     if resume_point is None:
         remarks = find_remarks(config, dataset, near_duplicates=False)
         report_remarks(remarks, progress, accept=accept_remarks)
-    length = run_length(config, dataset)
-    dataset.steps = length.steps
+        report_setting_remarks(find_setting_remarks(config, base, length.steps), progress)
 
     # New tokens come before the caches, because captions are encoded with them; adapters come after the caches, because
     # by then the parts of the base that only encode have been freed.

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lorasmith.adapters.attach import new_adapter, select_layers
+from lorasmith.adapters.attach import new_adapter
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.memory import peak_memory
@@ -23,7 +23,6 @@ from lorasmith.data.dataset import Dataset
 from lorasmith.data.remarks import Remark
 from lorasmith.families.resolve import find, with_vae
 from lorasmith.families.source import Source
-from lorasmith.families.stable_diffusion.layer_names import PRESETS
 from lorasmith.files.lora import LoraInput, read
 from lorasmith.files.model import ModelLayers
 from lorasmith.training.config import TrainConfig
@@ -32,6 +31,12 @@ from lorasmith.training.run import Run
 from lorasmith.training.setup.build import build_run, run_length
 from lorasmith.training.setup.first_batches import draw_first_batches
 from lorasmith.training.setup.remarks import build_dataset, find_remarks
+from lorasmith.training.setup.setting_remarks import (
+    adapted_layers,
+    check_ranks,
+    find_setting_remarks,
+    with_base_defaults,
+)
 from lorasmith.training.step.loop import remaining_steps, train_step
 
 MEASURED_STEPS = 2
@@ -106,13 +111,20 @@ def check(
         result.errors += error.problems
         return result
 
+    base: Source | None = None
     with errors_into(result, "base"):
-        check_model(config, result)
-    if result.base:
+        base = check_base(config, result)
+    config = with_base_defaults(config, base)
+    if base is not None:
+        with errors_into(result, "adapter"):
+            check_adapter(config, base, result)
         with errors_into(result, "start"):
             check_lora_files(config)
     with errors_into(result, "data"):
         check_data(config, result, progress)
+    if base is not None and result.adapter and result.length:
+        with errors_into(result, "adapter"):
+            result.warnings += find_setting_remarks(config, base, result.length["steps"])
     check_output(config, result)
 
     # Only a config without errors can be tried.
@@ -145,8 +157,8 @@ def errors_into(result: CheckResult, key: str) -> Iterator[None]:
             result.errors.append(Problem(key, str(error)))
 
 
-def check_model(config: TrainConfig, result: CheckResult) -> None:
-    """Describe the base from its file headers, and the layers that would be trained; no weights are loaded."""
+def check_base(config: TrainConfig, result: CheckResult) -> Source:
+    """Describe the base from its file headers, and name what is missing in it; no weights are loaded."""
     base = find(config.base)
     if config.vae:
         with errors_into(result, "vae"):
@@ -161,7 +173,12 @@ def check_model(config: TrainConfig, result: CheckResult) -> None:
         "prediction": base.prediction if config.prediction == "auto" else config.prediction,
         "parameters": base.parameters,
     }
+    return base
 
+
+def check_adapter(config: TrainConfig, base: Source, result: CheckResult) -> None:
+    """Describe the layers that would be trained. Raises ConfigError if the settings do not fit the base's layers."""
+    check_ranks(config, base)
     layers: dict[str, int] = {}
     parameters: dict[str, int] = {}
     for spec, count in trained_layers(config, base):
@@ -185,20 +202,11 @@ def check_model(config: TrainConfig, result: CheckResult) -> None:
 
 def trained_layers(config: TrainConfig, base: Source) -> Iterator[tuple[LayerSpec, int]]:
     """The layers that would carry adapters, with the number of trained weights of each."""
-    trained = {
-        spec.name: spec
-        for spec in base.layers()
-        if (config.adapter.on_norms or spec.kind != "norm") and config.optimizer.rate(spec.component) > 0
-    }
-    if not trained:  # only new tokens are trained
-        return
-    places = dict.fromkeys(trained, (torch.nn.Module(), ""))
-    for name in select_layers(config.adapter.layers, places, PRESETS):
-        layer_config, _ = config.adapter.for_layer(name)
-        weight = torch.zeros(trained[name].shape)
-        adapter = new_adapter(layer_config, trained[name], weight, torch_generator(0, "check", name))
+    for spec in adapted_layers(config, base):
+        layer_config, _ = config.adapter.for_layer(spec.name)
+        adapter = new_adapter(layer_config, spec, torch.zeros(spec.shape), torch_generator(0, "check", spec.name))
         if adapter is not None:
-            yield trained[name], sum(p.numel() for p in adapter.parameters())
+            yield spec, sum(p.numel() for p in adapter.parameters())
 
 
 def check_lora_files(config: TrainConfig) -> None:

@@ -24,6 +24,8 @@ Groups = list[dict[str, Any]]
 """Parameter groups with `params`, `lr` and `name`."""
 SINGLE_RATE_PACKAGES = ("prodigyopt.", "dadaptation.")
 """Their optimizers find the learning rate by themselves, one for all groups."""
+SELF_TUNING = ("prodigy", "dadapt", "dadaptation", "adafactor")
+"""Parts of the names of optimizers, of any package, that find the learning rate by themselves."""
 EXTRAS = {
     "prodigyopt": '"lorasmith[optimizers]"',
     "dadaptation": '"lorasmith[optimizers]"',
@@ -53,6 +55,11 @@ class OptimizerConfig(Component, root="optimizer", default="adamw"):
         if is_text_encoder(component):
             return self.text_lr
         return self.lr if self.unet_lr is None else self.unet_lr
+
+    @property
+    def finds_rate(self) -> bool:
+        """Whether the optimizer finds the learning rate by itself, so that `lr` is a factor of it."""
+        return False
 
     @abstractmethod
     def build(self, groups: Groups) -> torch.optim.Optimizer:
@@ -104,6 +111,10 @@ class AnyOptimizer(OptimizerConfig):
     kind: Literal["class"] = "class"
     name: str
     args: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def finds_rate(self) -> bool:
+        return any(name in self.name.lower() for name in SELF_TUNING)
 
     def imported_names(self) -> tuple[str, ...]:
         # torch is imported anyway

@@ -86,7 +86,7 @@ def test_a_layer_choice_that_fits_nothing_is_an_error(table: dict[str, Any]) -> 
 def test_validation_without_images_is_a_warning(table: dict[str, Any]) -> None:
     found = lorasmith.check(table, overrides=["validation.every_epochs=1", "data.validation.split=0"])
     assert found.ok
-    assert [p.where for p in found.warnings] == ["validation"]
+    assert "validation" in [p.where for p in found.warnings]
 
 
 def test_a_run_in_the_way_is_a_warning(table: dict[str, Any], tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_run_in_the_way_is_a_warning(table: dict[str, Any], tmp_path: Path) ->
     (tmp_path / "run/config.toml").touch()
     found = lorasmith.check(table)
     assert found.ok
-    assert "already holds a run" in found.warnings[0].found
+    assert [p.where for p in found.warnings if "already holds a run" in p.found] == ["output"]
 
 
 def test_measuring_makes_real_steps_and_leaves_nothing(table: dict[str, Any], tmp_path: Path) -> None:

@@ -93,4 +93,4 @@ def test_check_warns_of_a_file_that_is_in_the_way(pictures: Callable[..., Path],
     (tmp_path / "run.safetensors").write_bytes(b"")
     found = lorasmith.check(table(pictures(3), resolution=64) | {"export": {"folder": str(tmp_path)}})
     assert found.ok
-    assert [p.where for p in found.warnings] == ["export.folder"]
+    assert "export.folder" in [p.where for p in found.warnings]
