@@ -79,12 +79,13 @@ def test_a_warm_up_ends_where_the_originals_does(convert: Convert) -> None:
 )
 def test_diffusers_scripts(script: str, folder: str, train_dir: Path) -> None:
     """Ten images in batches of 2 are 5 batches, 3 for each of two ranks: 6 steps in 2 epochs. Warm-up is in steps."""
+    (train_dir / "ten").mkdir()
     for i in range(10):
-        Image.new("RGB", (64, 64), (i, 0, 0)).save(train_dir / f"{i}.png")
+        Image.new("RGB", (64, 64), (i, 0, 0)).save(train_dir / "ten" / f"{i}.png")
     chosen = find_script(script)
     values: dict[str, Any] = {
         "pretrained_model_name_or_path": "tiny-sd",
-        folder: str(train_dir),
+        folder: "ten",
         "instance_prompt": "a",
         "output_dir": "out",
         "resolution": 64,

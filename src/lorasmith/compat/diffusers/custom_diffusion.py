@@ -13,6 +13,7 @@ from lorasmith.compat.diffusers.shared import (
     Values,
     convert_general,
     convert_optimizer,
+    count_images,
     make_conversion,
     require,
 )
@@ -61,7 +62,8 @@ class TrainCustomDiffusion(Script):
                 }
             )
             classes.append((concept.get("class_data_dir"), concept.get("class_prompt")))
-        subsets = DreamboothSubsets(values, instances, classes)
+        count = sum(count_images(subset["images"], "instance_data_dir") for subset in instances)
+        subsets = DreamboothSubsets(values, instances, classes, count)
 
         config = convert_general(values, subsets.epoch_images)
         config["data"] = {

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lorasmith.compat.diffusers.shared import Table, Values
-from lorasmith.core.errors import LorasmithError
+from lorasmith.core.config import validate
+from lorasmith.core.errors import ConfigError, LorasmithError
 from lorasmith.core.progress import Progress
+from lorasmith.data.config import SubsetConfig
+from lorasmith.data.listing import folders_below
+from lorasmith.data.metadata import TABLE_NAMES
+from lorasmith.data.scan import find_images as list_images
 
 Download = Callable[[Progress | None], None]
 
 
-def find_images(values: Values, folder_option: str, caption: str | None) -> tuple[Table, Download | None]:
-    """One of our subsets, and a function that downloads its images first if they are not in a folder.
+@dataclass(frozen=True)
+class ImageSource:
+    """Where the images of a script are."""
+
+    subsets: list[Table]
+    """Our subsets of them."""
+    count: int | None
+    """How many images they have; None if that is known only when they are downloaded."""
+    download: Download | None = None
+    """Stores the images in the folder of the only subset, before training."""
+
+
+def find_images(values: Values, folder_option: str, caption: str | None) -> ImageSource:
+    """The images of a folder or of a data set. Raises LorasmithError unless exactly one of them is named.
 
     `folder_option`: the option that names a folder. `caption`: of images without their own.
     """
@@ -31,23 +49,68 @@ def find_images(values: Values, folder_option: str, caption: str | None) -> tupl
     if not folder and not source.is_dir():
         output = Path(values["output_dir"])
         target = output.with_name(f"{output.name}-images")
-        subset["images"] = str(target)
         arguments = {"path": str(name), "name": values.get("dataset_config_name")}
-        return subset, download_job(values, arguments, target)
+        return ImageSource([subset | {"images": str(target)}], None, download_job(values, arguments, target))
+    if not source.is_dir():
+        raise LorasmithError(f"--{folder_option} {folder}: no such folder")
+    # The DreamBooth scripts look into an instance folder only, not below it.
+    is_flat = folder_option == "instance_data_dir" and bool(folder)
+    return images_of_folder(values, source, subset, is_flat, is_data_set=not folder)
 
-    # A local folder of parquet shards, which contain images and captions; metadata.parquet contains captions only.
+
+def images_of_folder(values: Values, source: Path, subset: Table, is_flat: bool, is_data_set: bool) -> ImageSource:
+    """The images of a local folder. `subset`: what its subsets share; `is_flat`: folders in it are not looked into;
+    `is_data_set`: it is named as a data set."""
+    # Parquet shards contain images and captions; metadata.parquet contains captions only.
     shards = sorted(file for file in source.rglob("*.parquet") if file.name != "metadata.parquet")
     if shards:
         target = source / "lorasmith-images"
-        subset["images"] = str(target)
         arguments = {"path": "parquet", "data_files": [str(shard) for shard in shards]}
-        return subset, download_job(values, arguments, target)
+        return ImageSource([subset | {"images": str(target)}], None, download_job(values, arguments, target))
 
-    # A local folder of images.
     if values.get("caption_column"):
         subset["caption_column"] = values["caption_column"]
     subset["images"] = str(source)
-    return subset, None
+    subsets = [subset] if is_flat else imagefolder_subsets(source, subset, is_data_set)
+    limit_images(subsets, values.get("max_train_samples"))
+    return ImageSource(subsets, count_images_of(subsets))
+
+
+def imagefolder_subsets(source: Path, shared: Table, is_data_set: bool) -> list[Table]:
+    """The subsets of a folder in the layout `imagefolder` of the library `datasets`.
+
+    Images may lie in folders of any depth. Each metadata table names the images below its own folder. `is_data_set`:
+    the folder is one whole data set, of which only the part "train" is used, if it has parts.
+    """
+    root = source / "train" if is_data_set and (source / "train").is_dir() else source
+    folders = folders_below(root)
+    tables = [folder / name for folder in folders for name in TABLE_NAMES if (folder / name).is_file()]
+    # The table of all parts lies above them.
+    if not tables and root != source:
+        tables = [source / name for name in TABLE_NAMES if (source / name).is_file()]
+    if tables:
+        return [shared | {"images": str(table)} for table in tables]
+    return [shared | {"images": str(root), "recursive": True, "class_folders": False}]
+
+
+def limit_images(subsets: list[Table], limit: int | None) -> None:
+    """Use only the first `limit` images. Raises LorasmithError if they are in several tables."""
+    if limit is None:
+        return
+    if len(subsets) > 1:
+        raise LorasmithError(f"--max_train_samples: the images are in {len(subsets)} metadata tables; write one table")
+    subsets[0]["part"] = [0, limit]
+
+
+def count_images_of(subsets: list[Table]) -> int:
+    """The number of images of subsets; images that cannot be read count, since they stop the run later."""
+    count = 0
+    for subset in subsets:
+        images, problems = list_images(validate(SubsetConfig, subset, "the options"), "data")
+        if problems:
+            raise ConfigError(problems, "the data")
+        count += len(images)
+    return count
 
 
 def download_job(values: Values, arguments: dict[str, Any], target: Path) -> Download:

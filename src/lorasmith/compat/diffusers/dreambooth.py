@@ -29,6 +29,7 @@ from lorasmith.compat.diffusers.shared import (
     convert_lora,
     convert_objective,
     convert_optimizer,
+    count_images,
     diffusers_copy_targets,
     make_conversion,
     require,
@@ -62,7 +63,9 @@ class TrainDreamboothLora(Script):
             "caption": values["instance_prompt"],
             "caption_extension": NO_CAPTION_FILES,
         }
-        subsets = DreamboothSubsets(values, [instances], [(values["class_data_dir"], values["class_prompt"])])
+        classes = [(values["class_data_dir"], values["class_prompt"])]
+        count = count_images(values["instance_data_dir"], "instance_data_dir")
+        subsets = DreamboothSubsets(values, [instances], classes, count)
 
         # The original trains UNet and text encoder with the same learning rate.
         text_lr = values["learning_rate"] if values["train_text_encoder"] else 0.0
@@ -78,15 +81,16 @@ class AdvancedScript(TrainDreamboothLora):
     def convert(self, parsed: Parsed) -> Conversion:
         values = parsed.values
         require(self, values, "pretrained_model_name_or_path", "instance_prompt")
-        instances, download = find_images(values, "instance_data_dir", values["instance_prompt"])
-
-        # Captions are read from a column of a data set only.
-        if not values["caption_column"] or values["instance_data_dir"]:
-            instances["caption_extension"] = NO_CAPTION_FILES
-        instances["repeats"] = values["repeats"]
-        subsets = DreamboothSubsets(values, [instances], [(values["class_data_dir"], values["class_prompt"])])
+        source = find_images(values, "instance_data_dir", values["instance_prompt"])
+        for instances in source.subsets:
+            # Captions are read from a column of a data set only.
+            if not values["caption_column"] or values["instance_data_dir"]:
+                instances["caption_extension"] = NO_CAPTION_FILES
+            instances["repeats"] = values["repeats"]
+        classes = [(values["class_data_dir"], values["class_prompt"])]
+        subsets = DreamboothSubsets(values, source.subsets, classes, source.count)
         text_lr = values["text_encoder_lr"] if values["train_text_encoder"] else 0.0
-        conversion = convert_dreambooth(self, parsed, subsets, text_lr, download)
+        conversion = convert_dreambooth(self, parsed, subsets, text_lr, source.download)
 
         # The original gives the number of skipped layers; for us, 1 is the last layer.
         if values.get("clip_skip"):

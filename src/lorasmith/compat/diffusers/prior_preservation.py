@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lorasmith.compat.diffusers.class_images import class_image_job
-from lorasmith.compat.diffusers.shared import NO_CAPTION_FILES, Table, Values, count_images
+from lorasmith.compat.diffusers.shared import NO_CAPTION_FILES, Table, Values
 from lorasmith.core.config import validate
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
@@ -16,28 +16,38 @@ from lorasmith.sampling.settings import SampleSettings
 class DreamboothSubsets:
     """The subsets of a config, the length of an epoch, and the work that is needed before training."""
 
-    def __init__(self, values: Values, instances: list[Table], classes: list[tuple[str | None, str | None]]) -> None:
-        """`instances`: our subsets of instance images; `classes`: class folder and class prompt of each concept."""
+    def __init__(
+        self,
+        values: Values,
+        instances: list[Table],
+        classes: list[tuple[str | None, str | None]],
+        image_count: int | None,
+    ) -> None:
+        """`instances`: our subsets of instance images, of which there are `image_count`, or None if that is not known
+        yet; `classes`: class folder and class prompt of each concept."""
         self.tables = list(instances)
         self.jobs: list[Callable[[Progress | None], None]] = []
         """Functions that draw missing class images."""
         # An epoch of the original uses each instance image once for each repeat.
-        instance_count = 0
-        for subset in instances:
-            instance_count += count_images(subset["images"], "instance_data_dir") * subset.get("repeats", 1)
-        self.epoch_images = instance_count
-        """How many images an epoch of the original has."""
+        repeats = instances[0].get("repeats", 1)
+        self.epoch_images = None if image_count is None else image_count * repeats
+        """How many images an epoch of the original has, if it is known."""
         if not values["with_prior_preservation"]:
             return
         for folder, prompt in classes:
             self._add_class(values, folder, prompt)
 
         # The original has as many class images as instance images in each batch, so both are used equally often.
+        if self.epoch_images is None:
+            raise LorasmithError(
+                "--with_prior_preservation needs the number of instance images, which is not known before the download "
+                "of the data set; download it first, and name its folder in --dataset_name"
+            )
         class_count = values["num_class_images"] * len(classes)
-        factor = max(1, round(class_count / max(1, instance_count)))
+        factor = max(1, round(class_count / max(1, self.epoch_images)))
         for subset in instances:
             subset["repeats"] = subset.get("repeats", 1) * factor
-        self.epoch_images = max(instance_count, class_count)
+        self.epoch_images = max(self.epoch_images, class_count)
 
     def _add_class(self, values: Values, folder: str | None, prompt: str | None) -> None:
         """Add the class images of one concept."""

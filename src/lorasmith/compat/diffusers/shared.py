@@ -78,20 +78,16 @@ def convert_upload(values: Values, copy_targets: Mapping[str, Path]) -> Table:
     }
 
 
-def convert_general(values: Values, image_count: int) -> Table:
+def convert_general(values: Values, image_count: int | None) -> Table:
     """Base, output, length, precision, checkpoints and previews.
 
-    `image_count`: how many images an epoch of the original has.
+    `image_count`: how many images an epoch of the original has; None if it is not known yet.
     """
-    # The original counts epochs in optimizer steps; incomplete batches count as whole ones.
-    # Each process has batches of its own.
-    batches = math.ceil(max(1, image_count) / values["train_batch_size"] / find_launch().count)
-    steps_per_epoch = max(1, math.ceil(batches / values["gradient_accumulation_steps"]))
     table: Table = {
         "base": values["pretrained_model_name_or_path"],
         "output": values["output_dir"],
         "seed": values["seed"] or 0,
-        "steps": values["max_train_steps"] or values["num_train_epochs"] * steps_per_epoch,
+        **convert_length(values, image_count),
         "accumulation": values["gradient_accumulation_steps"],
         "gradient_checkpointing": values["gradient_checkpointing"],
         "precision": PRECISIONS[values["mixed_precision"]],
@@ -109,6 +105,19 @@ def convert_general(values: Values, image_count: int) -> Table:
     if preview:
         table["preview"] = preview
     return table
+
+
+def convert_length(values: Values, image_count: int | None) -> Table:
+    """`steps`; `epochs` where the number of images is not known yet."""
+    if values["max_train_steps"]:
+        return {"steps": values["max_train_steps"]}
+    if image_count is None:
+        return {"epochs": values["num_train_epochs"]}
+    # The original counts epochs in optimizer steps; incomplete batches count as whole ones. Each process has batches
+    # of its own.
+    batches = math.ceil(max(1, image_count) / values["train_batch_size"] / find_launch().count)
+    steps_per_epoch = max(1, math.ceil(batches / values["gradient_accumulation_steps"]))
+    return {"steps": values["num_train_epochs"] * steps_per_epoch}
 
 
 def convert_learning_rate(values: Values) -> float:

@@ -18,14 +18,17 @@ from lorasmith.compat.diffusers.shared import (
 )
 from lorasmith.compat.options import Option
 from lorasmith.compat.script import Conversion, Parsed, Script
-from lorasmith.core.config import validate
-from lorasmith.data.config import SubsetConfig
-from lorasmith.data.scan import scan
 
 OUTPUT = "sd-model-finetuned-lora"
 OWN = (
-    Option("train_data_dir", "text", to="data.images", note="an imagefolder with metadata.jsonl or metadata.csv"),
-    Option("max_train_samples", "int", note="of a hub data set"),
+    Option(
+        "train_data_dir",
+        "text",
+        to="data.images",
+        note="an imagefolder: images in folders of any depth, with metadata.jsonl or metadata.csv in any of them; or "
+        "with caption files",
+    ),
+    Option("max_train_samples", "int", to="data.subsets.part", note="the first ones, in the order of their names"),
     Option("prediction_type", "text", to="prediction", choices=("epsilon", "v_prediction")),
 )
 
@@ -45,22 +48,15 @@ class TrainTextToImageLora(Script):
     def convert(self, parsed: Parsed) -> Conversion:
         values = parsed.values
         require(self, values, "pretrained_model_name_or_path")
-        subset, download = find_images(values, "train_data_dir", None)
-        # The number of images is needed to convert epochs to steps.
-        if download is None:
-            image_count = len(scan(validate(SubsetConfig, subset, "the options"), "data", skip_bad=True).records)
-        else:
-            image_count = values["max_train_samples"] or 0
-        config = convert_general(values, image_count)
-        if download is not None and not values["max_train_steps"]:
-            # The number of images, and with it the number of steps, is known after the download only.
-            config["steps"] = None
-            config["epochs"] = values["num_train_epochs"]
+        source = find_images(values, "train_data_dir", None)
+        config = convert_general(values, source.count)
         config["data"] = {
-            "subsets": [subset],
+            "subsets": source.subsets,
             "resolution": values["resolution"],
             "batch_size": values["train_batch_size"],
             "transforms": [{"kind": "flip"}] if values["random_flip"] else [],
+            # The original stops at a data set without captions, too.
+            "empty_captions": False,
         }
         text_lr = values["learning_rate"] if values.get("train_text_encoder") else 0.0
         config["adapter"] = convert_lora(values)
@@ -70,7 +66,7 @@ class TrainTextToImageLora(Script):
         if values["prediction_type"]:
             config["prediction"] = values["prediction_type"]
         copy_targets = diffusers_copy_targets(values["output_dir"])
-        return make_conversion(self, parsed, config, copy_targets=copy_targets, prepare=download)
+        return make_conversion(self, parsed, config, copy_targets=copy_targets, prepare=source.download)
 
 
 class TrainTextToImageLoraSdxl(TrainTextToImageLora):
