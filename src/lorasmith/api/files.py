@@ -52,16 +52,17 @@ def convert(
     words: Sequence[Path | str] = (),
     **saving: Unpack[SaveOptions],
 ) -> FileReport:
-    """Write a LoRA in the format `kohya`, `peft`, `portable`, `lycoris`, `diff` or `bundle`.
+    """Write a LoRA in the format `kohya`, `peft`, `portable`, `lycoris`, `diff`, `bundle` or `mixofshow`.
 
     `base`: the base model; needed if the file does not tell its family, or if its change depends on the base's weights.
     `rank`: the rank of the LoRA that approximates layers without an exact form in the format. `words`: embedding files
     for a bundle. Raises LorasmithError if the format cannot hold the LoRA.
     """
     from lorasmith.files.convert import convert as convert_file
+    from lorasmith.files.lora import find_format
 
     embeddings = [Path(word) for word in words]
-    target = _output(saving, Path(file), to)
+    target = _output(saving, Path(file), to, find_format(to).suffix)
     return convert_file(Path(file), to, target, base=base, rank=rank, token_files=embeddings)
 
 
@@ -185,9 +186,9 @@ def strip(
     return strip_file(Path(file), cast(Level, to), target)
 
 
-def _output(saving: SaveOptions, file: Path, suffix: str) -> OutputFile:
+def _output(saving: SaveOptions, file: Path, suffix: str, ending: str = ".safetensors") -> OutputFile:
     """Where and how to write a new file; by default next to `file`, with the suffix in its name."""
     from lorasmith.files.lora import OutputFile, dtype_named
 
-    path = saving.get("output") or file.with_name(f"{file.stem}-{suffix}.safetensors")
+    path = saving.get("output") or file.with_name(f"{file.stem}-{suffix}{ending}")
     return OutputFile(Path(path), dtype_named(saving.get("dtype")), saving.get("overwrite", False))

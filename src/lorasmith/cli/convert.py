@@ -14,7 +14,12 @@ from lorasmith.cli.options import BaseOfLora, Dtype, Json, LoraFile, NewFile, Ov
 def convert_command(
     file: LoraFile,
     to: Annotated[
-        str, typer.Option("--to", metavar="kohya|peft|portable|lycoris|diff|bundle", help="The format of the new file.")
+        str,
+        typer.Option(
+            "--to",
+            metavar="kohya|peft|portable|lycoris|diff|bundle|mixofshow",
+            help="The format of the new file.",
+        ),
     ],
     output: NewFile = None,
     base: BaseOfLora = None,
@@ -40,6 +45,7 @@ def convert_command(
     portable: plain LoRA, which A1111, Forge, ComfyUI, InvokeAI and diffusers all read with the same result. kohya:
     every kind of adapter, with the tensor names of most trainers. lycoris: as kohya, but nothing is rewritten. peft:
     the format of diffusers. diff: full weight differences. bundle: kohya with the new tokens inside, for A1111 only.
+    mixofshow: a .pth file with new tokens for each layer, for Mix-of-Show's own code.
     """
     from lorasmith import api
 

@@ -53,7 +53,7 @@ def convert(
     file.
     """
     target_format = find_format(to)
-    output.check()
+    output.check(target_format.suffix)
     lora = read(path, None if base is None else ModelLayers.from_base(base))
     errors = TruncationErrors()
     notes = list(lora.notes)
@@ -66,7 +66,7 @@ def convert(
     # tokens that are bundled in the file are copied; those in Lorasmith's own format are bundled anew
     copied = dict(lora.bundled) if to in FORMATS_WITH_BUNDLES else {}
     tokens = _load_tokens(path, token_files)
-    token_tensors = target_format.encode_tokens(token_embeddings.mean_over_layers(tokens))
+    token_tensors = target_format.encode_layerwise_tokens(tokens)
     if token_tensors:
         lora = replace(lora, metadata=_bundle_metadata(lora.metadata, tokens))
     elif token_files:
@@ -76,14 +76,15 @@ def convert(
             f"{path}: there are no new tokens to bundle, neither in it nor in an exact file beside it; add embedding "
             "files with --word"
         )
-    notes += _token_notes(lora, to, tokens, bool(copied), bool(token_tensors))
+    averaged = bool(token_tensors) and not target_format.layerwise
+    notes += _token_notes(lora, to, tokens, bool(copied), bool(token_tensors), averaged)
 
     # the file, with what was done to it
     history = f"converted from {lora.spelling} names to {to}"
     if errors.worst:
         history += f", the best LoRA of rank {rank} where needed, error {errors.relative_error:.3g}"
-    save(output, lora, encoded, history, copied | token_tensors)
-    if token_tensors:
+    save(output, lora, encoded, history, copied | token_tensors, target_format)
+    if averaged:
         notes += _reader_remarks(output.path)
     report = FileReport(output.path, len(layers), ranks=rank_counts(layers), notes=notes)
     # without an approximation there is no error to report, not even one of 0
@@ -209,17 +210,18 @@ def _load_tokens(path: Path, token_files: Sequence[Path]) -> TokenEmbeddings:
 
 
 def _token_notes(
-    lora: DecodedLora, to: str, tokens: TokenEmbeddings, bundle_copied: bool, tokens_written: bool
+    lora: DecodedLora, to: str, tokens: TokenEmbeddings, bundle_copied: bool, written: bool, averaged: bool
 ) -> list[str]:
-    """Notes about new tokens that the new file does not have, or not exactly."""
+    """Notes about new tokens that the new file does not have, or not exactly. `averaged`: it holds the mean of the
+    vectors of all layers."""
     notes: list[str] = []
     if lora.bundled and not bundle_copied:
         notes.append(f"{len(lora.bundled)} tensors of new tokens are left out: {to} files cannot hold them")
-    if tokens_written:
+    if averaged:
         warning = token_embeddings.averaging_warning(tokens)
         if warning:
             notes.append(warning)
-    elif lora.tokens:
+    elif lora.tokens and not written:
         notes.append(
             f"its new tokens ({', '.join(lora.tokens)}) are not in the new file; for user interfaces they are in the "
             "embeddings folder of the run"

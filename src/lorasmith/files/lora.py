@@ -20,7 +20,7 @@ from lorasmith.core.file_strength import split_strength
 from lorasmith.core.package import VERSION
 from lorasmith.core.registry import registered
 from lorasmith.files.model import ModelLayers
-from lorasmith.formats import bundle, diff, kohya, peft, plugins, write  # noqa: F401
+from lorasmith.formats import bundle, diff, kohya, mixofshow, peft, plugins  # noqa: F401
 from lorasmith.formats.base import Encoded, Format
 from lorasmith.formats.embeddings import BUNDLE_PREFIX
 from lorasmith.formats.lora_file import LoraFile
@@ -59,12 +59,12 @@ class OutputFile:
     dtype: torch.dtype | None = None
     overwrite: bool = False
 
-    def check(self) -> None:
+    def check(self, suffix: str = ".safetensors") -> None:
         """Raise LorasmithError if the file exists and must not be replaced, or has a wrong suffix."""
         if self.path.exists() and not self.overwrite:
             raise LorasmithError(f"{self.path}: exists already; give --overwrite, or another name with -o")
-        if self.path.suffix != ".safetensors":
-            raise LorasmithError(f"{self.path}: LoRAs are written as .safetensors; give such a name with -o")
+        if self.path.suffix != suffix:
+            raise LorasmithError(f"{self.path}: such a LoRA is written as {suffix}; give such a name with -o")
 
 
 @dataclass(frozen=True)
@@ -260,15 +260,21 @@ def format_of(lora: DecodedLora) -> str:
 
 
 def save(
-    output: OutputFile, lora: DecodedLora, encoded: Encoded, note: str, extra: Mapping[str, Tensor] | None = None
+    output: OutputFile,
+    lora: DecodedLora,
+    encoded: Encoded,
+    note: str,
+    extra: Mapping[str, Tensor] | None = None,
+    form: Format | None = None,
 ) -> None:
-    """Write a file made from `lora`, with its metadata and a note of what was done. `extra`: further tensors."""
+    """Write a file made from `lora`, with its metadata and a note of what was done. `extra`: further tensors; `form`:
+    the format, if it has a layout of its own."""
     tensors = dict(encoded.tensors)
     tensors.update(extra or {})
     metadata = updated_metadata(lora.metadata, note)
     metadata |= network_metadata(encoded.tensors, lora.metadata)
     metadata |= encoded.metadata
-    write.write(output.path, tensors, metadata, output.dtype or lora.dtype)
+    (form or kohya.Kohya()).write(output.path, tensors, metadata, output.dtype or lora.dtype)
 
 
 def updated_metadata(metadata: Mapping[str, str], note: str) -> dict[str, str]:

@@ -5,14 +5,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from lorasmith.adapters.base import Adapter
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.registry import Component
+from lorasmith.formats import token_embeddings
 from lorasmith.formats.rewrite import LayerTensors
+from lorasmith.formats.token_embeddings import TokenEmbeddings
+from lorasmith.formats.write import write as write_safetensors
 from lorasmith.moved_modules import renamed
 
 
@@ -47,6 +52,11 @@ class Encoded:
 class Format(Component, root="format"):
     """A way to write the changes of layers, `{layer: {tensor name: tensor}}` with kohya's and LyCORIS' tensor names."""
 
+    suffix: ClassVar[str] = ".safetensors"
+    """Of the files in this format."""
+    layerwise: ClassVar[bool] = False
+    """Whether a file holds the vectors of a new token for each cross-attention layer, and not their mean."""
+
     @abstractmethod
     def encode(self, layers: Mapping[str, LayerTensors], names: LayerNames, shapes: Shapes) -> Encoded:
         """Tensors by their names in the file, float32.
@@ -60,6 +70,17 @@ class Format(Component, root="format"):
         `tokens`: vectors (count, width) by token and text encoder.
         """
         return {}
+
+    def encode_layerwise_tokens(self, tokens: TokenEmbeddings) -> dict[str, Tensor]:
+        """The tensors of new tokens whose vectors may differ from layer to layer. Most formats hold their mean.
+
+        Raises LorasmithError if the format cannot hold them.
+        """
+        return self.encode_tokens(token_embeddings.mean_over_layers(tokens))
+
+    def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], dtype: torch.dtype) -> Path:
+        """Write a file of this format. `tensors`: what `encode` and the encoding of tokens return."""
+        return write_safetensors(path, tensors, metadata, dtype)
 
     def encode_adapters(
         self, adapters: Mapping[str, Adapter], names: LayerNames, weight_of: Callable[[str], Tensor] | None = None

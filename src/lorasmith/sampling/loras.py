@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -250,19 +251,30 @@ def find_lora(tag: LoraTag, loras: Sequence[LoraUse]) -> LoraUse:
     folders = list(dict.fromkeys([*(use.path.parent for use in loras), Path()]))
     # a file that was named with --lora goes before one with the same name elsewhere
     candidates = [use.path for use in loras if use.path.stem == tag.name]
-    candidates += [folder / f"{tag.name}{SUFFIX}" for folder in folders]
+    candidates += lora_files(folders, tag.name)
     for path in candidates:
         if path.is_file():
             return LoraUse(path, tag.unet, text)
-    names = [file.stem for folder in folders for file in folder.glob(f"*{SUFFIX}")]
+    names = [file.stem for file in lora_files(folders)]
     raise LorasmithError(
         f"<lora:{tag.name}>: there is no {tag.name}{SUFFIX} in {', '.join(str(folder) for folder in folders)}; "
         f"{did_you_mean(tag.name, names) or 'give it with --lora'}"
     )
 
 
+def lora_files(folders: Sequence[Path], name: str = "") -> list[Path]:
+    """The files of LoRAs in folders: all of them, or those with this name without suffix."""
+    pattern = glob.escape(name) or "*"
+    patterns = [f"{pattern}{suffix}" for suffix in (SUFFIX, mixofshow.SUFFIX)]
+    return [file for folder in folders for suffixed in patterns for file in folder.glob(suffixed)]
+
+
 def short_hash(path: Path) -> str:
-    """What A1111 identifies a LoRA by: the first 12 digits of the SHA-256 of the file without its header."""
+    """What A1111 identifies a LoRA by: the first 12 digits of the SHA-256 of the file, without the header of a
+    .safetensors file."""
+    # a pickle has no such header: its first bytes would be read as a length that reaches far beyond the file
+    if path.suffix.lower() != SUFFIX:
+        return sha256_of(path)[:12]
     with path.open("rb") as file:
         header_size = int.from_bytes(file.read(8), "little")
     return sha256_of(path, 8 + header_size)[:12]

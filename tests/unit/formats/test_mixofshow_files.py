@@ -7,11 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+import lorasmith
+from lorasmith.adapters.attach import module_at
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.store import sha256_of
 from lorasmith.families.load import load as load_base
+from lorasmith.formats.mixofshow import MixOfShow
 from lorasmith.formats.read import load
-from lorasmith.sampling.loras import Loras, LoraUse
+from lorasmith.sampling.loras import Loras, LoraUse, find_lora, short_hash
+from lorasmith.sampling.prompts import LoraTag
 
 UNET = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 TEXT = "encoder.layers.0.self_attn.q_proj"
@@ -58,3 +64,61 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
     torch.save({"params": Path("x")}, tmp_path / "f.pth")
     with pytest.raises(LorasmithError, match="more than tensors"):
         load(tmp_path / "f.pth")
+
+
+def test_they_are_written_as_its_code_reads_them(tmp_path: Path) -> None:
+    """From its file to ours and back: the same keys and products, vectors to the bit."""
+    params = theirs(tmp_path / "edlora.pth")
+    report = lorasmith.convert(tmp_path / "edlora.pth", "mixofshow", base="tiny-sd", output=tmp_path / "again.pth")
+    assert report.notes == []
+    content = torch.load(tmp_path / "again.pth", weights_only=True)
+    assert content.keys() == {"params"}
+    assert {part: set(tensors) for part, tensors in content["params"].items()} == {
+        part: set(tensors) for part, tensors in params.items()
+    }
+    for part, tensors in params.items():
+        assert all(torch.equal(content["params"][part][key], tensor) for key, tensor in tensors.items())
+
+
+def test_alpha_is_in_the_factors_and_shared_tokens_are_repeated(tmp_path: Path) -> None:
+    family = load_base("tiny-sd")
+    layer = family.named_layers(["unet"])[f"unet.{UNET}"]
+    out, width = module_at(layer).weight.shape
+    tensors = {
+        "lora_down.weight": torch.randn(4, width),
+        "lora_up.weight": torch.randn(out, 4),
+        "alpha": torch.tensor(2.0),
+    }
+    form = MixOfShow()
+    encoded = form.encode({f"unet.{UNET}": tensors}, family, {f"unet.{UNET}": (out, width)})
+    assert set(encoded.tensors) == {f"unet.{UNET}.lora_down.weight", f"unet.{UNET}.lora_up.weight"}
+    product = encoded.tensors[f"unet.{UNET}.lora_up.weight"] @ encoded.tensors[f"unet.{UNET}.lora_down.weight"]
+    torch.testing.assert_close(product, 0.5 * tensors["lora_up.weight"] @ tensors["lora_down.weight"])
+
+    vector = torch.randn(1, 1, 8)
+    (values,) = form.encode_layerwise_tokens({"<p1>": {"te": vector}}).values()
+    assert torch.equal(values, vector[0].expand(16, -1))
+    for wrong in ({"te": torch.zeros(2, 16, 8)}, {"te": torch.zeros(1, 70, 8)}, {"te1": vector, "te2": vector}):
+        with pytest.raises(LorasmithError, match="<p1>"):
+            form.encode_layerwise_tokens({"<p1>": wrong})
+
+
+@pytest.mark.parametrize(
+    "layer", ["unet.down_blocks.0.resnets.0.conv1", "unet.conv_in", "te1.text_model.encoder.x.fc1"]
+)
+def test_layers_that_its_code_passes_over_are_refused(layer: str) -> None:
+    family = load_base("tiny-sd")
+    tensors = {"lora_down.weight": torch.ones(1, 4), "lora_up.weight": torch.ones(4, 1)}
+    with pytest.raises(LorasmithError, match=layer.replace(".", r"\.")):
+        MixOfShow().encode({layer: tensors}, family, {layer: (4, 4)})
+
+
+def test_it_draws(tmp_path: Path) -> None:
+    """Also by a tag in a prompt. The hash that goes into the picture is that of the whole file, as in A1111."""
+    theirs(tmp_path / "edlora.pth")
+    settings = {"steps": 1, "width": 64, "height": 64}
+    lorasmith.sample("tiny-sd", "a <p1> <p2>", tmp_path / "a", loras=[tmp_path / "edlora.pth"], **settings)
+    with Image.open(tmp_path / "a" / "00000-0.png") as picture:
+        assert short_hash(tmp_path / "edlora.pth") in picture.info["parameters"]
+    assert short_hash(tmp_path / "edlora.pth") == sha256_of(tmp_path / "edlora.pth")[:12]
+    assert find_lora(LoraTag("edlora"), [LoraUse(tmp_path / "x.safetensors")]).path.suffix == ".pth"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.files.lora import LoraInput
@@ -41,6 +41,13 @@ class Exports(NumberedFiles):
     model: Literal["layout", "single_file"] | None = None
     """At the end, also write the base model with the trained change merged into it: in the `layout` of the base (the
     folder `name.model`, or the file `name.model.safetensors`), or as `single_file` in the original layout (SD 1.x)."""
+
+    @field_validator("format")
+    @classmethod
+    def _safetensors(cls, form: Format) -> Format:
+        if form.suffix != ".safetensors":
+            raise ValueError(f"its files end in {form.suffix}; write them as further ones: also = [{{kind = ...}}]")
+        return form
 
     def file(self, run: Run) -> Path:
         """The final file of the run. If only new tokens are trained, this is the file with their embeddings."""
@@ -115,7 +122,7 @@ class Exports(NumberedFiles):
 
         for form in self.also:
             kind = form.model_dump()["kind"]
-            other_path = run.folder / f"{name}.{kind}.safetensors"
+            other_path = run.folder / f"{name}.{kind}{form.suffix}"
             export.write(run, other_path, form, self.dtype)
             self.write_event(run, "export", other_path)
 

@@ -44,9 +44,7 @@ def encode_token_embeddings(run: Run, form: Format) -> dict[str, Tensor]:
     if run.token_trainer is None:
         return {}
     with run.as_exported():
-        return form.encode_tokens(
-            token_embeddings.mean_over_layers(token_embeddings.vocabulary_embeddings(run.token_trainer.vocabulary))
-        )
+        return form.encode_layerwise_tokens(token_embeddings.vocabulary_embeddings(run.token_trainer.vocabulary))
 
 
 def write(run: Run, path: Path, form: Format, dtype: str) -> Path:
@@ -55,6 +53,8 @@ def write(run: Run, path: Path, form: Format, dtype: str) -> Path:
     encoded = encode(run, form)
     token_tensors = encode_token_embeddings(run, form)
     tensors = {**encoded.tensors, **token_tensors}
+    if form.suffix != ".safetensors":
+        return form.write(path, tensors, {}, DTYPES[dtype])
     if path.suffix != ".safetensors":
         return write_pickle(path, tensors, DTYPES[dtype])
 
