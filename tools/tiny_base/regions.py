@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from lorasmith.core.devices import pick_device
 from lorasmith.evaluation.judge import Judge
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
@@ -22,7 +23,6 @@ from lorasmith.sampling.loras import Loras, LoraUse
 from lorasmith.sampling.regions import Region
 from lorasmith.sampling.request import Request
 from lorasmith.sampling.sample import sample
-from lorasmith.sampling.settings import pick_device
 
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
 PAIRS = (("cat", "house"), ("house", "cat"), ("dog", "car"), ("banana", "dog"))

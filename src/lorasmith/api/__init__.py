@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lorasmith.sampling.options import SampleOptions
     from lorasmith.sampling.run import SampleResult
     from lorasmith.training.config import TrainConfig
+    from lorasmith.training.doctor import Diagnosis
     from lorasmith.training.session import TrainResult
     from lorasmith.training.setup.check import CheckResult
     from lorasmith.training.sweep import SweepResult
@@ -39,6 +40,7 @@ __all__ = [
     "check",
     "combine",
     "convert",
+    "doctor",
     "evaluate",
     "extract",
     "fuse",
@@ -126,6 +128,17 @@ def check(
         progress=progress or Progress(),
         pictures=None if pictures is None else Path(pictures),
     )
+
+
+def doctor(device: str = "auto", *, self_test: bool = True, progress: Progress | None = None) -> Diagnosis:
+    """Look at this machine: devices, torch's build, memory, disk, optional parts, caches.
+
+    `self_test`: also train ten steps of the embedded base on `device`, and compare the loss with the known one. What is
+    wrong is in the result (`findings`, `ok`); it is not raised.
+    """
+    from lorasmith.training.doctor import diagnose
+
+    return diagnose(device, self_test=self_test, progress=progress)
 
 
 @explains_foreign_keys

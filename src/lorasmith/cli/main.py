@@ -20,6 +20,7 @@ from lorasmith.cli.check import check_command
 from lorasmith.cli.combine import combine_command
 from lorasmith.cli.convert import convert_command
 from lorasmith.cli.demo import demo_command
+from lorasmith.cli.doctor import doctor_command
 from lorasmith.cli.evaluate import evaluate_command
 from lorasmith.cli.extract import extract_command
 from lorasmith.cli.foreign import SEPARATE, as_command, convert_config_command
@@ -82,6 +83,7 @@ _add("fuse", fuse_command)
 _add("refit", refit_command)
 _add("demo", demo_command, needs_arguments=False)
 _add("studio", studio_command, needs_arguments=False)
+_add("doctor", doctor_command, needs_arguments=False)
 _add("as", as_command, settings=SEPARATE)
 _add("convert-config", convert_config_command, settings=SEPARATE)
 

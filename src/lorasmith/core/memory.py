@@ -7,11 +7,14 @@ import sys
 import psutil
 import torch
 
+from lorasmith.core.devices import backend
+
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes in use at one time: of the GPU's memory for a CUDA device, else of this process."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
+    """The most bytes in use at one time: of the device's memory where it counts them, else of this process."""
+    ask = None if device.type == "cpu" else getattr(backend(device.type), "max_memory_allocated", None)
+    if ask is not None:
+        return int(ask(device))
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
     import resource  # not available on Windows

@@ -36,13 +36,21 @@ def python_random(seed: int, purpose: str, *position: int | str) -> random.Rando
 
 @contextmanager
 def restored_global_generators(device: torch.device) -> Generator[None, None, None]:
-    """Torch's global generators of the CPU and, if `device` is a CUDA device, of that, are the same after the block.
+    """Torch's global generators of the CPU and of `device` are the same after the block.
 
     The one exception to randomness by position: `torch.nn.functional.dropout` takes no generator, so the training step
     seeds the global ones by its position, inside this block.
     """
-    cuda_devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda_devices):  # pyright: ignore[reportUnknownMemberType]
+    if device.type == "mps":  # one device, which fork_rng cannot name
+        before = torch.mps.get_rng_state()
+        try:
+            with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
+                yield
+        finally:
+            torch.mps.set_rng_state(before)
+        return
+    devices, device_type = ([], "cuda") if device.type == "cpu" else ([device], device.type)
+    with torch.random.fork_rng(devices=devices, device_type=device_type):  # pyright: ignore[reportUnknownMemberType]
         yield
 
 

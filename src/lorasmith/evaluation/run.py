@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from lorasmith.core.devices import pick_device
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.core.store import write_text
@@ -30,7 +31,6 @@ from lorasmith.families.load import load
 from lorasmith.families.resolve import find
 from lorasmith.sampling.loras import Loras
 from lorasmith.sampling.run import apply_prediction_settings
-from lorasmith.sampling.settings import pick_device
 
 
 def evaluate(

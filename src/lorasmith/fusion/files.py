@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lorasmith.concepts import Vocabulary
+from lorasmith.core.devices import pick_device
 from lorasmith.core.dtypes import dtype_of
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
@@ -31,7 +32,6 @@ from lorasmith.formats.write import write
 from lorasmith.fusion.concepts import ConceptUse, read_concepts
 from lorasmith.fusion.fuse import METHODS, FuseSettings, FusionResult, fuse
 from lorasmith.sampling.loras import vocabulary_of
-from lorasmith.sampling.settings import pick_device
 
 
 @dataclass

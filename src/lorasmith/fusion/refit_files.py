@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lorasmith.core.devices import pick_device
 from lorasmith.core.dtypes import dtype_of
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
@@ -19,7 +20,6 @@ from lorasmith.fusion.files import write_all
 from lorasmith.fusion.layerwise_texts import mean_tokens
 from lorasmith.fusion.refit import RefitResult, RefitSettings, refit
 from lorasmith.sampling.loras import new_tokens_of, vocabulary_of
-from lorasmith.sampling.settings import pick_device
 
 
 @dataclass

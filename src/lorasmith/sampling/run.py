@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from lorasmith.core.devices import pick_device
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.diffusion.prediction import prediction_of_kind
@@ -23,7 +24,7 @@ from lorasmith.sampling.png_metadata import save_picture
 from lorasmith.sampling.prompts import split_loras
 from lorasmith.sampling.request import Request
 from lorasmith.sampling.sample import Picture, sample
-from lorasmith.sampling.settings import SampleSettings, build_requests, pick_device
+from lorasmith.sampling.settings import SampleSettings, build_requests
 
 GRID_NAME = "grid.png"
 

@@ -120,19 +120,3 @@ def _build_request(values: dict[str, Any]) -> Request:
         return Request(**fields)
     except LorasmithError as error:
         raise LorasmithError(f"{prompt}: {error}") from None
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a name; `auto` is the first CUDA device, else the CPU.
-
-    Raises LorasmithError for a wrong name, or CUDA on a machine without it.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise LorasmithError(f'device: "{name}" is not a device; use auto, cpu, cuda, cuda:1 or mps') from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise LorasmithError(f'device: "{name}" needs CUDA, but torch finds no CUDA device; use auto')
-    return device

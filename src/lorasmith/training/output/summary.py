@@ -7,8 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from lorasmith.core.devices import device_name
 from lorasmith.core.dtypes import dtype_name
 from lorasmith.core.package import VERSION
 from lorasmith.core.store import write_text
@@ -58,7 +57,7 @@ def summary(run: Run) -> dict[str, Any]:
             "steps_per_epoch": run.length.steps_per_epoch,
             "views_per_image": round(run.length.samples / max(1, len(run.dataset.records)), 1),
         },
-        "device": describe_device(run.device),
+        "device": device_name(run.device),
         "ranks": run.ranks.count,
         "versions": versions(),
     }
@@ -73,10 +72,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue  # bitsandbytes is optional
     return by_name
-
-
-def describe_device(device: torch.device) -> str:
-    """The name of a GPU; of other devices the type and the number of CPU threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({torch.get_num_threads()} threads)"

@@ -14,6 +14,7 @@ from lorasmith.adapters.attach import AdapterSet, apply_settings
 from lorasmith.concepts.initial_embeddings import initial_vocabulary
 from lorasmith.concepts.token_trainer import TokenTrainer
 from lorasmith.core.component_names import is_text_encoder
+from lorasmith.core.devices import untested_note
 from lorasmith.core.dtypes import dtype_of
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
@@ -89,7 +90,10 @@ def build_run(
 
     # New tokens come before the caches, because captions are encoded with them; adapters come after the caches, because
     # by then the parts of the base that only encode have been freed.
-    family = load_base(config, ranks.device(config.device), progress)
+    device = ranks.device(config.device)
+    if untested_note(device):
+        progress.say(untested_note(device))
+    family = load_base(config, device, progress)
     config.objective.check(family)
     token_trainer = add_new_tokens(config, family)
     fill_caches(config, dataset, family, progress, ranks)

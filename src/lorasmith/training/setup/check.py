@@ -15,6 +15,7 @@ import torch
 
 from lorasmith.adapters.attach import new_adapter
 from lorasmith.adapters.base import LayerSpec
+from lorasmith.core.devices import reset_peak_memory, synchronize
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.memory import peak_memory
 from lorasmith.core.progress import Progress
@@ -309,8 +310,7 @@ def measure_steps(config: TrainConfig, progress: Progress) -> StepMeasurement:
         run.length = replace(run.length, steps=max(MEASURED_STEPS, run.length.steps))
 
         try:
-            if run.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(run.device)
+            reset_peak_memory(run.device)
             seconds = time_steps(run, progress)
             losses = [entry.fields["loss"] for entry in run.metrics.drain() if "loss" in entry.fields]
             peak = peak_memory(run.device)
@@ -335,8 +335,7 @@ def time_steps(run: Run, progress: Progress) -> list[float]:
         for epoch, plans in islice(remaining_steps(run), MEASURED_STEPS):
             started = time.perf_counter()
             run.metrics.add(train_step(run, epoch, plans))
-            if run.device.type == "cuda":
-                torch.cuda.synchronize(run.device)
+            synchronize(run.device)
             seconds.append(time.perf_counter() - started)
             advance(1, "")
     return seconds

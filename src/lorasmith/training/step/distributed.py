@@ -20,9 +20,9 @@ from hashlib import blake2b
 import torch
 from torch import Tensor, nn
 
+from lorasmith.core.devices import pick_device
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.launch import Launch, find_launch
-from lorasmith.sampling.settings import pick_device
 
 TIMEOUT = timedelta(hours=1)
 """How long ranks wait for one that draws previews or encodes images."""

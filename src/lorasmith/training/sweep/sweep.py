@@ -206,9 +206,10 @@ def devices_of_slots(settings: SweepSettings, config: TrainConfig) -> list[str]:
     """The device of each of the runs at a time. Devices are used in turn."""
     devices = list(settings.devices) or [config.device]
     if devices == ["auto"]:
-        import torch  # not needed, and slow to import, if devices are given
+        # torch is not needed, and slow to import, if devices are given
+        from lorasmith.core.devices import all_devices
 
-        devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
+        devices = all_devices() or ["cpu"]
     return [devices[i % len(devices)] for i in range(settings.jobs or len(devices))]
 
 
