@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lorasmith.core.cache_folder import cache_folder
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import atomic_path
 
@@ -31,7 +31,7 @@ millisecond each, mostly from the system's own cache."""
 
 def default_folder() -> Path:
     """LORASMITH_CACHE, else ~/.cache/lorasmith."""
-    return Path(os.environ.get("LORASMITH_CACHE") or Path.home() / ".cache" / "lorasmith")
+    return cache_folder()
 
 
 class TensorCache:

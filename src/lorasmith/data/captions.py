@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lorasmith.core.errors import Problem
 from lorasmith.data.config import SubsetConfig
-from lorasmith.data.transforms.face_crop import FACE
+from lorasmith.data.face_names import FACE
 
 LINE_BREAK = re.compile(r"\r\n|\r|\n")
 BYTE_ORDER_MARKS = {

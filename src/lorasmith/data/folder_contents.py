@@ -11,7 +11,7 @@ from lorasmith.data.captions import find_caption_file
 from lorasmith.data.config import SubsetConfig
 from lorasmith.data.images import SUFFIXES
 from lorasmith.data.listing import CLASS_FOLDER, folders_below, images_in, is_hidden, is_mask, natural
-from lorasmith.data.masks import MASK_FOLDERS, find_mask, masked_stem
+from lorasmith.data.mask_files import MASK_FOLDERS, find_mask, masked_stem
 from lorasmith.data.metadata import TABLE_NAMES
 from lorasmith.data.remarks import Remark, Severity, count_of, list_names
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lorasmith.data.images import SUFFIXES
-from lorasmith.data.masks import MASK_FOLDERS, masked_stem
+from lorasmith.data.mask_files import MASK_FOLDERS, masked_stem
 
 CLASS_FOLDER = re.compile(r"(\d+)_(.*)")
 """A folder whose name says how often its images are repeated and what they show: `10_cat dog`."""

@@ -16,7 +16,7 @@ from lorasmith.data.config import SubsetConfig, sides_of
 from lorasmith.data.folder_contents import FolderContents, survey
 from lorasmith.data.images import SUFFIXES, decode
 from lorasmith.data.listing import CLASS_FOLDER, images_in, natural
-from lorasmith.data.masks import decode_mask, find_mask
+from lorasmith.data.mask_files import decode_mask, find_mask
 from lorasmith.data.metadata import TABLE_NAMES, read_kohya_metadata, read_table
 from lorasmith.data.records import ImageRecord
 from lorasmith.data.remarks import Remark

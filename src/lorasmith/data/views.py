@@ -19,7 +19,8 @@ from torch import Tensor
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.latent_grid import DOWNSCALE
 from lorasmith.data.images import decode, resize_and_crop
-from lorasmith.data.masks import decode_mask, to_latent_grid
+from lorasmith.data.mask_files import decode_mask
+from lorasmith.data.masks import to_latent_grid
 from lorasmith.data.placement import Crop, Placement
 from lorasmith.data.records import ImageRecord
 from lorasmith.data.transforms import ImageTransform

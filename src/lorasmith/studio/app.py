@@ -21,6 +21,9 @@ from lorasmith.core.package import VERSION
 from lorasmith.studio.page import Call, get, problem, static_type
 from lorasmith.studio.pages import all_pages
 from lorasmith.studio.paths import Roots
+from lorasmith.studio.process import Processes
+from lorasmith.studio.run_list import RunList
+from lorasmith.studio.run_log import RunLogs
 from lorasmith.studio.security import Access, Guard
 
 STATIC = Path(__file__).parent / "static"
@@ -42,7 +45,10 @@ def create_app(folders: Sequence[Path], access: Access) -> Starlette:
         middleware=[Middleware(Guard, access=access)],
         exception_handlers={Exception: report_bug},
     )
-    app.state.roots = Roots(folders)
+    app.state.roots = roots = Roots(folders)
+    app.state.run_list = RunList(roots.folders.values())
+    app.state.run_logs = RunLogs()
+    app.state.processes = Processes()
     app.state.pages = pages
     app.state.access = access
     app.state.closing = False
@@ -51,10 +57,11 @@ def create_app(folders: Sequence[Path], access: Access) -> Starlette:
 
 def session(call: Call) -> dict[str, object]:
     """What the front end needs to begin: the pages, the folders, the version."""
-    links = [{"name": page.name, "title": page.title} for page in call.request.app.state.pages if page.in_navigation]
+    pages = call.request.app.state.pages
     return {
         "version": VERSION,
-        "pages": links,
+        "pages": [{"name": page.name, "title": page.title} for page in pages if page.in_navigation],
+        "hidden_pages": [{"name": page.name, "parent": page.parent} for page in pages if not page.in_navigation],
         "roots": [{"name": name, "path": str(path)} for name, path in call.roots.folders.items()],
     }
 

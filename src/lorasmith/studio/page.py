@@ -21,6 +21,9 @@ from starlette.routing import Route
 
 from lorasmith.core.errors import ConfigError, LorasmithError
 from lorasmith.studio.paths import Roots
+from lorasmith.studio.process import Processes
+from lorasmith.studio.run_list import RunList
+from lorasmith.studio.run_log import RunLogs
 
 LARGEST_JSON = 4 << 20
 """Bytes of a JSON body."""
@@ -34,7 +37,8 @@ Handler = Callable[["Call"], Any]
 class Page:
     """A page: its address and file name, the text of its link, and its routes (below `/api/NAME`).
 
-    `order`: place in the navigation; `in_navigation`: whether it has a link there.
+    `order`: place in the navigation; `in_navigation`: whether it has a link there; `parent`: the page whose link is
+    highlighted in its place.
     """
 
     name: str
@@ -42,6 +46,7 @@ class Page:
     order: int
     routes: Sequence[Route] = field(default_factory=tuple)
     in_navigation: bool = True
+    parent: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,23 @@ class Call:
 
     request: Request
     body: Any
-    """The JSON of a POST; an empty table of a GET."""
+    """The JSON of a POST, the bytes of an upload; an empty table of a GET."""
 
     @property
     def roots(self) -> Roots:
         return self.request.app.state.roots
+
+    @property
+    def run_list(self) -> RunList:
+        return self.request.app.state.run_list
+
+    @property
+    def run_logs(self) -> RunLogs:
+        return self.request.app.state.run_logs
+
+    @property
+    def processes(self) -> Processes:
+        return self.request.app.state.processes
 
     def text(self, key: str, default: str | None = None) -> str:
         """A value of the address or of the body as text. Raises LorasmithError if it is missing and has no default."""
@@ -68,13 +85,15 @@ class Call:
         return value
 
     def number(self, key: str, default: int) -> int:
-        """A whole number of the address. Raises LorasmithError if it is something else."""
+        """A whole number of the address or of the body. Raises LorasmithError if it is something else."""
         value = self.request.query_params.get(key)
+        if value is None and isinstance(self.body, dict):
+            value = self.body.get(key)
         if value is None:
             return default
         try:
             return int(value)
-        except ValueError:
+        except (ValueError, TypeError, OverflowError):
             raise LorasmithError(f"`{key}` of the request is not a whole number") from None
 
     def path(self, key: str) -> Path:
@@ -112,6 +131,19 @@ def post(path: str, handler: Handler) -> Route:
         except (ValueError, RecursionError):
             return problem("the request is not JSON", 400)
         return await answer(handler, Call(request, body))
+
+    return Route(path, endpoint, methods=["POST"])
+
+
+def upload(path: str, handler: Handler, most: int) -> Route:
+    """A route that takes a file of at most `most` bytes: the body of its call is the bytes."""
+
+    @functools.wraps(handler)
+    async def endpoint(request: Request) -> Response:
+        content = await request.body()
+        if len(content) > most:
+            return problem(f"the file has more than {most >> 20} MiB", 413)
+        return await answer(handler, Call(request, content))
 
     return Route(path, endpoint, methods=["POST"])
 

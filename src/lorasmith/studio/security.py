@@ -33,6 +33,7 @@ HEADERS = {
 }
 """Headers of each response, unless the response has set its own: only files of the studio run as script."""
 ENTRY_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Lorasmith studio</title>
+<link rel="icon" href="data:,">
 <meta http-equiv="refresh" content="0;url=/"></head><body><a href="/">Open the studio</a></body></html>"""
 NO_ENTRY = (
     "This is the Lorasmith studio. Open it with the whole address that `lorasmith studio` printed, token included. "

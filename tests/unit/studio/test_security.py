@@ -81,7 +81,7 @@ def test_a_studio_for_other_machines_is_called_by_address_or_a_given_name() -> N
 def test_another_page_can_change_nothing(tmp_path: Path, open_studio: Open, changed: dict[str, str]) -> None:
     """Another port of this machine is the same site, so its pages send the cookie too."""
     client = open_studio(tmp_path)
-    answer = client.post("/api/runs/control", json={}, headers={**ORIGIN, **changed})
+    answer = client.post("/api/run/control", json={}, headers={**ORIGIN, **changed})
     assert answer.status_code == 403
 
 
@@ -153,10 +153,10 @@ def test_static_files_are_those_of_the_front_end_alone(tmp_path: Path, open_stud
 
 def test_a_request_that_is_too_long_is_refused(tmp_path: Path, open_studio: Open) -> None:
     client = open_studio(tmp_path)
-    told = client.post("/api/runs/control", content=b"x", headers={"Content-Length": str(1 << 40)})
+    told = client.post("/api/run/control", content=b"x", headers={"Content-Length": str(1 << 40)})
     assert told.status_code == 413
     long_json = b'"' + b"x" * (5 << 20) + b'"'
-    assert client.post("/api/runs/control", content=long_json).status_code == 413
+    assert client.post("/api/run/control", content=long_json).status_code == 413
 
 
 def test_only_files_of_the_studio_run_as_script(tmp_path: Path, open_studio: Open) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -10,11 +9,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from lorasmith.core.rng import python_random
+from lorasmith.data.face_names import FACE
 from lorasmith.data.placement import Crop, Placement, Size, covering_size
 from lorasmith.data.transforms.base import ImageTransform, Sample
-
-FACE = re.compile(r"_(\d+)_(\d+)_(\d+)_(\d+)$")
-"""The end of a file name with a face: x and y of its centre, its width and its height."""
 
 
 class FaceCrop(ImageTransform):

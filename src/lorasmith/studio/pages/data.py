@@ -1,0 +1,121 @@
+"""The page of data: images with captions, masks and remarks. It writes the ordinary files, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from lorasmith.core.errors import LorasmithError
+from lorasmith.studio.image_folder import ImageFolder, check_config, check_folder, find_image_folders, repeats_of
+from lorasmith.studio.page import Call, Page, get, post, upload
+from lorasmith.studio.tokens import LIMIT
+
+MOST_DETAILS = 200
+"""Images of which details are read at a time."""
+MOST_FOLDERS = 1000
+LARGEST_RESOLUTION = 4096
+LARGEST_MASK = 32 << 20
+"""Bytes of a mask."""
+
+
+def folders(call: Call) -> dict[str, Any]:
+    """The folders with images below the roots."""
+    rows: list[dict[str, Any]] = []
+    for root in call.roots.folders.values():
+        for folder, images in find_image_folders(root):
+            name = call.roots.name_of(folder)
+            if name is None or len(rows) >= MOST_FOLDERS:
+                continue
+            examples = [f"{name}/{image}" for image in images[:4]]
+            rows.append({"name": name, "images": len(images), "examples": examples, "repeats": repeats_of(folder)})
+    return {"folders": rows}
+
+
+def open_folder(call: Call) -> dict[str, Any]:
+    """The images of a folder with their captions."""
+    images = image_folder(call)
+    table = images.table()
+    return {
+        "path": str(images.folder),
+        "images": images.list(),
+        "table": None if table is None else table.name,
+        "repeats": repeats_of(images.folder),
+        "limit": LIMIT,
+    }
+
+
+def details(call: Call) -> dict[str, Any]:
+    """Sizes, buckets and masks of `names`."""
+    names = call.body.get("names") if isinstance(call.body, dict) else None
+    if not isinstance(names, list):
+        raise LorasmithError("the request has no list `names`")
+    return {"details": image_folder(call).details([str(name) for name in names[:MOST_DETAILS]], resolution(call))}
+
+
+def check(call: Call) -> dict[str, Any]:
+    """The remarks of `lorasmith check`, with the settings of `config` or, without one, with default settings."""
+    config = call.text("config", "")
+    if config:
+        return check_config(call.roots.resolve(config))
+    return check_folder(call.folder("folder"), resolution(call), call.text("trigger", ""))
+
+
+def write_captions(call: Call) -> dict[str, Any]:
+    """Write `changes`."""
+    changes = call.body.get("changes") if isinstance(call.body, dict) else None
+    if not isinstance(changes, list) or not all(isinstance(change, dict) for change in changes):
+        raise LorasmithError("the request has no list `changes`")
+    images = image_folder(call)
+    images.write_captions(changes)
+    written = [images.image(str(change["name"])) for change in changes]
+    return {"images": [images.describe(path) for path in written]}
+
+
+def show_mask(call: Call) -> Response:
+    """The mask of an image, as a picture of its size."""
+    return Response(image_folder(call).mask_picture(call.text("name")), media_type="image/png")
+
+
+def write_mask(call: Call) -> dict[str, Any]:
+    """Write a painted mask: the body is a PNG."""
+    path = image_folder(call).write_mask(call.text("name"), call.body)
+    return {"file": path.name, "changed": path.stat().st_mtime_ns}
+
+
+def remove_mask(call: Call) -> dict[str, Any]:
+    """Delete the mask of an image."""
+    image_folder(call).remove_mask(call.text("name"))
+    return {}
+
+
+def image_folder(call: Call) -> ImageFolder:
+    """The folder that the request names; its masks must be below the roots too."""
+    images = ImageFolder.of(call.folder("folder"))
+    call.roots.check(images.masks)
+    return images
+
+
+def resolution(call: Call) -> int:
+    """The resolution of the request."""
+    number = call.number("resolution", 512)
+    if not 16 <= number <= LARGEST_RESOLUTION:
+        raise LorasmithError(f"resolution: {number} is not between 16 and {LARGEST_RESOLUTION}")
+    return number
+
+
+PAGE = Page(
+    "data",
+    "Data",
+    20,
+    [
+        get("/folders", folders),
+        get("/open", open_folder),
+        get("/check", check),
+        get("/mask", show_mask),
+        post("/details", details),
+        post("/captions", write_captions),
+        post("/remove_mask", remove_mask),
+        upload("/mask", write_mask, LARGEST_MASK),
+    ],
+)

@@ -1,0 +1,255 @@
+"""The page of one run: curves, previews, files and log as they are written, and what the run can be asked for."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+from starlette.responses import HTMLResponse, Response
+
+from lorasmith.core.errors import LorasmithError
+from lorasmith.core.lock import find_holder
+from lorasmith.studio.events import Change, stream
+from lorasmith.studio.page import Call, Page, get, picture, post
+from lorasmith.studio.process import CONSOLE, read_tail
+from lorasmith.studio.run_list import EVENTS, parse, read_summary, value_of
+from lorasmith.studio.run_log import RunLog
+from lorasmith.training.output.control import send_request
+from lorasmith.training.output.report.notes import warnings
+from lorasmith.training.output.report.record import Event, Record
+
+LOG_LINES = 400
+LARGEST_FILE = 4 << 20
+"""Bytes of a config or a list of images that are sent to the page."""
+REPORT_HEADERS = {
+    "Content-Security-Policy": (
+        "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        "script-src 'unsafe-inline'; frame-ancestors 'none'"
+    )
+}
+"""A report runs its own script, but in an origin of its own: it may come from somebody else, and can reach nothing."""
+
+
+def run_folder(call: Call) -> Path:
+    """The folder of the run that the request names. Raises LorasmithError if it holds none."""
+    folder = call.folder("run")
+    if not (folder / EVENTS).is_file():
+        raise LorasmithError(f"{call.text('run')}: holds no run (no {EVENTS} in it)")
+    return folder
+
+
+def show(call: Call) -> dict[str, Any]:
+    """Everything about a run but its curves."""
+    folder = run_folder(call)
+    log = call.run_logs.get(folder)
+    summary = read_summary(folder)
+    return {
+        "name": str(summary.get("name") or folder.name),
+        "folder": str(folder),
+        "summary": summary,
+        "config": read_limited(folder / "config.toml"),
+        "data": data_of(call, folder),
+        "has_report": (folder / "report.html").is_file(),
+        **live(call, folder, log),
+    }
+
+
+def live(call: Call, folder: Path, log: RunLog) -> dict[str, Any]:
+    """What changes while a run is under way."""
+    with log.lock:
+        record = Record(folder, list(log.events), read_summary(folder))
+        return {
+            "status": status(call, folder, log),
+            "warnings": [text for text in warnings(record) if not text.startswith("The run is not finished")],
+            "previews": previews(log),
+            "attention": [{"step": e.get("step"), "file": e.get("picture")} for e in log.of("attention")],
+            "exports": exports(folder, log, record.best),
+            "log": log_lines(log),
+            "console": read_tail(folder / CONSOLE),
+        }
+
+
+def status(call: Call, folder: Path, log: RunLog) -> dict[str, Any]:
+    """State, position, speed, remaining time and memory."""
+    row = call.run_list.row(folder) or {}
+    holder = find_holder(folder)
+    steps = value_of(read_summary(folder), "length", "steps")
+    seconds_per_step = log.seconds_per_step
+    remaining = None
+    if isinstance(steps, int) and seconds_per_step is not None:
+        remaining = max(0, steps - log.last_step) * seconds_per_step
+    key = str(folder)
+    exit_code = call.processes.exit_code(key)
+    return {
+        "state": "starting" if holder is None and call.processes.is_running(key) else row.get("state", "stopped"),
+        "failed": bool(exit_code) and exit_code not in (130, -15) and holder is None,
+        "step": log.last_step,
+        "steps": steps,
+        "loss": row.get("loss"),
+        "seconds": row.get("seconds"),
+        "seconds_per_step": seconds_per_step,
+        "remaining": remaining,
+        "device": row.get("device"),
+        "memory": None if holder is None else memory_of(holder),
+    }
+
+
+def memory_of(number: int) -> dict[str, int | None]:
+    """Bytes that a process uses: `process`, and `gpu` if that can be known."""
+    try:
+        resident = psutil.Process(number).memory_info().rss
+    except psutil.Error:
+        resident = None
+    return {"process": resident, "gpu": gpu_memory_of(number)}
+
+
+def gpu_memory_of(number: int) -> int | None:
+    """Bytes on NVIDIA GPUs that a process uses, as nvidia-smi says; None without it."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    query = [program, "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=3, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    rows = [line.split(",") for line in done.stdout.splitlines()]
+    mebibytes = [
+        int(row[1]) for row in rows if len(row) == 2 and row[0].strip() == str(number) and row[1].strip().isdigit()
+    ]
+    return sum(mebibytes) << 20 if mebibytes else None
+
+
+def previews(log: RunLog) -> list[dict[str, Any]]:
+    """The previews, oldest first: step, prompts, files of the pictures, and files of the grids."""
+    # a resumed run may have drawn a step twice: the later event counts
+    by_step: dict[int, Event] = {}
+    for event in log.of("preview"):
+        by_step[int(event.get("step") or 0)] = event
+    return [
+        {
+            "step": step,
+            "prompts": event.get("prompts") or [],
+            "images": event.get("images") or [],
+            "grids": event.get("grids") or [event.get("grid")],
+        }
+        for step, event in sorted(by_step.items())
+    ]
+
+
+def exports(folder: Path, log: RunLog, best: Event | None) -> list[dict[str, Any]]:
+    """The exported files that are there, newest first, and which of them was judged best and why."""
+    files: dict[str, dict[str, Any]] = {}
+    for event in [*log.of("export"), *log.of("end")]:
+        name = event.get("file")
+        if not isinstance(name, str):
+            continue
+        try:
+            size = (folder / name).stat().st_size
+        except OSError:
+            continue
+        is_best = best is not None and best.get("file") == name
+        reason = best.get("reason") if is_best and best else None
+        files[name] = {"file": name, "step": event.get("step"), "size": size, "best": is_best, "reason": reason}
+    # the lowest validation loss is a fact, not a judgement of the pictures
+    validation = [e for e in log.of("validation") if isinstance(e.get("loss"), int | float)]
+    lowest = min(validation, key=lambda e: e["loss"], default=None)
+    for row in files.values():
+        row["lowest_validation"] = lowest is not None and len(validation) > 2 and row["step"] == lowest["step"]
+    return sorted(files.values(), key=lambda row: row["step"] or 0, reverse=True)
+
+
+def log_lines(log: RunLog) -> list[dict[str, Any]]:
+    """The events other than steps, newest last."""
+    return log.events[-LOG_LINES:]
+
+
+def data_of(call: Call, folder: Path) -> dict[str, Any] | None:
+    """Where the images of a run are, as far as the studio can open it; None if that is not known."""
+    data = parse(read_limited(folder / "data.json")) or {}
+    files = [image.get("file") for image in data.get("images") or [] if isinstance(image, dict)]
+    folders = dict.fromkeys(str(Path(file).parent) for file in files if isinstance(file, str))
+    remarks = data.get("remarks") or []
+    names = {path: call.roots.name_of(Path(path)) for path in folders}
+    return {"folders": [{"path": path, "name": name} for path, name in names.items()], "remarks": len(remarks)}
+
+
+def read_limited(path: Path) -> str:
+    """A text file; empty if it is not there or too large for a page."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace") if path.stat().st_size <= LARGEST_FILE else ""
+    except OSError:
+        return ""
+
+
+def curves(call: Call) -> dict[str, Any]:
+    """The charts."""
+    return call.run_logs.get(run_folder(call)).curves()
+
+
+def watch(call: Call) -> Response:
+    """Sends `live` when something has happened, and `status` when only the state has changed."""
+    folder = run_folder(call)
+    last: dict[str, Any] = {"generation": None, "status": None}
+
+    def poll() -> Iterator[Change]:
+        log = call.run_logs.get(folder)
+        now = status(call, folder, log)
+        if log.generation != last["generation"]:
+            yield "live", live(call, folder, log)
+        elif now != last["status"]:
+            yield "status", now
+        last.update(generation=log.generation, status=now)
+
+    return stream(call.request, poll)
+
+
+def show_picture(call: Call) -> Response:
+    """A picture of a run: its `file` as events name it, which may lie beside the folder of the run."""
+    return picture(call.roots.check(run_folder(call) / call.text("file")))
+
+
+def show_report(call: Call) -> Response:
+    """report.html, written anew."""
+    # Pillow and numpy are imported with the first report
+    from lorasmith import api
+
+    path = api.report(run_folder(call))
+    return HTMLResponse(path.read_text(encoding="utf-8"), headers=REPORT_HEADERS)
+
+
+def control(call: Call) -> dict[str, Any]:
+    """Ask a run for `request`: stop, preview, export or checkpoint."""
+    send_request(run_folder(call), call.text("request"))
+    return {}
+
+
+def resume(call: Call) -> dict[str, Any]:
+    """Continue a run that is stopped, in a process of its own."""
+    folder = run_folder(call)
+    if find_holder(folder) is not None:
+        raise LorasmithError(f"{folder.name}: the run is under way already")
+    call.processes.start(str(folder), ["train", "--resume", str(folder)], folder / CONSOLE)
+    return {}
+
+
+PAGE = Page(
+    "run",
+    "Run",
+    11,
+    [
+        get("/show", show),
+        get("/curves", curves),
+        get("/watch", watch),
+        get("/picture", show_picture),
+        get("/report", show_report),
+        post("/control", control),
+        post("/resume", resume),
+    ],
+    in_navigation=False,
+    parent="runs",
+)

@@ -1,0 +1,152 @@
+"""Which runs there are below the folders of the studio, and how far each is."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lorasmith.core.lock import find_holder
+from lorasmith.core.store import LEFTOVER
+from lorasmith.studio.process import read_tail
+
+EVENTS = "events.jsonl"
+DEEPEST = 8
+"""Folders below a root that are searched."""
+FRESH_SECONDS = 3.0
+"""For how long the list of folders is used again."""
+TAIL = 16 << 10
+"""Bytes at the end of the events from which the state of a run is read."""
+LARGEST_SUMMARY = 8 << 20
+STEP_FOLDER = re.compile(r"step-(\d+)")
+
+Row = dict[str, Any]
+
+
+class RunList:
+    """All runs below some folders. Only the ends of their files are read, and only when they have changed."""
+
+    def __init__(self, roots: Iterable[Path]) -> None:
+        self._roots = list(roots)
+        self._folders: list[Path] = []
+        self._searched = 0.0
+        self._rows: dict[Path, tuple[tuple[int, int], Row]] = {}
+        self._lock = threading.Lock()
+
+    def folders(self) -> list[Path]:
+        """The folders of all runs."""
+        with self._lock:
+            if time.monotonic() - self._searched > FRESH_SECONDS or not self._searched:
+                found = dict.fromkeys(path for root in self._roots for path in find_runs(root))
+                self._folders, self._searched = list(found), time.monotonic()
+            return self._folders
+
+    def rows(self) -> list[Row]:
+        """What the list shows of each run, the newest first."""
+        rows = [row for folder in self.folders() if (row := self.row(folder)) is not None]
+        return sorted(rows, key=lambda row: row["changed"], reverse=True)
+
+    def row(self, folder: Path) -> Row | None:
+        """What the list shows of one run; None if it is not there any more."""
+        try:
+            status = (folder / EVENTS).stat()
+        except OSError:
+            return None
+        version = status.st_mtime_ns, status.st_size
+        known = self._rows.get(folder)
+        if known is None or known[0] != version:
+            known = version, {"folder": folder, "changed": status.st_mtime, **read_row(folder)}
+            self._rows[folder] = known
+        return {**known[1], "state": state_of(folder, known[1]["finished"])}
+
+
+def find_runs(root: Path) -> Iterator[Path]:
+    """The folders with events below a root. What is inside of a run is not searched."""
+    depth = len(root.parts)
+    for parent, names, files in os.walk(root):
+        if EVENTS in files:
+            names.clear()
+            yield Path(parent)
+            continue
+        if len(Path(parent).parts) - depth >= DEEPEST:
+            names.clear()
+        names[:] = sorted(name for name in names if not name.startswith(".") and not LEFTOVER.fullmatch(name))
+
+
+def state_of(folder: Path, finished: bool) -> str:
+    """`running`, `finished` or `stopped`."""
+    if find_holder(folder) is not None:
+        return "running"
+    return "finished" if finished else "stopped"
+
+
+def read_row(folder: Path) -> Row:
+    """The numbers of a run from the end of its events, and its name and plan from its summary."""
+    events = [event for line in read_tail(folder / EVENTS, TAIL).splitlines() if (event := parse(line))]
+    steps = [event for event in events if event.get("event") == "step"]
+    losses = [event["loss"] for event in steps[-20:] if isinstance(event.get("loss"), int | float)]
+    last_end = max((i for i, event in enumerate(events) if event.get("event") == "end"), default=-1)
+    last_resume = max((i for i, event in enumerate(events) if event.get("event") in ("start", "resume")), default=-1)
+
+    summary = read_summary(folder)
+    return {
+        "name": str(summary.get("name") or folder.name),
+        "step": max((int(event.get("step") or 0) for event in events), default=0),
+        "steps": value_of(summary, "length", "steps"),
+        "loss": sum(losses) / len(losses) if losses else None,
+        "seconds": max((e["seconds"] for e in events if isinstance(e.get("seconds"), int | float)), default=None),
+        "finished": last_end > last_resume,
+        "base": value_of(summary, "base", "source"),
+        "adapter": value_of(summary, "adapter", "kind"),
+        "rank": value_of(summary, "adapter", "rank"),
+        "images": value_of(summary, "data", "images"),
+        "device": summary.get("device"),
+        "picture": newest_preview(folder),
+    }
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """summary.json of a run; empty if there is none that can be read."""
+    path = folder / "summary.json"
+    try:
+        if path.stat().st_size > LARGEST_SUMMARY:
+            return {}
+        return parse(path.read_text(encoding="utf-8", errors="replace")) or {}
+    except OSError:
+        return {}
+
+
+def value_of(table: dict[str, Any], *keys: str) -> Any:
+    """The value under nested keys; None if there is none."""
+    value: Any = table
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def parse(text: str) -> dict[str, Any] | None:
+    """A JSON table; None if the text is something else."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def newest_preview(folder: Path) -> Path | None:
+    """A picture of the newest preview."""
+    previews = folder / "previews"
+    try:
+        steps = [name for name in os.listdir(previews) if STEP_FOLDER.fullmatch(name)]
+        for name in sorted(steps, reverse=True)[:2]:
+            pictures = sorted(file for file in os.listdir(previews / name) if re.match(r"\d+.*\.png", file))
+            if pictures:
+                return previews / name / pictures[0]
+    except OSError:
+        pass
+    return None
