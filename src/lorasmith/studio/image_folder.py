@@ -216,15 +216,15 @@ def find_image_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
             names.clear()
             continue
         names[:] = sorted(name for name in names if not name.startswith("."))
-        images = sorted(
-            name
-            for name in files
-            if os.path.splitext(name)[1].lower() in SUFFIXES
-            and not name.startswith(".")
-            and masked_stem(os.path.splitext(name)[0]) is None
-        )
+        images = sorted(name for name in files if is_image_name(name))
         if images:
             yield path, images
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file is an image by its name, and not the mask of another one."""
+    stem, suffix = os.path.splitext(name)
+    return suffix.lower() in SUFFIXES and not name.startswith(".") and masked_stem(stem) is None
 
 
 def repeats_of(folder: Path) -> int:
