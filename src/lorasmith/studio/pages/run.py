@@ -152,15 +152,20 @@ def exports(folder: Path, log: RunLog, best: Event | None) -> list[dict[str, Any
             size = (folder / name).stat().st_size
         except OSError:
             continue
-        is_best = best is not None and best.get("file") == name
-        reason = best.get("reason") if is_best and best else None
+        is_best = (best or {}).get("file") == name
+        reason = (best or {}).get("reason") if is_best else None
         files[name] = {"file": name, "step": event.get("step"), "size": size, "best": is_best, "reason": reason}
-    # the lowest validation loss is a fact, not a judgement of the pictures
-    validation = [e for e in log.of("validation") if isinstance(e.get("loss"), int | float)]
-    lowest = min(validation, key=lambda e: e["loss"], default=None)
+    lowest = lowest_validation(log)
     for row in files.values():
-        row["lowest_validation"] = lowest is not None and len(validation) > 2 and row["step"] == lowest["step"]
+        row["lowest_validation"] = lowest is not None and row["step"] == lowest
     return sorted(files.values(), key=lambda row: row["step"] or 0, reverse=True)
+
+
+def lowest_validation(log: RunLog) -> int | None:
+    """The step of the lowest validation loss, which is a fact and no judgement of the pictures; None if there are too
+    few to compare."""
+    measured = [e for e in log.of("validation") if isinstance(e.get("loss"), int | float)]
+    return min(measured, key=lambda e: e["loss"])["step"] if len(measured) > 2 else None
 
 
 def log_lines(log: RunLog) -> list[dict[str, Any]]:
