@@ -88,19 +88,15 @@ def state_of(folder: Path, finished: bool) -> str:
 def read_row(folder: Path) -> Row:
     """The numbers of a run from the end of its events, and its name and plan from its summary."""
     events = [event for line in read_tail(folder / EVENTS, TAIL).splitlines() if (event := parse(line))]
-    steps = [event for event in events if event.get("event") == "step"]
-    losses = [event["loss"] for event in steps[-20:] if isinstance(event.get("loss"), int | float)]
-    last_end = max((i for i, event in enumerate(events) if event.get("event") == "end"), default=-1)
-    last_resume = max((i for i, event in enumerate(events) if event.get("event") in ("start", "resume")), default=-1)
-
+    losses = numbers(events, "loss", kind="step")[-20:]
     summary = read_summary(folder)
     return {
         "name": str(summary.get("name") or folder.name),
-        "step": max((int(event.get("step") or 0) for event in events), default=0),
+        "step": int(max(numbers(events, "step"), default=0)),
         "steps": value_of(summary, "length", "steps"),
         "loss": sum(losses) / len(losses) if losses else None,
-        "seconds": max((e["seconds"] for e in events if isinstance(e.get("seconds"), int | float)), default=None),
-        "finished": last_end > last_resume,
+        "seconds": max(numbers(events, "seconds"), default=None),
+        "finished": last_of(events, "end") > last_of(events, "start", "resume"),
         "base": value_of(summary, "base", "source"),
         "adapter": value_of(summary, "adapter", "kind"),
         "rank": value_of(summary, "adapter", "rank"),
@@ -108,6 +104,17 @@ def read_row(folder: Path) -> Row:
         "device": summary.get("device"),
         "picture": newest_preview(folder),
     }
+
+
+def numbers(events: list[Row], key: str, kind: str = "") -> list[float]:
+    """The numbers under a key of events, of one kind or of all."""
+    of_kind = [event for event in events if not kind or event.get("event") == kind]
+    return [event[key] for event in of_kind if isinstance(event.get(key), int | float)]
+
+
+def last_of(events: list[Row], *kinds: str) -> int:
+    """The place of the last event of some kinds; -1 if there is none."""
+    return max((place for place, event in enumerate(events) if event.get("event") in kinds), default=-1)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
