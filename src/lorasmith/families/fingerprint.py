@@ -48,14 +48,22 @@ def file_hash(path: Path) -> str:
 
 
 def _cached(files: set[Path], subject: str, compute: Callable[[], str]) -> str:
-    """A hash from the cache, or computed and stored. The entry's name has sizes and times of the files, so that a
-    changed file has another entry. `subject`: what of the files is hashed."""
+    """A hash from the cache, or computed and stored. `subject`: what of the files is hashed."""
+    return cached_text(files, subject, compute, lambda stored: len(stored) == 64)
+
+
+def cached_text(files: set[Path], subject: str, compute: Callable[[], str], is_valid: Callable[[str], bool]) -> str:
+    """What was found out about files, from the cache, or computed and stored.
+
+    The entry's name has sizes and times of the files, so that a changed file has another entry. `subject`: what was
+    found out; `is_valid`: whether a stored text can be an answer.
+    """
     stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(files)]
     key = hashlib.sha256(f"{subject} {stats}".encode()).hexdigest()
     entry = cache_folder() / "hashes" / key
     with contextlib.suppress(OSError):
         stored = entry.read_text(encoding="ascii").strip()
-        if len(stored) == 64:
+        if is_valid(stored):
             return stored
     value = compute()
     with contextlib.suppress(OSError, LorasmithError):  # a cache that cannot be written costs time, not the run

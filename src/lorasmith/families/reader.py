@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor, nn
 
-from lorasmith.core.dtypes import SAFETENSORS_DTYPES
+from lorasmith.core.dtypes import SAFETENSORS_DTYPES, dtype_name
 from lorasmith.core.errors import LorasmithError, did_you_mean
 
 _STAGING_BYTES = 8 << 20
@@ -164,10 +164,12 @@ def fill(
 ) -> None:
     """Give a module that was made on the meta device its weights. `title` and `where` name it in errors.
 
-    Raises LorasmithError that names missing and unknown keys and differing shapes; a model is never partly filled.
+    Raises LorasmithError that names missing and unknown keys and differing shapes, or tensors that hold NaN or infinite
+    numbers; a model is never partly filled.
     """
     state = module.state_dict()
     check_keys({name: tuple(tensor.shape) for name, tensor in state.items()}, tensors, title, where)
+    sums: dict[str, Tensor] = {}
     with Reader() as reader:
         for name in state:
             parent, _, attribute = name.rpartition(".")
@@ -177,6 +179,29 @@ def fill(
                 owner._parameters[attribute] = nn.Parameter(value, requires_grad=False)
             else:
                 owner._buffers[attribute] = value
+            # A sum is finite only if all numbers are. It stays on the device, which is asked once, at the end.
+            if value.is_floating_point():
+                sums[name] = value.sum(dtype=torch.float32)
+        finite = torch.stack(list(sums.values())).isfinite().tolist() if sums else []
+        bad = [name for name, is_finite in zip(sums, finite, strict=True) if not is_finite]
+        if bad:
+            raise LorasmithError(_not_finite(reader, tensors, bad, dtype, title, where))
+
+
+def _not_finite(reader: Reader, tensors: Tensors, bad: list[str], dtype: torch.dtype, title: str, where: str) -> str:
+    """What is wrong with tensors whose numbers are not finite in `dtype`: in the file, or only in that precision."""
+    stored = reader.read(tensors[bad[0]]).float()
+    if bool(stored.isfinite().all()):
+        largest = float(stored.abs().max())
+        return (
+            f"{where}: {bad[0]} of the {title} has numbers up to {largest:.3g}, which {dtype_name(dtype)} cannot hold; "
+            "use another precision (bf16 or fp32)"
+        )
+    count = "a tensor" if len(bad) == 1 else f"{len(bad)} tensors"
+    return (
+        f"{tensors[bad[0]].path}: the {title} has NaN or infinite numbers in {count} ({_first(bad)}). "
+        "The file is damaged, or was merged or saved badly; download it again or use another one."
+    )
 
 
 def check_keys(expected: Mapping[str, tuple[int, ...]], found: Tensors, title: str, where: str) -> None:

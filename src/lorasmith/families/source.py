@@ -79,6 +79,11 @@ class Source(ABC):
         """The kind of prediction: `epsilon`, `v_prediction`."""
 
     @property
+    def prediction_origin(self) -> str:
+        """How the prediction is known: `stated`, by the base; `probed`, by one pass of its denoiser; or `assumed`."""
+        return "stated"
+
+    @property
     @abstractmethod
     def native_size(self) -> int:
         """The side in pixels of the pictures that the model was trained on."""

@@ -97,3 +97,27 @@ def test_digest_sees_names_shapes_and_bytes(tmp_path: Path) -> None:
     seen = [digest(t) for t in ({"a": value}, {"b": value}, {"a": value.view(2, 3)}, {"a": value + 1}, {"a": value})]
     assert len(set(seen)) == 4
     assert seen[0] == seen[-1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused_with_tensor_and_file(value: float, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    weight = torch.ones(4, 3)
+    weight[1, 2] = value
+    save_file({"weight": weight, "bias": torch.zeros(4)}, path)
+    with torch.device("meta"):
+        module = torch.nn.Linear(3, 4)
+    with pytest.raises(LorasmithError, match=r"model\.safetensors: the UNet has NaN or infinite .* \(weight\)"):
+        reader.fill(module, reader.read_header(path)[0], torch.bfloat16, "cpu", "UNet", "model")
+
+
+def test_numbers_that_only_the_precision_cannot_hold_are_not_blamed_on_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": torch.full((4, 3), 1e6), "bias": torch.zeros(4)}, path)
+    with torch.device("meta"):
+        module = torch.nn.Linear(3, 4)
+    with pytest.raises(
+        LorasmithError, match=r"weight of the UNet has numbers up to 1e\+06, which (fp16|float16) cannot"
+    ):
+        reader.fill(module, reader.read_header(path)[0], torch.float16, "cpu", "UNet", "model")
+    reader.fill(module, reader.read_header(path)[0], torch.bfloat16, "cpu", "UNet", "model")

@@ -51,6 +51,14 @@ class OtherVae(StableDiffusionSource):
                 f"sides; {self.kind} needs {CHANNELS} channels at 1/{2 ** (LEVELS - 1)}"
             )
 
+    @property
+    def states_prediction(self) -> bool:
+        return self.base.states_prediction
+
+    @property
+    def native_size(self) -> int:
+        return self.base.native_size
+
     def where(self, part: str) -> str:
         return str(self.vae_path) if part == "vae" else self.base.where(part)
 

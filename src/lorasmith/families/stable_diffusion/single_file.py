@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from lorasmith.families.stable_diffusion.stored_names import (
 CONTEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 """The width of the text states of the published models."""
 _REFINER_WIDTH = 1280
+SD2_EPSILON_SIZE = 512
+"""The side of the pictures that the models of SD 2.x that predict epsilon were trained on."""
 
 
 class SingleFile(StableDiffusionSource):
@@ -67,16 +70,37 @@ class SingleFile(StableDiffusionSource):
         return config
 
     def _scheduler_hints(self) -> dict[str, Any]:
-        """What the file says of its schedule: modelspec metadata, and the marker tensors of v-prediction models."""
+        """What the file says of its schedule: modelspec metadata, the marker tensors of v-prediction models, and a YAML
+        file beside it."""
         hints: dict[str, Any] = {}
         named = self.metadata.get("modelspec.prediction_type", "")
         if named == "v" or "v_pred" in self._tensors:
             hints["prediction_type"] = "v_prediction"
         elif named == "epsilon":
             hints["prediction_type"] = "epsilon"
+        elif self._yaml_prediction is not None:
+            hints["prediction_type"] = self._yaml_prediction
         if "ztsnr" in self._tensors:
             hints["rescale_betas_zero_snr"] = True
         return hints
+
+    @cached_property
+    def _yaml_prediction(self) -> str | None:
+        from lorasmith.families.stable_diffusion.unknown_prediction import yaml_prediction
+
+        return yaml_prediction(self.path)
+
+    @property
+    def states_prediction(self) -> bool:
+        # Of the published models only those of SD 2.x differ.
+        return self.kind != "sd2" or "scheduler" in self._configs or "prediction_type" in self._scheduler_hints()
+
+    @property
+    def native_size(self) -> int:
+        # The shipped config of SD 2.x is that of the model for 768 pixels, which predicts v.
+        if self.kind == "sd2" and "unet" not in self._configs and self.prediction == "epsilon":
+            return SD2_EPSILON_SIZE
+        return super().native_size
 
     def _prefix(self, part: str) -> str:
         """What the names of a part's tensors begin with."""

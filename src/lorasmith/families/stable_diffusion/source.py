@@ -61,12 +61,31 @@ class StableDiffusionSource(Source):
     @property
     def prediction(self) -> str:
         """`epsilon` or `v_prediction`."""
+        if not self.states_prediction and self._probed_prediction != "unknown":
+            return self._probed_prediction
         kind = self.config("scheduler").get("prediction_type", "epsilon")
         if kind not in ("epsilon", "v_prediction"):
             raise LorasmithError(
                 f"{self.name}: its prediction type is {kind!r}; epsilon and v_prediction are supported"
             )
         return kind
+
+    @property
+    def states_prediction(self) -> bool:
+        """Whether the base's own configs or tensors show what it predicts."""
+        return True
+
+    @cached_property
+    def _probed_prediction(self) -> str:
+        from lorasmith.families.stable_diffusion.unknown_prediction import probed_prediction
+
+        return probed_prediction(self)
+
+    @property
+    def prediction_origin(self) -> str:
+        if self.states_prediction:
+            return "stated"
+        return "assumed" if self._probed_prediction == "unknown" else "probed"
 
     @property
     def native_size(self) -> int:
@@ -120,6 +139,11 @@ class Folder(StableDiffusionSource):
                 raise LorasmithError(f"{self.path}: an SDXL refiner; only base models can be trained")
             return "sdxl"
         return "sd2" if config.get("use_linear_projection") else "sd1"
+
+    @property
+    def states_prediction(self) -> bool:
+        # Of the published models only those of SD 2.x differ.
+        return self.kind != "sd2" or (Path(self.where("scheduler")) / "scheduler_config.json").is_file()
 
     def where(self, part: str) -> str:
         return str(self.path / self._FOLDERS.get(part, part))

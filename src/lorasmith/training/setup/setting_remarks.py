@@ -94,6 +94,7 @@ def check_ranks(config: TrainConfig, base: Source) -> None:
 def find_setting_remarks(config: TrainConfig, base: Source, steps: int) -> list[Problem]:
     """What is probably not meant in a config that can be trained. `steps`: the length of the run."""
     return [
+        *prediction_remarks(config, base),
         *resolution_remarks(config, base),
         *rank_remarks(config, base),
         *warmup_remarks(config, steps),
@@ -135,6 +136,19 @@ def resolution_remarks(config: TrainConfig, base: Source) -> Iterator[Problem]:
             f"{size} is {factor:.2g} times the size that the base was made for, {native}: {effect}",
             remedy=f"leave it out, or set it to {native}, unless you mean it",
         )
+
+
+def prediction_remarks(config: TrainConfig, base: Source) -> Iterator[Problem]:
+    """A base that does not say what it predicts: a wrong target makes a LoRA that only draws noise."""
+    if config.prediction != "auto" or base.prediction_origin == "stated":
+        return
+    answer = (
+        "one pass of its UNet shows that it is"
+        if base.prediction_origin == "probed"
+        else "its UNet does not show it either, so it is assumed to be"
+    )
+    found = f"the base does not say what it predicts; {answer} {base.prediction}"
+    yield Problem("prediction", found, remedy=f'prediction = "{base.prediction}", or the other kind, settles it')
 
 
 def rank_remarks(config: TrainConfig, base: Source) -> Iterator[Problem]:
