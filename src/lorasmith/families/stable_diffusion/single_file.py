@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.file_contents import SUPPORTED, not_a_base
 from lorasmith.core.package import assets
 from lorasmith.families.reader import TensorRef, read_header
 from lorasmith.families.registry import NotRecognisedError
@@ -42,13 +43,17 @@ class SingleFile(StableDiffusionSource):
         self.kind = kind or self._configs.get("kind") or self._detect_kind()
 
     def _detect_kind(self) -> str:
+        contents = not_a_base(self._tensors)
+        if contents is not None:
+            advice = contents.remedy or f"Bases of {SUPPORTED} are read"
+            raise NotRecognisedError(
+                f"{self.path}: is {contents.what}, not a base model, by its key {contents.key}. {advice}."
+            )
         unet_names = [name for name in self._tensors if name.startswith(ldm_names.UNET)]
         if not unet_names:
-            is_lora = any("lora" in name for name in self._tensors)
             raise NotRecognisedError(
                 f"{self.path}: no UNet in the original layout (no {ldm_names.UNET}*). "
-                + ("It looks like a LoRA, not a base model." if is_lora else "")
-                + " Give a base model: a checkpoint like v1-5-pruned-emaonly.safetensors, or a diffusers folder."
+                "Give a base model: a checkpoint like v1-5-pruned-emaonly.safetensors, or a diffusers folder."
             )
 
         # The families differ in the width of the text states, which the keys of any cross-attention show.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -43,6 +44,17 @@ def shipped_config(kind: str, part: str) -> dict[str, Any]:
 def part_title(part: str) -> str:
     """What messages call a part."""
     return _PART_TITLES[part]
+
+
+def _hint(folder: Path) -> str:
+    """What a folder without a UNet holds instead, as the end of an error message."""
+    for name in ("model_index.json", "config.json"):
+        with suppress(OSError, ValueError, AttributeError):
+            class_name = json.loads((folder / name).read_text(encoding="utf-8")).get("_class_name")
+            if isinstance(class_name, str):
+                return f". By its {name} it is a {class_name}"
+    files = sorted(folder.glob("*.safetensors"))
+    return f". For a single file, name it: {files[0]}" if files else ""
 
 
 class StableDiffusionSource(Source):
@@ -128,7 +140,9 @@ class Folder(StableDiffusionSource):
         """`name`: as the user wrote it. `kind` overrides detection. Raises NotRecognisedError if there is no UNet."""
         self.name, self.path = name, path
         if not (path / "unet" / "config.json").is_file():
-            raise NotRecognisedError(f"{path}: not a diffusers model folder (it has no unet/config.json)")
+            raise NotRecognisedError(
+                f"{path}: not a diffusers model folder of Stable Diffusion (it has no unet/config.json){_hint(path)}"
+            )
         self.kind = kind or self._detect_kind()
 
     def _detect_kind(self) -> str:
