@@ -15,13 +15,15 @@ from tools.fuzzing.values import SURROGATES, Draw, damaged, damaged_bytes, texts
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252", "shift-jis")
 CAPTION_PARTS = (
-    "a photo of garp", "garp", ", ", " ", "(hat:1.3)", "((", "))", "[", "]", "\\(", "\\", ":", "{a|b}", "{", "|", "{2$$a|b}", "<disc>",
-    "BREAK", "AND", "\n", "\r\n", "\t", "\0", "🦊", "é", "e\u0301", "\u202e", "\x1b[31m", "ﷺ", "a" * 600, "hat, " * 100, "__hat__", '"', ",,,",
-    "(a:nan)", "(a:1e308)", "(((((((((((((((((((((((((((((((a", "{{{{{{a|b}|c}|d}", "|||", "#", "--n", "<lora:x:1>", "\ufeff", "\x85",
+    "a photo of garp", "garp", ", ", " ", "(hat:1.3)", "((", "))", "[", "]", "\\(", "\\", ":", "{a|b}", "{", "|",
+    "{2$$a|b}", "<disc>", "BREAK", "AND", "\n", "\r\n", "\t", "\0", "🦊", "é", "e\u0301", "\u202e", "\x1b[31m", "ﷺ",
+    "a" * 600, "hat, " * 100, "__hat__", '"', ",,,", "(a:nan)", "(a:1e308)", "(((((((((((((((((((((((((((((((a",
+    "{{{{{{a|b}|c}|d}", "|||", "#", "--n", "<lora:x:1>", "\ufeff", "\x85",
 )  # fmt: skip
 TRANSFORMS: tuple[Any, ...] = (
-    "shuffle", "tag_dropout", "caption_dropout", "wildcard", "tag_warmup", {"kind": "template", "templates": ["a {}"]},
-    {"kind": "replace", "replacements": {"garp": "x"}}, "flip", "random_crop", "color", "face_crop", "letterbox",
+    "shuffle", "tag_dropout", "caption_dropout", "wildcard", "tag_warmup",
+    {"kind": "template", "templates": ["a {}"]}, {"kind": "replace", "replacements": {"garp": "x"}}, "flip",
+    "random_crop", "color", "face_crop", "letterbox",
 )  # fmt: skip
 
 
@@ -110,14 +112,28 @@ def write_table(draw: Draw, images: Path) -> None:
 
 def prompts_case(draw: Draw, folder: Path, material: Material) -> Case:
     """A file of prompts, or prompts on the command line, for one step of sampling."""
-    options = ("--n bad", "--d 7", "--w 64", "--h 1e9", "--s x", "--l nan", "--zz 1", "--", "--d -1", "--w 99999999", "")
+    options = (
+        "--n bad",
+        "--d 7",
+        "--w 64",
+        "--h 1e9",
+        "--s x",
+        "--l nan",
+        "--zz 1",
+        "--",
+        "--d -1",
+        "--w 99999999",
+        "",
+    )
     lines = [f"{draw(captions())} {draw(st.sampled_from(options))}" for _ in range(2)]
     name = draw(st.sampled_from(["p.txt", "p.toml", "p.json"]))
     text = "\n".join(lines)
     if name != "p.txt":
         table = {"prompt": {"width": 64, "subset": [{"prompt": line} for line in lines]}}
         changed = damaged(draw, table)
-        text = json.dumps(changed) if name == "p.json" else "\n".join(f"prompt = {json.dumps(line)}" for line in lines[:1])
+        text = (
+            json.dumps(changed) if name == "p.json" else "\n".join(f"prompt = {json.dumps(line)}" for line in lines[:1])
+        )
     (folder / name).write_text(text, encoding="utf-8", errors="replace")
     prompt = draw(st.one_of(captions(), st.sampled_from(SURROGATES))).replace("\0", "")
     if draw(st.booleans()) and prompt and not prompt.startswith("-"):

@@ -1,8 +1,8 @@
 """Runs of the command line under guard: in another process, with limits, and watched.
 
 The process is a fork of this one, in which everything is imported already, so that a run takes milliseconds. A run may
-end with success or an error of ours; everything else is a fault: a traceback, a hang, too much memory, a file outside of
-its folder, an escape sequence on the terminal.
+end with success or an error of ours; everything else is a fault: a traceback, a hang, too much memory, a file outside
+of its folder, an escape sequence on the terminal.
 """
 
 from __future__ import annotations
@@ -214,8 +214,10 @@ def judge(case: Case, report: Any, output: str) -> Outcome:
 def place(output: str) -> str:
     """The last line of our code in a traceback, and the exception."""
     frames = FRAME.findall(output)
-    lines = [line for line in output.splitlines() if re.match(r"[A-Za-z_.]+(Error|Exception|Warning|Iteration|Exit)\b", line)]
+    lines = [
+        line for line in output.splitlines() if re.match(r"[A-Za-z_.]+(Error|Exception|Warning|Iteration|Exit)\b", line)
+    ]
     if output.startswith("Current thread") or "most recent call first" in output:
         frames.reverse()
-    where = "{0}:{1} {2}".format(*frames[-1]) if frames else "outside"
+    where = ":".join(frames[-1]) if frames else "outside"
     return f"{where}: {lines[-1][:110] if lines else ''}"

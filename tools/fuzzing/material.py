@@ -103,9 +103,13 @@ def make_loras(folder: Path, material: Material) -> None:
     }
     for kind in ADAPTERS:
         layers = family.named_layers(("unet", "te"))
-        adapters = AdapterSet.create(kinds[kind](layers=("*attn1.to_k", "*k_proj")), layers, family.layer_presets, seed=1)
+        adapters = AdapterSet.create(
+            kinds[kind](layers=("*attn1.to_k", "*k_proj")), layers, family.layer_presets, seed=1
+        )
         path = folder / f"{kind}.safetensors"
-        tensors = {name: tensor.contiguous().clone() for name, tensor in encode(adapters.adapters, family.kohya_name).items()}
+        tensors = {
+            name: tensor.contiguous().clone() for name, tensor in encode(adapters.adapters, family.kohya_name).items()
+        }
         save_file(tensors, path, metadata)
         material.loras.append(path)
     source = material.run / "garp.safetensors"
@@ -120,7 +124,9 @@ def make_pickles(folder: Path, material: Material) -> None:
     vectors = torch.randn(2, 32)
     embedding = {"string_to_token": {"*": 265}, "string_to_param": {"*": vectors}, "name": "disc", "step": 3}
     layer = {"lora_down.weight": torch.randn(2, 32), "lora_up.weight": torch.randn(32, 2)}
-    changes = {f"down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.{name}": value for name, value in layer.items()}
+    changes = {
+        f"down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.{name}": value for name, value in layer.items()
+    }
     concept = {"<disc1>": torch.randn(16, 32), "<disc2>": torch.randn(16, 32)}
     edlora = {"params": {"new_concept_embedding": concept, "unet": changes, "text_encoder": {}}}
     for name, content in (("embedding.pt", embedding), ("edlora.pth", edlora), ("plain.bin", {"emb_params": vectors})):

@@ -56,19 +56,39 @@ train:
   optim_g: {type: AdamW, lr: 0.0, weight_decay: 0.01, betas: [0.9, 0.999]}
   scheduler: linear
   emb_norm_threshold: 5.5e-1
-val: {val_during_save: true, compose_visualize: true, alpha_list: [0, 0.7, 1.0], sample: {num_inference_steps: 2, guidance_scale: 7.5}}
+val:
+  val_during_save: true
+  compose_visualize: true
+  alpha_list: [0, 0.7, 1.0]
+  sample: {num_inference_steps: 2, guidance_scale: 7.5}
 logger: {print_freq: 10, save_checkpoint_freq: 1000}
 """
 DATASET = {
     "general": {"enable_bucket": True, "caption_extension": ".txt", "shuffle_caption": True},
-    "datasets": [{"resolution": 64, "batch_size": 1, "subsets": [{"image_dir": "images", "num_repeats": 2, "class_tokens": "garp"}]}],
+    "datasets": [
+        {
+            "resolution": 64,
+            "batch_size": 1,
+            "subsets": [{"image_dir": "images", "num_repeats": 2, "class_tokens": "garp"}],
+        }
+    ],
 }
 
 
 def config_case(draw: Draw, folder: Path, material: Material) -> Case:
     """One file or command line."""
     (folder / "images").symlink_to(material.images)
-    makers = (own_file, own_file, own_file, overrides, foreign_flags, foreign_flags, foreign_file, mixofshow_file, other_files)
+    makers = (
+        own_file,
+        own_file,
+        own_file,
+        overrides,
+        foreign_flags,
+        foreign_flags,
+        foreign_file,
+        mixofshow_file,
+        other_files,
+    )
     return draw(st.sampled_from(makers))(draw, folder, material)
 
 
@@ -107,9 +127,10 @@ def overrides(draw: Draw, folder: Path, material: Material) -> Case:
     """Arguments `key=value` behind a config."""
     (folder / "c.json").write_text(json.dumps(material.config), encoding="utf-8")
     keys = [
-        "adapter.rank", "adapter.layers", "data.images", "data.subsets.0.images", "data.subsets.7", "data.subsets.x", "trigger.0", "trigger.5",
-        "trigger.-1", "hooks.0.kind", "steps", "", ".", "a..b", "data", "optimizer.lr", "optimizer", "export.step_name", "output", "name",
-        "concepts.0.words.0", "phases.unet", "metadata.title", "plugins", "plugins.0", "device", "threads", "seed", "start", "data.resolution",
+        "adapter.rank", "adapter.layers", "data.images", "data.subsets.0.images", "data.subsets.7",
+        "data.subsets.x", "trigger.0", "trigger.5", "trigger.-1", "hooks.0.kind", "steps", "", ".", "a..b", "data",
+        "optimizer.lr", "optimizer", "export.step_name", "output", "name", "concepts.0.words.0", "phases.unet",
+        "metadata.title", "plugins", "plugins.0", "device", "threads", "seed", "start", "data.resolution",
     ]  # fmt: skip
     arguments: list[str] = []
     for _ in range(draw(st.integers(1, 3))):
@@ -156,9 +177,24 @@ def base_options(script: str) -> dict[str, Any]:
     if script == "train_edlora":
         return {}
     if "diffusers" in script or script.startswith(("train_dream", "train_text", "train_custom", "textual")):
-        usual = {"pretrained_model_name_or_path": "tiny-sd", "instance_data_dir": "images", "instance_prompt": "a garp", "output_dir": "out"}
-        return usual | {"train_data_dir": "images", "placeholder_token": "<x>", "initializer_token": "circle"} if "inversion" in script else usual
-    return {"pretrained_model_name_or_path": "tiny-sd", "train_data_dir": "images", "output_dir": "out", "output_name": "x", "resolution": "64"}
+        usual = {
+            "pretrained_model_name_or_path": "tiny-sd",
+            "instance_data_dir": "images",
+            "instance_prompt": "a garp",
+            "output_dir": "out",
+        }
+        return (
+            usual | {"train_data_dir": "images", "placeholder_token": "<x>", "initializer_token": "circle"}
+            if "inversion" in script
+            else usual
+        )
+    return {
+        "pretrained_model_name_or_path": "tiny-sd",
+        "train_data_dir": "images",
+        "output_dir": "out",
+        "output_name": "x",
+        "resolution": "64",
+    }
 
 
 def foreign_flags(draw: Draw, folder: Path, material: Material) -> Case:
@@ -190,14 +226,20 @@ def foreign_file(draw: Draw, folder: Path, material: Material) -> Case:
     """A config file of sd-scripts."""
     table = damaged(draw, {**base_options("train_network"), **foreign_values(draw, "train_network", 6)})
     name = write(draw, folder, table)
-    command = ("convert-config", name) if draw(st.booleans()) else ("convert-config", "--", "train_network", "--config_file", name)
+    command = (
+        ("convert-config", name)
+        if draw(st.booleans())
+        else ("convert-config", "--", "train_network", "--config_file", name)
+    )
     return Case(command, 64 << 20)
 
 
 def mixofshow_file(draw: Draw, folder: Path, material: Material) -> Case:
     """A YAML file of Mix-of-Show, with its list of concepts."""
     concepts = [{"instance_prompt": "<TOK>", "instance_data_dir": "images", "mask_data_dir": "images"}]
-    (folder / "concepts.json").write_text(json.dumps(damaged(draw, concepts) if draw(st.booleans()) else concepts), encoding="utf-8")
+    (folder / "concepts.json").write_text(
+        json.dumps(damaged(draw, concepts) if draw(st.booleans()) else concepts), encoding="utf-8"
+    )
     (folder / "prompts.txt").write_text("a <TOK>\n", encoding="utf-8")
     changed = damaged(draw, yaml.safe_load(EDLORA), 3)
     try:
@@ -217,7 +259,9 @@ def other_files(draw: Draw, folder: Path, material: Material) -> Case:
         lora = str(material.folder / "lora.safetensors")
         entries = [{"lora_path": lora, "unet_alpha": 1.0, "text_encoder_alpha": 1.0, "concept_name": "<a>"}]
         (folder / "l.json").write_text(json.dumps(damaged(draw, entries)), encoding="utf-8")
-        return Case(("fuse", "l.json", "--base", "tiny-sd", "--steps", "1", "--method", "sum", "--size", "64"), 256 << 20, 10.0)
+        return Case(
+            ("fuse", "l.json", "--base", "tiny-sd", "--steps", "1", "--method", "sum", "--size", "64"), 256 << 20, 10.0
+        )
     if way == "regions":
         table = {"prompt": "a park", "width": 64, "height": 64, "regions": [{"prompt": "garp", "box": [0, 0, 0.5, 1]}]}
         name = write(draw, folder, damaged(draw, table))

@@ -96,7 +96,17 @@ def pickle_case(draw: Draw, folder: Path, material: Material) -> Case:
         ("convert", name, "--to", "kohya", *base, "-o", "b.safetensors"),
         ("resize", name, "--rank", "1", *base, "-o", "b.safetensors"),
         ("merge", "tiny-sd", name, "-o", "model"),
-        ("convert", str(material.run / "garp.safetensors"), "--to", "bundle", "--word", name, *base, "-o", "b.safetensors"),
+        (
+            "convert",
+            str(material.run / "garp.safetensors"),
+            "--to",
+            "bundle",
+            "--word",
+            name,
+            *base,
+            "-o",
+            "b.safetensors",
+        ),
         ("sample", *base, "--lora", name, "-p", "a", "--steps", "1", "-o", "out"),
         ("sample", *base, "--embedding", name, "-p", "a", "--steps", "1", "-o", "out"),
     )

@@ -13,22 +13,80 @@ from tools.fuzzing.guard import Case
 from tools.fuzzing.material import Material
 from tools.fuzzing.values import Draw, damaged, damaged_bytes, texts, values
 
-DTYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "I8", "U8", "BOOL", "C64", "F4", "XX", "", None, 7)
-SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I8": 1, "U8": 1, "BOOL": 1}
-SHAPES: tuple[Any, ...] = ([], [0], [1], [-1], [1 << 40], [1 << 62, 4], [2, 0, 3], [1] * 9, [1.5], ["2"], None, "x", [[2]])
+DTYPES = (
+    "F64",
+    "F32",
+    "F16",
+    "BF16",
+    "F8_E4M3",
+    "F8_E5M2",
+    "I64",
+    "I32",
+    "I8",
+    "U8",
+    "BOOL",
+    "C64",
+    "F4",
+    "XX",
+    "",
+    None,
+    7,
+)
+SIZES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I64": 8,
+    "I32": 4,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+SHAPES: tuple[Any, ...] = (
+    [],
+    [0],
+    [1],
+    [-1],
+    [1 << 40],
+    [1 << 62, 4],
+    [2, 0, 3],
+    [1] * 9,
+    [1.5],
+    ["2"],
+    None,
+    "x",
+    [[2]],
+)
 METADATA_KEYS = (
-    "ss_network_args", "ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_tag_frequency", "ss_base_model_version",
-    "ss_v2", "ss_output_name", "lora_adapter_metadata", "lorasmith", "lorasmith.config", "lorasmith.kind", "lorasmith.adapter",
-    "lorasmith.words", "lorasmith.plugins", "lorasmith.history", "lorasmith.trigger", "lorasmith.configs", "modelspec.title",
-    "modelspec.architecture", "modelspec.trigger_phrase", "format", "sshs_model_hash", "ss_training_comment",
+    "ss_network_args", "ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_tag_frequency",
+    "ss_base_model_version", "ss_v2", "ss_output_name", "lora_adapter_metadata", "lorasmith", "lorasmith.config",
+    "lorasmith.kind", "lorasmith.adapter", "lorasmith.words", "lorasmith.plugins", "lorasmith.history",
+    "lorasmith.trigger", "lorasmith.configs", "modelspec.title", "modelspec.architecture",
+    "modelspec.trigger_phrase", "format", "sshs_model_hash", "ss_training_comment",
 )  # fmt: skip
 NAME_PARTS = (
-    (".lora_down.weight", ".lora_up.weight"), ("lora_unet_", "lora_te_"), ("lora_unet_", "lora_te2_"), (".alpha", ".scalar"),
-    (".lora_down.weight", ".lora_A.weight"), (".lora_up.weight", ".lora_B.default_0.weight"), ("lora_unet_", "base_model.model."),
-    (".lora_down.weight", ".hada_w1_a"), (".lora_up.weight", ".lokr_w1"), ("lora_", "bundle_emb."), (".weight", ""), ("_", "."),
-    ("lora_unet_", "diffusion_model."), (".alpha", ".dora_scale"), (".lora_up.weight", ".diff"), (".alpha", ".on_input"),
+    (".lora_down.weight", ".lora_up.weight"), ("lora_unet_", "lora_te_"), ("lora_unet_", "lora_te2_"),
+    (".alpha", ".scalar"), (".lora_down.weight", ".lora_A.weight"),
+    (".lora_up.weight", ".lora_B.default_0.weight"), ("lora_unet_", "base_model.model."),
+    (".lora_down.weight", ".hada_w1_a"), (".lora_up.weight", ".lokr_w1"), ("lora_", "bundle_emb."),
+    (".weight", ""), ("_", "."), ("lora_unet_", "diffusion_model."), (".alpha", ".dora_scale"),
+    (".lora_up.weight", ".diff"), (".alpha", ".on_input"),
 )  # fmt: skip
-ODD_NAMES = ("bundle_emb.x", "bundle_emb.", "bundle_emb.a.b.c", "lorasmith.word.x.te", "emb_params", "clip_l", ".alpha", "alpha", "lora_unet_", "__metadata__")
+ODD_NAMES = (
+    "bundle_emb.x",
+    "bundle_emb.",
+    "bundle_emb.a.b.c",
+    "lorasmith.word.x.te",
+    "emb_params",
+    "clip_l",
+    ".alpha",
+    "alpha",
+    "lora_unet_",
+    "__metadata__",
+)
 
 
 def split(data: bytes) -> tuple[dict[str, Any], bytes]:
@@ -45,7 +103,9 @@ def join(header: Any, body: bytes) -> bytes:
 
 def damaged_tensor_file(draw: Draw, data: bytes) -> bytes:
     """A file of which a few things are wrong."""
-    level = draw(st.sampled_from(["bytes", "length", "text", "entries", "entries", "metadata", "metadata", "numbers", "names"]))
+    level = draw(
+        st.sampled_from(["bytes", "length", "text", "entries", "entries", "metadata", "metadata", "numbers", "names"])
+    )
     header, body = split(data)
     if level == "bytes":
         return damaged_bytes(draw, data)
@@ -71,9 +131,10 @@ def odd_header_text(draw: Draw, header: dict[str, Any]) -> bytes:
     text = json.dumps(header)
     first = next(name for name in header if name != "__metadata__")
     options = (
-        b"", b"null", b"[]", b"7", b'"x"', b"{", b"[" * 50_000, b'{"a":' * 5_000, text.encode("utf-16"), b"\xff" + text.encode(),
-        b" " * 1000 + text.encode(), text.encode() + b" " * 1000, text.replace("{", '{"' + first + '": {},', 1).encode(),
-        text.encode()[:-1], b'{"a": ' + b"9" * 5000 + b"}", json.dumps(header[first]).encode(),
+        b"", b"null", b"[]", b"7", b'"x"', b"{", b"[" * 50_000, b'{"a":' * 5_000, text.encode("utf-16"),
+        b"\xff" + text.encode(), b" " * 1000 + text.encode(), text.encode() + b" " * 1000,
+        text.replace("{", '{"' + first + '": {},', 1).encode(), text.encode()[:-1], b'{"a": ' + b"9" * 5000 + b"}",
+        json.dumps(header[first]).encode(),
     )  # fmt: skip
     return draw(st.sampled_from(options))
 
@@ -93,7 +154,9 @@ def change_metadata(draw: Draw, header: dict[str, Any]) -> None:
         table[key] = value
     if draw(st.integers(0, 1)):
         # the file stays one that the library reads, so that the values reach our code
-        header["__metadata__"] = {str(key): value if isinstance(value, str) else json.dumps(value) for key, value in table.items()}
+        header["__metadata__"] = {
+            str(key): value if isinstance(value, str) else json.dumps(value) for key, value in table.items()
+        }
 
 
 def change_entries(draw: Draw, header: Any) -> None:
@@ -105,7 +168,19 @@ def change_entries(draw: Draw, header: Any) -> None:
     if not isinstance(entry, dict):
         return
     field = draw(st.sampled_from(["dtype", "shape", "data_offsets"]))
-    offsets = ([0, 0], [4, 0], [-4, 4], [0, 1 << 62], [0], [], [0, 1, 2], ["0", "4"], None, [0.0, 4.0], [1 << 40, 1 << 41])
+    offsets = (
+        [0, 0],
+        [4, 0],
+        [-4, 4],
+        [0, 1 << 62],
+        [0],
+        [],
+        [0, 1, 2],
+        ["0", "4"],
+        None,
+        [0.0, 4.0],
+        [1 << 40, 1 << 41],
+    )
     entry[field] = draw(st.sampled_from({"dtype": DTYPES, "shape": SHAPES, "data_offsets": offsets}[field]))
 
 
@@ -121,7 +196,11 @@ def rename(draw: Draw, header: dict[str, Any]) -> None:
         entry = header.pop(name)
         way = draw(st.sampled_from(["remove", "replace", "odd", "text", "prefix"]))
         if way != "remove":
-            options = {"replace": name.replace(old, new), "odd": draw(st.sampled_from(ODD_NAMES)), "text": draw(texts())}
+            options = {
+                "replace": name.replace(old, new),
+                "odd": draw(st.sampled_from(ODD_NAMES)),
+                "text": draw(texts()),
+            }
             header[options.get(way, f"a.{name}")] = entry
 
 
@@ -133,7 +212,9 @@ def repack(draw: Draw, header: dict[str, Any], body: bytes) -> bytes:
     if draw(st.integers(0, 3)) == 0:
         chosen = set(names)
     dtype = draw(st.sampled_from(sorted(SIZES)))
-    shape = draw(st.sampled_from([None, None, [0], [], [1], [3], [2, 2], [0, 4], [4, 0], [2, 2, 3, 3], [1, 1, 1, 1, 1], [7, 5]]))
+    shape = draw(
+        st.sampled_from([None, None, [0], [], [1], [3], [2, 2], [0, 4], [4, 0], [2, 2, 3, 3], [1, 1, 1, 1, 1], [7, 5]])
+    )
     fill = draw(st.sampled_from([b"\0", b"\xff", b"\x7f\x80", b"\x00\x00\xc0\x7f", b"\x01\x02\x03\x04"]))
     entries: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
     parts: list[bytes] = []

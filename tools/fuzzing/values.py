@@ -12,16 +12,17 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 """The function of hypothesis that draws from a strategy."""
 
 ODD_TEXTS = (
-    "", " ", "\0", "\x1b]0;x\x07\x1b[31mred", "\x9b2J", "\u202eevil", "..", "../../../tmp/x", "/", "/dev/zero", "~", "~nobody/x",
-    "a" * 300, "a/" * 200, "C:\\temp\\new", "nan", "inf", "-1", "1e999", "0x10", "true", "None", "null", "{}", "[]", "{", "[[[",
-    '"', "'", "\\", "(((", ")))", "(a:1e9)", "(a:nan)", "[a:b:0.5]", "<lora:x:1>", "{step:99d}", "{0}", "{name.__class__}", "%s",
-    "${x}", "*", "**", "?", "[!", "(a+)+$", "(?:a|a)*b", "a,b,,c", ":", "a:b:c", "a=b=c", "=", "\n\n", "\r", "\t", "\ufeff", "é" * 80,
-    "日本語", "🦊", "e\u0301", "\u200b", "<TOK>", "<s1><s2>", "auto", "cuda:99", "cuda", "meta", "fp16", "http://x.invalid/y", "a b c",
+    "", " ", "\0", "\x1b]0;x\x07\x1b[31mred", "\x9b2J", "\u202eevil", "..", "../../../tmp/x", "/", "/dev/zero",
+    "~", "~nobody/x", "a" * 300, "a/" * 200, "C:\\temp\\new", "nan", "inf", "-1", "1e999", "0x10", "true", "None",
+    "null", "{}", "[]", "{", "[[[", '"', "'", "\\", "(((", ")))", "(a:1e9)", "(a:nan)", "[a:b:0.5]", "<lora:x:1>",
+    "{step:99d}", "{0}", "{name.__class__}", "%s", "${x}", "*", "**", "?", "[!", "(a+)+$", "(?:a|a)*b", "a,b,,c",
+    ":", "a:b:c", "a=b=c", "=", "\n\n", "\r", "\t", "\ufeff", "é" * 80, "日本語", "🦊", "e\u0301", "\u200b", "<TOK>",
+    "<s1><s2>", "auto", "cuda:99", "cuda", "meta", "fp16", "http://x.invalid/y", "a b c",
 )  # fmt: skip
 SURROGATES = ("\ud800", "caf\udce9", "\udfff x")
 ODD_NUMBERS = (
-    0, 1, -1, 2, 3, 7, 64, 255, 256, 1000, 2**31 - 1, 2**31, 2**63 - 1, 2**63, 2**64, -(2**63), 10**30, 0.0, -0.0, 0.5, 1e-45,
-    1e-8, 1e38, 1e308, -1e308, 1.5,
+    0, 1, -1, 2, 3, 7, 64, 255, 256, 1000, 2**31 - 1, 2**31, 2**63 - 1, 2**63, 2**64, -(2**63), 10**30, 0.0, -0.0,
+    0.5, 1e-45, 1e-8, 1e38, 1e308, -1e308, 1.5,
 )  # fmt: skip
 NOT_FINITE = (float("nan"), float("inf"), float("-inf"))
 

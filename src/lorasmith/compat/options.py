@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
+from lorasmith.core.config import ALLOWED
 from lorasmith.core.errors import ConfigError, Problem
 
 State = Literal["same", "improved", "no_effect", "refused"]
@@ -38,6 +42,8 @@ class Option:
     note: str = ""
     to: str = ""
     choices: tuple[str, ...] = ()
+    shape: Any = None
+    """The Python type of a value of type `any`, such as `list[float]`: what may be in tables and lists."""
 
     def is_unset(self, value: Any) -> bool:
         """Whether `value` changes nothing: absent, empty, off, or the default."""
@@ -57,10 +63,31 @@ class Option:
         if isinstance(value, str) and value.strip().lower() in ("", "none"):
             return None
         parsed = PARSERS[self.type](value)
+        if self.shape is not None:
+            require_shape(parsed, self.shape)
         allowed = [choice.lower() for choice in self.choices]
         if allowed and str(parsed).lower() not in allowed:
             raise ValueError(f"one of {', '.join(self.choices)}")
         return parsed
+
+
+def require_shape(value: Any, shape: Any) -> None:
+    """Raises ValueError, with the place inside of the value, if a table or list does not have the type `shape`."""
+    try:
+        TypeAdapter(shape).validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        # pydantic adds the member of a union that it tried, which is no key of the file
+        place = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or is_key(part, value))
+        allowed = ALLOWED.get(first["type"]) or first["msg"].removeprefix("Input should be ")
+        raise ValueError(f"{place}: {allowed}" if place else allowed) from None
+
+
+def is_key(name: str, value: Any) -> bool:
+    """Whether a table, or one of the tables inside of it, has the key `name`."""
+    if isinstance(value, dict):
+        return name in value or any(is_key(name, inner) for inner in value.values())
+    return isinstance(value, list) and any(is_key(name, inner) for inner in value)
 
 
 BOOLEANS = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
@@ -79,9 +106,12 @@ def parse_float(value: Any) -> float:
     if isinstance(value, bool):
         raise ValueError("a number")
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("a number") from None
+    if not math.isfinite(number):
+        raise ValueError("a finite number")
+    return number
 
 
 def parse_int(value: Any) -> int:

@@ -113,6 +113,25 @@ def table_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
+def parse_json_table(text: str, path: Path) -> dict[str, Any]:
+    """The object in a JSON text. Raises LorasmithError for a syntax error and for any other content."""
+    content = parse_json(text, path)
+    if not isinstance(content, dict):
+        raise LorasmithError(f"{path}: not what it should hold: {describe_type(content)} in place of a table of keys")
+    return cast("dict[str, Any]", content)
+
+
+def read_json_table(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, such as the config of a model. Raises LorasmithError if there is none."""
+    return parse_json_table(read_text(path), path)
+
+
+def describe_type(value: Any) -> str:
+    """What a value of JSON is, in words."""
+    names = {bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list", dict: "a table"}
+    return names.get(cast("type[Any]", type(value)), "nothing")
+
+
 def parse_toml(text: str, path: Path) -> dict[str, Any]:
     """The content of a TOML file. Raises LorasmithError with the line of a syntax error and what to do about it."""
     require_size(text, path, "TOML")

@@ -75,10 +75,12 @@ def read_header(path: Path) -> tuple[dict[str, TensorRef], dict[str, str]]:
                 raise LorasmithError(f"{path}: not a .safetensors file, or cut off inside its header ({size} bytes)")
             header = json.loads(file.read(length))
         metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("metadata are texts")
         refs = {name: _ref(path, name, entry, data_start=8 + length) for name, entry in header.items()}
     except OSError as error:
         raise LorasmithError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise LorasmithError(f"{path}: not a .safetensors file (its header is not readable)") from None
 
     end = max((ref.offset + ref.nbytes for ref in refs.values()), default=0)
@@ -95,6 +97,8 @@ def _ref(path: Path, name: str, entry: dict[str, Any], data_start: int) -> Tenso
     if dtype is None:
         raise LorasmithError(f"{path}: tensor {name} has the dtype {entry['dtype']}, which is not supported")
     begin, end = entry["data_offsets"]
+    if not all(type(number) is int and number >= 0 for number in (begin, end, *entry["shape"])):
+        raise ValueError("sizes and offsets are whole numbers")
     ref = TensorRef(path, dtype, tuple(entry["shape"]), data_start + begin)
     if ref.nbytes != end - begin:
         raise LorasmithError(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.text_files import read_json_table
 
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 
@@ -54,7 +54,12 @@ def preferred_files(folder: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[str]:
-    return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    files = read_json_table(index).get("weight_map")
+    if not isinstance(files, dict) or not all(
+        isinstance(name, str) and Path(name).name == name for name in files.values()
+    ):
+        raise LorasmithError(f"{index}: weight_map does not name the files of the weights")
+    return sorted(set(files.values()))
 
 
 def pickle_advice(path: Path) -> str:

@@ -15,11 +15,10 @@ from lorasmith.core.store import write_with
 from lorasmith.families.reader import Reader
 from lorasmith.families.source import Source
 from lorasmith.families.stable_diffusion import ldm_names
-from lorasmith.families.stable_diffusion.source import Folder, shipped_config
+from lorasmith.families.stable_diffusion.source import TOKENIZERS, Folder, shipped_config
 
 CONFIGS = ("unet", "te", "vae", "scheduler")
 MODEL_CONFIGS = ("unet", "te", "vae")
-TOKENIZERS = ("clip", "tiny-sd/tokenizer")
 
 
 def check(source: Source) -> None:

@@ -6,7 +6,6 @@ Each kind of model is a `ControlModel`, found by the class name in the model's c
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.registry import Config
+from lorasmith.core.text_files import read_json_table
 from lorasmith.families.base import Conditioning, Family
 from lorasmith.families.stable_diffusion.conditioning import CONTEXT, POOLED, TIME_IDS, steer
 from lorasmith.families.stable_diffusion.steering import Residuals, cells
@@ -270,7 +270,7 @@ def _read_class_name(model: str) -> str:
         except Exception as error:  # the hub raises many types, all of which mean that the file is not available
             reason = str(error).splitlines()[0]
             raise LorasmithError(f"{model}: neither a folder nor a model on the hub ({reason})") from None
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config = read_json_table(file)
     return str(config.get("_class_name", "unknown"))
 
 

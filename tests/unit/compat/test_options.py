@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -152,3 +153,35 @@ def test_numbers_that_no_run_can_have(more: list[str], where: str, tmp_path: Pat
     with pytest.raises(ConfigError) as error:
         script.convert(script.parse([*arguments, *more]))
     assert [p.where for p in error.value.problems] == [where]
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "1e999", float("inf"), 10**400])
+@pytest.mark.parametrize("kind", ["int", "float", "steps", "floats"])
+def test_numbers_are_finite(kind: Any, value: Any) -> None:
+    with pytest.raises(ValueError, match="number"):
+        Option("x", kind).parse([value] if kind == "floats" else value)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        ("models.finetune_cfg.unet", {"lora_cfg": {"rank": "four"}}, "lora_cfg.rank: a whole number"),
+        ("models.finetune_cfg.unet", {"lora_cfg": [4]}, "lora_cfg: a"),
+        ("models.finetune_cfg.text_encoder", {"lr": {"x": 1}}, "lr: a number"),
+        ("models.finetune_cfg.text_embedding", 7, "a"),
+        ("train.optim_g", {"betas": [0.9, "much"]}, "betas.1: a number"),
+        ("val.alpha_list", [0.5, {}], "1: a number"),
+        ("val.sample", {"num_inference_steps": 2.5}, "num_inference_steps: a whole number"),
+        ("datasets.train.instance_transform", [{"type": "ToTensor"}, {"size": "big"}], "1.size: "),
+        ("datasets.train.instance_transform", [3], "0: "),
+        ("datasets.train.replace_mapping", "x", "a table"),
+        ("datasets.val_vis.latent_size", [4, 8], "at least 3"),
+        ("datasets.val_vis.prompts", {"a": 1}, "a text"),
+    ],
+)
+def test_values_inside_of_tables_have_types_too(option: str, value: Any, allowed: str) -> None:
+    """A table of a YAML file reaches the conversion as a whole."""
+    from lorasmith.compat.mixofshow.options import TRAIN
+
+    with pytest.raises(ValueError, match=allowed):
+        next(known for known in TRAIN if known.name == option).parse(value)

@@ -44,3 +44,11 @@ def test_sections_have_no_meaning() -> None:
     values, warnings = flatten_sections({"a": 1, "s": {"a": 2, "b": {"c": 1}}, "t": {"d": 3}})
     assert values == {"a": 2, "d": 3}
     assert "s.b" in warnings[0]
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "1.5", '"text"', "[{}]"])
+def test_a_file_that_is_no_table(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(LorasmithError, match=r"a\.json: not what it should hold: .* in place of a table"):
+        read_file(path)

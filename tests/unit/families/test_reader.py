@@ -121,3 +121,26 @@ def test_numbers_that_only_the_precision_cannot_hold_are_not_blamed_on_the_file(
     ):
         reader.fill(module, reader.read_header(path)[0], torch.float16, "cpu", "UNet", "model")
     reader.fill(module, reader.read_header(path)[0], torch.bfloat16, "cpu", "UNet", "model")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{"__metadata__": null}',
+        '{"__metadata__": {"a": 1}}',
+        '{"__metadata__": []}',
+        "[" * 60_000,
+        '{"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}',
+        '{"a": {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]}}',
+        '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}',
+        '{"a": {"dtype": "F32", "shape": [true], "data_offsets": [0, 4]}}',
+        '{"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}',
+        '{"a": 7}',
+        "null",
+    ],
+)
+def test_a_header_of_other_types_is_refused(header: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(16))
+    with pytest.raises(LorasmithError, match=r"not a \.safetensors file"):
+        reader.read_header(path)

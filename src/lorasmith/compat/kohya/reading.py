@@ -9,7 +9,7 @@ from typing import Any
 
 from lorasmith.compat.foreign_keys import foreign_file
 from lorasmith.core.errors import LorasmithError
-from lorasmith.core.text_files import parse_json, parse_toml, read_text, require_size
+from lorasmith.core.text_files import parse_json_table, parse_toml, read_text, require_size
 
 KEY = re.compile(r"""\s*(?P<key>(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*[A-Za-z0-9_-]+)*)\s*=""")
 SECTION = re.compile(r"\s*\[(?P<name>[^\[\]]+)\]\s*(?:#.*)?$")
@@ -31,8 +31,8 @@ def read_file(path: Path) -> dict[str, Any]:
         raise LorasmithError(f"{path}: no such file")
     text = read_text(path)
     if path.suffix.lower() == ".json":
-        table = parse_json(text, path)
-        if isinstance(table, dict) and "LoRA_type" in table and "network_module" not in table:
+        table = parse_json_table(text, path)
+        if "LoRA_type" in table and "network_module" not in table:
             raise foreign_file("LoRA_type", str(path))
         return table
     require_size(text, path, "TOML")

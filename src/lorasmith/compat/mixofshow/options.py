@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lorasmith.compat.mixofshow import shapes
 from lorasmith.compat.options import Option
 
 LETTERBOX = (
@@ -35,18 +36,31 @@ TRAIN = (
         state="improved",
         note="images without a mask are allowed",
     ),
-    Option("datasets.train.instance_transform", "any", to="data.transforms", state="improved", note=LETTERBOX),
-    Option("datasets.train.replace_mapping", "any", {}, to="data.transforms (replace)"),
+    Option(
+        "datasets.train.instance_transform",
+        "any",
+        shape=shapes.Transforms,
+        to="data.transforms",
+        state="improved",
+        note=LETTERBOX,
+    ),
+    Option("datasets.train.replace_mapping", "any", {}, shape=shapes.Mapping, to="data.transforms (replace)"),
     Option("datasets.train.batch_size_per_gpu", "int", 2, to="data.batch_size", note="of one rank"),
     Option(
         "datasets.train.dataset_enlarge_ratio", "float", 1.0, to="views_per_image", note="how often an image is used"
     ),
     # Previews
     Option("datasets.val_vis.name", "text", "PromptDataset", state="no_effect", note="only the name of a folder"),
-    Option("datasets.val_vis.prompts", "any", to="preview.prompts"),
+    Option("datasets.val_vis.prompts", "any", shape=shapes.Prompts, to="preview.prompts"),
     Option("datasets.val_vis.num_samples_per_prompt", "int", 1, to="preview.count"),
-    Option("datasets.val_vis.latent_size", "any", to="data.resolution", note="times 8: the size of the images"),
-    Option("datasets.val_vis.replace_mapping", "any", {}, to="preview.prompts"),
+    Option(
+        "datasets.val_vis.latent_size",
+        "any",
+        shape=shapes.LatentSize,
+        to="data.resolution",
+        note="times 8: the size of the images",
+    ),
+    Option("datasets.val_vis.replace_mapping", "any", {}, shape=shapes.Mapping, to="preview.prompts"),
     Option("datasets.val_vis.share_latent_across_prompt", "flag", True, note="consecutive seeds for each prompt"),
     Option(
         "datasets.val_vis.batch_size_per_gpu",
@@ -67,12 +81,13 @@ TRAIN = (
     Option(
         "models.finetune_cfg.text_embedding",
         "any",
+        shape=shapes.FinetuneTable,
         to="concepts",
         state="improved",
         note="optimizer and weight decay change only the embeddings of the new tokens",
     ),
-    Option("models.finetune_cfg.text_encoder", "any", to="optimizer.text_lr, adapter"),
-    Option("models.finetune_cfg.unet", "any", to="optimizer.unet_lr, adapter"),
+    Option("models.finetune_cfg.text_encoder", "any", shape=shapes.FinetuneTable, to="optimizer.text_lr, adapter"),
+    Option("models.finetune_cfg.unet", "any", shape=shapes.FinetuneTable, to="optimizer.unet_lr, adapter"),
     Option("models.new_concept_token", "text", to="concepts.words"),
     Option("models.initializer_token", "text", to="concepts.init"),
     Option("models.noise_offset", "float", to="objective.noise"),
@@ -110,7 +125,7 @@ TRAIN = (
         note="torch's attention needs as little memory",
     ),
     # Optimizer
-    Option("train.optim_g", "any", {}, to="optimizer"),
+    Option("train.optim_g", "any", {}, shape=shapes.OptimizerTable, to="optimizer"),
     Option("train.emb_norm_threshold", "float", 0.55, to="concepts.norm_stop"),
     Option(
         "train.scheduler",
@@ -137,11 +152,12 @@ TRAIN = (
     Option(
         "val.alpha_list",
         "any",
+        shape=shapes.Strengths,
         to="preview.strengths",
         state="improved",
         note="drawn with the weights in memory, without a second pipeline; 0 draws with the new tokens only",
     ),
-    Option("val.sample", "any", {}, to="preview.steps, preview.cfg"),
+    Option("val.sample", "any", {}, shape=shapes.SampleTable, to="preview.steps, preview.cfg"),
     Option("logger.print_freq", "int", 10, to="log.every_steps"),
     Option("logger.save_checkpoint_freq", "int", 10000, to="export.every_steps"),
 )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.text_files import read_json_table
 from lorasmith.families.reader import TensorRef, read_header
 from lorasmith.families.stable_diffusion import ldm_names
-from lorasmith.families.stable_diffusion.source import StableDiffusionSource, shipped_config
+from lorasmith.families.stable_diffusion.source import StableDiffusionSource, configs_in, shipped_config
 from lorasmith.families.stable_diffusion.stored_names import current_vae_names, original_vae
 from lorasmith.families.weight_files import weight_files
 
@@ -86,7 +86,7 @@ def _from_folder(path: Path) -> _Vae:
     """The VAE of a diffusers folder: the folder itself, or its folder `vae`."""
     folder = path / "vae" if (path / "vae" / "config.json").is_file() else path
     config_file = folder / "config.json"
-    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+    config = read_json_table(config_file) if config_file.is_file() else {}
     if not str(config.get("_class_name", "")).startswith("Autoencoder"):
         raise LorasmithError(f"{path}: not a diffusers VAE, nor a folder with one in `vae`")
     refs: dict[str, TensorRef] = {}
@@ -105,7 +105,7 @@ def _from_file(path: Path, base: StableDiffusionSource) -> _Vae:
         raise LorasmithError(f"{path}: there is no VAE in it (no {prefix}decoder.* and no decoder.*)")
 
     # The file's config if it has one; else the base's, unless the base has a VAE of another class.
-    config = json.loads(metadata.get("lorasmith.configs", "{}")).get("vae")
+    config = configs_in(metadata, path).get("vae")
     if not config:
         config = base.config("vae")
         if config.get("_class_name", "AutoencoderKL") != "AutoencoderKL":

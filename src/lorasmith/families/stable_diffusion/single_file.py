@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from lorasmith.core.package import assets
 from lorasmith.families.reader import TensorRef, read_header
 from lorasmith.families.registry import NotRecognisedError
 from lorasmith.families.stable_diffusion import ldm_names
-from lorasmith.families.stable_diffusion.source import StableDiffusionSource, part_title, shipped_config
+from lorasmith.families.stable_diffusion.source import StableDiffusionSource, configs_in, part_title, shipped_config
 from lorasmith.families.stable_diffusion.stored_names import (
     from_openclip,
     original_vae,
@@ -39,7 +38,7 @@ class SingleFile(StableDiffusionSource):
         """`name`: as the user wrote it. `kind` overrides detection. Raises NotRecognisedError if there is no UNet."""
         self.name, self.path = name, path
         self._tensors, self.metadata = read_header(path)
-        self._configs: dict[str, Any] = json.loads(self.metadata.get("lorasmith.configs", "{}"))
+        self._configs = configs_in(self.metadata, path)
         self.kind = kind or self._configs.get("kind") or self._detect_kind()
 
     def _detect_kind(self) -> str:

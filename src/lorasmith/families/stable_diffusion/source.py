@@ -15,6 +15,7 @@ from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.latent_grid import DOWNSCALE
 from lorasmith.core.package import assets
+from lorasmith.core.text_files import parse_json_table, read_json_table
 from lorasmith.families.reader import TensorRef, read_header
 from lorasmith.families.registry import NotRecognisedError
 from lorasmith.families.source import Source
@@ -36,9 +37,26 @@ _PART_TITLES = {
 }
 
 
+KINDS = ("sd1", "sd2", "sdxl")
+TOKENIZERS = ("clip", "tiny-sd/tokenizer")
+"""Tokenizers that are part of Lorasmith, by folder: that of published models, that of the built-in base."""
+
+
 def shipped_config(kind: str, part: str) -> dict[str, Any]:
     """The diffusers or transformers config of a part of the published models of this kind."""
     return json.loads((assets() / "configs" / kind / f"{part}.json").read_text(encoding="utf-8"))
+
+
+def configs_in(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """The configs of the parts in a file's metadata (`lorasmith.configs`), with its `kind` and the name of its
+    `tokenizer`, as the files that Lorasmith writes have them; else empty. Raises LorasmithError for other content."""
+    text = metadata.get("lorasmith.configs", "")
+    configs = parse_json_table(text, path) if text else {}
+    parts = [value for key, value in configs.items() if key not in ("kind", "tokenizer")]
+    known = configs.get("kind", "sd1") in KINDS and configs.get("tokenizer", TOKENIZERS[0]) in TOKENIZERS
+    if not known or not all(isinstance(part, dict) for part in parts):
+        raise LorasmithError(f"{path}: its metadata lorasmith.configs are damaged; get the file again")
+    return configs
 
 
 def part_title(part: str) -> str:
@@ -168,7 +186,7 @@ class Folder(StableDiffusionSource):
             if part == "scheduler":
                 return shipped_config(self.kind, part)
             raise LorasmithError(f"{file}: missing; the {part_title(part)} cannot be loaded without it")
-        return json.loads(file.read_text(encoding="utf-8"))
+        return read_json_table(file)
 
     def raw(self, part: str) -> dict[str, TensorRef]:
         refs: dict[str, TensorRef] = {}
