@@ -37,11 +37,16 @@ from lorasmith.cli.studio import studio_command
 from lorasmith.cli.sweep import sweep_command
 from lorasmith.cli.train import train_command
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.out_of_memory import is_address_space_used_up, is_out_of_memory
 from lorasmith.core.package import VERSION
 
 EXIT_MISTAKE = 1
 EXIT_BUG = 70
 EXIT_STOPPED = 130
+MEMORY_ADVICE = (
+    "memory does not suffice. Close other programs, raise the limit of the system (ulimit -v), or use smaller images, "
+    "batches or a smaller base. A run continues from its last checkpoint with: lorasmith train --resume FOLDER"
+)
 
 app = typer.Typer(
     name="lorasmith",
@@ -123,7 +128,10 @@ def run_app(as_json: bool) -> None:
     except KeyboardInterrupt:
         console.say("stopped")
         sys.exit(EXIT_STOPPED)
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error) or is_address_space_used_up():
+            console.print_error(LorasmithError(f"{MEMORY_ADVICE} ({error})"), as_json="--json" in sys.argv)
+            sys.exit(EXIT_MISTAKE)
         traceback.print_exc()
         console.say(
             "This is a bug in lorasmith, not your mistake. Please report it with the lines above and your config."

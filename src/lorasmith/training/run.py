@@ -26,6 +26,7 @@ from lorasmith.training.step.lr_schedules import LrSchedule
 from lorasmith.training.step.metrics import MetricsBuffer
 from lorasmith.training.step.objectives import Objective
 from lorasmith.training.step.optimizers import averaged_weights
+from lorasmith.training.step.out_of_memory import MemoryUse
 
 if TYPE_CHECKING:
     from lorasmith.training.config import TextConfig, TrainConfig
@@ -107,6 +108,8 @@ class Run:
     """The processes that train together; by default this one alone."""
     cuda_graphs: CudaGraphs | None = None
     """Captured steps, if steps are captured as CUDA graphs."""
+    memory: MemoryUse = field(default_factory=MemoryUse)
+    """How steps use memory at present; changes when it does not suffice."""
     state: TrainState = field(default_factory=TrainState)
     metrics: MetricsBuffer = field(default_factory=MetricsBuffer)
     hook_state: dict[str, float] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from lorasmith.training.run import Run
 from lorasmith.training.setup.build import build_run
 from lorasmith.training.step.distributed import Ranks, join_ranks
 from lorasmith.training.step.loop import fit
+from lorasmith.training.step.out_of_memory import OutOfMemoryError
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,11 @@ def train(
                 result = finish(config, run)
             ranks.wait()
             return result
+        except OutOfMemoryError as error:
+            # The weights are those of the last good step, and worth keeping.
+            if run.ranks.first and not run.memory.updating:
+                checkpoint.save(run)
+            raise OutOfMemoryError(f"{error}. {resume_note(run)}") from error
         except KeyboardInterrupt:
             run.progress.say(describe_interruption(run))
             raise

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lorasmith import api
+from lorasmith.cli import main
 from lorasmith.cli.inspect import rows
 from lorasmith.cli.train import separate_config
 from lorasmith.sampling.options import SampleOptions
@@ -60,3 +61,19 @@ def test_inspect_says_each_thing_once_in_words() -> None:
     assert "trigger" not in shown
     assert shown["training"] == "lr = 1e-4"
     assert "training" not in dict(rows(found | {"config": "base = 1"}))
+
+
+def test_a_lack_of_memory_is_said_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_out(**options: object) -> None:
+        raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
+
+    monkeypatch.setattr(main, "app", run_out)
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == main.EXIT_MISTAKE
+    message = capsys.readouterr().err
+    assert "memory does not suffice" in message
+    assert "--resume" in message
+    assert "Traceback" not in message

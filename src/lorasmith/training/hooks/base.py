@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from lorasmith.core.errors import WriteError
+from lorasmith.core.out_of_memory import is_out_of_memory
 from lorasmith.core.registry import Component
 
 if TYPE_CHECKING:
@@ -45,7 +46,12 @@ class Hook(Component, root="hook"):
         run.hook_state[self._clock_key] = time.monotonic()
         # a resumed run has its pictures and files of the start already
         if self.at_start and not run.resumed:
-            self.act(run)
+            try:
+                self.act(run)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._report_failure(run, error)
 
     def after_step(self, run: Run) -> None:
         """Called after each optimizer step."""
@@ -53,15 +59,23 @@ class Hook(Component, root="hook"):
             self.act_while_training(run)
 
     def act_while_training(self, run: Run) -> None:
-        """Act after the step just made. A file that cannot be written is reported, and the run goes on."""
+        """Act after the step just made. A file that cannot be written, or work for which memory does not suffice, is
+        reported, and the run goes on."""
         try:
             self.act(run)
             run.hook_state[self._step_key] = run.state.step
-        except (WriteError, OSError) as error:
-            name = self.model_dump().get("kind", type(self).__name__)
-            run.progress.say(f"step {run.state.step}: {name} failed, the run goes on: {error}")
+        except Exception as error:
+            if not (isinstance(error, WriteError | OSError) or is_out_of_memory(error)):
+                raise
+            self._report_failure(run, error)
         # set after the work, so that slow work cannot be due again at once
         run.hook_state[self._clock_key] = time.monotonic()
+
+    def _report_failure(self, run: Run, error: Exception) -> None:
+        """Say that the hook could not do its work, and why."""
+        name = self.model_dump().get("kind", type(self).__name__)
+        reason = str(error).splitlines()[0] if is_out_of_memory(error) and str(error) else str(error)
+        run.progress.say(f"step {run.state.step}: {name} failed, the run goes on: {reason or type(error).__name__}")
 
     def finish(self, run: Run) -> None:
         """Called after the last step. Acts unless the hook has acted after that step already.

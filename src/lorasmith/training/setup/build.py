@@ -29,6 +29,7 @@ from lorasmith.training.config import TrainConfig
 from lorasmith.training.hooks import Hook
 from lorasmith.training.hooks.control import Control
 from lorasmith.training.hooks.live_report import LiveReport
+from lorasmith.training.memory_levels import CHECKPOINTING
 from lorasmith.training.output import checkpoint
 from lorasmith.training.output.data_record import FILE as DATA_FILE
 from lorasmith.training.output.data_record import write_data_record
@@ -46,6 +47,7 @@ from lorasmith.training.step.distributed import Ranks
 from lorasmith.training.step.ema import Ema
 from lorasmith.training.step.gradients import LossScale
 from lorasmith.training.step.optimizers import AdamW, Groups
+from lorasmith.training.step.out_of_memory import MemoryUse
 
 DEFAULT_VIEWS_PER_IMAGE = 100
 
@@ -279,6 +281,7 @@ def assemble(
         state=initial_state(config, dataset, length),
     )
     run.cuda_graphs = CudaGraphs(run) if captured else None
+    run.memory = MemoryUse(CHECKPOINTING if config.gradient_checkpointing else 0)
     return run
 
 

@@ -38,6 +38,17 @@ def rank_share(plans: Sequence[BatchPlan], rank: int = 0, ranks: int = 1) -> lis
     return share
 
 
+def cut_to_size(share: Sequence[tuple[int, BatchPlan]], largest: int | None) -> list[tuple[int, BatchPlan]]:
+    """A share of a step in micro-batches of at most `largest` samples; None: as it is."""
+    if largest is None:
+        return list(share)
+    parts: list[tuple[int, BatchPlan]] = []
+    for first_sample, plan in share:
+        for start in range(0, len(plan.views), largest):
+            parts.append((first_sample + start, replace(plan, views=plan.views[start : start + largest])))
+    return parts
+
+
 def micro_batches(run: Run, share: Sequence[tuple[int, BatchPlan]], number: int) -> Iterator[tuple[Batch, StepRng]]:
     """The micro-batches of step `number` with their draws.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from lorasmith.core.out_of_memory import is_out_of_memory
 from lorasmith.core.rng import StepRng
 from lorasmith.data.dataset import Batch
 from lorasmith.training.step.metrics import StepOutcome
@@ -64,6 +65,10 @@ class CudaGraphs:
             try:
                 captured = self.capture(batch, rng, step)
             except RuntimeError as error:  # an operation of this run waits for the device
+                # Capturing changes no weight. If there was no memory, the caller makes room and captures again.
+                self.run.memory.updating = False
+                if is_out_of_memory(error):
+                    raise
                 self.disabled = True
                 reason = str(error).splitlines()[0]
                 self.run.progress.say(f"steps cannot be CUDA graphs here and run one kernel at a time ({reason})")

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from lorasmith.core.errors import WriteError
+from lorasmith.core.out_of_memory import is_out_of_memory
 from lorasmith.core.rng import StepRng, restored_global_generators
 from lorasmith.data.dataset import Batch, BatchPlan
-from lorasmith.training.step.batches import micro_batches, rank_share
+from lorasmith.training.step.batches import cut_to_size, micro_batches, rank_share
 from lorasmith.training.step.gradients import all_finite, step_if_finite, unscale_and_clip
 from lorasmith.training.step.metrics import StepOutcome, StepRecord
 
@@ -66,8 +69,10 @@ def finish_hooks(run: Run) -> None:
     for hook in run.hooks:
         try:
             hook.finish(run)
-        except (WriteError, OSError) as error:
-            failures.append(str(error))
+        except Exception as error:
+            if not (isinstance(error, WriteError | OSError) or is_out_of_memory(error)):
+                raise
+            failures.append(str(error) or type(error).__name__)
     if failures:
         raise WriteError(
             "\n".join(["all steps are made, but not every file could be written:", *failures])
@@ -145,23 +150,42 @@ def set_learning_rates(run: Run) -> dict[str, float]:
 
 
 def optimizer_step(run: Run, plans: list[BatchPlan], number: int) -> StepOutcome:
-    """Step `number`: the gradient of the mean loss over all samples of `plans`, and one update of the weights."""
+    """Step `number`: the gradient of the mean loss over all samples of `plans`, and one update of the weights.
+
+    If memory does not suffice, the step begins again in a way that needs less. Raises OutOfMemoryError if there is no
+    such way left.
+    """
     samples_in_step = sum(len(plan.views) for plan in plans)
     share = rank_share(plans, run.ranks.index, run.ranks.count)
-    batches = micro_batches(run, share, number)
+    while True:
+        parts = cut_to_size(share, run.memory.largest)
+        # A graph holds exactly one micro-batch; a step of one sample may also have no share for this rank.
+        captured = run.cuda_graphs if len(plans) == len(parts) == 1 else None
+        try:
+            batches = micro_batches(run, parts, number)
+            if captured is not None:
+                batch, rng = next(batches)
+                return captured(batch, rng, partial(whole_step, run, samples_in_step))
+            return update_weights(run, *sum_over_batches(run, batches, samples_in_step))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        # Outside of the handler, because the error holds the tensors of the failed pass.
+        run.memory.save(run, parts, reason)
 
-    # A graph holds exactly one micro-batch; a step of one sample may also have no share for this rank.
-    if run.cuda_graphs is not None and len(plans) == len(share) == 1:
-        batch, rng = next(batches)
-        return run.cuda_graphs(batch, rng, lambda batch, rng: update_weights(run, [(batch, rng)], samples_in_step))
-    return update_weights(run, batches, samples_in_step)
+
+def whole_step(run: Run, samples_in_step: int, batch: Batch, rng: StepRng) -> StepOutcome:
+    """A step of one micro-batch, which may be captured in a CUDA graph."""
+    return update_weights(run, *sum_over_batches(run, [(batch, rng)], samples_in_step))
 
 
-def update_weights(run: Run, batches: Iterable[tuple[Batch, StepRng]], samples_in_step: int) -> StepOutcome:
-    """Gradients of all micro-batches and ranks, clipped, and one step of the optimizer.
+def sum_over_batches(
+    run: Run, batches: Iterable[tuple[Batch, StepRng]], samples_in_step: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The gradients of all micro-batches of this rank; returns the loss and its terms.
 
-    `samples_in_step`: samples in the global batch, those of other ranks included. Does not wait for a GPU, and may be
-    captured in a CUDA graph.
+    `samples_in_step`: samples in the global batch, those of other ranks included. Does not wait for a GPU.
     """
     run.optimizer.zero_grad(set_to_none=True)
     loss = torch.zeros((), device=run.device)
@@ -175,7 +199,11 @@ def update_weights(run: Run, batches: Iterable[tuple[Batch, StepRng]], samples_i
         loss += result.loss.detach() / samples_in_step
         for name, mean in result.parts.items():
             loss_terms[name] = loss_terms[name] + mean * (len(batch.names) / samples_in_step)
+    return loss, loss_terms
 
+
+def update_weights(run: Run, loss: Tensor, loss_terms: dict[str, Tensor]) -> StepOutcome:
+    """Sum the gradients over the ranks, clip them, and make one step of the optimizer. Does not wait for a GPU."""
     # Of several ranks, gradients, losses and loss terms in one sum.
     if run.ranks.count > 1:
         scalars = torch.stack([loss, *loss_terms.values()])
@@ -186,6 +214,7 @@ def update_weights(run: Run, batches: Iterable[tuple[Batch, StepRng]], samples_i
     # A step with a loss or gradient that is not finite is left out. The device decides that, so nothing is read back.
     grad_norm = unscale_and_clip(run.parameters, run.loss_scale.value, run.gradient_clip)
     finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
+    run.memory.updating = True
     step_if_finite(run.optimizer, finite)
 
     # Constraints on the weights that hold after each step.
@@ -194,6 +223,7 @@ def update_weights(run: Run, batches: Iterable[tuple[Batch, StepRng]], samples_i
         run.token_trainer.after_step()
 
     run.loss_scale.update(finite)
+    run.memory.updating = False
 
     # A finite gradient can still make a step that is too large. The log reads this flag with the others.
     weights_finite = all_finite(run.parameters)
