@@ -42,12 +42,7 @@ class MemoryUse:
         Raises OutOfMemoryError if nothing is left to change, or if the weights were being changed.
         """
         number = run.state.step + 1
-        run.optimizer.zero_grad(set_to_none=True)
-        if run.cuda_graphs is not None:
-            run.cuda_graphs.close()
-        gc.collect()
-        if run.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_failed_step(run)
         if self.updating:
             raise OutOfMemoryError(
                 f"memory ran out while step {number} changed the weights, so it cannot be made again ({reason})"
@@ -55,8 +50,8 @@ class MemoryUse:
 
         # A graph holds one micro-batch, so smaller ones would cost more time than recomputing does.
         largest = max(len(plan.views) for _, plan in parts)
-        in_graphs = run.cuda_graphs is not None and not run.cuda_graphs.disabled
-        if in_graphs and self.level < CHECKPOINTING:
+        graphs = None if run.cuda_graphs is None or run.cuda_graphs.disabled else run.cuda_graphs
+        if graphs is not None and self.level < CHECKPOINTING:
             what = self._next_level(run)
         elif largest > 1:
             self.largest = (largest + 1) // 2
@@ -64,8 +59,8 @@ class MemoryUse:
             what = f"at most {images} at a time from now on; the batch stays {sum(len(p.views) for _, p in parts)}"
         elif self.level < LAST_EXACT:
             what = self._next_level(run)
-        elif in_graphs and run.cuda_graphs is not None:
-            run.cuda_graphs.disabled = True
+        elif graphs is not None:
+            graphs.disabled = True
             what = "steps run without CUDA graphs from now on"
         else:
             raise OutOfMemoryError(
@@ -80,3 +75,13 @@ class MemoryUse:
         use_level(run.family, self.level + 1, above=self.level)
         self.level += 1
         return f"memory level {self.level} from now on: {LEVELS[self.level].name}, {LEVELS[self.level].cost}"
+
+
+def free_failed_step(run: Run) -> None:
+    """Free the gradients and graphs of a step, and what the allocator of a GPU holds for reuse."""
+    run.optimizer.zero_grad(set_to_none=True)
+    if run.cuda_graphs is not None:
+        run.cuda_graphs.close()
+    gc.collect()
+    if run.device.type == "cuda":
+        torch.cuda.empty_cache()
