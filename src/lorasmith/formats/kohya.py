@@ -22,6 +22,9 @@ from lorasmith.formats.rewrite import LayerTensors, alpha_of, merge_tucker_core,
 
 PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
 _TEXT_PROJECTION = re.compile(r"^(te\d?\..*\.self_attn\.)(?:q|k|v|out)_proj$")
+_TEXT_MLP = re.compile(r"^(te\d?\..*\.layers\.\d+\.)mlp\.fc([12])$")
+PROJECTIONS = ("q", "k", "v", "out")
+"""Of an attention of a text encoder, by the start of their names."""
 
 
 class Kohya(Format):
@@ -131,21 +134,51 @@ def unify_alphas(layers: Mapping[str, LayerTensors]) -> dict[str, LayerTensors]:
 
 def complete_text_attention(layers: Mapping[str, LayerTensors]) -> dict[str, LayerTensors]:
     """The layers, and zero changes for missing projections of a text encoder attention: A1111 takes all four
-    projections of an OpenCLIP attention or none, and diffusers needs `out_proj`."""
+    projections of an OpenCLIP attention or none, diffusers needs `out_proj`, and InvokeAI tells the base model by the
+    attention of text encoders, so that one of MLPs alone gets an attention too."""
     completed = dict(layers)
+    components_with_attention: set[str] = set()
     for layer, tensors in layers.items():
         projection = _TEXT_PROJECTION.match(layer)
         if projection is None or "lora_up.weight" not in tensors:
             continue
+        components_with_attention.add(_component(layer))
         # all four projections have the same shape, so that this one's tensors are the pattern for the others;
         # a DoRA magnitude of zero would not mean no change
         zeros: LayerTensors = {}
         for name, tensor in tensors.items():
             if name != "dora_scale":
                 zeros[name] = tensor if name == "alpha" else torch.zeros_like(tensor)
-        for part in ("q", "k", "v", "out"):
+        for part in PROJECTIONS:
             completed.setdefault(f"{projection[1]}{part}_proj", zeros)
-    return completed
+    return completed | _attention_beside_mlps(layers, components_with_attention)
+
+
+def _attention_beside_mlps(layers: Mapping[str, LayerTensors], others: set[str]) -> dict[str, LayerTensors]:
+    """An attention without a change for each text encoder that has MLP layers only. `others`: components that have
+    attention."""
+    attentions: dict[str, LayerTensors] = {}
+    done = set(others)
+    for layer, tensors in layers.items():
+        mlp = _TEXT_MLP.match(layer)
+        if mlp is None or _component(layer) in done or "lora_up.weight" not in tensors:
+            continue
+        done.add(_component(layer))
+        zeros = _zero_projection(tensors, is_first=mlp[2] == "1")
+        attentions |= {f"{mlp[1]}self_attn.{part}_proj": zeros for part in PROJECTIONS}
+    return attentions
+
+
+def _zero_projection(mlp: LayerTensors, *, is_first: bool) -> LayerTensors:
+    """No change of a projection of the attention beside an MLP layer, with its rank and alpha. `is_first`: the layer
+    is the MLP's first, whose inputs have the width of the model; the second's outputs have it."""
+    up, down = mlp["lora_up.weight"], mlp["lora_down.weight"]
+    width = down.shape[1] if is_first else up.shape[0]
+    rank = down.shape[0]
+    zeros = {"lora_down.weight": down.new_zeros(rank, width), "lora_up.weight": up.new_zeros(width, rank)}
+    if "alpha" in mlp:
+        zeros["alpha"] = mlp["alpha"]
+    return zeros
 
 
 def _component(layer: str) -> str:

@@ -7,6 +7,7 @@ remains can be computed with.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -31,12 +32,25 @@ SCALED_FACTORS = ("lora_up.weight", "hada_w1_a", "lokr_w1", "lokr_w1_a", "b1.wei
 """The factor that takes up LyCORIS' `scalar`, by kind."""
 
 
-def check_layers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors without those of layers that change nothing, with every `scalar` multiplied in, and notes on what
-    was left out. Raises LorasmithError for a layer that contradicts itself."""
+@dataclass(frozen=True)
+class CheckedLayers:
+    """Tensors that can be computed with, in the order of the file, and what was done to make them so."""
+
+    tensors: dict[str, Tensor]
+    notes: list[str]
+    lone_alphas: int
+    """Layers that had an alpha and nothing else."""
+    scalars: int
+    """Layers whose `scalar` was other than 1."""
+
+
+def check_layers(tensors: Mapping[str, Tensor]) -> CheckedLayers:
+    """The tensors without those of layers that change nothing, with every `scalar` multiplied in. Raises
+    LorasmithError for a layer that contradicts itself."""
     layers, checked = _group(tensors)
     lonely: list[str] = []
     empty: list[str] = []
+    scalars = 0
     for flat_name, layer in layers.items():
         if layer.keys() <= set(SCALARS):
             lonely.append(flat_name)
@@ -44,6 +58,7 @@ def check_layers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list
             empty.append(flat_name)
         else:
             _check_layer(flat_name, layer)
+            scalars += "scalar" in layer and float(layer["scalar"]) != 1
             checked |= {f"{flat_name}.{name}": tensor for name, tensor in _normalized(layer).items()}
 
     notes: list[str] = []
@@ -52,7 +67,8 @@ def check_layers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list
     if empty:
         notes.append(f"{_count(empty, 'rank 0, which is no change')}; left out")
     # programs that ask keys one after the other answer by their order
-    return {key: checked[key] for key in tensors if key in checked}, notes
+    in_order = {key: checked[key] for key in tensors if key in checked}
+    return CheckedLayers(in_order, notes, len(lonely), scalars)
 
 
 def _group(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:

@@ -26,3 +26,7 @@ class LoraFile:
     """The keys as the file has them."""
     notes: tuple[str, ...] = ()
     """What was left out or assumed when the file was read, for the user."""
+    lone_alphas: int = 0
+    """Layers that had an alpha and nothing else, and are left out of `tensors`."""
+    scalars: int = 0
+    """Layers with a `scalar` other than 1, which is multiplied into one of the tensors."""

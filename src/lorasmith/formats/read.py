@@ -46,18 +46,20 @@ def _load(path: Path) -> LoraFile:
 
     # everything below works on one spelling, and on layers that can be computed with
     converted = to_kohya_spelling(layer_tensors, metadata, path)
-    checked, notes = check_layers(converted.tensors)
-    if notes and not checked and not bundled and not tokens:
-        raise LorasmithError(f"none of its layers has a change ({'; '.join(notes)})")
+    checked = check_layers(converted.tensors)
+    if checked.notes and not checked.tensors and not bundled and not tokens:
+        raise LorasmithError(f"none of its layers has a change ({'; '.join(checked.notes)})")
     return LoraFile(
         path,
-        checked,
+        checked.tensors,
         metadata,
         converted.spelling,
         _split_bundle(bundled),
         tokens,
         tuple(tensors),
-        (*notes, *converted.notes),
+        (*checked.notes, *converted.notes),
+        checked.lone_alphas,
+        checked.scalars,
     )
 
 

@@ -126,16 +126,6 @@ class Survey:
                 attentions.setdefault(projection[1], set()).add(projection[2])
         return {name: projections for name, projections in attentions.items() if len(projections) < 4}
 
-    @cached_property
-    def alphas(self) -> dict[str, set[float | None]]:
-        """The different alphas of the LoRA layers of each component; None stands for an absent alpha."""
-        alphas: dict[str, set[float | None]] = {}
-        for flat_name, tensors in self.layers.items():
-            if "lora_up.weight" in tensors:
-                alpha = float(tensors["alpha"]) if "alpha" in tensors else None
-                alphas.setdefault(component_of(flat_name), set()).add(alpha)
-        return alphas
-
 
 def component_of(flat_name: str) -> str:
     """`unet`, `te`, `te1` or `te2`; empty for a name that is not of a layer."""

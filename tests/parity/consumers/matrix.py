@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from readers import READERS, RefusedError, Weights
+from safetensors.torch import load_file as safetensors_file
 from torch import Tensor
 
 from lorasmith.adapters.attach import AdapterSet
@@ -54,6 +55,19 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "BOFT": ("boft", {"block_size": 8}),
     "IA3": ("ia3", {"layers": ("*.to_k", "te.*.self_attn.k_proj", "te.*.mlp.fc1")}),
     "Full differences": ("full", {}),
+    "LoKr, higher rank": ("lokr", {"rank": 16, "factor": 4}),
+    "LoRA of text encoders' MLPs": ("lora", {"layers": ("te.*.mlp.*",)}),
+    "LoRA, time embedding first": (
+        "lora",
+        {"layers": ("unet.down_blocks.0.resnets.0.time_emb_proj", "unet.mid_block.*.attn2.to_k")},
+    ),
+    "LoCon, alpha of a convolution": (
+        "lora",
+        {"rank": 3, "alpha": 2, "overrides": [{"layers": "unet.*.conv1", "alpha": 1}]},
+    ),
+    "LoRA, alpha of an attention": ("lora", {"rank": 3, "alpha": 2, "overrides": [{"layers": "*.to_k", "alpha": 1}]}),
+    "IA3 of the UNet": ("ia3", {"layers": ("unet.*.to_k",)}),
+    "Norms of text encoders": ("norm", {"layers": ("te.*layer_norm*",)}),
     "Norms of the UNet": ("norm", {"layers": ("unet.mid_block.resnets.0.norm1", "unet.down_blocks.*.norm2")}),
 }
 """Name in the table, kind, settings."""
@@ -65,7 +79,10 @@ SD1 = {"ss_base_model_version": "sd_v1"}
 FORMATS = ("kohya", "portable", "diff", "peft")
 DIFFUSERS = "diffusers"
 READER_NAMES = (*READERS, DIFFUSERS)
-CASES = [(row, form) for row in ROWS for form in (("bundle",) if row == WORDY else FORMATS)]
+AS_LYCORIS = ("LoCon, alpha of a convolution", "LoRA, alpha of an attention")
+"""Rows that are written with their own alphas, as other trainers do."""
+CASES = [(row, form) for row in ROWS if row not in AS_LYCORIS for form in FORMATS if row != WORDY]
+CASES += [(row, "lycoris") for row in AS_LYCORIS] + [(WORDY, "bundle")]
 
 
 @dataclass(frozen=True)
@@ -182,6 +199,8 @@ def cells(row: str, form: str) -> dict[str, Cell] | str:
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder) / "lora.safetensors", tensors, encoded.metadata | SD1, torch.float32)
         said = reader_support(Survey(load_file(path)))
+        # as other programs load it: in the order of the file
+        tensors = safetensors_file(path)
         return {name: cell(name, path, tensors, (wanted, new), said[name]) for name in READER_NAMES}
 
 

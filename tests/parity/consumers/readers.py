@@ -39,7 +39,7 @@ class Reader(ABC):
 
     def read(self, tensors: Mapping[str, Tensor], base: Weights) -> Weights:
         layers = groups(tensors)
-        self.admit(layers, base)
+        self.admit(tensors, base)
         changed = {}
         for flat, words in layers.items():
             if flat not in base or not self.finds(flat, words):
@@ -57,8 +57,8 @@ class Reader(ABC):
         """New words in the file, by text encoder (`clip_l`, `clip_g`; the only one: empty)."""
         return {}
 
-    def admit(self, layers: Mapping[str, f.Words], base: Weights) -> None:  # noqa: B027
-        """Raise RefusedError for what makes it refuse the file."""
+    def admit(self, tensors: Mapping[str, Tensor], base: Weights) -> None:  # noqa: B027
+        """Raise RefusedError for what makes it refuse the file. `tensors`: in the order of the file."""
 
     def finds(self, flat: str, words: f.Words) -> bool:
         return True
@@ -69,9 +69,13 @@ class Reader(ABC):
 
 
 class A1111(Reader):
-    def admit(self, layers: Mapping[str, f.Words], base: Weights) -> None:
-        for flat, words in layers.items():
-            lone = ("w_norm" in words and "b_norm" not in words) or ("diff_b" in words and "diff" not in words)
+    def admit(self, tensors: Mapping[str, Tensor], base: Weights) -> None:
+        for flat, words in groups(tensors).items():
+            lone = (
+                words.keys() <= {"alpha"}
+                or ("w_norm" in words and "b_norm" not in words)
+                or ("diff_b" in words and "diff" not in words)
+            )
             if flat in base and lone:
                 raise RefusedError("no module type accepts these words")
 
@@ -97,7 +101,7 @@ class A1111(Reader):
         return {"": tensor if tensor.dim() > 1 else tensor[None]}
 
     def finds(self, flat: str, words: f.Words) -> bool:
-        return flat != "lora_unet_conv_norm_out"
+        return flat not in ("lora_unet_conv_norm_out", "lora_te_text_model_final_layer_norm")
 
     def weight(self, words: f.Words, base: Tensor) -> Tensor:
         change = product(words, base.shape)
@@ -173,7 +177,8 @@ class Forge(Comfy):
     def known(self, name: str) -> str:
         return name
 
-    def admit(self, layers: Mapping[str, f.Words], base: Weights) -> None:
+    def admit(self, tensors: Mapping[str, Tensor], base: Weights) -> None:
+        layers = groups(tensors)
         unknown = sum(len(w) for flat, w in layers.items() if flat not in base or not self.finds(flat, w))
         if unknown > 12:
             raise RefusedError("more than 12 unknown tensors")
@@ -185,22 +190,44 @@ class Forge(Comfy):
 
 
 class Invoke(Reader):
-    def admit(self, layers: Mapping[str, f.Words], base: Weights) -> None:
-        if not any("attn2_to_k" in n or "attn2_to_v" in n for n in layers) and not any("lora_te_" in n for n in layers):
-            raise RefusedError("the base cannot be told")
-        if self.low_rank_kron(layers):
-            raise RefusedError("the base cannot be told")
-        for words in layers.values():
-            if "oft_blocks" in words or "a1.weight" in words:
-                raise RefusedError("unsupported lora format")
+    def admit(self, tensors: Mapping[str, Tensor], base: Weights) -> None:
+        # the widths of the model stand for those of SD 1.x
+        context = next(w.shape[1] for flat, w in base.items() if flat.endswith("attn2_to_k"))
+        text = next(w.shape[1] for flat, w in base.items() if flat.startswith("lora_te_") and flat.endswith("q_proj"))
+        if self.told(tensors) not in (context, text):
+            raise RefusedError("not a LoRA of SD 1.x")
+        for flat, words in groups(tensors).items():
+            if flat == "bundle_emb":
+                continue
+            known = ("lora_up.weight", "hada_w1_a", "lokr_w1", "lokr_w1_a", "diff", "on_input", "w_norm")
             if "dora_scale" in words and "lora_up.weight" not in words:
                 raise RefusedError("KeyError")
+            if not any(word in words for word in known):
+                raise RefusedError("unsupported lora format")
 
-    def low_rank_kron(self, layers: Mapping[str, f.Words]) -> bool:
-        """Told by `lokr_w2_b`, with a dot too few in the name that it looks for."""
-        return all(any(w.startswith("lokr") for w in words) for words in layers.values()) and any(
-            "lokr_w2_b" in words for words in layers.values()
-        )
+    def told(self, tensors: Mapping[str, Tensor]) -> int | None:
+        """The width by which it knows the base: one key after the other, until one tells."""
+        found = None
+        for key, tensor in tensors.items():
+            layer, _, leaf = key.partition(".")
+            if layer.startswith("lora_unet_") and ("_attn2_to_k." in key or "_attn2_to_v." in key):
+                found = self.width(layer, leaf, tensor, tensors)
+            elif layer.startswith("lora_unet_") and "time_emb_proj.lora_down" in key:
+                found = 1280  # the width of all published models, at which it takes SDXL for the base
+            elif key.startswith("lora_te_") and "_self_attn_" in key:
+                found = self.width(layer, leaf, tensor, tensors)
+            if found is not None:
+                return found
+        return None
+
+    def width(self, layer: str, leaf: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> int | None:
+        if leaf in ("lora_down.weight", "hada_w1_b", "hada_w2_b", "diff"):
+            return tensor.shape[1]
+        if "lokr_" in leaf:
+            # of factored ones it looks for a name with a dot too few
+            whole = [tensors.get(f"{layer}.lokr_w{i}") for i in "12"]
+            return None if whole[0] is None or whole[1] is None else whole[0].shape[1] * whole[1].shape[1]
+        return tensor.shape[0] if leaf == "weight" and "lora_unet_" not in layer else None
 
     def weight(self, words: f.Words, base: Tensor) -> Tensor:
         change = product(words, base.shape)

@@ -31,7 +31,7 @@ def test_readers_do_what_we_say(row: str, form: str) -> None:
 
 def test_there_is_a_way_into_every_reader_for_every_kind() -> None:
     """`kohya` for user interfaces; `diff` where that is the only exact one; plain LoRA forms for diffusers."""
-    for row in ("LoRA, LoCon", "LoHa", "LoKr", "LoRA, Tucker", "LoRA, alphas by layer"):
+    for row in ("LoRA, LoCon", "LoHa", "LoKr", "LoRA, Tucker", "LoRA, alphas by layer", "LoRA of text encoders' MLPs"):
         portable = cells(row, "portable")
         assert not isinstance(portable, str), row
         assert {cell.found for cell in portable.values()} == {"yes"}, row

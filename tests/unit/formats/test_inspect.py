@@ -41,9 +41,15 @@ def loads(tmp_path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str
     return "".join(found[reader]["loads"][0] for reader in READERS)
 
 
+def norms(name: str) -> dict[str, Tensor]:
+    return words(name, w_norm=torch.zeros(768), b_norm=torch.zeros(768))
+
+
+TIME = "lora_unet_down_blocks_0_resnets_0_time_emb_proj"
 LOHA = {"hada_w1_a": torch.ones(320, 2), "hada_w1_b": torch.ones(2, 768)}
 LOHA |= {"hada_w2_a": torch.ones(320, 2), "hada_w2_b": torch.ones(2, 768)}
 LOKR = {"lokr_w1": torch.ones(4, 4), "lokr_w2_a": torch.ones(80, 2), "lokr_w2_b": torch.ones(2, 192)}
+LOKR_WHOLE = {"lokr_w1": torch.ones(4, 4), "lokr_w2": torch.ones(80, 192)}
 LOKR_TUCKER = LOKR | {"lokr_w2_a": torch.ones(2, 80), "lokr_t2": torch.ones(2, 2, 3, 3)}
 TUCKER = {
     f"{C}.lora_down.weight": torch.ones(4, 320, 1, 1),
@@ -54,7 +60,8 @@ TUCKER = {
 FATES: dict[str, tuple[dict[str, Tensor], str]] = {
     "lora": (lora(K), "yyyyy"),
     "alphas that differ": (lora(K) | lora(O, 320, alpha=2.0), "yyyyw"),
-    "some without alpha": (lora(K) | lora(O, 320, alpha=None), "yyyyw"),
+    "some without alpha": (lora(K) | lora(O, 320, rank=2, alpha=None), "yyyyw"),
+    "some without alpha, which is the rank": (lora(K) | lora(O, 320, alpha=None), "yyyyy"),
     "no alpha": (lora(K, alpha=None) | lora(O, 320, alpha=None), "yyyyy"),
     "other ranks": (lora(K) | lora(O, 320, rank=2), "yyyyy"),
     "tucker": (lora(K) | TUCKER, "yyyyn"),
@@ -62,13 +69,16 @@ FATES: dict[str, tuple[dict[str, Tensor], str]] = {
     "dora on outputs": (lora(K) | words(K, dora_scale=torch.ones(320, 1)), "wwwww"),
     "loha": (words(K, **LOHA), "yyyyn"),
     "loha with dora": (words(K, **LOHA, dora_scale=torch.ones(1, 768)), "yyynn"),
-    "lokr": (words(K, **LOKR) | lora(O, 320), "yyyyn"),
+    "lokr": (words(K, **LOKR) | lora(O, 320), "yyynn"),
+    "lokr of whole factors": (words(K, **LOKR_WHOLE) | words(O, **LOKR), "yyyyn"),
     "lokr alone": (words(K, **LOKR), "yyynn"),
     "lokr tucker": (words(C, **LOKR_TUCKER) | lora(K), "ynpyn"),
     "oft": (words(K, oft_blocks=torch.zeros(10, 32, 32), alpha=torch.tensor(0.0)), "ynynn"),
     "oft bounded": (words(K, oft_blocks=torch.zeros(10, 32, 32), alpha=torch.tensor(0.1)), "ynwnn"),
     "boft without alpha": (words(K, oft_blocks=torch.zeros(4, 10, 32, 32)), "ynnnn"),
-    "ia3": (words(K, weight=torch.zeros(320), on_input=torch.tensor(0.0)), "ynnyn"),
+    "ia3": (words(K, weight=torch.zeros(320), on_input=torch.tensor(0.0)), "ynnnn"),
+    "ia3 beside lora": (words(O, weight=torch.zeros(320), on_input=torch.tensor(0.0)) | lora(K), "yppyn"),
+    "ia3 of text": (words(f"{ATTENTION}q_proj", weight=torch.zeros(768), on_input=torch.tensor(0.0)), "ynnyn"),
     "full": (words(K, diff=torch.zeros(320, 768)), "yyyyn"),
     "norm": (words(f"{C[:-5]}norm1", w_norm=torch.zeros(320), b_norm=torch.zeros(320)) | lora(K), "yyyyn"),
     "unknown": (words(K, q_layer=torch.zeros(3)) | lora(K), "nnnnn"),
@@ -76,8 +86,26 @@ FATES: dict[str, tuple[dict[str, Tensor], str]] = {
     "text without out": (lora(f"{ATTENTION}q_proj", 768, 768), "yyyyn"),
     "text without text_model": (lora("lora_te_encoder_layers_0_mlp_fc1", 768, 3072) | lora(K), "ppppy"),
     "peft": ({"unet.mid_block.attentions.0.proj_in.lora_A.weight": torch.ones(2, 8),
-              "unet.mid_block.attentions.0.proj_in.lora_B.weight": torch.ones(8, 2)}, "nnpny"),
+              "unet.mid_block.attentions.0.proj_in.lora_B.weight": torch.ones(8, 2)}, "nnyny"),
+    "peft attention": ({f"unet.mid_block.attentions.0.attn2.to_k.lora_{x}.weight": torch.ones(8, 8) for x in "AB"},
+                       "nnnny"),
     "convolutions only": (lora(C), "yyyny"),
+    "convolutions with their own alpha": (lora(K) | lora(O, 320) | lora(C, 320, alpha=2.0), "yyyyy"),
+    "text with its own alpha": (lora(f"{ATTENTION}q_proj", 768, 768) | lora(f"{ATTENTION}out_proj", 768, 768) |
+                                lora("lora_te_text_model_encoder_layers_0_mlp_fc1", 768, 3072, alpha=2.0), "yyyyw"),
+    "time embedding first": (lora(TIME, 1280) | lora(K.replace("down", "up")), "yyyny"),
+    "time embedding later": (lora(K) | lora(TIME.replace("down", "up"), 1280), "yyyyy"),
+    "text mlp": (lora("lora_te_text_model_encoder_layers_0_mlp_fc1", 768, 3072), "yyyny"),
+    "te1 of sd1": (lora(f"{ATTENTION.replace('te_', 'te1_')}out_proj", 768, 768), "yyyny"),
+    "text mlp in peft": ({"text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight": torch.ones(2, 768),
+                          "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_B.weight": torch.ones(8, 2)}, "nnynn"),
+    "norms of text": (norms("lora_te_text_model_encoder_layers_0_layer_norm1"), "ynnnn"),
+    "last norm of text": (norms("lora_te_text_model_final_layer_norm"), "nnnnn"),
+    "norms of text beside lora": (norms("lora_te_text_model_encoder_layers_0_layer_norm1") | lora(K), "yppyn"),
+    "norm of biases": (words(f"{C[:-5]}norm1", b_norm=torch.zeros(320)) | lora(K), "nppnn"),
+    "lone alpha": (lora(K) | {f"{O}.alpha": torch.tensor(4.0)}, "nyynn"),
+    "scalar": (lora(K) | {f"{K}.scalar": torch.tensor(0.5)}, "wwwwn"),
+    "scalar of one": (lora(K) | {f"{K}.scalar": torch.tensor(1.0)}, "yyyyy"),
 }  # fmt: skip
 
 
