@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from lorasmith.core.config import to_toml
 from lorasmith.core.dtypes import DTYPES
-from lorasmith.families.fingerprint import file_hash
 from lorasmith.formats import embeddings, token_embeddings
 from lorasmith.formats.base import Encoded, Format
 from lorasmith.formats.kohya import Kohya
@@ -20,13 +18,11 @@ from lorasmith.formats.metadata import Facts, describe, tag_counts
 from lorasmith.formats.privacy import filter_metadata, without_folders
 from lorasmith.formats.write import write as write_file
 from lorasmith.formats.write import write_pickle
+from lorasmith.training.output.kohya_metadata import kohya_settings
 
 if TYPE_CHECKING:
     from lorasmith.training.config import TrainConfig
     from lorasmith.training.run import Run
-
-PRECISIONS = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
-"""Names of kohya's `ss_mixed_precision`."""
 
 
 def encode(run: Run, form: Format) -> Encoded:
@@ -127,7 +123,7 @@ def facts_of(run: Run) -> Facts:
         config=shareable_config(config),
         comment=config.comment,
         spec={str(name): value for name, value in config.metadata.items()},
-        settings=kohya_settings(run) | kohya_vae_settings(config.vae),
+        settings=kohya_settings(run),
         plugins=config.plugins,
     )
 
@@ -160,51 +156,3 @@ def count_tags(run: Run) -> dict[str, dict[str, int]]:
         # of an image with several captions, only the first counts
         captions.setdefault(record.path.parent.name, []).extend(record.captions[:1])
     return {folder: tag_counts(texts) for folder, texts in captions.items()}
-
-
-def kohya_settings(run: Run) -> dict[str, Any]:
-    """How the run trains, as kohya's `ss_*` metadata without their prefix. A value of None is left out of the file."""
-    config = run.config
-    # learning rates before the schedule
-    rates = {group["name"]: group["base_lr"] for group in run.optimizer.param_groups}
-    return {
-        "seed": config.seed,
-        "steps": run.state.step,
-        "max_train_steps": run.length.steps,
-        "epoch": run.state.step // run.length.steps_per_epoch,
-        "num_epochs": -(-run.length.steps // run.length.steps_per_epoch),
-        "num_train_images": len(run.dataset.records),
-        "num_batches_per_epoch": run.length.steps_per_epoch * config.accumulation,
-        "batch_size_per_device": config.data.batch_size,
-        "gradient_accumulation_steps": config.accumulation,
-        "gradient_checkpointing": config.gradient_checkpointing,
-        "learning_rate": config.optimizer.lr,
-        "unet_lr": rates.get(run.family.denoiser_component),
-        "text_encoder_lr": rates.get(run.family.text_components[0]),
-        "optimizer": getattr(config.optimizer, "kind", ""),
-        "max_grad_norm": config.optimizer.clip,
-        "lr_scheduler": getattr(config.lr_schedule, "kind", ""),
-        "lr_warmup_steps": config.lr_schedule.warmup,
-        "mixed_precision": PRECISIONS[run.family.dtype],
-        "clip_skip": config.text.clip_skip if config.text.clip_skip > 1 else None,
-        "max_token_length": config.text.max_tokens if config.text.max_tokens > 75 else None,
-        "zero_terminal_snr": config.zero_terminal_snr,
-        "training_started_at": run.started,
-    }
-
-
-def kohya_vae_settings(name: str) -> dict[str, str]:
-    """A replaced VAE in kohya's metadata: its name and, for a file, two hashes: the first 8 hex digits of the SHA-256
-    of 64 KiB from 1 MiB on, and the SHA-256 of the whole file."""
-    if not name:
-        return {}
-    path = Path(name).expanduser()
-    if not path.exists():
-        return {"vae_name": name}
-    if path.is_dir():
-        return {"vae_name": path.name, "vae_hash": "IsADirectory", "new_vae_hash": "IsADirectory"}
-    # the short hash is the one that web user interfaces show for models
-    with path.open("rb") as file:
-        file.seek(0x100000)
-        short_hash = hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
-    return {"vae_name": path.name, "vae_hash": short_hash, "new_vae_hash": file_hash(path)}
