@@ -4,7 +4,7 @@ VENV ?= .venv
 PY = $(VENV)/bin/python
 PIP = $(PY) -m pip install --quiet -c constraints.txt
 
-.PHONY: demo test check torture docs clean
+.PHONY: demo test check torture fuzz docs clean
 
 demo: $(VENV)/.installed
 	$(PY) -m lorasmith demo --output demo
@@ -21,6 +21,11 @@ check: $(VENV)/.installed-dev
 N ?= 200
 torture: $(VENV)/.installed-dev
 	$(PY) -m tools.torture --count $(N) --folder build/torture
+
+# Gives the program N damaged files and odd command lines.
+fuzz: N = 23000
+fuzz: $(VENV)/.installed-dev
+	$(PY) -m tools.fuzz --count $(N)
 
 docs: $(VENV)/.installed-dev
 	$(PY) -m tools.docs

@@ -60,7 +60,7 @@ class Tally:
 
     @property
     def inputs(self) -> int:
-        return self.outcomes.total()
+        return self.outcomes.total() - self.outcomes["not made"]
 
     @property
     def faults(self) -> int:
@@ -105,7 +105,12 @@ class Fuzzer:
         def each(data: st.DataObject) -> None:
             shutil.rmtree(self.work, ignore_errors=True)
             self.work.mkdir()
-            case = make(data.draw, self.work, self.material)
+            try:
+                case = make(data.draw, self.work, self.material)
+            except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+                # what is damaged twice may no longer be what the second damage needs
+                tally.outcomes["not made"] += 1
+                return
             outcome = self.worker.run(case)
             names = {SUCCESS: "success", MISTAKE: "error", USAGE: "error"}
             tally.outcomes[outcome.fault or names[outcome.code]] += 1
