@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lorasmith.concepts import Vocabulary
 from lorasmith.concepts.vocabulary import ExtendedEmbedding, NewToken
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.text_files import SURROGATE, describe_surrogate, printable
 from lorasmith.families.reader import TensorRef, fill
 from lorasmith.families.stable_diffusion.source import StableDiffusionSource, part_title
 
@@ -80,7 +81,10 @@ def load_tokenizer(source: StableDiffusionSource, part: str) -> Any:
 
 
 def tokens(tokenizer: Any, text: str, vocabulary: Vocabulary | None) -> list[int]:
-    """Token ids of a text of any length, without begin and end tokens."""
+    """Token ids of a text of any length, without begin and end tokens. Raises LorasmithError for a text that is not
+    valid Unicode, as an argument in another encoding than the terminal's."""
+    if SURROGATE.search(text):
+        raise LorasmithError(f'the text "{printable(ascii(text)[1:-1])}" {describe_surrogate(text)}')
     pieces = [text] if vocabulary is None else vocabulary.split(text)
     ids: list[int] = []
     for piece in pieces:

@@ -72,3 +72,9 @@ def test_weights_keep_the_mean_of_each_window() -> None:
     assert torch.allclose(found[1], hidden[1])
     ratio = (found[0] / hidden[0]).mean(-1)
     assert torch.allclose(ratio[3] / ratio[4], torch.tensor(1.4))
+
+
+@pytest.mark.parametrize("prompt", ["caf\udce9", "\ud800", "a b\udfff"])
+def test_a_text_that_is_not_unicode(tokenizer: Any, prompt: str) -> None:
+    with pytest.raises(LorasmithError, match="which is not text; write it in UTF-8"):
+        tokens(tokenizer, prompt)
