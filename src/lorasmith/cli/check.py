@@ -96,6 +96,8 @@ def summary_rows(result: CheckResult) -> list[Row]:
     for component, rates in result.rates.items():
         text = f"{rates['effective']:.3g} = {rates['lr']:.3g} (lr) x {rates['scale']:.3g} (alpha / rank)"
         rows.append((f"effective lr, {component}", text))
+    if result.device:
+        rows.append(("device", result.device))
     if result.data:
         rows.append(_images_row(result))
         rows += [_files_row(contents) for contents in result.data["files"]]

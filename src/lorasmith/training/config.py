@@ -17,6 +17,7 @@ from lorasmith.adapters.lora import LoRA
 from lorasmith.concepts import Concept
 from lorasmith.core.config import override, read_table, to_toml, validate
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
+from lorasmith.core.file_names import FORBIDDEN, name_fault
 from lorasmith.core.registry import Config, load_plugins
 from lorasmith.data.config import DataConfig
 from lorasmith.training.hooks import Hook
@@ -240,8 +241,11 @@ def find_contradictions(config: TrainConfig) -> list[Problem]:
         )
     problems += loss_term_problems(config)
     problems += concept_mask_problems(config)
-    if "/" in config.file_name or "\\" in config.file_name:
-        problems.append(Problem("name", f'"{config.file_name}" is not a file name', "a name without / and \\"))
+    fault = name_fault(config.file_name)
+    if fault:
+        origin = "" if config.name else " (the name of the output folder)"
+        remedy = f"set name to the name of the LoRA file without {' '.join(FORBIDDEN)}, and shorter than 200 bytes"
+        problems.append(Problem("name", f'"{config.file_name[:80]}"{origin} {fault}', remedy=remedy))
     return problems
 
 

@@ -15,8 +15,9 @@ import torch
 
 from lorasmith.adapters.attach import new_adapter
 from lorasmith.adapters.base import LayerSpec
-from lorasmith.core.devices import reset_peak_memory, synchronize
+from lorasmith.core.devices import device_name, pick_device, reset_peak_memory, synchronize
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
+from lorasmith.core.file_names import folder_fault
 from lorasmith.core.memory import peak_memory
 from lorasmith.core.progress import Progress
 from lorasmith.core.rng import torch_generator
@@ -71,6 +72,8 @@ class CheckResult:
     """kind, rank, alpha; layers and parameters by component."""
     data: dict[str, Any] = field(default_factory=dict)
     """images, buckets and the like."""
+    device: str = ""
+    """The device that trains, by the name that it gives itself."""
     images: list[Remark] = field(default_factory=list)
     """What is suspicious about images, captions and other files of the data. `train` stops at serious ones."""
     length: dict[str, Any] = field(default_factory=dict)
@@ -121,6 +124,8 @@ def check(
             check_adapter(config, base, result)
         with errors_into(result, "start"):
             check_lora_files(config)
+    with errors_into(result, "device"):
+        result.device = device_name(pick_device(config.device))
     with errors_into(result, "data"):
         check_data(config, result, progress)
     if base is not None and result.adapter and result.length:
@@ -274,7 +279,13 @@ def readable_part(config: TrainConfig) -> Dataset | None:
 
 
 def check_output(config: TrainConfig, result: CheckResult) -> None:
-    """Warn of an older run or export in the way, which would be an error when the run starts."""
+    """Errors of folders that cannot be made or written to, and warnings of an older run or export in the way, which
+    would be an error when the run starts."""
+    for key, folder in (("output", config.output), ("export.folder", config.export.folder)):
+        fault = "" if folder is None else folder_fault(folder)
+        if fault:
+            result.errors.append(Problem(key, f"{folder} {fault}", remedy="choose another folder"))
+            return
     if (config.output / "config.toml").is_file():
         result.warnings.append(
             Problem(

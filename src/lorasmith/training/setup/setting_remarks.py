@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from lorasmith.adapters.attach import select_layers
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.adapters.factored import FactoredConfig
+from lorasmith.core.devices import pick_device
 from lorasmith.core.errors import ConfigError, Problem
 from lorasmith.core.progress import Progress
 from lorasmith.data.config import DEFAULT_RESOLUTION, sides_of
@@ -94,6 +97,7 @@ def check_ranks(config: TrainConfig, base: Source) -> None:
 def find_setting_remarks(config: TrainConfig, base: Source, steps: int) -> list[Problem]:
     """What is probably not meant in a config that can be trained. `steps`: the length of the run."""
     return [
+        *device_remarks(config),
         *prediction_remarks(config, base),
         *resolution_remarks(config, base),
         *rank_remarks(config, base),
@@ -136,6 +140,17 @@ def resolution_remarks(config: TrainConfig, base: Source) -> Iterator[Problem]:
             f"{size} is {factor:.2g} times the size that the base was made for, {native}: {effect}",
             remedy=f"leave it out, or set it to {native}, unless you mean it",
         )
+
+
+def device_remarks(config: TrainConfig) -> Iterator[Problem]:
+    """A run on the CPU of a machine that has a GPU, which takes a hundred times as long."""
+    # `doctor` trains, so it imports this module.
+    from lorasmith.training.doctor import explain_missing_device
+
+    if config.device == "auto" and pick_device("auto").type == "cpu":
+        finding = explain_missing_device(Path("/"), os.environ)
+        if finding.level == "problem":
+            yield Problem("device", finding.value, remedy=finding.advice)
 
 
 def prediction_remarks(config: TrainConfig, base: Source) -> Iterator[Problem]:

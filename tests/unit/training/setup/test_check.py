@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import lorasmith
-from lorasmith.core.errors import LorasmithError
+from lorasmith.core.errors import ConfigError, LorasmithError
 from lorasmith.training.config import load_config
+from lorasmith.training.doctor import Finding
 from lorasmith.training.setup.build import build_run
 
 
@@ -132,3 +134,45 @@ def test_an_incomplete_base_is_an_error_as_in_training(missing: str, table: dict
         build_run(load_config(table))
     assert str(raised.value) == errors[0].found
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["a:b", "what?", "a*b", "a/b", "tab\t", "..", "x" * 256, "ü" * 128])
+def test_names_that_no_file_system_takes(name: str, table: dict[str, Any]) -> None:
+    assert [problem.where for problem in lorasmith.check(table | {"name": name}).errors] == ["name"]
+    with pytest.raises(ConfigError, match="name: "):
+        load_config(table | {"name": name})
+
+
+def test_the_name_of_the_output_folder_is_checked_too(table: dict[str, Any], tmp_path: Path) -> None:
+    odd = str(tmp_path / "12:30")
+    errors = lorasmith.check(table | {"output": odd}).errors
+    assert [problem.where for problem in errors] == ["name"]
+    assert "the name of the output folder" in errors[0].found
+    assert lorasmith.check(table | {"output": odd, "name": "mia"}).errors == []
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file", "dangling link", "long", "read-only"])
+def test_an_output_that_cannot_be_made_is_an_error(
+    kind: str, table: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    outputs = {"file": "file", "below a file": "file/run", "dangling link": "link/run", "long": "x" * 300 + "/run"}
+    if kind == "read-only":  # root may write everywhere
+        monkeypatch.setattr("os.access", lambda path, mode: False)
+    output = tmp_path / outputs.get(kind, "run")
+    errors = lorasmith.check(table | {"output": str(output), "name": "mia"}).errors
+    assert [problem.where for problem in errors] == ["output"]
+
+
+def test_the_device_is_named(table: dict[str, Any]) -> None:
+    assert lorasmith.check(table | {"device": "cpu"}).device.startswith("cpu (")
+    assert [p.where for p in lorasmith.check(table | {"device": "gpu"}).errors] == ["device"]
+
+
+def test_a_cpu_beside_a_gpu_is_a_warning(table: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    finding = Finding("gpu", "there is an NVIDIA GPU, but this torch is built for the CPU only", "problem", "install")
+    monkeypatch.setattr("lorasmith.training.doctor.explain_missing_device", lambda *_: finding)
+    monkeypatch.setattr("lorasmith.training.setup.setting_remarks.pick_device", lambda _: torch.device("cpu"))
+    assert [p.found for p in lorasmith.check(table).warnings if p.where == "device"] == [finding.value]
+    assert not [p for p in lorasmith.check(table | {"device": "cpu"}).warnings if p.where == "device"]
