@@ -23,6 +23,7 @@ from lorasmith.compat.foreign_keys import explains_foreign_keys
 from lorasmith.core.progress import Progress
 
 if TYPE_CHECKING:
+    from lorasmith.data.captioners import CaptionReport
     from lorasmith.data.maskers import MaskReport
     from lorasmith.evaluation.options import EvaluateOptions
     from lorasmith.evaluation.results import Evaluation
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SaveOptions",
     "Source",
+    "caption",
     "check",
     "combine",
     "convert",
@@ -254,6 +256,34 @@ def evaluate(
     generates = any(candidate.folder is None for candidate in candidates)
     prompt_list = load_prompts(prompts) if generates else []
     return run_evaluation(Path(images), candidates, prompt_list, Path(output), settings=validated, progress=progress)
+
+
+def caption(
+    images: Path | str,
+    model: Path | str,
+    *,
+    prefix: str = "",
+    overwrite: bool = False,
+    settings: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> CaptionReport:
+    """Write captions for the images of a folder by a model in a local folder; nothing is downloaded.
+
+    `model`: of a captioning model (transformers) or a tagging model (`model.onnx`, `selected_tags.csv`). `prefix`: text
+    before each caption. `settings`: `device`, `threshold`, `prompt`, `max_tokens`. Captions that exist are not changed
+    unless `overwrite` is set.
+    """
+    from pydantic import ValidationError
+
+    from lorasmith.core.errors import LorasmithError
+    from lorasmith.data.captioners import captioner_of, write_captions
+
+    try:
+        captioner = captioner_of(Path(model), settings or {})
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        raise LorasmithError("; ".join(lines)) from None
+    return write_captions(Path(images), captioner, prefix=prefix, overwrite=overwrite, progress=progress or Progress())
 
 
 def masks(

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from lorasmith.cli import console
+from lorasmith.cli.caption import caption_command
 from lorasmith.cli.check import check_command
 from lorasmith.cli.combine import combine_command
 from lorasmith.cli.convert import convert_command
@@ -76,6 +77,7 @@ _add("check", check_command)
 _add("sweep", sweep_command)
 _add("evaluate", evaluate_command)
 _add("masks", masks_command)
+_add("caption", caption_command)
 _add("report", report_command)
 _add("inspect", inspect_command)
 _add("convert", convert_command)

@@ -17,8 +17,10 @@ from typing import Any
 from PIL import Image
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.registry import registered
 from lorasmith.core.store import write_text, write_with
 from lorasmith.data.buckets import Buckets
+from lorasmith.data.captioners import Captioner
 from lorasmith.data.captions import BYTE_ORDER_MARKS, find_caption_file
 from lorasmith.data.config import BucketConfig, SubsetConfig
 from lorasmith.data.images import SUFFIXES, decode, register_plugins
@@ -225,6 +227,21 @@ def is_image_name(name: str) -> bool:
     """Whether a file is an image by its name, and not the mask of another one."""
     stem, suffix = os.path.splitext(name)
     return suffix.lower() in SUFFIXES and not name.startswith(".") and masked_stem(stem) is None
+
+
+def find_captioners(root: Path) -> Iterator[tuple[Path, str]]:
+    """Folders below a root that hold a captioning or a tagging model, with its kind."""
+    kinds = registered(Captioner)
+    depth = len(root.parts)
+    for parent, names, files in os.walk(root):
+        path = Path(parent)
+        if EVENTS in files or len(path.parts) - depth >= DEEPEST:
+            names.clear()
+            continue
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        for kind, captioner in kinds.items():
+            if captioner.recognises(path):
+                yield path, kind
 
 
 def repeats_of(folder: Path) -> int:

@@ -7,14 +7,24 @@ from typing import Any
 from starlette.responses import Response
 
 from lorasmith.core.errors import LorasmithError
-from lorasmith.studio.image_folder import ImageFolder, check_config, check_folder, find_image_folders, repeats_of
+from lorasmith.studio.image_folder import (
+    ImageFolder,
+    check_config,
+    check_folder,
+    find_captioners,
+    find_image_folders,
+    repeats_of,
+)
 from lorasmith.studio.page import Call, Page, get, post, upload
+from lorasmith.studio.process import run_json
 from lorasmith.studio.tokens import LIMIT
 
 MOST_DETAILS = 200
 """Images of which details are read at a time."""
 MOST_FOLDERS = 1000
 LARGEST_RESOLUTION = 4096
+CAPTION_SECONDS = 6 * 3600.0
+"""How long a model may write captions."""
 LARGEST_MASK = 32 << 20
 """Bytes of a mask."""
 
@@ -89,6 +99,22 @@ def remove_mask(call: Call) -> dict[str, Any]:
     return {}
 
 
+def captioners(call: Call) -> dict[str, Any]:
+    """Folders below the roots that hold a captioning or a tagging model."""
+    models = [(path, kind) for root in call.roots.folders.values() for path, kind in find_captioners(root)]
+    return {"models": [{"name": call.roots.name_of(path), "kind": kind} for path, kind in models]}
+
+
+def caption_by_model(call: Call) -> dict[str, Any]:
+    """Write captions by a model: `folder`, `model`, `prefix`, `overwrite`."""
+    arguments = ["caption", str(call.folder("folder")), "--model", str(call.folder("model"))]
+    arguments += [f"--prefix={call.text('prefix', '')}"]
+    if call.body.get("overwrite") is True:
+        arguments.append("--overwrite")
+    result = run_json(arguments, CAPTION_SECONDS)
+    return {"written": len(result.get("written") or {})}
+
+
 def image_folder(call: Call) -> ImageFolder:
     """The folder that the request names; its masks must be below the roots too."""
     images = ImageFolder.of(call.folder("folder"))
@@ -113,6 +139,8 @@ PAGE = Page(
         get("/open", open_folder),
         get("/check", check),
         get("/mask", show_mask),
+        get("/captioners", captioners),
+        post("/caption_by_model", caption_by_model),
         post("/details", details),
         post("/captions", write_captions),
         post("/remove_mask", remove_mask),
