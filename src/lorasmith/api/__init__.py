@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lorasmith.sampling.run import SampleResult
     from lorasmith.training.config import TrainConfig
     from lorasmith.training.doctor import Diagnosis
+    from lorasmith.training.reproduce import Reproduction
     from lorasmith.training.session import TrainResult
     from lorasmith.training.setup.check import CheckResult
     from lorasmith.training.sweep import SweepResult
@@ -52,6 +53,7 @@ __all__ = [
     "read_config",
     "refit",
     "report",
+    "reproduce",
     "resize",
     "sample",
     "strip",
@@ -130,6 +132,40 @@ def check(
         progress=progress or Progress(),
         pictures=None if pictures is None else Path(pictures),
     )
+
+
+def reproduce(
+    file: Path | str,
+    data: Sequence[Path | str] = (),
+    *,
+    base: Path | str | None = None,
+    config: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    output: Path | str | None = None,
+    training: bool = True,
+    trust: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Reproduction:
+    """Train a LoRA file of Lorasmith again from its metadata, and compare the two.
+
+    `data`: the images of each subset. `config`, `overrides`: settings that the public metadata lack. `training`: if
+    false, only find what differs from the run that made the file. `trust`: the file may name plug-ins and classes,
+    which are imported.
+
+    Raises LorasmithError if the metadata do not suffice, and ConfigError for problems of the data.
+    """
+    from lorasmith.training import reproduce as reproducing
+
+    sources = reproducing.Sources(
+        data=[Path(folder) for folder in data],
+        base=None if base is None else str(base),
+        config=None if config is None else Path(config),
+        overrides=overrides,
+        output=None if output is None else Path(output),
+        trust=trust,
+    )
+    return reproducing.reproduce(Path(file), sources, training=training, overwrite=overwrite, progress=progress)
 
 
 def doctor(device: str = "auto", *, self_test: bool = True, progress: Progress | None = None) -> Diagnosis:

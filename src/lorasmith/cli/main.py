@@ -31,6 +31,7 @@ from lorasmith.cli.masks import masks_command
 from lorasmith.cli.merge import merge_command
 from lorasmith.cli.refit import refit_command
 from lorasmith.cli.report import report_command
+from lorasmith.cli.reproduce import reproduce_command
 from lorasmith.cli.resize import resize_command
 from lorasmith.cli.sample import sample_command
 from lorasmith.cli.strip import strip_command
@@ -90,6 +91,7 @@ _add("fuse", fuse_command)
 _add("refit", refit_command)
 _add("demo", demo_command, needs_arguments=False)
 _add("studio", studio_command, needs_arguments=False)
+_add("reproduce", reproduce_command)
 _add("doctor", doctor_command, needs_arguments=False)
 _add("as", as_command, settings=SEPARATE)
 _add("convert-config", convert_config_command, settings=SEPARATE)

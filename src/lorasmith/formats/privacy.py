@@ -91,6 +91,8 @@ PRIVATE_SECTIONS = frozenset({"checkpoint", "export", "hooks", "log", "output", 
 """Sections without influence on the weights; they hold folders, prompts and accounts."""
 PUBLIC_DATA_TEXTS = frozenset({"kind", "caption_lines", "class_folders", "resize"})
 """Settings of `data` whose texts are one of a few values. All other texts there are folders and captions."""
+LEFT_OUT = "# private settings that are left out: "
+"""Begins the first line of a public config."""
 PLACEHOLDER = "images"
 """Stands in a public config for each source of images."""
 
@@ -180,7 +182,16 @@ def public_config_text(text: str) -> str:
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError):
         return ""
-    return to_toml(public_config(table)[0])
+    public, left_out = public_config(table)
+    left_out = list(dict.fromkeys([*settings_left_out(text), *left_out]))
+    comment = f"{LEFT_OUT}{', '.join(left_out)}\n" if left_out else ""
+    return comment + to_toml(public)
+
+
+def settings_left_out(text: str) -> list[str]:
+    """The keys of the settings that a public config lacks, from its first line."""
+    first_line = text.partition("\n")[0]
+    return first_line.removeprefix(LEFT_OUT).split(", ") if first_line.startswith(LEFT_OUT) else []
 
 
 def public_config(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -221,7 +232,7 @@ def _public_data(value: Any, where: str, left_out: list[str]) -> Any:
         table: dict[str, Any] = {}
         for key, inner in cast("dict[str, Any]", value).items():
             path = f"{where}.{key}"
-            if key == "images" and inner is not None:
+            if key == "images" and inner is not None and where != "data.validation":
                 table[key] = PLACEHOLDER
             elif _is_public_data(key, inner):
                 table[key] = inner

@@ -20,6 +20,8 @@ from lorasmith.formats.privacy import (
     Level,
     filter_metadata,
     public_config,
+    public_config_text,
+    settings_left_out,
     text_without_folders,
 )
 from lorasmith.training.config import TrainConfig
@@ -117,7 +119,17 @@ def test_a_public_config_names_what_it_lacks() -> None:
         "data.subsets.0.concept_masks",
         "data.transforms.0.templates",
         "data.transforms.1.words",
+        "data.validation.images",
     ]
+
+
+def test_a_public_config_text_says_what_it_lacks_also_when_it_is_stripped_again() -> None:
+    text = 'base = "x"\n[data]\n[[data.subsets]]\nimages = "mia"\ncaption = "a mia"\n'
+    once = public_config_text(text)
+    assert settings_left_out(once) == ["data.subsets.0.caption"]
+    assert public_config_text(once) == once
+    assert settings_left_out(text) == []
+    assert public_config_text("not = = toml") == ""
 
 
 def test_every_section_of_a_config_is_public_or_private() -> None:

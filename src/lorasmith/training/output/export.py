@@ -19,6 +19,7 @@ from lorasmith.formats.privacy import filter_metadata, without_folders
 from lorasmith.formats.write import write as write_file
 from lorasmith.formats.write import write_pickle
 from lorasmith.training.output.kohya_metadata import kohya_settings
+from lorasmith.training.output.provenance import provenance
 
 if TYPE_CHECKING:
     from lorasmith.training.config import TrainConfig
@@ -54,7 +55,8 @@ def write(run: Run, path: Path, form: Format, dtype: str) -> Path:
     if path.suffix != ".safetensors":
         return write_pickle(path, tensors, DTYPES[dtype])
 
-    metadata = describe(facts_of(run)) | encoded.metadata
+    made_with = {"dtype": dtype, "format": form.model_dump(mode="json")}
+    metadata = describe(facts_of(run)) | encoded.metadata | provenance(run, made_with)
     if run.token_trainer is not None:
         vocabulary = run.token_trainer.vocabulary
         if token_tensors:
@@ -72,7 +74,7 @@ def write_exact(run: Run, path: Path) -> Path:
     with run.as_exported():
         token_tensors, token_metadata = token_embeddings.encode(run.token_trainer.vocabulary)
     tensors = {**encoded.tensors, **token_tensors}
-    metadata = describe(facts_of(run)) | token_metadata | encoded.metadata
+    metadata = describe(facts_of(run)) | token_metadata | encoded.metadata | provenance(run, {"exact": True})
     return write_file(path, tensors, filtered(run, metadata), torch.float32)
 
 
