@@ -11,7 +11,7 @@ TRAINING = Path(__file__).parents[2] / "src/lorasmith/training"
 
 WRITERS = {"hooks/export.py", "output/checkpoint.py", "output/export.py", "output/summary.py"}
 """These write the config, or name what it names, into files."""
-READERS = {"config.py", "session.py", "output/folder.py", "output/export.py"}
+READERS = {"config.py", "reproduce.py", "session.py", "output/folder.py", "output/export.py"}
 """Beside set-up and sweeps, which make runs from configs, these take a whole config as an argument."""
 
 FILES = sorted(TRAINING.rglob("*.py"))

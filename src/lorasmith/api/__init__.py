@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lorasmith.sampling.run import SampleResult
     from lorasmith.training.config import TrainConfig
     from lorasmith.training.doctor import Diagnosis
-    from lorasmith.training.reproduce import Reproduction
+    from lorasmith.training.reproduce import Reproduction, SourceOptions
     from lorasmith.training.session import TrainResult
     from lorasmith.training.setup.check import CheckResult
     from lorasmith.training.sweep import SweepResult
@@ -138,34 +138,25 @@ def reproduce(
     file: Path | str,
     data: Sequence[Path | str] = (),
     *,
-    base: Path | str | None = None,
-    config: Path | str | None = None,
-    overrides: Sequence[str] = (),
-    output: Path | str | None = None,
     training: bool = True,
-    trust: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    **sources: Unpack[SourceOptions],
 ) -> Reproduction:
     """Train a LoRA file of Lorasmith again from its metadata, and compare the two.
 
-    `data`: the images of each subset. `config`, `overrides`: settings that the public metadata lack. `training`: if
-    false, only find what differs from the run that made the file. `trust`: the file may name plug-ins and classes,
-    which are imported.
+    `data`: the images of each subset. `training`: if false, only find what differs from the run that made the file.
+    `sources`: what the metadata lack: `base`, `config` or `overrides`, `output`, and `trust` in the code that they name.
 
     Raises LorasmithError if the metadata do not suffice, and ConfigError for problems of the data.
     """
-    from lorasmith.training import reproduce as reproducing
+    from lorasmith.training.reproduce import Sources
+    from lorasmith.training.reproduce import reproduce as train_again
 
-    sources = reproducing.Sources(
-        data=[Path(folder) for folder in data],
-        base=None if base is None else str(base),
-        config=None if config is None else Path(config),
-        overrides=overrides,
-        output=None if output is None else Path(output),
-        trust=trust,
+    folders = [Path(folder) for folder in data]
+    return train_again(
+        Path(file), Sources.of(folders, sources), training=training, overwrite=overwrite, progress=progress
     )
-    return reproducing.reproduce(Path(file), sources, training=training, overwrite=overwrite, progress=progress)
 
 
 def doctor(device: str = "auto", *, self_test: bool = True, progress: Progress | None = None) -> Diagnosis:

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from lorasmith.core.config import read_table
 from lorasmith.core.devices import device_name, pick_device
@@ -67,6 +67,16 @@ class Reproduction:
         }
 
 
+class SourceOptions(TypedDict, total=False):
+    """What `lorasmith.reproduce` takes by name; see `Sources`."""
+
+    base: Path | str | None
+    config: Path | str | None
+    overrides: Sequence[str]
+    output: Path | str | None
+    trust: bool
+
+
 @dataclass(frozen=True)
 class Sources:
     """What a file does not hold and the user names."""
@@ -80,6 +90,18 @@ class Sources:
     output: Path | None = None
     trust: bool = False
     """Import the plug-ins and classes that the file names."""
+
+    @classmethod
+    def of(cls, data: Sequence[Path], options: SourceOptions) -> Sources:
+        base, config, output = options.get("base"), options.get("config"), options.get("output")
+        return cls(
+            data=data,
+            base=None if base is None else str(base),
+            config=None if config is None else Path(config),
+            overrides=options.get("overrides") or (),
+            output=None if output is None else Path(output),
+            trust=options.get("trust", False),
+        )
 
 
 def reproduce(
