@@ -146,7 +146,7 @@ def reproduce(
     """Train a LoRA file of Lorasmith again from its metadata, and compare the two.
 
     `data`: the images of each subset. `training`: if false, only find what differs from the run that made the file.
-    `sources`: what the metadata lack: `base`, `config` or `overrides`, `output`, and `trust` in the code that they name.
+    `sources`: what the metadata lack (`base`, `config`, `overrides`), `output`, and `trust` in the code that they name.
 
     Raises LorasmithError if the metadata do not suffice, and ConfigError for problems of the data.
     """

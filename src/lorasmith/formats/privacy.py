@@ -228,23 +228,24 @@ def _file_names(value: Any) -> Any:
 def _public_data(value: Any, where: str, left_out: list[str]) -> Any:
     """`value` of the section `data` at the key `where`: numbers, true or false and fixed choices. Keys of other
     settings are added to `left_out`, except where the images are and where caches are."""
-    if isinstance(value, dict):
-        table: dict[str, Any] = {}
-        for key, inner in cast("dict[str, Any]", value).items():
-            path = f"{where}.{key}"
-            if key == "images" and inner is not None and where != "data.validation":
-                table[key] = PLACEHOLDER
-            elif _is_public_data(key, inner):
-                table[key] = inner
-            elif isinstance(inner, dict | list | tuple) and not _holds_texts(inner):
-                table[key] = _public_data(inner, path, left_out)
-            elif inner not in (None, "") and key != "cache_dir":
-                left_out.append(path)
-        return table
     if isinstance(value, list | tuple):
         items = cast("list[Any]", value)
         return [_public_data(inner, f"{where}.{index}", left_out) for index, inner in enumerate(items)]
-    return value
+    if not isinstance(value, dict):
+        return value
+    table: dict[str, Any] = {}
+    for key, inner in cast("dict[str, Any]", value).items():
+        if inner in (None, "") or key == "cache_dir":
+            continue
+        if key == "images" and where != "data.validation":
+            table[key] = PLACEHOLDER
+        elif _is_public_data(key, inner):
+            table[key] = inner
+        elif isinstance(inner, dict | list | tuple) and not _holds_texts(inner):
+            table[key] = _public_data(inner, f"{where}.{key}", left_out)
+        else:
+            left_out.append(f"{where}.{key}")
+    return table
 
 
 def _is_public_data(key: str, value: Any) -> bool:

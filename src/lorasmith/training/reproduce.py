@@ -161,9 +161,22 @@ def read_json(text: object) -> dict[str, Any]:
 
 
 def config_of(file: Path, origin: Origin, sources: Sources) -> TrainConfig:
-    """The config that trains the file again: what does not change weights is left out, what lies elsewhere is named.
+    """The config that trains the file again. Raises LorasmithError if something is missing, or if the file names code
+    and is not trusted."""
+    table = repeated_table(file, origin, sources)
+    if not sources.trust:
+        plugins = table.get("plugins") or []
+        refuse_code(file, plugins if isinstance(plugins, list) else [plugins])
+    config = load_config(table, list(sources.overrides))
+    if not sources.trust:
+        refuse_code(file, [name for name in named_code(config) if not name.startswith(KNOWN_CLASSES)])
+    return config
 
-    Raises LorasmithError if something is missing, or if the file names code and is not trusted.
+
+def repeated_table(file: Path, origin: Origin, sources: Sources) -> dict[str, Any]:
+    """The settings of the run: what does not change weights is left out, and what lies elsewhere is named.
+
+    Raises LorasmithError for settings that neither the file nor the user names.
     """
     given = {text.partition("=")[0].strip() for text in sources.overrides}
     missing = [key for key in origin.left_out if key not in given]
@@ -177,30 +190,24 @@ def config_of(file: Path, origin: Origin, sources: Sources) -> TrainConfig:
     table["name"] = file.stem.removesuffix(".exact")
     table["log"] = {"tensorboard": False}
     table["data"] = data_table(table.get("data"), sources.data)
+    table["export"] = export_table(origin.run)
     if sources.base is not None:
         table["base"] = sources.base
-    table["export"] = export_table(origin.run)
 
     # sums over numbers depend on how many threads share them
     threads = origin.run.get("threads")
     if origin.run.get("device") == "cpu" and isinstance(threads, int) and threads > 0:
         table.setdefault("threads", threads)
-
-    plugins = table.get("plugins") or []
-    if plugins and not sources.trust:
-        refuse_code(file, plugins if isinstance(plugins, list) else [plugins])
-    config = load_config(table, list(sources.overrides))
-    code = [name for name in named_code(config) if not name.startswith(KNOWN_CLASSES)]
-    if code and not sources.trust:
-        refuse_code(file, code)
-    return config
+    return table
 
 
-def refuse_code(file: Path, names: Sequence[object]) -> None:
-    raise LorasmithError(
-        f"{file}: names code to import: {', '.join(map(str, names))}. If the file is your own, or you know the code, "
-        "give --trust"
-    )
+def refuse_code(file: Path, modules: Sequence[object]) -> None:
+    """Raises LorasmithError if a file names code to import."""
+    if modules:
+        raise LorasmithError(
+            f"{file}: names code to import: {', '.join(map(str, modules))}. If the file is your own, or you know the "
+            "code, give --trust"
+        )
 
 
 def data_table(data: object, folders: Sequence[Path]) -> dict[str, Any]:
