@@ -69,6 +69,22 @@ def test_a_graph_trains_as_eager_steps_do(pictures: Callable[..., Path], tmp_pat
     assert graph == pytest.approx(eager, rel=2e-3)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("graph", [False, True])
+def test_deterministic_runs_are_equal_to_the_bit(
+    pictures: Callable[..., Path], tmp_path: Path, precision: str, graph: bool
+) -> None:
+    from lorasmith.files.compare import compare
+
+    images = pictures(6, (150, 140))
+    changes: dict[str, Any] = {"device": "cuda", "steps": 30, "precision": precision, "cuda_graph": graph}
+    for name in ("one", "two"):
+        data = {"images": str(images), "resolution": 128, "batch_size": 2, "cache_dir": str(tmp_path / f"{name}-cache")}
+        run(images, tmp_path / name, deterministic=True, name="a", data=data, **changes)
+    result = compare(tmp_path / "one" / "a.safetensors", tmp_path / "two" / "a.safetensors")
+    assert result.identical, result
+
+
 def test_resume_on_the_same_gpu(pictures: Callable[..., Path], tmp_path: Path) -> None:
     images = pictures(6, (150, 140))
     changes: dict[str, Any] = {"device": "cuda", "steps": 10, "checkpoint": {"every_steps": 5, "keep": 2}}
