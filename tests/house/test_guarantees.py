@@ -15,7 +15,7 @@ NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)))
 
 
 @cache
-def tests_in(path: str) -> frozenset[str]:
+def functions_of(path: str) -> frozenset[str]:
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
 
@@ -23,7 +23,7 @@ def tests_in(path: str) -> frozenset[str]:
 @pytest.mark.parametrize(("path", "name"), NAMED, ids=[name for _, name in NAMED])
 def test_the_tests_exist(path: str, name: str) -> None:
     assert name.startswith("test_")
-    assert name in tests_in(path), f"{path} has no {name}; name the test that holds this promise now"
+    assert name in functions_of(path), f"{path} has no {name}; name the test that holds this promise now"
 
 
 def test_every_promise_has_a_test() -> None:

@@ -115,12 +115,12 @@ def reproduce(
     origin = read_origin(file, sources.config)
     config = config_of(file, origin, sources)
 
-    # what differs is said before hours of training
     differences = [*environment_differences(origin.run, config), *data_differences(origin.data, build_dataset(config))]
-    for difference in differences:
-        progress.say(f"differs: {difference}")
     if not training:
         return Reproduction(file, None, differences)
+    # what differs is said before hours of training
+    for difference in differences:
+        progress.say(f"differs: {difference}")
 
     result = train(config, progress, overwrite=overwrite, accept_remarks=True)
     if not result.finished:

@@ -34,10 +34,10 @@ KOHYA = {
     "ss_new_field": "mia",
     "ss_new_number": "0.5",
     "ss_flip_aug": "True",
-    "ss_network_args": json.dumps({"preset": "/home/mia/preset.toml"}),
-    "ss_vae_name": "/home/mia/vae.pt",
+    "ss_network_args": json.dumps({"preset": "/data/mia/preset.toml"}),
+    "ss_vae_name": "/data/mia/vae.pt",
     "ss_bucket_info": json.dumps({"buckets": {"0": {"resolution": [512, 512], "count": 3}}}),
-    "ot_config": json.dumps({"path": "/home/mia/photos"}),
+    "ot_config": json.dumps({"path": "/data/mia/photos"}),
     "modelspec.trigger_phrase": "ohwx",
     "modelspec.description": "made from C:\\\\Users\\\\mia\\\\x.png and/or others, 1/2",
 }
@@ -68,10 +68,10 @@ def test_each_level_holds_less() -> None:
 @pytest.mark.parametrize(
     ("text", "clean"),
     [
-        ("/home/mia/a b.png", "a b.png"),
+        ("/data/mia/a b.png", "a b.png"),
         ("C:\\data\\x.png", "x.png"),
         ("~/photos/x", "x"),
-        ("read from /home/mia/photos, then", "read from photos, then"),
+        ("read from /data/mia/photos, then", "read from photos, then"),
         ("https://example.org/a/b", "https://example.org/a/b"),
         ("Stability-AI/generative-models", "Stability-AI/generative-models"),
         ("/d 42 --cfg 1/2", "/d 42 --cfg 1/2"),

@@ -14,13 +14,14 @@ from lorasmith.training.session import train
 def test_absolute_paths_are_cut_to_their_names() -> None:
     settings = {
         "base": Path("/models/v1-5.safetensors"),
+        "vae": "/models/vae.pt",
         "data": {"subsets": [{"images": Path("/data/photos"), "repeats": 2}], "cache_dir": None},
         "output": Path("runs/mia"),
         "merge": ("/loras/a.safetensors:0.8", "C:\\loras\\b.safetensors", "~/c.safetensors"),
         "options": {"x": "/d", "y": "and/or"},
     }
     found = without_folders(settings)
-    assert found["base"] == "v1-5.safetensors"
+    assert (found["base"], found["vae"]) == ("v1-5.safetensors", "vae.pt")
     assert found["data"] == {"subsets": [{"images": "photos", "repeats": 2}], "cache_dir": None}
     assert found["output"] == Path("runs/mia")
     assert found["merge"] == ["a.safetensors:0.8", "b.safetensors", "c.safetensors"]
