@@ -175,7 +175,7 @@ def test_published_shapes_are_identified_from_the_header(tmp_path: Path) -> None
     with pytest.raises(LorasmithError, match="refiner"):
         identify(path)
     save_file({"lora_unet_conv_in.lora_down.weight": torch.zeros(2)}, path)
-    with pytest.raises(LorasmithError, match="looks like a LoRA"):
+    with pytest.raises(LorasmithError, match="is a LoRA, not a base model"):
         identify(path)
 
 

@@ -44,7 +44,7 @@ class SingleFile(StableDiffusionSource):
     def _detect_kind(self) -> str:
         contents = not_a_base(self._tensors)
         if contents is not None:
-            advice = contents.remedy or f"Bases of {SUPPORTED} are read"
+            advice = f"To do: {contents.remedy}" if contents.remedy else f"Bases of {SUPPORTED} are read"
             raise NotRecognisedError(
                 f"{self.path}: is {contents.what}, not a base model, by its key {contents.key}. {advice}."
             )
