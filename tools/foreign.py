@@ -89,13 +89,17 @@ MIX_OF_SHOW = """# Mix-of-Show's YAML files
 Written by `python -m tools.foreign` from the option tables in the code. A test fails if this page is out of date.
 
 ```bash
-lorasmith as train_edlora -opt EDLoRA_x.yml
-lorasmith as test_edlora -opt EDLoRA_x.yml --lora-path experiments/x/x.safetensors --save-dir results
+lorasmith as accelerate launch train_edlora.py -opt EDLoRA_x.yml
+lorasmith as test_edlora -opt experiments/x/EDLoRA_x.yml --lora-path experiments/x/models/edlora_model-latest.pth
+lorasmith convert experiments/x/x.safetensors --to mixofshow        # the .pth of any LoRA of SD 1.x
 ```
 
-The run's folder is `experiments/<name>`. It contains `<name>.safetensors` (the LoRA, for every program),
-`<name>.exact.safetensors` (with the token embeddings of each cross-attention layer) and `embeddings/` (the token
-embeddings for user interfaces: the mean over the layers). Images of several concepts by regions:
+The run's folder is `experiments/<name>`. It contains what the original writes: `models/edlora_model-latest.pth` (and
+`edlora_model-<step>.pth` at each save), which the original's scripts read too, a copy of the YAML file, and
+`visualization/`. Beside these are `<name>.safetensors` (the LoRA, for every program), `<name>.exact.safetensors` (with
+the token embeddings of each cross-attention layer) and `embeddings/` (the token embeddings for user interfaces: the
+mean over the layers). References (`${models.new_concept_token}`) are resolved as OmegaConf does. Notes are printed
+where something differs from what the file asks for. Images of several concepts by regions:
 [regions.md](regions.md).
 """
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from answers import ROOT, Program
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
@@ -105,14 +106,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def write_options(folder: Path, name: str = "EDLoRA_garp", **changes: str) -> Path:
+    """The YAML file of a training, with texts of it changed."""
+    text = TRAIN.format(folder=folder, more="attn_reg_weight: 0.01")
+    text = text.replace("use_mask: false", "use_mask: true").replace("use_mask_loss: false", "use_mask_loss: true")
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    path = folder / f"{name}.yml"
+    path.write_text(text)
+    return path
+
+
 def test_its_yaml_trains_and_its_test_draws(folder: Path, here: Program) -> None:
-    (folder / "train.yml").write_text(
-        TRAIN.format(folder=folder, more="attn_reg_weight: 0.01")
-        .replace("use_mask: false", "use_mask: true")
-        .replace("use_mask_loss: false", "use_mask_loss: true")
-    )
-    answer = here("as", "train_edlora", "-opt", folder / "train.yml")
+    options = write_options(folder)
+    answer = here("as", "accelerate", "launch", "--num_processes=1", "train_edlora.py", "-opt", options)
     assert answer.code == 0, answer.err
+    assert "note:" not in answer.err
     run = folder / "experiments" / "8101_EDLoRA_garp"
     exact = load_file(run / "8101_EDLoRA_garp.exact.safetensors")
     assert exact["lorasmith.word.0.te"].shape[:2] == (1, 16)
@@ -138,21 +148,80 @@ def test_its_yaml_trains_and_its_test_draws(folder: Path, here: Program) -> None
     assert said["objective"]["mask_mean"] == "channel_sum"
     assert said["objective"]["parts"][0]["maximum"] == "batch"
 
+    # the original's files: its layout of tensors, the options, pictures by strength and step
+    assert (run / "EDLoRA_garp.yml").read_bytes() == options.read_bytes()
+    params = torch.load(run / "models" / "edlora_model-latest.pth", weights_only=True)["params"]
+    assert [value.shape[0] for value in params["new_concept_embedding"].values()] == [16, 16]
+    assert (len(params["unet"]), len(params["text_encoder"])) == (256, 24)
+    key = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_up.weight"
+    torch.testing.assert_close(params["unet"][key], exact[f"lora_unet_{key[:-15].replace('.', '_')}.lora_up.weight"])
+    shown = run / "visualization" / "PromptDataset"
+    assert {path.name for path in shown.iterdir()} == {
+        name
+        for a in ("0", "0.7", "1.0")
+        for name in (f"Iters-latest_Alpha-{a}", f"G_7.5_S_2---Iters-latest_Alpha-{a}.jpg")
+    }
+    assert {path.name for path in (shown / "Iters-latest_Alpha-0").iterdir()} == {
+        f"{prompt}---G_7.5_S_2---{number}---Iters-latest_Alpha-0.png"
+        for prompt in ("photo_of_a_garp1_garp2", "photo_of_a_robot")
+        for number in (1, 2)
+    }
+
+    # the file that the run left, with other prompts; a test of the original's own .pth draws what the training drew
+    left = run / "EDLoRA_garp.yml"
+    (folder / "more.txt").write_text("photo of a <TOK>\nphoto of a robot\n<TOK>\n")
+    left.write_text(left.read_text().replace("prompts.txt", "more.txt"))
     out = folder / "drawn"
-    arguments = ["--lora-path", run / "8101_EDLoRA_garp.safetensors", "--save-dir", out]
-    answer = here("as", "test_edlora", "-opt", folder / "train.yml", *arguments)
+    arguments = ["--lora-path", run / "models" / "edlora_model-latest.pth", "--save-dir", out]
+    answer = here("as", "accelerate", "launch", "test_edlora.py", "-opt", left, *arguments)
     assert answer.code == 0, answer.err
-    assert len(list(out.glob("0*.png"))) == 2 * 2 * 3
+    assert "note:" not in answer.err
+    assert len(list(out.glob("0*.png"))) == 3 * 2 * 3
     assert (out / "grid.png").is_file()
 
     # the previews while training were the same pictures: prompt, seed, strength
     previews = run / "previews" / "step-00000003"
-    drawn = sorted(out.glob("0*.png"))
+    drawn = sorted(out.glob("0*.png"))[:12]
     names = [f"{prompt * 2 + seed:02d}-{a}.png" for prompt in (0, 1) for seed in (0, 1) for a in ("0", "0.7", "1")]
     assert {p.name for p in previews.glob("0*.png")} == set(names)
     for name, picture in zip(names, drawn, strict=True):
         pair = [np.asarray(Image.open(p)).astype(int) for p in (previews / name, picture)]
         assert abs(pair[0] - pair[1]).max() <= 2, name
+
+
+@pytest.mark.slow
+def test_two_of_them_are_fused_and_drawn_by_regions(folder: Path, here: Program) -> None:
+    """By the command lines of the original, from its working folder."""
+    second = {"8101_EDLoRA_garp": "8102_EDLoRA_blib", "garp1": "blib1", "garp2": "blib2"}
+    write_options(folder)
+    write_options(folder, "EDLoRA_blib", **second)
+    for name in ("EDLoRA_garp", "EDLoRA_blib"):
+        answer = here("as", "accelerate", "launch", "train_edlora.py", "-opt", f"{name}.yml")
+        assert answer.code == 0, answer.err
+    entries = [
+        {
+            "lora_path": f"experiments/{run}/models/edlora_model-latest.pth",
+            "unet_alpha": 1.0,
+            "text_encoder_alpha": 1.0,
+            "concept_name": f"<{word}1> <{word}2>",
+        }
+        for run, word in (("8101_EDLoRA_garp", "garp"), ("8102_EDLoRA_blib", "blib"))
+    ]
+    (folder / "both.json").write_text(json.dumps(entries))
+    # the base by a path, as it is not found under its last part
+    shutil.copytree(ROOT / "src/lorasmith/assets/tiny-sd", folder / "models" / "tiny")
+    fused = folder / "experiments" / "composed" / "both"
+    arguments = ["--concept_cfg=both.json", f"--save_path={fused}", "--pretrained_models=models/tiny", "--suffix=base"]
+    answer = here("as", "python", "gradient_fusion.py", *arguments, "--optimize_unet_iters=50")
+    assert answer.code == 0, answer.err
+    context = "two robots on grass"
+    regions = "[a <garp1> <garp2>]-*-[]-*-[0, 0, 128, 64]|[a <blib1> <blib2>]-*-[]-*-[0, 64, 128, 128]"
+    arguments = [f"--pretrained_model={fused / 'combined_model_base'}", f"--prompt={context}", "--seed=14"]
+    arguments += [f"--prompt_rewrite={regions}", f"--save_dir={folder / 'out'}", "--suffix=baseline"]
+    answer = here("as", "python", "regionally_controlable_sampling.py", *arguments)
+    assert answer.code == 0, answer.err
+    (picture,) = (folder / "out" / "baseline").glob("0*.png")
+    assert Image.open(picture).size == (128, 128)
 
 
 def test_what_is_wrong_is_said_at_once(folder: Path, here: Program) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lorasmith.compat.mixofshow.reading import flatten
 from lorasmith.compat.script import Conversion, find_script
 from lorasmith.training.config import load_config
 
@@ -41,7 +42,7 @@ def convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Convert:
             },
         } | {key.replace("__", "."): value for key, value in values.items()}
         script = find_script("train_edlora")
-        conversion = script.convert(script.read(given, []))
+        conversion = script.convert(script.read(flatten(given), []))
         load_config(conversion.config)
         return conversion
 
@@ -61,7 +62,7 @@ def convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Convert:
 )
 def test_the_composite_transforms(convert: Convert, transform: Any, expected: dict[str, Any]) -> None:
     data = convert(transform, {"type": "ToTensor"}).config["data"]
-    assert data["transforms"] == [{"kind": "letterbox", **expected}]
+    assert data["transforms"] == [{"kind": "letterbox", "kept": 0, **expected}]
     assert data["buckets"] == {"enabled": False}
     assert data["resolution"] == (128 if isinstance(transform, dict) else 512)
     assert "buckets" not in convert({"type": "PairRandomCrop", "size": 128}).config["data"]

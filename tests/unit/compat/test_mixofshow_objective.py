@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lorasmith.compat.mixofshow.reading import flatten
 from lorasmith.compat.script import find_script
 from lorasmith.training.config import load_config
 from lorasmith.training.run import Run
@@ -50,7 +51,7 @@ def make(folder: Path, full: bool, masked_loss: bool) -> Run:
         "models.use_mask_loss": masked_loss,
     }
     script = find_script("train_edlora")
-    config = script.convert(script.read(given, [])).config
+    config = script.convert(script.read(flatten(given), [])).config
     own = {"output": str(folder / "run"), "steps": 1, "views_per_image": None}
     return build_run(load_config({k: v for k, v in (config | own).items() if v is not None}))
 

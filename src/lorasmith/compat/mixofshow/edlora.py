@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorasmith.compat.mixofshow.options import TRAIN
-from lorasmith.compat.mixofshow.reading import normalize_arguments, read_mapping, read_prompts, read_yaml
+from lorasmith.compat.mixofshow.options import NOTED, TRAIN
+from lorasmith.compat.mixofshow.reading import (
+    find_options_file,
+    normalize_arguments,
+    read_mapping,
+    read_prompts,
+    read_yaml,
+)
 from lorasmith.compat.mixofshow.training_data import convert_data, image_size, preview_size
-from lorasmith.compat.options import split_arguments
+from lorasmith.compat.options import Option, split_arguments
 from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 
@@ -29,6 +35,8 @@ TEXT_LAYERS = {
     "CLIPEncoderLayer": ("te*.self_attn.*_proj", "te*.mlp.fc[12]"),
 }
 """Values of lora_cfg.where to the layers that are trained; the first is the default."""
+PATTERNS = {"unet": "unet.*", "text_encoder": "te*"}
+"""Layers of a component, by its name in finetune_cfg."""
 CROSS_ATTENTION_KEYS_AND_VALUES = "unet.*.attn2.to_[kv]"
 NEGATIVE_PROMPT = (
     "longbody, lowres, bad anatomy, bad hands, missing fingers, extra digit, fewer digits, cropped, worst quality, "
@@ -58,11 +66,7 @@ class TrainEdlora(Script):
         problems = [Problem(key, "missing", remedy="add it") for key in REQUIRED if values[key] is None]
         if problems:
             raise ConfigError(problems, str(values["opt"]))
-        notes = [
-            f"{option.name}: {option.note}"
-            for option in TRAIN
-            if option.name in parsed.given and option.state in ("improved", "no_effect")
-        ]
+        notes = [f"{option.name}: {option.note}" for option in TRAIN if is_noted(option, values)]
 
         # The file joins several new tokens with +.
         size = image_size(values)
@@ -73,6 +77,7 @@ class TrainEdlora(Script):
             "name": str(values["name"]),
             "trigger": [" ".join(tokens)],
             "seed": values["manual_seed"],
+            "precision": "fp32" if values["mixed_precision"] == "no" else "auto",
             "views_per_image": values["datasets.train.dataset_enlarge_ratio"],
             "accumulation": values["gradient_accumulation_steps"],
             "gradient_checkpointing": values["models.gradient_checkpoint"],
@@ -86,6 +91,18 @@ class TrainEdlora(Script):
         if adapter:
             config["adapter"] = adapter
 
+        # Files for the original's other scripts, beside ours.
+        files: dict[str, Any] = {
+            "kind": "mixofshow",
+            "stem": "edlora_model" if values["models.enable_edlora"] else "lora_model",
+            "pictures": values["datasets.val_vis.name"],
+            "grids": values["val.compose_visualize"],
+            "every_steps": values["logger.save_checkpoint_freq"],
+        }
+        if values["opt"]:
+            files["options"] = find_options_file(Path(values["opt"]))
+        config["hooks"] = [files]
+
         # Images are drawn when files are saved, so both have the same frequency.
         if values["val.val_during_save"] and values["datasets.val_vis.prompts"]:
             config["preview"] = convert_preview(values, size)
@@ -94,15 +111,15 @@ class TrainEdlora(Script):
         return Conversion(config, notes)
 
 
-def finetune_table(values: dict[str, Any], component: str) -> dict[str, Any]:
-    """The settings of `text_embedding`, `text_encoder` or `unet`."""
-    return values[f"models.finetune_cfg.{component}"] or {}
+def is_noted(option: Option, values: dict[str, Any]) -> bool:
+    """Whether the user should know that an option does something else than what its value asks for."""
+    return option.name in NOTED and not option.is_unset(values[option.name])
 
 
 def convert_adapter(values: dict[str, Any]) -> dict[str, Any]:
     """A LoRA with rank, alpha and layers by component; empty if only the new tokens are trained."""
-    unet_rules, unet_layers = convert_component("unet.*", finetune_table(values, "unet"), UNET_LAYERS)
-    text_rules, text_layers = convert_component("te*", finetune_table(values, "text_encoder"), TEXT_LAYERS)
+    unet_rules, unet_layers = convert_component("unet", values, UNET_LAYERS)
+    text_rules, text_layers = convert_component("text_encoder", values, TEXT_LAYERS)
 
     # The first rule that matches a layer counts, so the rule for keys and values precedes that of the whole UNet.
     dropout = values["train.unet_kv_drop_rate"]
@@ -122,30 +139,28 @@ def convert_adapter(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def convert_component(
-    pattern: str, settings: dict[str, Any], layers_by_class: dict[str, tuple[str, ...]]
+    component: str, values: dict[str, Any], layers_by_class: dict[str, tuple[str, ...]]
 ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """A rule of `adapter.overrides` for a component, and its layers; both empty if it is not trained."""
-    if not settings.get("enable_tuning"):
+    prefix = f"models.finetune_cfg.{component}"
+    if not values[f"{prefix}.enable_tuning"]:
         return [], ()
-    lora = settings.get("lora_cfg", {})
-    where = lora.get("where", next(iter(layers_by_class)))
-    if where not in layers_by_class:
-        raise LorasmithError(f'finetune_cfg: where is "{where}"; allowed: {", ".join(layers_by_class)}')
-
     # The original's alpha is a factor of the change; ours is divided by the rank.
-    rank = int(lora.get("rank", 4))
-    rule = {"layers": pattern, "rank": rank, "alpha": rank * float(lora.get("alpha", 1.0))}
-    return [rule], layers_by_class[where]
+    rank = values[f"{prefix}.lora_cfg.rank"]
+    alpha = rank * values[f"{prefix}.lora_cfg.alpha"]
+    rule = {"layers": PATTERNS[component], "rank": rank, "alpha": alpha}
+    return [rule], layers_by_class[values[f"{prefix}.lora_cfg.where"]]
 
 
 def convert_concept(values: dict[str, Any], tokens: list[str]) -> dict[str, Any]:
     """The table of the new tokens in `concepts`."""
-    settings = finetune_table(values, "text_embedding")
+    prefix = "models.finetune_cfg.text_embedding"
+    weight_decay = values[f"{prefix}.weight_decay"]
     concept: dict[str, Any] = {
         "words": tokens,
         "layerwise": values["models.enable_edlora"],
-        "lr": float(settings.get("lr", 1e-3)) if settings.get("enable_tuning") else 0.0,
-        "weight_decay": float(settings.get("weight_decay", weight_decay(values))),
+        "lr": values[f"{prefix}.lr"] if values[f"{prefix}.enable_tuning"] else 0.0,
+        "weight_decay": values["train.optim_g.weight_decay"] if weight_decay is None else weight_decay,
         "norm_stop": values["train.emb_norm_threshold"],
     }
     if values["models.initializer_token"]:
@@ -155,27 +170,21 @@ def convert_concept(values: dict[str, Any], tokens: list[str]) -> dict[str, Any]
 
 def convert_optimizer(values: dict[str, Any]) -> dict[str, Any]:
     """AdamW without gradient clipping; a component that is not trained has a learning rate of 0."""
-    unet, text = finetune_table(values, "unet"), finetune_table(values, "text_encoder")
-    # `lr` is only the default of the other two.
-    unet_rate, text_rate = float(unet.get("lr", 1e-4)), float(text.get("lr", 1e-5))
-    table: dict[str, Any] = {
+    rates: dict[str, float] = {}
+    for component in PATTERNS:
+        prefix = f"models.finetune_cfg.{component}"
+        rates[component] = values[f"{prefix}.lr"] if values[f"{prefix}.enable_tuning"] else 0.0
+    return {
         "kind": "adamw",
-        "lr": unet_rate,
-        "unet_lr": unet_rate if unet.get("enable_tuning") else 0.0,
-        "text_lr": text_rate if text.get("enable_tuning") else 0.0,
-        "weight_decay": weight_decay(values),
+        # `lr` is only the default of the other two.
+        "lr": values["models.finetune_cfg.unet.lr"],
+        "unet_lr": rates["unet"],
+        "text_lr": rates["text_encoder"],
+        "weight_decay": values["train.optim_g.weight_decay"],
+        "betas": list(values["train.optim_g.betas"]),
+        "eps": values["train.optim_g.eps"],
         "clip": 0.0,
     }
-    settings = values["train.optim_g"] or {}
-    if "betas" in settings:
-        table["betas"] = settings["betas"]
-    return table
-
-
-def weight_decay(values: dict[str, Any]) -> float:
-    """The optimizer's weight decay."""
-    settings = values["train.optim_g"] or {}
-    return float(settings.get("weight_decay", 0.01))
 
 
 def convert_objective(values: dict[str, Any]) -> dict[str, Any]:
@@ -200,21 +209,34 @@ def convert_objective(values: dict[str, Any]) -> dict[str, Any]:
 
 def convert_preview(values: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     """Images at each save and at the end: of each prompt and seed (from 1), one for each strength."""
-    sample = values["val.sample"] or {}
-    replacements = read_mapping(values["datasets.val_vis.replace_mapping"])
     width, height = preview_size(values) or size
     return {
-        "prompts": read_prompts(values["datasets.val_vis.prompts"], replacements),
+        "prompts": list_prompts(values),
         "negative": NEGATIVE_PROMPT,
         "seed": 1,
         "count": values["datasets.val_vis.num_samples_per_prompt"],
-        "strengths": [float(strength) for strength in values["val.alpha_list"] or (1.0,)],
+        "strengths": list_strengths(values),
         "compare_base": False,
-        "steps": sample.get("num_inference_steps", 50),
-        "cfg": sample.get("guidance_scale", 7.5),
+        "steps": values["val.sample.num_inference_steps"],
+        "cfg": values["val.sample.guidance_scale"],
         "sampler": "dpm++_2m",
         "width": width,
         "height": height,
         "every_steps": values["logger.save_checkpoint_freq"],
         "at_end": True,
     }
+
+
+def list_prompts(values: Mapping[str, Any]) -> list[str]:
+    """The validation prompts. Without share_latent_across_prompt, each has seeds of its own."""
+    replacements = read_mapping(values["datasets.val_vis.replace_mapping"])
+    prompts = read_prompts(values["datasets.val_vis.prompts"], replacements)
+    if values["datasets.val_vis.share_latent_across_prompt"]:
+        return prompts
+    count = values["datasets.val_vis.num_samples_per_prompt"]
+    return [f"{prompt} --d {1 + index * count}" for index, prompt in enumerate(prompts)]
+
+
+def list_strengths(values: Mapping[str, Any]) -> list[float]:
+    """The strengths that images are drawn with."""
+    return list(values["val.alpha_list"] or (1.0,))

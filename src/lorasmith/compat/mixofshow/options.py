@@ -5,11 +5,26 @@ from __future__ import annotations
 from lorasmith.compat.mixofshow import shapes
 from lorasmith.compat.options import Option
 
-LETTERBOX = (
-    "HumanResizeCropFinalV3 and ResizeFillMaskNew work at any size, in the original at 512 only; without either of "
-    "them, images keep their aspect ratio in buckets"
+TRANSFORMS = (
+    "HumanResizeCropFinalV3 and ResizeFillMaskNew work at any size, in the original at 512 only, and encode each view "
+    "anew, or, with `kept: 20` in their table, cache 20 variants of each image; without either of them, images keep "
+    "their aspect ratio in buckets; the templates of EnhanceText are our own wording, as many as the original's (27 "
+    "for objects, 19 for styles, 19 for humans)"
 )
 NEVER_READ = "never read by the original either"
+
+
+def lora_options(component: str, rate: float, classes: tuple[str, ...], rate_key: str) -> tuple[Option, ...]:
+    """The options of the LoRA of a component. `classes`: values of `where`, the first of them the default."""
+    prefix = f"models.finetune_cfg.{component}"
+    return (
+        Option(f"{prefix}.enable_tuning", "flag", False, to=rate_key),
+        Option(f"{prefix}.lr", "float", rate, to=rate_key),
+        Option(f"{prefix}.lora_cfg.rank", "int", 4, to="adapter.rank"),
+        Option(f"{prefix}.lora_cfg.alpha", "float", 1.0, to="adapter.alpha", note="a factor; ours is rank times it"),
+        Option(f"{prefix}.lora_cfg.where", "text", classes[0], to="adapter.layers", choices=classes),
+    )
+
 
 TRAIN = (
     # Run
@@ -20,8 +35,10 @@ TRAIN = (
         "mixed_precision",
         "text",
         "fp16",
+        to="precision",
         state="improved",
-        note="computed without autocast, in the precision of the base",
+        choices=("no", "fp16", "bf16"),
+        note="`no`: fp32; else bf16 for full-size models, without autocast",
     ),
     Option("gradient_accumulation_steps", "int", 1, to="accumulation"),
     # Training data
@@ -42,7 +59,7 @@ TRAIN = (
         shape=shapes.Transforms,
         to="data.transforms",
         state="improved",
-        note=LETTERBOX,
+        note=TRANSFORMS,
     ),
     Option("datasets.train.replace_mapping", "any", {}, shape=shapes.Mapping, to="data.transforms (replace)"),
     Option("datasets.train.batch_size_per_gpu", "int", 2, to="data.batch_size", note="of one rank"),
@@ -50,7 +67,7 @@ TRAIN = (
         "datasets.train.dataset_enlarge_ratio", "float", 1.0, to="views_per_image", note="how often an image is used"
     ),
     # Previews
-    Option("datasets.val_vis.name", "text", "PromptDataset", state="no_effect", note="only the name of a folder"),
+    Option("datasets.val_vis.name", "text", "PromptDataset", to="hooks.mixofshow.pictures"),
     Option("datasets.val_vis.prompts", "any", shape=shapes.Prompts, to="preview.prompts"),
     Option("datasets.val_vis.num_samples_per_prompt", "int", 1, to="preview.count"),
     Option(
@@ -58,10 +75,16 @@ TRAIN = (
         "any",
         shape=shapes.LatentSize,
         to="data.resolution",
-        note="times 8: the size of the images",
+        note="[channels, height, width]; times 8: the size of the images",
     ),
     Option("datasets.val_vis.replace_mapping", "any", {}, shape=shapes.Mapping, to="preview.prompts"),
-    Option("datasets.val_vis.share_latent_across_prompt", "flag", True, note="consecutive seeds for each prompt"),
+    Option(
+        "datasets.val_vis.share_latent_across_prompt",
+        "flag",
+        True,
+        state="improved",
+        note="false: seeds go on from prompt to prompt, where the original draws them at random at each save",
+    ),
     Option(
         "datasets.val_vis.batch_size_per_gpu",
         "int",
@@ -78,16 +101,17 @@ TRAIN = (
         to="concepts.layerwise",
         note="a separate token embedding for each cross-attention layer",
     ),
+    Option("models.finetune_cfg.text_embedding.enable_tuning", "flag", False, to="concepts"),
+    Option("models.finetune_cfg.text_embedding.lr", "float", 1e-3, to="concepts.lr"),
     Option(
-        "models.finetune_cfg.text_embedding",
-        "any",
-        shape=shapes.FinetuneTable,
-        to="concepts",
+        "models.finetune_cfg.text_embedding.weight_decay",
+        "float",
+        to="concepts.weight_decay",
         state="improved",
-        note="optimizer and weight decay change only the embeddings of the new tokens",
+        note="only of the embeddings of the new tokens; default: that of train.optim_g",
     ),
-    Option("models.finetune_cfg.text_encoder", "any", shape=shapes.FinetuneTable, to="optimizer.text_lr, adapter"),
-    Option("models.finetune_cfg.unet", "any", shape=shapes.FinetuneTable, to="optimizer.unet_lr, adapter"),
+    *lora_options("text_encoder", 1e-5, ("CLIPAttention", "CLIPEncoderLayer"), "optimizer.text_lr"),
+    *lora_options("unet", 1e-4, ("Attention", "CrossAttention", "Transformer2DModel"), "optimizer.unet_lr"),
     Option("models.new_concept_token", "text", to="concepts.words"),
     Option("models.initializer_token", "text", to="concepts.init"),
     Option("models.noise_offset", "float", to="objective.noise"),
@@ -125,14 +149,25 @@ TRAIN = (
         note="torch's attention needs as little memory",
     ),
     # Optimizer
-    Option("train.optim_g", "any", {}, shape=shapes.OptimizerTable, to="optimizer"),
+    Option(
+        "train.optim_g.type",
+        "text",
+        "AdamW",
+        to="optimizer.kind",
+        choices=("AdamW",),
+        note="the original has no other; for others, train with the config that `lorasmith convert-config` prints",
+    ),
+    Option("train.optim_g.lr", "float", 0.0, state="no_effect", note="each component has its own, as in the original"),
+    Option("train.optim_g.weight_decay", "float", 0.01, to="optimizer.weight_decay"),
+    Option("train.optim_g.betas", "floats", (0.9, 0.999), to="optimizer.betas"),
+    Option("train.optim_g.eps", "float", 1e-8, to="optimizer.eps"),
     Option("train.emb_norm_threshold", "float", 0.55, to="concepts.norm_stop"),
     Option(
         "train.scheduler",
         "text",
         "linear",
         state="no_effect",
-        note="never read by the original, where the learning rate decreases linearly to 0, as it does here",
+        note="not read; the learning rate decreases linearly to 0, as in the original",
     ),
     Option(
         "train.unet_kv_drop_rate",
@@ -148,19 +183,23 @@ TRAIN = (
     Option("path.lora_path", "text", state="no_effect", note="of test files"),
     # Images and files during training
     Option("val.val_during_save", "flag", True, to="preview", note="images at each save and at the end"),
-    Option("val.compose_visualize", "flag", True, note="a labelled grid of each prompt is always made"),
+    Option("val.compose_visualize", "flag", True, to="hooks.mixofshow.grids"),
     Option(
         "val.alpha_list",
-        "any",
-        shape=shapes.Strengths,
+        "floats",
         to="preview.strengths",
         state="improved",
         note="drawn with the weights in memory, without a second pipeline; 0 draws with the new tokens only",
     ),
-    Option("val.sample", "any", {}, shape=shapes.SampleTable, to="preview.steps, preview.cfg"),
+    Option("val.sample.num_inference_steps", "int", 50, to="preview.steps"),
+    Option("val.sample.guidance_scale", "float", 7.5, to="preview.cfg"),
     Option("logger.print_freq", "int", 10, to="log.every_steps"),
     Option("logger.save_checkpoint_freq", "int", 10000, to="export.every_steps"),
 )
+
+NOTED = ("train.scheduler", "train.unet_kv_drop_rate", "path.pretrain_network")
+"""Options that are noted where they have another value than their default: what happens then is not what they ask
+for, or not what the original does."""
 
 SHARED_WITH_TEST = ("name", "manual_seed", "models.pretrained_path", "models.enable_edlora")
 TEST = (

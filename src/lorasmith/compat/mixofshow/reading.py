@@ -6,20 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lorasmith.compat.mixofshow.interpolation import resolve
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.text_files import read_text
 from lorasmith.core.yaml_files import parse_yaml
 
-TABLE_OPTIONS = (
-    "finetune_cfg.text_embedding",
-    "finetune_cfg.text_encoder",
-    "finetune_cfg.unet",
-    "optim_g",
-    "sample",
-    "replace_mapping",
-    "instance_transform",
-)
+TABLE_OPTIONS = ("replace_mapping", "instance_transform")
 """Endings of keys whose table is the value of one option."""
+
+
+SUFFIXES = (".yml", ".yaml")
+MOST_NAMED = 5
+"""Files that an error names at most."""
 
 
 def normalize_arguments(argv: Sequence[str]) -> list[str]:
@@ -37,12 +35,30 @@ def normalize_arguments(argv: Sequence[str]) -> list[str]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file as a flat table whose keys are joined with dots. Raises LorasmithError."""
-    if not path.is_file():
-        raise LorasmithError(f"-opt {path}: no such file")
-    table = parse_yaml(read_text(path), path)
+    file = find_options_file(path)
+    table = parse_yaml(read_text(file), file)
     if not isinstance(table, dict):
-        raise LorasmithError(f"{path}: expected keys with values")
-    return flatten(parse_numbers(table))
+        raise LorasmithError(f"{file}: expected keys with values")
+    return flatten(parse_numbers(resolve(table, str(file))))
+
+
+def find_options_file(path: Path) -> Path:
+    """The YAML file that `-opt` names: the file itself, without its suffix, or the only one of a folder. Raises
+    LorasmithError if there is none."""
+    if path.is_file():
+        return path
+    for suffix in SUFFIXES:
+        candidate = path.with_name(path.name + suffix)
+        if candidate.is_file():
+            return candidate
+
+    # People name the folder of a run, or a file of its folder under another name than it has.
+    folder = path if path.is_dir() else path.parent
+    files = sorted(file for suffix in SUFFIXES for file in folder.glob(f"*{suffix}"))
+    if path.is_dir() and len(files) == 1:
+        return files[0]
+    there = f"; in {folder} there is {', '.join(file.name for file in files[:MOST_NAMED])}" if files else ""
+    raise LorasmithError(f"-opt {path}: no such file{there}")
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -86,10 +102,12 @@ def read_mapping(mapping: Any) -> dict[str, str]:
 
 
 def read_prompts(source: Any, replacements: dict[str, str]) -> list[str]:
-    """The prompts of a text file or list, with replacements. Raises LorasmithError if the file does not exist."""
+    """The prompts of a text file or list, with replacements. Raises LorasmithError if the file does not exist, or if
+    there is no prompt in it."""
+    where = "datasets.val_vis.prompts"
     if isinstance(source, str):
         if not Path(source).is_file():
-            raise LorasmithError(f"datasets.val_vis.prompts: {source}: no such file")
+            raise LorasmithError(f"{where}: {source}: no such file (paths start at the folder that you work in)")
         source = read_text(Path(source)).splitlines()
     prompts: list[str] = []
     for line in source:
@@ -99,4 +117,6 @@ def read_prompts(source: Any, replacements: dict[str, str]) -> list[str]:
             prompt = prompt.replace(old, new)
         if prompt:
             prompts.append(" ".join(prompt.split()))
+    if not prompts:
+        raise LorasmithError(f"{where}: there is no prompt in it")
     return prompts

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorasmith.compat.mixofshow.edlora import NEGATIVE_PROMPT
-from lorasmith.compat.mixofshow.options import TEST
-from lorasmith.compat.mixofshow.reading import normalize_arguments, read_mapping, read_prompts, read_yaml
+from lorasmith.compat.mixofshow.edlora import NEGATIVE_PROMPT, list_prompts, list_strengths
+from lorasmith.compat.mixofshow.options import TEST, TRAIN
+from lorasmith.compat.mixofshow.reading import normalize_arguments, read_yaml
 from lorasmith.compat.mixofshow.training_data import preview_size
 from lorasmith.compat.options import split_arguments
 from lorasmith.compat.script import Action, Parsed
@@ -39,6 +39,9 @@ class TestEdlora(Action):
         # One of the files that come with Mix-of-Show has alpha_list in this place.
         if "models.alpha_list" in table:
             table.setdefault("val.alpha_list", table.pop("models.alpha_list"))
+        # A training's file has all that a test needs; its other options are not meant for this script.
+        for_training = {option.name for option in TRAIN} - {option.name for option in TEST}
+        table = {name: value for name, value in table.items() if name not in for_training}
         return self.read(table | given, [], command_line=given)
 
     def act(self, parsed: Parsed, progress: Progress | None) -> dict[str, Any]:
@@ -51,8 +54,7 @@ class TestEdlora(Action):
             raise ConfigError(problems, str(values["opt"]))
 
         # The same prompts as in the previews of training.
-        replacements = read_mapping(values["datasets.val_vis.replace_mapping"])
-        prompts = read_prompts(values["datasets.val_vis.prompts"], replacements)
+        prompts = list_prompts(values)
         folder = Path(values["save_dir"] or f"results/{values['name'] or 'test'}")
         loras = [LoraUse(Path(lora_path))]
         settings = sample_settings(values)
@@ -63,16 +65,15 @@ class TestEdlora(Action):
 
 def sample_settings(values: Mapping[str, Any]) -> SampleSettings:
     """How the images are drawn; the sampler and the first seed are the original's."""
-    sample = values["val.sample"] or {}
     width, height = preview_size(values) or (None, None)
     return SampleSettings(
         negative=NEGATIVE_PROMPT,
         seed=1,
         count=values["datasets.val_vis.num_samples_per_prompt"],
-        steps=sample.get("num_inference_steps", 50),
-        cfg=sample.get("guidance_scale", 7.5),
+        steps=values["val.sample.num_inference_steps"],
+        cfg=values["val.sample.guidance_scale"],
         sampler="dpm++_2m",
         width=width,
         height=height,
-        strengths=tuple(float(strength) for strength in values["val.alpha_list"] or (1.0,)),
+        strengths=tuple(list_strengths(values)),
     )

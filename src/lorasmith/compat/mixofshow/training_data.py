@@ -8,24 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.compat.mixofshow.reading import read_mapping
-from lorasmith.core.errors import LorasmithError
+from lorasmith.compat.options import Option
+from lorasmith.compat.prompt_templates import TEMPLATES
+from lorasmith.compat.script import read_option
+from lorasmith.core.errors import ConfigError, LorasmithError, Problem, did_you_mean
 from lorasmith.core.text_files import read_text
 
-TEMPLATES: dict[str, tuple[str, ...]] = {
-    "object": (
-        "a photo of {caption}",
-        "a picture of {caption}",
-        "a close-up photo of {caption}",
-        "{caption} in a photo",
-    ),
-    "style": ("a picture in the style of {caption}", "a painting in the style of {caption}"),
-    "human": ("a photo of {caption}", "a portrait of {caption}", "a picture of {caption}", "a snapshot of {caption}"),
-}
-"""Our own wording of EnhanceText's templates; their purpose is to vary the caption's context."""
 LETTERBOXES = {"HumanResizeCropFinalV3": True, "ResizeFillMaskNew": False}
 """Transforms that put an image on a black canvas, and whether they keep the upper part of a portrait."""
 NOT_NEEDED = ("ToTensor", "Normalize", "Resize", "CenterCrop", "BILINEARResize", "PairResize")
 """Transforms that loading and buckets already do."""
+CROPS = ("RandomCrop", "PairRandomCrop")
+SIZE = Option("size", "int")
+PLACED = (SIZE, Option("crop_p", "float", 0.5), Option("kept", "int", 0))
+SETTINGS: dict[str, tuple[Option, ...]] = {
+    "HumanResizeCropFinalV3": PLACED,
+    "ResizeFillMaskNew": (*PLACED, Option("scale_ratio", "floats", (1.0, 1.0))),
+    "ShuffleCaption": (Option("keep_token_num", "int", 1),),
+    "EnhanceText": (Option("enhance_type", "text", "object", choices=tuple(TEMPLATES)),),
+    "RandomHorizontalFlip": (Option("p", "float", 0.5),),
+    "PairRandomHorizontalFlip": (Option("p", "float", 0.5),),
+}
+"""The settings of the transforms that become something here."""
+KEY = "datasets.train.instance_transform"
 
 
 def convert_data(values: dict[str, Any], size: tuple[int, int], notes: list[str]) -> dict[str, Any]:
@@ -49,8 +54,8 @@ def image_size(values: dict[str, Any]) -> tuple[int, int]:
     """Width and height: of the first transform that has a size, else of the validation's latents, else 512."""
     for transform in list_transforms(values):
         side = transform.get("size")
-        if isinstance(side, int):
-            return side, side
+        if isinstance(side, int | float):
+            return int(side), int(side)
     return preview_size(values) or (512, 512)
 
 
@@ -59,13 +64,13 @@ def preview_size(values: Mapping[str, Any]) -> tuple[int, int] | None:
     latent_size = values["datasets.val_vis.latent_size"]
     if not latent_size:
         return None
-    height, width = latent_size[1], latent_size[2]
+    _, height, width = latent_size
     return width * 8, height * 8
 
 
 def list_transforms(values: dict[str, Any]) -> list[dict[str, Any]]:
     """instance_transform as a list of tables; in the file, a transform without settings may be its name only."""
-    listed = values["datasets.train.instance_transform"] or ()
+    listed = values[KEY] or []
     return [entry if isinstance(entry, dict) else {"type": entry} for entry in listed]
 
 
@@ -105,40 +110,86 @@ def convert_concept_images(concept: dict[str, Any], values: dict[str, Any]) -> d
 
 
 def convert_transforms(values: dict[str, Any], listed: list[dict[str, Any]], notes: list[str]) -> list[dict[str, Any]]:
-    """Changes of captions and images in the original's order; words of captions are replaced first."""
+    """Changes of captions and images in the original's order; words of captions are replaced first. Raises ConfigError
+    with all wrong settings."""
     transforms: list[dict[str, Any]] = []
+    problems: list[Problem] = []
     replacements = read_mapping(values["datasets.train.replace_mapping"])
     if replacements:
         transforms.append({"kind": "replace", "words": replacements})
-    for entry in listed:
-        kind = entry.get("type")
-        if kind == "ShuffleCaption":
-            transforms.append({"kind": "shuffle", "keep": entry.get("keep_token_num", 1)})
-        elif kind == "EnhanceText":
-            templates = TEMPLATES[entry.get("enhance_type", "object")]
-            transforms.append({"kind": "template", "templates": list(templates)})
-        elif kind in ("RandomHorizontalFlip", "PairRandomHorizontalFlip"):
-            transforms.append({"kind": "flip"})
-        elif kind in LETTERBOXES:
-            transforms.append(convert_letterbox(entry))
-            notes.append(
-                f"{kind}: images are encoded again in each step; with `kept = 20` in its table, 20 variants of each "
-                "image are cached instead"
-            )
-        elif kind in ("RandomCrop", "PairRandomCrop"):
+    for index, entry in enumerate(listed):
+        kind = str(entry.get("type"))
+        if kind in SETTINGS:
+            settings = read_settings(kind, entry, f"{KEY}.{index}", problems)
+            transforms.append(CONVERTERS[kind](kind, settings))
+        elif kind in CROPS:
             notes.append(f"{kind}: not done; buckets keep the whole image except for a margin")
         elif kind not in NOT_NEEDED:
-            notes.append(f"instance_transform: {kind} is unknown and is ignored")
+            allowed = ", ".join((*SETTINGS, *CROPS, *NOT_NEEDED))
+            remedy = did_you_mean(kind, SETTINGS)
+            problems.append(Problem(f"{KEY}.{index}", f'unknown transform "{kind}"', allowed, remedy))
+    if problems:
+        raise ConfigError(problems, str(values["opt"] or ""))
     return transforms
 
 
-def convert_letterbox(entry: dict[str, Any]) -> dict[str, Any]:
+def read_settings(kind: str, entry: dict[str, Any], where: str, problems: list[Problem]) -> dict[str, Any]:
+    """The settings of a transform, with defaults for those that are not given. Adds what is wrong to `problems`."""
+    options = {option.name: option for option in SETTINGS[kind]}
+    settings = {name: option.default for name, option in options.items()}
+    for name, raw in entry.items():
+        if name == "type":
+            continue
+        if name not in options:
+            allowed = ", ".join(options)
+            problems.append(
+                Problem(f"{where}.{name}", f"{kind} has no such setting", allowed, did_you_mean(name, options))
+            )
+            continue
+        wrong: list[Problem] = []
+        value = read_option(options[name], raw, wrong)
+        problems += [Problem(f"{where}.{name}", problem.found, problem.allowed) for problem in wrong]
+        if value is not None:
+            settings[name] = value
+    if settings.get("p", 0.5) != 0.5:
+        problems.append(Problem(f"{where}.p", f"found {settings['p']}", "0.5: half of all views are mirrored"))
+    return settings
+
+
+def convert_letterbox(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Our transform for one of `LETTERBOXES`."""
     transform: dict[str, Any] = {
         "kind": "letterbox",
-        "crop": float(entry.get("crop_p", 0.5)),
-        "upper": LETTERBOXES[entry["type"]],
+        "crop": settings["crop_p"],
+        "upper": LETTERBOXES[kind],
+        "kept": settings["kept"],
     }
-    if "scale_ratio" in entry:
-        transform["scale"] = [float(ratio) for ratio in entry["scale_ratio"]]
+    if "scale_ratio" in settings:
+        transform["scale"] = list(settings["scale_ratio"])
     return transform
+
+
+def convert_shuffle(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Tags in random order, all but the first."""
+    return {"kind": "shuffle", "keep": settings["keep_token_num"]}
+
+
+def convert_templates(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The caption in a sentence that says which kind of picture it is."""
+    return {"kind": "template", "templates": list(TEMPLATES[settings["enhance_type"].lower()])}
+
+
+def convert_flip(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Half of all views mirrored."""
+    return {"kind": "flip"}
+
+
+CONVERTERS = {
+    "HumanResizeCropFinalV3": convert_letterbox,
+    "ResizeFillMaskNew": convert_letterbox,
+    "ShuffleCaption": convert_shuffle,
+    "EnhanceText": convert_templates,
+    "RandomHorizontalFlip": convert_flip,
+    "PairRandomHorizontalFlip": convert_flip,
+}
+"""From the settings of a transform to ours."""
