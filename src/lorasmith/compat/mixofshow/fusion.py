@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,14 @@ from lorasmith.compat.options import split_arguments
 from lorasmith.compat.script import Action, Parsed
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
+from lorasmith.core.store import write_text
+from lorasmith.core.text_files import parse_json, read_text
 from lorasmith.families.resolve import find
 from lorasmith.files.lora import OutputFile
 from lorasmith.fusion import FuseSettings, fuse_files, read_list
 
+SIDECAR_SUFFIX = ".base.json"
+"""Of the file beside a fused LoRA that names its base. The LoRA itself names no paths, since it may be published."""
 REQUIRED = ("concept_cfg", "save_path", "pretrained_models")
 
 
@@ -43,4 +48,27 @@ class GradientFusion(Action):
 
         # The prompts and the size are the original's. It draws one image of the first prompt.
         settings = FuseSettings(prompts=("photo of a {}", "{}"), size=find(base).native_size)
-        return fuse_files(base, concepts, output, settings, progress=progress).plain()
+        report = fuse_files(base, concepts, output, settings, progress=progress).plain()
+        write_base(output.path, base)
+        return report
+
+
+def write_base(lora: Path, base: str) -> None:
+    """Name the base beside a fused LoRA, so that sampling by regions finds it from any folder."""
+    path = Path(base).expanduser()
+    name = str(path.resolve()) if path.exists() else base
+    write_text(lora.with_suffix(SIDECAR_SUFFIX), json.dumps({"base": name}) + "\n")
+
+
+def read_base(lora: Path) -> str | None:
+    """The base that is named beside a fused LoRA; None if there is none, or if it is not there any more."""
+    sidecar = lora.with_suffix(SIDECAR_SUFFIX)
+    if not sidecar.is_file():
+        return None
+    content = parse_json(read_text(sidecar), sidecar)
+    name = content.get("base") if isinstance(content, dict) else None
+    try:
+        find(str(name))
+    except LorasmithError:
+        return None
+    return str(name)

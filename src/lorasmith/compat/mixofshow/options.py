@@ -237,7 +237,7 @@ REGIONS = (
         state="improved",
         note="a fused model of the original, or the output of gradient_fusion",
     ),
-    Option("base", "text", note=f"{OURS}: the base of a fused LoRA whose metadata does not name it"),
+    Option("base", "text", note=f"{OURS}: the base of a fused LoRA; default: the one that it was fused on"),
     Option("prompt", "text", to="prompt"),
     Option("negative_prompt", "text", "", to="negative"),
     Option(

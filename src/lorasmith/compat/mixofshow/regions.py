@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from lorasmith.compat.mixofshow.fusion import read_base
 from lorasmith.compat.mixofshow.options import REGIONS
 from lorasmith.compat.mixofshow.reading import normalize_arguments
 from lorasmith.compat.options import split_arguments
@@ -82,7 +83,7 @@ def find_model(path: Path, base: str | None) -> tuple[str, Path | None, list[str
     # A LoRA that `gradient_fusion` wrote here, with or without its suffix.
     file = path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
     if file.is_file():
-        return base or named_base(file), file, []
+        return base or read_base(file) or named_base(file), file, []
 
     # A name of a base model. The loader raises an error if it is unknown.
     return str(path), None, []
@@ -94,9 +95,8 @@ def named_base(file: Path) -> str:
     try:
         find(name)
     except LorasmithError:
-        raise LorasmithError(
-            f'{file}: trained on "{name or "?"}", which is not found under that name; add --base'
-        ) from None
+        reason = f'trained on "{name}", which is not found under that name' if name else "it does not name its base"
+        raise LorasmithError(f"{file}: {reason}; give it with --base") from None
     return name
 
 
