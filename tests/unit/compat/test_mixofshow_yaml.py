@@ -183,6 +183,13 @@ def test_values_that_were_lost(write: Write) -> None:
         ({"datasets__train__instance_transform": ["EnhanceTxt"]}, ("EnhanceTxt", "EnhanceText")),
         ({"datasets__train__instance_transform": [{"type": "ShuffleCaption", "keep_tokens": 2}]}, ("keep_tokens",)),
         ({"datasets__train__instance_transform": [{"type": "RandomHorizontalFlip", "p": 1}]}, ("0.p", "0.5")),
+        ({"datasets__train__instance_transform": [{"type": "HumanResizeCropFinalV3", "size": "big"}]}, ("0.size", "big")),
+        ({"models__finetune_cfg__unet__lora_cfg": 4}, ("models.finetune_cfg.unet.lora_cfg", "a table")),
+        ({"models__finetune_cfg__text_embedding": 7}, ("models.finetune_cfg.text_embedding", "a table")),
+        ({"models": ["a"]}, ("models", "a table")),
+        ({"models__finetune_cfg__text_encoder__lr": {"x": 1}}, ("text_encoder.lr", "a number")),
+        ({"train__optim_g__betas": [0.9, "much"]}, ("optim_g.betas", "a number")),
+        ({"val__sample__num_inference_steps": 2.5}, ("num_inference_steps", "a whole number")),
         ({"name": "???"}, ("name", "fill it in")),
         ({"name": "${models.nmae}"}, ("name", "models.nmae")),
         ({"mixed_precision": "fp8"}, ("mixed_precision", "fp8", "bf16")),
@@ -240,11 +247,11 @@ def test_the_file_is_found_as_people_name_it(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "a.yml").write_text("name: x\n")
     for name in ("run/a.yml", "run/a", "run"):
-        assert read_yaml(tmp_path / name)["name"] == "x"
+        assert read_yaml(tmp_path / name, ())["name"] == "x"
     with pytest.raises(LorasmithError, match=r"no such file; in .*run there is a\.yml"):
-        read_yaml(tmp_path / "run" / "run.yml")
+        read_yaml(tmp_path / "run" / "run.yml", ())
     with pytest.raises(LorasmithError, match=r"no such file"):
-        read_yaml(tmp_path / "none" / "x.yml")
+        read_yaml(tmp_path / "none" / "x.yml", ())
 
 
 def test_templates_are_as_many_and_all_different() -> None:

@@ -58,7 +58,7 @@ class TrainEdlora(Script):
         given = split_arguments(self.options, normalize_arguments(argv))
         if "opt" not in given:
             raise LorasmithError("train_edlora requires its YAML file: -opt FILE")
-        file_values = read_yaml(Path(str(given["opt"])))
+        file_values = read_yaml(Path(str(given["opt"])), self.options)
         return self.read(file_values | given, [], command_line=given)
 
     def convert(self, parsed: Parsed) -> Conversion:

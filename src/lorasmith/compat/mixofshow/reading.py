@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.compat.mixofshow.interpolation import resolve
-from lorasmith.core.errors import LorasmithError
+from lorasmith.compat.options import Option
+from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.text_files import read_text
 from lorasmith.core.yaml_files import parse_yaml
 
@@ -33,13 +34,24 @@ def normalize_arguments(argv: Sequence[str]) -> list[str]:
     return arguments
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file as a flat table whose keys are joined with dots. Raises LorasmithError."""
+def read_yaml(path: Path, options: Sequence[Option]) -> dict[str, Any]:
+    """A YAML file as a flat table whose keys are joined with dots. Raises LorasmithError, also for a value where
+    `options` have a table."""
     file = find_options_file(path)
-    table = parse_yaml(read_text(file), file)
-    if not isinstance(table, dict):
+    content = parse_yaml(read_text(file), file)
+    if not isinstance(content, dict):
         raise LorasmithError(f"{file}: expected keys with values")
-    return flatten(parse_numbers(resolve(table, str(file))))
+    table = flatten(parse_numbers(resolve(content, str(file))))
+
+    problems: list[Problem] = []
+    names = {option.name for option in options}
+    for key, value in table.items():
+        within = [name for name in names if name.startswith(f"{key}.")]
+        if within and key not in names and value is not None:
+            problems.append(Problem(key, f"found {value!r}", f"a table with {', '.join(sorted(within))}"))
+    if problems:
+        raise ConfigError(problems, str(file))
+    return table
 
 
 def find_options_file(path: Path) -> Path:

@@ -34,7 +34,7 @@ class TestEdlora(Action):
         given = split_arguments(self.options, normalize_arguments(argv))
         if "opt" not in given:
             raise LorasmithError("test_edlora requires its YAML file: -opt FILE")
-        table = read_yaml(Path(str(given["opt"])))
+        table = read_yaml(Path(str(given["opt"])), TRAIN)
 
         # One of the files that come with Mix-of-Show has alpha_list in this place.
         if "models.alpha_list" in table:
