@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +43,25 @@ def read_yaml(path: Path, options: Sequence[Option]) -> dict[str, Any]:
         raise LorasmithError(f"{file}: expected keys with values")
     table = flatten(parse_numbers(resolve(content, str(file))))
 
-    problems: list[Problem] = []
-    names = {option.name for option in options}
-    for key, value in table.items():
-        within = [name for name in names if name.startswith(f"{key}.")]
-        if within and key not in names and value is not None:
-            problems.append(Problem(key, f"found {value!r}", f"a table with {', '.join(sorted(within))}"))
+    problems = shape_problems(table, {option.name for option in options})
     if problems:
         raise ConfigError(problems, str(file))
     return table
+
+
+def shape_problems(table: Mapping[str, Any], names: Collection[str]) -> list[Problem]:
+    """Values where the options `names` have a table, and tables where they have a value."""
+    problems: list[Problem] = []
+    for key, value in table.items():
+        if key in names or value is None:
+            continue
+        within = sorted(name for name in names if name.startswith(f"{key}."))
+        above = [name for name in names if key.startswith(f"{name}.")]
+        if within:
+            problems.append(Problem(key, f"found {value!r}", f"a table with {', '.join(within)}"))
+        elif above:
+            problems.append(Problem(above[0], f'found a table with "{key.removeprefix(above[0] + ".")}"', "one value"))
+    return problems
 
 
 def find_options_file(path: Path) -> Path:
