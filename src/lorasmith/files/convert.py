@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.files.base_marker import mark_base
 from lorasmith.files.lora import (
     SHAPE_ERRORS,
     DecodedLora,
@@ -34,6 +35,9 @@ from lorasmith.formats.token_embeddings import TokenEmbeddings
 
 FORMATS_WITH_BUNDLES = ("kohya", "lycoris", "diff", "bundle")
 """Formats whose readers know bundled new tokens."""
+
+MARKED_FORMATS = ("kohya", "portable", "diff")
+"""Formats that InvokeAI reads."""
 
 
 def convert(
@@ -61,8 +65,7 @@ def convert(
     # the changes, in a form that the target format can hold
     with BaseWeights(lora.model) if base is not None else nullcontext() as weights:
         layers = _representable_layers(lora, weights, to, rank, output, errors, notes)
-    encoded = _encode(lora, layers, to, rank)
-
+    encoded = _mark_base(_encode(lora, layers, to, rank), lora, to, notes)
     # tokens that are bundled in the file are copied; those in Lorasmith's own format are bundled anew
     copied = dict(lora.bundled) if to in FORMATS_WITH_BUNDLES else {}
     tokens = _load_tokens(path, token_files)
@@ -198,6 +201,16 @@ def _encode(lora: DecodedLora, layers: Mapping[str, LayerTensors], to: str, rank
         raise LorasmithError(f"{lora.path}: {error}{hint}") from None
     except SHAPE_ERRORS:
         raise LorasmithError(f"{lora.path}: some tensors do not fit the layers of {lora.model}") from None
+
+
+def _mark_base(encoded: Encoded, lora: DecodedLora, to: str, notes: list[str]) -> Encoded:
+    """The content, with a change of zeros where InvokeAI could not tell the base model without it."""
+    marked = mark_base(encoded, lora.layers, lora.model) if to in MARKED_FORMATS else encoded
+    if marked is not encoded:
+        notes.append(
+            "a change of zeros of one attention is added, by which InvokeAI tells the base model; it changes nothing"
+        )
+    return marked
 
 
 def _load_tokens(path: Path, token_files: Sequence[Path]) -> TokenEmbeddings:

@@ -38,6 +38,13 @@ def base_for_invoke(tensors: Mapping[str, Tensor]) -> tuple[str | None, str]:
     return (UNKNOWN_WIDTH, flat_name) if width is not None else (None, "")
 
 
+def loads_as(tensors: Mapping[str, Tensor], family: str) -> bool:
+    """Whether InvokeAI takes a file for one of this family. A base that is not of a published size is judged as one
+    that is."""
+    base, layer = base_for_invoke(tensors)
+    return base == family or (base == UNKNOWN_WIDTH and _TIME_EMBEDDING.match(layer) is None)
+
+
 def _first_width(tensors: Mapping[str, Tensor]) -> tuple[int | None, str]:
     """The first width that a key tells, and its layer."""
     # SDXL's two text encoders answer together; each tensor replaces what the one before said, even by nothing
