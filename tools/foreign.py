@@ -37,6 +37,10 @@ lorasmith as train_network --config_file=my.toml --network_dim=8 --max_train_ste
 lorasmith convert-config my.toml > mine.toml        # convert it to a config of lorasmith
 ```
 
+The tables are those of sd-scripts 0.10.1, and of 0.11.1 what it adds for Stable Diffusion: `networks.loha`,
+`networks.lokr`, `skip_image_resolution` and `train_inpainting` (both refused), data sets of several resolutions. Its
+script for concept erasure (LECO) is not supported. diffusers' and Mix-of-Show's scripts have pages of their own.
+
 Options on the command line override those of the file. Sections of the file have no meaning. If a key occurs twice, the
 last value counts. `""` means unset, as does `false` for an option that is not a flag; numbers may be written as text,
 and `1` may stand for true. As in the original, an unknown option on the command line is an error, and so is an argument
@@ -239,6 +243,8 @@ def networks() -> str:
             "conv_block_dims, conv_block_alphas, down_lr_weight, mid_lr_weight, up_lr_weight (numbers, or sine, "
             "cosine, linear, reverse_linear, zeros with `+base`) and block_lr_zero_threshold.",
             "`networks.dylora` also reads `unit`, which `lycoris.kohya` with `algo=dylora` calls block_size.",
+            "`networks.loha` and `networks.lokr` read conv_dim, conv_alpha, rank_dropout, module_dropout, use_tucker, "
+            "and `networks.lokr` also factor. The original has them for SDXL only, here they train every family.",
             f"`lycoris.kohya`: `algo` {algorithms}; `preset` {', '.join(f'`{p}`' for p in PRESETS)}; conv_dim, "
             "conv_alpha, dropout, rank_dropout, module_dropout, factor, decompose_both, full_matrix, use_tucker, "
             "use_scalar, rs_lora, dora_wd, wd_on_output, block_size, constraint, train_norm.",

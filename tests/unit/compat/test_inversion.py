@@ -19,9 +19,9 @@ WORD = {"token_string": "<new>", "network_module": None}
 
 
 def test_the_inventory() -> None:
-    assert len(OPTIONS) == 169
+    assert len(OPTIONS) == 171
     assert {option.name for option in NETWORK} >= ABSENT
-    assert len({option.name for option in OPTIONS}) == 169
+    assert len({option.name for option in OPTIONS}) == 171
 
 
 @pytest.mark.parametrize("script", [SCRIPT, "train_textual_inversion_XTI", "sdxl_train_textual_inversion"])

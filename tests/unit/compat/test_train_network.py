@@ -449,3 +449,23 @@ def test_validation_needs_images(convert: Convert, train_dir: Path) -> None:
 @pytest.mark.parametrize("name", ["resume", "vae", "network_weights", "reg_data_dir", "dataset_config"])
 def test_false_in_place_of_a_text_means_without_it(name: str, convert: Convert) -> None:
     assert convert(**{name: False}).config == convert().config
+
+
+@pytest.mark.parametrize(("module", "kind"), [("networks.loha", "loha"), ("networks.lokr", "lokr")])
+def test_native_loha_and_lokr(module: str, kind: str, convert: Convert) -> None:
+    """The layers of networks.lora; sizes as there; what selects layers by name is refused and not ignored."""
+    plain = convert(network_module=module, network_dim=8, network_alpha=2).config["adapter"]
+    assert (plain["kind"], plain["rank"], plain["alpha"], plain["layers"]) == (kind, 8, 2, "attention-mlp")
+    arguments = ["conv_dim=4", "use_tucker=True", "rank_dropout=0.1", *(["factor=8"] if kind == "lokr" else [])]
+    found = convert(network_module=module, network_args=arguments)
+    adapter = found.config["adapter"]
+    assert (adapter["conv_rank"], adapter["conv_alpha"], adapter["layers"]) == (4, 1.0, "full")
+    assert (adapter["tucker"], adapter["rank_dropout"], adapter.get("factor")) == (
+        True,
+        0.1,
+        8 if kind == "lokr" else None,
+    )
+    assert not any("unknown" in note for note in found.notes)
+    with pytest.raises(ConfigError) as error:
+        convert(network_module=module, network_args=["network_reg_dims=attn1=4"])
+    assert problems(error) == ["network_args.network_reg_dims"]

@@ -9,6 +9,8 @@ from lorasmith.compat.kohya.arguments import KeyValueArguments
 from lorasmith.compat.kohya.blocks import Blocks, convert_block_arguments
 
 UNET_ATTENTION = ("unet.*.attentions.*",)
+SELECTIONS = ("exclude_patterns", "include_patterns", "network_reg_lrs", "network_reg_dims")
+"""Arguments of networks.loha and networks.lokr that select layers by regular expressions of their names."""
 UNET_RESIDUAL = ("unet.*.resnets.*", "unet.*.downsamplers.*", "unet.*.upsamplers.*")
 
 
@@ -98,3 +100,34 @@ def convert_oft(
         "block is set: 32, or adapter.block_size. The file has the layout of LyCORIS, which user interfaces read"
     )
     return {"kind": "oft", "constraint": values["network_alpha"] or 0.0, "layers": layers}
+
+
+def convert_loha(
+    values: Mapping[str, Any], arguments: KeyValueArguments, blocks: Blocks, notes: list[str]
+) -> dict[str, Any]:
+    """networks.loha of sd-scripts 0.11: the layers of networks.lora, with conv_dim also those of residual blocks."""
+    table: dict[str, Any] = {"kind": "loha", **convert_size(values, arguments)}
+    conv_rank = arguments.take_int("conv_dim")
+    conv_alpha = arguments.take_float("conv_alpha", 1.0)
+    if conv_rank:
+        table["conv_rank"] = conv_rank
+        table["conv_alpha"] = conv_alpha or conv_rank
+    table["layers"] = "full" if conv_rank else "attention-mlp"
+    table["tucker"] = arguments.take_flag("use_tucker")
+    for key in SELECTIONS:
+        arguments.refuse(
+            key, "use networks.lora with block_dims, or adapter.layers and adapter.overrides in our config"
+        )
+    arguments.ignore("verbose")
+    add_lora_plus(arguments, table)
+    return table
+
+
+def convert_lokr(
+    values: Mapping[str, Any], arguments: KeyValueArguments, blocks: Blocks, notes: list[str]
+) -> dict[str, Any]:
+    """networks.lokr of sd-scripts 0.11: as networks.loha, with `factor`; the first factor is always a whole matrix."""
+    table = convert_loha(values, arguments, blocks, notes)
+    table["kind"] = "lokr"
+    table["factor"] = arguments.take_int("factor", -1)
+    return table

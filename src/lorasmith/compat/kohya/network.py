@@ -8,7 +8,14 @@ from typing import Any
 from lorasmith.adapters import AdapterConfig
 from lorasmith.compat.kohya.arguments import KeyValueArguments
 from lorasmith.compat.kohya.blocks import Blocks
-from lorasmith.compat.kohya.lora_modules import convert_dylora, convert_lora, convert_lora_fa, convert_oft
+from lorasmith.compat.kohya.lora_modules import (
+    convert_dylora,
+    convert_loha,
+    convert_lokr,
+    convert_lora,
+    convert_lora_fa,
+    convert_oft,
+)
 from lorasmith.compat.kohya.lycoris import convert_lycoris
 from lorasmith.core.errors import Problem, did_you_mean
 from lorasmith.core.registry import registered
@@ -18,6 +25,8 @@ MODULES: dict[str, Callable[[Mapping[str, Any], KeyValueArguments, Blocks, list[
     "networks.lora_fa": convert_lora_fa,
     "networks.dylora": convert_dylora,
     "networks.oft": convert_oft,
+    "networks.loha": convert_loha,
+    "networks.lokr": convert_lokr,
     "lycoris.kohya": convert_lycoris,
 }
 """Name of a network module to the function that converts its options, arguments and blocks, and adds notes."""

@@ -80,9 +80,12 @@ class TrainTextualInversion(TrainNetwork):
 
         # The run's folder gets our exact form; this hook writes the original's form to output_dir.
         container = str(values["save_model_as"]).lower()
+        files = convert_export(values)
+        # these files have no metadata of the run
+        files.pop("metadata", None)
         token_hook = {
             "dtype": "fp32",
-            **convert_export(values),
+            **files,
             "kind": "words",
             "folder": output_folder(values),
             "layers": self.layerwise,

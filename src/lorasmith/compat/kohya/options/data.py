@@ -31,6 +31,17 @@ OPTIONS = (
     ),
     Option("dataset_repeats", "int", 1, to="data.subsets.repeats"),
     Option("resolution", "text", to="data.resolution"),
+    Option(
+        "skip_image_resolution",
+        "text",
+        state="refused",
+        note="move the small images to a folder of their own, which only the subset of the lower resolution names",
+    ),
+    Option(
+        "train_inpainting",
+        state="refused",
+        note="a LoRA for inpainting models cannot be trained here; without this option an ordinary one is trained",
+    ),
     Option("train_batch_size", "int", 1, to="data.batch_size"),
     # Buckets
     Option("enable_bucket", to="data.buckets.enabled"),
