@@ -49,6 +49,7 @@ class RegionallyControlableSampling(Action):
         base, lora, token_files = find_model(Path(values["pretrained_model"]), values["base"])
         regions = parse_regions(values["prompt_rewrite"] or "")
         width, height = image_size(values, regions)
+        regions = [clip_to_picture(region, width, height) for region in regions]
 
         # Steps, guidance scale and sampler are the original's.
         table = {
@@ -62,7 +63,7 @@ class RegionallyControlableSampling(Action):
             "regions": regions,
             "apart": values["apart"],
             "count": values["count"],
-            "controls": convert_controls(values),
+            "controls": convert_controls(values, width, height),
             "embeddings": token_files,
         }
         settings = validate(SampleSettings, table, self.name)
@@ -123,19 +124,30 @@ def image_size(values: Mapping[str, Any], regions: Sequence[Mapping[str, Any]]) 
     return math.ceil(right / 8) * 8, math.ceil(bottom / 8) * 8
 
 
-def convert_controls(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The controls of the given conditions."""
+def clip_to_picture(area: dict[str, Any], width: int, height: int) -> dict[str, Any]:
+    """An area without the part beyond the right and lower edge of the picture, as the original takes it. One that is
+    outside as a whole stays as it is, which is an error."""
+    left, top, right, bottom = area["box"]
+    # Fractions are always inside.
+    if max(area["box"]) <= 1 or left >= width or top >= height:
+        return area
+    return area | {"box": (left, top, min(right, float(width)), min(bottom, float(height)))}
+
+
+def convert_controls(values: Mapping[str, Any], width: int, height: int) -> list[dict[str, Any]]:
+    """The controls of the given conditions, for a picture of this size."""
     controls: list[dict[str, Any]] = []
     for kind in CONDITIONS:
         image = values[f"{kind}_condition"]
         if not image:
             continue
+        areas = parse_area_weights(values[f"region_{kind}_adaptor_weight"] or "")
         controls.append(
             {
                 "model": values[f"{kind}_adaptor"],
                 "image": image,
                 "weight": values[f"{kind}_adaptor_weight"],
-                "areas": parse_area_weights(values[f"region_{kind}_adaptor_weight"] or ""),
+                "areas": [clip_to_picture(area, width, height) for area in areas],
             }
         )
     return controls

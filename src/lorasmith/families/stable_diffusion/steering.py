@@ -94,6 +94,9 @@ def blend(
         counts[rows, columns] += 1
     result = plain.clone()
     for index, ((_, weight), (rows, columns)) in enumerate(zip(places, slices, strict=True)):
+        # Attention needs at least one query.
+        if rows.start == rows.stop or columns.start == columns.stop:
+            continue
         change = values_at(index, rows, columns) - plain[..., rows, columns]
         result[..., rows, columns] += weight / counts[rows, columns] * change
     return result
@@ -115,7 +118,8 @@ def level_sizes(size: tuple[int, int]) -> dict[int, tuple[int, int]]:
 
 
 def cells(box: Box, height: int, width: int) -> tuple[slice, slice]:
-    """Rows and columns of a grid that are completely inside a box; if there are none, the one in its middle."""
+    """Rows and columns of a grid that are completely inside a box. There may be none: as in Mix-of-Show, a box that is
+    narrower than a cell has no effect at that resolution."""
     left, top, right, bottom = box
     return _cells_between(top, bottom, height), _cells_between(left, right, width)
 
@@ -123,10 +127,7 @@ def cells(box: Box, height: int, width: int) -> tuple[slice, slice]:
 def _cells_between(start: float, end: float, count: int) -> slice:
     first = math.ceil(start * count - _TOLERANCE)
     last = math.floor(end * count + _TOLERANCE)
-    if first >= last:
-        first = min(int((start + end) / 2 * count), count - 1)
-        last = first + 1
-    return slice(first, last)
+    return slice(first, max(first, last))
 
 
 @contextmanager
