@@ -108,6 +108,14 @@ def test_versions_base_and_device_that_differ_are_named(made: tuple[Path, Path],
         assert words in differences
 
 
+def test_a_file_that_was_changed_after_training(made: tuple[Path, Path]) -> None:
+    file, images = made
+    resized = lorasmith.resize(file, rank=1, base="tiny-sd").file
+    (difference,) = lorasmith.reproduce(resized, [images], training=False).differences
+    assert "changed after training" in difference
+    assert "resized" in difference
+
+
 def test_what_the_file_cannot_tell_must_be_given(pictures: Callable[..., Path], tmp_path: Path) -> None:
     images = pictures(2)
     for caption in images.glob("*.txt"):

@@ -17,6 +17,7 @@ from lorasmith.data.dataset import Dataset
 from lorasmith.data.records import ImageRecord
 from lorasmith.families.reader import read_header
 from lorasmith.files.compare import Comparison, compare
+from lorasmith.files.lora import HISTORY_KEY
 from lorasmith.formats.privacy import CONFIG_KEY, PRIVATE_SECTIONS, settings_left_out
 from lorasmith.training.config import TrainConfig, load_config
 from lorasmith.training.output.folder import KNOWN_CLASSES, named_code
@@ -39,6 +40,8 @@ class Origin:
     """`lorasmith.run`: versions, device, hashes of the base."""
     data: dict[str, Any]
     """`lorasmith.data`: hashes of the images."""
+    changes: str = ""
+    """What was done to the file after training, such as `resize`."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,8 @@ def reproduce(
     origin = read_origin(file, sources.config)
     config = config_of(file, origin, sources)
 
-    differences = [*environment_differences(origin.run, config), *data_differences(origin.data, build_dataset(config))]
+    differences = [f"the file was changed after training: {origin.changes}"] if origin.changes else []
+    differences += [*environment_differences(origin.run, config), *data_differences(origin.data, build_dataset(config))]
     if not training:
         return Reproduction(file, None, differences)
     # what differs is said before hours of training
@@ -137,16 +141,16 @@ def read_origin(file: Path, config: Path | None) -> Origin:
     _, header = read_header(file)
     metadata: Mapping[str, Any] = header if isinstance(header, dict) else {}
     run, data = read_json(metadata.get(RUN_KEY)), read_json(metadata.get(DATA_KEY))
-    text = str(metadata.get(CONFIG_KEY) or "")
+    text, changes = str(metadata.get(CONFIG_KEY) or ""), str(metadata.get(HISTORY_KEY) or "")
     if not run or not (text or config):
         raise LorasmithError(
             f"{file}: its metadata do not say how it was made ({RUN_KEY} and {CONFIG_KEY} are needed): it is of "
             'another trainer, of Lorasmith before 0.2, or was written with export.metadata = "none" or "minimal"'
         )
     if config is not None:
-        return Origin(read_table(config), [], run, data)
+        return Origin(read_table(config), [], run, data, changes)
     try:
-        return Origin(tomllib.loads(text), settings_left_out(text), run, data)
+        return Origin(tomllib.loads(text), settings_left_out(text), run, data, changes)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise LorasmithError(f"{file}: {CONFIG_KEY} in its metadata is damaged ({error})") from None
 

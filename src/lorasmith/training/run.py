@@ -120,6 +120,13 @@ class Run:
     """Whether it continues from a checkpoint."""
     stopping: bool = False
     """Set by Ctrl-C: the loop ends after the current step."""
+    base_fingerprints: dict[str, str] = field(init=False)
+    """The fingerprints of the parts of the base, for the metadata of files. Taken at set-up, since the files of
+    the base may be gone by the end of the run."""
+
+    def __post_init__(self) -> None:
+        parts = (self.family.denoiser_component, "text", "vae")
+        self.base_fingerprints = {part: self.family.fingerprint(part) for part in parts}
 
     def relative_path(self, path: Path) -> str:
         """A file's path as events and reports name it: relative to the run's folder, which may be moved with it."""

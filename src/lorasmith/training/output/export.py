@@ -118,7 +118,7 @@ def facts_of(run: Run) -> Facts:
         rank=rank,
         alpha=getattr(config.adapter, "alpha", None) or rank,
         base_name=Path(config.base).name,
-        base_hash=family.fingerprint(family.denoiser_component).split("-")[0],
+        base_hash=run.base_fingerprints[family.denoiser_component].split("-")[0],
         resolution=config.data.size,
         trigger=config.trigger,
         tags=count_tags(run),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lorasmith.core.devices import device_name
-from lorasmith.core.dtypes import dtype_name
+from lorasmith.core.dtypes import DTYPES, dtype_name
 from lorasmith.data.records import ImageRecord
 from lorasmith.training.output.summary import versions
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 RUN_KEY, DATA_KEY = "lorasmith.run", "lorasmith.data"
 DIGITS = 16
 """Hexadecimal digits of a hash that are written: enough to tell any number of images apart."""
+PRECISIONS = frozenset(dtype_name(dtype) for dtype in DTYPES.values())
 MOST_IMAGES = 2000
 """Of more images than these, only the hash of all is written: a list would make the file's header slow to read."""
 
@@ -30,7 +31,6 @@ MOST_IMAGES = 2000
 def provenance(run: Run, file: Mapping[str, Any]) -> dict[str, str]:
     """The two metadata fields. `file`: how the tensors are written (`dtype`, `format`)."""
     family = run.family
-    parts = (family.denoiser_component, "text", "vae")
     facts = {
         "step": run.state.step,
         "steps": run.length.steps,
@@ -43,10 +43,16 @@ def provenance(run: Run, file: Mapping[str, Any]) -> dict[str, str]:
         "cuda_graph": run.cuda_graphs is not None,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "resumed": run.resumed,
-        "base": {part: family.fingerprint(part)[:DIGITS] for part in parts},
+        "base": {part: weights_hash(text) for part, text in run.base_fingerprints.items()},
         "file": dict(file),
     }
     return {RUN_KEY: json.dumps(facts), DATA_KEY: json.dumps(data_facts(run))}
+
+
+def weights_hash(fingerprint: str) -> str:
+    """The hash of the weights of a part, all text encoders and merged files included, whatever its precision."""
+    weights = [text for text in fingerprint.split("-") if text not in PRECISIONS]
+    return hashlib.sha256("-".join(weights).encode()).hexdigest()[:DIGITS]
 
 
 def data_facts(run: Run) -> dict[str, Any]:

@@ -1,12 +1,16 @@
 """What a file tells about a run, and what it keeps to itself."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
+from lorasmith.core.package import assets
 from lorasmith.formats.privacy import without_folders
+from lorasmith.training import session
 from lorasmith.training.config import load_config
 from lorasmith.training.session import train
 
@@ -166,3 +170,28 @@ def test_no_metadata_are_what_programs_need(pictures: Any, tmp_path: Path) -> No
     assert set(others) - {"ss_clip_skip"} == {"format", "ss_base_model_version", "ss_v2"}
     assert "garp" not in str(metadata)
     assert metadata["modelspec.architecture"] == "stable-diffusion-v1/lora"
+
+
+def test_a_base_that_is_gone_by_the_end_costs_no_lora(
+    pictures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drive or a share that is unmounted in mid-run: the weights are in memory, and so are the hashes."""
+    base = Path(shutil.copytree(assets() / "tiny-sd", tmp_path / "base"))
+    fit = session.fit
+
+    def fit_without_base(run: Any) -> None:
+        shutil.rmtree(base)
+        fit(run)
+
+    monkeypatch.setattr(session, "fit", fit_without_base)
+    table = {
+        "base": str(base),
+        "output": str(tmp_path / "run"),
+        "steps": 1,
+        "data": {"images": str(pictures(2)), "resolution": 64},
+        "adapter": {"rank": 1, "layers": ["*.attn1.to_k"]},
+        "log": {"tensorboard": False},
+    }
+    file = session.train(load_config(table)).file
+    assert file is not None
+    assert file.is_file()
