@@ -97,6 +97,6 @@ def load(path: Path) -> tuple[str, dict[str, Tensor]]:
 
 def _as_matrix(tensor: Tensor, name: str) -> Tensor:
     """A token's vectors as (count, width), float32, on the CPU."""
-    if tensor.dim() not in (1, 2):
+    if tensor.dim() not in (1, 2) or not tensor.numel():
         raise LorasmithError(f"{name}: a token's vectors must have shape (count, width), not {tuple(tensor.shape)}")
     return tensor.detach().float().cpu().reshape(-1, tensor.shape[-1]).contiguous()

@@ -75,3 +75,9 @@ def test_trigger_phrases_call_words_as_their_files_are() -> None:
     said = token_embeddings.trigger_metadata({"modelspec.trigger_phrase": "a <g1> <g2>"}, ["<g1>", "<g2>"])
     assert said == {"modelspec.trigger_phrase": "a g1 g2"}
     assert token_embeddings.trigger_metadata({}, ["<g1>"]) == {}
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (2, 0), (0,)])
+def test_vectors_without_numbers_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(LorasmithError, match="must have shape"):
+        embeddings.decode({"emb_params": torch.zeros(shape)})

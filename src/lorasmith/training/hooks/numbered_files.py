@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
@@ -91,13 +92,22 @@ class NumberedFiles(Hook):
             return
         # a resumed run can write a file a second time: it keeps the place of its first event
         events = [written for written in run.events.of(event) if written.get("row") == series]
-        files = list(dict.fromkeys(written["file"] for written in events))
+        files = list(dict.fromkeys(str(written.get("file")) for written in events))
         for file in files[: -keep * files_per_step]:
             path = run.folder / file
+            # the events of a folder from somebody else may name any file
+            if not is_inside(path, (self.output_folder(run), run.folder)):
+                continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+
+def is_inside(path: Path, folders: Iterable[Path]) -> bool:
+    """Whether a file is in one of the folders, wherever links lead."""
+    place = path.resolve().parent
+    return any(place.is_relative_to(folder.resolve()) for folder in folders)
 
 
 def check_pattern(pattern: str, allowed: tuple[str, ...], needed: tuple[str, ...]) -> None:

@@ -1,8 +1,8 @@
 """Checkpoints: what a run needs to go on bit for bit.
 
 A checkpoint is a folder `checkpoints/step-00000100/` with `adapter.safetensors` (float32), `words.safetensors` (new
-tokens), `optimizer.safetensors`, `ema.safetensors` and `state.json` (position, hashes of the other files, identity of
-the run and its data). It is written to a temporary folder and then renamed, so it is either complete or not there. When
+tokens), `optimizer.safetensors`, `ema.safetensors` and `state.json` (position, hashes of all files, identity of the
+run and its data). It is written to a temporary folder and then renamed, so it is either complete or not there. When
 a run is resumed, the hashes are checked, and a damaged checkpoint is skipped in favour of the one before.
 
 A checkpoint outside of the run's `checkpoints` folder also holds the run's `config.toml`, and the path of the run.
@@ -10,7 +10,9 @@ A checkpoint outside of the run's `checkpoints` folder also holds the run's `con
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from lorasmith.training.run import Run
 
 FOLDER = "checkpoints"
+NEEDED = frozenset({"adapter.safetensors", "optimizer.safetensors"})
+"""Files that every checkpoint has."""
 
 
 def save(run: Run, path: Path | None = None, extra_files: Mapping[str, str] | None = None) -> Path:
@@ -72,7 +76,7 @@ def save(run: Run, path: Path | None = None, extra_files: Mapping[str, str] | No
             "run": Path(os.path.relpath(run.folder, path)).as_posix(),
             "files": {file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))},
         }
-        texts["state.json"] = json.dumps(state)
+        texts["state.json"] = json.dumps({**state, "digest": digest_of(state)})
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
     return path
@@ -104,16 +108,17 @@ def load(run: Run, path: Path) -> None:
             run.token_trainer.load_state_dict(load_file(path / "words.safetensors"))
         optimizer_tensors = load_file(path / "optimizer.safetensors")
         run.optimizer.load_state_dict(unflatten(optimizer_tensors, state["optimizer"]))
-    except (KeyError, ValueError, RuntimeError) as error:
+        # the file is missing if the run had no average when the checkpoint was made
+        if run.ema is not None and (path / "ema.safetensors").is_file():
+            average = load_file(path / "ema.safetensors")
+            run.ema.average = [average[str(i)].to(weight.device) for i, weight in enumerate(run.ema.weights)]
+    except (OSError, SafetensorError) as error:
+        raise LorasmithError(f"{path}: the checkpoint cannot be read ({error}); name another one") from None
+    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, RecursionError) as error:
         raise LorasmithError(
             f"{path}: the checkpoint was made with another adapter, other new tokens or another optimizer, so the run "
-            f"cannot continue with these settings ({str(error).splitlines()[0]})"
+            f"cannot continue with these settings ({(str(error) or type(error).__name__).splitlines()[0]})"
         ) from None
-
-    # the file is missing if the run had no average when the checkpoint was made
-    if run.ema is not None and (path / "ema.safetensors").is_file():
-        average = load_file(path / "ema.safetensors")
-        run.ema.average = [average[str(i)].to(weight.device) for i, weight in enumerate(run.ema.weights)]
 
     # written in place, since a captured CUDA graph reads these tensors
     loss_scale, good_steps = state["loss_scale"]
@@ -130,8 +135,8 @@ def find_newest(run_folder: Path) -> tuple[Path | None, list[str]]:
     in_run = checkpoints_in(run_folder)
     steps = {path: step_of(path) for path in in_run}
     for event in Events(run_folder, tensorboard=False).of("state"):
-        path = run_folder / event["file"]
-        if path.is_dir():
+        path = run_folder / str(event.get("file"))
+        if is_folder(path):
             steps[path] = event["step"]
 
     faults = []
@@ -160,6 +165,9 @@ def fault_of(path: Path) -> str | None:
     """A description of what is wrong with a checkpoint, or None if it is intact."""
     try:
         state = read_state(path)
+        unchecked = NEEDED - state["files"].keys()
+        if unchecked:
+            return f"state.json does not name {', '.join(sorted(unchecked))}"
         for name, digest in state["files"].items():
             if Path(name).name != name:
                 return f"state.json names {name}, which is not a file of the checkpoint"
@@ -169,7 +177,7 @@ def fault_of(path: Path) -> str | None:
         unflatten(load_file(path / "optimizer.safetensors"), state["optimizer"])
     except (OSError, ValueError, SafetensorError) as error:
         return f"cannot be read ({error})"
-    except (KeyError, TypeError, AttributeError, StopIteration) as error:
+    except (KeyError, TypeError, AttributeError, StopIteration, RecursionError) as error:
         return f"state.json does not fit the other files ({type(error).__name__}: {error})"
     return None
 
@@ -182,10 +190,20 @@ def read_state(path: Path) -> dict[str, Any]:
         raise ValueError("state.json is nested too deeply") from None
     if not isinstance(state, dict):
         raise ValueError("state.json is not a table")
+    # checkpoints of older versions have no digest
+    digest = state.pop("digest", None)
+    if digest is not None and digest != digest_of(state):
+        raise ValueError("state.json is damaged")
     types = {"state": dict, "optimizer": dict, "loss_scale": list, "dataset": str, "files": dict}
     for key, expected in types.items():
         if not isinstance(state.get(key), expected):
             raise ValueError(f"state.json has no valid `{key}`")
+    check_position(state)
+    return state
+
+
+def check_position(state: Mapping[str, Any]) -> None:
+    """Raises ValueError if the step and the other numbers of a state are not what `save` writes."""
     # the position of the run, from which the place in the data follows
     position = state["state"]
     if not set(position) <= {field.name for field in fields(TrainState)}:
@@ -193,7 +211,22 @@ def read_state(path: Path) -> dict[str, Any]:
     counters = [position.get("step"), position.get("samples")]
     if not all(isinstance(counter, int) and counter >= 0 for counter in counters):
         raise ValueError("state.json has a `state` without a valid step")
-    return state
+    numbers = [position.get("seconds", 0.0), *state["loss_scale"]]
+    if len(numbers) != 3 or not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+        raise ValueError("state.json has no valid `seconds` or `loss_scale`")
+
+
+def digest_of(state: Mapping[str, Any]) -> str:
+    """SHA-256 of the content of `state.json`: a single bit of it can mean another learning rate."""
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is that of a folder. One that no system can have, such as one with a NUL, is not."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def set_later_aside(run_folder: Path, step: int) -> list[str]:

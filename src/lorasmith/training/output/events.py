@@ -85,7 +85,8 @@ class Events:
         # only lines with this text are parsed, since most lines are steps; a line without "}" was cut off by a kill
         text = json.dumps({"event": event})[1:-1]
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-        return [json.loads(line) for line in lines if text in line and line.endswith("}")]
+        events = [_parse(line) for line in lines if text in line and line.endswith("}")]
+        return [found for found in events if found is not None and found["event"] == event]
 
     @property
     def id(self) -> str:
@@ -93,7 +94,7 @@ class Events:
         try:
             with self.path.open(encoding="utf-8") as file:
                 return str(json.loads(file.readline()).get("id", ""))
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             return ""
 
     def picture(self, name: str, step: int, path: Path) -> None:
@@ -108,7 +109,7 @@ class Events:
         """Delete events after `step`. A run that is resumed from there writes them again."""
         if not self.path.is_file():
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines()
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         remaining = [line for line in lines if _step_of(line) <= step]
         write_text(self.path, "".join(line + "\n" for line in remaining))
 
@@ -162,7 +163,16 @@ def _for_json(value: Any) -> Any:
 
 def _step_of(line: str) -> int:
     """The step of a line. A last line that was cut off when the process was killed counts as after every step."""
+    event = _parse(line)
+    return AFTER_EVERY_STEP if event is None else event["step"]
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    """The event of a line, with its `event` and `step`; None for a line that `write` has not written whole."""
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return AFTER_EVERY_STEP
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str) or type(event.get("step")) is not int:
+        return None
+    return event

@@ -111,7 +111,12 @@ def find_resume_point(path: Path) -> ResumePoint:
     else:
         point = ResumePoint(path)
 
-    if not point.config.is_file():
+    try:
+        exists = point.config.is_file()
+    except OSError:
+        # the path that the state names is too long for the system
+        exists = False
+    if not exists:
         raise LorasmithError(
             f"--resume: {path} holds no run (no {CONFIG} in it). Name the output folder of the run to continue, or one "
             "of its checkpoints."
@@ -145,7 +150,8 @@ def reopen(
     # Before 0.2 images without a caption were trained on the empty text; such a run continues so.
     table = read_table(point.config)
     changes = list(overrides)
-    if "empty_captions" not in table.get("data", {}):
+    data = table.get("data", {})
+    if isinstance(data, dict) and "empty_captions" not in data:
         changes.insert(0, "data.empty_captions=true")
 
     # Plug-ins are imported when a config is read, so they are checked before. Classes are imported when they are used.
