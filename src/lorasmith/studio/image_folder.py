@@ -144,8 +144,7 @@ class ImageFolder:
         """
         image = self.image(name)
         try:
-            picture, alpha = decode(data)
-            grey = decode_mask(png(alpha or picture.convert("L")), picture.size)
+            grey = decode_mask(data, decode(data)[0].size)
             decode_mask(data, image_size(image))
         except ValueError as error:
             raise LorasmithError(f"the mask of {name}: {error}") from None

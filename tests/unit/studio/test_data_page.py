@@ -79,6 +79,7 @@ def test_a_mask_is_painted_shown_and_deleted(images: Path, open_studio: Open) ->
     client = open_studio(images)
     painted = Image.new("L", (150, 100), 0)
     painted.paste(255, (0, 0, 75, 100))
+    painted = painted.convert("RGBA")  # as a canvas of a browser has it
     query = {"folder": "images", "name": "2.png"}
     assert client.post("/api/data/mask", params=query, content=png(painted)).status_code == 200
     with Image.open(images / "masks" / "2.png") as written:
