@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class ImageFolder:
         """A folder of images with its masks where `lorasmith masks` writes them."""
         return cls(folder, folder / MASK_FOLDER)
 
-    @property
+    @cached_property
     def subset(self) -> SubsetConfig:
         return SubsetConfig(images=self.folder)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from lorasmith.training.output.control import send_request
 from lorasmith.training.output.report.notes import warnings
 from lorasmith.training.output.report.record import Event, Record
 
+CONFIG = "config.toml"
 LOG_LINES = 400
 LARGEST_FILE = 4 << 20
 """Bytes of a config or a list of images that are sent to the page."""
@@ -51,7 +53,7 @@ def show(call: Call) -> dict[str, Any]:
         "name": str(summary.get("name") or folder.name),
         "folder": str(folder),
         "summary": summary,
-        "config": read_limited(folder / "config.toml"),
+        "config": read_limited(folder / CONFIG),
         "data": data_of(call, folder),
         "has_report": (folder / "report.html").is_file(),
         **live(call, folder, log),
@@ -173,14 +175,35 @@ def log_lines(log: RunLog) -> list[dict[str, Any]]:
     return log.events[-LOG_LINES:]
 
 
-def data_of(call: Call, folder: Path) -> dict[str, Any] | None:
-    """Where the images of a run are, as far as the studio can open it; None if that is not known."""
+def data_of(call: Call, folder: Path) -> dict[str, Any]:
+    """Where the images of a run are, as far as that is known, with the names of folders that the studio can open."""
     data = parse(read_limited(folder / "data.json")) or {}
     files = [image.get("file") for image in data.get("images") or [] if isinstance(image, dict)]
     folders = dict.fromkeys(str(Path(file).parent) for file in files if isinstance(file, str))
-    remarks = data.get("remarks") or []
     names = {path: call.roots.name_of(Path(path)) for path in folders}
-    return {"folders": [{"path": path, "name": name} for path, name in names.items()], "remarks": len(remarks)}
+    return {
+        "folders": [{"path": path, "name": name} for path, name in names.items()],
+        "remarks": len(data.get("remarks") or []),
+        # with which settings the page of data shows these folders
+        "settings": data_settings(folder),
+        "config": call.roots.name_of(folder / CONFIG),
+    }
+
+
+def data_settings(folder: Path) -> dict[str, Any]:
+    """Trigger and resolution of a run, from its config."""
+    try:
+        table = tomllib.loads(read_limited(folder / CONFIG))
+    except tomllib.TOMLDecodeError:
+        return {}
+    settings: dict[str, Any] = {}
+    trigger = table.get("trigger")
+    if isinstance(trigger, list):
+        settings["trigger"] = " ".join(map(str, trigger))
+    resolution = value_of(table, "data", "resolution")
+    if isinstance(resolution, int):
+        settings["resolution"] = resolution
+    return settings
 
 
 def read_limited(path: Path) -> str:

@@ -215,7 +215,7 @@ function dataCard(details) {
   const rows = [["images", facts.images], ["repeats in an epoch", facts.repeats], ["held out", facts.validation],
     ["batch size", facts.batch_size], ["remarks", data.remarks]].filter(([, value]) => value);
   const folders = data.folders.map(({ path, name }) =>
-    h("div.wrap", {}, name ? h("a", { href: href("data", { folder: name }) }, path) : h("span.soft", {}, path)));
+    h("div.wrap", {}, name ? h("a", { href: href("data", { folder: name, config: data.config, ...data.settings }) }, path) : h("span.soft", {}, path)));
   return h("section.card", {}, h("h2", {}, "Data"),
     h("table", {}, rows.map(([name, value]) => h("tr", {}, h("th", {}, name), h("td.number", {}, number(value))))), folders);
 }

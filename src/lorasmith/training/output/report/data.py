@@ -73,7 +73,7 @@ def figure(record: Record, image: dict[str, Any]) -> str:
     path = Path(str(image["file"]))
     url = thumbnail_url(record, path, SIDE)
     name = escape(path.name)
-    picture = f'<img alt="{name}" src="{url}" loading="lazy">' if url else "<span>the file is not there any more</span>"
+    picture = f'<img alt="{name}" src="{url}">' if url else "<span>the file is not there any more</span>"
     captions = " · ".join(str(caption) for caption in image.get("captions") or [])
     facts = [str(image.get("repeats", 1)) + "×"]
     if isinstance(image.get("bucket"), list):
