@@ -76,7 +76,7 @@ def test_levels_are_the_unets_own() -> None:
         ((0.1, 0.1, 0.4, 0.4), (8, 8), (1, 3), (1, 3)),  # only what lies wholly inside
         ((0.4, 0.4, 0.6, 0.6), (2, 2), (1, 1), (1, 1)),  # none, as in the original
         ((0.2, 0.0, 0.4, 1.0), (2, 2), (0, 2), (1, 1)),
-        ((0.9, 0, 1, 1), (1, 1), (0, 1), (0, 1)),
+        ((0.9, 0, 1, 1), (1, 1), (0, 1), (1, 1)),
     ],
 )
 def test_cells(box: Box, grid: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]) -> None:
