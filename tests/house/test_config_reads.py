@@ -9,9 +9,23 @@ import pytest
 
 TRAINING = Path(__file__).parents[2] / "src/lorasmith/training"
 
-WRITERS = {"hooks/export.py", "output/checkpoint.py", "output/export.py", "output/summary.py"}
+WRITERS = {
+    "hooks/export.py",
+    "hooks/mixofshow.py",
+    "output/checkpoint.py",
+    "output/export.py",
+    "output/kohya_metadata.py",
+    "output/summary.py",
+}
 """These write the config, or name what it names, into files."""
-READERS = {"config.py", "reproduce.py", "session.py", "output/folder.py", "output/export.py"}
+READERS = {
+    "config.py",
+    "reproduce.py",
+    "session.py",
+    "output/folder.py",
+    "output/export.py",
+    "output/kohya_metadata.py",
+}
 """Beside set-up and sweeps, which make runs from configs, these take a whole config as an argument."""
 
 FILES = sorted(TRAINING.rglob("*.py"))
