@@ -85,6 +85,7 @@ class Fuzzer:
         started = time.monotonic()
         for number in range(-(-count // BATCH)):
             self.batch(subject, min(BATCH, count - number * BATCH), first_seed + number, tally)
+            print(f"{subject}: {tally.inputs} of {count} inputs, {tally.faults} faults", file=sys.stderr, flush=True)
         self.worker.stop()
         tally.seconds = time.monotonic() - started
         return tally

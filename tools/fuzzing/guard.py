@@ -18,7 +18,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 SECONDS = 2.0
 """Seconds of computing that a run may take beyond those that its subject allows."""
@@ -98,7 +98,13 @@ class Worker:
         if self.child == 0:
             os.close(self.requests)
             os.close(self.reports)
-            serve(self.folder, self.allowed, self.log, receiver, sender)
+            try:
+                serve(self.folder, self.allowed, self.log, receiver, sender)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                # the child must never go on with what the parent does
+                os._exit(BUG)
         os.close(receiver)
         os.close(sender)
 
@@ -113,7 +119,7 @@ class Worker:
         return status
 
 
-def serve(folder: Path, allowed: tuple[Path, ...], log: Path, receiver: int, sender: int) -> NoReturn:
+def serve(folder: Path, allowed: tuple[Path, ...], log: Path, receiver: int, sender: int) -> None:
     """Run each case that is requested, and send what was observed; ends when there are no further requests."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, descriptor), (2, descriptor)):
@@ -135,7 +141,6 @@ def serve(folder: Path, allowed: tuple[Path, ...], log: Path, receiver: int, sen
             before = reset_peak_memory()
             code = call(arguments, seconds)
             os.write(sender, json.dumps([code, peak_memory() - before, strays[:3]]).encode())
-    os._exit(0)
 
 
 def call(arguments: list[str], seconds: float) -> int:

@@ -52,3 +52,11 @@ def test_a_file_that_is_no_table(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(LorasmithError, match=r"a\.json: not what it should hold: .* in place of a table"):
         read_file(path)
+
+
+def test_a_value_without_end_is_found_at_once(tmp_path: Path) -> None:
+    """Thousands of lines behind it are not each tried as its last one."""
+    path = tmp_path / "a.toml"
+    path.write_text("x = 1\nx = 2\n" + "\n".join(f"key{i} = [ # ]" for i in range(20_000)))
+    with pytest.raises(LorasmithError, match=r"a\.toml: not valid TOML: .*line 2"):
+        read_file(path)

@@ -13,6 +13,8 @@ from lorasmith.core.text_files import parse_json_table, parse_toml, read_text, r
 
 KEY = re.compile(r"""\s*(?P<key>(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*[A-Za-z0-9_-]+)*)\s*=""")
 SECTION = re.compile(r"\s*\[(?P<name>[^\[\]]+)\]\s*(?:#.*)?$")
+CLOSING = re.compile(r"""[\]}"'].*$""")
+"""In a line that may be the last one of a value."""
 MAX_VALUE_LINES = 400
 """How many lines one value may have."""
 
@@ -83,13 +85,24 @@ def split_statements(text: str) -> list[str]:
     while start < len(lines):
         end = start + 1
         if KEY.match(lines[start]):
-            # A value ends at the first line at which the statement is complete TOML.
-            longest = min(len(lines), start + MAX_VALUE_LINES)
-            ends = range(start + 1, longest + 1)
-            end = next((candidate for candidate in ends if is_toml(lines[start:candidate])), start + 1)
+            end = end_of_value(lines, start)
+        # A value without end is an error of syntax, and what follows need not be understood.
+        if end is None:
+            return [*statements, *lines[start:]]
         statements.append("\n".join(lines[start:end]))
         start = end
     return statements
+
+
+def end_of_value(lines: list[str], start: int) -> int | None:
+    """The line behind the value that begins in line `start`; None if it has no end."""
+    if is_toml(lines[start : start + 1]):
+        return start + 1
+    # It ends at the first line at which the statement is complete TOML; only lines that close something can be it.
+    for end in range(start + 2, min(len(lines), start + MAX_VALUE_LINES) + 1):
+        if CLOSING.search(lines[end - 1]) and is_toml(lines[start:end]):
+            return end
+    return None
 
 
 def is_toml(lines: list[str]) -> bool:
