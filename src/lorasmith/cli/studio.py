@@ -10,8 +10,6 @@ import typer
 from lorasmith.cli import console
 from lorasmith.core.errors import LorasmithError
 
-DEFAULT_PORT = 7860
-
 
 def studio_command(
     folders: Annotated[
@@ -21,7 +19,10 @@ def studio_command(
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on. Default: this machine alone can reach it.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes any free one.")] = DEFAULT_PORT,
+    port: Annotated[
+        int | None,
+        typer.Option("--port", min=0, max=65535, help="Default: 7860, or any free one if that is taken."),
+    ] = None,
     name: Annotated[
         list[str] | None,
         typer.Option("--name", metavar="HOST", help="A name by which browsers may call this machine; repeatable."),

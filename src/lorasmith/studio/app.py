@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import traceback
@@ -24,9 +25,10 @@ from lorasmith.studio.paths import Roots
 from lorasmith.studio.process import Processes
 from lorasmith.studio.run_list import RunList
 from lorasmith.studio.run_log import RunLogs
-from lorasmith.studio.security import Access, Guard
+from lorasmith.studio.security import HEADERS, Access, Guard
 
 STATIC = Path(__file__).parent / "static"
+USUAL_PORT = 7860
 STOP_SECONDS = 2
 """How long open requests may go on when the studio is stopped."""
 
@@ -83,7 +85,10 @@ async def static_file(request: Request) -> Response:
 async def report_bug(request: Request, error: Exception) -> Response:
     """A bug: its traceback goes to the terminal, the page gets a sentence."""
     traceback.print_exception(error, file=sys.stderr)
-    return problem(f"a bug in Lorasmith ({type(error).__name__}); the terminal of the studio has its traceback", 500)
+    answer = problem(f"a bug in Lorasmith ({type(error).__name__}); the terminal of the studio has its traceback", 500)
+    # this answer does not pass the guard any more
+    answer.headers.update(HEADERS)
+    return answer
 
 
 def is_loopback(host: str) -> bool:
@@ -91,23 +96,38 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. With port 0, or if the default port is taken, the system chooses one.
+def bind(host: str, port: int | None = None) -> socket.socket:
+    """A listening socket. Without a port, the usual one, or any other if that is taken.
 
     Raises LorasmithError if the address cannot be used.
     """
+    if port is None:
+        try:
+            return listen(host, USUAL_PORT)
+        except OSError:
+            port = 0
+    try:
+        return listen(host, port)
+    except OSError as error:
+        raise LorasmithError(
+            f"--host {host} --port {port}: cannot be used ({error.strerror or error}); choose another port, or leave "
+            "out --port for any free one"
+        ) from None
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; with port 0 the system chooses one. Raises OSError if the address cannot be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if os.name == "posix":
+        # on Windows this would let two programs listen on one port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
         listener.listen(128)
-    except OSError as error:
+    except OSError:
         listener.close()
-        raise LorasmithError(
-            f"--host {host} --port {port}: cannot be used ({error.strerror or error}); choose another port, or "
-            "--port 0 for any free one"
-        ) from None
+        raise
     return listener
 
 

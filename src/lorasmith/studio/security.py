@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from starlette.datastructures import URL, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -110,7 +110,12 @@ class Guard:
         if answer is not None:
             await answer(scope, receive, send_with_headers)
             return
-        await self.app(scope, self.limited(receive), send_with_headers)
+        body = LimitedBody(receive, self.largest_body)
+        try:
+            await self.app(scope, body.receive, send_with_headers)
+        except ClientDisconnect:
+            if body.too_large:
+                await self.too_large()(scope, receive, send_with_headers)
 
     def refusal(self, request: Request) -> Response | None:
         """The answer to a request that may not pass, or that brings the token; None if it may pass."""
@@ -134,22 +139,30 @@ class Guard:
             return PlainTextResponse("This request comes from a page of another site.\n", 403)
         length = request.headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self.largest_body:
-            return PlainTextResponse(f"More than {self.largest_body >> 20} MiB in one request.\n", 413)
+            return self.too_large()
         return None
 
-    def limited(self, receive: Receive) -> Receive:
-        """Receives at most `largest_body` bytes: a request need not tell how long it is."""
-        received = 0
+    def too_large(self) -> Response:
+        """The answer to a request with too long a body."""
+        return PlainTextResponse(f"More than {self.largest_body >> 20} MiB in one request.\n", 413)
 
-        async def receive_limited() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.largest_body:
-                return {"type": "http.disconnect"}
-            return message
 
-        return receive_limited
+class LimitedBody:
+    """Receives at most `most` bytes of a body, since a request need not tell how long it is."""
+
+    def __init__(self, receive: Receive, most: int) -> None:
+        self._receive = receive
+        self._left = most
+        self.too_large = False
+
+    async def receive(self) -> Message:
+        """The next message; that the client is gone, if there were too many bytes."""
+        message = await self._receive()
+        self._left -= len(message.get("body", b""))
+        if self._left < 0:
+            self.too_large = True
+            return {"type": "http.disconnect"}
+        return message
 
 
 def cookie_of(url: URL) -> str:

@@ -155,6 +155,10 @@ def test_a_request_that_is_too_long_is_refused(tmp_path: Path, open_studio: Open
     client = open_studio(tmp_path)
     told = client.post("/api/run/control", content=b"x", headers={"Content-Length": str(1 << 40)})
     assert told.status_code == 413
+
+    # one that does not tell its length
+    blocks = (b"x" * (1 << 20) for _ in range(70))
+    assert client.post("/api/run/control", content=blocks).status_code == 413
     long_json = b'"' + b"x" * (5 << 20) + b'"'
     assert client.post("/api/run/control", content=long_json).status_code == 413
 
@@ -189,3 +193,28 @@ def test_the_server_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_studio_ends_at_once_although_pages_are_open(tmp_path: Path) -> None:
+    """Its address works, and an open stream of events does not hold it up."""
+    import http.client
+    import signal
+    from urllib.parse import urlsplit
+
+    command = [sys.executable, "-m", "lorasmith", "studio", str(tmp_path), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as studio:
+        assert studio.stderr is not None
+        address = urlsplit(studio.stderr.readline().split()[-1])
+        assert address.hostname == "127.0.0.1"
+        connection = http.client.HTTPConnection("127.0.0.1", address.port or 0, timeout=10)
+        connection.request("GET", f"/?{address.query}")
+        entry = connection.getresponse()
+        entry.read()
+        cookie = str(entry.getheader("set-cookie")).split(";")[0]
+        connection.request("GET", "/api/runs/watch", headers={"Cookie": cookie})
+        stream = connection.getresponse()
+        assert stream.getheader("content-type", "").startswith("text/event-stream")
+        assert stream.readline() == b": open\n"
+        studio.send_signal(signal.SIGINT)
+        studio.wait(20)
+        assert "Traceback" not in studio.stderr.read()
