@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import sys
@@ -28,6 +29,8 @@ from lorasmith.studio.run_log import RunLogs
 from lorasmith.studio.security import HEADERS, Access, Guard
 
 STATIC = Path(__file__).parent / "static"
+M_ARENA_MAX = -8
+"""Constant of mallopt(3)."""
 USUAL_PORT = 7860
 STOP_SECONDS = 2
 """How long open requests may go on when the studio is stopped."""
@@ -131,8 +134,18 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def keep_memory_small() -> None:
+    """Let all threads share two pools of memory. glibc would give each its own, and keeps what is freed in it: after
+    some thousand small pictures that is most of the memory of the server."""
+    if sys.platform.startswith("linux"):
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(M_ARENA_MAX, 2)
+
+
 def serve(app: Starlette, listener: socket.socket) -> None:
     """Serve until Ctrl-C."""
+    keep_memory_small()
     config = uvicorn.Config(
         app,
         log_level="error",
