@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lorasmith.core.latent_grid import DOWNSCALE
+from lorasmith.core.latent_grid import DOWNSCALE, MAX_SIDE
 from lorasmith.core.registry import Config
 from lorasmith.data.transforms import Transform
 
@@ -187,3 +187,5 @@ def check_resolution(resolution: int | tuple[int, int]) -> None:
     sides = sides_of(resolution)
     if min(sides) < 2 * DOWNSCALE or any(side % DOWNSCALE for side in sides):
         raise ValueError(f"resolution must be a multiple of {DOWNSCALE}, at least {2 * DOWNSCALE}")
+    if max(sides) > MAX_SIDE:
+        raise ValueError(f"resolution must be at most {MAX_SIDE}")

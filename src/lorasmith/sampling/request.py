@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorasmith.core.errors import LorasmithError
-from lorasmith.core.latent_grid import DOWNSCALE
+from lorasmith.core.latent_grid import DOWNSCALE, MAX_SIDE
 from lorasmith.sampling import samplers
 from lorasmith.sampling.control import Control
 from lorasmith.sampling.regions import Region
@@ -47,6 +47,8 @@ class Request:
         for name, value in (("width", self.width), ("height", self.height)):
             if value < DOWNSCALE or value % DOWNSCALE:
                 raise LorasmithError(f"{name} is {value}; it must be a multiple of {DOWNSCALE}")
+            if value > MAX_SIDE:
+                raise LorasmithError(f"{name} is {value}; it must be at most {MAX_SIDE}")
         if not 1 <= self.steps <= MAX_STEPS:
             raise LorasmithError(f"steps is {self.steps}; it must be between 1 and {MAX_STEPS}")
         if self.clip_skip < 1:

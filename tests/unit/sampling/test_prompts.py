@@ -152,3 +152,11 @@ def test_files_of_prompts_with_mistakes(tmp_path: Path, name: str, text: str, me
         read_prompts(tmp_path / name)
     with pytest.raises(LorasmithError, match="no such file"):
         read_prompts(tmp_path / "other.txt")
+
+
+@pytest.mark.parametrize("side", ["width", "height"])
+def test_a_side_that_no_memory_holds(side: str) -> None:
+    from lorasmith.sampling.request import Request
+
+    with pytest.raises(LorasmithError, match=f"{side} is 99999992; it must be at most 8192"):
+        Request(prompt="a", **{side: 99_999_992})

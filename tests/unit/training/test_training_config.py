@@ -64,3 +64,9 @@ def test_the_rank_of_some_layers_is_bounded_too() -> None:
     rule = {"layers": "*attn*", "rank": 100_000}
     with pytest.raises(ConfigError, match=r"adapter\.overrides\.0\.rank: found 100000"):
         load_config(OURS | {"data": {"images": "x"}, "adapter": {"overrides": [rule]}})
+
+
+@pytest.mark.parametrize("resolution", [8200, 99_999_992, [64, 1_000_000]])
+def test_a_resolution_that_no_memory_holds(resolution: Any) -> None:
+    with pytest.raises(ConfigError, match="at most 8192"):
+        load_config(OURS | {"data": {"images": "x", "resolution": resolution}})
