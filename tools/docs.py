@@ -50,10 +50,19 @@ def commands() -> str:
     """Each command with its help, arguments and options."""
     group: Any = typer.main.get_command(app)
     parts = ["## Commands", "Exit codes: 0 done, 1 a mistake that the message explains, 2 wrong usage, 130 stopped."]
-    for name, command in sorted(group.commands.items()):
+    for name, command in sorted(all_commands(group)):
         rows = [row(f"`{words(p)}`", p.help or "") for p in command.params if not getattr(p, "hidden", False)]
         parts += [f"### lorasmith {name}", command.help.strip(), table(("", "meaning"), rows)]
     return "\n\n".join(parts)
+
+
+def all_commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Each command of a group and of the groups in it, by its name: `train`, `queue add`."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from all_commands(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", command
 
 
 def words(parameter: Any) -> str:

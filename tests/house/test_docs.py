@@ -77,7 +77,10 @@ def test_commands_in_the_documents_exist(line: str) -> None:
         foreign = words[0] if words[0] == "NAME" or words[0].endswith(".toml") else read_command(words).script
         assert foreign.removesuffix(".py") in (*all_scripts(), "NAME") or foreign.endswith(".toml")
         return
-    known = {option for p in group.commands[name].params for option in p.opts}
+    command = group.commands[name]
+    if hasattr(command, "commands"):  # a group, such as `queue`
+        command = command.commands[arguments.pop(0)]
+    known = {option for p in command.params for option in p.opts}
     assert {a.split("=")[0] for a in arguments if a.startswith("-")} <= known
 
 

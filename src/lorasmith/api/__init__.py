@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from lorasmith.api.files import SaveOptions, combine, convert, extract, fuse, inspect, merge, refit, resize, strip
+from lorasmith.api.queue import queue_add
 from lorasmith.compat.foreign_keys import explains_foreign_keys
 from lorasmith.core.progress import Progress
 
@@ -50,6 +51,7 @@ __all__ = [
     "inspect",
     "masks",
     "merge",
+    "queue_add",
     "read_config",
     "refit",
     "report",

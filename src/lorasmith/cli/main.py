@@ -29,6 +29,8 @@ from lorasmith.cli.fuse import fuse_command
 from lorasmith.cli.inspect import inspect_command
 from lorasmith.cli.masks import masks_command
 from lorasmith.cli.merge import merge_command
+from lorasmith.cli.queue import COMMANDS as QUEUE_COMMANDS
+from lorasmith.cli.queue import NO_ARGUMENTS, queue_app
 from lorasmith.cli.refit import refit_command
 from lorasmith.cli.report import report_command
 from lorasmith.cli.reproduce import reproduce_command
@@ -62,14 +64,18 @@ app = typer.Typer(
 
 
 def _add(
-    name: str, command: Callable[..., None], needs_arguments: bool = True, settings: dict[str, Any] | None = None
+    name: str,
+    command: Callable[..., None],
+    needs_arguments: bool = True,
+    settings: dict[str, Any] | None = None,
+    group: typer.Typer = app,
 ) -> None:
     """Register a command. Its help text is the docstring of the function, with each paragraph on one line, so that the
     terminal wraps it."""
     # typer keeps single line breaks, so lines are joined within each paragraph
     paragraphs = (command.__doc__ or "").strip().split("\n\n")
     text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    app.command(name, help=text, no_args_is_help=needs_arguments, context_settings=settings)(command)
+    group.command(name, help=text, no_args_is_help=needs_arguments, context_settings=settings)(command)
 
 
 _add("train", train_command)
@@ -91,6 +97,9 @@ _add("fuse", fuse_command)
 _add("refit", refit_command)
 _add("demo", demo_command, needs_arguments=False)
 _add("studio", studio_command, needs_arguments=False)
+app.add_typer(queue_app, name="queue")
+for _name, _command in QUEUE_COMMANDS.items():
+    _add(_name, _command, needs_arguments=_name not in NO_ARGUMENTS, group=queue_app)
 _add("reproduce", reproduce_command)
 _add("doctor", doctor_command, needs_arguments=False)
 _add("as", as_command, settings=SEPARATE)

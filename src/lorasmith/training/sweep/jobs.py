@@ -6,7 +6,6 @@ The state of a run is read from its folder alone: a finished run is not repeated
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any, Literal
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import write_text
 from lorasmith.training.config import TrainConfig, load_config
+from lorasmith.training.job_process import STOPPED_EXIT_CODE, environment, last_error
 from lorasmith.training.output.folder import CONFIG, named_code, reopen
 from lorasmith.training.output.report.record import Record, read
 from lorasmith.training.sweep.axes import Values, folder_name
@@ -26,12 +26,8 @@ State = Literal["waiting", "running", "finished", "failed", "pruned", "stopped"]
 
 NOT_COMPARED = ("output", "device", "threads")
 """Settings that may change when a run is continued, because they do not change its results."""
-RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "SLURM_STEP_NUM_TASKS")
-"""Environment variables that make a process a rank of a distributed run. A run of a sweep is a single process."""
 PRUNED = "pruned"
 """File in the folder of a run that the search has ended early."""
-STOPPED_EXIT_CODE = 130
-LONGEST_MESSAGE = 300
 
 
 @dataclass
@@ -90,8 +86,7 @@ class Job:
         """Start or continue the run in a process of its own. `threads`: CPU threads of the process."""
         (self.folder / PRUNED).unlink(missing_ok=True)
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        # the sweep may itself run under a launcher that sets these
-        env = {key: value for key, value in os.environ.items() if key not in RANK_VARIABLES}
+        env = environment()
         if threads is not None:
             env.setdefault("OMP_NUM_THREADS", str(threads))
         with self.log.open("wb") as log:
@@ -189,14 +184,3 @@ def dotted_keys(table: Any, prefix: str = "") -> dict[str, Any]:
     for key, inner in table.items():
         values.update(dotted_keys(inner, f"{prefix}.{key}".lstrip(".")))
     return values
-
-
-def last_error(log: Path, code: int) -> str:
-    """The last error in the output of a process, in one line. Without one, the last line, or else the exit code."""
-    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    error_starts = [i for i, line in enumerate(lines) if line.startswith("error:")]
-    # an error can have several lines
-    error_lines = lines[error_starts[-1] :] if error_starts else lines[-1:]
-    message = " ".join(error_lines).removeprefix("error:").strip()
-    return message[:LONGEST_MESSAGE] or f"exit code {code}"

@@ -8,6 +8,7 @@ import pytest
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.training.config import load_config
+from lorasmith.training.job_process import last_error
 from lorasmith.training.sweep.axes import (
     Axis,
     combinations,
@@ -18,7 +19,7 @@ from lorasmith.training.sweep.axes import (
     shorten_keys,
     split_at_commas,
 )
-from lorasmith.training.sweep.jobs import differing_keys, last_error
+from lorasmith.training.sweep.jobs import differing_keys
 from lorasmith.training.sweep.results import best_run
 
 

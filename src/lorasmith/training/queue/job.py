@@ -1,0 +1,206 @@
+"""One job of a queue: its config, its process and its state, all of which are in its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from lorasmith.core.errors import LorasmithError
+from lorasmith.core.store import write_text
+from lorasmith.training.job_process import STOPPED_EXIT_CODE, detached, environment, last_error
+from lorasmith.training.output.control import STOP, send_request
+from lorasmith.training.output.report.record import read
+
+SETTINGS, STATE, LOG = "job.json", "state.json", "log.txt"
+CONFIG_NAMES = (".toml", ".json")
+RUN_CONFIG = "config.toml"
+"""In the folder of a run: it was begun."""
+CLOCK_TOLERANCE = 1.0
+"""Seconds by which two readings of the start of a process may differ."""
+
+State = Literal["waiting", "running", "finished", "failed", "stopped"]
+"""`stopped`: on request, with a checkpoint; it is not continued until it is put back (`retry`)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as its folder shows it now."""
+
+    folder: Path
+    settings: Mapping[str, Any]
+    """job.json: `output`, `directory` (where relative paths of the config start), `overrides`, `accept_remarks`,
+    `added`, `source`, and `name` and `device` of the config."""
+    status: Mapping[str, Any] = field(default_factory=dict)
+    """state.json: `state`, `process`, `created`, `device`, `began`, `message`, `stop`, `started`, `ended`."""
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def state(self) -> State:
+        state = self.status.get("state")
+        return state if state in ("running", "finished", "failed", "stopped") else "waiting"
+
+    @property
+    def message(self) -> str:
+        return str(self.status.get("message") or "")
+
+    @property
+    def device(self) -> str:
+        """The device on which the job runs or ran; empty: that of its config."""
+        return str(self.status.get("device") or "")
+
+    @property
+    def output(self) -> Path:
+        """The folder of the run."""
+        return Path(str(self.settings.get("directory") or "."), str(self.settings["output"]))
+
+    @property
+    def config(self) -> Path:
+        """The copy of the config that is trained."""
+        paths = [self.folder / f"config{suffix}" for suffix in CONFIG_NAMES]
+        return next((path for path in paths if path.is_file()), paths[0])
+
+    @property
+    def log(self) -> Path:
+        """What the process has printed."""
+        return self.folder / LOG
+
+    @property
+    def chooses_device(self) -> bool:
+        """Whether the config names a device, which the queue then leaves as it is."""
+        return self.settings.get("device") not in (None, "", "auto")
+
+    def process(self) -> psutil.Process | None:
+        """The process of the job, also one that an earlier runner has started; None if it has ended."""
+        number, created = self.status.get("process"), self.status.get("created")
+        if not isinstance(number, int) or not isinstance(created, int | float):
+            return None
+        try:
+            process = psutil.Process(number)
+            # the number may be that of another process by now
+            is_same = abs(process.create_time() - created) < CLOCK_TOLERANCE
+            return process if is_same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.Error:
+            return None
+
+    def command(self, device: str) -> list[str]:
+        """The command that starts or continues the run."""
+        if self.status.get("began") and (self.output / RUN_CONFIG).is_file():
+            # the run in this folder is that of this job, so it may name its own code and place
+            arguments = ["--resume", str(self.output), "--trust"]
+        else:
+            arguments = [str(self.config), *self.settings.get("overrides", [])]
+        if device:
+            arguments.append(f'device="{device}"')
+        if self.settings.get("accept_remarks"):
+            arguments.append("--yes")
+        return [sys.executable, "-m", "lorasmith", "train", *arguments]
+
+    def start(self, device: str) -> subprocess.Popen[Any]:
+        """Start or continue the run in a process of its own, which outlives whoever starts it."""
+        # a run that was there before is somebody else's: it must be refused, now and whenever the job is tried again
+        began = bool(self.status.get("began")) or not (self.output / RUN_CONFIG).is_file()
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                self.command(device),
+                cwd=self.settings.get("directory") or None,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment(),
+                **detached(),
+            )
+        try:
+            created = psutil.Process(process.pid).create_time()
+        except psutil.Error:  # it has ended already
+            created = 0.0
+        self.write_status(
+            state="running", process=process.pid, created=created, device=device, began=began, started=created
+        )
+        return process
+
+    def stop(self, at_once: bool = False) -> None:
+        """End the run after its current step, with a checkpoint. With `at_once`, kill it."""
+        process = self.process()
+        if process is None:
+            return
+        if at_once:
+            process.kill()
+        elif os.name == "nt":
+            send_request(self.output, STOP)
+        else:
+            process.send_signal(signal.SIGINT)
+
+    def ending(self, code: int | None) -> dict[str, str]:
+        """State and message of a job whose process has ended. `code`: its exit code; None if that is not known, since
+        an earlier runner had started it, or the machine was switched off."""
+        # exit code 0 alone does not count: the files show that the run came to its end
+        if code in (0, None) and self.reached_end():
+            return {"state": "finished", "message": ""}
+        request = self.status.get("stop")
+        if code == STOPPED_EXIT_CODE or (request and code != 0):
+            return {"state": "waiting" if request == "pause" else "stopped", "message": ""}
+        message = last_error(self.log, code)
+        if code is None and not is_error(self.log):
+            # nothing was wrong with the run: it is continued
+            return {"state": "waiting", "message": "was interrupted; continues from its last checkpoint"}
+        if code is not None and code < 0:
+            message = f"was killed by signal {-code} ({message})"
+        return {"state": "failed", "message": message}
+
+    def reached_end(self) -> bool:
+        """Whether the run of this job has come to its end."""
+        try:
+            return bool(self.status.get("began")) and read(self.output).finished
+        except (LorasmithError, OSError):
+            return False
+
+    def settled(self) -> Job:
+        """The job as it is, where no runner has noticed the end of its process."""
+        if self.state != "running" or self.process() is not None:
+            return self
+        return Job(self.folder, self.settings, {**self.status, **self.ending(None)})
+
+    def write_status(self, **changes: Any) -> None:
+        """Replace entries of state.json."""
+        write_text(self.folder / STATE, json.dumps({**read_status(self.folder), **changes}, indent=1))
+
+    def delete(self) -> None:
+        """Delete the job. The folder of the run stays."""
+        shutil.rmtree(self.folder)
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """state.json of a job; empty if it was never started."""
+    return read_json(folder / STATE) or {}
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON table; None if it is not there or damaged."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return table if isinstance(table, dict) else None
+
+
+def is_error(log: Path) -> bool:
+    """Whether the last session in a log has ended with an error."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    lines = text.splitlines()[-40:]
+    return any(line.startswith(("error:", "This is a bug in lorasmith")) for line in lines)
