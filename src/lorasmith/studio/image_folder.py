@@ -9,6 +9,7 @@ import io
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from typing import Any
 
 from PIL import Image
 
+from lorasmith.core.config import read_table
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.registry import registered
 from lorasmith.core.store import write_text, write_with
@@ -40,6 +42,10 @@ TURNED = (5, 6, 7, 8)
 """EXIF orientations in which width and height change places."""
 DEEPEST = 8
 MASK_FOLDER = "masks"
+DATA_KEYS = ("trigger", "data", "seed")
+"""Settings of a config that say what is trained on."""
+CHECKING = threading.Lock()
+"""One check at a time: each is a process with torch in it."""
 
 
 @dataclass(frozen=True)
@@ -252,22 +258,30 @@ def repeats_of(folder: Path) -> int:
 
 def check_folder(folder: Path, resolution: int, trigger: str) -> dict[str, Any]:
     """What `lorasmith check` says of a folder that is trained on with default settings: remarks and files not used."""
-    # the tiny base is part of the package; of a base, remarks on data need the tokenizer only, which is the same
-    table = {
-        "base": "tiny-sd",
-        "output": str(Path(tempfile.gettempdir()) / "lorasmith-studio-check"),
-        "trigger": trigger.split() if trigger else [],
-        "data": {"images": str(folder), "resolution": resolution, "skip_bad_images": True},
-    }
-    with tempfile.TemporaryDirectory(prefix="lorasmith-studio-") as temporary:
-        config = Path(temporary) / "config.json"
-        config.write_text(json.dumps(table), encoding="utf-8")
-        return check_config(config)
+    data = {"images": str(folder), "resolution": resolution}
+    return check_data({"trigger": trigger.split(), "data": data})
 
 
 def check_config(config: Path) -> dict[str, Any]:
-    """The remarks of `lorasmith check` on the data of a config: `remarks`, `errors`, and files not used."""
-    result = run_json(["check", str(config)])
+    """What `lorasmith check` says of the data of a config.
+
+    Only what concerns the data is taken from the config: it may be of somebody else's run, and a config can name code
+    to import.
+    """
+    table = read_table(config)
+    return check_data({key: table[key] for key in DATA_KEYS if key in table})
+
+
+def check_data(settings: dict[str, Any]) -> dict[str, Any]:
+    """The remarks of `lorasmith check` on the data of some settings: `remarks`, `errors`, and files not used."""
+    # the tiny base is part of the package; of a base, remarks on data need the tokenizer only, which is the same
+    table = {**settings, "base": "tiny-sd"}
+    if isinstance(table.get("data"), dict):
+        table["data"] = {**table["data"], "skip_bad_images": True}
+    with CHECKING, tempfile.TemporaryDirectory(prefix="lorasmith-studio-") as temporary:
+        config = Path(temporary) / "config.json"
+        config.write_text(json.dumps({**table, "output": str(Path(temporary) / "run")}, default=str), encoding="utf-8")
+        result = run_json(["check", str(config)])
     data = result.get("data") or {}
     return {
         "remarks": [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from lorasmith.studio import image_folder
 from lorasmith.studio.tokens import count_tokens
 
 Open = Callable[..., TestClient]
@@ -130,6 +132,28 @@ def test_small_pictures_are_upright_and_never_of_other_files(images: Path, open_
     for name in ("images/note.md", "images/../../etc/passwd", "images/missing.png"):
         assert client.get("/api/pictures/small", params={"file": name}).status_code == 400, name
         assert client.get("/api/pictures/file", params={"file": name}).status_code == 400, name
+
+
+def test_of_a_config_of_somebody_else_only_the_data_are_checked(
+    images: Path, open_studio: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening the data of a run checks them by its config, which may name code to import and a base to load."""
+    lines = ['plugins = ["evil"]', 'base = "evil.ckpt"', 'output = "runs/x"', 'trigger = ["mia"]', "[data]"]
+    (images / "config.toml").write_text("\n".join([*lines, f'images = "{images}"', "resolution = 64"]))
+    checked: list[dict] = []
+
+    def run_json(arguments: list[str]) -> dict:
+        checked.append(json.loads(Path(arguments[1]).read_text()))
+        remark = {"path": str(images / "2.png"), "kind": "trigger", "text": "no trigger", "severity": "serious"}
+        return {"images": [remark], "errors": [], "data": {"files": [{"unused": ["note.md"]}]}}
+
+    monkeypatch.setattr(image_folder, "run_json", run_json)
+    query = {"folder": "images", "config": "images/config.toml"}
+    result = open_studio(images).get("/api/data/check", params=query).json()
+    assert (result["remarks"][0]["kind"], result["unused"]) == ("trigger", ["note.md"])
+    table = checked[0]
+    assert table.keys() == {"base", "output", "trigger", "data"}
+    assert (table["base"], table["data"]["resolution"]) == ("tiny-sd", 64)
 
 
 def test_tokens_are_counted_as_the_text_encoder_does() -> None:
