@@ -144,10 +144,10 @@ def clean_event(value: Any) -> Event | None:
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
         return None
     cleaned: Event = {}
-    for name, field in value.items():
-        if isinstance(field, FIELD_TYPES.get(name, object)):
+    for name, content in value.items():
+        if isinstance(content, FIELD_TYPES.get(name, object)):
             is_text_list = name in TEXT_LISTS
-            cleaned[name] = [item for item in field if isinstance(item, str)] if is_text_list else field
+            cleaned[name] = [item for item in content if isinstance(item, str)] if is_text_list else content
     return cleaned
 
 
