@@ -85,7 +85,7 @@ MOVED = {
     "families.steering": "families.stable_diffusion.steering",
     "families.kernels": "families.ops.triton_group_norm",
     "families.lean": "families.ops.frozen_conv",
-    "families.nhwc": "families.ops.channels_last",
+    "families.nhwc": "families.ops.group_norm",
     "compat.diffusers.classes": "compat.diffusers.class_images",
     "compat.kohya.images": "compat.kohya.data",
     "compat.sentences": "compat.prompt_templates",

@@ -106,7 +106,7 @@ def test_adamw8bit(pictures: Callable[..., Path], tmp_path: Path) -> None:
 @pytest.mark.parametrize("silu", [False, True])
 @pytest.mark.parametrize("shape", [(2, 32, 16, 16), (1, 320, 64, 64), (3, 960, 9, 7), (2, 2560, 8, 8)])
 def test_channels_last_group_norm(shape: tuple[int, ...], silu: bool, dtype: torch.dtype) -> None:
-    from lorasmith.families.ops import channels_last
+    from lorasmith.families.ops import group_norm
 
     torch.manual_seed(0)
     norm = nn.GroupNorm(8 if shape[1] == 32 else 32, shape[1]).cuda()
@@ -116,9 +116,9 @@ def test_channels_last_group_norm(shape: tuple[int, ...], silu: bool, dtype: tor
     start = (torch.randn(shape, device="cuda") * 2 + 1).to(dtype)
     grad = torch.randn(shape, device="cuda").to(dtype)
     ours, theirs = start.clone().requires_grad_(), start.double().requires_grad_()
-    assert channels_last.applies(norm, ours)
-    out = channels_last.group_norm(norm, ours, silu)
-    expected = channels_last.plain(norm.double(), theirs, silu)
+    assert group_norm.applies(norm, ours)
+    out = group_norm.group_norm(norm, ours, silu)
+    expected = group_norm.plain(norm.double(), theirs, silu)
     out.backward(grad)
     expected.backward(grad.double())
     assert out.is_contiguous(memory_format=torch.channels_last)

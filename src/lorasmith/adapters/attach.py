@@ -125,9 +125,7 @@ class AdapterSet:
         """Shrink the changes that exceed their `max_norm`; called after a step."""
         for name, adapter in self.adapters.items():
             if adapter.max_norm is not None:
-                # frozen weights may be on the host
-                device = next(adapter.parameters()).device
-                adapter.limit_norm(tensor_of(self.module_of(name), "weight").to(device))
+                adapter.limit_norm(tensor_of(self.module_of(name), "weight"))
 
     def train(self) -> None:
         """Turn dropouts on."""

@@ -150,6 +150,13 @@ class Adapter(nn.Module):
         bias = self.bias_delta()
         return run_layer(self.layer, x, weight, None if bias is None else bias.to(x.dtype))
 
+    def product_form(self) -> tuple[Tensor, Tensor, float] | None:
+        """up (out, rank, ...), down (rank, in, ...) and the scale, if the change in this pass is scale * up @ down.
+
+        None where it is anything else, or where something is drawn between the factors. Fused kernels use this form.
+        """
+        return None
+
     def add_to(self, out: Tensor, x: Tensor, strength: float = 1.0) -> Tensor:
         """`out`, the layer's output for `x`, with the change added. Kinds that can add in one pass override this."""
         change = self.branch(x)

@@ -11,7 +11,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from lorasmith.adapters import inits
-from lorasmith.adapters.base import FileTensors, LayerSpec
+from lorasmith.adapters.base import Dropouts, FileTensors, LayerSpec
 from lorasmith.adapters.factored import FactoredAdapter, FactoredConfig, alpha_of, is_spatial, parameter
 
 
@@ -76,6 +76,12 @@ class LoRAAdapter(FactoredAdapter):
         else:
             h = F.conv2d(F.conv2d(x, down), self.mid.to(x.dtype), None, spec.stride, spec.padding, spec.dilation)
         return F.conv2d(self.dropout_hidden(h), up)
+
+    def product_form(self) -> tuple[Tensor, Tensor, float] | None:
+        is_plain = self.mid is None and self.start_up is None and self.scalar is None
+        if not is_plain or (self.training and self.dropout != Dropouts()):
+            return None
+        return self.up, self.down, self.scale
 
     def add_to(self, out: Tensor, x: Tensor, strength: float = 1.0) -> Tensor:
         if self.layer.kind != "linear":

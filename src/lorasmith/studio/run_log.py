@@ -5,7 +5,7 @@ The steps are kept as columns of numbers: a run has up to millions of them, and 
 
 from __future__ import annotations
 
-import math
+import json
 import os
 import threading
 from array import array
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.training.output.report.axes import thin_out
-from lorasmith.training.output.report.record import Event, Point, parse_event, smooth
+from lorasmith.training.output.report.record import Event, Point, smooth
 
 MOST_EVENTS = 5000
 """Events other than steps that are kept of each kind; of more, the oldest are left out."""
@@ -75,12 +75,14 @@ class RunLog:
             return True
 
     def _add(self, line: bytes) -> None:
-        event = parse_event(line)
-        if event is None:
+        try:
+            event = json.loads(line)
+            step = int(event.get("step") or 0)
+        except (ValueError, AttributeError, TypeError, RecursionError):
             return
-        kind = event["event"]
+        kind = str(event.get("event"))
         if kind == "step":
-            self._add_step(event["step"], event)
+            self._add_step(step, event)
             return
         self.events.append(event)
         self._counts[kind] = self._counts.get(kind, 0) + 1
@@ -112,7 +114,7 @@ class RunLog:
     def points(self, name: str) -> list[Point]:
         """(step, value) of a column, where it has a value."""
         column = self.columns.get(name, array("d"))
-        return [(step, value) for step, value in zip(self.steps, column, strict=False) if math.isfinite(value)]
+        return [(step, value) for step, value in zip(self.steps, column, strict=False) if value == value]
 
     @property
     def last_step(self) -> int:

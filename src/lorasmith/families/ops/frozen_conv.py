@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_input
 
 ENABLED = True
 WEIGHTS_PER_PIXEL = {torch.float32: 50_000, torch.float64: 50_000}
@@ -41,12 +40,13 @@ def applies(layer: nn.Module, x: Tensor) -> bool:
     )
 
 
-def conv(layer: Any, x: Tensor) -> Tensor:
+def conv(layer: Any, x: Tensor, *, with_bias: bool = True) -> Tensor:
     """`layer(x)` for a frozen convolution; keeps nothing of x for the backward pass."""
     geometry = (layer.stride, layer.padding, layer.dilation)
+    bias = layer.bias if with_bias else None
     if x.requires_grad and torch.is_grad_enabled():
-        return _FrozenConv.apply(x, layer.weight, layer.bias, geometry)  # type: ignore[return-value]
-    return _forward(x, layer.weight, layer.bias, geometry)
+        return _FrozenConv.apply(x, layer.weight, bias, geometry)  # type: ignore[return-value]
+    return _forward(x, layer.weight, bias, geometry)
 
 
 Geometry = tuple[Any, Any, Any]
@@ -95,11 +95,24 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry)
     return out.unflatten(1, (len(x), height, width)).transpose(0, 1).contiguous()
 
 
+def _convolution_backward(grad: Tensor, weight: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
+    # The input is not read, but torch brings the gradient into its memory format before anything else. An input without
+    # memory of its own counts as one that is not channels-last, which costs two copies of the gradient.
+    if grad.is_cuda and grad.is_contiguous(memory_format=torch.channels_last):
+        unread = torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last)
+    else:
+        unread = grad.new_empty(1).expand(shape)
+    no_groups, no_bias, not_transposed, no_output_padding = 1, None, False, [0, 0]
+    return torch.ops.aten.convolution_backward(
+        grad, unread, weight, no_bias, *geometry, not_transposed, no_output_padding, no_groups, [True, False, False]
+    )[0]
+
+
 def _backward(grad: Tensor, weight: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
     """The gradient of the input, which had `shape`."""
     stride, padding, dilation = geometry
     if not _is_matrix_product_faster(weight, len(grad) * math.prod(grad.shape[2:])):
-        return conv2d_input(shape, weight, grad, stride, padding, dilation)
+        return _convolution_backward(grad, weight, shape, geometry)
 
     windows = weight.flatten(1).T @ grad.transpose(0, 1).flatten(1)
     windows = windows.unflatten(1, (len(grad), -1)).transpose(0, 1)

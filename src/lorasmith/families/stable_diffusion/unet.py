@@ -19,11 +19,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lorasmith.families import ops
-from lorasmith.families.ops import lean
 from lorasmith.families.stable_diffusion.attention_maps import CrossAttentionMaps
 from lorasmith.families.stable_diffusion.steering import Regions, Residuals
 from lorasmith.families.stable_diffusion.unet_config import UNetConfig
-from lorasmith.families.streaming import BlockStream
 
 Run = Callable[..., Tensor]
 
@@ -32,7 +30,6 @@ class UNet(nn.Module):
     """From x_t, t and the text to the prediction.
 
     `checkpointing`: recompute residual and transformer blocks in the backward pass instead of storing activations.
-    `stream`: holds the frozen weights of these blocks on the host; None: they are on the device.
     `cross_attentions`: names of the cross-attention layers in the order in which they run; a context of shape (B,
     layers, tokens, width) has one entry for each of them (P+, arXiv 2303.09522).
     """
@@ -46,7 +43,6 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         self.checkpointing = False
-        self.stream: BlockStream | None = None
         embedding_width = 4 * config.channels[0]
         order = count()
 
@@ -102,26 +98,31 @@ class UNet(nn.Module):
         context for each cross-attention layer; `pooled` (B, width) and `time_ids` (B, 6) for SDXL; `residuals`: those
         of ControlNets and T2I-Adapters, if there are any.
         """
-        run = self._runner()
-        emb = F.silu(self._embed(t, x, pooled, time_ids))
-        contexts = self._contexts(context)
-        residuals = residuals or Residuals()
         x = x.to(self.dtype, memory_format=torch.channels_last) if x.is_cuda else x.to(self.dtype)
+        with ops.one_refresh(self, x):
+            emb = F.silu(self._embed(t, x, pooled, time_ids))
+            return self._predict(x, emb, self._contexts(context), residuals or Residuals())
 
-        x, skips = self._down(ops.conv(self.conv_in, x), emb, contexts, run, residuals.levels)
+    def _predict(self, x: Tensor, emb: Tensor, contexts: Sequence[Tensor], residuals: Residuals) -> Tensor:
+        """The prediction. `emb`: SiLU of the embedding of t."""
+        run = self._recompute if self.checkpointing and torch.is_grad_enabled() else _call
+        # What each residual block adds for the time, in the order in which the blocks run.
+        shifts = iter(ops.project([block.time_emb_proj for block in self.residual_blocks()], emb))
+
+        x, skips = self._down(ops.conv(self.conv_in, x), shifts, contexts, run, residuals.levels)
         if residuals.skips:
             skips = [skip + residual for skip, residual in zip(skips, residuals.skips, strict=True)]
 
         first, last = self.mid_block.resnets
-        x = run(first, x, emb)
+        x = run(first, x, next(shifts))
         x = self.mid_block.attentions[0](x, contexts, run)
-        x = run(last, x, emb)
+        x = run(last, x, next(shifts))
         if residuals.middle is not None:
             x = x + residuals.middle
 
         for level in self.up_blocks:
             for resnet, transformer in level.pairs():
-                x = run(resnet, torch.cat([x, skips.pop()], 1), emb)
+                x = run(resnet, x, next(shifts), skips.pop())
                 if transformer is not None:
                     x = transformer(x, contexts, run)
             if level.upsamplers is not None:
@@ -129,15 +130,8 @@ class UNet(nn.Module):
                 x = level.upsamplers[0](x, skips[-1].shape[-2:])
         return ops.conv(self.conv_out, ops.gn_silu(self.conv_norm_out, x))
 
-    def _runner(self) -> Run:
-        """The function that calls a block: as it is, with weights from the host, or computed again when needed."""
-        run: Run = _call if self.stream is None else self.stream
-        if self.checkpointing and torch.is_grad_enabled():
-            return partial(checkpoint, run, use_reentrant=False)
-        return run
-
     def _down(
-        self, x: Tensor, emb: Tensor, contexts: Sequence[Tensor], run: Run, residuals: Sequence[Tensor]
+        self, x: Tensor, shifts: Iterator[Tensor], contexts: Sequence[Tensor], run: Run, residuals: Sequence[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
         """The way down; returns x and the skips.
 
@@ -149,7 +143,7 @@ class UNet(nn.Module):
             residual = residuals[index] if residuals else None
             before_downsampling = level.attentions is not None or level.downsamplers is None
             for resnet, transformer in level.pairs():
-                x = run(resnet, x, emb)
+                x = run(resnet, x, next(shifts))
                 if transformer is not None:
                     x = transformer(x, contexts, run)
                 skips.append(x)
@@ -162,6 +156,11 @@ class UNet(nn.Module):
                     x = x + residual
                 skips.append(x)
         return x, skips
+
+    def residual_blocks(self) -> list[Resnet]:
+        """All residual blocks, in the order in which they run."""
+        levels = [*self.down_blocks, self.mid_block, *self.up_blocks]
+        return [block for level in levels for block in level.resnets]
 
     def _embed(self, t: Tensor, x: Tensor, pooled: Tensor | None, time_ids: Tensor | None) -> Tensor:
         """The embedding of t, and for SDXL of pooled text and sizes, (B, 4 * first width)."""
@@ -181,6 +180,9 @@ class UNet(nn.Module):
         if context.shape[1] != layers:
             raise ValueError(f"context has {context.shape[1]} entries, this UNet has {layers} cross-attention layers")
         return context.unbind(1)
+
+    def _recompute(self, module: nn.Module, *inputs: Tensor) -> Tensor:
+        return checkpoint(module, *inputs, use_reentrant=False)
 
 
 def _call(module: nn.Module, *inputs: Tensor) -> Tensor:
@@ -256,12 +258,13 @@ class Resnet(nn.Module):
         self.conv2 = nn.Conv2d(out, out, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(width, out, 1) if width != out else None
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """`emb`: SiLU of the embedding of t."""
-        h = ops.conv(self.conv1, ops.gn_silu(self.norm1, x))
-        h = h + ops.linear(self.time_emb_proj, emb)[:, :, None, None]
-        h = ops.conv(self.conv2, ops.gn_silu(self.norm2, h))
-        return h + (x if self.conv_shortcut is None else ops.conv(self.conv_shortcut, x))
+    def forward(self, x: Tensor, shift: Tensor, skip: Tensor | None = None) -> Tensor:
+        """`shift`: (B, C), what is added for the time, `time_emb_proj` of its embedding. `skip`: joined with x."""
+        x, h = ops.fork_gn_silu(self.norm1, x, skip)
+        h = ops.conv_gn_silu(self.conv1, self.norm2, h, shift)
+        if self.conv_shortcut is not None:
+            x = ops.conv(self.conv_shortcut, x)
+        return ops.conv_add(self.conv2, h, x)
 
 
 class Downsample(nn.Module):
@@ -291,36 +294,22 @@ class Transformer(nn.Module):
 
     def __init__(self, config: UNetConfig, channels: int, heads: int, depth: int, order: Iterator[int]) -> None:
         super().__init__()
-        self.flat = config.linear_projection
         self.norm = nn.GroupNorm(config.groups, channels, 1e-6)
-        self.proj_in = nn.Linear(channels, channels) if self.flat else nn.Conv2d(channels, channels, 1)
+        self.proj_in = nn.Linear(channels, channels) if config.linear_projection else nn.Conv2d(channels, channels, 1)
         self.transformer_blocks: Any = nn.ModuleList(
             TransformerBlock(channels, heads, config.context, next(order)) for _ in range(depth)
         )
-        self.proj_out = nn.Linear(channels, channels) if self.flat else nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Linear(channels, channels) if config.linear_projection else nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, contexts: Sequence[Tensor], run: Run) -> Tensor:
         size = x.shape[-2:]
-        h = ops.gn(self.norm, x)
+        x, h = ops.fork_gn(self.norm, x)
         # SD 2.x and XL project with linear layers, SD 1.x with 1x1 convolutions.
-        h = ops.linear(self.proj_in, _sequence(h)) if self.flat else _sequence(ops.conv(self.proj_in, h))
+        h = ops.from_image(self.proj_in, h)
         for block in self.transformer_blocks:
             h = run(block, h, contexts[block.order])
         # Back to an image, beside the identity.
-        if self.flat:
-            return x + _image(ops.linear(self.proj_out, h), size)
-        return x + ops.conv(self.proj_out, _image(h, size))
-
-
-def _sequence(x: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, H W, C)."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2)
-
-
-def _image(x: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, H W, C) to (B, C, H, W)."""
-    image = x.transpose(1, 2).unflatten(2, tuple(size))
-    return image if x.is_cuda else image.contiguous()  # on CUDA this is channels-last memory, as images should be
+        return x + ops.to_image(self.proj_out, h, size)
 
 
 class Attention(nn.Module):
@@ -337,15 +326,13 @@ class Attention(nn.Module):
 class TransformerBlock(nn.Module):
     """Self-attention, attention to the text, feed-forward; each on a normalised input, beside the identity.
 
-    `order`: the position of its cross-attention among all, in the order in which they run. `lean`: whether to keep less
-    for the backward pass. `map_recorder` and `regions`
+    `order`: the position of its cross-attention among all, in the order in which they run. `map_recorder` and `regions`
     are set while maps are recorded (`attention_maps.py`) or regions drawn (`steering.py`).
     """
 
     def __init__(self, channels: int, heads: int, context: int, order: int) -> None:
         super().__init__()
         self.heads, self.order = heads, order
-        self.lean = False
         self.map_recorder: CrossAttentionMaps | None = None
         self.regions: Regions | None = None
         self.norm1 = nn.LayerNorm(channels)
@@ -358,22 +345,25 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """`x`: (B, pixels, C); `context`: (B, tokens, width)."""
         # Self-attention.
-        q, k, v = ops.ln_qkv(self.norm1, self.attn1, x)
-        x = x + ops.linear(self.attn1.to_out[0], ops.attention(q, k, v, self.heads))
+        self_attention = self.attn1
+        x, q, k, v = ops.add_ln_project(self.norm1, [self_attention.to_q, self_attention.to_k, self_attention.to_v], x)
+        branch = ops.linear(self_attention.to_out[0], ops.attention(q, k, v, self.heads))
 
         # Attention to the text.
-        q, k, v = ops.ln_qkv(self.norm2, self.attn2, x, context)
+        cross_attention = self.attn2
+        x, q = ops.add_ln_project(self.norm2, [cross_attention.to_q], x, branch)
+        k, v = ops.project([cross_attention.to_k, cross_attention.to_v], context)
         if self.map_recorder is not None:
             self.map_recorder.record(q, k, self.heads)
         attended = ops.attention(q, k, v, self.heads)
         if self.regions is not None:
             attend = partial(ops.attention, heads=self.heads)
-            attended = self.regions.apply(attended, q, attend, self.attn2, self.order)
-        x = x + ops.linear(self.attn2.to_out[0], attended)
+            attended = self.regions.apply(attended, q, attend, cross_attention, self.order)
+        branch = ops.linear(cross_attention.to_out[0], attended)
 
         # Feed-forward.
-        ln_geglu = lean.ln_geglu if self.lean else ops.ln_geglu
-        return x + ops.linear(self.ff.net[2], ln_geglu(self.norm3, self.ff.net[0].proj, x))
+        x, gates = ops.add_ln_project(self.norm3, [self.ff.net[0].proj], x, branch)
+        return x + ops.linear(self.ff.net[2], ops.gated(gates))
 
 
 class FeedForward(nn.Module):

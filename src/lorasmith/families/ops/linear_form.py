@@ -1,0 +1,84 @@
+"""A layer as one matrix and a low-rank product, for kernels that compute several layers at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorasmith.adapters.layer import Adapted
+
+
+@dataclass(frozen=True)
+class LinearForm:
+    """A layer whose output is x @ (weight + scale * up @ down)^T + bias, with a frozen weight and bias.
+
+    `layer`: the frozen module; `weight`: (out, in); `bias`: (out,). `up` (out, rank) and `down` (rank, in) are the
+    float32 parameters of an adapter; both are None without one.
+    """
+
+    layer: nn.Module
+    weight: Tensor
+    bias: Tensor | None
+    up: Tensor | None = None
+    down: Tensor | None = None
+    scale: float = 1.0
+
+    @property
+    def rank(self) -> int:
+        """The rank of the change; 0 without an adapter."""
+        return 0 if self.down is None else self.down.shape[0]
+
+    def renewed(self) -> LinearForm:
+        """The same with the weight that the layer has now."""
+        layer: Any = self.layer
+        return replace(self, weight=layer.weight.flatten(1))
+
+
+def linear_form(layer: nn.Module) -> LinearForm | None:
+    """The form of a linear layer or a 1x1 convolution, with at most one adapter; None where the layer has no such form.
+
+    It has none if its weight is trained, if hooks would be passed over, or if the adapters change it in another way.
+    """
+    base: Any = layer.base if isinstance(layer, Adapted) else layer
+    if not _is_pointwise(base) or any(_has_hooks(module) for module in (layer, base)):
+        return None
+    form = LinearForm(base, base.weight.flatten(1), base.bias)
+    if not isinstance(layer, Adapted):
+        return form
+
+    # at most one adapter, and that one a plain product
+    if any(adapter.dropout.module for adapter in layer.adapters if adapter.training):  # pyright: ignore
+        return None
+    active = layer.active()
+    if not active:
+        return form
+    if len(active) > 1:
+        return None
+    adapter, strength = active[0]
+    product = adapter.product_form()
+    if product is None:
+        return None
+    up, down, scale = product
+    return LinearForm(base, form.weight, form.bias, up.flatten(1), down.flatten(1), scale * strength)
+
+
+def _is_pointwise(layer: Any) -> bool:
+    """Whether a module is a frozen linear layer or 1x1 convolution with an ordinary weight."""
+    if type(layer) is nn.Conv2d:
+        is_plain = (layer.kernel_size, layer.stride, layer.padding, layer.groups) == ((1, 1), (1, 1), (0, 0), 1)
+    else:
+        is_plain = type(layer) is nn.Linear
+    return (
+        is_plain
+        and type(layer.weight) in (nn.Parameter, Tensor)
+        and not layer.weight.requires_grad
+        and (layer.bias is None or not layer.bias.requires_grad)
+        and layer.weight.dtype in (torch.bfloat16, torch.float16, torch.float32)
+    )
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)

@@ -1,0 +1,219 @@
+"""Linear layers of one input, with their LoRA adapters, as one matrix product.
+
+The weights of q, k and v stand in one matrix. Beside each weight stand the columns of `up`, so that the product with
+[x, down x] gives the layer and its adapter at once, and the product with the output's gradient gives the gradients of
+x and of down x at once. The weights are moved into that matrix, not copied: the layers' own weights become views of
+it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from lorasmith.families.ops import kernels
+from lorasmith.families.ops.linear_form import LinearForm, linear_form
+
+ALIGNMENT = 8
+"""Columns are added in this multiple, for the tensor cores."""
+BLOCK = 1024
+Key = tuple[Any, ...]
+
+
+def forms_of(layers: Sequence[nn.Module], x: Tensor) -> list[LinearForm] | None:
+    """The linear forms of layers that `stack` can take together for the input `x`; None: call them one by one."""
+    if not kernels.usable(x):
+        return None
+    forms: list[LinearForm] = []
+    for layer in layers:
+        form = linear_form(layer)
+        if form is None or form.weight.dtype != x.dtype or form.weight.device != x.device:
+            return None
+        forms.append(form)
+    return forms
+
+
+def stack(forms: Sequence[LinearForm]) -> StackedLayers:
+    """The layers as one; the same object in each step, as long as the same adapters are on them."""
+    first = forms[0].layer
+    stacks = _STACKS.setdefault(first, {})
+    known = stacks.get(_key_of(forms))
+    if known is None:
+        known = StackedLayers(forms)
+        if known.moved:
+            # the others stand on weights that are not the layers' any more
+            stacks.clear()
+        stacks[_key_of([form.renewed() for form in forms])] = known
+    return known
+
+
+_STACKS: WeakKeyDictionary[nn.Module, dict[Key, StackedLayers]] = WeakKeyDictionary()
+"""By the first layer: with its adapters and, while they are switched off, without."""
+
+
+def _key_of(forms: Sequence[LinearForm]) -> Key:
+    """What must stay for a `StackedLayers` to stay valid: where weights and factors are, and the scales."""
+    key: list[Any] = []
+    for form in forms:
+        key += [form.weight.data_ptr(), form.weight.shape, form.rank, form.scale]
+        key += [0 if factor is None else factor.data_ptr() for factor in (form.up, form.down, form.bias)]
+    return tuple(key)
+
+
+class StackedLayers:
+    """Layers with the same input. `outputs` and `ranks` of each; `room`: columns beside the weights.
+
+    `extended`: (sum of outputs, in + room), weights and scaled up factors; `downs`: (room, in). Both are in the
+    layers' dtype; `refresh` writes the adapters' factors, which are float32, into them.
+    """
+
+    def __init__(self, forms: Sequence[LinearForm]) -> None:
+        self.width = forms[0].weight.shape[1]
+        self.outputs = [form.weight.shape[0] for form in forms]
+        self.ranks = [form.rank for form in forms]
+        self.scales = [form.scale for form in forms]
+        self.room = -(-sum(self.ranks) // ALIGNMENT) * ALIGNMENT
+        self.bias = self._stacked_bias(forms)
+
+        like = forms[0].weight.detach()
+        adjacent = None if self.room else _adjacent([form.weight for form in forms])
+        self.moved = adjacent is None
+        if adjacent is not None:
+            self.extended = adjacent
+        else:
+            self.extended = like.new_zeros(sum(self.outputs), self.width + self.room)
+            self._move_weights(forms)
+        self.downs = like.new_zeros(self.room, self.width)
+        self.factors = FactorTable(self._factor_entries(forms), like)
+
+    def _stacked_bias(self, forms: Sequence[LinearForm]) -> Tensor | None:
+        biases = [form.bias for form in forms]
+        given = [bias for bias in biases if bias is not None]
+        if not given:
+            return None
+        if len(biases) == 1:
+            return given[0].detach()
+        whole = given[0].new_zeros(sum(self.outputs))
+        for rows, bias in zip(self.rows(), biases, strict=True):
+            if bias is not None:
+                whole[rows] = bias.detach()
+        return whole
+
+    def _move_weights(self, forms: Sequence[LinearForm]) -> None:
+        """Make the weights of the layers views of `extended`."""
+        for rows, form in zip(self.rows(), forms, strict=True):
+            layer: Any = form.layer
+            place = self.extended[rows, : self.width]
+            place.copy_(form.weight.detach())
+            layer.weight.data = place.view(place.shape + layer.weight.shape[2:])
+
+    def _factor_entries(self, forms: Sequence[LinearForm]) -> list[tuple[list[int], float]]:
+        entries: list[tuple[list[int], float]] = []
+        for form, rows, ranks in zip(forms, self.rows(), self.rank_columns(), strict=True):
+            if form.down is None or form.up is None:
+                continue
+            down_target = self.downs[ranks]
+            up_target = self.extended[rows, self.width + ranks.start :]
+            addresses = [tensor.data_ptr() for tensor in (form.down, form.up, down_target, up_target)]
+            sizes = [form.rank, self.width, form.weight.shape[0], self.extended.stride(0)]
+            entries.append(([*addresses, *sizes], form.scale))
+        return entries
+
+    def rows(self) -> list[slice]:
+        """The rows of each layer in `extended`."""
+        return _slices(self.outputs)
+
+    def rank_columns(self) -> list[slice]:
+        """The columns of each layer among those beside the weights."""
+        return _slices(self.ranks)
+
+    def refresh(self) -> None:
+        """Write the adapters' factors, which each training step changes, into `extended` and `downs`."""
+        if not self.room:
+            return
+        if _Pass.current is not None:
+            _Pass.current.used.append(self)
+            if self in _Pass.current.fresh:
+                return
+        self.factors.write()
+
+
+def _slices(sizes: Sequence[int]) -> list[slice]:
+    starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(starts)]
+
+
+def _adjacent(weights: Sequence[Tensor]) -> Tensor | None:
+    """The matrix whose rows are those of `weights`, if they stand below each other in memory."""
+    first = weights[0]
+    if first.stride(1) != 1:
+        return None
+    expected = first.data_ptr()
+    for weight in weights:
+        if weight.data_ptr() != expected or weight.stride() != first.stride():
+            return None
+        expected += weight.shape[0] * first.stride(0) * first.element_size()
+    rows = sum(weight.shape[0] for weight in weights)
+    return first.detach().as_strided((rows, first.shape[1]), first.stride())
+
+
+class FactorTable:
+    """Where the factors of adapters are, and where they go; the addresses do not change, so CUDA graphs may hold it."""
+
+    def __init__(self, entries: Sequence[tuple[list[int], float]], like: Tensor) -> None:
+        self.entries = list(entries)
+        self._like = like
+        rows = [row for row, _ in entries]
+        self._table = torch.tensor(rows, dtype=torch.int64, device=like.device)
+        self._scales = torch.tensor([scale for _, scale in entries], dtype=torch.float32, device=like.device)
+        largest = max((rank * max(width, outputs) for *_, rank, width, outputs, _ in rows), default=0)
+        self._grid = (len(rows), -(-largest // BLOCK))
+
+    def write(self) -> None:
+        """Cast all factors to their places, in one launch."""
+        if self.entries:
+            kernel = kernels.load("triton_factors").refresh
+            kernel[self._grid](self._table, self._scales, self._like, BLOCK)
+
+
+class _Pass:
+    """One forward pass of a network: the stacks that it uses, and those whose factors were written at its start."""
+
+    current: _Pass | None = None
+
+    def __init__(self, fresh: Sequence[StackedLayers]) -> None:
+        self.fresh = set(fresh)
+        self.used: list[StackedLayers] = []
+
+
+_TABLES: WeakKeyDictionary[nn.Module, tuple[list[StackedLayers], FactorTable | None]] = WeakKeyDictionary()
+"""The stacks of the last pass of a network, and the table of all their factors."""
+
+
+@contextmanager
+def one_refresh(network: nn.Module, x: Tensor) -> Generator[None, None, None]:
+    """During a forward pass of a network: write the factors of all layers of its last pass in one launch.
+
+    Layers that the last pass did not have write theirs one by one.
+    """
+    if not kernels.usable(x) or _Pass.current is not None:
+        yield
+        return
+    stacks, table = _TABLES.get(network, ([], None))
+    if table is not None:
+        table.write()
+    _Pass.current = _Pass(stacks)
+    try:
+        yield
+        used = _Pass.current.used
+    finally:
+        _Pass.current = None
+    if used != stacks:
+        entries = [entry for stacked in used for entry in stacked.factors.entries]
+        _TABLES[network] = used, FactorTable(entries, used[0].extended) if entries else None

@@ -1,0 +1,44 @@
+"""The fused operations, with their Triton kernels interpreted on the CPU, give what the plain ones give.
+
+`test_fused_ops.py` runs this file in a process of its own: Triton decides when it is imported whether it interprets.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lorasmith.families.ops import group_norm, kernels
+from tests.unit.families.fused_ops import Example, largest_error
+
+
+def plain(example: Example, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "INTERPRETED", False)
+        return example.results(fused=False)
+
+
+@pytest.mark.parametrize(("layers", "linear_projection"), [("attention", False), ("all", True)])
+def test_outputs_and_gradients_equal_those_of_the_plain_operations(
+    layers: str, linear_projection: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = Example("cpu", torch.float32, layers, linear_projection=linear_projection)
+    expected = plain(example, monkeypatch)
+    assert largest_error(example.results(fused=True), expected) < 3e-5
+
+
+def test_group_norm_over_chunks_of_pixels_equals_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_norm, "SMALL", 0)
+    monkeypatch.setattr(group_norm, "CHUNK_ROWS", 16)
+    example = Example("cpu", torch.float32, "attention", linear_projection=False)
+    expected = plain(example, monkeypatch)
+    assert largest_error(example.results(fused=True), expected) < 3e-5
+
+
+def test_weights_stay_in_place_after_the_first_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA graphs hold their addresses, with the adapters on and off."""
+    example = Example("cpu", torch.float32, "all linear", linear_projection=False)
+    example.results(fused=True)
+    before = {name: parameter.data_ptr() for name, parameter in example.unet.named_parameters()}
+    example.results(fused=True)
+    assert {name: parameter.data_ptr() for name, parameter in example.unet.named_parameters()} == before
