@@ -77,7 +77,9 @@ PUBLIC_TEXTS = frozenset(
     }
 )
 """kohya's fields that are texts and say nothing about the data. Of all others, numbers and true or false are public."""
-PUBLIC_KEYS = frozenset({CONFIG_KEY, "lorasmith.history", "lorasmith.run", "lorasmith.data", "lorasmith.configs"})
+PUBLIC_KEYS = frozenset(
+    {CONFIG_KEY, "lorasmith.best", "lorasmith.configs", "lorasmith.data", "lorasmith.history", "lorasmith.run"}
+)
 
 PUBLIC_SECTIONS = frozenset(
     {"adapter", "concepts", "lr_schedule", "metadata", "objective", "optimizer", "phases", "text", "validation"}
@@ -87,7 +89,7 @@ PUBLIC_SETTINGS = frozenset(
     {"base", "comment", "device", "merge", "name", "plugins", "precision", "prediction", "start", "trigger", "vae"}
 )
 """Settings of the top level that are texts and public."""
-PRIVATE_SECTIONS = frozenset({"checkpoint", "export", "hooks", "log", "output", "preview"})
+PRIVATE_SECTIONS = frozenset({"best", "checkpoint", "export", "hooks", "log", "output", "preview"})
 """Sections without influence on the weights; they hold folders, prompts and accounts."""
 PUBLIC_DATA_TEXTS = frozenset({"kind", "caption_lines", "class_folders", "resize"})
 """Settings of `data` whose texts are one of a few values. All other texts there are folders and captions."""

@@ -21,6 +21,7 @@ from lorasmith.core.file_names import FORBIDDEN, name_fault
 from lorasmith.core.registry import Config, load_plugins
 from lorasmith.data.config import DataConfig
 from lorasmith.training.hooks import Hook
+from lorasmith.training.hooks.best import BestExport
 from lorasmith.training.hooks.checkpoint import Checkpoints
 from lorasmith.training.hooks.export import Exports
 from lorasmith.training.hooks.log import Log
@@ -125,6 +126,8 @@ class TrainConfig(Config):
     preview: Previews | None = None
     validation: Validation | None = None
     """On by default, at the start and after each epoch, if `data.validation` holds images out."""
+    best: BestExport | None = None
+    """On by default if `data.validation` holds images out: which weights are the best, kept as a file of their own."""
     export: Exports = Field(default_factory=Exports)
     checkpoint: Checkpoints = Field(default_factory=Checkpoints)
     hooks: tuple[Hook, ...] = ()
@@ -145,14 +148,15 @@ class TrainConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _measure_held_out_images(cls, value: Any) -> Any:
-        """Images that are held out are there to be measured, so `[validation]` need not be written."""
-        if not isinstance(value, dict) or value.get("validation") is not None:
+        """Images that are held out are there to be measured, so `[validation]` and `[best]` need not be written."""
+        if not isinstance(value, dict):
             return value
         data = value.get("data")
         held_out = data.get("validation") if isinstance(data, dict) else None
         if not isinstance(held_out, dict) or not (held_out.get("split") or held_out.get("images")):
             return value
-        return {**value, "validation": {}}
+        defaults = {key: {} for key in ("validation", "best") if value.get(key) is None}
+        return {**value, **defaults}
 
     @model_validator(mode="after")
     def _check_length(self) -> TrainConfig:
@@ -239,6 +243,9 @@ def find_contradictions(config: TrainConfig) -> list[Problem]:
                 remedy="let the phases of what is trained follow each other, or overlap",
             )
         )
+    if config.best is not None and config.validation is None:
+        message = "the best weights are found by the loss on held-out images, and none are held out"
+        problems.append(Problem("best", message, remedy="set data.validation.split = 0.1, or remove [best]"))
     problems += loss_term_problems(config)
     problems += concept_mask_problems(config)
     fault = name_fault(config.file_name)

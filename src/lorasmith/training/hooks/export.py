@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -56,16 +57,27 @@ class Exports(NumberedFiles):
             return exact_file(run, name)
         return self.output_folder(run) / f"{name}.{self.container}"
 
+    def write_best(self, run: Run, why: Mapping[str, str]) -> Path:
+        """Write the present weights as the best ones of the run, in the format of the final file, as
+        `name-best.safetensors`. `why`: metadata that say why they are the best."""
+        name = best_name(run.name)
+        path = exact_file(run, name)
+        if run.token_trainer is not None:
+            export.write_exact(run, path, why)
+        if len(run.adapters):
+            path = export.write(run, self.output_folder(run) / f"{name}.safetensors", self.format, self.dtype, why)
+        return path
+
     def claim(self, name: str, overwrite: bool) -> None:
         """Raises LorasmithError if `folder` is given and holds a file of another run where the final file of this run
         would be written."""
         if self.folder is None or overwrite:
             return
-        path = self.folder / f"{name}.{self.container}"
-        if path.exists():
-            raise LorasmithError(
-                f"export.folder: {path} exists already; choose another name or folder, or give --overwrite"
-            )
+        for path in (self.folder / f"{name}.{self.container}", self.folder / f"{best_name(name)}.safetensors"):
+            if path.exists():
+                raise LorasmithError(
+                    f"export.folder: {path} exists already; choose another name or folder, or give --overwrite"
+                )
 
     def start(self, run: Run) -> None:
         """Raises LorasmithError before training if the adapter cannot be written in the chosen layouts."""
@@ -132,6 +144,11 @@ class Exports(NumberedFiles):
             stem = run.folder / f"{name}.model"
             model = write_full_model(run.config.base, changes, stem, self.model, run.config.vae)
             self.write_event(run, "export", model)
+
+
+def best_name(name: str) -> str:
+    """The name, without suffix, of the file with the best weights of a run."""
+    return f"{name}-best"
 
 
 def exact_file(run: Run, name: str) -> Path:

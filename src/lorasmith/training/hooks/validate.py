@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -42,37 +43,44 @@ class Validation(Hook):
     timesteps: tuple[int, ...] = (100, 300, 500, 700, 900)
     """Each held-out image is measured at each of these timesteps."""
 
+    def start(self, run: Run) -> None:
+        if not run.dataset.validation:
+            run.progress.say("[validation] measures nothing: no image is held out (data.validation.split or .images)")
+        super().start(run)
+
     def act(self, run: Run) -> None:
+        if not run.dataset.validation:
+            return
         base_key = f"{self._state_key}.base"
         with run.as_exported():
-            by_timestep = {t: self._mean_loss(run, t) for t in self.timesteps}
+            losses = {t: self._losses(run, t) for t in self.timesteps}
             # the base model does not change, so its loss is measured only the first time
             if base_key not in run.hook_state:
                 with run.as_base():
-                    base_losses = [self._mean_loss(run, t) for t in self.timesteps]
-                run.hook_state[base_key] = sum(base_losses) / len(base_losses)
+                    run.hook_state[base_key] = fmean([fmean(self._losses(run, t)) for t in self.timesteps])
 
-        loss = sum(by_timestep.values()) / len(by_timestep)
+        by_timestep = {t: fmean(values) for t, values in losses.items()}
+        loss = fmean(by_timestep.values())
+        # the same images in the same order each time, so that differences of two steps can be taken image by image
+        by_image = [fmean(values) for values in zip(*losses.values(), strict=True)]
         base_loss = run.hook_state[base_key]
         step = run.state.step
         # keys of JSON are texts
         by_t = {str(t): value for t, value in by_timestep.items()}
-        run.events.write("validation", step, loss=loss, by_t=by_t, base_loss=base_loss)
+        run.events.write("validation", step, loss=loss, by_t=by_t, base_loss=base_loss, by_image=by_image)
         run.progress.say(f"step {step}: validation loss {loss:.4f} (base {base_loss:.4f})")
 
-    def _mean_loss(self, run: Run, t: int) -> float:
-        """The mean loss over the held-out images at timestep `t`."""
+    def _losses(self, run: Run, t: int) -> list[float]:
+        """The loss of each held-out image at timestep `t`."""
         # the objective of the training, except that timesteps are not drawn
         constant = ConstantTimestep(t=t)
         objective = run.objective.model_copy(update={"timesteps": constant})
-        total = 0.0
-        count = 0
+        losses: list[float] = []
         for plan in run.dataset.validation_plans():
             batch = prepare_batch(run, run.dataset.load(plan))
             # the noise of an image follows from its place among the held-out images and from t
-            samples = list(range(count, count + len(batch.names)))
+            samples = list(range(len(losses), len(losses) + len(batch.names)))
             rng = StepRng(run.seed, t, samples, run.device)
             result = objective(run.family, batch, rng)
-            total += float(result.per_sample.sum())
-            count += len(samples)
-        return total / max(1, count)
+            losses += result.per_sample.tolist()
+        return losses

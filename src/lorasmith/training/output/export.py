@@ -44,9 +44,9 @@ def encode_token_embeddings(run: Run, form: Format) -> dict[str, Tensor]:
         return form.encode_layerwise_tokens(token_embeddings.vocabulary_embeddings(run.token_trainer.vocabulary))
 
 
-def write(run: Run, path: Path, form: Format, dtype: str) -> Path:
+def write(run: Run, path: Path, form: Format, dtype: str, extra: Mapping[str, str] | None = None) -> Path:
     """Write the adapter in its current state. If the suffix of the path is not `.safetensors`, the file is a pickle of
-    the tensors alone."""
+    the tensors alone. `extra`: further metadata."""
     encoded = encode(run, form)
     token_tensors = encode_token_embeddings(run, form)
     tensors = {**encoded.tensors, **token_tensors}
@@ -56,7 +56,7 @@ def write(run: Run, path: Path, form: Format, dtype: str) -> Path:
         return write_pickle(path, tensors, DTYPES[dtype])
 
     made_with = {"dtype": dtype, "format": form.model_dump(mode="json")}
-    metadata = describe(facts_of(run)) | encoded.metadata | provenance(run, made_with)
+    metadata = describe(facts_of(run)) | encoded.metadata | provenance(run, made_with) | dict(extra or {})
     if run.token_trainer is not None:
         vocabulary = run.token_trainer.vocabulary
         if token_tensors:
@@ -67,14 +67,15 @@ def write(run: Run, path: Path, form: Format, dtype: str) -> Path:
     return write_file(path, tensors, filtered(run, metadata), DTYPES[dtype])
 
 
-def write_exact(run: Run, path: Path) -> Path:
-    """Write adapter and new tokens into one file in our own layout, float32."""
+def write_exact(run: Run, path: Path, extra: Mapping[str, str] | None = None) -> Path:
+    """Write adapter and new tokens into one file in our own layout, float32. `extra`: further metadata."""
     assert run.token_trainer is not None
     encoded = encode(run, Kohya()) if len(run.adapters) else Encoded({})
     with run.as_exported():
         token_tensors, token_metadata = token_embeddings.encode(run.token_trainer.vocabulary)
     tensors = {**encoded.tensors, **token_tensors}
     metadata = describe(facts_of(run)) | token_metadata | encoded.metadata | provenance(run, {"exact": True})
+    metadata |= dict(extra or {})
     return write_file(path, tensors, filtered(run, metadata), torch.float32)
 
 

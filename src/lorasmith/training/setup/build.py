@@ -26,9 +26,6 @@ from lorasmith.families.base import Family
 from lorasmith.families.load import load
 from lorasmith.sampling.loras import LoraUse, load_lora
 from lorasmith.training.config import TrainConfig
-from lorasmith.training.hooks import Hook
-from lorasmith.training.hooks.control import Control
-from lorasmith.training.hooks.live_report import LiveReport
 from lorasmith.training.memory_levels import CHECKPOINTING
 from lorasmith.training.output import checkpoint
 from lorasmith.training.output.data_record import FILE as DATA_FILE
@@ -37,6 +34,7 @@ from lorasmith.training.output.events import Events, NoEvents
 from lorasmith.training.output.folder import ResumePoint, claim, find_resume_point, write_config
 from lorasmith.training.output.summary import write_summary
 from lorasmith.training.run import Length, Run, TrainState
+from lorasmith.training.setup.active_hooks import active_hooks
 from lorasmith.training.setup.eva import initialise_with_eva
 from lorasmith.training.setup.initial_tokens import initial_vectors
 from lorasmith.training.setup.merge_into_base import merge_into_base
@@ -109,19 +107,6 @@ def build_run(
     synchronise_ranks(run)
     write_first_files(config, run, remarks)
     return run
-
-
-def active_hooks(config: TrainConfig, ranks: Ranks) -> tuple[Hook, ...]:
-    """The hooks of this rank in the order they act after a step: losses are read first, the checkpoint comes after the
-    other files.
-
-    Ranks other than the first read their losses, to notice a diverged run, and write nothing.
-    """
-    if not ranks.first:
-        return (config.log,)
-    optional = [hook for hook in (config.validation, config.preview) if hook is not None]
-    # what a run is asked for comes after what is due anyway
-    return (config.log, *optional, config.export, *config.hooks, config.checkpoint, Control(), LiveReport())
 
 
 def claim_output(config: TrainConfig, resume_point: ResumePoint | None, overwrite: bool, progress: Progress) -> None:

@@ -1,0 +1,24 @@
+"""Which hooks a run has, in which order."""
+
+from __future__ import annotations
+
+from lorasmith.training.config import TrainConfig
+from lorasmith.training.hooks import Hook
+from lorasmith.training.hooks.control import Control
+from lorasmith.training.hooks.live_report import LiveReport
+from lorasmith.training.step.distributed import Ranks
+
+
+def active_hooks(config: TrainConfig, ranks: Ranks) -> tuple[Hook, ...]:
+    """The hooks of this rank in the order they act after a step: losses are read first, the checkpoint comes after the
+    other files.
+
+    Ranks other than the first read their losses, to notice a diverged run, and write nothing.
+    """
+    if not ranks.first:
+        return (config.log,)
+    optional = [hook for hook in (config.validation, config.preview) if hook is not None]
+    # weights are judged when their losses are measured and their exports written
+    best = () if config.best is None else (config.best,)
+    # what a run is asked for comes after what is due anyway
+    return (config.log, *optional, config.export, *best, *config.hooks, config.checkpoint, Control(), LiveReport())
