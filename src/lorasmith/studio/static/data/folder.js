@@ -185,12 +185,15 @@ class ImageSet {
     this.notes = result.errors.map((error) => [error.where, error.found, error.remedy].filter(Boolean).join(": "));
     for (const remark of result.remarks) {
       const image = remark.file.startsWith(this.path) && this.byName.get(remark.file.slice(this.path.length + 1));
-      if (image) image.remarks.push(remark);
+      // Files of this folder are named without it.
+      const text = remark.text.replaceAll(`${this.path}/`, "");
+      if (image) image.remarks.push({ ...remark, text });
       else if (!config || remark.file === this.path) this.notes.push(remark.text);
     }
-    if (result.unused.length) {
-      const names = result.unused.slice(0, 8).join(", ");
-      this.notes.push(`Not used: ${names}${result.unused.length > 8 ? ` and ${result.unused.length - 8} more` : ""}`);
+    const unnamed = result.unused.filter((name) => !this.notes.some((note) => note.includes(name)));
+    if (unnamed.length) {
+      const more = unnamed.length > 8 ? ` and ${unnamed.length - 8} more` : "";
+      this.notes.push(`Not used: ${unnamed.slice(0, 8).join(", ")}${more}`);
     }
   }
 }

@@ -68,8 +68,9 @@ export async function showDuplicates(set, check) {
   const pairs = [];
   for (const image of set.images) {
     for (const remark of image.remarks.filter((each) => each.kind === "duplicate")) {
-      const other = set.images.find((each) => remark.text.endsWith(`/${each.name}`) || remark.text.endsWith(`\\${each.name}`));
-      pairs.push({ image, other, text: remark.text.replace(`${set.path}/`, "") });
+      const other = set.images.find((each) => new RegExp("[\\s/\\\\]$").test(remark.text.slice(0, -each.name.length))
+        && remark.text.endsWith(each.name));
+      pairs.push({ image, other, text: remark.text });
     }
   }
   const side = (image) => image && h("figure", {}, h("img", {
