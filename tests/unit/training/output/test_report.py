@@ -162,3 +162,24 @@ def test_thinned_previews_keep_the_first_and_the_last() -> None:
 def test_the_report_needs_no_torch() -> None:
     code = "import sys, lorasmith.training.output.report; print('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_pictures_are_encoded_once_and_not_kept_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run writes its report every minute."""
+    from lorasmith.training.output.report import pictures
+
+    encoded: list[int] = []
+    encode = pictures.encode
+    monkeypatch.setattr(pictures, "encode", lambda picture, side: encoded.append(side) or encode(picture, side))
+    monkeypatch.setattr(pictures, "MOST_PICTURES", 2)
+    monkeypatch.setattr(pictures.select_evenly, "__defaults__", (2,))
+    run = make_run(tmp_path / "run", [step(1), preview(tmp_path / "run", 1), preview(tmp_path / "run", 2)])
+    cache: dict = {}
+    write_report(run, cache)
+    write_report(run, cache)
+    assert (len(encoded), len(cache)) == (2, 2)
+    for number in range(3, 9):
+        with (run / "events.jsonl").open("a") as file:
+            file.write(json.dumps(preview(run, number)) + "\n")
+        write_report(run, cache)
+        assert len(cache) == 2

@@ -14,11 +14,15 @@ def write_report(folder: Path, pictures: PictureCache | None = None) -> Path:
     """Write `report.html` and `loss.png` into a run folder; returns the path of the former.
 
     The folder must contain `events.jsonl`. `summary.json`, `config.toml` and previews are included if they exist.
-    `pictures`: those of an earlier report of the same run, which are not encoded again; new ones are added. Raises
-    LorasmithError if the folder holds no run.
+    `pictures`: those of an earlier report of the same run, which are not encoded again; they are replaced by those of
+    this one. Raises LorasmithError if the folder holds no run.
     """
     record = read(folder, {} if pictures is None else pictures)
     write_with(folder / "loss.png", lambda path: plot(record).save(path, format="PNG"))
     target = folder / "report.html"
     write_text(target, page(record))
+    # only those of the last report are kept: in a long run other previews are shown each time
+    if pictures is not None:
+        pictures.clear()
+        pictures.update(record.pictures)
     return target

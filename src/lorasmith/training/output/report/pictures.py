@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,15 +72,12 @@ def select_evenly(steps: Sequence[T], most: int = MOST_PICTURES) -> list[T]:
 
 def data_url(record: Record, path: Path, side: int = WIDEST) -> str | None:
     """An image file as a `data:` URL, scaled down for the page to a width of `side`; None if it cannot be read."""
-    try:
-        key = path, path.stat().st_mtime, side
-        if key not in record.pictures:
-            with Image.open(path) as image:
-                picture = image.convert("RGB")
-            record.pictures[key] = encode(picture, side)
-    except (OSError, ValueError):
-        return None
-    return record.pictures[key]
+
+    def load() -> Image.Image:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+
+    return url_once(record, path, side, load)
 
 
 def thumbnail_url(record: Record, path: Path, side: int) -> str | None:
@@ -88,13 +85,19 @@ def thumbnail_url(record: Record, path: Path, side: int) -> str | None:
     # imported here: a report without training images needs no numpy
     from lorasmith.data.thumbnails import thumbnail
 
+    return url_once(record, path, side, lambda: thumbnail(path, side))
+
+
+def url_once(record: Record, path: Path, side: int, load: Callable[[], Image.Image]) -> str | None:
+    """The `data:` URL of a picture: that of an earlier report if the file is the same, else a new one of what `load`
+    returns. None if it cannot be read."""
     try:
         key = path, path.stat().st_mtime, side
-        if key not in record.pictures:
-            record.pictures[key] = encode(thumbnail(path, side), side)
+        url = record.earlier_pictures.get(key) or encode(load(), side)
     except (OSError, ValueError):
         return None
-    return record.pictures[key]
+    record.pictures[key] = url
+    return url
 
 
 def encode(picture: Image.Image, side: int) -> str:

@@ -33,8 +33,10 @@ class Record:
     """config.toml"""
     data: dict[str, Any] = field(default_factory=dict)
     """data.json"""
+    earlier_pictures: PictureCache = field(default_factory=dict)
+    """Pictures of an earlier report, which need not be encoded again."""
     pictures: PictureCache = field(default_factory=dict)
-    """Pictures that need not be encoded again."""
+    """Pictures of this report."""
 
     @property
     def name(self) -> str:
