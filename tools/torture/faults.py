@@ -144,7 +144,7 @@ def at_operation(action: str) -> Inject:
     """The fault that a piece of Python makes, in the process of the run, at a random operation on a file."""
 
     def inject(shop: Workshop, case: Case, rng: random.Random) -> Ended:
-        code = action.format(output=case.output, images=shop.images, away=AWAY, number=rng.random())
+        code = action.format(output=str(case.output), images=str(shop.images), away=AWAY, number=rng.random())
         ended = run_with_action(
             shop.command(case), case.output, rng.randrange(1, 150), code, preexec_fn=obey_permissions
         )

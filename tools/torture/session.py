@@ -38,6 +38,8 @@ def torture(folder: Path, count: int, seed: int, kinds: list[str], fault_names: 
         mark = "ok" if not outcome.problem else "FAULT"
         print(f"[{tally.injected}/{len(cases)}] {mark:5s} {outcome.case}", flush=True)
 
+    # the next session begins anew
+    shop.record.replace(folder / "last-cases.jsonl")
     left = strays(folder)
     tally.problems += [f"left over: {path.relative_to(folder)}" for path in left]
     print(f"faults survived  {tally.survived} of {tally.injected}")

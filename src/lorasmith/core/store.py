@@ -25,8 +25,8 @@ from lorasmith.core.errors import LorasmithError, WriteError
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.\d+\.(?P<kind>tmp|old)")
 """Names of the files and folders that `atomic_path` and `atomic_folder` write beside their place. The number is that of
 the process."""
-TORCH_WRITE_ERROR = re.compile("PytorchStreamWriter|iostream|inline_container")
-"""What the RuntimeError of `torch.save` says when it cannot write its file."""
+TORCH_WRITE_ERROR = re.compile("PytorchStreamWriter|iostream|inline_container|unable to open file")
+"""What the RuntimeErrors of torch say when it cannot write its file, or open it again to check it."""
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
 """Constants of Linux' renameat2(2)."""

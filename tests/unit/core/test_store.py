@@ -134,3 +134,10 @@ def test_files_get_the_usual_permissions(tmp_path: Path) -> None:
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.name for path in files} == {"a.safetensors", "a.txt", "b.safetensors"}
     assert {path.stat().st_mode & 0o777 for path in files} == {0o640}
+
+
+def test_a_file_that_cannot_be_opened_again_was_not_written(tmp_path: Path) -> None:
+    """A new LoRA is read back; without file handles left that fails inside torch."""
+    with pytest.raises(WriteError, match=r"cannot be written \(unable to open file"), atomic_path(tmp_path / "x"):
+        raise RuntimeError("unable to open file </tmp/x> in read-only mode: Too many open files (24)")
+    assert list(tmp_path.iterdir()) == []
