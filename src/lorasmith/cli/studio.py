@@ -10,6 +10,9 @@ import typer
 from lorasmith.cli import console
 from lorasmith.core.errors import LorasmithError
 
+ANY_ADDRESS = ("0.0.0.0", "::")
+"""Hosts that stand for all addresses of this machine."""
+
 
 def studio_command(
     folders: Annotated[
@@ -62,6 +65,8 @@ def studio_command(
         shown = shown_host(host)
         url = f"http://{shown}:{address[1]}/?token={access.token}"
         console.say(f"studio: {url}")
+        if host in ANY_ADDRESS:
+            console.say("(on other machines, with the address of this one in place of 127.0.0.1)")
         console.say("Ctrl-C stops the studio; runs go on.")
         if open_browser:
             typer.launch(url)
@@ -70,6 +75,6 @@ def studio_command(
 
 def shown_host(host: str) -> str:
     """The host as it is written in an address; for all addresses of this machine, the loopback one."""
-    if host in ("0.0.0.0", "::"):
+    if host in ANY_ADDRESS:
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host

@@ -20,6 +20,8 @@ DEEPEST = 8
 """Folders below a root that are searched."""
 FRESH_SECONDS = 3.0
 """For how long the list of folders is used again."""
+LARGEST_SHARE = 0.05
+"""The largest share of the time that searching folders may take."""
 TAIL = 16 << 10
 """Bytes at the end of the events from which the state of a run is read."""
 LARGEST_SUMMARY = 8 << 20
@@ -34,16 +36,19 @@ class RunList:
     def __init__(self, roots: Iterable[Path]) -> None:
         self._roots = list(roots)
         self._folders: list[Path] = []
-        self._searched = 0.0
+        self._search_next = 0.0
         self._rows: dict[Path, tuple[tuple[int, int], Row]] = {}
         self._lock = threading.Lock()
 
     def folders(self) -> list[Path]:
         """The folders of all runs."""
         with self._lock:
-            if time.monotonic() - self._searched > FRESH_SECONDS or not self._searched:
-                found = dict.fromkeys(path for root in self._roots for path in find_runs(root))
-                self._folders, self._searched = list(found), time.monotonic()
+            started = time.monotonic()
+            if started >= self._search_next:
+                self._folders = list(dict.fromkeys(path for root in self._roots for path in find_runs(root)))
+                ended = time.monotonic()
+                # somebody may start the studio on a whole home folder
+                self._search_next = ended + max(FRESH_SECONDS, (ended - started) / LARGEST_SHARE)
             return self._folders
 
     def rows(self) -> list[Row]:
