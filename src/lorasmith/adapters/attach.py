@@ -125,7 +125,9 @@ class AdapterSet:
         """Shrink the changes that exceed their `max_norm`; called after a step."""
         for name, adapter in self.adapters.items():
             if adapter.max_norm is not None:
-                adapter.limit_norm(tensor_of(self.module_of(name), "weight"))
+                # frozen weights may be on the host
+                device = next(adapter.parameters()).device
+                adapter.limit_norm(tensor_of(self.module_of(name), "weight").to(device))
 
     def train(self) -> None:
         """Turn dropouts on."""

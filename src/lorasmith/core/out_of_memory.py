@@ -10,7 +10,7 @@ from pathlib import Path
 
 EXHAUSTED = re.compile(
     r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|bad[ _]alloc|STATUS_ALLOC_FAILED"
-    r"|failed to map segment|unable to mmap|can't start new thread",
+    r"|failed to map segment|unable to mmap|can't start new thread|could not create a (primitive|memory)",
     re.IGNORECASE,
 )
 """What errors of torch, its libraries and the loader of the system say when there is no memory."""

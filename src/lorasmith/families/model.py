@@ -16,6 +16,7 @@ from lorasmith.core.latent_grid import DOWNSCALE
 from lorasmith.diffusion.path import DiffusionPath
 from lorasmith.diffusion.prediction import Prediction
 from lorasmith.families.conditioning import Conditioning
+from lorasmith.families.eight_bit import store_in_8_bits
 
 Feature = Literal["regions", "controls", "attention maps", "layer-wise tokens"]
 """What only some networks can do: prompts for parts of the picture; ControlNets and T2I-Adapters; cross-attention maps
@@ -73,6 +74,20 @@ class DiffusionModel(ABC):
     @abstractmethod
     def checkpoint_gradients(self, on: bool) -> None:
         """Whether to recompute the denoiser's blocks in the backward pass instead of storing their activations."""
+
+    def keep_less(self) -> None:
+        """Keep less for the backward pass where computing it again costs little. Without effect if a family has no such
+        operations."""
+        return
+
+    def stream_weights(self) -> None:
+        """Keep the frozen weights of the denoiser's blocks on the host, and copy them to the device when they are
+        needed. Needs `checkpoint_gradients`. Without effect if a family cannot do it."""
+        return
+
+    def store_in_8_bits(self) -> None:
+        """Hold the denoiser's frozen weights in 8 bits, which rounds them. Call it before adapters are attached."""
+        store_in_8_bits(self.denoiser)
 
     @abstractmethod
     def cross_attention_layers(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from typing import Any
 from lorasmith.core.lock import find_holder
 from lorasmith.core.store import LEFTOVER
 from lorasmith.studio.process import read_tail
+from lorasmith.training.output.report.record import parse_event
 
 EVENTS = "events.jsonl"
 DEEPEST = 8
@@ -92,7 +93,7 @@ def state_of(folder: Path, finished: bool) -> str:
 
 def read_row(folder: Path) -> Row:
     """The numbers of a run from the end of its events, and its name and plan from its summary."""
-    events = [event for line in read_tail(folder / EVENTS, TAIL).splitlines() if (event := parse(line))]
+    events = [event for line in read_tail(folder / EVENTS, TAIL).splitlines() if (event := parse_event(line))]
     losses = numbers(events, "loss", kind="step")[-20:]
     summary = read_summary(folder)
     return {
@@ -144,7 +145,7 @@ def value_of(table: dict[str, Any], *keys: str) -> Any:
 def parse(text: str) -> dict[str, Any] | None:
     """A JSON table; None if the text is something else."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -5,7 +5,7 @@ The steps are kept as columns of numbers: a run has up to millions of them, and 
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import threading
 from array import array
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.training.output.report.axes import thin_out
-from lorasmith.training.output.report.record import Event, Point, smooth
+from lorasmith.training.output.report.record import Event, Point, parse_event, smooth
 
 MOST_EVENTS = 5000
 """Events other than steps that are kept of each kind; of more, the oldest are left out."""
@@ -75,14 +75,12 @@ class RunLog:
             return True
 
     def _add(self, line: bytes) -> None:
-        try:
-            event = json.loads(line)
-            step = int(event.get("step") or 0)
-        except (ValueError, AttributeError, TypeError, RecursionError):
+        event = parse_event(line)
+        if event is None:
             return
-        kind = str(event.get("event"))
+        kind = event["event"]
         if kind == "step":
-            self._add_step(step, event)
+            self._add_step(event["step"], event)
             return
         self.events.append(event)
         self._counts[kind] = self._counts.get(kind, 0) + 1
@@ -114,7 +112,7 @@ class RunLog:
     def points(self, name: str) -> list[Point]:
         """(step, value) of a column, where it has a value."""
         column = self.columns.get(name, array("d"))
-        return [(step, value) for step, value in zip(self.steps, column, strict=False) if value == value]
+        return [(step, value) for step, value in zip(self.steps, column, strict=False) if math.isfinite(value)]
 
     @property
     def last_step(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -27,6 +27,7 @@ from lorasmith.training.hooks.export import Exports
 from lorasmith.training.hooks.log import Log
 from lorasmith.training.hooks.preview import Previews
 from lorasmith.training.hooks.validate import Validation
+from lorasmith.training.memory_levels import LEVELS
 from lorasmith.training.step.lr_schedules import Constant, LrSchedule
 from lorasmith.training.step.objectives import Objective
 from lorasmith.training.step.objectives.denoising import Denoising
@@ -99,8 +100,12 @@ class TrainConfig(Config):
     """Number of CPU threads. Default: torch's choice."""
     cuda_graph: bool = True
     """On a GPU, capture whole steps as CUDA graphs if latents and texts are cached. Much faster for small batches."""
+    memory: Literal["auto"] | Annotated[int, Field(ge=0, le=len(LEVELS) - 1)] = "auto"
+    """How far to go to need less memory; each level adds to those below. 0: nothing; 1: lean saves; 2: gradient
+    checkpointing; 3: frozen weights stay on the host; 4: frozen weights in 8 bits, which rounds the base. `auto`: the
+    lowest level that fits (4 is never chosen), and one more when memory does not suffice (docs/performance.md)."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    """Recompute activations in the backward pass: less memory, about a third more time. The same as `memory = 2`."""
     prediction: Literal["auto", "epsilon", "v_prediction"] = "auto"
     """What the base predicts; `auto` reads it from the model."""
     zero_terminal_snr: bool = False

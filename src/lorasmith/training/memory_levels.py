@@ -23,11 +23,16 @@ class MemoryLevel:
 
 
 LEVELS: tuple[MemoryLevel, ...] = (
-    MemoryLevel("everything stays in memory", "nothing", lambda family: None),
+    MemoryLevel("everything stays in memory", "no cost", lambda family: None),
+    MemoryLevel("lean saves", "hardly any more time", lambda family: family.keep_less()),
     MemoryLevel("gradient checkpointing", "about a third more time", lambda family: family.checkpoint_gradients(True)),
+    MemoryLevel(
+        "frozen weights stay on the host", "as much time as copying them takes", lambda family: family.stream_weights()
+    ),
+    MemoryLevel("frozen weights in 8 bits", "the base is rounded", lambda family: family.store_in_8_bits()),
 )
-CHECKPOINTING = 1
-LAST_EXACT = 1
+CHECKPOINTING, STREAMED, EIGHT_BIT = 2, 3, 4
+LAST_EXACT = STREAMED
 
 
 def use_level(family: Family, level: int, above: int = 0) -> None:

@@ -24,6 +24,7 @@ from lorasmith.families.ops import (
     group_norm,
     kernels,
     layer_norm,
+    lean_geglu,
     low_rank,
     residual,
     stacked_layers,
@@ -147,9 +148,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
-def gated(x: Tensor) -> Tensor:
-    """a * GELU(b), where a and b are the halves of x (GEGLU, arXiv 2002.05202)."""
+def gated(x: Tensor, *, lean: bool = False) -> Tensor:
+    """a * GELU(b), where a and b are the halves of x (GEGLU, arXiv 2002.05202). `lean`: keep only x for the backward
+    pass, as the fused form always does."""
     if ENABLED and geglu.applies(x):
         return geglu.geglu(x)
     a, b = x.chunk(2, -1)
-    return a * F.gelu(b)
+    return lean_geglu.geglu(a, b) if lean else a * F.gelu(b)

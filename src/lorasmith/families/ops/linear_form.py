@@ -73,7 +73,7 @@ def _is_pointwise(layer: Any) -> bool:
         is_plain = type(layer) is nn.Linear
     return (
         is_plain
-        and type(layer.weight) in (nn.Parameter, Tensor)
+        and type(layer.weight) is nn.Parameter  # not a copy that is on the device for one call (streaming.py)
         and not layer.weight.requires_grad
         and (layer.bias is None or not layer.bias.requires_grad)
         and layer.weight.dtype in (torch.bfloat16, torch.float16, torch.float32)

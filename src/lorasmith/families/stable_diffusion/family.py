@@ -30,7 +30,8 @@ from lorasmith.families.stable_diffusion.conditioning import (
 )
 from lorasmith.families.stable_diffusion.source import StableDiffusionSource, part_title
 from lorasmith.families.stable_diffusion.steering import with_regions
-from lorasmith.families.stable_diffusion.unet import UNet
+from lorasmith.families.stable_diffusion.unet import TransformerBlock, UNet
+from lorasmith.families.streaming import BlockStream
 
 LARGE = 100_000_000
 """UNets with more weights than this are loaded in bfloat16 by default."""
@@ -90,6 +91,16 @@ class StableDiffusion(Family):
 
     def checkpoint_gradients(self, on: bool) -> None:
         self.unet.checkpointing = on
+
+    def keep_less(self) -> None:
+        for block in blocks_of(self.unet):
+            if isinstance(block, TransformerBlock):
+                block.lean = True
+
+    def stream_weights(self) -> None:
+        if self.unet.stream is None:
+            # the projections of the time are computed before the blocks, all at once
+            self.unet.stream = BlockStream(blocks_of(self.unet), self.device, resident=["time_emb_proj"])
 
     def cross_attention_layers(self) -> tuple[str, ...]:
         return tuple(f"{self.denoiser_component}.{name}" for name in self.unet.cross_attentions)
@@ -280,6 +291,18 @@ def load_unet(source: StableDiffusionSource, dtype: torch.dtype, device: torch.d
     if device.type == "cuda":  # the layout that cuDNN's convolutions and our norms work in
         unet = unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return unet.requires_grad_(False).eval()
+
+
+def blocks_of(unet: UNet) -> list[nn.Module]:
+    """The residual and transformer blocks in the order in which they run."""
+    blocks: list[nn.Module] = []
+    for level in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+        transformers = [] if level.attentions is None else list(level.attentions)
+        for i, resnet in enumerate(level.resnets):
+            blocks.append(resnet)
+            if i < len(transformers):
+                blocks += transformers[i].transformer_blocks
+    return blocks
 
 
 def read_schedule(source: StableDiffusionSource) -> NoiseSchedule:

@@ -22,6 +22,7 @@ from lorasmith.families import ops
 from lorasmith.families.stable_diffusion.attention_maps import CrossAttentionMaps
 from lorasmith.families.stable_diffusion.steering import Regions, Residuals
 from lorasmith.families.stable_diffusion.unet_config import UNetConfig
+from lorasmith.families.streaming import BlockStream
 
 Run = Callable[..., Tensor]
 
@@ -30,6 +31,7 @@ class UNet(nn.Module):
     """From x_t, t and the text to the prediction.
 
     `checkpointing`: recompute residual and transformer blocks in the backward pass instead of storing activations.
+    `stream`: holds the frozen weights of these blocks on the host; None: they are on the device.
     `cross_attentions`: names of the cross-attention layers in the order in which they run; a context of shape (B,
     layers, tokens, width) has one entry for each of them (P+, arXiv 2303.09522).
     """
@@ -43,6 +45,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         self.checkpointing = False
+        self.stream: BlockStream | None = None
         embedding_width = 4 * config.channels[0]
         order = count()
 
@@ -105,7 +108,7 @@ class UNet(nn.Module):
 
     def _predict(self, x: Tensor, emb: Tensor, contexts: Sequence[Tensor], residuals: Residuals) -> Tensor:
         """The prediction. `emb`: SiLU of the embedding of t."""
-        run = self._recompute if self.checkpointing and torch.is_grad_enabled() else _call
+        run = self._runner()
         # What each residual block adds for the time, in the order in which the blocks run.
         shifts = iter(ops.project([block.time_emb_proj for block in self.residual_blocks()], emb))
 
@@ -129,6 +132,13 @@ class UNet(nn.Module):
                 # to the size of the next skip, which is odd if the latents' side is no multiple of 8
                 x = level.upsamplers[0](x, skips[-1].shape[-2:])
         return ops.conv(self.conv_out, ops.gn_silu(self.conv_norm_out, x))
+
+    def _runner(self) -> Run:
+        """The function that calls a block: as it is, with weights from the host, or computed again when needed."""
+        run: Run = _call if self.stream is None else self.stream
+        if self.checkpointing and torch.is_grad_enabled():
+            return partial(checkpoint, run, use_reentrant=False)
+        return run
 
     def _down(
         self, x: Tensor, shifts: Iterator[Tensor], contexts: Sequence[Tensor], run: Run, residuals: Sequence[Tensor]
@@ -180,9 +190,6 @@ class UNet(nn.Module):
         if context.shape[1] != layers:
             raise ValueError(f"context has {context.shape[1]} entries, this UNet has {layers} cross-attention layers")
         return context.unbind(1)
-
-    def _recompute(self, module: nn.Module, *inputs: Tensor) -> Tensor:
-        return checkpoint(module, *inputs, use_reentrant=False)
 
 
 def _call(module: nn.Module, *inputs: Tensor) -> Tensor:
@@ -326,13 +333,15 @@ class Attention(nn.Module):
 class TransformerBlock(nn.Module):
     """Self-attention, attention to the text, feed-forward; each on a normalised input, beside the identity.
 
-    `order`: the position of its cross-attention among all, in the order in which they run. `map_recorder` and `regions`
+    `order`: the position of its cross-attention among all, in the order in which they run. `lean`: whether to keep less
+    for the backward pass. `map_recorder` and `regions`
     are set while maps are recorded (`attention_maps.py`) or regions drawn (`steering.py`).
     """
 
     def __init__(self, channels: int, heads: int, context: int, order: int) -> None:
         super().__init__()
         self.heads, self.order = heads, order
+        self.lean = False
         self.map_recorder: CrossAttentionMaps | None = None
         self.regions: Regions | None = None
         self.norm1 = nn.LayerNorm(channels)
@@ -363,7 +372,7 @@ class TransformerBlock(nn.Module):
 
         # Feed-forward.
         x, gates = ops.add_ln_project(self.norm3, [self.ff.net[0].proj], x, branch)
-        return x + ops.linear(self.ff.net[2], ops.gated(gates))
+        return x + ops.linear(self.ff.net[2], ops.gated(gates, lean=self.lean))
 
 
 class FeedForward(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,17 +25,18 @@ from lorasmith.families.base import Family
 from lorasmith.families.load import load
 from lorasmith.sampling.loras import LoraUse, load_lora
 from lorasmith.training.config import TrainConfig
-from lorasmith.training.memory_levels import CHECKPOINTING
 from lorasmith.training.output import checkpoint
 from lorasmith.training.output.data_record import FILE as DATA_FILE
 from lorasmith.training.output.data_record import write_data_record
 from lorasmith.training.output.events import Events, NoEvents
 from lorasmith.training.output.folder import ResumePoint, claim, find_resume_point, write_config
 from lorasmith.training.output.summary import write_summary
-from lorasmith.training.run import Length, Run, TrainState
+from lorasmith.training.run import Length, Run
 from lorasmith.training.setup.active_hooks import active_hooks
 from lorasmith.training.setup.eva import initialise_with_eva
 from lorasmith.training.setup.initial_tokens import initial_vectors
+from lorasmith.training.setup.length import initial_state, run_length
+from lorasmith.training.setup.memory_estimate import apply_memory_level
 from lorasmith.training.setup.merge_into_base import merge_into_base
 from lorasmith.training.setup.remarks import build_dataset, find_remarks, report_remarks
 from lorasmith.training.setup.setting_remarks import find_setting_remarks, fit_to_base, report_setting_remarks
@@ -46,8 +46,6 @@ from lorasmith.training.step.ema import Ema
 from lorasmith.training.step.gradients import LossScale
 from lorasmith.training.step.optimizers import AdamW, Groups
 from lorasmith.training.step.out_of_memory import MemoryUse
-
-DEFAULT_VIEWS_PER_IMAGE = 100
 
 
 def build_run(
@@ -97,8 +95,11 @@ def build_run(
     config.objective.check(family)
     token_trainer = add_new_tokens(config, family)
     fill_caches(config, dataset, family, progress, ranks)
+    level = apply_memory_level(config, family, dataset, progress)
     adapters = create_adapters(config, family)
     run = assemble(config, ranks, progress, dataset, length, family, adapters, token_trainer)
+    run.memory = MemoryUse(level)
+    run.memory.leave_graphs(run)
 
     if resume_point is not None:
         restore_checkpoint(run, resume_point)
@@ -119,20 +120,6 @@ def claim_output(config: TrainConfig, resume_point: ResumePoint | None, overwrit
         progress.say(note)
 
 
-def run_length(config: TrainConfig, dataset: Dataset) -> Length:
-    """Steps and epochs, from whichever of `steps`, `epochs` and `views_per_image` is set."""
-    steps_per_epoch = dataset.steps_per_epoch(config.accumulation)
-    samples_per_epoch = dataset.samples_per_epoch()
-    if config.steps is not None:
-        steps = config.steps
-    elif config.epochs is not None:
-        steps = config.epochs * steps_per_epoch
-    else:
-        views = config.views_per_image or DEFAULT_VIEWS_PER_IMAGE
-        steps = max(1, math.ceil(views * len(dataset.records) / samples_per_epoch * steps_per_epoch))
-    return Length(steps, steps_per_epoch, samples_per_epoch)
-
-
 def load_base(config: TrainConfig, device: torch.device, progress: Progress) -> Family:
     """The base model on a device, with LoRA files merged into it and the schedule and prediction of the config."""
     family = load(config.base, dtype=dtype_of(config.precision), device=device, vae=config.vae)
@@ -142,7 +129,6 @@ def load_base(config: TrainConfig, device: torch.device, progress: Progress) -> 
         family.path = require_schedule(family.path, "zero_terminal_snr").zero_terminal_snr()
     if config.prediction != "auto":
         family.prediction = prediction_of_kind(config.prediction)
-    family.checkpoint_gradients(config.gradient_checkpointing)
     return family
 
 
@@ -266,7 +252,6 @@ def assemble(
         state=initial_state(config, dataset, length),
     )
     run.cuda_graphs = CudaGraphs(run) if captured else None
-    run.memory = MemoryUse(CHECKPOINTING if config.gradient_checkpointing else 0)
     return run
 
 
@@ -312,21 +297,6 @@ def can_capture_steps(config: TrainConfig, family: Family, dataset: Dataset) -> 
     steps_are_alike = config.accumulation == 1 and not config.phases
     fused = isinstance(config.optimizer, AdamW)
     return config.cuda_graph and family.device.type == "cuda" and everything_cached and steps_are_alike and fused
-
-
-def initial_state(config: TrainConfig, dataset: Dataset, length: Length) -> TrainState:
-    """The position at the start: step 0, or as if the steps before `first_step` or `first_epoch` had been made.
-
-    Raises LorasmithError if no step of the run is left.
-    """
-    step = config.first_step or config.first_epoch * length.steps_per_epoch
-    if step >= length.steps:
-        field = "first_step" if config.first_step else "first_epoch"
-        raise LorasmithError(f"{field}: step {step} is not within the run, which has {length.steps} steps; lengthen it")
-    epoch, steps_in_epoch = divmod(step, length.steps_per_epoch)
-    skipped_plans = dataset.epoch(epoch)[: steps_in_epoch * config.accumulation]
-    skipped_samples = sum(len(plan.views) for plan in skipped_plans)
-    return TrainState(step, epoch * length.samples_per_epoch + skipped_samples)
 
 
 def restore_checkpoint(run: Run, point: ResumePoint) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.data.dataset import BatchPlan
-from lorasmith.training.memory_levels import CHECKPOINTING, LAST_EXACT, LEVELS, use_level
+from lorasmith.training.memory_levels import CHECKPOINTING, EIGHT_BIT, LAST_EXACT, LEVELS, STREAMED, use_level
 
 if TYPE_CHECKING:
     from lorasmith.training.run import Run
@@ -65,15 +65,22 @@ class MemoryUse:
         else:
             raise OutOfMemoryError(
                 f"memory does not suffice for step {number}, even for one image at a time with all that saves memory "
-                f"without changing the result ({reason}). Lower data.resolution or adapter.rank, close other programs, "
-                "or use a device with more memory"
+                f"without changing the result ({reason}). Lower data.resolution or adapter.rank, "
+                f"set memory = {EIGHT_BIT}, close other programs, or use a device with more memory"
             )
         run.progress.say(f"step {number}: memory does not suffice ({reason}); {what}. The step is made again.")
+
+    def leave_graphs(self, run: Run) -> None:
+        """Let steps run without CUDA graphs if weights come and go: a graph would read from addresses that hold
+        something else."""
+        if self.level >= STREAMED and run.cuda_graphs is not None:
+            run.cuda_graphs.disabled = True
 
     def _next_level(self, run: Run) -> str:
         """Go one memory level up; returns what changes, for people."""
         use_level(run.family, self.level + 1, above=self.level)
         self.level += 1
+        self.leave_graphs(run)
         return f"memory level {self.level} from now on: {LEVELS[self.level].name}, {LEVELS[self.level].cost}"
 
 

@@ -13,6 +13,16 @@ Point = tuple[float, float]
 """(step, value)"""
 Event = dict[str, Any]
 
+NUMBER = (int, float, type(None))
+FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("file", "picture", "grid", "folder", "reason", "row", "id"), str),
+    **dict.fromkeys(("loss", "base_loss", "grad_norm", "seconds", "samples", "epoch"), NUMBER),
+    **dict.fromkeys(("lr", "by_t"), dict),
+    **dict.fromkeys(("images", "prompts", "grids"), list),
+}
+"""The types of fields, in events of all kinds. Fields that are not named may have any."""
+TEXT_LISTS = ("images", "prompts", "grids")
+
 PictureCache = dict[tuple[Path, float, int], str]
 """Pictures as `data:` URLs, by their file, its time and the size in the page."""
 
@@ -50,8 +60,7 @@ class Record:
     def steps(self) -> int:
         """Number of steps made so far."""
         # events are not in the order of steps where a listener wrote them late
-        steps = [event.get("step") or 0 for event in self.events]
-        return int(max(steps, default=0))
+        return max((event["step"] for event in self.events), default=0)
 
     @property
     def seconds(self) -> float:
@@ -118,12 +127,39 @@ def read(folder: Path, pictures: PictureCache | None = None) -> Record:
         raise LorasmithError(f"{folder}: holds no run (no events.jsonl in it)")
     # a folder of a run that was killed, or is under way, must give a report too
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    events = [event for event in map(_parse, lines) if isinstance(event, dict)]
+    events = [event for event in map(parse_event, lines) if event is not None]
     summary = _read_table(folder / "summary.json")
     data = _read_table(folder / "data.json")
     return Record(
         folder, events, summary, _read_text(folder / "config.toml"), data, {} if pictures is None else pictures
     )
+
+
+def clean_event(value: Any) -> Event | None:
+    """An event without the fields that are not of the type that they have in a run; None if it is no event at all.
+
+    A file may be damaged, of another version, or of somebody else: no reader of events need expect that.
+    """
+    if not isinstance(value, dict) or not isinstance(value.get("event"), str):
+        return None
+    step = value.get("step")
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        return None
+    cleaned: Event = {}
+    for name, content in value.items():
+        if isinstance(content, FIELD_TYPES.get(name, object)):
+            is_text_list = name in TEXT_LISTS
+            cleaned[name] = [item for item in content if isinstance(item, str)] if is_text_list else content
+    return cleaned
+
+
+def parse_event(line: str | bytes) -> Event | None:
+    """The event of a line; None for a line that is none, such as one that was cut off when the process was killed."""
+    try:
+        # numbers that are not finite are no JSON; what is written for a page must not hold them
+        return clean_event(json.loads(line, parse_constant=lambda _: None))
+    except (ValueError, RecursionError):
+        return None
 
 
 def smooth(points: list[Point]) -> list[Point]:
@@ -152,7 +188,7 @@ def _parse(text: str) -> Any:
     """A JSON value; None for a line that was cut off when the process was killed."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
