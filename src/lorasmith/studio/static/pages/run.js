@@ -45,13 +45,19 @@ export async function render(root, { run }, signal) {
   show(details);
   parts.charts.update(curves.charts);
 
-  // Curves are asked for less often than the numbers change.
+  // Curves are asked for less often than the numbers change; what changes meanwhile is asked for afterwards.
   let asking = false;
+  let changed = false;
   const refreshCurves = async () => {
+    changed = true;
     if (asking) return;
     asking = true;
-    await attempt(async () => parts.charts.update((await get("run/curves", { run }, signal)).charts));
-    setTimeout(() => { asking = false; }, 1500);
+    while (changed && !signal.aborted) {
+      changed = false;
+      await attempt(async () => parts.charts.update((await get("run/curves", { run }, signal)).charts));
+      await new Promise((resolve) => setTimeout(resolve, 1500));
+    }
+    asking = false;
   };
   listen("run/watch", { run }, { status: showStatus, live: (live) => { show(live); refreshCurves(); } }, signal);
 }
