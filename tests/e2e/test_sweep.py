@@ -63,7 +63,8 @@ def test_four_runs_share_one_cache_and_are_made_once(here: Program, shared: Path
         assert record.last_loss() == run["loss"]
         assert Path(run["file"]).is_file()
         assert f"rank = {run['values']['adapter.rank']}" in (folder / "config.toml").read_text()
-    assert answer["best"] == min(runs, key=lambda r: r["validation_loss"])["run"]
+    assert answer["best"] == min(runs, key=lambda r: r["best_loss"])["run"]
+    assert all(run["best_loss"] <= run["validation_loss"] for run in runs)
 
     with (out / "results.csv").open() as file:
         table = list(csv.DictReader(file))

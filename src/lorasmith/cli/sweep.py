@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
     from lorasmith.training.sweep import SweepResult
 
-NUMBERS = {"loss": ("loss", 4), "validation": ("validation_loss", 4), "seconds": ("seconds", 1)}
+NUMBERS = {
+    "loss": ("loss", 4),
+    "validation": ("validation_loss", 4),
+    "best": ("best_loss", 4),
+    "at step": ("best_step", 0),
+    "seconds": ("seconds", 1),
+}
 """Numeric columns of the table: key in the result and decimals."""
 
 
@@ -95,14 +101,16 @@ def print_result(result: SweepResult) -> None:
             share = f"{100 * counts['found'] / total:.0f} %"
             console.say(f"cache:   {content}: {counts['found']} of {total} found ({share}), {counts['made']} made")
     if result.best:
-        console.say(f"best:    {result.best} (lowest validation loss)")
+        console.say(f"best:    {result.best} (lowest held-out loss of its best weights)")
+    if result.ties:
+        console.say(f"         not distinguishable from it by these held-out images: {', '.join(result.ties)}")
     console.say(f"results: {result.folder / 'results.csv'}, {result.folder / 'results.json'}")
     if result.comparison:
         console.say(f"picture: {result.comparison}")
 
 
 def make_table(result: SweepResult) -> Table:
-    """A row for each run, the lowest validation loss first; the best run is bold."""
+    """A row for each run, the lowest held-out loss first; the best run is bold."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -113,13 +121,13 @@ def make_table(result: SweepResult) -> Table:
     for run in sorted(result.runs, key=_sort_key):
         values = [str(run["values"].get(name, "")) for name in settings]
         numbers = [_format_number(run[key], decimals) for key, decimals in NUMBERS.values()]
-        file = run["file"] or run["message"] or ""
+        file = run["best_file"] or run["file"] or run["message"] or ""
         table.add_row(*values, run["state"], *numbers, file, style="bold" if run["run"] == result.best else None)
     return table
 
 
 def _sort_key(run: Mapping[str, Any]) -> tuple[bool, float]:
-    loss = run["validation_loss"]
+    loss = run["validation_loss"] if run["best_loss"] is None else run["best_loss"]
     return loss is None, loss or 0.0
 
 

@@ -146,7 +146,9 @@ def previews(log: RunLog) -> list[dict[str, Any]]:
 def exports(folder: Path, log: RunLog, best: Event | None) -> list[dict[str, Any]]:
     """The exported files that are there, newest first, and which of them was judged best and why."""
     files: dict[str, dict[str, Any]] = {}
-    for event in [*log.of("export"), *log.of("end")]:
+    # the best weights have a file of their own
+    best_files = [] if best is None else [{**best, "step": best.get("best_step", best.get("step"))}]
+    for event in [*log.of("export"), *log.of("end"), *best_files]:
         name = event.get("file")
         if not isinstance(name, str):
             continue

@@ -65,6 +65,11 @@ class Choice:
         return self.images < ENOUGH
 
     @property
+    def no_better_than_start(self) -> bool:
+        """Whether the loss is not distinguishable from that before the first step, as far as this was measured."""
+        return self.start is not None and self.start.minus(self.best).low <= 0
+
+    @property
     def reason(self) -> str:
         """Why these are the best, as a sentence without its full stop."""
         images = f"{self.images} held-out image{'s' if self.images > 1 else ''}"
@@ -81,7 +86,7 @@ class Choice:
                 f"trained longest, and not distinguishable from the lowest, {self.lowest.mean:.4f} at step "
                 f"{self.lowest.step:,} (difference {difference})"
             )
-        if self.start is not None and self.start.minus(self.best).low <= 0:
+        if self.start is not None and self.no_better_than_start:
             parts.append(f"but not distinguishable from the start of the run, {self.start.mean:.4f}")
         if self.weak:
             parts.append(f"weak evidence: hold {ENOUGH} images or more out")
@@ -100,6 +105,7 @@ class Choice:
             "images": self.images,
             "measured": self.count,
             "weak": self.weak,
+            "no_better_than_start": self.no_better_than_start,
             "reason": self.reason,
         }
 

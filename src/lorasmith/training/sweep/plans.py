@@ -13,6 +13,7 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import write_text
 from lorasmith.training.sweep.axes import Axis, Values
 from lorasmith.training.sweep.jobs import Job
+from lorasmith.training.sweep.results import held_out_loss, result_row
 
 MakeJob = Callable[[Values], Job]
 
@@ -124,12 +125,11 @@ class Search(Plan):
             self._report_result(self._trials[job.name], job)
 
     def _report_result(self, trial: Any, job: Job) -> None:
-        """Tell Optuna the last validation loss of a run, or that the run was pruned or has failed."""
+        """Tell Optuna the held-out loss of a run's best weights, or that the run was pruned or has failed."""
         states = self._optuna.trial.TrialState
-        losses = validation_losses(job)
-        if job.state == "finished" and losses:
-            _, last_loss = losses[-1]
-            self._study.tell(trial, last_loss)
+        loss = held_out_loss(result_row(job))
+        if job.state == "finished" and loss is not None:
+            self._study.tell(trial, loss)
         elif job.state == "pruned":
             self._study.tell(trial, state=states.PRUNED)
         else:

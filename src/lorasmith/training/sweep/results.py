@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from PIL import Image
 
 from lorasmith.core.store import write_text, write_with
 from lorasmith.imaging.grid import grid
+from lorasmith.training.output.best import HeldOutLoss, losses_by_step
 from lorasmith.training.output.report.pictures import prompts_of
 from lorasmith.training.sweep.axes import label
 from lorasmith.training.sweep.jobs import Job
 from lorasmith.training.sweep.rows import keys_of
 
 COMPARISON = "comparison.png"
-COLUMNS = ("state", "loss", "validation_loss", "steps", "seconds", "file")
+COLUMNS = ("state", "loss", "validation_loss", "best_loss", "best_step", "steps", "seconds", "file", "best_file")
 """Columns of results.csv after the run and its values."""
 
 
@@ -31,9 +32,12 @@ def result_row(job: Job) -> dict[str, Any]:
         "state": job.state,
         "loss": None,
         "validation_loss": None,
+        "best_loss": None,
+        "best_step": None,
         "steps": 0,
         "seconds": None,
         "file": None,
+        "best_file": None,
         "message": job.message,
     }
     record = job.record()
@@ -46,6 +50,11 @@ def result_row(job: Job) -> dict[str, Any]:
     validation = record.points("validation", "loss")
     if validation:
         _, row["validation_loss"] = validation[-1]
+    judged = record.of("best")
+    if judged:
+        row["best_loss"], row["best_step"] = judged[-1].get("loss"), judged[-1].get("best_step")
+        if judged[-1].get("file"):
+            row["best_file"] = str(job.folder / judged[-1]["file"])
     ends = record.of("end")
     if ends and ends[-1].get("file"):
         row["file"] = str(job.folder / ends[-1]["file"])
@@ -66,18 +75,54 @@ def write_results(folder: Path, jobs: Sequence[Job]) -> str | None:
         table.writerow([row["run"], *values, *(row[column] for column in COLUMNS)])
     write_text(folder / "results.csv", text.getvalue())
 
-    contents = {"runs": rows, "best": best, "cache": count_cache_entries(jobs)}
+    contents = {"runs": rows, "best": best, "ties": ties_of(best, jobs), "cache": count_cache_entries(jobs)}
     write_text(folder / "results.json", json.dumps(contents, indent=1))
     return best
 
 
 def best_run(rows: Sequence[dict[str, Any]]) -> str | None:
-    """The name of the finished run with the lowest validation loss; None if no run was validated. Training losses are
-    not compared, since each is measured on other images."""
-    candidates = [row for row in rows if row["state"] == "finished" and row["validation_loss"] is not None]
+    """The name of the finished run whose best weights have the lowest held-out loss; None if no run was validated.
+    Training losses are not compared, since each is measured on other images."""
+    candidates = [row for row in rows if row["state"] == "finished" and held_out_loss(row) is not None]
     if not candidates:
         return None
-    return min(candidates, key=lambda row: row["validation_loss"])["run"]
+    return min(candidates, key=lambda row: held_out_loss(row) or 0.0)["run"]
+
+
+def held_out_loss(row: Mapping[str, Any]) -> float | None:
+    """The loss that runs are ranked by: of their best weights or, in runs that did not judge them, of the last ones."""
+    best = row.get("best_loss")
+    return row["validation_loss"] if best is None else best
+
+
+def best_losses(job: Job) -> HeldOutLoss | None:
+    """The held-out losses of a run's best weights, image by image; None if they were not judged."""
+    record = job.record()
+    judged = record.of("best") if record is not None else []
+    if record is None or not judged:
+        return None
+    return losses_by_step(record.of("validation")).get(judged[-1].get("best_step", -1))
+
+
+def ties_of(best: str | None, jobs: Sequence[Job]) -> list[str]:
+    """The finished runs whose best weights are not distinguishable from those of the best run, by paired differences.
+
+    Only runs with the same seed can be compared so: it decides which images are held out, and their noise.
+    """
+    best_jobs = [job for job in jobs if job.name == best]
+    lowest = best_losses(best_jobs[0]) if best_jobs else None
+    if lowest is None:
+        return []
+    config = best_jobs[0].config
+    ties: list[str] = []
+    for job in jobs:
+        comparable = job.config.seed == config.seed and job.config.data == config.data
+        if job.name == best or job.state != "finished" or not comparable:
+            continue
+        losses = best_losses(job)
+        if losses is not None and len(losses.by_image) == len(lowest.by_image) and losses.minus(lowest).low <= 0:
+            ties.append(job.name)
+    return ties
 
 
 def describe_end(job: Job) -> str:
@@ -88,6 +133,8 @@ def describe_end(job: Job) -> str:
         parts.append(f"loss {row['loss']:.4f}")
     if row["validation_loss"] is not None:
         parts.append(f"validation loss {row['validation_loss']:.4f}")
+    if row["best_loss"] is not None and row["best_step"] != row["steps"]:
+        parts.append(f"best {row['best_loss']:.4f} at step {row['best_step']}")
     if job.state == "failed":
         parts += [job.message, f"see {job.log}"]
     return f"{label(job.values)}: {', '.join(parts)}"

@@ -55,13 +55,15 @@ class SweepResult:
     runs: list[dict[str, Any]]
     """As in results.json: values, state, loss, validation_loss, seconds, file."""
     best: str | None
-    """The run with the lowest validation loss; None if no run was validated."""
+    """The run whose best weights have the lowest held-out loss; None if no run was validated."""
     cache: dict[str, dict[str, int]]
     """`found` and `made` cache entries, of latents and of texts, over all runs."""
     comparison: Path | None
     """A grid of the runs' last previews."""
     finished: bool
     """Whether every run is finished or was pruned."""
+    ties: list[str] = field(default_factory=list[str])
+    """Runs whose best weights are not distinguishable from those of the best run."""
     stopped: bool = False
     """Whether the sweep was stopped by a signal."""
 
@@ -171,6 +173,7 @@ def sweep(settings: SweepSettings, progress: Progress | None = None) -> SweepRes
         best=best,
         cache=results.count_cache_entries(plan.jobs),
         comparison=comparison,
+        ties=results.ties_of(best, plan.jobs),
         finished=all_ended and not pool.stopping,
         stopped=pool.stopping,
     )

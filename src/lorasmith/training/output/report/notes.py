@@ -50,6 +50,10 @@ def _left_out_steps(record: Record) -> list[str]:
 
 def _overfitting(record: Record) -> list[str]:
     """Validation loss that has clearly risen since its lowest point."""
+    judged = record.of("best")
+    if judged:
+        return _worse_than_best(judged[-1])
+    # a run of an older version, or one with few validations
     points = record.points("validation", "loss")
     if len(points) < 3:
         return []
@@ -62,6 +66,20 @@ def _overfitting(record: Record) -> list[str]:
         f"Validation loss was lowest at step {best_step:,.0f} ({best:.4f}) and is {last:.4f} now. The run may be "
         "overfitted to its images since then. Compare the previews, or use an export from that time."
     ]
+
+
+def _worse_than_best(judgement: dict[str, Any]) -> list[str]:
+    """What the last judgement of the weights says: that they are no longer the best, or that they are not better than
+    at the start. The events of a folder from somebody else may lack a field."""
+    best_step, last_step = judgement.get("best_step"), judgement.get("last_step")
+    if not isinstance(best_step, int) or not isinstance(last_step, int):
+        return []
+    reason = judgement.get("reason")
+    if best_step < last_step:
+        return [f"The run is overfitted to its images: its best weights are those of step {best_step:,} ({reason})."]
+    if judgement.get("no_better_than_start"):
+        return [f"Held-out images are shown no better than before the training ({reason})."]
+    return []
 
 
 def _rising_loss(record: Record) -> list[str]:

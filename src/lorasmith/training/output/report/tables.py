@@ -66,9 +66,10 @@ def bucket_table(buckets: list[Any]) -> str:
 
 def exported_files(record: Record) -> dict[str, Any]:
     """The exported files that still exist with their sizes, and the trigger words."""
-    # the final file comes first; numbered files may have been deleted by `keep`
+    # the best and the final file come first; numbered files may have been deleted by `keep`
     values: dict[str, Any] = {}
-    for event in [*record.of("end"), *record.of("export")]:
+    best_files = [] if record.best is None else [record.best]
+    for event in [*best_files, *record.of("end"), *record.of("export")]:
         name = str(event.get("file") or "")
         path = record.folder / name
         if name and path.is_file():
