@@ -116,6 +116,8 @@ class Run:
     """What hooks remember while this process runs, by name: when each last acted, the loss of the base model."""
     started: float = field(default_factory=time.time)
     """Seconds since 1970."""
+    started_from_file: bool = False
+    """Whether the adapters come from a file (`start`), so that their change did not begin at 0."""
     resumed: bool = False
     """Whether it continues from a checkpoint."""
     stopping: bool = False

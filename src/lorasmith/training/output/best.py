@@ -41,6 +41,10 @@ class HeldOutLoss:
             pairs = (self.by_timestep, other.by_timestep)
         return student_interval([mine - theirs for mine, theirs in zip(*pairs, strict=True)])
 
+    def is_worse_than(self, other: HeldOutLoss) -> bool:
+        """Whether the interval of the differences is above 0. False for other images, which cannot be compared."""
+        return len(self.by_image) == len(other.by_image) and self.minus(other).low > 0
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -113,8 +117,7 @@ class Choice:
 def choose(measured: Sequence[HeldOutLoss], start: HeldOutLoss | None = None) -> Choice:
     """The best of the weights that were measured, in the order of their steps (at least one)."""
     lowest = min(measured, key=lambda weights: weights.mean)
-    # a difference of 0, that of the lowest itself, is not worse
-    good = [weights for weights in measured if weights is lowest or weights.minus(lowest).low <= 0]
+    good = [weights for weights in measured if not weights.is_worse_than(lowest)]
     return Choice(good[-1], lowest, measured[-1], start, len(measured))
 
 

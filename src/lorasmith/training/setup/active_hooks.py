@@ -6,6 +6,7 @@ from lorasmith.training.config import TrainConfig
 from lorasmith.training.hooks import Hook
 from lorasmith.training.hooks.control import Control
 from lorasmith.training.hooks.live_report import LiveReport
+from lorasmith.training.hooks.training_facts import TrainingFacts
 from lorasmith.training.step.distributed import Ranks
 
 
@@ -21,4 +22,14 @@ def active_hooks(config: TrainConfig, ranks: Ranks) -> tuple[Hook, ...]:
     # weights are judged when their losses are measured and their exports written
     best = () if config.best is None else (config.best,)
     # what a run is asked for comes after what is due anyway
-    return (config.log, *optional, config.export, *best, *config.hooks, config.checkpoint, Control(), LiveReport())
+    return (
+        config.log,
+        *optional,
+        config.export,
+        *best,
+        *config.hooks,
+        config.checkpoint,
+        TrainingFacts(),
+        Control(),
+        LiveReport(),
+    )

@@ -250,6 +250,7 @@ def assemble(
         progress=progress,
         ranks=ranks,
         state=initial_state(config, dataset, length),
+        started_from_file=config.start is not None,
     )
     run.cuda_graphs = CudaGraphs(run) if captured else None
     return run

@@ -120,7 +120,7 @@ def ties_of(best: str | None, jobs: Sequence[Job]) -> list[str]:
         if job.name == best or job.state != "finished" or not comparable:
             continue
         losses = best_losses(job)
-        if losses is not None and len(losses.by_image) == len(lowest.by_image) and losses.minus(lowest).low <= 0:
+        if losses is not None and not losses.is_worse_than(lowest):
             ties.append(job.name)
     return ties
 
