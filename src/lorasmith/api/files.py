@@ -18,11 +18,16 @@ if TYPE_CHECKING:
 
 
 def inspect(file: Path | str, *, plot: Path | str | None = None) -> dict[str, Any]:
-    """The contents of a LoRA file as plain data: kind, rank, layers, trigger words, and how it was trained.
+    """The contents of a LoRA file as plain data: kind, rank, layers, trigger words, and how it was trained. Of the
+    folder of a run: whether it trained, its best weights, and what is wrong with it.
 
-    `plot`: also write a bar chart of the change of each block into this picture. Raises LorasmithError if the file
-    cannot be read or is not a LoRA.
+    `plot`: also write a bar chart of the change of each block of a file into this picture. Raises LorasmithError if the
+    file cannot be read or is not a LoRA, or if the folder holds no run.
     """
+    if Path(file).is_dir():
+        from lorasmith.training.output.report.inspect_run import inspect_run
+
+        return inspect_run(Path(file))
     from lorasmith.formats.inspect import inspect as read_contents
     from lorasmith.formats.plot import plot as write_plot
 

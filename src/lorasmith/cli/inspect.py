@@ -1,4 +1,4 @@
-"""`lorasmith inspect`: what is in a LoRA file and how it was made."""
+"""`lorasmith inspect`: what is in a LoRA file and how it was made, and whether a run has trained."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ MAX_CHARACTERS = 300
 MAX_ENTRIES = 12
 """Entries of a list or table that are printed."""
 BAR_LENGTH = 24
+SEVERITY_STYLES = {"serious": "bold red", "warning": "yellow", "note": ""}
+"""How findings about a run are printed."""
 
 LABELS = {
     "bytes": "size",
@@ -30,7 +32,7 @@ LABELS = {
 
 
 def inspect_command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA, `.safetensors`.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA, `.safetensors`, or the folder of a run.")],
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="PICTURE", help="Also write a bar chart of the change of each block."),
@@ -38,7 +40,11 @@ def inspect_command(
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
-    """Show what a LoRA file holds: kind, rank, layers, trigger words, and the settings that it was trained with."""
+    """Show what a LoRA file holds: kind, rank, layers, trigger words, and the settings that it was trained with.
+
+    Of the folder of a run: whether it trained (adapters with a gradient, change of the weights, effective learning
+    rate, clipped steps, timesteps seen, captions), its best weights and why, and what is wrong.
+    """
     from lorasmith import api
 
     contents = api.inspect(file, plot=plot)
@@ -59,6 +65,8 @@ def print_contents(contents: Mapping[str, Any]) -> None:
     for name, value in rows(contents):
         table.add_row(Text(name), Text(value))
     out.print(table)
+    for finding in contents.get("findings", ()):
+        out.print(Text(f"{finding['severity']}: {finding['text']}", style=SEVERITY_STYLES[finding["severity"]]))
     if contents.get("config"):
         out.print("\nmade with this config:", style="bold")
         console.show(str(contents["config"]).strip())
@@ -75,7 +83,7 @@ def rows(contents: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "tags": format_counts,
     }
     for name, value in contents.items():
-        if value in (None, "", [], {}, ()) or name == "config":
+        if value in (None, "", [], {}, ()) or name in ("config", "findings"):
             continue
         # the config of a file from Lorasmith, printed below, has the same settings in full
         if name == "training" and contents.get("config"):

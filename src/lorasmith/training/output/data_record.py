@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from lorasmith.data.remarks import Remark
 FILE = "data.json"
 
 
-def write_data_record(folder: Path, dataset: Dataset, remarks: Sequence[Remark]) -> None:
-    """Write `data.json` into the folder of a run."""
+def write_data_record(
+    folder: Path, dataset: Dataset, remarks: Sequence[Remark], trigger_tokens: Mapping[str, Sequence[str]]
+) -> None:
+    """Write `data.json` into the folder of a run. `trigger_tokens`: how the tokenizer cuts the trigger words."""
     images = [describe_image(dataset, record, held_out=False) for record in dataset.records]
     images += [describe_image(dataset, record, held_out=True) for record in dataset.validation]
     table = {
@@ -25,6 +27,7 @@ def write_data_record(folder: Path, dataset: Dataset, remarks: Sequence[Remark])
             {"file": str(remark.path), "kind": remark.kind, "text": remark.text, "severity": remark.severity}
             for remark in remarks
         ],
+        "trigger_tokens": {word: list(tokens) for word, tokens in trigger_tokens.items()},
     }
     write_text(folder / FILE, json.dumps(table, ensure_ascii=False, indent=0))
 

@@ -33,6 +33,7 @@ from lorasmith.training.output.folder import ResumePoint, claim, find_resume_poi
 from lorasmith.training.output.summary import write_summary
 from lorasmith.training.run import Length, Run
 from lorasmith.training.setup.active_hooks import active_hooks
+from lorasmith.training.setup.caption_reader import trigger_tokens
 from lorasmith.training.setup.eva import initialise_with_eva
 from lorasmith.training.setup.initial_tokens import initial_vectors
 from lorasmith.training.setup.length import initial_state, run_length
@@ -350,7 +351,7 @@ def write_first_files(config: TrainConfig, run: Run, remarks: Sequence[Remark]) 
         write_summary(run)
         # the data are those of the first session, and their remarks were found then
         if not run.resumed or not (run.folder / DATA_FILE).is_file():
-            write_data_record(run.folder, run.dataset, remarks)
+            write_data_record(run.folder, run.dataset, remarks, trigger_tokens(config, run.family, run.dataset))
     # The first event of a folder carries the id of the run.
     run_id = {} if run.events.id else {"id": f"{time.time_ns():x}"}
     run.events.write("resume" if run.resumed else "start", run.state.step, **run_id)

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 
 from lorasmith.concepts import Vocabulary
+from lorasmith.data.dataset import Dataset
 from lorasmith.families.base import Family
 from lorasmith.families.resolve import find
 from lorasmith.families.stable_diffusion import emphasis, text
@@ -71,3 +72,13 @@ class TokenReader:
             pieces.append(words.get(token_id, ""))
             run = []
         return " ".join(pieces)
+
+
+def trigger_tokens(config: TrainConfig, family: Family, dataset: Dataset) -> dict[str, list[str]]:
+    """How the tokenizer cuts each trigger word; empty if all texts were cached before, since a run that need not load a
+    tokenizer does not."""
+    if dataset.text_cached and dataset.summary()["cache"]["texts"]["made"] == 0:
+        return {}
+    new_words = {word for concept in config.concepts for word in concept.words}
+    words = [word for word in config.trigger if word not in new_words]
+    return {word: [family.tokenizer.decode([token]) for token in family.tokens(word)] for word in words}

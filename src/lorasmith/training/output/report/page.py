@@ -9,6 +9,7 @@ from typing import Any
 from lorasmith.core.package import assets
 from lorasmith.training.output.report.axes import Line
 from lorasmith.training.output.report.data import data_section
+from lorasmith.training.output.report.health import health_section
 from lorasmith.training.output.report.notes import warnings
 from lorasmith.training.output.report.pictures import attention_pictures, previews
 from lorasmith.training.output.report.plot import loss_lines
@@ -29,6 +30,7 @@ def page(record: Record) -> str:
         key_figures(record),
         warning_box(record),
         use_section(record),
+        health_section(record),
         preview_section(record),
         attention_section(record),
         curve_section(record),

@@ -1,0 +1,36 @@
+"""What `lorasmith inspect` says of the folder of a run, as plain data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lorasmith.training.output.report.health import health_of
+from lorasmith.training.output.report.notes import warnings
+from lorasmith.training.output.report.record import read
+from lorasmith.training.output.report.use import file_to_use
+
+
+def inspect_run(folder: Path) -> dict[str, Any]:
+    """How far a run is, whether it trained, its best weights, and what is wrong. Raises LorasmithError if the folder
+    holds no run."""
+    record = read(folder)
+    health = health_of(record)
+    file = file_to_use(record)
+    judged = record.of("best")
+    findings = [{"severity": finding.severity, "text": finding.text} for finding in health.findings]
+    findings += [{"severity": "warning", "text": text} for text in warnings(record)]
+    return {
+        "run": str(folder),
+        "name": record.name,
+        "state": "finished" if record.finished else "not finished",
+        "steps": record.steps,
+        "base": record.summary_value("base", "source"),
+        "adapter": record.summary_value("adapter", "kind"),
+        "trigger": record.summary_value("trigger"),
+        "file to use": None if file is None else str(folder / str(file["file"])),
+        "best weights": judged[-1].get("reason") if judged else None,
+        "last loss": record.last_loss(),
+        **health.facts,
+        "findings": findings,
+    }
