@@ -137,6 +137,10 @@ def print_evaluation(evaluation: Evaluation) -> None:
             f"{numbers['pictures']:>8}",
         ]
         console.show("  ".join(columns))
+    console.show("with 90 % intervals over prompts and seeds:")
+    for row in evaluation.rows:
+        known = [f"{name.replace('_', ' ')} {value}" for name, value in row.four_numbers.items() if value is not None]
+        console.show(f"{row.name:{width}}  {', '.join(known)}")
     limit = evaluation.highest_training_similarity
     if limit is not None:
         console.show(

@@ -33,6 +33,8 @@ class Measurement:
     """(n,): cosine with the picture's text; NaN where there is no text."""
     image: Tensor
     """(n,): mean cosine with all training images."""
+    copying: Tensor
+    """(n,): cosine with the nearest training image."""
     nearest: tuple[NearestImage, ...]
     """The pictures that are most similar to a training image, in descending order."""
 
@@ -49,7 +51,7 @@ def measure(pictures: Features, texts: Tensor, training: Features, most: int = 8
     for index in best_cosine.argsort(descending=True)[:most].tolist():
         nearest.append(NearestImage(index, int(best_image[index]), float(best_cosine[index])))
     text_cosines = (pictures.text * texts).sum(-1)
-    return Measurement(text_cosines, cosines.mean(1), tuple(nearest))
+    return Measurement(text_cosines, cosines.mean(1), best_cosine, tuple(nearest))
 
 
 def text_alignment(cosines: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from lorasmith.core.package import assets
+from lorasmith.evaluation.numbers import NUMBERS
 from lorasmith.evaluation.results import CandidateResult, Evaluation
 
 SHARED_STYLE = assets() / "report" / "page.css"
@@ -36,7 +37,13 @@ SCORES = (
 
 def build_report(evaluation: Evaluation) -> str:
     """The whole page; pictures are embedded."""
-    parts = [_heading(evaluation), _score_table(evaluation), _nearest_images(evaluation), _pictures(evaluation)]
+    parts = [
+        _heading(evaluation),
+        _score_table(evaluation),
+        _number_table(evaluation),
+        _nearest_images(evaluation),
+        _pictures(evaluation),
+    ]
     style = SHARED_STYLE.read_text(encoding="utf-8") + STYLE
     body = "\n".join(parts)
     return (
@@ -79,6 +86,22 @@ def _score_table(evaluation: Evaluation) -> str:
         "increase of one often lowers the other: compare both, and look at the pictures."
     )
     return f'<table class="wide">{"".join(lines)}</table><p class="note">{note}</p>'
+
+
+def _number_table(evaluation: Evaluation) -> str:
+    """The four numbers of each candidate with their intervals; numbers that no candidate has are left out."""
+    names = [name for name in NUMBERS if any(row.four_numbers.get(name) for row in evaluation.rows)]
+    heads = "".join(f"<th>{name.replace('_', ', ')}</th>" for name in names)
+    lines = [f"<tr><th></th>{heads}</tr>"]
+    for row in evaluation.rows:
+        cells = "".join(f"<td>{row.four_numbers.get(name) or '–'}</td>" for name in names)
+        lines.append(f"<tr><th>{escape(row.name)}</th>{cells}</tr>")
+    note = (
+        "Means with 90 % bootstrap intervals over prompts and their seeds. Where the intervals of two rows overlap, "
+        "these pictures hardly tell them apart. Drift is measured on prompts without the concept, if there are any, "
+        "against the base alone at the same seeds."
+    )
+    return f'<table class="wide">{"".join(lines)}</table><p class="note">{note}</p>' if names else ""
 
 
 def _nearest_images(evaluation: Evaluation) -> str:

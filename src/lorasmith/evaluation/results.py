@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.evaluation.measure import Measurement, mean_score, text_alignment
+from lorasmith.evaluation.numbers import Numbers, to_json
 from lorasmith.evaluation.pictures import EvaluatedPicture
 
 
@@ -17,6 +18,8 @@ class CandidateResult:
     name: str
     pictures: list[EvaluatedPicture]
     measurement: Measurement
+    four_numbers: Numbers = field(default_factory=dict)
+    """Likeness, text, copying and drift with their intervals over prompts and seeds."""
 
     def by_prompt(self) -> dict[str, list[int]]:
         """The indices of the pictures of each prompt."""
@@ -79,7 +82,8 @@ class Evaluation:
                 }
             )
         prompts = [{"prompt": prompt, **row.numbers(indices)} for prompt, indices in row.by_prompt().items()]
-        return {"name": row.name, **row.numbers(), "nearest": nearest, "prompts": prompts}
+        four = to_json(row.four_numbers)
+        return {"name": row.name, **row.numbers(), "intervals": four, "nearest": nearest, "prompts": prompts}
 
 
 def _round(value: float | None) -> float | None:

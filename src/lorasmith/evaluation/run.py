@@ -12,10 +12,11 @@ from lorasmith.core.devices import pick_device
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.core.store import write_text
-from lorasmith.evaluation.base import FeatureExtractor
+from lorasmith.evaluation.base import FeatureExtractor, Features
 from lorasmith.evaluation.candidates import Candidate
 from lorasmith.evaluation.feature_cache import FeatureCache
 from lorasmith.evaluation.measure import highest_similarity, measure
+from lorasmith.evaluation.numbers import drift_numbers, quality_numbers
 from lorasmith.evaluation.pictures import (
     EvaluatedPicture,
     GenerationTask,
@@ -61,12 +62,22 @@ def evaluate(
     training_features = cache.features(training, "measuring the training images", progress)
     similarity = highest_similarity(training_features)
     evaluation = Evaluation(folder, settings.scorer.name, training, similarity)
+    features: dict[str, Features] = {}
+    for candidate in candidates:
+        paths = [picture.path for picture in pictures[candidate.name]]
+        features[candidate.name] = cache.features(paths, f"measuring {candidate.name}", progress)
+
+    base = next((c.name for c in candidates if c.folder is None and not c.uses), None)
     for candidate in candidates:
         evaluated = pictures[candidate.name]
-        paths = [picture.path for picture in evaluated]
-        features = cache.features(paths, f"measuring {candidate.name}", progress)
-        measurement = measure(features, text_vectors(extractor, evaluated), training_features)
-        evaluation.rows.append(CandidateResult(candidate.name, evaluated, measurement))
+        vectors = features[candidate.name]
+        measurement = measure(vectors, text_vectors(extractor, evaluated), training_features)
+        scores = {"likeness": measurement.image, "text": measurement.text, "copying": measurement.copying}
+        numbers = quality_numbers(evaluated, scores, settings.trigger)
+        if base is not None and candidate.folder is None:
+            base_vectors = features[base].image
+            numbers |= drift_numbers(evaluated, vectors.image, pictures[base], base_vectors, settings.trigger)
+        evaluation.rows.append(CandidateResult(candidate.name, evaluated, measurement, numbers))
 
     write_text(evaluation.file, json.dumps(evaluation.to_dict(), indent=1, ensure_ascii=False) + "\n")
     write_text(evaluation.report, build_report(evaluation))

@@ -1,0 +1,74 @@
+"""The four numbers of a LoRA: what they count, and what they must be in known cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from lorasmith.evaluation.numbers import drift_numbers, quality_numbers
+from lorasmith.evaluation.pictures import EvaluatedPicture
+
+PROMPTS = ("a photo of <TOK>", "a photo of a dog", "a beach")
+
+
+def draw(folder: Path, level: int) -> list[EvaluatedPicture]:
+    """Two pictures of each prompt of one grey level, named by prompt and seed as `evaluate` names them."""
+    folder.mkdir()
+    pictures: list[EvaluatedPicture] = []
+    for number, prompt in enumerate(PROMPTS):
+        for seed in (1, 2):
+            path = folder / f"{number}-{seed:05d}.png"
+            Image.new("RGB", (8, 8), (level, level, level)).save(path)
+            pictures.append(EvaluatedPicture(path, prompt, ""))
+    return pictures
+
+
+def vectors(seed: int = 0) -> Tensor:
+    return F.normalize(torch.randn(6, 5, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def test_the_drift_of_a_lora_that_changes_nothing_is_exactly_0(tmp_path: Path) -> None:
+    base, same = draw(tmp_path / "base", 100), draw(tmp_path / "same", 100)
+    numbers = drift_numbers(same, vectors(), base, vectors(), "garp")
+    for interval in numbers.values():
+        assert interval is not None
+        assert (interval.mean, interval.low, interval.high) == (0.0, 0.0, 0.0)
+
+
+def test_drift_is_that_of_prompts_without_the_trigger(tmp_path: Path) -> None:
+    base, moved = draw(tmp_path / "base", 100), draw(tmp_path / "moved", 151)
+    first, second = vectors(1), vectors(2)
+    numbers = drift_numbers(moved, second, base, first, "garp")
+    assert numbers["drift_pixels"] is not None
+    assert numbers["drift_pixels"].mean == pytest.approx(51 / 255)
+    assert numbers["drift_features"] is not None
+    # the first two pictures have the trigger
+    cosines = (first[2:] * second[2:]).sum(-1)
+    assert numbers["drift_features"].mean == pytest.approx(float(1 - cosines.mean()), abs=1e-6)
+    # a prompt with the trigger written out counts as one with it
+    assert drift_numbers(moved, second, base, first, "photo of")["drift_pixels"] is not None
+    assert drift_numbers(moved[:4], second[:4], base, first, "photo")["drift_pixels"] is None
+
+
+def test_likeness_and_copying_are_those_of_prompts_with_the_trigger(tmp_path: Path) -> None:
+    pictures = draw(tmp_path / "pictures", 100)
+    likeness = torch.tensor([0.8, 0.9, 0.1, 0.1, 0.2, 0.2])
+    text = torch.tensor([0.3, 0.3, 0.6, 0.6, float("nan"), float("nan")])
+    numbers = quality_numbers(pictures, {"likeness": likeness, "text": text}, "garp")
+    assert numbers["likeness"] is not None
+    assert numbers["likeness"].mean == pytest.approx(0.85)
+    assert 0.8 <= numbers["likeness"].low < numbers["likeness"].high <= 0.9 + 1e-6
+    assert numbers["text"] is not None
+    assert numbers["text"].mean == pytest.approx(0.45)
+
+
+def test_in_a_folder_of_pictures_all_are_about_the_concept(tmp_path: Path) -> None:
+    pictures = [EvaluatedPicture(Path(f"{i}.png"), "", "") for i in range(3)]
+    numbers = quality_numbers(pictures, {"copying": torch.tensor([0.1, 0.2, 0.3])}, "")
+    assert numbers["copying"] is not None
+    assert numbers["copying"].mean == pytest.approx(0.2)
