@@ -98,8 +98,14 @@ def test_the_best_export_is_the_one_that_the_run_names(run: Path, open_studio: O
         return [(row["step"], row["best"], row["lowest_validation"]) for row in exports]
 
     assert rows() == [(30, False, False), (20, False, True), (10, False, False)]
-    append(run, {"event": "best", "step": 30, "file": "garp-30.safetensors", "reason": "nearest to the images"})
-    assert rows() == [(30, True, False), (20, False, True), (10, False, False)]
+    (run / "garp-best.safetensors").write_bytes(b"x")
+    judged = {"file": "garp-best.safetensors", "best_step": 20, "reason": "later ones are worse"}
+    append(run, {"event": "best", "step": 30, **judged})
+    assert rows() == [(30, False, False), (20, True, True), (20, False, True), (10, False, False)]
+    assert client.get("/api/run/show", params={"run": "runs/garp"}).json()["best"]["reason"] == "later ones are worse"
+    report = client.get("/api/run/report", params={"run": "runs/garp"}).text
+    assert "<b>garp-best.safetensors</b>" in report
+    assert "These are the best weights</span>: later ones are worse." in report
 
 
 def test_events_of_a_hostile_run_open_nothing_outside(run: Path, open_studio: Open) -> None:

@@ -69,7 +69,8 @@ def live(call: Call, folder: Path, log: RunLog) -> dict[str, Any]:
             "warnings": [text for text in warnings(record) if not text.startswith("The run is not finished")],
             "previews": previews(log),
             "attention": [{"step": e.get("step"), "file": e.get("picture")} for e in log.of("attention")],
-            "exports": exports(folder, log, record.best),
+            "exports": exports(folder, log, record.best or {}),
+            "best": record.best,
             "log": log_lines(log),
             "console": read_tail(folder / CONSOLE),
         }
@@ -143,12 +144,12 @@ def previews(log: RunLog) -> list[dict[str, Any]]:
     ]
 
 
-def exports(folder: Path, log: RunLog, best: Event | None) -> list[dict[str, Any]]:
-    """The exported files that are there, newest first, and which of them was judged best and why."""
+def exports(folder: Path, log: RunLog, best: Event) -> list[dict[str, Any]]:
+    """The exported files that are there, newest first, and which of them was judged best."""
     files: dict[str, dict[str, Any]] = {}
-    # the best weights have a file of their own
-    best_files = [] if best is None else [{**best, "step": best.get("best_step", best.get("step"))}]
-    for event in [*log.of("export"), *log.of("end"), *best_files]:
+    # the best weights have a file of their own, of an earlier step than that of the judgement
+    best_file = {"file": best.get("file"), "step": best.get("best_step", best.get("step"))}
+    for event in [best_file, *log.of("export"), *log.of("end")]:
         name = event.get("file")
         if not isinstance(name, str):
             continue
@@ -156,9 +157,8 @@ def exports(folder: Path, log: RunLog, best: Event | None) -> list[dict[str, Any
             size = (folder / name).stat().st_size
         except OSError:
             continue
-        is_best = (best or {}).get("file") == name
-        reason = (best or {}).get("reason") if is_best else None
-        files[name] = {"file": name, "step": event.get("step"), "size": size, "best": is_best, "reason": reason}
+        is_best = best.get("file") == name
+        files[name] = {"file": name, "step": event.get("step"), "size": size, "best": is_best}
     lowest = lowest_validation(log)
     for row in files.values():
         row["lowest_validation"] = lowest is not None and row["step"] == lowest

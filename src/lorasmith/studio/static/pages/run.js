@@ -39,7 +39,7 @@ export async function render(root, { run }, signal) {
     fill(parts.warnings, h("ul", {}, live.warnings.map((text) => h("li", {}, text))));
     parts.previews.update(live.previews);
     parts.attention.update(live.attention.filter((item) => item.file).map((item) => ({ ...item, files: [item.file] })));
-    parts.exports.update(live.exports);
+    parts.exports.update(live.exports, live.best);
     parts.log.update(live);
   };
   show(details);
@@ -202,14 +202,15 @@ function exportsOf() {
   const body = h("tbody");
   const none = h("p.soft", {}, "No file yet.");
   const table = h("table", {}, h("thead", {}, h("tr", {}, ["File", "Step", "Size"].map((text) => h("th", {}, text)))), body);
-  const element = h("section.card", {}, h("h2", {}, "Files"), none, h("div.scroll", {}, table));
-  const update = (files) => {
+  const reason = h("p.soft.small.reason");
+  const element = h("section.card", {}, h("h2", {}, "Files"), none, h("div.scroll", {}, table), reason);
+  const update = (files, best) => {
+    reason.textContent = best?.reason ? `Best weights: ${best.reason}.` : "";
     none.hidden = files.length > 0;
     table.hidden = !files.length;
     fill(body, files.map((file) => h("tr", {},
       h("td.wrap", {}, file.file, " ", file.best ? h("span.badge.good", {}, "best") : null,
-        !file.best && file.lowest_validation ? h("span.badge", {}, "lowest validation loss") : null,
-        file.reason ? h("div.soft.small", {}, file.reason) : null),
+        !file.best && file.lowest_validation ? h("span.badge", {}, "lowest validation loss") : null),
       h("td.number", {}, number(file.step)), h("td.number", {}, bytes(file.size)))));
   };
   return { element, update };

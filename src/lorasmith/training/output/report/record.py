@@ -105,8 +105,8 @@ class Record:
 
     @property
     def best(self) -> Event | None:
-        """The export that was judged best, as the last `best` event names it: `file`, and `reason` in words."""
-        judged = [event for event in self.of("best") if isinstance(event.get("file"), str)]
+        """The last judgement of which weights are the best (event `best`): `reason`, and `file` if they were kept."""
+        judged = self.of("best")
         return judged[-1] if judged else None
 
     def summary_value(self, *keys: str) -> Any:

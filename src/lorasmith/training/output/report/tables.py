@@ -73,7 +73,7 @@ def exported_files(record: Record) -> dict[str, Any]:
         name = str(event.get("file") or "")
         path = record.folder / name
         if name and path.is_file():
-            is_best = record.best is not None and record.best["file"] == name
+            is_best = (record.best or {}).get("file") == name
             values[name] = f"{path.stat().st_size / 1e6:.2f} MB{', best' if is_best else ''}"
     values["trigger words"] = record.summary_value("trigger")
     return values

@@ -21,12 +21,11 @@ def use_section(record: Record) -> str:
     command = f"lorasmith sample --base {shlex.quote(base)} --lora {shlex.quote(path)} --prompt {shlex.quote(prompt)}"
 
     items = []
-    best = record.best
-    if best is not None and best["file"] == file:
-        reason = f": {escape(str(best['reason']))}" if best.get("reason") else ""
-        items.append(f'<li>Best export: <span class="done">{escape(file)}</span>{reason}</li>')
-    else:
-        items.append(f"<li>File: <b>{escape(file)}</b></li>")
+    items.append(f"<li>File: <b>{escape(file)}</b></li>")
+    best = record.best or {}
+    if best.get("reason"):
+        what = "These are the best weights" if best.get("file") == file else "Best weights"
+        items.append(f'<li><span class="done">{what}</span>: {escape(best["reason"])}.</li>')
     if trigger:
         items.append(f"<li>Write <b>{escape(trigger)}</b> into the prompt.</li>")
     name = file.rsplit("/", 1)[-1].rsplit(".", 1)[0]
