@@ -47,6 +47,9 @@ def health_of(record: Record) -> Health:
     add_rates(health, record, facts)
     add_clipping(health, record, facts)
     add_timesteps(health, facts)
+    for event in record.of("converged"):
+        criterion, reason = event.get("criterion"), event.get("reason")
+        health.facts[f"converged, by {criterion}"] = f"at step {event.get('step')}: {reason}"
     add_captions(health, record)
     return health
 

@@ -1,0 +1,48 @@
+"""Ends a run when its loss on held-out images has risen for some time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from lorasmith.core.errors import LorasmithError
+from lorasmith.training.hooks.stop_criterion import StopCriterion
+from lorasmith.training.hooks.validate import Validation
+from lorasmith.training.output.best import choose, losses_by_step
+
+if TYPE_CHECKING:
+    from lorasmith.training.run import Run
+
+
+class Patience(StopCriterion):
+    """Ends a run when the last few validations in a row are worse than the best one.
+
+    Worse is meant as in `[best]`: the 90 % interval of the differences, image by image, is above 0, so that noise does
+    not end a run. Needs held-out images (`data.validation`).
+    """
+
+    kind: Literal["patience"] = "patience"
+    every_steps: int | None = Field(default=1, ge=1)
+    validations: int = Field(default=5, ge=1)
+    """So many validations in a row must be worse."""
+
+    def start(self, run: Run) -> None:
+        """Raises LorasmithError before training if no image is held out."""
+        if not any(isinstance(hook, Validation) for hook in run.hooks) or not run.dataset.validation:
+            raise LorasmithError("hooks: patience needs held-out images; set data.validation.split = 0.1")
+        super().start(run)
+
+    def reason_to_stop(self, run: Run) -> str:
+        # a step without a validation has nothing new to say
+        last = run.events.of("validation")[-1:]
+        if not last or last[0].get("step") != run.state.step:
+            return ""
+        measured = [loss for step, loss in losses_by_step(run.events.of("validation")).items() if step > 0]
+        if not measured:
+            return ""
+        choice = choose(measured)
+        worse = sum(loss.step > choice.best.step for loss in measured)
+        if worse < self.validations:
+            return ""
+        return f"{worse} validations in a row are worse than that of step {choice.best.step}"
