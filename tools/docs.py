@@ -1,4 +1,5 @@
-"""Write `docs/reference.md` from the code: every command, every key of a config, every kind.
+"""Write `docs/reference.md` from the code: every command, every key of a config, every kind. Also writes the settings
+for the form of the studio (tools/settings_json.py).
 
 python -m tools.docs           # write
 python -m tools.docs --check   # exit 1 if what is there is not current
@@ -290,10 +291,18 @@ def table(names: tuple[str, ...], rows: list[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is not current")
+    from tools import settings_json
+
+    pages = {TARGET: reference(), settings_json.TARGET: settings_json.settings_json()}
     if parser.parse_args().check:
-        current = TARGET.is_file() and TARGET.read_text(encoding="utf-8") == reference()
-        sys.exit(0 if current else f"{TARGET.name} is not current; run: make docs")
-    TARGET.write_text(reference(), encoding="utf-8")
+        old = [path.name for path, text in pages.items() if not is_current(path, text)]
+        sys.exit(f"{', '.join(old)} is not current; run: make docs" if old else 0)
+    for path, text in pages.items():
+        path.write_text(text, encoding="utf-8")
+
+
+def is_current(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_text(encoding="utf-8") == text
 
 
 if __name__ == "__main__":

@@ -1,0 +1,69 @@
+"""The helper process of the studio (`python -m lorasmith.studio.worker`): a JSON request a line, and a JSON answer.
+
+It has what the server must not load: torch, and in the playground a model. It ends when its input ends.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from typing import Any, TextIO
+
+from lorasmith.core.errors import ConfigError, LorasmithError
+from lorasmith.core.text_files import parse_toml
+
+Send = Callable[[dict[str, Any]], None]
+
+
+def check_text(send: Send, text: str, full: bool) -> dict[str, Any]:
+    """What `lorasmith check` says about a config, or with `full` false only about its keys and values."""
+    from pathlib import Path
+
+    from lorasmith import api
+
+    table = parse_toml(text, Path("the config"))
+    if not full:
+        try:
+            api.read_config(table)
+        except ConfigError as error:
+            return {"errors": [vars(problem) for problem in error.problems]}
+        return {"errors": []}
+    return api.check(table).to_dict()
+
+
+METHODS: dict[str, Callable[..., Any]] = {"check": check_text}
+
+
+def main() -> None:
+    """Answer requests until there are none."""
+    # Ctrl-C in the terminal of the studio is for the studio, which then closes the input of this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    output = sys.stdout
+    with redirect_stdout(sys.stderr):
+        for line in sys.stdin:
+            answer(json.loads(line), output)
+
+
+def answer(request: dict[str, Any], output: TextIO) -> None:
+    """Answer one request."""
+
+    def send(message: dict[str, Any]) -> None:
+        print(json.dumps(message, default=str), file=output, flush=True)
+
+    try:
+        send({"result": METHODS[request["method"]](send, **request["parameters"])})
+    except ConfigError as error:
+        send({"error": str(error), "problems": [vars(problem) for problem in error.problems]})
+    except LorasmithError as error:
+        send({"error": str(error)})
+    except Exception as error:
+        traceback.print_exc()
+        send({"error": f"a bug in Lorasmith ({type(error).__name__}: {error}); the terminal has its traceback"})
+
+
+if __name__ == "__main__":
+    main()
