@@ -69,7 +69,14 @@ def recipe(answers: Answers) -> str:
     lines += ["", "[preview]", often, *(["cfg = 5.0"] if tiny else []), "prompts = ["]
     name = answers.trigger or "it"
     lines += [f"  {inline(prompt.format(name))}," for prompt in PROMPTS[subject]]
-    lines += ["]", "", "[export]", *([] if tiny else ['dtype = "fp16"']), "every_steps = 100" if tiny else often, "keep = 5"]
+    lines += [
+        "]",
+        "",
+        "[export]",
+        *([] if tiny else ['dtype = "fp16"']),
+        "every_steps = 100" if tiny else often,
+        "keep = 5",
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -11,28 +11,43 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any, TextIO
 
-from lorasmith.core.errors import ConfigError, LorasmithError
+from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.text_files import parse_toml
 
 Send = Callable[[dict[str, Any]], None]
 
 
-def check_text(send: Send, text: str, full: bool) -> dict[str, Any]:
-    """What `lorasmith check` says about a config, or with `full` false only about its keys and values."""
-    from pathlib import Path
+def check_text(send: Send, text: str, full: bool, trusted: bool = False) -> dict[str, Any]:
+    """What `lorasmith check` says about a config, or with `full` false only about its keys and values.
 
+    Code that the config names is imported only if it is `trusted`: the config may be of somebody else's run.
+    """
     from lorasmith import api
+    from lorasmith.training.output.folder import named_code
 
     table = parse_toml(text, Path("the config"))
-    if not full:
-        try:
-            api.read_config(table)
-        except ConfigError as error:
-            return {"errors": [vars(problem) for problem in error.problems]}
-        return {"errors": []}
-    return api.check(table).to_dict()
+    if table.get("plugins") and not trusted:
+        return {"errors": [vars(code_problem(table["plugins"]))]}
+    try:
+        config = api.read_config(table)
+    except ConfigError as error:
+        return {"errors": [vars(problem) for problem in error.problems]}
+    code = named_code(config)
+    if code and not trusted:
+        return {"errors": [vars(code_problem(code))]}
+    return api.check(table).to_dict() if full else {"errors": []}
+
+
+def code_problem(names: object) -> Problem:
+    """Code that has not been imported."""
+    return Problem(
+        "plugins",
+        f"the config names code: {names}",
+        remedy="it is imported, and the rest checked, when you trust it",
+    )
 
 
 METHODS: dict[str, Callable[..., Any]] = {"check": check_text}

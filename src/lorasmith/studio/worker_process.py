@@ -61,6 +61,8 @@ class Worker:
         process = self._process
         if process is not None and process.poll() is None:
             process.kill()
+            # until it is gone, it looks as if it could be asked
+            process.wait()
 
     def _answer(self, method: str, seconds: float) -> dict[str, Any]:
         while True:

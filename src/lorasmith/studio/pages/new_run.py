@@ -1,0 +1,173 @@
+"""The page of a new run: a recipe from few answers, a form and the TOML of a config, its check, and the start."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lorasmith.core.config import override
+from lorasmith.core.errors import LorasmithError
+from lorasmith.core.lock import find_holder
+from lorasmith.studio import config_places as places
+from lorasmith.studio.page import Call, Page, get, post
+from lorasmith.studio.process import CONSOLE, run_json
+from lorasmith.studio.recipe import PROMPTS, TINY, Answers, recipe
+from lorasmith.studio.toml_text import change, parse, read_value
+from lorasmith.studio.worker_process import Worker
+
+CHECK_SECONDS = 300.0
+MEASURE_SECONDS = 1800.0
+CHECKER = Worker()
+"""Keeps torch loaded, so that a mistake shows while it is typed."""
+QUEUE = "queue"
+MOST_NAMES = 500
+
+
+def choices(call: Call) -> dict[str, Any]:
+    """What can be chosen: bases, folders of images, configs, and where runs go."""
+    roots = call.roots.folders.values()
+    bases = [TINY, *(places.as_text(path) for root in roots for path in places.find_bases(root))]
+    configs = [call.roots.name_of(path) for root in roots for path in places.find_configs(root)]
+    first = next(iter(roots))
+    return {
+        "bases": list(dict.fromkeys(bases))[:MOST_NAMES],
+        "images": places.image_folders(call.roots),
+        "configs": configs[:MOST_NAMES],
+        "runs": places.as_text(first if first.name == "runs" else first / "runs"),
+        "subjects": list(PROMPTS),
+    }
+
+
+def make_recipe(call: Call) -> dict[str, Any]:
+    """A config from the answers."""
+    body = call.body
+    images = call.text("images", "")
+    memory = body.get("memory")
+    answers = Answers(
+        base=call.text("base", TINY),
+        images=images,
+        output=call.text("output"),
+        trigger=call.text("trigger", "").strip(),
+        subject=call.text("subject", "character"),
+        memory=float(memory) if isinstance(memory, int | float) else 12.0,
+        count=places.image_folders(call.roots).get(images, 0),
+        resolution=call.number("resolution", 512),
+    )
+    return described(recipe(answers))
+
+
+def open_config(call: Call) -> dict[str, Any]:
+    """A config file as text."""
+    path = call.path("file")
+    if path.suffix != ".toml" or path.stat().st_size > places.LARGEST_CONFIG:
+        raise LorasmithError(f"{call.text('file')}: is not a config in TOML")
+    return described(path.read_text(encoding="utf-8-sig"))
+
+
+def edit(call: Call) -> dict[str, Any]:
+    """The TOML with `changes` by dotted keys. A change is `{"value": ...}`, `{"toml": "..."}` or null, which removes
+    the key."""
+    changes = call.body.get("changes") or {}
+    if not isinstance(changes, dict):
+        raise LorasmithError("`changes` of the request is not a table")
+    values = {key: value_of(each) for key, each in changes.items()}
+    return described(change(call.text("toml"), values))
+
+
+def value_of(change: Any) -> Any:
+    """The value that a change sets; None removes the key."""
+    if not isinstance(change, dict):
+        return None
+    return read_value(change["toml"]) if isinstance(change.get("toml"), str) else change.get("value")
+
+
+def described(text: str) -> dict[str, Any]:
+    """A config as text, and as values by dotted keys."""
+    values: dict[str, Any] = {}
+    flatten(parse(text), "", values)
+    return {"toml": text, "values": values}
+
+
+def flatten(table: dict[str, Any], prefix: str, values: dict[str, Any]) -> None:
+    """Collect the values of nested tables by dotted keys; the tables themselves too, since some are one value."""
+    for key, value in table.items():
+        values[f"{prefix}{key}"] = value
+        if isinstance(value, dict):
+            flatten(value, f"{prefix}{key}.", values)
+
+
+def check(call: Call) -> dict[str, Any]:
+    """The problems of the TOML. `full`: also of base and images; else only of keys and values, which is immediate.
+    `trusted`: import the code that the config names."""
+    text = call.text("toml")
+    places.check_places(call.roots, parse(text))
+    full, trusted = call.body.get("full") is True, call.body.get("trusted") is True
+    return CHECKER.ask("check", CHECK_SECONDS, text=text, full=full, trusted=trusted)
+
+
+def measure(call: Call) -> dict[str, Any]:
+    """Hours and memory of the run, from two real steps."""
+    text = call.text("toml")
+    places.check_places(call.roots, parse(text))
+    with tempfile.TemporaryDirectory(prefix="lorasmith-studio-") as temporary:
+        config = Path(temporary) / "config.toml"
+        config.write_text(text, encoding="utf-8")
+        return run_json(["check", str(config), "--measure"], MEASURE_SECONDS)
+
+
+def start(call: Call) -> dict[str, Any]:
+    """Save the config beside the folder of its run, and start the run in a process of its own."""
+    config, output = saved(call)
+    if find_holder(output) is not None or (output / "config.toml").exists():
+        raise LorasmithError(f"output: {output} holds a run already; choose another folder, or resume that run")
+    output.mkdir(parents=True, exist_ok=True)
+    arguments = ["train", str(config), *(["--yes"] if call.body.get("accept_remarks") is True else [])]
+    call.processes.start(str(output), arguments, output / CONSOLE)
+    return {"run": call.roots.name_of(output), "config": call.roots.name_of(config)}
+
+
+def enqueue(call: Call) -> dict[str, Any]:
+    """Save the config, and add it to the queue in the first folder of the studio."""
+    config, _ = saved(call)
+    folder = next(iter(call.roots.folders.values())) / QUEUE
+    arguments = ["queue", "add", str(config), "--queue", str(folder)]
+    result = run_json([*arguments, *(["--yes"] if call.body.get("accept_remarks") is True else [])])
+    return {"jobs": [job["job"] for job in result["jobs"]]}
+
+
+def progress(call: Call) -> dict[str, Any]:
+    """Whether a run that was just started has begun, and what it has printed if it has failed."""
+    folder = call.path("run")
+    key = str(folder)
+    code = call.processes.exit_code(key)
+    console = folder / CONSOLE
+    text = console.read_text(encoding="utf-8", errors="replace")[-4000:] if console.is_file() else ""
+    return {"begun": (folder / "events.jsonl").is_file(), "exit_code": code, "console": text}
+
+
+def saved(call: Call) -> tuple[Path, Path]:
+    """The config of the request, written beside the folder of its run, and that folder."""
+    text = call.text("toml")
+    table = override(parse(text), [])
+    places.check_places(call.roots, table)
+    output = call.roots.check(Path(table["output"]).expanduser())
+    return places.save_config(text, output), output
+
+
+PAGE = Page(
+    "new_run",
+    "New run",
+    15,
+    [
+        get("/choices", choices),
+        get("/open", open_config),
+        get("/progress", progress),
+        post("/recipe", make_recipe),
+        post("/edit", edit),
+        post("/check", check),
+        post("/measure", measure),
+        post("/start", start),
+        post("/queue", enqueue),
+    ],
+)
