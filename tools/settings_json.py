@@ -37,24 +37,27 @@ def settings(model: type[BaseModel], prefix: str, of: str = "") -> Iterator[dict
             continue
         key = f"{prefix}{name}"
         row = {"key": key, "takes": takes(field), "about": " ".join(texts.get(name, "").split())}
-        row |= {"default": default_value(field), "input": input_kind(field)}
-        if of:
-            row["of"] = of
+        row |= {"default": default_value(field), "input": input_kind(field), **({"of": of} if of else {})}
         inner = models_in(field.annotation)
         root = next((cls for cls in inner if issubclass(cls, Component) and cls._root is cls), None)
         is_list = is_tuple(field.annotation)
         if root is not None:
-            kinds = registered(root)
-            row["kinds"] = [{"kind": kind, "about": about(cls)} for kind, cls in sorted(kinds.items())]
-            row["input"] = "toml" if is_list else "kind"
-            yield row
-            if not is_list and not of:
-                for kind, cls in sorted(kinds.items()):
-                    yield from settings(cls, f"{key}.", f"{key}={kind}")
+            yield from kinds_of(row, root, is_list)
         elif inner and not is_list:
             yield from settings(inner[0], f"{key}.", of)
         else:
             yield row
+
+
+def kinds_of(row: dict[str, Any], root: type[Component], is_list: bool) -> Iterator[dict[str, Any]]:
+    """A setting that is a kind, with the settings of each kind; those inside of another kind are written in TOML."""
+    kinds = sorted(registered(root).items())
+    described = [{"kind": kind, "about": about(cls)} for kind, cls in kinds]
+    yield {**row, "kinds": described, "input": "toml" if is_list else "kind"}
+    if is_list or "of" in row:
+        return
+    for kind, cls in kinds:
+        yield from settings(cls, f"{row['key']}.", f"{row['key']}={kind}")
 
 
 def is_tuple(annotation: Any) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from lorasmith.api.files import SaveOptions, combine, convert, extract, fuse, inspect, merge, refit, resize, strip
+from lorasmith.api.files import SaveOptions, combine, convert, extract, fuse, inspect, merge, refit, resize, ship, strip
 from lorasmith.api.queue import queue_add
 from lorasmith.compat.foreign_keys import explains_foreign_keys
 from lorasmith.core.progress import Progress
@@ -58,6 +58,7 @@ __all__ = [
     "reproduce",
     "resize",
     "sample",
+    "ship",
     "strip",
     "sweep",
     "train",

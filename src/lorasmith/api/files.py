@@ -191,6 +191,20 @@ def strip(
     return strip_file(Path(file), cast(Level, to), target)
 
 
+def ship(file: Path | str, *, output: Path | str | None = None, overwrite: bool = False, **card: Any) -> Path:
+    """Write a copy of a file with a card in its metadata, without private metadata; returns its path.
+
+    `card`: `thumbnail` (the path of a picture), `trigger`, `title`, `author`, `license`, `description`, `usage_hint`.
+    The weights stay the same, byte for byte. Raises LorasmithError if the file or the picture cannot be read.
+    """
+    from lorasmith.files.ship import Card
+    from lorasmith.files.ship import ship as ship_file
+
+    picture = card.pop("thumbnail", None)
+    target = _output({"output": output, "overwrite": overwrite}, Path(file), "ship")
+    return ship_file(Path(file), Card(thumbnail=None if picture is None else Path(picture), **card), target)
+
+
 def _output(saving: SaveOptions, file: Path, suffix: str, ending: str = ".safetensors") -> OutputFile:
     """Where and how to write a new file; by default next to `file`, with the suffix in its name."""
     from lorasmith.files.lora import OutputFile, dtype_named

@@ -36,6 +36,7 @@ from lorasmith.cli.report import report_command
 from lorasmith.cli.reproduce import reproduce_command
 from lorasmith.cli.resize import resize_command
 from lorasmith.cli.sample import sample_command
+from lorasmith.cli.ship import ship_command
 from lorasmith.cli.strip import strip_command
 from lorasmith.cli.studio import studio_command
 from lorasmith.cli.sweep import sweep_command
@@ -93,6 +94,7 @@ _add("resize", resize_command)
 _add("merge", merge_command)
 _add("combine", combine_command)
 _add("strip", strip_command)
+_add("ship", ship_command)
 _add("fuse", fuse_command)
 _add("refit", refit_command)
 _add("demo", demo_command, needs_arguments=False)

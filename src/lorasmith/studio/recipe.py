@@ -61,23 +61,22 @@ def recipe(answers: Answers) -> str:
         ]
     lines += data_lines(answers, subject)
     lines += ["", "[adapter]", 'kind = "lora"', f"rank = {8 if little else RANKS[subject]}"]
-    lines += ["alpha = 16"] if subject == "character" and not little else []
     lines += ["", "[optimizer]", 'kind = "adamw"', *rate_lines(answers, subject, little)]
     lines += ["", "[lr_schedule]", 'kind = "cosine"', "warmup = 0.05"]
-    lines += ["", "[objective]", 'weightings = [{ kind = "min_snr", gamma = 5.0 }]']
-    often = "every_steps = 50" if tiny else "every_epochs = 10"
-    lines += ["", "[preview]", often, *(["cfg = 5.0"] if tiny else []), "prompts = ["]
-    name = answers.trigger or "it"
-    lines += [f"  {inline(prompt.format(name))}," for prompt in PROMPTS[subject]]
-    lines += [
-        "]",
-        "",
-        "[export]",
-        *([] if tiny else ['dtype = "fp16"']),
-        "every_steps = 100" if tiny else often,
-        "keep = 5",
-    ]
+    lines += ["", "[objective]", 'weightings = [{ kind = "min_snr", gamma = 5.0 }]', *output_lines(answers, subject)]
     return "\n".join(lines) + "\n"
+
+
+def output_lines(answers: Answers, subject: str) -> list[str]:
+    """The tables `preview` and `export`."""
+    name = answers.trigger or "it"
+    prompts = [f"  {inline(prompt.format(name))}," for prompt in PROMPTS[subject]]
+    if answers.base == TINY:
+        often, guidance, dtype = "every_steps = 50", ["cfg = 5.0"], []
+    else:
+        often, guidance, dtype = "every_epochs = 10", [], ['dtype = "fp16"']
+    lines = ["", "[preview]", often, *guidance, "prompts = [", *prompts, "]"]
+    return [*lines, "", "[export]", *dtype, often, "keep = 5"]
 
 
 def data_lines(answers: Answers, subject: str) -> list[str]:
