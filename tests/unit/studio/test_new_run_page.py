@@ -29,6 +29,7 @@ def test_every_recipe_is_a_valid_config(subject: str) -> None:
         config = api.read_config(tomllib.loads(text))
         assert (config.base, str(config.data.images), config.trigger) == (base, 'my "photos"', ("mia",))
         assert config.preview is not None
+        assert isinstance(config.preview.prompts, tuple)
         assert len(config.preview.prompts) == 4
         if base != "tiny-sd" and memory == 6:
             assert (config.gradient_checkpointing, config.data.batch_size, config.optimizer.text_lr) == (True, 1, 0)

@@ -1,0 +1,78 @@
+"""From images to a file that is passed on, in a real browser: form, start, loss, stop, resume, compare, ship."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+import lorasmith
+from lorasmith.core.lock import find_holder
+from tests.browser.conftest import Studio
+from tests.browser.test_runs_and_data import wait_until
+
+pytestmark = pytest.mark.slow
+Start = Callable[..., Studio]
+
+
+def test_from_the_form_to_a_shipped_file(
+    tmp_path: Path, studio: Start, page: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(Path(lorasmith.__file__).parent / "assets/garp", tmp_path / "garp")
+    opened = studio(tmp_path)
+    page.goto(opened.url)
+    page.get_by_role("link", name="New run").click()
+
+    # a recipe, a mistake that shows at its field, and its correction
+    page.get_by_label("Base model").fill("tiny-sd")
+    page.get_by_label("Trigger word").fill("garp")
+    page.get_by_role("button", name="Make a config").click()
+    rate = page.get_by_label("optimizer.lr", exact=True)
+    rate.fill("fast")
+    wrong = page.locator("[id='setting-optimizer.lr-wrong']")
+    wait_until(lambda: "number" in wrong.inner_text())
+    rate.fill("1e-3")
+    wait_until(lambda: wrong.inner_text() == "")
+    page.get_by_label("Search all settings").fill("checkpoint.every_steps")
+    page.get_by_label("checkpoint.every_steps", exact=True).fill("10")
+    wait_until(lambda: "every_steps = 10\n" in page.get_by_label("The config as TOML").input_value())
+    page.get_by_role("button", name="Start the run").click()
+
+    # the run goes on without the studio
+    page.wait_for_url("**/#/run?**", timeout=120_000)
+    run = tmp_path / "runs/garp"
+    wait_until(lambda: '"event": "preview"' in (run / "events.jsonl").read_text())
+    opened.process.kill()
+    opened.process.wait()
+    assert find_holder(run) is not None
+    page.goto("about:blank")
+    page.problems.clear()
+
+    page.goto(studio(tmp_path).url)
+    page.get_by_role("link", name="garp").first.click()
+    page.get_by_role("button", name="Stop", exact=False).first.click()
+    wait_until(lambda: find_holder(run) is None)
+    page.get_by_role("button", name="Resume", exact=False).first.click()
+    file = run / "garp.safetensors"
+    wait_until(file.is_file, 300)
+    wait_until(lambda: find_holder(run) is None)
+
+    # compare two exports, ship one
+    page.get_by_role("link", name="Compare").click()
+    page.get_by_label("Prompts, one on each line").fill("a photo of garp, on grass")
+    page.get_by_role("button", name="Draw").click()
+    page.wait_for_selector(".compare th:nth-child(3)", timeout=180_000)
+    page.get_by_role("button", name="Ship this one").first.click()
+    page.get_by_label("Licence").fill("CC0")
+    page.get_by_role("button", name="Write the file").click()
+    page.get_by_text("Written:").wait_for(timeout=60_000)
+    shipped = next(run.glob("*-ship.safetensors"))
+    with safe_open(shipped, "pt") as contents:
+        metadata = contents.metadata()
+    assert metadata["modelspec.license"] == "CC0"
+    assert metadata["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
