@@ -59,7 +59,9 @@ def draw(call: Call) -> dict[str, Any]:
     if call.text("file", ""):
         file = call.path("file")
         strength = call.body.get("strength", 1)
-        arguments += ["--lora", f"{file}:{float(strength):g}"]
+        if not isinstance(strength, int | float):
+            raise LorasmithError("`strength` of the request is not a number")
+        arguments += ["--lora", f"{file}:{strength:g}"]
         version = str(file.stat().st_mtime_ns)
     key = hashlib.sha256(json.dumps([arguments, version]).encode()).hexdigest()[:16]
     folder = call.roots.check(next(iter(call.roots.folders.values())) / FOLDER / key)
