@@ -25,7 +25,7 @@ def use_section(record: Record) -> str:
     best = record.best or {}
     if best.get("reason"):
         what = "These are the best weights" if best.get("file") == file else "Best weights"
-        items.append(f'<li><span class="done">{what}</span>: {escape(best["reason"])}.</li>')
+        items.append(f'<li><span class="done">{what}</span>: {escape(str(best["reason"]))}.</li>')
     if trigger:
         items.append(f"<li>Write <b>{escape(trigger)}</b> into the prompt.</li>")
     name = file.rsplit("/", 1)[-1].rsplit(".", 1)[0]
