@@ -1,0 +1,47 @@
+"""The page of files makes new files beside old ones, and nothing anywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from lorasmith.studio.pages import files
+
+Open = Callable[..., TestClient]
+
+
+def test_a_new_file_is_made_beside_the_old_one_by_the_commands(
+    tmp_path: Path, open_studio: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+
+    def run_json(arguments: list[str], seconds: float) -> dict[str, Any]:
+        commands.append(arguments)
+        return {}
+
+    monkeypatch.setattr(files, "run_json", run_json)
+    client = open_studio(tmp_path)
+    root = tmp_path.name
+    body = {
+        "file": f"{root}/a.safetensors",
+        "command": "resize",
+        "name": "small",
+        "options": {"rank": "4", "base": "x"},
+    }
+    made = client.post("/api/files/change", json=body).json()
+    assert made["file"] == f"{root}/a-small.safetensors"
+    assert commands == [
+        ["resize", f"{tmp_path}/a.safetensors", "--output", f"{tmp_path}/a-small.safetensors", "--rank=4"]
+    ]
+    uses = [{"file": f"{root}/{name}.safetensors", "strength": 0.5} for name in "ab"]
+    assert client.post("/api/files/combine", json={"files": uses, "name": "ab"}).status_code == 200
+    assert commands[1][1:3] == [f"{tmp_path}/a.safetensors:0.5", f"{tmp_path}/b.safetensors:0.5"]
+    for change in ({"command": "merge"}, {"name": "../x"}, {"name": ""}, {"file": f"{root}/../x"}, {"options": [1]}):
+        assert client.post("/api/files/change", json={**body, **change}).status_code == 400, change
+    assert client.post("/api/files/combine", json={"files": uses[:1], "name": "ab"}).status_code == 400
+    assert client.get("/api/files/inspect", params={"file": "/etc/passwd"}).status_code == 400
+    assert len(commands) == 2
