@@ -30,7 +30,7 @@ def test_a_new_file_is_made_beside_the_old_one_by_the_commands(
         "file": f"{root}/a.safetensors",
         "command": "resize",
         "name": "small",
-        "options": {"rank": "4", "base": "x"},
+        "options": {"rank": "4", "x": "y"},
     }
     made = client.post("/api/files/change", json=body).json()
     assert made["file"] == f"{root}/a-small.safetensors"
