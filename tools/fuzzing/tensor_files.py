@@ -106,7 +106,11 @@ def damaged_tensor_file(draw: Draw, data: bytes) -> bytes:
     level = draw(
         st.sampled_from(["bytes", "length", "text", "entries", "entries", "metadata", "metadata", "numbers", "names"])
     )
-    header, body = split(data)
+    try:
+        header, body = split(data)
+    except (struct.error, ValueError):
+        # the file is damaged already, so that it has no header
+        return damaged_bytes(draw, data)
     if level == "bytes":
         return damaged_bytes(draw, data)
     if level == "length":

@@ -98,12 +98,21 @@ def summary_rows(result: CheckResult) -> list[Row]:
         rows.append((f"effective lr, {component}", text))
     if result.device:
         rows.append(("device", result.device))
+    if result.memory:
+        rows.append(_memory_row(result.memory))
     if result.data:
         rows.append(_images_row(result))
         rows += [_files_row(contents) for contents in result.data["files"]]
     if result.length:
         rows.append(_length_row(result))
     return rows
+
+
+def _memory_row(memory: dict[str, Any]) -> Row:
+    text = f"about {memory['needed']:.1f} GiB for a step, {memory['free']:.1f} GiB free"
+    if memory["level"]:
+        text += f"; memory level {memory['level']}: {memory['name']}"
+    return "memory", text
 
 
 def _base_row(result: CheckResult) -> Row:

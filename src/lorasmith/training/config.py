@@ -220,7 +220,10 @@ def load_config(source: Path | dict[str, Any], overrides: list[str] | tuple[str,
     if not isinstance(table, dict):
         raise LorasmithError(f"{name}: holds a list; a config is a table of keys and values")
     table = override(table, overrides)
-    load_plugins(table.get("plugins", ()))
+    plugins = table.get("plugins", ())
+    # anything but a list of names is reported with the other problems of the config
+    if isinstance(plugins, list | tuple) and all(isinstance(name, str) for name in plugins):
+        load_plugins(plugins)
     config = validate(TrainConfig, table, name)
     problems = find_contradictions(config)
     if problems:

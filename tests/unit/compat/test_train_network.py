@@ -301,6 +301,8 @@ def test_output_config_writes_what_was_given(train_dir: Path) -> None:
     assert {k: again.values[k] for k in again.given - {"config_file"}} == {"network_dim": 8, "flip_aug": True}
     with pytest.raises(Exception, match="new file"):
         script.parse(["--config_file=new", "--output_config"])
+    with pytest.raises(Exception, match="name of a new file"):
+        script.parse(["--config_file=", "--output_config"])
 
 
 def test_captions_of_several_lines(convert: Convert, train_dir: Path) -> None:

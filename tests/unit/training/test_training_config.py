@@ -70,3 +70,10 @@ def test_the_rank_of_some_layers_is_bounded_too() -> None:
 def test_a_resolution_that_no_memory_holds(resolution: Any) -> None:
     with pytest.raises(ConfigError, match="at most 8192"):
         load_config(OURS | {"data": {"images": "x", "resolution": resolution}})
+
+
+@pytest.mark.parametrize("value", ["false", "1.5", "[1]"])
+def test_plugins_that_are_not_names_are_a_problem_of_the_config(value: str) -> None:
+    table = {"base": "tiny-sd", "output": "out", "steps": 1, "data": {"images": "x"}}
+    with pytest.raises(ConfigError, match="plugins"):
+        load_config(table, [f"plugins={value}"])

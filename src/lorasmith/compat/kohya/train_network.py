@@ -156,8 +156,8 @@ def write_config_file(path: Path, parsed: Parsed) -> str:
 
     Secrets are left out. Raises LorasmithError if the file exists or no name is given.
     """
-    target = path if path.suffix == ".toml" else path.with_name(f"{path.name}.toml")
-    if path == Path() or target.exists():
+    target = path if path.suffix == ".toml" or not path.name else path.with_name(f"{path.name}.toml")
+    if not path.name or target.exists():
         raise LorasmithError(f"--output_config requires --config_file with the name of a new file; found {target}")
     left_out = ("config_file", "output_config", *SECRETS)
     given = {name: parsed.values[name] for name in sorted(parsed.given) if name not in left_out}

@@ -32,6 +32,7 @@ from lorasmith.training.determinism import deterministic_algorithms
 from lorasmith.training.run import Run
 from lorasmith.training.setup.build import build_run, run_length
 from lorasmith.training.setup.first_batches import draw_first_batches
+from lorasmith.training.setup.memory_check import forecast_memory, memory_problems
 from lorasmith.training.setup.remarks import build_dataset, find_remarks
 from lorasmith.training.setup.setting_remarks import (
     adapted_layers,
@@ -74,6 +75,8 @@ class CheckResult:
     """images, buckets and the like."""
     device: str = ""
     """The device that trains, by the name that it gives itself."""
+    memory: dict[str, Any] = field(default_factory=dict)
+    """GiB that are free and that a step is expected to need, and the memory level; see `MemoryForecast`."""
     images: list[Remark] = field(default_factory=list)
     """What is suspicious about images, captions and other files of the data. `train` stops at serious ones."""
     length: dict[str, Any] = field(default_factory=dict)
@@ -131,6 +134,8 @@ def check(
     if base is not None and result.adapter and result.length:
         with errors_into(result, "adapter"):
             result.warnings += find_setting_remarks(config, base, result.length["steps"])
+        with errors_into(result, "memory"):
+            check_memory(config, base, result)
     check_output(config, result)
 
     # Only a config without errors can be tried.
@@ -268,6 +273,18 @@ def check_data(config: TrainConfig, result: CheckResult, progress: Progress) -> 
         result.warnings.append(
             Problem("validation", "no image is held out to validate on", remedy="set data.validation.split = 0.1")
         )
+
+
+def check_memory(config: TrainConfig, base: Source, result: CheckResult) -> None:
+    """Estimate what a step needs, and compare it with what is free on the device."""
+    dataset = readable_part(config)
+    if dataset is None or not result.device:
+        return
+    trained = sum(result.adapter["parameters"].values())
+    forecast = forecast_memory(config, base, dataset, trained, pick_device(config.device))
+    if forecast is not None:
+        result.memory = forecast.plain()
+        result.warnings += memory_problems(forecast)
 
 
 def readable_part(config: TrainConfig) -> Dataset | None:

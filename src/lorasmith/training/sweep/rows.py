@@ -36,7 +36,12 @@ def csv_rows(text: str, path: Path) -> list[Values]:
     """Keys in the first line, a run in each further one; values as on the command line."""
     # spreadsheets of some countries write semicolons
     delimiter = ";" if ";" in text.split("\n")[0] else ","
-    lines = [line for line in csv.reader(io.StringIO(text), delimiter=delimiter) if any(cell.strip() for cell in line)]
+    # a carriage return alone ends a line too, as old spreadsheets write it
+    reader = csv.reader(io.StringIO(text, newline=None), delimiter=delimiter)
+    try:
+        lines = [line for line in reader if any(cell.strip() for cell in line)]
+    except csv.Error as error:
+        raise LorasmithError(f"{path}: line {reader.line_num} is not CSV: {error}") from error
     keys = [cell.strip() for cell in lines[0]] if lines else []
     rows: list[Values] = []
     for number, line in enumerate(lines[1:], 2):

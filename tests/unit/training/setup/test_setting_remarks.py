@@ -142,3 +142,15 @@ def test_a_base_without_a_size_in_its_config_has_that_of_its_kind(table: dict[st
     for size, expected in (([16, 12], 128), (None, 512)):
         config_file.write_text(json.dumps(json.loads(config_file.read_text()) | {"sample_size": size}))
         assert lorasmith.check(table, overrides=[f"base={folder}"]).data["buckets"][0]["size"][0] == expected
+
+
+def test_check_says_what_a_step_needs_and_what_is_free(table: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    result = lorasmith.check(table)
+    assert result.memory["needed"] > 0.3
+    assert result.memory["fits"]
+    assert list(result.memory["by_level"]) == sorted(result.memory["by_level"], reverse=True)
+    assert not [problem for problem in result.warnings if problem.where == "memory"]
+
+    monkeypatch.setattr("lorasmith.training.setup.memory_check.free_memory", lambda device: 10**6)
+    (problem,) = [problem for problem in lorasmith.check(table).warnings if problem.where == "memory"]
+    assert "0.0 GiB are free" in problem.found

@@ -80,3 +80,9 @@ def test_a_run_is_called_by_its_name() -> None:
     values = {"name": "mia", "data.images": "photos/a/very/long/folder", "adapter.rank": "4"}
     assert label(values) == "mia  rank 4"
     assert label({"name": "mia"}) == "mia"
+
+
+def test_rows_may_end_in_a_carriage_return_alone(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes(b"name,adapter.rank\r\nmia,4\rbob,8\n")
+    assert [row["name"] for row in read_rows(file)] == ["mia", "bob"]

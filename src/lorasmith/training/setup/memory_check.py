@@ -1,0 +1,80 @@
+"""What `check` says of memory: what a step would need at each memory level, and whether that is free."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+
+from lorasmith.core.config import Problem
+from lorasmith.core.free_memory import free_memory
+from lorasmith.data.dataset import Dataset
+from lorasmith.families.source import Source
+from lorasmith.families.stable_diffusion.unet_config import UNetConfig
+from lorasmith.training.config import TrainConfig
+from lorasmith.training.memory_levels import CHECKPOINTING, LAST_EXACT, LEVELS
+from lorasmith.training.setup.memory_estimate import largest_shape, need
+
+LARGE = 100_000_000
+"""UNets with more weights than this are in bfloat16 by default, others in float32."""
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class MemoryForecast:
+    """GiB on the device: what is free, and what a step would need at the level that the run would begin with."""
+
+    free: float
+    level: int
+    name: str
+    """What the level does."""
+    needed: float
+    by_level: tuple[float, ...]
+    """What a step needs at each level."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the estimate is below what is free."""
+        return self.needed <= self.free
+
+    def plain(self) -> dict[str, object]:
+        """As plain data for JSON."""
+        return {**asdict(self), "fits": self.fits}
+
+
+def forecast_memory(
+    config: TrainConfig, base: Source, dataset: Dataset, trained: int, device: torch.device
+) -> MemoryForecast | None:
+    """The estimate for a run, from headers alone; None for a base whose network is of another kind.
+
+    `trained`: the number of trained weights.
+    """
+    unet_config = getattr(base, "unet_config", None)
+    if not isinstance(unet_config, UNetConfig):
+        return None
+    in_float32 = config.precision == "fp32" or (config.precision == "auto" and base.parameters <= LARGE)
+    shape = largest_shape(dataset, 4 if in_float32 else 2)
+    totals = [need(unet_config, base.parameters, trained, shape, level).total / GIB for level in range(len(LEVELS))]
+    free = free_memory(device) / GIB
+    least = CHECKPOINTING if config.gradient_checkpointing else 0
+    level = least if config.memory == "auto" else max(int(config.memory), least)
+    if config.memory == "auto":
+        level = next((i for i in range(least, LAST_EXACT + 1) if totals[i] <= free), LAST_EXACT)
+    rounded = tuple(round(total, 2) for total in totals)
+    return MemoryForecast(round(free, 2), level, LEVELS[level].name, rounded[level], rounded)
+
+
+def memory_problems(forecast: MemoryForecast) -> list[Problem]:
+    """A warning if a step is not expected to fit.
+
+    It is no error: the estimate has a margin, and a run that lacks memory computes its steps in smaller parts.
+    """
+    if forecast.fits:
+        return []
+    return [
+        Problem(
+            "memory",
+            f"a step is expected to need {forecast.needed:.1f} GiB, and {forecast.free:.1f} GiB are free",
+            remedy="set data.batch_size or data.resolution lower, memory = 4, or close other programs",
+        )
+    ]
