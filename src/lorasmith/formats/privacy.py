@@ -86,7 +86,20 @@ PUBLIC_SECTIONS = frozenset(
 )
 """Sections of a config that say nothing about the data; texts in them are kinds, layer names and new tokens."""
 PUBLIC_SETTINGS = frozenset(
-    {"base", "comment", "device", "merge", "name", "plugins", "precision", "prediction", "start", "trigger", "vae"}
+    {
+        "base",
+        "comment",
+        "device",
+        "memory",
+        "merge",
+        "name",
+        "plugins",
+        "precision",
+        "prediction",
+        "start",
+        "trigger",
+        "vae",
+    }
 )
 """Settings of the top level that are texts and public."""
 PRIVATE_SECTIONS = frozenset({"best", "checkpoint", "export", "hooks", "log", "output", "preview"})

@@ -115,18 +115,14 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
     return project([layer], x)[0]
 
 
-def from_image(layer: nn.Module, x: Tensor) -> Tensor:
+def from_image(layer: nn.Module, x: Tensor, *, is_linear: bool) -> Tensor:
     """A linear layer or 1x1 convolution over the pixels of an image; returns a sequence, (B, H W, C)."""
-    return sequence(conv(layer, x)) if _is_conv(layer) else linear(layer, sequence(x))
+    return linear(layer, sequence(x)) if is_linear else sequence(conv(layer, x))
 
 
-def to_image(layer: nn.Module, x: Tensor, size: Sequence[int]) -> Tensor:
+def to_image(layer: nn.Module, x: Tensor, size: Sequence[int], *, is_linear: bool) -> Tensor:
     """A linear layer or 1x1 convolution over a sequence of pixels; returns an image of `size`, (B, C, H, W)."""
-    return conv(layer, image(x, size)) if _is_conv(layer) else image(linear(layer, x), size)
-
-
-def _is_conv(layer: nn.Module) -> bool:
-    return hasattr(layer, "kernel_size")
+    return image(linear(layer, x), size) if is_linear else conv(layer, image(x, size))
 
 
 def sequence(x: Tensor) -> Tensor:

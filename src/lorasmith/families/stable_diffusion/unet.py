@@ -301,6 +301,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: UNetConfig, channels: int, heads: int, depth: int, order: Iterator[int]) -> None:
         super().__init__()
+        self.is_linear = config.linear_projection
         self.norm = nn.GroupNorm(config.groups, channels, 1e-6)
         self.proj_in = nn.Linear(channels, channels) if config.linear_projection else nn.Conv2d(channels, channels, 1)
         self.transformer_blocks: Any = nn.ModuleList(
@@ -312,11 +313,11 @@ class Transformer(nn.Module):
         size = x.shape[-2:]
         x, h = ops.fork_gn(self.norm, x)
         # SD 2.x and XL project with linear layers, SD 1.x with 1x1 convolutions.
-        h = ops.from_image(self.proj_in, h)
+        h = ops.from_image(self.proj_in, h, is_linear=self.is_linear)
         for block in self.transformer_blocks:
             h = run(block, h, contexts[block.order])
         # Back to an image, beside the identity.
-        return x + ops.to_image(self.proj_out, h, size)
+        return x + ops.to_image(self.proj_out, h, size, is_linear=self.is_linear)
 
 
 class Attention(nn.Module):

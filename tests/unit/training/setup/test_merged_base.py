@@ -189,7 +189,10 @@ def test_a_file_that_cannot_be_merged_is_found_before(
     save_file(words, small)
     given = table(pictures(2), tmp_path / "run", merge=[f"{missing}:0.5", str(small), str(loras["lora"])])
     found = lorasmith.check(given)
-    assert [(p.where, word in p.found) for p, word in zip(found.errors, ("no such LoRA file", "fit"), strict=True)] == [
+    assert [
+        (p.where, word in p.found)
+        for p, word in zip(found.errors, ("no such LoRA file", "cannot be multiplied"), strict=True)
+    ] == [
         ("merge", True),
         ("merge", True),
     ]
