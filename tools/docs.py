@@ -27,7 +27,7 @@ from pydantic_core import PydanticUndefined
 from lorasmith import api
 from lorasmith.cli.main import app
 from lorasmith.core.registry import Component, registered, roots
-from lorasmith.data import maskers  # noqa: F401  (kinds that no config of training names, as the next)
+from lorasmith.data import captioners, maskers  # noqa: F401  (kinds that no config of training names, as the next)
 from lorasmith.evaluation import clip, judge_scorer  # noqa: F401
 from lorasmith.formats import privacy
 from lorasmith.training.config import TrainConfig
