@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -16,12 +17,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from lorasmith.core.store import LEFTOVER
+from lorasmith.core.store import LEFTOVER, is_abandoned
 from tools.torture.processes import Ended, run
 
 STEPS = 6
 ATTEMPTS = 3
 """How often a run is continued after its fault."""
+IN_CACHE = re.compile(r"cache/")
 AWAY = "images-away"
 """The folder of the images while they are gone."""
 KINDS: dict[str, dict[str, Any]] = {
@@ -181,10 +183,14 @@ def make_images(folder: Path) -> None:
 
 
 def strays(folder: Path) -> list[Path]:
-    """Temporary files, folders and locks that are left."""
-    return [
+    """Temporary files, folders and locks that are left, and that the next run would not remove either.
+
+    A cache may be used by several runs at once, so a temporary file there is removed once it is old enough.
+    """
+    left = [
         Path(parent) / name
         for parent, folders, files in os.walk(folder)
         for name in [*folders, *files]
         if LEFTOVER.fullmatch(name) or name == ".lock"
     ]
+    return [path for path in left if not (IN_CACHE.search(str(path)) and is_abandoned(path, after=0))]

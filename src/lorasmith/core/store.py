@@ -14,15 +14,17 @@ import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from safetensors import SafetensorError
 
 from lorasmith.core.errors import LorasmithError, WriteError
 
-LEFTOVER = re.compile(r"\.(?P<name>.+)\.\d+\.(?P<kind>tmp|old)")
+LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.(?P<kind>tmp|old)")
 """Names of the files and folders that `atomic_path` and `atomic_folder` write beside their place. The number is that of
 the process."""
 TORCH_WRITE_ERROR = re.compile("PytorchStreamWriter|iostream|inline_container|unable to open file")
@@ -134,6 +136,30 @@ def remove_leftovers(folder: Path) -> None:
                 else:
                     path.unlink()
         folders[:] = [name for name in folders if not LEFTOVER.fullmatch(name)]
+
+
+ABANDONED_AFTER = 60.0
+"""Seconds without a change after which a temporary file counts as abandoned, if no process here has its number. One of
+another machine that shares the folder is written within this time."""
+
+
+def is_abandoned(path: Path, after: float = ABANDONED_AFTER) -> bool:
+    """Whether a path is a temporary file of a process that is gone."""
+    leftover = LEFTOVER.fullmatch(path.name)
+    if leftover is None or leftover["kind"] != "tmp" or psutil.pid_exists(int(leftover["process"])):
+        return False
+    with contextlib.suppress(OSError):
+        return time.time() - path.stat().st_mtime >= after
+    return False
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files of killed processes from a folder in which others may write at the same time."""
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            if is_abandoned(Path(parent) / name):
+                with contextlib.suppress(OSError):
+                    (Path(parent) / name).unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from types import FrameType
 from lorasmith.core.errors import WriteError
 from lorasmith.core.lock import locked
 from lorasmith.core.progress import Progress
-from lorasmith.core.store import remove_leftovers
+from lorasmith.core.store import remove_abandoned, remove_leftovers
 from lorasmith.training.config import TrainConfig
 from lorasmith.training.determinism import deterministic_algorithms
 from lorasmith.training.output import checkpoint
@@ -106,6 +106,8 @@ def run_folder(config: TrainConfig, ranks: Ranks) -> Iterator[None]:
         return
     with locked(config.output, "output"):
         remove_leftovers(config.output)
+        if config.data.cache_dir is not None:
+            remove_abandoned(config.data.cache_dir)
         # requests to an earlier session of this run
         take_requests(config.output)
         yield

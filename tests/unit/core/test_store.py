@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from safetensors.torch import save_file
 
 from lorasmith.core import store
 from lorasmith.core.errors import LorasmithError, WriteError
-from lorasmith.core.store import atomic_folder, atomic_path, remove_leftovers, sha256_of, write_text
+from lorasmith.core.store import atomic_folder, atomic_path, remove_abandoned, remove_leftovers, sha256_of, write_text
 
 
 def write_half(path: Path, error: Exception) -> None:
@@ -141,3 +143,20 @@ def test_a_file_that_cannot_be_opened_again_was_not_written(tmp_path: Path) -> N
     with pytest.raises(WriteError, match=r"cannot be written \(unable to open file"), atomic_path(tmp_path / "x"):
         raise RuntimeError("unable to open file </tmp/x> in read-only mode: Too many open files (24)")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_old_temporary_files_of_processes_that_are_gone_are_abandoned(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    old, young, alive = (
+        tmp_path / f"sub/.{name}.safetensors.{process}.tmp"
+        for name, process in (("a", gone.pid), ("b", gone.pid), ("c", os.getpid()))
+    )
+    kept = tmp_path / "sub/a.safetensors"
+    old.parent.mkdir()
+    for path in (old, young, alive, kept):
+        path.touch()
+    for path in (old, alive, kept):
+        os.utime(path, (1, 1))
+    remove_abandoned(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted([young, alive, kept])
