@@ -129,13 +129,15 @@ def check(
             check_lora_files(config)
     with errors_into(result, "device"):
         result.device = device_name(pick_device(config.device))
+    dataset: Dataset | None = None
     with errors_into(result, "data"):
-        check_data(config, result, progress)
+        dataset = check_data(config, result, progress)
     if base is not None and result.adapter and result.length:
         with errors_into(result, "adapter"):
             result.warnings += find_setting_remarks(config, base, result.length["steps"])
-        with errors_into(result, "memory"):
-            check_memory(config, base, result)
+        if dataset is not None and result.device:
+            with errors_into(result, "memory"):
+                check_memory(config, base, dataset, result)
     check_output(config, result)
 
     # Only a config without errors can be tried.
@@ -245,8 +247,11 @@ def add_remarks(config: TrainConfig, dataset: Dataset, result: CheckResult) -> N
     result.data["captions"]["cut"] = len(cut)
 
 
-def check_data(config: TrainConfig, result: CheckResult, progress: Progress) -> None:
-    """Describe images, captions, buckets, and the length of the run that follows from them."""
+def check_data(config: TrainConfig, result: CheckResult, progress: Progress) -> Dataset | None:
+    """Describe images, captions, buckets, and the length of the run that follows from them.
+
+    Returns the data, as far as they can be read.
+    """
     try:
         dataset = build_dataset(config)
     except ConfigError as error:
@@ -254,7 +259,7 @@ def check_data(config: TrainConfig, result: CheckResult, progress: Progress) -> 
         result.errors += error.problems
         dataset = readable_part(config)
         if dataset is None:
-            return
+            return None
 
     # How full the caches are is not known before they are filled.
     result.data = {key: value for key, value in dataset.summary().items() if key != "cache"}
@@ -273,13 +278,11 @@ def check_data(config: TrainConfig, result: CheckResult, progress: Progress) -> 
         result.warnings.append(
             Problem("validation", "no image is held out to validate on", remedy="set data.validation.split = 0.1")
         )
+    return dataset
 
 
-def check_memory(config: TrainConfig, base: Source, result: CheckResult) -> None:
+def check_memory(config: TrainConfig, base: Source, dataset: Dataset, result: CheckResult) -> None:
     """Estimate what a step needs, and compare it with what is free on the device."""
-    dataset = readable_part(config)
-    if dataset is None or not result.device:
-        return
     trained = sum(result.adapter["parameters"].values())
     forecast = forecast_memory(config, base, dataset, trained, pick_device(config.device))
     if forecast is not None:

@@ -10,13 +10,12 @@ from lorasmith.core.config import Problem
 from lorasmith.core.free_memory import free_memory
 from lorasmith.data.dataset import Dataset
 from lorasmith.families.source import Source
+from lorasmith.families.stable_diffusion.family import LARGE
 from lorasmith.families.stable_diffusion.unet_config import UNetConfig
 from lorasmith.training.config import TrainConfig
-from lorasmith.training.memory_levels import CHECKPOINTING, LAST_EXACT, LEVELS
-from lorasmith.training.setup.memory_estimate import largest_shape, need
+from lorasmith.training.memory_levels import LEVELS
+from lorasmith.training.setup.memory_estimate import largest_shape, last_level, least_level, need
 
-LARGE = 100_000_000
-"""UNets with more weights than this are in bfloat16 by default, others in float32."""
 GIB = 2**30
 
 
@@ -56,10 +55,10 @@ def forecast_memory(
     shape = largest_shape(dataset, 4 if in_float32 else 2)
     totals = [need(unet_config, base.parameters, trained, shape, level).total / GIB for level in range(len(LEVELS))]
     free = free_memory(device) / GIB
-    least = CHECKPOINTING if config.gradient_checkpointing else 0
-    level = least if config.memory == "auto" else max(int(config.memory), least)
+    level = least_level(config)
     if config.memory == "auto":
-        level = next((i for i in range(least, LAST_EXACT + 1) if totals[i] <= free), LAST_EXACT)
+        last = last_level(device, level)
+        level = next((i for i in range(level, last) if totals[i] <= free), last)
     rounded = tuple(round(total, 2) for total in totals)
     return MemoryForecast(round(free, 2), level, LEVELS[level].name, rounded[level], rounded)
 

@@ -121,7 +121,7 @@ def apply_memory_level(config: TrainConfig, family: Family, dataset: Dataset, pr
     """Let the family need as little memory as the config says; returns the level. Adapters are not attached yet."""
     level = choose_level(config, family, dataset)
     # what the config does not ask for by itself is said
-    if config.memory == "auto" and level > (CHECKPOINTING if config.gradient_checkpointing else 0):
+    if config.memory == "auto" and level > least_level(config):
         progress.say(f"memory level {level}, so that steps fit: {LEVELS[level].name}, {LEVELS[level].cost}")
     use_level(family, level)
     return level
@@ -130,9 +130,9 @@ def apply_memory_level(config: TrainConfig, family: Family, dataset: Dataset, pr
 def choose_level(config: TrainConfig, family: Family, dataset: Dataset) -> int:
     """The memory level of the config; with `auto`, the lowest exact one that fits into what is free, or else the
     highest exact one. The network is loaded, so only what comes in addition must fit."""
-    least = CHECKPOINTING if config.gradient_checkpointing else 0
+    least = least_level(config)
     if config.memory != "auto":
-        return max(config.memory, least)
+        return least
     unet_config = getattr(family.denoiser, "config", None)
     if not isinstance(unet_config, UNetConfig):
         return least
@@ -142,8 +142,18 @@ def choose_level(config: TrainConfig, family: Family, dataset: Dataset) -> int:
     for level in range(least, LAST_EXACT):
         if int(activations(unet_config, shape, level) * MARGIN) <= free:
             return level
-    # On a CPU the host is the device, and nothing would be gained.
-    return LAST_EXACT if family.device.type == "cuda" else max(least, CHECKPOINTING)
+    return last_level(family.device, least)
+
+
+def least_level(config: TrainConfig) -> int:
+    """The level that the config asks for; with `auto`, the lowest that it allows."""
+    requested = 0 if config.memory == "auto" else int(config.memory)
+    return max(requested, CHECKPOINTING if config.gradient_checkpointing else 0)
+
+
+def last_level(device: torch.device, least: int) -> int:
+    """The highest level that `auto` takes. On a CPU the host is the device, and streaming would gain nothing."""
+    return LAST_EXACT if device.type == "cuda" else max(least, CHECKPOINTING)
 
 
 def largest_shape(dataset: Dataset, item: int) -> StepShape:
