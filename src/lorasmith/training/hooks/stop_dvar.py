@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import pvariance
 from typing import TYPE_CHECKING, Literal
 
@@ -46,12 +47,8 @@ class Dvar(StopCriterion):
         loss = self.fixed_loss(run)
         run.events.write("fixed_loss", run.state.step, loss=loss)
         self._losses.append(loss)
-        # the window must be a part of the run only, or its variance would be that of all
-        if len(self._losses) < 2 * self.window:
-            return ""
-        whole = pvariance(self._losses)
-        ratio = pvariance(self._losses[-self.window :]) / whole if whole > 0 else 0.0
-        if ratio >= self.threshold:
+        ratio = variance_ratio(self._losses, self.window)
+        if ratio is None or ratio >= self.threshold:
             return ""
         return f"the loss of a fixed batch varies {ratio:.2g} times as much as over the whole run"
 
@@ -66,3 +63,12 @@ class Dvar(StopCriterion):
                 rng = StepRng(run.seed, 0, list(range(first, first + len(batch.names))), run.device)
                 total += float(run.objective(run.family, batch, rng).per_sample.mean())
         return total / self.draws
+
+
+def variance_ratio(losses: Sequence[float], window: int) -> float | None:
+    """The variance of the last `window` losses over that of all; None if there are fewer than two windows of them."""
+    # the window must be a part of the run only, or its variance would be that of all
+    if len(losses) < 2 * window:
+        return None
+    whole = pvariance(losses)
+    return pvariance(losses[-window:]) / whole if whole > 0 else 0.0

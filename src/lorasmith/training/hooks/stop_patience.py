@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -9,7 +10,7 @@ from pydantic import Field
 from lorasmith.core.errors import LorasmithError
 from lorasmith.training.hooks.stop_criterion import StopCriterion
 from lorasmith.training.hooks.validate import Validation
-from lorasmith.training.output.best import choose, losses_by_step
+from lorasmith.training.output.best import HeldOutLoss, choose, losses_by_step
 
 if TYPE_CHECKING:
     from lorasmith.training.run import Run
@@ -41,8 +42,13 @@ class Patience(StopCriterion):
         measured = [loss for step, loss in losses_by_step(run.events.of("validation")).items() if step > 0]
         if not measured:
             return ""
-        choice = choose(measured)
-        worse = sum(loss.step > choice.best.step for loss in measured)
+        worse, best_step = worse_than_best(measured)
         if worse < self.validations:
             return ""
-        return f"{worse} validations in a row are worse than that of step {choice.best.step}"
+        return f"{worse} validations in a row are worse than that of step {best_step}"
+
+
+def worse_than_best(measured: Sequence[HeldOutLoss]) -> tuple[int, int]:
+    """How many of the last validations are worse than the best one, and its step."""
+    best_step = choose(measured).best.step
+    return sum(loss.step > best_step for loss in measured), best_step
