@@ -19,6 +19,7 @@ from lorasmith.cli import console
 from lorasmith.cli.caption import caption_command
 from lorasmith.cli.check import check_command
 from lorasmith.cli.combine import combine_command
+from lorasmith.cli.comfyui import comfyui_command
 from lorasmith.cli.convert import convert_command
 from lorasmith.cli.demo import demo_command
 from lorasmith.cli.doctor import doctor_command
@@ -57,7 +58,6 @@ app = typer.Typer(
     name="lorasmith",
     help="Train, sample, evaluate and convert LoRAs for Stable Diffusion. Start with: lorasmith demo",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -70,42 +70,58 @@ def _add(
     needs_arguments: bool = True,
     settings: dict[str, Any] | None = None,
     group: typer.Typer = app,
+    panel: str | None = None,
 ) -> None:
-    """Register a command. Its help text is the docstring of the function, with each paragraph on one line, so that the
-    terminal wraps it."""
+    """Register a command, under the heading `panel` of the help.
+
+    Its help text is the docstring of the function, with each paragraph on one line, so that the terminal wraps it.
+    """
     # typer keeps single line breaks, so lines are joined within each paragraph
     paragraphs = (command.__doc__ or "").strip().split("\n\n")
     text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    group.command(name, help=text, no_args_is_help=needs_arguments, context_settings=settings)(command)
+    group.command(name, help=text, no_args_is_help=needs_arguments, context_settings=settings, rich_help_panel=panel)(
+        command
+    )
 
 
-_add("train", train_command)
-_add("sample", sample_command)
-_add("check", check_command)
-_add("sweep", sweep_command)
-_add("evaluate", evaluate_command)
-_add("masks", masks_command)
-_add("caption", caption_command)
-_add("report", report_command)
-_add("inspect", inspect_command)
-_add("convert", convert_command)
-_add("extract", extract_command)
-_add("resize", resize_command)
-_add("merge", merge_command)
-_add("combine", combine_command)
-_add("strip", strip_command)
-_add("ship", ship_command)
-_add("fuse", fuse_command)
-_add("refit", refit_command)
-_add("demo", demo_command, needs_arguments=False)
-_add("studio", studio_command, needs_arguments=False)
-app.add_typer(queue_app, name="queue")
+TRAIN = "Train"
+USE = "Use and judge"
+FILES = "LoRA files"
+OTHERS = "Other programs"
+START = "Start here"
+
+_add("demo", demo_command, panel=START, needs_arguments=False)
+_add("studio", studio_command, panel=START, needs_arguments=False)
+_add("doctor", doctor_command, panel=START, needs_arguments=False)
+
+_add("check", check_command, panel=TRAIN)
+_add("train", train_command, panel=TRAIN)
+_add("sweep", sweep_command, panel=TRAIN)
+app.add_typer(queue_app, name="queue", rich_help_panel=TRAIN)
 for _name, _command in QUEUE_COMMANDS.items():
     _add(_name, _command, needs_arguments=_name not in NO_ARGUMENTS, group=queue_app)
-_add("reproduce", reproduce_command)
-_add("doctor", doctor_command, needs_arguments=False)
-_add("as", as_command, settings=SEPARATE)
-_add("convert-config", convert_config_command, settings=SEPARATE)
+_add("reproduce", reproduce_command, panel=TRAIN)
+_add("report", report_command, panel=TRAIN)
+_add("masks", masks_command, panel=TRAIN)
+_add("caption", caption_command, panel=TRAIN)
+
+_add("sample", sample_command, panel=USE)
+_add("evaluate", evaluate_command, panel=USE)
+_add("ship", ship_command, panel=USE)
+
+_add("inspect", inspect_command, panel=FILES)
+_add("convert", convert_command, panel=FILES)
+_add("strip", strip_command, panel=FILES)
+_add("resize", resize_command, panel=FILES)
+_add("extract", extract_command, panel=FILES)
+_add("merge", merge_command, panel=FILES)
+_add("combine", combine_command, panel=FILES)
+_add("fuse", fuse_command, panel=FILES)
+_add("refit", refit_command, panel=FILES)
+
+_add("as", as_command, panel=OTHERS, settings=SEPARATE)
+_add("convert-config", convert_config_command, panel=OTHERS, settings=SEPARATE)
+_add("comfyui", comfyui_command, panel=OTHERS, needs_arguments=False)
 
 
 def _print_version(value: bool) -> None:

@@ -30,9 +30,9 @@ from lorasmith.families.stable_diffusion.unet import UNet
 from lorasmith.formats import token_embeddings
 from lorasmith.formats.kohya import Kohya
 from lorasmith.formats.write import write
+from lorasmith.integrations.install_comfyui import NODES
 from lorasmith.sampling.loras import Loras, LoraUse
 
-FOLDER = Path(__file__).parents[3] / "integrations" / "comfyui"
 PROMPTS = ("a photo of a <x> <y>, on grass", "<x>", "two <y> beside <x> <y> and a dog")
 
 
@@ -40,7 +40,7 @@ PROMPTS = ("a photo of a <x> <y>, on grass", "<x>", "two <y> beside <x> <y> and 
 def node() -> Any:
     """The folder, imported as ComfyUI imports it: by its path."""
     spec = importlib.util.spec_from_file_location(
-        "comfy_lorasmith", FOLDER / "__init__.py", submodule_search_locations=[str(FOLDER)]
+        "comfy_lorasmith", NODES / "__init__.py", submodule_search_locations=[str(NODES)]
     )
     assert spec is not None
     assert spec.loader is not None
@@ -278,6 +278,6 @@ def test_mistakes_are_told(node: Any) -> None:
 
 
 def test_it_needs_nothing_but_comfyui_torch_and_safetensors() -> None:
-    found = set(re.findall(r"^\s*(?:from|import) ([\w.]+)", (FOLDER / "nodes.py").read_text(), re.MULTILINE))
+    found = set(re.findall(r"^\s*(?:from|import) ([\w.]+)", (NODES / "nodes.py").read_text(), re.MULTILINE))
     ours = {"torch", "safetensors", "comfy.sd", "folder_paths"}
     assert found <= ours | {"__future__", "json", "re", "collections.abc", "typing"}
