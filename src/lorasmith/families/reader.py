@@ -173,7 +173,7 @@ def fill(
     """
     state = module.state_dict()
     check_keys({name: tuple(tensor.shape) for name, tensor in state.items()}, tensors, title, where)
-    sums: dict[str, Tensor] = {}
+    largest: dict[str, Tensor] = {}
     with Reader() as reader:
         for name in state:
             parent, _, attribute = name.rpartition(".")
@@ -183,11 +183,12 @@ def fill(
                 owner._parameters[attribute] = nn.Parameter(value, requires_grad=False)
             else:
                 owner._buffers[attribute] = value
-            # A sum is finite only if all numbers are. It stays on the device, which is asked once, at the end.
-            if value.is_floating_point():
-                sums[name] = value.sum(dtype=torch.float32)
-        finite = torch.stack(list(sums.values())).isfinite().tolist() if sums else []
-        bad = [name for name, is_finite in zip(sums, finite, strict=True) if not is_finite]
+            # The largest magnitude is finite only if all numbers are. It stays on the device, which is read once, at the
+            # end. (A sum in float32 would make a copy of the tensor in float32 on the CPU.)
+            if value.is_floating_point() and value.numel():
+                largest[name] = torch.linalg.vector_norm(value, math.inf)
+        finite = torch.stack(list(largest.values())).isfinite().tolist() if largest else []
+        bad = [name for name, is_finite in zip(largest, finite, strict=True) if not is_finite]
         if bad:
             raise LorasmithError(_not_finite(reader, tensors, bad, dtype, title, where))
 
