@@ -183,8 +183,8 @@ def fill(
                 owner._parameters[attribute] = nn.Parameter(value, requires_grad=False)
             else:
                 owner._buffers[attribute] = value
-            # The largest magnitude is finite only if all numbers are. It stays on the device, which is read once, at the
-            # end. (A sum in float32 would make a copy of the tensor in float32 on the CPU.)
+            # The largest magnitude is finite only if all numbers are. It stays on the device, which is read once, at
+            # the end. (A sum in float32 would make a copy of the tensor in float32 on the CPU.)
             if value.is_floating_point() and value.numel():
                 largest[name] = torch.linalg.vector_norm(value, math.inf)
         finite = torch.stack(list(largest.values())).isfinite().tolist() if largest else []
