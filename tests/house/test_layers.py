@@ -27,7 +27,9 @@ LAYERS: list[set[str]] = [
 NEIGHBOURS = {("data", "families")}
 """Data encode images and texts with a family, whose interface (`families.base`) they may know."""
 
-FILES = sorted(p for p in SOURCE.rglob("*.py") if p.relative_to(SOURCE).parts[0] not in ("__init__.py", "__main__.py"))
+NOT_IN_A_LAYER = {"__init__.py", "__main__.py", "assets"}
+"""`assets` holds the nodes for ComfyUI, which are copied, and imported by ComfyUI only."""
+FILES = sorted(p for p in SOURCE.rglob("*.py") if p.relative_to(SOURCE).parts[0] not in NOT_IN_A_LAYER)
 
 
 def layer_of(part: str) -> int:

@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.package import assets
 
-NODES = Path(__file__).parent / "comfyui"
+NODES = assets() / "comfyui"
 """The folder of the nodes. It needs nothing of Lorasmith, only what ComfyUI has."""
 NAME = "lorasmith"
 """The folder's name below `custom_nodes`."""
