@@ -158,7 +158,9 @@ def walk(
             key = f"{place}{name}"
             if issubclass(inner, Component) and inner._root is inner:
                 new = inner not in places
-                places.setdefault(inner, []).append(key)
+                # kinds of one extension point can have the same field
+                if key not in places.setdefault(inner, []):
+                    places[inner].append(key)
                 for kind in registered(inner).values() if new else ():
                     walk(kind, f"{key}.", tables, places)
             elif inner not in tables.values():

@@ -27,6 +27,7 @@ STEPS = 5
 LORA = {"kind": "lora", "rank": 4, "alpha": 2}
 ADAPTERS: dict[str, dict[str, Any]] = {
     "lora": LORA,
+    "tlora": {"rank": 4, "alpha": 2},
     "dora": {"rank": 4, "alpha": 2},
     "loha": {"rank": 4, "alpha": 2},
     "lokr": {"rank": 4, "alpha": 2, "factor": 4},
@@ -49,12 +50,15 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "v_like": {"weightings": ["v_like"]},
     "offset": {"noise": [{"kind": "offset", "strength": 0.1, "adaptive": 0.05}]},
     "multires": {"noise": ["multires"]},
+    "immiscible": {"noise": ["immiscible"]},
+    "p2": {"weightings": ["p2"]},
+    "dco": {"kind": "dco", "weightings": ["min_snr"]},
     "input_perturbation": {"noise": ["input_perturbation"]},
     "logit_normal": {"timesteps": "logit_normal"},
     "stratified": {"timesteps": "stratified"},
     "timestep range": {"timesteps": {"kind": "uniform", "min": 200, "max": 700}},
 }
-"""Settings of the denoising objective, each run with a LoRA."""
+"""Settings of the objective, each run with a LoRA."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "v_prediction": {"prediction": "v_prediction"},
     "v_prediction min_snr": {"prediction": "v_prediction", "objective": {"weightings": ["min_snr"]}},
@@ -69,6 +73,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "data": {"masks": "masks"},
     },
     "convolutions": {"adapter": {"kind": "lora", "rank": 4, "layers": "full", "conv_rank": 2}},
+    "svd_down": {"adapter": {"kind": "lora", "rank": 4, "init": "svd_down"}},
+    "scaled_adamw": {"optimizer": {"kind": "scaled_adamw", "lr": 0.02}},
 }
 """Whole configurations, merged over the common one."""
 

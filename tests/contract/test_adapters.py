@@ -19,6 +19,7 @@ torch.set_num_threads(1)
 KINDS = sorted(registered(AdapterConfig))
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "lora": [{"scalar": True}, {"tucker": True}, {"init": "pissa"}, {"init": "olora"}, {"rank_stabilised": True}],
+    "tlora": [{"init": "svd_down"}],
     "dora": [{"axis": "output"}, {"over": "loha"}, {"over": "lokr"}],
     "loha": [{"scalar": True}, {"tucker": True}],
     "lokr": [{"scalar": True}, {"decompose_both": True, "rank": 1}, {"full_matrix": True}, {"tucker": True, "rank": 2}],

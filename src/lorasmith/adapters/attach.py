@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +121,27 @@ class AdapterSet:
             draw = float(torch.rand((), generator=torch_generator(seed, "adapter", step)))
             for adapter in self.adapters.values():
                 adapter.begin_step(draw)
+
+    @property
+    def follows_noise(self) -> bool:
+        """Whether an adapter must be told the noise of each pass."""
+        return any(adapter.follows_noise for adapter in self.adapters.values())
+
+    def begin_pass(self, position: Tensor) -> None:
+        """Called before each pass of the denoiser in training. `position`: (B,), from 0 (data) to 1 (noise)."""
+        shared: dict[Any, Tensor] = {}
+        for adapter in self.adapters.values():
+            adapter.begin_pass(position, shared)
+
+    def factor_pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """The pairs of factors, up and down, of all adapters whose change is a plain product."""
+        pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
+        for adapter in self.adapters.values():
+            # an adapter can contain another (DoRA)
+            for module in adapter.modules():
+                if isinstance(module, Adapter):
+                    pairs += module.factor_pairs()
+        return pairs
 
     def limit_norms(self) -> None:
         """Shrink the changes that exceed their `max_norm`; called after a step."""

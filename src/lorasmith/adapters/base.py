@@ -98,6 +98,8 @@ class Adapter(nn.Module):
     """Factor of the learning rate of `up_parameters` (LoRA+)."""
     frozen: tuple[str, ...] = ()
     """Attributes that are never trained."""
+    follows_noise: ClassVar[bool] = False
+    """Whether training tells it the noise of each pass (`begin_pass`)."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -166,6 +168,15 @@ class Adapter(nn.Module):
 
     def begin_step(self, draw: float) -> None:
         """Called before each training step, with a number in [0, 1) that is the same for all layers of the step."""
+
+    def begin_pass(self, position: Tensor, shared: dict[Any, Tensor]) -> None:
+        """Called before each pass of the denoiser, if `follows_noise`. `position`: (B,), how far each sample is on the
+        path, from 0 (data) to 1 (noise). `shared`: what the adapters of one pass have computed, so that no two compute
+        the same. Must not wait for the device."""
+
+    def factor_pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """Factors whose plain product is the change: up (out, rank, ...) and down (rank, in, ...) of each summand."""
+        return []
 
     @property
     def graph_safe(self) -> bool:

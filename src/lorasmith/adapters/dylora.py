@@ -57,6 +57,9 @@ class DyLoRAAdapter(LoRAAdapter):
     def down(self) -> Tensor:  # type: ignore[override]
         return torch.cat(list(self.downs))
 
+    def factor_pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        return []
+
     def factor_pair(self) -> tuple[Tensor, Tensor]:
         return self.up, self.down
 

@@ -25,6 +25,20 @@ def down(init: str, shape: tuple[int, ...], generator: torch.Generator) -> Tenso
     return kaiming(shape, generator)
 
 
+def reading_directions(weight: Tensor, down: Tensor, generator: torch.Generator) -> Tensor:
+    """`down` (rank, in, ...) with the leading right singular vectors of a weight (out, in, ...) as its rows.
+
+    They are the directions of the input that the weight answers to most. Each row has norm 1 / sqrt(3), which is that
+    of a row of `kaiming`. Ranks beyond those of the weight stay as they are. (The start of anima_lora, 2026.)
+    """
+    matrix = weight.detach().float().flatten(1)
+    count = min(len(down), *matrix.shape)
+    _, _, directions = principal(matrix, count, generator)
+    rows = down.flatten(1).clone()
+    rows[:count] = directions.to(rows.device) / 3**0.5
+    return rows.view_as(down)
+
+
 def of_weight(init: str, weight: Tensor, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """up (out, rank) and down (rank, rest) that start as a part of the weight itself.
 

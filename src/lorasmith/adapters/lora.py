@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 import torch
 import torch.nn.functional as F
 from pydantic import model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from lorasmith.adapters import inits
 from lorasmith.adapters.base import Dropouts, FileTensors, LayerSpec
@@ -99,6 +99,14 @@ class LoRAAdapter(FactoredAdapter):
             up = up * (self.gain * strength)
         return up.to(dtype), down.to(dtype)
 
+    def factor_pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        if self.mid is not None:
+            return []
+        up, down = self.up, self.down
+        assert isinstance(up, nn.Parameter)
+        assert isinstance(down, nn.Parameter)
+        return [(up, down)]
+
     @property
     def rank(self) -> int:
         return self._rank if self.start_up is None else 2 * self._rank
@@ -121,10 +129,12 @@ class LoRA(FactoredConfig):
 
     signatures = ("lora_up.weight", "lora_down.weight")
     reads = frozenset({*LoRAAdapter.tensor_names.values(), "alpha"})
+    adapter_class: ClassVar[type[LoRAAdapter]] = LoRAAdapter
     kind: Literal["lora"] = "lora"
-    init: Literal["kaiming", "gaussian", "orthogonal", "pissa", "olora", "eva"] = "kaiming"
-    """How `down` starts, with `up` zero; `eva`: from the layers' inputs on the first batches (arXiv 2410.07170).
-    `pissa` and `olora` start as a part of the weight, which files of rank 2r subtract."""
+    init: Literal["kaiming", "gaussian", "orthogonal", "svd_down", "pissa", "olora", "eva"] = "kaiming"
+    """How `down` starts, with `up` zero; `svd_down`: as the main directions that the weight reads; `eva`: from the
+    layers' inputs on the first batches (arXiv 2410.07170). `pissa` and `olora` start as a part of the weight, which
+    files of rank 2r subtract."""
     freeze_down: bool = False
     """Train `up` alone (LoRA-FA, arXiv 2308.03303): fewer activations and optimizer states."""
     tucker: bool = False
@@ -134,6 +144,8 @@ class LoRA(FactoredConfig):
     def _check_init(self) -> Self:
         if self.init == "eva" and self.tucker:
             raise ValueError('init "eva" cannot be combined with tucker')
+        if self.init == "svd_down" and self.tucker:
+            raise ValueError('init "svd_down" cannot be combined with tucker')
         if self.init in ("pissa", "olora") and (self.scalar or self.tucker or self.max_norm):
             raise ValueError(f'init "{self.init}" cannot be combined with scalar, tucker or max_norm')
         return self
@@ -151,8 +163,10 @@ class LoRA(FactoredConfig):
                 mid = inits.down(self.init, (rank, rank, *layer.kernel), generator)
                 down_shape = (rank, layer.shape[1], 1, 1)
             down = inits.down(self.init, down_shape, generator)
+            if self.init == "svd_down":
+                down = inits.reading_directions(base, down, generator)
             up = self.zero_init(layer.shape[0], rank, generator=generator)
-            adapter = LoRAAdapter(layer, down, up, alpha, mid)
+            adapter = self.adapter_class(layer, down, up, alpha, mid)
             self.add_scalar(adapter)
         if self.freeze_down:
             adapter.frozen = ("down",)
@@ -167,7 +181,7 @@ class LoRA(FactoredConfig):
         scale = alpha / rank
         rank = min(rank, *base.flatten(1).shape)
         up, down = inits.of_weight(self.init, base, rank, generator)
-        adapter = LoRAAdapter(layer, down, up / scale, scale * rank)
+        adapter = self.adapter_class(layer, down, up / scale, scale * rank)
         adapter.start_from(adapter.up.detach(), adapter.down.detach())
         return adapter
 

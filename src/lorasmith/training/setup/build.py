@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +176,19 @@ def create_adapters(config: TrainConfig, family: Family) -> AdapterSet:
         layers = family.named_layers(components, norms=config.adapter.on_norms)
         adapters = AdapterSet.create(config.adapter, layers, family.layer_presets, seed=config.seed)
         adapters.attach()
+    if adapters.follows_noise:
+        family.denoiser.register_forward_pre_hook(tell_noise(adapters, family))
     family.as_base = lambda: adapters.enabled(False)
     return adapters
+
+
+def tell_noise(adapters: AdapterSet, family: Family) -> Callable[[Any, tuple[Any, ...]], None]:
+    """A forward hook of the denoiser that tells adapters how noisy each sample of the pass is."""
+
+    def hook(denoiser: Any, arguments: tuple[Any, ...]) -> None:
+        adapters.begin_pass(arguments[1].float() / family.path.steps)
+
+    return hook
 
 
 def load_adapters(config: TrainConfig, family: Family, file: Path, components: Sequence[str]) -> AdapterSet:
@@ -220,7 +231,7 @@ def assemble(
         # A captured step reads its learning rates from the device.
         for group in groups:
             group["lr"] = torch.tensor(group["lr"], device=family.device)
-    optimizer = config.optimizer.build(groups)
+    optimizer = config.optimizer.build_for(groups, adapters.factor_pairs())
     parameters = [p for group in groups for p in group["params"]]
 
     config.output.mkdir(parents=True, exist_ok=True)

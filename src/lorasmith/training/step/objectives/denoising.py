@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -80,9 +81,7 @@ class Denoising(Objective):
         # Samples of prior preservation are to stay as they are: their target is the output without adapters.
         target = prediction.target(x0, noise, t, path)
         if batch.preserve is not None:
-            with torch.no_grad(), family.as_base():
-                base_output = family.predict(x_t, t, batch.conditioning)
-            target = torch.where(batch.preserve[:, None, None, None] > 0, base_output, target)
+            target = torch.where(batch.preserve[:, None, None, None] > 0, base_output(family, x_t, t, batch), target)
 
         # One number for each sample, times its weights.
         error = self.loss(output, target, t, path)
@@ -90,7 +89,12 @@ class Denoising(Objective):
         weight = batch.loss_weight
         for weighting in self.weightings:
             weight = weight * weighting(t, path, prediction)
-        denoising_loss = (weight * per_sample).sum()
+
+        def base_errors() -> Tensor:
+            base_error = self.loss(base_output(family, x_t, t, batch), target, t, path)
+            return weight * mean_per_sample(base_error, batch.mask, self.mask_mean)
+
+        denoising_loss = self.sample_losses(weight * per_sample, base_errors).sum()
 
         # A sum over samples; the terms are means, so they count once for each sample.
         count = len(per_sample)
@@ -101,3 +105,15 @@ class Denoising(Objective):
             for name, term in terms.items():
                 logged[name] = term.detach()
         return StepResult(loss, per_sample.detach(), t, logged)
+
+    def sample_losses(self, errors: Tensor, base_errors: Callable[[], Tensor]) -> Tensor:
+        """From the weighted errors of the samples (B,) to their losses (B,). `base_errors()`: those of the base at the
+        same x_t, which cost a pass."""
+        return errors
+
+
+def base_output(family: Family, x_t: Tensor, t: Tensor, batch: Batch) -> Tensor:
+    """The output of the network without adapters, without gradients."""
+    assert batch.conditioning is not None
+    with torch.no_grad(), family.as_base():
+        return family.predict(x_t, t, batch.conditioning)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import importlib
 import inspect
 from abc import abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import LorasmithError, did_you_mean
@@ -22,6 +23,8 @@ from lorasmith.core.registry import Component
 
 Groups = list[dict[str, Any]]
 """Parameter groups with `params`, `lr` and `name`."""
+FactorPair = tuple[nn.Parameter, nn.Parameter]
+"""Factors whose product is the change of a weight: up (out, rank, ...) and down (rank, in, ...)."""
 SINGLE_RATE_PACKAGES = ("prodigyopt.", "dadaptation.")
 """Their optimizers find the learning rate by themselves, one for all groups."""
 SELF_TUNING = ("prodigy", "dadapt", "dadaptation", "adafactor")
@@ -65,6 +68,10 @@ class OptimizerConfig(Component, root="optimizer", default="adamw"):
     def build(self, groups: Groups) -> torch.optim.Optimizer:
         """The optimizer over groups of `params`, `lr` and `name`."""
 
+    def build_for(self, groups: Groups, pairs: Sequence[FactorPair]) -> torch.optim.Optimizer:
+        """The optimizer, for kinds that use which parameters are the factors of one product."""
+        return self.build(groups)
+
 
 class AdamW(OptimizerConfig):
     """AdamW (arXiv 1711.05101), fused."""
@@ -75,16 +82,19 @@ class AdamW(OptimizerConfig):
     eps: float = Field(default=1e-8, gt=0)
 
     def build(self, groups: Groups) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(groups, **self.settings(groups))
+
+    def settings(self, groups: Groups) -> dict[str, Any]:
+        """The keyword arguments of torch's class."""
         # Set-up makes the learning rates tensors if steps are to be captured as CUDA graphs.
         captured = any(isinstance(group["lr"], torch.Tensor) for group in groups)
-        return torch.optim.AdamW(
-            groups,
-            betas=self.betas,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            fused=True,
-            capturable=captured,
-        )
+        return {
+            "betas": self.betas,
+            "eps": self.eps,
+            "weight_decay": self.weight_decay,
+            "fused": True,
+            "capturable": captured,
+        }
 
 
 class AdamW8bit(OptimizerConfig):

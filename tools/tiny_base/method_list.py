@@ -1,0 +1,133 @@
+"""The methods that `tools.tiny_base.methods` compares: what each changes in the recipe of the demo."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+LR = 1.2e-3
+STEPS = 200
+DEFAULT = "default"
+NO_OTHERS = "no pictures of other things"
+"""The default without regularisation images: what `dco` must be compared with."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One variant of the recipe."""
+
+    name: str
+    changes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Merged into the recipe, table by table."""
+    others: bool = True
+    """Whether the pictures of other things are trained on."""
+    preserve: bool = False
+    """Whether these pictures are trained towards the base's output."""
+    cost: float = 1.0
+    """CPU time of a step, in that of the default's (measured by `--costs`); for the comparison at equal time."""
+    against: str = DEFAULT
+    """The method that differences are taken from."""
+    seeds: int = 3
+    concepts: tuple[str, ...] = ("garp", "blib", "quop")
+    rounds: int = 1
+    """How many pictures are judged: 24 of the concept and 24 of other things in each round."""
+
+
+def lora(**settings: Any) -> dict[str, Any]:
+    """An adapter table of kind `lora`, rank 16."""
+    return {"adapter": {"kind": "lora", "rank": 16} | settings}
+
+
+def weighted(*weightings: str) -> dict[str, Any]:
+    """An objective with these weightings alone."""
+    return {"objective": {"weightings": list(weightings)}}
+
+
+def on(*patterns: str) -> dict[str, Any]:
+    """A LoRA on some layers only."""
+    return lora(layers=list(patterns))
+
+
+ATTENTION = "unet.*attentions*"
+RANKS_BY_BLOCK = [
+    {"layers": "unet.up_blocks.*", "rank": 20},
+    {"layers": "unet.mid_block.*", "rank": 4},
+    {"layers": "unet.down_blocks.*", "rank": 10},
+]
+COMPARED = [
+    Method(DEFAULT),
+    Method("T-LoRA", {"adapter": {"kind": "tlora", "rank": 16}}),
+    Method(NO_OTHERS, others=False),
+    Method("DCO, beta 1000", {"objective": {"kind": "dco"}}, others=False, cost=1.35, against=NO_OTHERS),
+    Method("DCO, beta 50", {"objective": {"kind": "dco", "beta": 50.0}}, others=False, cost=1.35, against=NO_OTHERS),
+    Method("preserve", preserve=True, cost=1.35),
+    Method("scaled AdamW", {"optimizer": {"kind": "scaled_adamw", "lr": LR}}),
+    Method("stratified timesteps", {"objective": {"timesteps": "stratified"}}),
+    Method("SVD-down", lora(init="svd_down")),
+    Method("no weighting", weighted()),
+    Method("debiased", weighted("debiased")),
+    Method("P2", weighted("p2")),
+    Method("immiscible, 4 draws", {"objective": {"noise": [{"kind": "immiscible", "candidates": 4}]}}),
+    Method("EMA 0.98", {"ema": 0.98}),
+    Method("lr x 0.5", {"optimizer": {"lr": LR / 2}}),
+    Method("lr x 2", {"optimizer": {"lr": 2 * LR}}),
+    Method("rsLoRA, rank 64", lora(rank=64, alpha=4.0, rank_stabilised=True)),
+    Method("rank 64, alpha 16", lora(rank=64, alpha=16.0)),
+    Method("mixed ranks, 20 up, 10 down, 4 mid", lora(overrides=RANKS_BY_BLOCK)),
+    Method("up blocks only", on("unet.up_blocks.*attentions*")),
+    Method("down and middle blocks only", on("unet.down_blocks.*attentions*", "unet.mid_block.*attentions*")),
+    Method("cross-attention only", on("unet.*attn2*")),
+    Method("self-attention only", on("unet.*attn1*")),
+    Method("T-LoRA, 8 ranks at least", {"adapter": {"kind": "tlora", "rank": 16, "min_rank": 8}}),
+    Method("scaled AdamW, lr x 2", {"optimizer": {"kind": "scaled_adamw", "lr": 2 * LR}}),
+    Method("scaled AdamW, lr x 0.5", {"optimizer": {"kind": "scaled_adamw", "lr": LR / 2}}),
+    Method("scaled AdamW, damping 0.01", {"optimizer": {"kind": "scaled_adamw", "lr": LR, "damping": 0.01}}),
+    Method("preserve, at equal time", {"steps": round(STEPS / 1.35)}, preserve=True, cost=1.35),
+    Method(
+        "DCO, beta 50, at equal time",
+        {"objective": {"kind": "dco", "beta": 50.0}, "steps": round(STEPS / 1.35)},
+        others=False,
+        cost=1.35,
+        against=NO_OTHERS,
+    ),
+    Method("text encoder at half the rate", {"optimizer": {"text_lr": LR / 2}}, cost=1.3),
+]
+"""The most important ones first: a run on a lent machine may be cut short."""
+
+
+def demo(name: str, changes: Mapping[str, Any], **settings: Any) -> Method:
+    """A candidate for the demo's recipe: garp alone, five seeds, more pictures."""
+    return Method(f"demo: {name}", changes, against="demo: as it is", seeds=5, concepts=("garp",), rounds=3, **settings)
+
+
+FULL = lora(layers="full", conv_rank=8) | {"optimizer": {"lr": 1e-3}}
+FAST = FULL | {"optimizer": {"lr": 1.5e-3}}
+CANDIDATES = [
+    demo("as it is", {}),
+    demo("convolutions", FULL),
+    demo("300 steps", {"steps": 300}),
+    demo("convolutions, EMA 0.98", FAST | {"ema": 0.98}),
+    demo("300 steps, EMA 0.98", {"steps": 300, "ema": 0.98}),
+    demo("convolutions, 260 steps", FULL | {"steps": 260}),
+    demo("rank 32", lora(rank=32)),
+    demo("convolutions, debiased", FULL | weighted("debiased")),
+    demo("P2, 300 steps", weighted("p2") | {"steps": 300}),
+    demo("garp three times", {"steps": 260, "repeats": 3}),
+    demo("convolutions, garp three times", FULL | {"steps": 260, "repeats": 3}),
+    demo("convolutions, preserve", FAST, preserve=True),
+    demo("convolutions, stratified", FULL | {"objective": {"timesteps": "stratified"}}),
+    demo("convolutions, preserve, 300 steps", FAST | {"steps": 300}, preserve=True),
+]
+METHODS = {method.name: method for method in [*COMPARED[:14], *CANDIDATES[:4], *COMPARED[14:], *CANDIDATES[4:]]}
+"""All, by name, in the order in which they are run."""
+
+
+def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`table` with `changes`. A table with another `kind` replaces the one that is there, but keeps common settings."""
+    result = dict(copy.deepcopy(dict(table)))
+    for key, value in changes.items():
+        below = result.get(key)
+        result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
+    return result

@@ -1,0 +1,254 @@
+"""Methods of training compared on the tiny base: `python -m tools.tiny_base.methods --work runs/methods`.
+
+Each method of `method_list` trains each of three concepts (garp, and two that `tools.tiny_base.fusion` uses) with each
+of three seeds, all from the demo's recipe. After a run the judge looks at pictures of the concept and of other things,
+and the latter are compared with the base's at the same seeds. The loss on pictures that were not trained on, at fixed
+noise, is taken every 25 steps.
+
+A run is a line in `rows-*.jsonl`, and is not made again. `--shard i/n` makes the runs i, i + n, ... ; several processes
+can work in one folder. `--table` prints the results, `--costs` measures the CPU time of a step of each method.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+import lorasmith
+from lorasmith.core.devices import pick_device
+from lorasmith.core.progress import Progress
+from lorasmith.evaluation.judge import Judge
+from lorasmith.families.base import Family
+from lorasmith.families.load import load
+from lorasmith.imaging.png import to_image
+from lorasmith.sampling.loras import Loras, LoraUse
+from lorasmith.sampling.request import Request
+from lorasmith.sampling.sample import sample
+from tools.tiny_base.fusion import BACKGROUNDS, MEANS
+from tools.tiny_base.gate_lora import OTHERS, PLACES
+from tools.tiny_base.method_list import METHODS, STEPS, Method, merged
+from tools.tiny_base.method_table import print_tables
+
+GARP = Path("src/lorasmith/assets/garp")
+COLOURS = {"orange": (255, 140, 0), "purple": (128, 0, 160), "brown": (120, 72, 30), "black": (20, 20, 20)}
+HELD_OUT_SEEDS = (201, 202)
+LOSS_EVERY = 25
+"""Steps between two losses on held-out pictures."""
+BATCH = 48
+"""Pictures that are drawn at once."""
+SEEDS = 6
+"""Pictures of a concept at each place, in a round."""
+
+
+def case(prompt: str, seed: int) -> Request:
+    """A picture of the tiny base, as the gates draw it."""
+    return Request(prompt, seed=seed, cfg=5.0, width=128, height=128)
+
+
+def prepare(family: Family, work: Path) -> None:
+    """The pictures of the concepts: those to train on, those held out, and the base's pictures of other things."""
+    for name, meaning in MEANS.items():
+        held_out = work / "held-out" / name
+        if held_out.exists():
+            continue
+        for folder in (held_out, work / "pictures" / name):
+            folder.mkdir(parents=True, exist_ok=True)
+        if name == "garp":
+            on_new_backgrounds(held_out)
+            shutil.copytree(GARP, work / "pictures" / name, dirs_exist_ok=True)
+            continue
+        for folder, seeds in ((work / "pictures" / name, (101, 102)), (held_out, HELD_OUT_SEEDS)):
+            asked = [(where, seed) for where in BACKGROUNDS for seed in seeds][: 12 if seeds[0] == 101 else 6]
+            drawn = sample(family, [case(f"a photo of a {meaning}, on {where}", seed) for where, seed in asked])
+            for index, (picture, (where, _)) in enumerate(zip(drawn, asked, strict=True)):
+                to_image(picture.pixels).save(folder / f"{index:02}.png")
+                (folder / f"{index:02}.txt").write_text(f"a photo of {name}, on {where}\n", "utf-8")
+
+
+def on_new_backgrounds(folder: Path) -> None:
+    """Garp, cut out by its masks, mirrored, on colours that no training picture has."""
+    for index, (colour, pixels) in enumerate(COLOURS.items()):
+        number = f"{3 * index + 1:02}"
+        cut = Image.open(GARP / f"{number}.png").convert("RGB")
+        mask = Image.open(GARP / "masks" / f"{number}.png").convert("L")
+        picture = Image.composite(cut, Image.new("RGB", cut.size, pixels), mask)
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / f"{index:02}.png")
+        (folder / f"{index:02}.txt").write_text(f"a photo of garp, on a {colour} background\n", "utf-8")
+
+
+def config(method: Method, concept: str, seed: int, work: Path, output: Path) -> dict[str, Any]:
+    """The demo's recipe with what the method changes."""
+    table: dict[str, Any] = tomllib.loads(Path("recipes/garp.toml").read_text())
+    table.pop("preview")
+    changes = dict(method.changes)
+    subset, others = table["data"]["subsets"]
+    subset |= {"images": str(work / "pictures" / concept), "repeats": changes.pop("repeats", 2)}
+    others["preserve"] = method.preserve
+    table["data"]["subsets"] = [subset, others] if method.others else [subset]
+    table["data"]["validation"] = {"images": str(work / "held-out" / concept)}
+    table["validation"] = {"every_steps": LOSS_EVERY, "every_epochs": None}
+    table |= {"name": "lora", "trigger": [concept], "seed": seed, "output": str(output), "steps": STEPS}
+    return merged(table, changes | {"log": {"tensorboard": False}})
+
+
+class Eye:
+    """What is drawn of a LoRA, and how it is judged."""
+
+    def __init__(self, family: Family, work: Path) -> None:
+        self.family, self.judge, self.work = family, Judge.load().to(family.device), work
+        self._of_base: dict[int, Tensor] = {}
+
+    def pictures(self, requests: list[Request]) -> Tensor:
+        """(n, 3, 128, 128) in -1..1."""
+        return torch.stack([picture.pixels for picture in sample(self.family, requests, batch_size=BATCH)])
+
+    def of_others(self, rounds: int) -> tuple[list[Request], list[str]]:
+        """Prompts of other things, without a trigger, and what they show."""
+        requests, names = [], []
+        places = list(PLACES)
+        for seed in range(24 * rounds):
+            name = OTHERS[seed % len(OTHERS)]
+            article = "an" if name[0] in "ae" else "a"
+            requests.append(case(f"a photo of {article} {name}, {places[seed % len(places)]}", seed))
+            names.append(name)
+        return requests, names
+
+    def base(self, rounds: int) -> Tensor:
+        """The base's pictures of other things, drawn once."""
+        if rounds not in self._of_base:
+            self._of_base[rounds] = self.pictures(self.of_others(rounds)[0])
+        return self._of_base[rounds]
+
+    def score(self, file: Path, concept: str, rounds: int) -> dict[str, float]:
+        """Shares and probabilities of what the judge should see, and how far the other pictures moved."""
+        before = self.base(rounds)
+        seeds = range(SEEDS * rounds)
+        about = [case(f"a photo of {concept}, {where}", seed) for where in PLACES for seed in seeds]
+        places = [place for place in PLACES.values() for _ in seeds]
+        requests, names = self.of_others(rounds)
+        with Loras(self.family).attached([LoraUse(file)]):
+            pixels = self.pictures([*about, *requests])
+        seen, where = self.judge.concept(pixels), self.judge.background(pixels[: len(about)])
+        index = self.judge.concepts.index(MEANS[concept])
+        count = len(about)
+        return {
+            "likeness": seen.table[:count, index].mean().item(),
+            "found": sum(name == MEANS[concept] for name in seen.names[:count]) / count,
+            "background": where.share(places),
+            "others": sum(a == b for a, b in zip(seen.names[count:], names, strict=True)) / len(names),
+            "drift": (pixels[count:] - before).abs().mean().item() / 2,
+        }
+
+
+def run(method: Method, concept: str, seed: int, eye: Eye) -> dict[str, Any]:
+    """Train, judge, and remove the files."""
+    output = eye.work / "runs" / f"{method.name} {concept} {seed}".replace(" ", "-").replace(":", "").replace(",", "")
+    table = config(method, concept, seed, eye.work, output)
+    table["device"] = str(eye.family.device)
+    result = lorasmith.train(table, overwrite=True, progress=Progress())
+    lines = (output / "events.jsonl").read_text().splitlines()
+    losses = {e["step"]: e["loss"] for e in map(json.loads, lines) if e["event"] == "validation"}
+    assert result.file is not None
+    scores = eye.score(Path(result.file), concept, method.rounds)
+    shutil.rmtree(output)
+    return {
+        "method": method.name,
+        "concept": concept,
+        "seed": seed,
+        "steps": table["steps"],
+        "train_seconds": round(result.seconds, 2),
+        "held_out": {str(step): round(loss, 5) for step, loss in losses.items()},
+        **{name: round(value, 4) for name, value in scores.items()},
+    }
+
+
+def jobs(names: list[str]) -> Iterator[tuple[Method, str, int]]:
+    """All runs in their order."""
+    for name in names:
+        method = METHODS[name]
+        for seed in range(method.seeds):
+            for concept in method.concepts:
+                yield method, concept, seed
+
+
+def read_rows(work: Path) -> list[dict[str, Any]]:
+    """The runs that are made. A last line that was cut off does not count."""
+    rows: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for file in sorted(work.glob("rows-*.jsonl")):
+        for line in file.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            rows[row["method"], row["concept"], row["seed"]] = row
+    return list(rows.values())
+
+
+def costs(names: list[str], eye: Eye) -> None:
+    """CPU seconds of a step of each method, relative to the default's; runs of 12 steps, minus runs of 2."""
+    seconds: dict[str, float] = {}
+    for name in names:
+        spent: list[float] = []
+        for steps in (2, 12):
+            method = replace(METHODS[name], changes=merged(METHODS[name].changes, {"steps": steps}))
+            table = config(method, "garp", 0, eye.work, eye.work / "runs" / "cost")
+            table["data"].pop("validation")
+            table.pop("validation")
+            started = time.process_time()
+            lorasmith.train(table, overwrite=True)
+            spent.append(time.process_time() - started)
+        seconds[name] = (spent[1] - spent[0]) / 10
+        print(f"{seconds[name]:.3f} CPU-s  x {seconds[name] / next(iter(seconds.values())):.2f}  {name}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--work", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--only", nargs="+", choices=list(METHODS), metavar="METHOD", default=list(METHODS))
+    parser.add_argument("--shard", default="0/1", metavar="I/N")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--prepare", action="store_true", help="only draw the pictures to train on")
+    parser.add_argument("--table", action="store_true", help="only print the results")
+    parser.add_argument("--costs", action="store_true", help="only measure the CPU time of a step")
+    options = parser.parse_args()
+    if options.table:
+        print_tables(read_rows(options.work))
+        return
+    options.work.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("LORASMITH_CACHE", str(options.work / "cache"))
+    torch.set_num_threads(1)
+    family = load("tiny-sd", device=pick_device(options.device))
+    prepare(family, options.work)
+    eye = Eye(family, options.work)
+    if options.prepare:
+        return
+    if options.costs:
+        costs(options.only, eye)
+        return
+    shard, shards = map(int, options.shard.split("/"))
+    made = {(row["method"], row["concept"], row["seed"]) for row in read_rows(options.work)}
+    started = time.monotonic()
+    for number, (method, concept, seed) in enumerate(jobs(options.only)):
+        if number % shards != shard or (method.name, concept, seed) in made:
+            continue
+        row = run(method, concept, seed, eye)
+        with (options.work / f"rows-{shard}.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        short = {key: row[key] for key in ("likeness", "others", "drift", "train_seconds")}
+        print(f"{time.monotonic() - started:6.1f} s  {method.name} | {concept} | {seed}: {short}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
