@@ -4,7 +4,7 @@ VENV ?= .venv
 PY = $(VENV)/bin/python
 PIP = $(PY) -m pip install --quiet -c constraints.txt
 
-.PHONY: demo test check torture fuzz docs clean
+.PHONY: demo test check torture fuzz bench docs clean
 
 demo: $(VENV)/.installed
 	$(PY) -m lorasmith demo --output demo
@@ -26,6 +26,10 @@ torture: $(VENV)/.installed-dev
 fuzz: N = 23000
 fuzz: $(VENV)/.installed-dev
 	$(PY) -m tools.fuzz --count $(N)
+
+# Time and memory of training steps on this machine: make bench BENCH='--base sd1 --against diffusers,peft-compiled'
+bench: $(VENV)/.installed-dev
+	$(PY) -m lorasmith bench $(BENCH)
 
 docs: $(VENV)/.installed-dev
 	$(PY) -m tools.docs

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lorasmith.evaluation.results import Evaluation
     from lorasmith.sampling.options import SampleOptions
     from lorasmith.sampling.run import SampleResult
+    from lorasmith.training.bench.run import BenchResult, BenchTable
     from lorasmith.training.config import TrainConfig
     from lorasmith.training.doctor import Diagnosis
     from lorasmith.training.reproduce import Reproduction, SourceOptions
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SaveOptions",
     "Source",
+    "bench",
     "caption",
     "check",
     "combine",
@@ -174,6 +176,19 @@ def doctor(device: str = "auto", *, self_test: bool = True, progress: Progress |
 
 
 @explains_foreign_keys
+def bench(*, progress: Progress | None = None, **options: Unpack[BenchTable]) -> BenchResult:
+    """Measure time and memory of training steps, each contender in a process of its own, a few steps at a time in
+    turns.
+
+    The options are those of `lorasmith bench`: `base`, `resolution`, `batches`, `precision`, `adapters`, `rank`,
+    `layers`, `memory`, `against`, `device`, `cuda_graph`, `steps`, `turns`, `start_together`, `work`. Raises
+    LorasmithError for what cannot be measured; a contender that fails on the way has an `error` in its row.
+    """
+    from lorasmith.training.bench.run import BenchOptions, run_bench
+
+    return run_bench(BenchOptions(**options), progress or Progress())
+
+
 def sweep(
     config: Source,
     over: Sequence[str | Path],

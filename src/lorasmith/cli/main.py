@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from lorasmith.cli import console
+from lorasmith.cli.bench import bench_command
 from lorasmith.cli.caption import caption_command
 from lorasmith.cli.check import check_command
 from lorasmith.cli.combine import combine_command
@@ -122,6 +123,11 @@ _add("refit", refit_command, panel=FILES)
 _add("as", as_command, panel=OTHERS, settings=SEPARATE)
 _add("convert-config", convert_config_command, panel=OTHERS, settings=SEPARATE)
 _add("comfyui", comfyui_command, panel=OTHERS, needs_arguments=False)
+_add("reproduce", reproduce_command)
+_add("doctor", doctor_command, needs_arguments=False)
+_add("bench", bench_command, needs_arguments=False)
+_add("as", as_command, settings=SEPARATE)
+_add("convert-config", convert_config_command, settings=SEPARATE)
 
 
 def _print_version(value: bool) -> None:

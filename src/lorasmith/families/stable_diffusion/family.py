@@ -66,7 +66,7 @@ class StableDiffusion(Family):
         self._tokenizers: dict[str, Any] = {}
         self._amendments: dict[str, list[tuple[str, Callable[[], None]]]] = {}
         """By component the marks and changes of `amend`."""
-        self._layers: dict[str, Layers] = {"unet": _layers_of(self._unet, "unet")}
+        self._layers: dict[str, Layers] = {"unet": layers_of(self._unet, "unet")}
         """The layers of loaded components, before any adapter is attached."""
         self._all_layer_names: tuple[str, ...] = ()
 
@@ -135,7 +135,7 @@ class StableDiffusion(Family):
         for component in missing:
             encoder = clip_text.load_text_encoder(self.base, component, self.dtype, self.device)
             self._text_encoders[component] = encoder
-            self._layers[component] = _layers_of(encoder, component)
+            self._layers[component] = layers_of(encoder, component)
         # A change may look at layers of all text encoders, so all are loaded before the first is changed.
         for component in missing:
             for _, change in self._amendments.get(component, ()):
@@ -323,7 +323,7 @@ def read_schedule(source: StableDiffusionSource) -> NoiseSchedule:
     return schedule.zero_terminal_snr() if config.get("rescale_betas_zero_snr") else schedule
 
 
-def _layers_of(model: nn.Module, component: str) -> Layers:
+def layers_of(model: nn.Module, component: str) -> Layers:
     """All linears, convolutions and norms of a component."""
     layers: Layers = {}
     for path, module in model.named_modules():
