@@ -94,6 +94,7 @@ START = "Start here"
 _add("demo", demo_command, panel=START, needs_arguments=False)
 _add("studio", studio_command, panel=START, needs_arguments=False)
 _add("doctor", doctor_command, panel=START, needs_arguments=False)
+_add("bench", bench_command, panel=START, needs_arguments=False)
 
 _add("check", check_command, panel=TRAIN)
 _add("train", train_command, panel=TRAIN)
@@ -123,11 +124,6 @@ _add("refit", refit_command, panel=FILES)
 _add("as", as_command, panel=OTHERS, settings=SEPARATE)
 _add("convert-config", convert_config_command, panel=OTHERS, settings=SEPARATE)
 _add("comfyui", comfyui_command, panel=OTHERS, needs_arguments=False)
-_add("reproduce", reproduce_command)
-_add("doctor", doctor_command, needs_arguments=False)
-_add("bench", bench_command, needs_arguments=False)
-_add("as", as_command, settings=SEPARATE)
-_add("convert-config", convert_config_command, settings=SEPARATE)
 
 
 def _print_version(value: bool) -> None:
