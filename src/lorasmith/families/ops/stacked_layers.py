@@ -150,12 +150,18 @@ def _slices(sizes: Sequence[int]) -> list[slice]:
 
 
 def _adjacent(weights: Sequence[Tensor]) -> Tensor | None:
-    """The matrix whose rows are those of `weights`, if they stand below each other in memory."""
+    """The matrix whose rows are those of `weights`, if they stand below each other in one storage.
+
+    Storages of their own can be neighbours in memory by chance; no view reaches from one into the next.
+    """
     first = weights[0]
+    storage = first.untyped_storage().data_ptr()
     if first.stride(1) != 1:
         return None
     expected = first.data_ptr()
     for weight in weights:
+        if weight.untyped_storage().data_ptr() != storage:
+            return None
         if weight.data_ptr() != expected or weight.stride() != first.stride():
             return None
         expected += weight.shape[0] * first.stride(0) * first.element_size()
