@@ -4,7 +4,7 @@ VENV ?= .venv
 PY = $(VENV)/bin/python
 PIP = $(PY) -m pip install --quiet -c constraints.txt
 
-.PHONY: demo test check torture fuzz bench docs clean
+.PHONY: demo test check torture fuzz bench docs package clean
 
 demo: $(VENV)/.installed
 	$(PY) -m lorasmith demo --output demo
@@ -34,6 +34,12 @@ bench: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev
 	$(PY) -m tools.docs
 	$(PY) -m tools.foreign
+	$(PY) -m tools.package_readme
+
+# Builds dist files, and uses the wheel in an environment without the checkout.
+package: $(VENV)/.installed-dev
+	$(PIP) -e '.[package]'
+	$(PY) -m tools.check_package
 
 clean:
 	rm -rf $(VENV) build dist demo

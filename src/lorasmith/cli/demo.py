@@ -26,6 +26,9 @@ SEEDS = (1, 2, 3, 4, 5, 6)
 
 def demo_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the run and the picture.")] = Path("demo"),
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Training steps; with fewer it ends sooner and learns less.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a LoRA of a small character in about a minute, and draw a before/after picture. Needs no network.
@@ -42,6 +45,8 @@ def demo_command(
     progress.say("training a LoRA of garp, a small character, on the embedded base model tiny-sd")
     folders = [example_images, assets() / "others"]
     overrides = [f'data.subsets.{index}.images="{folder.as_posix()}"' for index, folder in enumerate(folders)]
+    if steps is not None:
+        overrides.append(f"steps={steps}")
     result = api.train(assets() / "demo.toml", overrides=overrides, output=output, overwrite=True, progress=progress)
     if not result.finished or result.file is None:
         raise typer.Exit(130)
