@@ -26,7 +26,14 @@ IN_THE_WHEEL = (
     "lorasmith/py.typed",
     "lorasmith/studio/static/index.html",
 )
-IN_THE_SOURCES = ("Makefile", "constraints.txt", "docs/tutorial.md", "README.md", "recipes/garp.toml", "tests/conftest.py")
+IN_THE_SOURCES = (
+    "Makefile",
+    "constraints.txt",
+    "docs/tutorial.md",
+    "README.md",
+    "recipes/garp.toml",
+    "tests/conftest.py",
+)
 MAX_WHEEL_BYTES = 60 << 20
 DEMO_STEPS = 4
 """Steps of the demo: enough to train, export and draw."""
