@@ -160,7 +160,8 @@ def run(method: Method, concept: str, seed: int, eye: Eye) -> dict[str, Any]:
     result = lorasmith.train(table, overwrite=True, progress=Progress())
     lines = (output / "events.jsonl").read_text().splitlines()
     losses = {e["step"]: e["loss"] for e in map(json.loads, lines) if e["event"] == "validation"}
-    assert result.file is not None
+    if result.file is None:
+        raise SystemExit("stopped before the end of a run")
     scores = eye.score(Path(result.file), concept, method.rounds)
     shutil.rmtree(output)
     return {

@@ -24,6 +24,7 @@ from lorasmith.compat.foreign_keys import explains_foreign_keys
 from lorasmith.core.progress import Progress
 
 if TYPE_CHECKING:
+    from lorasmith.api.first_config import NewConfig
     from lorasmith.data.captioners import CaptionReport
     from lorasmith.data.maskers import MaskReport
     from lorasmith.evaluation.options import EvaluateOptions
@@ -53,6 +54,7 @@ __all__ = [
     "inspect",
     "masks",
     "merge",
+    "new_config",
     "queue_add",
     "read_config",
     "refit",
@@ -137,6 +139,25 @@ def check(
         progress=progress or Progress(),
         pictures=None if pictures is None else Path(pictures),
     )
+
+
+def new_config(
+    base: str,
+    images: Path | str,
+    output: Path | str,
+    trigger: str = "",
+    subject: str = "character",
+    memory: float = 12.0,
+) -> NewConfig:
+    """A first config, with the reasons in it, from what the LoRA is of and what there is to train it.
+
+    `subject`: `character`, `object`, `style` or `concept`. `memory`: GiB of the card. The base is identified by its
+    headers; the batch is the largest that the memory forecast allows. Nothing is written. Raises LorasmithError if
+    there is no such base or no image in the folder, or an answer is not allowed.
+    """
+    from lorasmith.api.first_config import make_config
+
+    return make_config(base, Path(images).as_posix(), Path(output).as_posix(), trigger, subject, memory)
 
 
 def reproduce(

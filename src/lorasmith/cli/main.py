@@ -31,6 +31,7 @@ from lorasmith.cli.fuse import fuse_command
 from lorasmith.cli.inspect import inspect_command
 from lorasmith.cli.masks import masks_command
 from lorasmith.cli.merge import merge_command
+from lorasmith.cli.new import new_command
 from lorasmith.cli.queue import COMMANDS as QUEUE_COMMANDS
 from lorasmith.cli.queue import NO_ARGUMENTS, queue_app
 from lorasmith.cli.refit import refit_command
@@ -97,6 +98,7 @@ _add("doctor", doctor_command, panel=START, needs_arguments=False)
 _add("bench", bench_command, panel=START, needs_arguments=False)
 
 _add("check", check_command, panel=TRAIN)
+_add("new", new_command, needs_arguments=False, panel=TRAIN)
 _add("train", train_command, panel=TRAIN)
 _add("sweep", sweep_command, panel=TRAIN)
 app.add_typer(queue_app, name="queue", rich_help_panel=TRAIN)

@@ -50,7 +50,14 @@ def code_problem(names: object) -> Problem:
     )
 
 
-METHODS: dict[str, Callable[..., Any]] = {"check": check_text}
+def make_recipe(send: Send, **answers: Any) -> dict[str, Any]:
+    """The config that `lorasmith new` makes of the same answers."""
+    from lorasmith import api
+
+    return {"toml": api.new_config(**answers).text}
+
+
+METHODS: dict[str, Callable[..., Any]] = {"check": check_text, "recipe": make_recipe}
 
 
 def main() -> None:

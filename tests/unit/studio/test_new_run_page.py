@@ -1,8 +1,7 @@
-"""A config by answers, form and TOML: every recipe is valid, comments stay, and nothing leads out of the folders."""
+"""A config by answers, form and TOML: comments stay, and nothing leads out of the folders."""
 
 from __future__ import annotations
 
-import itertools
 import sys
 import tomllib
 from collections.abc import Callable
@@ -12,27 +11,12 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from lorasmith import api
 from lorasmith.core.errors import ConfigError, LorasmithError
-from lorasmith.studio.recipe import PROMPTS, Answers, recipe
 from lorasmith.studio.toml_text import change
 from lorasmith.studio.worker import answer, check_text
 from lorasmith.studio.worker_process import Worker
 
 Open = Callable[..., TestClient]
-
-
-@pytest.mark.parametrize("subject", PROMPTS)
-def test_every_recipe_is_a_valid_config(subject: str) -> None:
-    for base, memory, count in itertools.product(("tiny-sd", "sd15.safetensors"), (6, 12, 48), (3, 30)):
-        text = recipe(Answers(base, 'my "photos"', "runs/mia", "mia", subject, memory, count))
-        config = api.read_config(tomllib.loads(text))
-        assert (config.base, str(config.data.images), config.trigger) == (base, 'my "photos"', ("mia",))
-        assert config.preview is not None
-        assert isinstance(config.preview.prompts, tuple)
-        assert len(config.preview.prompts) == 4
-        if base != "tiny-sd" and memory == 6:
-            assert (config.gradient_checkpointing, config.data.batch_size, config.optimizer.text_lr) == (True, 1, 0)
 
 
 def test_a_change_of_the_form_keeps_the_comments_of_the_toml() -> None:
@@ -66,6 +50,8 @@ def test_a_config_from_answers_is_changed_from_both_sides(client: TestClient, tm
     body = {"base": "tiny-sd", "images": "photos", "trigger": "mia", "output": "runs/mia", "memory": 8}
     made = client.post("/api/new_run/recipe", json=body).json()
     assert made["values"]["trigger"] == ["mia"]
+    outside = client.post("/api/new_run/recipe", json=body | {"images": "/etc"})
+    assert (outside.status_code, [each["where"] for each in outside.json()["problems"]]) == (400, ["data.images"])
     edited = client.post(
         "/api/new_run/edit",
         json={"toml": made["toml"], "changes": {"steps": {"toml": "5"}, "trigger": {"value": ["bob"]}, "seed": None}},

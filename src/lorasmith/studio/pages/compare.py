@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lorasmith.api.recipe import TINY
 from lorasmith.core.errors import LorasmithError
 from lorasmith.studio.config_places import SMALLEST_MODEL, as_text, files_below, find_bases
 from lorasmith.studio.page import Call, Page, get, post
 from lorasmith.studio.process import run_json
-from lorasmith.studio.recipe import TINY
 
 FOLDER = "compare"
 """In the first folder of the studio; pictures that are there already are not drawn again."""

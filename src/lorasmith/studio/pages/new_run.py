@@ -6,13 +6,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from lorasmith.api.recipe import SUBJECTS, TINY
 from lorasmith.core.config import override
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.lock import find_holder
 from lorasmith.studio import config_places as places
 from lorasmith.studio.page import Call, Page, get, post
 from lorasmith.studio.process import CONSOLE, run_json
-from lorasmith.studio.recipe import PROMPTS, TINY, Answers, recipe
 from lorasmith.studio.toml_text import change, parse, read_value
 from lorasmith.studio.worker_process import Worker
 
@@ -35,26 +35,24 @@ def choices(call: Call) -> dict[str, Any]:
         "images": places.image_folders(call.roots),
         "configs": configs[:MOST_NAMES],
         "runs": places.as_text(first if first.name == "runs" else first / "runs"),
-        "subjects": list(PROMPTS),
+        "subjects": list(SUBJECTS),
     }
 
 
 def make_recipe(call: Call) -> dict[str, Any]:
-    """A config from the answers."""
-    body = call.body
-    images = call.text("images", "")
-    memory = body.get("memory")
-    answers = Answers(
-        base=call.text("base", TINY),
-        images=images,
-        output=call.text("output"),
-        trigger=call.text("trigger", "").strip(),
-        subject=call.text("subject", "character"),
-        memory=float(memory) if isinstance(memory, int | float) else 12.0,
-        count=places.image_folders(call.roots).get(images, 0),
-        resolution=call.number("resolution", 512),
-    )
-    return described(recipe(answers))
+    """A config from the answers, made as `lorasmith new` makes it."""
+    memory = call.body.get("memory")
+    answers: dict[str, Any] = {
+        "base": call.text("base", TINY),
+        "images": call.text("images", ""),
+        "output": call.text("output"),
+        "trigger": call.text("trigger", "").strip(),
+        "subject": call.text("subject", "character"),
+        "memory": float(memory) if isinstance(memory, int | float) else 12.0,
+    }
+    named = {"base": answers["base"], "output": answers["output"], "data": {"images": answers["images"]}}
+    places.check_places(call.roots, named)
+    return described(CHECKER.ask("recipe", CHECK_SECONDS, **answers)["toml"])
 
 
 def open_config(call: Call) -> dict[str, Any]:

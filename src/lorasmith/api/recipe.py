@@ -1,0 +1,225 @@
+"""A config from few answers: the base, the folder, the trigger, what the LoRA is of, and the memory of the card.
+
+`lorasmith new`, the studio's New run and the files of `recipes/` come from here. The numbers are a start, and every one
+can be changed; `docs/measurements/quality.md` says which of them are measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lorasmith.core.config import inline
+
+TINY = "tiny-sd"
+FEWEST_TO_HOLD_OUT = 10
+"""With fewer images none is held out for the validation loss."""
+LITTLE_MEMORY = 10.0
+"""GiB. Below, only the UNet is trained, so that encoded captions can be cached and the text encoder freed."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a LoRA can be of, and what follows from that."""
+
+    rank: int
+    views: int
+    """How often each image is seen."""
+    text_lr: float
+    """Learning rate of the text encoder of SD 1.x and 2.x. SDXL's are not trained."""
+    prompts: tuple[str, ...]
+    """For previews. The last one is without the trigger: it should stay as the base draws it."""
+
+
+SUBJECTS = {
+    "character": Subject(
+        16, 100, 5e-5, ("a photo of {}", "a photo of {}, on a beach", "a painting of {}", "a photo of a woman")
+    ),
+    "object": Subject(
+        8, 100, 5e-5, ("a photo of {}", "a photo of {}, on a table", "a drawing of {}", "a photo of a chair")
+    ),
+    # a style is not bound to a word as firmly as a character
+    "style": Subject(
+        32, 60, 0.0, ("a house on a hill, {}", "a portrait of a man, {}", "a bowl of fruit, {}", "a photo of a street")
+    ),
+    "concept": Subject(
+        16, 80, 5e-5, ("a woman, {}", "a man, {}, in a garden", "a drawing of a child, {}", "a photo of a woman")
+    ),
+}
+"""`concept`: a pose, an action, a piece of clothing: what the captions put beside a subject."""
+TAG_PROMPTS = {
+    "character": ("1girl, {}, portrait", "1girl, {}, beach, full body", "1girl, {}, night, city", "1girl, portrait"),
+    "object": ("{}, on table", "1girl, holding {}", "{}, outdoors", "1girl, portrait"),
+    "style": ("1girl, portrait, {}", "house, hill, {}", "1boy, night, city, {}", "1girl, portrait"),
+    "concept": ("1girl, {}", "1boy, {}, outdoors", "1girl, {}, night", "1girl, portrait"),
+}
+"""The same for bases that read tags."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a config depends on."""
+
+    base: str
+    images: str
+    """The folder of images, as the config names it."""
+    output: str
+    trigger: str = ""
+    subject: str = "character"
+    """One of `SUBJECTS`."""
+    memory: float = 12.0
+    """GiB of the card."""
+    count: int = 0
+    """Number of images."""
+    resolution: int = 512
+    kind: str = "sd1"
+    """The family of the base: `sd1`, `sd2`, `sdxl`."""
+    prediction: str = "epsilon"
+    tags: bool = False
+    """Whether captions are lists of tags, as anime bases read them."""
+    batch: int | None = None
+    """Images in a step; None: by the memory alone (`usual_batch`)."""
+    layerwise: bool = False
+    """Whether the trigger becomes new tokens, trained first (pivotal tuning)."""
+
+    @property
+    def tiny(self) -> bool:
+        """Whether it is the embedded base, whose runs are short."""
+        return self.base == TINY
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether the text encoder is trained too."""
+        small = self.memory < LITTLE_MEMORY or self.kind == "sdxl" or self.tiny
+        return SUBJECTS[self.subject].text_lr > 0 and not small and not self.layerwise
+
+    @property
+    def captions_change(self) -> bool:
+        """Whether captions differ from step to step, so that they cannot be cached and the text encoder stays."""
+        return (self.tags and self.memory >= LITTLE_MEMORY) or self.layerwise
+
+    @property
+    def pure_noise(self) -> bool:
+        """Whether the base was made with zero terminal SNR: published v-prediction models of SDXL are."""
+        return self.kind == "sdxl" and self.prediction == "v_prediction"
+
+    @property
+    def images_per_step(self) -> int:
+        """Images in a step."""
+        return self.batch or usual_batch(self)
+
+
+def recipe(answers: Answers, header: Sequence[str] = ()) -> str:
+    """The config as text, with the reasons. `header`: lines of comment at its beginning."""
+    subject = SUBJECTS[answers.subject]
+    lines = [f"# {line}".rstrip() for line in header]
+    lines += [""] if header else []
+    lines += [
+        f"base = {inline(answers.base)}",
+        f"output = {inline(answers.output)}",
+        f"trigger = {inline([answers.trigger] if answers.trigger else [])}",
+    ]
+    lines += (
+        ["steps = 200"] if answers.tiny else [f"views_per_image = {subject.views}      # how often each image is seen"]
+    )
+    if answers.pure_noise:
+        lines += [
+            "zero_terminal_snr = true    # v-prediction models of SDXL start at pure noise; false for one that does not"
+        ]
+    lines += data_lines(answers)
+    lines += concept_lines(answers)
+    lines += ["", "[adapter]", 'kind = "lora"', f"rank = {subject.rank}       # alpha is the rank, so the scale is 1"]
+    lines += ["", "[optimizer]", 'kind = "adamw"', *rate_lines(answers)]
+    lines += ["", "[lr_schedule]", 'kind = "cosine"', "warmup = 0.05"]
+    lines += [*objective_lines(answers), *output_lines(answers)]
+    return "\n".join(lines) + "\n"
+
+
+def data_lines(answers: Answers) -> list[str]:
+    """The table `data`."""
+    lines = ["", "[data]", f"images = {inline(answers.images)}"]
+    lines.append(f"resolution = {128 if answers.tiny else answers.resolution}")
+    lines.append(f"batch_size = {answers.images_per_step}")
+    transforms = []
+    if answers.subject == "object":
+        transforms.append('"flip"')
+        lines.append("# flip: not for what has a left and a right side, or text on it")
+    if answers.tags and answers.captions_change:
+        transforms.append('{ kind = "shuffle", keep = 1 }')
+        lines.append("# shuffle: tags in another order each time, behind the trigger; the text encoders stay in memory")
+    if answers.layerwise and answers.trigger:
+        new = new_tokens(answers)
+        transforms.append(f'{{ kind = "replace", words = {{ {inline(answers.trigger)} = {inline(" ".join(new))} }} }}')
+    if transforms:
+        lines.append(f"transforms = [{', '.join(transforms)}]")
+    if answers.count >= FEWEST_TO_HOLD_OUT and not answers.tiny:
+        lines.append("validation.split = 0.1     # held out, to find the best weights and to see overfitting")
+    return lines
+
+
+def new_tokens(answers: Answers) -> list[str]:
+    """The new tokens that stand for the trigger."""
+    return [f"<{answers.trigger}1>", f"<{answers.trigger}2>"]
+
+
+def concept_lines(answers: Answers) -> list[str]:
+    """New tokens and their phase, for pivotal tuning."""
+    if not (answers.layerwise and answers.trigger):
+        return []
+    first = "woman" if answers.subject == "character" else "object"
+    return [
+        "",
+        "[[concepts]]               # what the trigger means, in two new tokens of the text encoder",
+        f"words = {inline(new_tokens(answers))}",
+        f"init = {inline(['<rand-0.013>', first])}",
+        "lr = 1e-3",
+        "",
+        "[phases]                   # the tokens first, then the LoRA around them",
+        "words = [0, 0.5]",
+        "unet = [0.3, 1]",
+    ]
+
+
+def usual_batch(answers: Answers) -> int:
+    """Images in a step, by the memory of the card."""
+    if answers.tiny:
+        return 8
+    if answers.memory < LITTLE_MEMORY:
+        return 1
+    return 2 if answers.memory < 20 else 4
+
+
+def rate_lines(answers: Answers) -> list[str]:
+    """Learning rates."""
+    if answers.tiny:
+        return ["lr = 1.2e-3"]
+    if answers.trains_text:
+        return ["lr = 1e-4", f"text_lr = {short(SUBJECTS[answers.subject].text_lr)}"]
+    # the UNet must do alone what both do elsewhere; SDXL's is large enough at the lower rate
+    return ["lr = 1e-4" if answers.kind == "sdxl" else "lr = 2e-4"]
+
+
+def short(rate: float) -> str:
+    """A rate as people write it: `5e-5`."""
+    return f"{rate:g}".replace("e-0", "e-")
+
+
+def objective_lines(answers: Answers) -> list[str]:
+    """The weights over t."""
+    if answers.pure_noise:
+        # min-SNR and debiased give pure noise no weight, or all of it
+        return ["", "# no weighting: the loss of v-prediction also trains pure noise, which min-SNR leaves out"]
+    return ["", "[objective]", 'weightings = [{ kind = "min_snr", gamma = 5.0 }]']
+
+
+def output_lines(answers: Answers) -> list[str]:
+    """The tables `preview` and `export`."""
+    prompts = TAG_PROMPTS[answers.subject] if answers.tags else SUBJECTS[answers.subject].prompts
+    name = " ".join(new_tokens(answers)) if answers.layerwise and answers.trigger else answers.trigger or "it"
+    written = [f"  {inline(prompt.format(name))}," for prompt in prompts]
+    if answers.tiny:
+        often, guidance, dtype = "every_steps = 50", ["cfg = 5.0"], []
+    else:
+        often, guidance, dtype = "every_epochs = 10", [], ['dtype = "fp16"']
+    lines = ["", "[preview]", often, *guidance, "prompts = [", *written, "]"]
+    return [*lines, "", "[export]", *dtype, often, "keep = 5"]

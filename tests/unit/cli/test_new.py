@@ -1,0 +1,95 @@
+"""`lorasmith new`: the questions, the flags, and what happens where nobody can be asked."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lorasmith import api
+from lorasmith.cli import new
+from lorasmith.core.errors import LorasmithError
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (16, 16)).save(tmp_path / "photos/1.png")
+    return tmp_path
+
+
+def run(**options: Any) -> None:
+    new.new_command(**{"config": None, "base": "tiny-sd", "images": Path("photos"), "trigger": "mia"} | options)
+
+
+def test_flags_alone_write_a_config_that_check_accepts(work: Path) -> None:
+    run()
+    config = api.read_config(work / "mia.toml")
+    assert (config.output.as_posix(), config.trigger, config.data.batch_size) == ("runs/mia", ("mia",), 8)
+    assert api.check("mia.toml").ok
+
+
+def test_the_config_is_named_after_the_folder_where_there_is_no_trigger(work: Path) -> None:
+    run(trigger="")
+    assert tomllib.loads((work / "photos.toml").read_text())["trigger"] == []
+
+
+def test_odd_triggers_give_usable_names(work: Path) -> None:
+    run(trigger="<my dog/1>")
+    table = tomllib.loads((work / "my-dog-1.toml").read_text())
+    assert (table["trigger"], table["output"]) == (["<my dog/1>"], "runs/my-dog-1")
+
+
+def test_without_a_terminal_all_that_is_missing_is_named_at_once(work: Path) -> None:
+    with pytest.raises(LorasmithError, match="--images and --trigger must be given"):
+        run(images=None, trigger=None)
+    assert not list(work.glob("*.toml"))
+
+
+def test_a_config_is_not_replaced(work: Path) -> None:
+    (work / "mia.toml").write_text("mine")
+    with pytest.raises(LorasmithError, match="exists already"):
+        run()
+    assert (work / "mia.toml").read_text() == "mine"
+    run(overwrite=True)
+    assert "tiny-sd" in (work / "mia.toml").read_text()
+
+
+def test_json(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["config"] == "mia.toml"
+    assert found["toml"] == (work / "mia.toml").read_text()
+
+
+def test_five_questions_are_asked_in_order(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    answers: Iterator[Any] = iter(["tiny-sd", "photos", "bob", "style", 8.0])
+    asked: list[str] = []
+
+    def prompt(question: str, **options: Any) -> Any:
+        asked.append(question.split(" ")[0])
+        return next(answers)
+
+    monkeypatch.setattr("typer.prompt", prompt)
+    new.new_command()
+    assert asked == ["Base", "Folder", "Trigger", "What", "Memory"]
+    assert tomllib.loads((work / "bob.toml").read_text())["adapter"]["rank"] == 32
+
+
+def test_what_is_given_is_not_asked(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+
+    def refuse(question: str, **options: Any) -> Any:
+        raise AssertionError(question)
+
+    monkeypatch.setattr("typer.prompt", refuse)
+    run(subject="object", memory=8.0)
+    assert (work / "mia.toml").exists()
