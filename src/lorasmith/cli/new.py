@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import write_text
 
 USUAL_MEMORY = 12.0
+USUAL_SUBJECT = "character"
 
 
 def new_command(
@@ -44,25 +46,54 @@ def new_command(
     Asks for what is not given as an option. Where nobody can be asked, base, images and trigger must be given; it is
     then a character, and 12 GiB. The config says why each number is there, and how much memory a step will need.
     """
+    given = Given(base, images, trigger, subject, memory)
+    answers = given.asked() if sys.stdin.isatty() and not json else given.assumed()
+    write(answers, config, output, overwrite, json)
+
+
+@dataclass(frozen=True)
+class Given:
+    """The answers that are there; None: not given."""
+
+    base: str | None = None
+    images: Path | None = None
+    trigger: str | None = None
+    subject: str | None = None
+    memory: float | None = None
+
+    def asked(self) -> Given:
+        """All of them: the person at the terminal is asked for the others."""
+        return Given(
+            self.base or ask("Base model (file, folder or hub id)", TINY),
+            self.images or Path(ask("Folder of the images", None)),
+            ask("Trigger word (Enter for none)", "") if self.trigger is None else self.trigger,
+            self.subject or ask(f"What is it ({', '.join(SUBJECTS)})", USUAL_SUBJECT),
+            self.memory if self.memory is not None else ask("Memory of the GPU in GiB", card_memory(), float),
+        )
+
+    def assumed(self) -> Given:
+        """All of them, as far as they can be assumed. Raises LorasmithError with all that cannot."""
+        needed = {"--base": self.base, "--images": self.images, "--trigger": self.trigger}
+        missing = " and ".join(option for option, value in needed.items() if value is None)
+        if missing:
+            raise LorasmithError(f"{missing} must be given, because there is no terminal to ask in")
+        memory = USUAL_MEMORY if self.memory is None else self.memory
+        return replace(self, subject=self.subject or USUAL_SUBJECT, memory=memory)
+
+
+def write(answers: Given, config: Path | None, output: Path | None, overwrite: bool, json: bool) -> None:
+    """Make the config, write it, and say what was found and what comes next."""
     from lorasmith import api
 
-    if sys.stdin.isatty() and not json:
-        base = base or ask("Base model (file, folder or hub id)", TINY)
-        images = images or Path(ask("Folder of the images", None))
-        trigger = ask("Trigger word (Enter for none)", "") if trigger is None else trigger
-        subject = subject or ask(f"What is it ({', '.join(SUBJECTS)})", "character")
-        memory = memory or ask("Memory of the GPU in GiB", card_memory(), float)
-    if base is None or images is None or trigger is None:
-        given = {"--base": base, "--images": images, "--trigger": trigger}
-        missing = " and ".join(option for option, value in given.items() if value is None)
-        raise LorasmithError(f"{missing} must be given, because there is no terminal to ask in")
-    name = re.sub(r"[^\w.-]+", "-", trigger or images.resolve().name).strip("-.") or "lora"
+    assert answers.base is not None
+    assert answers.images is not None
+    name = re.sub(r"[^\w.-]+", "-", answers.trigger or answers.images.resolve().name).strip("-.") or "lora"
     config = config or Path(f"{name}.toml")
     if config.exists() and not overwrite:
         raise LorasmithError(f"{config}: exists already; name another file, or give --overwrite")
-    made = api.new_config(
-        base, images, output or Path("runs") / name, trigger, subject or "character", memory or USUAL_MEMORY
-    )
+    folder = output or Path("runs") / name
+    subject, memory = answers.subject or USUAL_SUBJECT, USUAL_MEMORY if answers.memory is None else answers.memory
+    made = api.new_config(answers.base, answers.images, folder, answers.trigger or "", subject, memory)
     write_text(config, made.text)
     if json:
         forecast = None if made.forecast is None else vars(made.forecast)
@@ -72,7 +103,7 @@ def new_command(
         console.say(note)
     if made.forecast is not None:
         console.say(f"memory: {made.forecast.text()}")
-    console.show(f"{config} written. Look at what a run would do, then start it:")
+    console.show(f"{config} written. See what a run would do, then start it:")
     console.show(f"    lorasmith check {config}")
     console.show(f"    lorasmith train {config}")
 
