@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from lorasmith.cli import console
 from lorasmith.cli.options import Json, Overwrite
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import write_text
+
+if TYPE_CHECKING:
+    from lorasmith.api.first_config import NewConfig
 
 USUAL_MEMORY = 12.0
 USUAL_SUBJECT = "character"
@@ -98,7 +101,12 @@ def write(answers: Given, config: Path | None, output: Path | None, overwrite: b
     if json:
         forecast = None if made.forecast is None else vars(made.forecast)
         console.print_json({"config": config, "notes": made.notes, "memory": forecast, "toml": made.text})
-        return
+    else:
+        print_result(config, made)
+
+
+def print_result(config: Path, made: NewConfig) -> None:
+    """Say what was found and what comes next."""
     for note in made.notes:
         console.say(note)
     if made.forecast is not None:
