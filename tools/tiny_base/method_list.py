@@ -73,6 +73,9 @@ COMPARED = [
     Method("EMA 0.98", {"ema": 0.98}),
     Method("lr x 0.5", {"optimizer": {"lr": LR / 2}}),
     Method("lr x 2", {"optimizer": {"lr": 2 * LR}}),
+    Method("preserve, at equal time", {"steps": round(STEPS / 1.35)}, preserve=True, cost=1.35),
+    Method("preserve, lr x 2", {"optimizer": {"lr": 2 * LR}}, preserve=True, cost=1.35),
+    Method("scaled AdamW, lr x 2", {"optimizer": {"kind": "scaled_adamw", "lr": 2 * LR}}),
     Method("rsLoRA, rank 64", lora(rank=64, alpha=4.0, rank_stabilised=True)),
     Method("rank 64, alpha 16", lora(rank=64, alpha=16.0)),
     Method("mixed ranks, 20 up, 10 down, 4 mid", lora(overrides=RANKS_BY_BLOCK)),
@@ -81,10 +84,8 @@ COMPARED = [
     Method("cross-attention only", on("unet.*attn2*")),
     Method("self-attention only", on("unet.*attn1*")),
     Method("T-LoRA, 8 ranks at least", {"adapter": {"kind": "tlora", "rank": 16, "min_rank": 8}}),
-    Method("scaled AdamW, lr x 2", {"optimizer": {"kind": "scaled_adamw", "lr": 2 * LR}}),
-    Method("scaled AdamW, lr x 0.5", {"optimizer": {"kind": "scaled_adamw", "lr": LR / 2}}),
     Method("scaled AdamW, damping 0.01", {"optimizer": {"kind": "scaled_adamw", "lr": LR, "damping": 0.01}}),
-    Method("preserve, at equal time", {"steps": round(STEPS / 1.35)}, preserve=True, cost=1.35),
+    Method("DCO, beta 10", {"objective": {"kind": "dco", "beta": 10.0}}, others=False, cost=1.35, against=NO_OTHERS),
     Method(
         "DCO, beta 50, at equal time",
         {"objective": {"kind": "dco", "beta": 50.0}, "steps": round(STEPS / 1.35)},
@@ -94,7 +95,6 @@ COMPARED = [
     ),
     Method("text encoder at half the rate", {"optimizer": {"text_lr": LR / 2}}, cost=1.3),
 ]
-"""The most important ones first: a run on a lent machine may be cut short."""
 
 
 def demo(name: str, changes: Mapping[str, Any], **settings: Any) -> Method:
@@ -106,22 +106,25 @@ FULL = lora(layers="full", conv_rank=8) | {"optimizer": {"lr": 1e-3}}
 FAST = FULL | {"optimizer": {"lr": 1.5e-3}}
 CANDIDATES = [
     demo("as it is", {}),
+    demo("preserve", {}, preserve=True),
+    demo("preserve, convolutions", FAST, preserve=True),
+    demo("preserve, lr x 1.5", {"optimizer": {"lr": 1.5 * LR}}, preserve=True),
+    demo("preserve, 260 steps, garp three times", {"steps": 260, "repeats": 3}, preserve=True),
+    demo("preserve, 300 steps", {"steps": 300}, preserve=True),
+    demo("preserve, stratified", {"objective": {"timesteps": "stratified"}}, preserve=True),
+    demo("preserve, EMA 0.98, lr x 1.5", {"optimizer": {"lr": 1.5 * LR}, "ema": 0.98}, preserve=True),
     demo("convolutions", FULL),
     demo("300 steps", {"steps": 300}),
-    demo("convolutions, EMA 0.98", FAST | {"ema": 0.98}),
     demo("300 steps, EMA 0.98", {"steps": 300, "ema": 0.98}),
-    demo("convolutions, 260 steps", FULL | {"steps": 260}),
-    demo("rank 32", lora(rank=32)),
-    demo("convolutions, debiased", FULL | weighted("debiased")),
-    demo("P2, 300 steps", weighted("p2") | {"steps": 300}),
-    demo("garp three times", {"steps": 260, "repeats": 3}),
-    demo("convolutions, garp three times", FULL | {"steps": 260, "repeats": 3}),
-    demo("convolutions, preserve", FAST, preserve=True),
-    demo("convolutions, stratified", FULL | {"objective": {"timesteps": "stratified"}}),
-    demo("convolutions, preserve, 300 steps", FAST | {"steps": 300}, preserve=True),
+    demo("preserve, convolutions, 300 steps", FAST | {"steps": 300}, preserve=True),
+    demo("preserve, rank 32", lora(rank=32), preserve=True),
 ]
-METHODS = {method.name: method for method in [*COMPARED[:14], *CANDIDATES[:4], *COMPARED[14:], *CANDIDATES[4:]]}
-"""All, by name, in the order in which they are run."""
+METHODS = {
+    method.name: method
+    for method in [*COMPARED[:8], *CANDIDATES[:3], *COMPARED[8:18], *CANDIDATES[3:8], *COMPARED[18:], *CANDIDATES[8:]]
+}
+"""All, by name, in the order in which they are run: the most important ones first, since a run on a lent machine may be
+cut short."""
 
 
 def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,12 +12,8 @@ from lorasmith.core.intervals import Interval, student_interval
 from tools.tiny_base.method_list import METHODS
 
 Row = dict[str, Any]
-MEASURES = {
-    "likeness": ("likeness", 100.0),
-    "others": ("others", 100.0),
-    "drift": ("drift", 100.0),
-}
-"""Column heading, and the factor that makes the number readable."""
+MEASURES = ("likeness", "found", "others", "drift")
+"""Numbers of a row, which are printed in per cent."""
 
 
 def rows_by_method(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -67,18 +63,18 @@ def steps_to(row: Row, loss: float) -> float | None:
 def print_tables(rows: Sequence[Row]) -> None:
     """Print the comparison, and the steps to the held-out loss of the default."""
     methods = rows_by_method(rows)
-    print("| method | runs | likeness | others | drift | Δ likeness | Δ others | Δ drift | Δ held-out loss x 1000 |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    columns = ["method", "runs", *MEASURES, *(f"Δ {key}" for key in MEASURES), "Δ held-out loss x 1000"]
+    print("| " + " | ".join(columns) + " |")
+    print("|---" * len(columns) + "|")
     for name, found in methods.items():
         reference = methods.get(METHODS[name].against, [])
         cells = [name, str(len(found))]
-        for key, (_, factor) in MEASURES.items():
-            cells.append(f"{factor * fmean(row[key] for row in found):.1f}")
+        cells += [f"{100 * fmean(row[key] for row in found):.1f}" for key in MEASURES]
         if name == METHODS[name].against:
-            cells += ["", "", "", ""]
+            cells += [""] * (len(MEASURES) + 1)
         else:
-            for key, (_, factor) in MEASURES.items():
-                cells.append(as_text(difference(found, reference, lambda row, k=key, f=factor: f * row[k])))
+            for key in MEASURES:
+                cells.append(as_text(difference(found, reference, lambda row, k=key: 100 * row[k])))
             cells.append(as_text(difference(found, reference, last_loss)))
         print("| " + " | ".join(cells) + " |")
     print_steps(methods)

@@ -62,9 +62,9 @@ def make_config(
     Raises LorasmithError if there is no such base or folder, or an answer is not among those that are known.
     """
     if subject not in SUBJECTS:
-        raise LorasmithError(
-            f'what it is: "{subject}" is not known. {did_you_mean(subject, SUBJECTS)} Allowed: {", ".join(SUBJECTS)}'
-        )
+        allowed = f"Allowed: {', '.join(SUBJECTS)}"
+        hint = " ".join(filter(None, (did_you_mean(subject, SUBJECTS), allowed)))
+        raise LorasmithError(f'what it is: "{subject}" is not known. {hint}')
     if not (math.isfinite(memory) and 1 <= memory <= 1000):
         raise LorasmithError(f"memory: {memory:g} GiB is not the memory of a card; allowed: 1 to 1000")
     count = count_images(Path(images))

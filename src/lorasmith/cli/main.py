@@ -93,12 +93,12 @@ OTHERS = "Other programs"
 START = "Start here"
 
 _add("demo", demo_command, panel=START, needs_arguments=False)
+_add("new", new_command, panel=START, needs_arguments=False)
 _add("studio", studio_command, panel=START, needs_arguments=False)
 _add("doctor", doctor_command, panel=START, needs_arguments=False)
 _add("bench", bench_command, panel=START, needs_arguments=False)
 
 _add("check", check_command, panel=TRAIN)
-_add("new", new_command, needs_arguments=False, panel=TRAIN)
 _add("train", train_command, panel=TRAIN)
 _add("sweep", sweep_command, panel=TRAIN)
 app.add_typer(queue_app, name="queue", rich_help_panel=TRAIN)

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lorasmith.api.recipe import SUBJECTS, TINY
 from lorasmith.cli import console
 from lorasmith.cli.options import Json, Overwrite
 from lorasmith.core.errors import LorasmithError
-from lorasmith.core.store import write_text
 
 if TYPE_CHECKING:
     from lorasmith.api.first_config import NewConfig
 
+WHAT = ("character", "object", "style", "concept")
+"""The subjects of `api.recipe`, which is imported only when the command runs."""
+TINY = "tiny-sd"
 USUAL_MEMORY = 12.0
 USUAL_SUBJECT = "character"
 
@@ -33,9 +34,7 @@ def new_command(
     trigger: Annotated[
         str | None, typer.Option("--trigger", help='The word that stands for it; "" for a LoRA without one.')
     ] = None,
-    subject: Annotated[
-        str | None, typer.Option("--is", metavar="WHAT", help=f"What it is: {', '.join(SUBJECTS)}.")
-    ] = None,
+    subject: Annotated[str | None, typer.Option("--is", metavar="WHAT", help=f"What it is: {', '.join(WHAT)}.")] = None,
     memory: Annotated[float | None, typer.Option("--memory", metavar="GIB", help="Memory of the GPU.")] = None,
     output: Annotated[
         Path | None,
@@ -68,10 +67,10 @@ class Given:
         """All of them: the person at the terminal is asked for the others."""
         return Given(
             self.base or ask("Base model (file, folder or hub id)", TINY),
-            self.images or Path(ask("Folder of the images", None)),
+            self.images or ask("Folder of the images", None, folder_of),
             ask("Trigger word (Enter for none)", "") if self.trigger is None else self.trigger,
-            self.subject or ask(f"What is it ({', '.join(SUBJECTS)})", USUAL_SUBJECT),
-            self.memory if self.memory is not None else ask("Memory of the GPU in GiB", card_memory(), float),
+            self.subject or ask(f"What is it ({', '.join(WHAT)})", USUAL_SUBJECT, subject_of),
+            self.memory if self.memory is not None else ask("Memory of the GPU in GiB", card_memory(), memory_of),
         )
 
     def assumed(self) -> Given:
@@ -87,6 +86,7 @@ class Given:
 def write(answers: Given, config: Path | None, output: Path | None, overwrite: bool, json: bool) -> None:
     """Make the config, write it, and say what was found and what comes next."""
     from lorasmith import api
+    from lorasmith.core.store import write_text
 
     assert answers.base is not None
     assert answers.images is not None
@@ -116,12 +116,37 @@ def print_result(config: Path, made: NewConfig) -> None:
     console.show(f"    lorasmith train {config}")
 
 
-def ask(question: str, default: Any, kind: Callable[[str], Any] = str) -> Any:
-    """The answer of the person at the terminal. Raises LorasmithError if the input ends."""
+def ask(question: str, default: Any, read: Callable[[str], Any] = str) -> Any:
+    """The answer of the person at the terminal; asked again while `read` refuses it. Raises LorasmithError if the input
+    ends."""
     try:
-        return typer.prompt(question, default=default, type=kind, err=True)
+        return typer.prompt(question, default=default, value_proc=read, err=True)
     except typer.Abort:
         raise LorasmithError("stopped; nothing is written") from None
+
+
+def folder_of(text: str) -> Path:
+    """An existing folder."""
+    folder = Path(text.strip()).expanduser()
+    if not folder.is_dir():
+        raise typer.BadParameter(f"{folder} is not a folder")
+    return folder
+
+
+def subject_of(text: str) -> str:
+    """One of the subjects."""
+    word = text.strip().lower()
+    if word not in WHAT:
+        raise typer.BadParameter(f"answer with one of {', '.join(WHAT)}")
+    return word
+
+
+def memory_of(text: str) -> float:
+    """GiB, with or without the unit."""
+    try:
+        return float(re.sub(r"\s*(gib|gb|g)$", "", text.strip().lower()))
+    except ValueError:
+        raise typer.BadParameter("answer with a number, such as 12") from None
 
 
 def card_memory() -> float:

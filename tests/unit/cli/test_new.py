@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from PIL import Image
 
 from lorasmith import api
+from lorasmith.api.recipe import SUBJECTS
 from lorasmith.cli import new
 from lorasmith.core.errors import LorasmithError
 
@@ -71,7 +73,7 @@ def test_json(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_five_questions_are_asked_in_order(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    answers: Iterator[Any] = iter(["tiny-sd", "photos", "bob", "style", 8.0])
+    answers: Iterator[Any] = iter(["tiny-sd", Path("photos"), "bob", "style", 8.0])
     asked: list[str] = []
 
     def prompt(question: str, **options: Any) -> Any:
@@ -84,6 +86,10 @@ def test_five_questions_are_asked_in_order(work: Path, monkeypatch: pytest.Monke
     assert tomllib.loads((work / "bob.toml").read_text())["adapter"]["rank"] == 32
 
 
+def test_what_can_be_answered_is_what_there_are_recipes_for() -> None:
+    assert tuple(SUBJECTS) == new.WHAT
+
+
 def test_what_is_given_is_not_asked(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
 
@@ -93,3 +99,19 @@ def test_what_is_given_is_not_asked(work: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("typer.prompt", refuse)
     run(subject="object", memory=8.0)
     assert (work / "mia.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("read", "wrong", "right", "value"),
+    [
+        (new.subject_of, "pet", " Style ", "style"),
+        (new.memory_of, "much", "8 GB", 8.0),
+        (new.folder_of, "missing", "photos", Path("photos")),
+    ],
+)
+def test_a_wrong_answer_is_refused_so_that_the_question_comes_again(
+    work: Path, read: Callable[[str], Any], wrong: str, right: str, value: Any
+) -> None:
+    with pytest.raises(typer.BadParameter):
+        read(wrong)
+    assert read(right) == value
