@@ -66,6 +66,7 @@ COMPARED = [
     Method("scaled AdamW", {"optimizer": {"kind": "scaled_adamw", "lr": LR}}),
     Method("stratified timesteps", {"objective": {"timesteps": "stratified"}}),
     Method("SVD-down", lora(init="svd_down")),
+    Method("scaled AdamW, betas 0.9 0.98", {"optimizer": {"kind": "scaled_adamw", "lr": LR, "betas": [0.9, 0.98]}}),
     Method("no weighting", weighted()),
     Method("debiased", weighted("debiased")),
     Method("P2", weighted("p2")),
