@@ -47,6 +47,9 @@ def test_fusing_keeps_more_of_each_than_averaging(two: list[Path], tmp_path: Pat
     for stage, shares in said["missed"]["gradient"].items():
         for ours, weights in zip(shares, said["missed"]["weights"][stage], strict=True):
             assert ours < weights, stage
+    assert set(said["ridge"]) == set(said["held_out"]["gradient"]) == {"text", "keys and values", "picture"}
+    assert "ridge:" in answer.err
+    assert "not fitted to" in answer.err
     tensors = load_file(output)
     assert {name.split("_")[1] for name in tensors} == {"unet", "te"}
     assert all(bool(t.isfinite().all()) for t in tensors.values())

@@ -1,108 +1,182 @@
 """Whether three concepts survive being fused: `python -m tools.tiny_base.fusion`.
 
-Trains a LoRA each of garp and of two things under names that the base has never read (pictures of a lion, which it drew
-itself, called blib; of a house, called quop), fuses them by each method, and lets the judge count, for each name, the
-pictures that show what it means. Results are added to `--to` step by step, and not made again.
+Fuses the LoRAs of `tools.tiny_base.fusion_loras` in several ways. For each it measures what part of each LoRA's effect
+the fused weights miss, on the prompts that they were fitted to and on prompts that nothing else uses, and lets the
+judge count, for each name, the pictures that show what it means. `--held-out` leaves out the judge, which takes most of
+the time. Results are added to `--to` step by step, and not made again; at the end they are printed as a table.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tomllib
+import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import lorasmith
 from lorasmith.evaluation.judge import Judge
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
-from lorasmith.imaging.png import to_image
+from lorasmith.files.model import ModelLayers
+from lorasmith.fusion import ConceptUse, FuseSettings
+from lorasmith.fusion.concepts import LoadedConcept, read_concepts
+from lorasmith.fusion.fuse import FusionResult, fuse, known_tokens
+from lorasmith.fusion.inputs import attached_changes
 from lorasmith.sampling.loras import Loras, LoraUse
-from lorasmith.sampling.request import Request
 from lorasmith.sampling.sample import sample
-from tools.tiny_base.gate_lora import PLACES, train
+from tools.tiny_base.fusion_loras import MEANS, SORTS, Trained, picture_of, trained
+from tools.tiny_base.fusion_missed import missed_on
+from tools.tiny_base.gate_lora import OTHERS, PLACES
 
-MEANS = {"garp": "garp", "blib": "lion", "quop": "house"}
-BACKGROUNDS = ("a red background", "a blue background", "a white background", "a green background", "grass", "a beach")
-SEEDS = 8
-PROMPTS = ("a photo of {}, on grass", "a photo of {}", "{}")
-"""That gather inputs: one of the four places at which the judge looks, and none of the others."""
+UNSEEN = (
+    "a photo of {}, at night",
+    "{} on an orange background",
+    "a picture of {} in a kitchen, morning light",
+    "three birds near {}",
+)
+"""Prompts that neither the fit nor the choice of the ridge uses."""
 
-
-def pictures(family: Family, name: str, folder: Path) -> Path:
-    """Twelve pictures of what a name means, drawn by the base, with captions that use the name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    asked = [(where, seed) for where in BACKGROUNDS for seed in (101, 102)]
-    requests = [_request(f"a photo of a {MEANS[name]}, on {where}", seed) for where, seed in asked]
-    for index, (picture, (where, _)) in enumerate(zip(sample(family, requests, batch_size=8), asked, strict=True)):
-        to_image(picture.pixels).save(folder / f"{index:02}.png")
-        (folder / f"{index:02}.txt").write_text(f"a photo of {name}, on {where}\n", "utf-8")
-    return folder
-
-
-def trained(family: Family, name: str, work: Path) -> Path:
-    """A LoRA of one concept, by the demo's settings, the text encoder with it."""
-    file = work / name / f"{name}.safetensors"
-    if not file.exists():
-        table: dict[str, Any] = tomllib.loads(Path("recipes/garp.toml").read_text())
-        table.pop("preview")
-        table |= {"name": name, "trigger": [name], "log": {"tensorboard": False}}
-        if name != "garp":
-            table["data"]["subsets"][0]["images"] = str(pictures(family, name, work / f"{name}-pictures"))
-        config = work / f"{name}.json"
-        config.write_text(json.dumps(table))
-        train(config, work / name)
-    return file
+WAYS: dict[str, dict[str, Any]] = {
+    "gradient": {},
+    "ridge 0.0001": {"ridge": 1e-4},
+    "ridge 0.001": {"ridge": 1e-3},
+    "ridge 0.01": {"ridge": 1e-2},
+    "ridge 0.1": {"ridge": 1e-1},
+    "weights": {"method": "weights"},
+    "sum": {"method": "sum"},
+}
+SEEDS = 4
 
 
-def found(family: Family, eye: Judge, names: Sequence[str]) -> dict[str, float]:
-    """For each name the share of pictures that show what it means."""
-    shares = {}
-    for name in names:
-        prompts = [(f"a photo of {name}, {where}", seed) for where in PLACES for seed in range(SEEDS)]
-        drawn = sample(family, [_request(*prompt) for prompt in prompts], batch_size=8)
-        seen = eye.concept(torch.stack([picture.pixels for picture in drawn])).names
-        shares[name] = sum(one == MEANS[name] for one in seen) / len(seen)
-    return shares
+@dataclass(frozen=True)
+class Case:
+    """The LoRAs of one sort and seed of training, in the base."""
+
+    family: Family
+    loras: list[Trained]
+    concepts: list[LoadedConcept]
+
+    @classmethod
+    def make(cls, family: Family, sort: str, seed: int, work: Path) -> Case:
+        """Train what is not there yet."""
+        loras = [trained(family, name, sort, seed, work) for name in MEANS]
+        uses = [ConceptUse(lora.file, lora.name) for lora in loras]
+        return cls(family, loras, read_concepts(family, ModelLayers.from_base("tiny-sd"), uses))
+
+    def measure(self, way: str, judge: Judge | None) -> dict[str, Any]:
+        """Fuse in one of `WAYS`. Errors by stage and concept, and what the judge found in pictures."""
+        settings = FuseSettings(size=128, **WAYS[way])
+        result = fuse(self.family, self.concepts, settings)
+        unseen = missed_on(self.family, self.concepts, result.layers, UNSEEN, settings)
+        measured = {
+            "ridge": result.ridge,
+            "fitted": result.missed[settings.method],
+            "held_out": result.held_out[settings.method],
+            "unseen": unseen,
+            "seconds": round(result.seconds, 1),
+        }
+        if judge is not None:
+            measured["found"] = self.judged(judge, result)
+        return measured
+
+    def judged(self, judge: Judge, result: FusionResult) -> dict[str, float]:
+        """What the judge finds with fused weights attached."""
+        with known_tokens(self.family, self.concepts), attached_changes(self.family, result.layers, ()):
+            return {lora.name: found(self.family, judge, lora) for lora in self.loras} | {
+                "others": found_others(self.family, judge)
+            }
+
+    def alone(self, judge: Judge) -> dict[str, float]:
+        """What the judge finds with each LoRA alone."""
+        shares: dict[str, float] = {}
+        for lora in self.loras:
+            with Loras(self.family).attached([LoraUse(lora.file)]):
+                shares[lora.name] = found(self.family, judge, lora)
+        return shares
 
 
-def _request(prompt: str, seed: int) -> Request:
-    return Request(prompt, seed=seed, cfg=5.0, width=128, height=128)
+def found(family: Family, judge: Judge, lora: Trained) -> float:
+    """The share of pictures that show what a name means."""
+    asked = [(f"a photo of {lora.name}, {where}", seed) for where in PLACES for seed in range(SEEDS)]
+    return share(family, judge, asked, [lora.means] * len(asked))
+
+
+def found_others(family: Family, judge: Judge) -> float:
+    """The share of pictures of other things that show them."""
+    asked = [(f"a photo of a {name}, {where}", seed) for seed, where in enumerate(PLACES) for name in OTHERS[::2]]
+    return share(family, judge, asked, [name for _ in PLACES for name in OTHERS[::2]])
+
+
+def share(family: Family, judge: Judge, asked: Sequence[tuple[str, int]], meant: Sequence[str]) -> float:
+    """The share of pictures of these prompts and seeds in which the judge sees what is meant."""
+    drawn = sample(family, [picture_of(prompt, seed) for prompt, seed in asked], batch_size=8)
+    seen = judge.concept(torch.stack([picture.pixels for picture in drawn])).names
+    return sum(one == other for one, other in zip(seen, meant, strict=True)) / len(meant)
+
+
+def table(rows: dict[str, Any]) -> str:
+    """Rows of Markdown for each sort and way, over its seeds: the judge's mean share of each concept (lowest in
+    brackets) and of other things, and the mean errors of each stage: on the inputs of the fit, on those held out, and
+    on prompts that nothing used."""
+    lines: list[str] = []
+    for sort in SORTS:
+        lines += ["", f"| {sort} | found | others | fitted | held out | unseen |", "|---|---|---|---|---|---|"]
+        for way in ("alone", *WAYS):
+            own = [row for key, row in rows.items() if key.startswith(f"{sort} ") and key.endswith(f" {way}")]
+            if own:
+                lines.append(f"| {way} | {' | '.join(_cells(own))} |")
+    return "\n".join(lines)
+
+
+def _cells(rows: list[dict[str, Any]]) -> list[str]:
+    judged = [row["found"] for row in rows if "found" in row]
+    names = [name for name in (judged[0] if judged else {}) if name != "others"]
+    means = [statistics.mean(100 * one[name] for one in judged) for name in names]
+    lowest = [min(100 * one[name] for one in judged) for name in names]
+    cells = [", ".join(f"{mean:.0f} ({least:.0f})" for mean, least in zip(means, lowest, strict=True))]
+    others = [100 * one["others"] for one in judged if "others" in one]
+    cells.append(f"{statistics.mean(others):.0f}" if others else "")
+    for what in ("fitted", "held_out", "unseen"):
+        stages = rows[0].get(what, {})
+        mean = [statistics.mean(share for row in rows for share in row[what][stage]) for stage in stages]
+        cells.append(" / ".join(f"{value:.2f}" for value in mean))
+    return cells
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("runs/fusion"))
+    parser.add_argument("--work", type=Path, default=Path("runs/fusion"), help="the trained LoRAs")
     parser.add_argument("--to", type=Path, default=Path("fusion.json"))
+    parser.add_argument("--sorts", nargs="+", default=list(SORTS), choices=SORTS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--held-out", action="store_true", help="without the judge")
     options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
-    family, eye = load("tiny-sd"), Judge.load()
-    result: dict[str, Any] = json.loads(options.to.read_text()) if options.to.exists() else {}
+    torch.set_num_threads(1)
+    family = load("tiny-sd", device=options.device)
+    judge = None if options.held_out else Judge.load()
+    rows: dict[str, Any] = json.loads(options.to.read_text()) if options.to.exists() else {}
 
-    def keep(key: str, value: Any) -> None:
-        result[key] = value
+    def keep(key: str, value: dict[str, Any]) -> None:
+        rows[key] = value
         print(key, json.dumps(value), flush=True)
-        options.to.write_text(json.dumps(result, indent=1) + "\n")
+        options.to.write_text(json.dumps(rows, indent=1) + "\n")
 
-    files = {name: trained(family, name, options.work) for name in MEANS}
-    if "base" not in result:
-        keep("base", found(family, eye, list(MEANS)))
-    for name, file in files.items():
-        if f"alone {name}" not in result:
-            with Loras(family).attached([LoraUse(file)]):
-                keep(f"alone {name}", found(family, eye, [name])[name])
-    for method in ("gradient", "weights", "sum"):
-        output = options.work / f"{method}.safetensors"
-        if method not in result:
-            given = [f"{file}={name}" for name, file in files.items()]
-            report = lorasmith.fuse(given, "tiny-sd", output, method=method, prompts=PROMPTS, overwrite=True)
-            with Loras(family).attached([LoraUse(output)]):
-                facts = {"seconds": report.seconds, "peak_gib": report.peak_gib, "missed": report.missed[method]}
-                keep(method, {"found": found(family, eye, list(MEANS))} | facts)
+    for seed in options.seeds:
+        for sort in options.sorts:
+            case = Case.make(family, sort, seed, options.work)
+            for way in options.ways:
+                key = f"{sort} {seed} {way}"
+                if key not in rows or (judge is not None and "found" not in rows[key]):
+                    keep(key, case.measure(way, judge))
+            if judge is not None and f"{sort} {seed} alone" not in rows:
+                keep(f"{sort} {seed} alone", {"found": case.alone(judge)})
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ from lorasmith.cli.options import Device, Json, Overwrite
 if TYPE_CHECKING:
     from lorasmith.fusion import FuseReport
 
+Missed = dict[str, dict[str, list[float]]]
+"""By method and part of the model, for each concept the share that is missed."""
+
 
 def fuse_command(
     files: Annotated[
@@ -43,8 +46,14 @@ def fuse_command(
         typer.Option("--preserve", help="A prompt for which the base model should stay unchanged; repeatable."),
     ] = None,
     ridge: Annotated[
-        float, typer.Option("--ridge", min=0, help="Regularisation: larger values stay nearer to the base model.")
-    ] = 1e-2,
+        float | None,
+        typer.Option(
+            "--ridge",
+            min=0,
+            help="Regularisation: larger values stay nearer to the base model. Default: what misses least on prompts "
+            "that are not fitted to.",
+        ),
+    ] = None,
     steps: Annotated[
         int, typer.Option("--steps", min=1, help="Sampling steps of the pictures that collect layer inputs.")
     ] = 20,
@@ -95,21 +104,27 @@ def print_report(report: FuseReport) -> None:
     if report.error is not None:
         lines.append(f"error:   {report.error:.3g} of the change, from the lower rank")
     lines.append(f"took:    {report.seconds:.0f} s, {report.peak_gib:.1f} GiB of memory")
-    lines += error_table(report)
+    lines.append("ridge:   " + ", ".join(f"{ridge:g} ({stage})" for stage, ridge in report.ridge.items()))
+    lines += error_table(
+        "error of each LoRA's effect on its own inputs (0: exact, 1: no effect left):", report.missed, report
+    )
+    lines += error_table("the same on prompts that were not fitted to:", report.held_out, report)
     console.say("\n".join(lines))
 
 
-def error_table(report: FuseReport) -> list[str]:
+def error_table(title: str, missed: Missed, report: FuseReport) -> list[str]:
     """A row for each concept, and columns for the three methods in each part of the model."""
-    stages = list(report.missed["gradient"])
+    if not missed:
+        return []
+    stages = list(missed["gradient"])
     width = max(len(name) for name in ("concept", *report.concepts))
-    lines = ["error of each LoRA's effect on its own inputs (0: exact, 1: no effect left):"]
+    lines = [title]
     lines.append(f"  {'':{width}}  " + "  ".join(f"{stage:>24}" for stage in stages))
     lines.append(f"  {'':{width}}  " + "  ".join("gradient weights     sum" for _ in stages))
     for index, name in enumerate(report.concepts):
-        cells = []
+        cells: list[str] = []
         for stage in stages:
-            errors = [f"{by_stage[stage][index]:>7.3f}" for by_stage in report.missed.values()]
+            errors = [f"{by_stage[stage][index]:>7.3f}" for by_stage in missed.values()]
             cells.append("  ".join(errors))
         lines.append(f"  {name:{width}}  " + "   ".join(cells))
     return lines

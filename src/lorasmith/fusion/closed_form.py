@@ -8,6 +8,7 @@ sum of the ranks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -43,12 +44,17 @@ class LayerRegression:
         """Add inputs with this Gram matrix (n, n) for which the output is to stay. `gram` is overwritten."""
         self._gram_sum = gram if self._gram_sum is None else self._gram_sum.add_(gram)
 
+    @property
+    def has_inputs(self) -> bool:
+        """Whether the layer ran at all."""
+        return self._gram_sum is not None and bool(self._gram_sum.diagonal().mean() != 0)
+
     def solve(self, ridge: float) -> Factors:
         """The fused change. `ridge` is l as a share of the mean diagonal of the sum of the Gram matrices."""
-        assert self._gram_sum is not None
         # A layer that never ran, such as one of an unused text encoder: any change fits, so all are kept.
-        if self._gram_sum.diagonal().mean() == 0:
+        if not self.has_inputs:
             return concatenate_factors(self.changes)
+        assert self._gram_sum is not None
         up, _ = concatenate_factors(self.changes)
         return up, solve_ridge(torch.cat(self._changed_downs), self._gram_sum, ridge)
 
@@ -96,3 +102,21 @@ def squared_output_error(fused: Factors, change: Factors | None, inputs: Tensor)
     own_output = (inputs @ change[1].T) @ change[0].T
     error = (fused_output - own_output).double().square().sum()
     return float(error), float(own_output.double().square().sum())
+
+
+class OutputErrors:
+    """Sums over layers of `squared_output_error`, by the name of what is measured and by concept."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, list[tuple[float, float]]] = {}
+
+    def add(self, name: str, fused: Factors, changes: Sequence[Factors | None], inputs: Sequence[Tensor]) -> None:
+        """Add a layer: the fused change, each concept's own, and a sketch of each concept's inputs."""
+        sums = self._sums.setdefault(name, [(0.0, 0.0)] * len(inputs))
+        for i, own_inputs in enumerate(inputs):
+            error, size = squared_output_error(fused, changes[i], own_inputs)
+            sums[i] = sums[i][0] + error, sums[i][1] + size
+
+    def shares(self, name: str) -> list[float]:
+        """The missed share of each concept: 0 is exact, 1 is no effect. A concept without an effect has 0."""
+        return [math.sqrt(error / size) if size else 0.0 for error, size in self._sums.get(name, [])]

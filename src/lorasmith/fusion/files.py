@@ -36,14 +36,16 @@ from lorasmith.sampling.loras import vocabulary_of
 
 @dataclass
 class FuseReport:
-    """What was written, and how much of each concept is missed (`FusionResult.missed`). `error`: the relative error of
-    the truncation to a rank, if there was one."""
+    """What was written, and how much of each concept is missed, on the inputs of the fit and on others
+    (`FusionResult`). `error`: the relative error of the truncation to a rank, if there was one."""
 
     file: Path
     concepts: list[str]
     layers: int
     ranks: dict[int, int]
     missed: dict[str, dict[str, list[float]]]
+    held_out: dict[str, dict[str, list[float]]]
+    ridge: dict[str, float]
     seconds: float
     peak_gib: float
     error: float | None = None
@@ -104,6 +106,8 @@ def fuse_files(
         layers=len(layers),
         ranks=rank_counts(layers),
         missed=result.missed,
+        held_out=result.held_out,
+        ridge=result.ridge,
         seconds=round(result.seconds, 1),
         peak_gib=round(result.peak_gib, 2),
         error=error,

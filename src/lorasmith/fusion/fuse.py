@@ -6,11 +6,10 @@ Each stage collects the inputs that the stages before it produce, so that errors
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -20,10 +19,12 @@ from lorasmith.core.memory import peak_memory
 from lorasmith.core.progress import Progress
 from lorasmith.families.base import Family
 from lorasmith.families.stable_diffusion.conditioning import CONTEXT
-from lorasmith.fusion.closed_form import Factors, LayerRegression, concatenate_factors, squared_output_error
+from lorasmith.fusion.closed_form import Factors, LayerRegression, OutputErrors, concatenate_factors
 from lorasmith.fusion.concepts import LoadedConcept
 from lorasmith.fusion.inputs import GramMatrices, attached_changes
+from lorasmith.fusion.prompts import HELD_OUT
 from lorasmith.fusion.prompts import PROMPTS as TEXTS
+from lorasmith.fusion.ridge_choice import choose_ridge
 from lorasmith.sampling import samplers
 from lorasmith.sampling.loras import vocabulary_of
 from lorasmith.sampling.request import Request
@@ -35,6 +36,8 @@ METHODS = ("gradient", "weights", "sum")
 
 TEXT, KEYS_AND_VALUES, PICTURE = "text", "keys and values", "picture"
 """The stages, as reports name them."""
+
+HELD_OUT_PICTURES = 2
 
 Prompt = tuple[str, int]
 """A prompt, and the place of its first character that belongs to the concept or comes after it."""
@@ -51,8 +54,11 @@ class FuseSettings:
     in prompts that they have not seen than weights that are not fused at all."""
     preserve: tuple[str, ...] = ()
     """Prompts for which the base is to stay as it was."""
-    ridge: float = 1e-2
-    """See `closed_form.LayerRegression`."""
+    ridge: float | None = None
+    """See `closed_form.LayerRegression`. None: chosen for each stage by the inputs of `held_out`."""
+    held_out: tuple[str, ...] = HELD_OUT
+    """Prompts that are not fitted to. What the fused weights miss on their inputs is measured, and chooses the ridge.
+    Of pictures, two of these prompts are drawn, in half the steps."""
     seeds: int = 1
     """Images that are drawn for each prompt."""
     steps: int = 20
@@ -68,10 +74,13 @@ class FuseSettings:
 @dataclass
 class FusionResult:
     """The changes of all layers. `missed`: by method and stage, for each concept |(D - D_i) X_i| / |D_i X_i|, computed
-    from sketches of the inputs X_i and accurate to a few percent of its value."""
+    from sketches of the inputs X_i and accurate to a few percent of its value; `held_out`: the same on the inputs of
+    prompts that were not fitted to. `ridge`: by stage."""
 
     layers: dict[str, Factors] = field(default_factory=dict)
     missed: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    held_out: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    ridge: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     peak_gib: float = 0.0
 
@@ -125,6 +134,16 @@ def known_tokens(family: Family, concepts: Sequence[LoadedConcept]) -> Iterator[
         family.learn(before)
 
 
+@dataclass
+class StageInputs:
+    """What is known of a stage's inputs: a regression for each layer, and for each concept a sketch for each layer, of
+    the inputs of the fit and of those held out."""
+
+    regressions: dict[str, LayerRegression]
+    sketches: list[dict[str, Tensor]] = field(default_factory=list)
+    held_out: list[dict[str, Tensor]] = field(default_factory=list)
+
+
 def fuse_stage(
     family: Family,
     concepts: Sequence[LoadedConcept],
@@ -138,21 +157,20 @@ def fuse_stage(
     for concept in concepts:
         for name, (_, down) in concept.changes.items():
             widths[name] = down.shape[1]
-    regressions = {name: LayerRegression() for name in layers}
-    sketches: list[dict[str, Tensor]] = []
+    inputs = StageInputs({name: LayerRegression() for name in layers})
 
     # The stages before this one are fused already: their effect on these inputs belongs to the result.
     with attached_changes(family, result.layers, ()):
         for concept in concepts:
-            own_changes = changes_during(stage, concept, layers)
-            patterns = settings.prompts if stage == PICTURE else dict.fromkeys((*settings.prompts, *settings.texts))
-            prompts = [fill_in(text, concept.name) for text in patterns]
-            with attached_changes(family, own_changes, layers):
-                grams = collect_inputs(family, stage, prompts, layers, settings)
-            # Inputs are too many to keep: the sums are enough to solve, the sketches to measure the result.
-            sketches.append({name: grams.sketch(name, widths[name]) for name in layers})
-            for name in layers:
-                regressions[name].add_concept(concept.changes.get(name), grams.pop(name, widths[name]))
+            with attached_changes(family, changes_during(stage, concept, layers), layers):
+                fit = collect_inputs(family, stage, fitted_prompts(stage, concept, settings), layers, settings)
+                # Inputs are too many to keep: the sums are enough to solve, the sketches to measure the result.
+                inputs.sketches.append({name: fit.sketch(name, widths[name]) for name in layers})
+                for name in layers:
+                    inputs.regressions[name].add_concept(concept.changes.get(name), fit.pop(name, widths[name]))
+                if settings.held_out:
+                    rest = collect_held_out(family, stage, concept, layers, settings)
+                    inputs.held_out.append({name: rest.sketch(name, widths[name]) for name in layers})
 
         # The base's own inputs, without any concept: there the result is to do nothing.
         if settings.preserve:
@@ -160,9 +178,28 @@ def fuse_stage(
             with attached_changes(family, {}, layers):
                 grams = collect_inputs(family, stage, preserved, layers, settings)
             for name in layers:
-                regressions[name].add_preserved(grams.pop(name, widths[name]))
+                inputs.regressions[name].add_preserved(grams.pop(name, widths[name]))
 
-    solve_stage(stage, regressions, sketches, settings, result)
+    solve_stage(stage, inputs, settings, result)
+
+
+def fitted_prompts(stage: str, concept: LoadedConcept, settings: FuseSettings) -> list[Prompt]:
+    """The prompts whose inputs a stage is fitted to."""
+    patterns = settings.prompts if stage == PICTURE else dict.fromkeys((*settings.prompts, *settings.texts))
+    return [fill_in(text, concept.name) for text in patterns]
+
+
+def collect_held_out(
+    family: Family, stage: str, concept: LoadedConcept, layers: list[str], settings: FuseSettings
+) -> GramMatrices:
+    """The inputs of prompts that are not fitted to."""
+    patterns = settings.held_out
+    if stage == PICTURE:
+        # Drawing takes most of the time of a fusion, and inputs of neighbouring steps differ little.
+        patterns = patterns[:HELD_OUT_PICTURES]
+        settings = replace(settings, steps=max(1, settings.steps // 2), seeds=1)
+    prompts = [fill_in(text, concept.name) for text in patterns]
+    return collect_inputs(family, stage, prompts, layers, settings)
 
 
 def changes_during(stage: str, concept: LoadedConcept, layers: list[str]) -> dict[str, Factors]:
@@ -173,36 +210,32 @@ def changes_during(stage: str, concept: LoadedConcept, layers: list[str]) -> dic
     return {name: concept.changes[name] for name in layers if name in concept.changes}
 
 
-def solve_stage(
-    stage: str,
-    regressions: dict[str, LayerRegression],
-    sketches: Sequence[dict[str, Tensor]],
-    settings: FuseSettings,
-    result: FusionResult,
-) -> None:
-    """Add the changes of a stage's layers to the result, and what each method misses of each concept. `regressions` is
-    emptied, so that memory is freed layer by layer."""
-    lost = {method: [0.0] * len(sketches) for method in METHODS}
-    whole = {method: [0.0] * len(sketches) for method in METHODS}
-    for name in list(regressions):
-        regression = regressions.pop(name)
+def solve_stage(stage: str, inputs: StageInputs, settings: FuseSettings, result: FusionResult) -> None:
+    """Add the changes of a stage's layers to the result, and what each method misses of each concept. The regressions
+    are emptied, so that memory is freed layer by layer."""
+    ridge = settings.ridge
+    if ridge is None:
+        ridge = choose_ridge(inputs.regressions, inputs.held_out)
+    result.ridge[stage] = ridge
+
+    fitted, held_out = OutputErrors(), OutputErrors()
+    for name in list(inputs.regressions):
+        regression = inputs.regressions.pop(name)
         fused = {
-            "gradient": regression.solve(settings.ridge),
-            "weights": concatenate_factors(regression.changes, 1 / len(sketches)),
+            "gradient": regression.solve(ridge),
+            "weights": concatenate_factors(regression.changes, 1 / len(inputs.sketches)),
             "sum": concatenate_factors(regression.changes),
         }
         result.layers[name] = fused[settings.method]
         # All methods are measured, so that a user sees what the chosen one is worth.
         for method, factors in fused.items():
-            for i, change in enumerate(regression.changes):
-                error, size = squared_output_error(factors, change, sketches[i][name])
-                lost[method][i] += error
-                whole[method][i] += size
+            fitted.add(method, factors, regression.changes, [sketch[name] for sketch in inputs.sketches])
+            held_out.add(method, factors, regression.changes, [sketch[name] for sketch in inputs.held_out])
 
     for method in METHODS:
-        pairs = zip(lost[method], whole[method], strict=True)
-        shares = [math.sqrt(error / size) if size else 0.0 for error, size in pairs]
-        result.missed.setdefault(method, {})[stage] = shares
+        result.missed.setdefault(method, {})[stage] = fitted.shares(method)
+        if inputs.held_out:
+            result.held_out.setdefault(method, {})[stage] = held_out.shares(method)
 
 
 def fill_in(text: str, name: str) -> Prompt:

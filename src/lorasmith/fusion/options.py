@@ -25,7 +25,7 @@ class FuseOptions(TypedDict, total=False):
     rank: int | None
     prompts: Sequence[str] | None
     preserve: Sequence[str] | None
-    ridge: float
+    ridge: float | None
     steps: int
     seeds: int
     size: int | None

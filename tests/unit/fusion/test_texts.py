@@ -10,10 +10,17 @@ from lorasmith.fusion.concepts import LoadedConcept
 from lorasmith.fusion.fuse import TEXT, FuseSettings, changes_during, collect_inputs, fill_in, fuse
 from lorasmith.fusion.inputs import attached_changes
 
+HELD_OUT = (
+    "a picture of {}, in a garden full of flowers",
+    "{}, orange and black",
+    "a toy that looks like {}, in a box",
+)
+"""Fewer than the built-in ones, to save time."""
+
 UNSEEN = ("an old film still, {} smiling", "two people and {} at a table", "a drawing of {}")
 
 
-def missed(texts: tuple[str, ...], ridge: float) -> float:
+def missed(texts: tuple[str, ...], ridge: float | None) -> float:
     """What the fused weights of a text encoder miss of two random LoRAs on prompts that were not used, of 1."""
     family = load("tiny-sd")
     layers = {name: place for name, place in family.named_layers(["te"]).items() if name.endswith("q_proj")}
@@ -27,7 +34,7 @@ def missed(texts: tuple[str, ...], ridge: float) -> float:
             down = torch.randn(4, weight.shape[1], generator=generator)
             changes[layer] = (0.05 * up, 0.05 * down)
         concepts.append(LoadedConcept(name, None, changes, {}))  # type: ignore[arg-type]
-    settings = FuseSettings(prompts=("photo of a {}", "{}"), texts=texts, ridge=ridge)
+    settings = FuseSettings(prompts=("photo of a {}", "{}"), texts=texts, ridge=ridge, held_out=HELD_OUT)
     fused = fuse(family, concepts, settings).layers
 
     error = size = 0.0
@@ -53,3 +60,7 @@ def test_many_texts_serve_unseen_prompts_better() -> None:
 
 def test_a_small_ridge_does_not_serve_them() -> None:
     assert missed((), 1e-4) > missed((), 1e-2)
+
+
+def test_by_default_the_ridge_is_chosen_for_prompts_that_are_not_fitted_to() -> None:
+    assert missed((), None) < 0.9 * missed((), 1e-4)
