@@ -133,18 +133,54 @@ def table(rows: dict[str, Any]) -> str:
 
 
 def _cells(rows: list[dict[str, Any]]) -> list[str]:
-    judged = [row["found"] for row in rows if "found" in row]
-    names = [name for name in (judged[0] if judged else {}) if name != "others"]
-    means = [statistics.mean(100 * one[name] for one in judged) for name in names]
-    lowest = [min(100 * one[name] for one in judged) for name in names]
-    cells = [", ".join(f"{mean:.0f} ({least:.0f})" for mean, least in zip(means, lowest, strict=True))]
-    others = [100 * one["others"] for one in judged if "others" in one]
-    cells.append(f"{statistics.mean(others):.0f}" if others else "")
+    return [*_found_cells([row["found"] for row in rows if "found" in row]), *_error_cells(rows)]
+
+
+def _found_cells(judged: list[dict[str, float]]) -> list[str]:
+    """The concepts, and other things."""
+    shares: dict[str, list[float]] = {}
+    for found_by_name in judged:
+        for name, found_share in found_by_name.items():
+            shares.setdefault(name, []).append(100 * found_share)
+    others = shares.pop("others", [])
+    concepts = ", ".join(f"{statistics.mean(values):.0f} ({min(values):.0f})" for values in shares.values())
+    return [concepts, f"{statistics.mean(others):.0f}" if others else ""]
+
+
+def _error_cells(rows: list[dict[str, Any]]) -> list[str]:
+    """The means over concepts and seeds, stage by stage."""
+    cells: list[str] = []
     for what in ("fitted", "held_out", "unseen"):
-        stages = rows[0].get(what, {})
-        mean = [statistics.mean(share for row in rows for share in row[what][stage]) for stage in stages]
-        cells.append(" / ".join(f"{value:.2f}" for value in mean))
+        means: list[str] = []
+        for stage in rows[0].get(what, {}):
+            missed = [value for row in rows for value in row[what][stage]]
+            means.append(f"{statistics.mean(missed):.2f}")
+        cells.append(" / ".join(means))
     return cells
+
+
+def measure_all(case: Case, prefix: str, ways: Sequence[str], judge: Judge | None, rows: Rows) -> None:
+    """Add the rows of one sort and seed that are not there yet."""
+    for way in ways:
+        key = f"{prefix} {way}"
+        if key not in rows.found or (judge is not None and "found" not in rows.found[key]):
+            rows.keep(key, case.measure(way, judge))
+    if judge is not None and f"{prefix} alone" not in rows.found:
+        rows.keep(f"{prefix} alone", {"found": case.alone(judge)})
+
+
+class Rows:
+    """Results in a file, which is written after each."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def keep(self, key: str, value: dict[str, Any]) -> None:
+        """Add one, and write all."""
+        self.found[key] = value
+        print(key, json.dumps(value), flush=True)
+        self.path.write_text(json.dumps(self.found, indent=1) + "\n")
 
 
 def main() -> None:
@@ -160,23 +196,12 @@ def main() -> None:
     torch.set_num_threads(1)
     family = load("tiny-sd", device=options.device)
     judge = None if options.held_out else Judge.load()
-    rows: dict[str, Any] = json.loads(options.to.read_text()) if options.to.exists() else {}
-
-    def keep(key: str, value: dict[str, Any]) -> None:
-        rows[key] = value
-        print(key, json.dumps(value), flush=True)
-        options.to.write_text(json.dumps(rows, indent=1) + "\n")
-
+    rows = Rows(options.to)
     for seed in options.seeds:
         for sort in options.sorts:
             case = Case.make(family, sort, seed, options.work)
-            for way in options.ways:
-                key = f"{sort} {seed} {way}"
-                if key not in rows or (judge is not None and "found" not in rows[key]):
-                    keep(key, case.measure(way, judge))
-            if judge is not None and f"{sort} {seed} alone" not in rows:
-                keep(f"{sort} {seed} alone", {"found": case.alone(judge)})
-    print(table(rows))
+            measure_all(case, f"{sort} {seed}", options.ways, judge, rows)
+    print(table(rows.found))
 
 
 if __name__ == "__main__":
