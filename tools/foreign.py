@@ -38,8 +38,9 @@ lorasmith convert-config my.toml > mine.toml        # convert it to a config of 
 ```
 
 The tables are those of sd-scripts 0.10.1, and of 0.11.1 what it adds for Stable Diffusion: `networks.loha`,
-`networks.lokr`, `skip_image_resolution` and `train_inpainting` (both refused), data sets of several resolutions. Its
-script for concept erasure (LECO) is not supported. diffusers' and Mix-of-Show's scripts have pages of their own.
+`networks.lokr`, `skip_image_resolution`, `train_inpainting` (refused), data sets of several resolutions. Its
+scripts for concept erasure (`train_leco`, `sdxl_train_leco`) are refused: they train from prompts alone, and runs here
+are made of images and epochs. diffusers' and Mix-of-Show's scripts have pages of their own.
 
 Options on the command line override those of the file. Sections of the file have no meaning. If a key occurs twice, the
 last value counts. `""` means unset, as does `false` for an option that is not a flag; numbers may be written as text,

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from lorasmith.compat.options import Option, split_arguments
+from lorasmith.compat.unsupported import UNSUPPORTED
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem, did_you_mean
 from lorasmith.core.launch import find_launch
 from lorasmith.core.progress import Progress
@@ -150,6 +151,8 @@ def find_script(name: str) -> Script:
     scripts = all_scripts()
     # People copy the path from the original's command lines, on Windows with backslashes.
     stem = PurePosixPath(name.replace("\\", "/")).name.removesuffix(".py")
+    if stem not in scripts and stem in UNSUPPORTED:
+        raise LorasmithError(f"{stem} cannot be run here: {UNSUPPORTED[stem]}")
     if stem not in scripts:
         hint = did_you_mean(stem, scripts)
         raise LorasmithError(f'"{name}" is not a known script. {hint} Known: {", ".join(sorted(scripts))}')

@@ -44,6 +44,9 @@ class SubsetConfig(Config):
     images that it names are read."""
     part: tuple[int, int] | None = None
     """Only these images, in the order of their names: `[0, 20]` is the first 20."""
+    larger_than: int | tuple[int, int] | None = None
+    """Only images with more pixels than a picture of this size (a side, or width and height) has; for a folder that is
+    trained at several resolutions. The others are left out, before `part` counts, and `check` names them."""
     repeats: int = Field(default=1, ge=1)
     """How often each image appears in an epoch."""
     caption: str | None = None
@@ -96,6 +99,13 @@ class SubsetConfig(Config):
         if resolution is not None:
             check_resolution(resolution)
         return resolution
+
+    @field_validator("larger_than")
+    @classmethod
+    def _positive(cls, size: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+        if size is not None and min(sides_of(size)) < 1:
+            raise ValueError("the sides of a picture are at least 1")
+        return size
 
     @field_validator("caption_extension")
     @classmethod

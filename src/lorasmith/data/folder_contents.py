@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.data.captions import find_caption_file
-from lorasmith.data.config import SubsetConfig
+from lorasmith.data.config import SubsetConfig, sides_of
 from lorasmith.data.images import SUFFIXES
 from lorasmith.data.listing import CLASS_FOLDER, folders_below, images_in, is_hidden, is_mask, natural
 from lorasmith.data.mask_files import MASK_FOLDERS, find_mask, masked_stem
@@ -50,8 +50,11 @@ class FolderContents:
         self.remarks.append(Remark(self.folder, kind, text, severity))
 
 
-def survey(folder: Path, images: Sequence[Path], subset: SubsetConfig, key: str) -> FolderContents:
+def survey(
+    folder: Path, images: Sequence[Path], subset: SubsetConfig, key: str, too_small: Sequence[Path] = ()
+) -> FolderContents:
     """What became of the files of a folder of which `images` are read. `key`: the subset's key in the config.
+    `too_small`: images that `larger_than` leaves out.
 
     Raises OSError if the folder cannot be read.
     """
@@ -62,14 +65,16 @@ def survey(folder: Path, images: Sequence[Path], subset: SubsetConfig, key: str)
 
     uses = {
         "images": set(images),
-        "captions": caption_files(images, subset),
-        "masks": masks_of(images, subset),
+        # The captions and masks of small images are not those of no image.
+        "captions": caption_files([*images, *too_small], subset),
+        "masks": masks_of([*images, *too_small], subset),
         "tables": {file for file in files if is_caption_table(file, subset)},
     }
     count_uses(contents, files, uses)
 
+    remark_on_small_images(contents, too_small, subset)
     by_table = subset.metadata is not None or len(uses["tables"]) > 0
-    remark_on_pictures(contents, subset, in_class_folders, by_table)
+    remark_on_pictures(contents, subset, in_class_folders, by_table, too_small)
     remark_on_masks(contents, images, key)
     if not by_table and subset.part is None:
         remark_on_captions(contents, images, uses["captions"], subset, key)
@@ -135,7 +140,13 @@ def is_listed(file: Path) -> bool:
     return file.is_file() or (file.is_symlink() and not file.exists())
 
 
-def remark_on_pictures(contents: FolderContents, subset: SubsetConfig, in_class_folders: bool, by_table: bool) -> None:
+def remark_on_pictures(
+    contents: FolderContents,
+    subset: SubsetConfig,
+    in_class_folders: bool,
+    by_table: bool,
+    too_small: Sequence[Path],
+) -> None:
     """Pictures that are not read: broken links, formats, and those that the config leaves out."""
     broken = [file for file in contents.unused if file.is_symlink() and not file.exists()]
     if broken:
@@ -148,16 +159,28 @@ def remark_on_pictures(contents: FolderContents, subset: SubsetConfig, in_class_
         contents.remark("format", what)
 
     if subset.part is None and (by_table or in_class_folders):
-        remark_on_left_out_images(contents, by_table)
+        remark_on_left_out_images(contents, by_table, set(too_small))
 
 
-def remark_on_left_out_images(contents: FolderContents, by_table: bool) -> None:
+def remark_on_left_out_images(contents: FolderContents, by_table: bool, too_small: set[Path]) -> None:
     """Images that are not in the table of captions, or that lie beside class folders."""
-    images = [file for file in contents.unused if file.suffix.lower() in SUFFIXES and file.exists()]
+    unused = [file for file in contents.unused if file not in too_small]
+    images = [file for file in unused if file.suffix.lower() in SUFFIXES and file.exists()]
     left_out = [file for file in images if masked_stem(file.stem) is None]
     if left_out:
         where = "not in the table of captions" if by_table else "beside the class folders"
         contents.remark("left_out", f"{count_of(len(left_out), 'image')} {where}, not read: {list_names(left_out)}")
+
+
+def remark_on_small_images(contents: FolderContents, too_small: Sequence[Path], subset: SubsetConfig) -> None:
+    """Images that `larger_than` leaves out."""
+    if too_small and subset.larger_than is not None:
+        width, height = sides_of(subset.larger_than)
+        what = (
+            f"{count_of(len(too_small), 'image')} left out by larger_than, with at most as many pixels as {width} x "
+            f"{height}: {list_names(list(too_small))}"
+        )
+        contents.remark("small", what, "note")
 
 
 def remark_on_masks(contents: FolderContents, images: Sequence[Path], key: str) -> None:

@@ -14,6 +14,7 @@ from lorasmith.core.errors import Problem
 from lorasmith.data.captions import read_captions
 from lorasmith.data.config import SubsetConfig, sides_of
 from lorasmith.data.folder_contents import FolderContents, survey
+from lorasmith.data.image_sizes import too_small
 from lorasmith.data.images import SUFFIXES, decode
 from lorasmith.data.listing import CLASS_FOLDER, images_in, natural
 from lorasmith.data.mask_files import decode_mask, find_mask
@@ -57,7 +58,8 @@ class ScanResult:
 
 def scan(subset: SubsetConfig, key: str, skip_bad: bool) -> ScanResult:
     """All images of a subset in natural order, and what is wrong with them. `key`: the subset's key in the config."""
-    images, problems = find_images(subset, key)
+    listed, problems = list_images(subset, key)
+    images = listed.images
 
     # Every image is decoded once, so that training never meets one that cannot be read.
     with ThreadPoolExecutor(4) as pool:
@@ -78,19 +80,33 @@ def scan(subset: SubsetConfig, key: str, skip_bad: bool) -> ScanResult:
     source = subset.images.expanduser()
     if source.is_dir():
         with contextlib.suppress(OSError):  # then the images could not be listed either, which is a problem already
-            contents = survey(source, [image.path for image in images], subset, key)
+            contents = survey(source, [image.path for image in images], subset, key, listed.too_small)
             result.contents.append(contents)
             result.remarks += contents.remarks
     return result
 
 
+@dataclass
+class ListedImages:
+    """The image files of a subset that are read, and those that `larger_than` leaves out."""
+
+    images: list[ScannedImage] = field(default_factory=list)
+    too_small: list[Path] = field(default_factory=list)
+
+
 def find_images(subset: SubsetConfig, key: str) -> tuple[list[ScannedImage], list[Problem]]:
     """The image files of a subset with their captions, and what is wrong. `key`: the subset's key in the config."""
+    listed, problems = list_images(subset, key)
+    return listed.images, problems
+
+
+def list_images(subset: SubsetConfig, key: str) -> tuple[ListedImages, list[Problem]]:
+    """The image files of a subset with their captions, those that are too small, and what is wrong."""
     source = subset.images.expanduser()
     problems = missing_folders(subset, key)
     if not source.exists():
         problems.append(Problem(f"{key}.images", f'"{source}" does not exist', remedy="correct the path"))
-        return [], problems
+        return ListedImages(), problems
 
     images: list[ScannedImage] = []
     try:
@@ -99,17 +115,27 @@ def find_images(subset: SubsetConfig, key: str) -> tuple[list[ScannedImage], lis
         what = f'"{error.filename or source}" cannot be read ({error.strerror})'
         problems.append(Problem(f"{key}.images", what, remedy="change its permissions"))
 
+    listed = chosen_images(images, subset)
+
+    # A source of which every image is too small is no mistake if others have larger ones.
+    if not listed.images and not problems and not listed.too_small:
+        suffixes = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+        remedy = "name a folder with images, or set recursive = true to look into its sub-folders"
+        problems.append(Problem(f"{key}.images", f'there are no images in "{source}"', f"files: {suffixes}", remedy))
+    return listed, problems
+
+
+def chosen_images(images: list[ScannedImage], subset: SubsetConfig) -> ListedImages:
+    """The images that `larger_than` and `part` leave, with the captions that `caption_lines` leaves."""
+    small = too_small([image.path for image in images], subset.larger_than)
+    images = [image for image in images if image.path not in small]
     # Only after all captions are known, since they come from several kinds of sources.
     if subset.caption_lines == "first":
         images = [replace(image, captions=image.captions[:1]) for image in images]
     if subset.part is not None:
         start, end = subset.part
         images = images[start:end]
-    if not images and not problems:
-        suffixes = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-        remedy = "name a folder with images, or set recursive = true to look into its sub-folders"
-        problems.append(Problem(f"{key}.images", f'there are no images in "{source}"', f"files: {suffixes}", remedy))
-    return images, problems
+    return ListedImages(images, small)
 
 
 def _images_of_source(source: Path, subset: SubsetConfig, problems: list[Problem]) -> list[ScannedImage]:

@@ -49,13 +49,22 @@ def read_and_split(config: DataConfig, seed: int, default_caption: str | None = 
 
     # All problems are reported together, so that they can be repaired in one go.
     problems = scanned.problems + validation_scan.problems
-    if scanned.records and not trained and not problems:
-        what = "all images are held out, none is left to train on"
-        problems.append(Problem("data.validation", what, remedy="add images, or hold none out"))
+    if not trained and not problems:
+        problems.append(nothing_to_train_on(scanned.records))
     if problems:
         raise ConfigError(problems, "the data")
     scanned.add(validation_scan)
     return SplitData(trained, held_out, scanned.skipped, scanned.remarks, scanned.contents)
+
+
+def nothing_to_train_on(records: Sequence[ImageRecord]) -> Problem:
+    """Why no image is trained on. `records`: the images that were read."""
+    if not records:
+        return Problem(
+            "data", "every image is left out by larger_than", remedy="use larger images, or a smaller larger_than"
+        )
+    what = "all images are held out, none is left to train on"
+    return Problem("data.validation", what, remedy="add images, or hold none out")
 
 
 def _scan(subset: SubsetConfig, key: str, config: DataConfig, default_caption: str | None) -> ScanResult:

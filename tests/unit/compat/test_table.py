@@ -30,6 +30,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "dataset_config": {"dataset_config": "data.toml"},
     "dataset_repeats": {"dataset_repeats": 3, "dataset_config": "data.toml"},
     "resolution": {"resolution": "128,64"},
+    "skip_image_resolution": {"skip_image_resolution": "32,16"},
     "train_batch_size": {"train_batch_size": 4},
     "enable_bucket": {"enable_bucket": True},
     "min_bucket_reso": {"enable_bucket": True, "resolution": "512", "min_bucket_reso": 320},

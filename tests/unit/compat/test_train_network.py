@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from lorasmith.compat.kohya.regularisation import balance_repeats
-from lorasmith.compat.script import Conversion, find_script
-from lorasmith.core.errors import ConfigError
+from lorasmith.compat.script import Conversion, all_scripts, find_script
+from lorasmith.compat.unsupported import UNSUPPORTED
+from lorasmith.core.errors import ConfigError, LorasmithError
 from lorasmith.training.config import load_config
 
 Convert = Callable[..., Conversion]
@@ -339,6 +340,58 @@ def test_datasets_of_several_resolutions(convert: Convert, train_dir: Path) -> N
     config = load_config(convert(dataset_config="d.toml", resolution=None).config)
     data = Dataset.build(config.data, seed=0)
     assert [data.placement(record).bucket for record in data.records] == [(64, 64)] * 3 + [(32, 64)] * 3
+
+
+def test_small_images_are_left_out_of_the_datasets_that_say_so(convert: Convert, train_dir: Path) -> None:
+    """`skip_image_resolution`: by area, the image of exactly this size too, before regularisation is balanced."""
+    from lorasmith.data.dataset import Dataset
+
+    for folder, sides in {"multi": (64, 65, 128), "few": (64, 96)}.items():
+        (train_dir / folder).mkdir()
+        for side in sides:
+            Image.new("RGB", (side, side), (side, 9, 9)).save(train_dir / folder / f"{side}.png")
+    subsets = (
+        '[[datasets.subsets]]\nimage_dir = "multi"\nclass_tokens = "a"\n'
+        '[[datasets.subsets]]\nimage_dir = "few"\nclass_tokens = "a"\nis_reg = true\n'
+    )
+    (train_dir / "d.toml").write_text(
+        f"[[datasets]]\nresolution = 64\n{subsets}[[datasets]]\nresolution = 128\nskip_image_resolution = [64, 64]\n"
+        f"{subsets}"
+    )
+    config = load_config(convert(dataset_config="d.toml", resolution=None, reg_data_dir=None).config)
+    assert [subset.larger_than for subset in config.data.subsets] == [None] * 3 + [64, 64]
+    records = Dataset.build(config.data, seed=0).records
+    found = [(record.path.name, record.repeats, record.resolution) for record in records]
+    assert found == [
+        *(("64.png", 1, None), ("65.png", 1, None), ("128.png", 1, None)),
+        *(("64.png", 2, None), ("96.png", 1, None)),
+        *(("65.png", 1, (128, 128)), ("128.png", 1, (128, 128)), ("96.png", 2, (128, 128))),
+    ]
+    # the option of the command line holds for every dataset that has no value of its own
+    config = load_config(convert(dataset_config="d.toml", resolution=None, skip_image_resolution="96").config)
+    assert [subset.larger_than for subset in config.data.subsets] == [96, 64, 64]
+
+
+@pytest.mark.parametrize(("sdxl", "text"), [(False, {"clip_skip": 2}), (True, None)])
+def test_clip_skip_is_ignored_for_sdxl_as_in_the_original(sdxl: bool, text: Any) -> None:
+    from lorasmith.compat.kohya.general import convert_text
+    from lorasmith.compat.kohya.train_network import SdxlTrainNetwork
+
+    notes: list[str] = []
+    values = {"max_token_length": 75, "clip_skip": 2, "weighted_captions": False}
+    assert convert_text(values, notes, [], sdxl=sdxl) == (text or {})
+    assert [note.partition(" for SDXL")[0] for note in notes] == (["clip_skip is ignored"] if sdxl else [])
+    assert SdxlTrainNetwork.sdxl
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("train_leco", "LECO"), ("sd-scripts/sdxl_train_leco.py", "LECO"), ("flux_train_network.py", "family")],
+)
+def test_scripts_that_cannot_be_run_are_refused_by_what_they_are(name: str, word: str) -> None:
+    with pytest.raises(LorasmithError, match=word):
+        find_script(name)
+    assert not UNSUPPORTED.keys() & all_scripts().keys()
 
 
 def test_datasets_have_batches_and_buckets_of_their_own(convert: Convert, train_dir: Path) -> None:

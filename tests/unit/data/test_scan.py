@@ -262,3 +262,38 @@ def test_settings_of_the_only_subset_may_stand_beside_images() -> None:
     assert config.sources == (SubsetConfig(images=Path("a"), repeats=3, caption="x"),)
     again = validate(DataConfig, {k: v for k, v in config.model_dump().items() if v is not None})
     assert again == config
+
+
+def test_images_that_are_too_small_are_left_out_and_named(tmp_path: Path) -> None:
+    """By area, and an image of exactly the size is left out, too, as in the originals that have such a setting."""
+    for name, size in {"a": (64, 64), "b": (65, 64), "c": (16, 256), "d": (32, 129), "e": (63, 65)}.items():
+        picture(tmp_path / f"{name}.png", size=size).with_suffix(".txt").write_text("a cat")
+    found = look(tmp_path, larger_than=64)
+    assert names(found.records) == ["b.png", "d.png"]
+    assert not found.problems
+    assert found.contents[0].summary()["unused"] == ["a.png", "c.png", "e.png"]
+    (remark,) = found.remarks
+    assert (remark.kind, remark.severity) == ("small", "note")
+    assert "3 images left out by larger_than" in remark.text
+    assert "a.png, c.png, e.png" in remark.text
+    # `part` counts what is left; width and height may differ
+    assert names(look(tmp_path, larger_than=(64, 64), part=(1, 2)).records) == ["d.png"]
+    assert names(look(tmp_path, larger_than=(16, 16)).records) == [f"{n}.png" for n in "abcde"]
+
+
+def test_a_picture_that_cannot_be_read_is_not_small(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", size=(65, 65))
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    (problem,) = look(tmp_path, larger_than=64).problems
+    assert problem.where.endswith("b.png")
+
+
+def test_one_source_may_have_no_image_that_is_large_enough_but_not_all(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", size=(64, 64))
+    small = {"images": tmp_path, "caption": "a cat", "larger_than": 64}
+    both = validate(DataConfig, {"subsets": [small, {"images": tmp_path, "caption": "a cat"}]})
+    assert len(Dataset.build(both, seed=0).records) == 1
+    with pytest.raises(ConfigError, match="every image is left out by larger_than"):
+        Dataset.build(validate(DataConfig, small), seed=0)
+    with pytest.raises(ConfigError, match="at least 1"):
+        validate(DataConfig, small | {"larger_than": 0})

@@ -42,7 +42,10 @@ def convert_data(parsed: Parsed, notes: list[str], problems: list[Problem]) -> d
     table["subsets"] = []
     for dataset, own_settings in zip(datasets, settings, strict=True):
         overrides = different_settings(own_settings, table)
-        for images in image_ranges(dataset):
+        threshold = parse_size(dataset.values["skip_image_resolution"], "skip_image_resolution", problems)
+        if threshold is not None:
+            overrides["larger_than"] = threshold
+        for images in image_ranges(dataset, threshold):
             subset = convert_subset(images, values, notes, problems)
             table["subsets"].append(subset | overrides)
     if len(datasets) > 1 and not problems:
@@ -129,14 +132,21 @@ def different_settings(settings: Mapping[str, Any], shared: Mapping[str, Any]) -
 
 
 def parse_resolution(text: str | None, problems: list[Problem]) -> int | list[int]:
-    """`512` or `512,768` (width, height) as one side or two."""
+    """The resolution of a dataset; 512 if there is none."""
+    return parse_size(text or "512", "resolution", problems) or 512
+
+
+def parse_size(text: str | None, where: str, problems: list[Problem]) -> int | list[int] | None:
+    """`512` or `512,768` (width, height) as one side or two; None if it is unset or, with a problem, no size."""
+    if text is None or not str(text).strip():
+        return None
     try:
-        sides = [int(float(part)) for part in str(text or "512").replace("x", ",").split(",") if part.strip()]
+        sides = [int(float(part)) for part in str(text).strip("[]() ").replace("x", ",").split(",") if part.strip()]
     except ValueError:
         sides = []
-    if len(sides) not in (1, 2):
-        problems.append(Problem("resolution", f"found {text!r}", '"512" or "512,768" (width, height)'))
-        return 512
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        problems.append(Problem(where, f"found {text!r}", '"512" or "512,768" (width, height)'))
+        return None
     return sides[0] if len(set(sides)) == 1 else sides
 
 

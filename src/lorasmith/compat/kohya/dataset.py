@@ -42,6 +42,7 @@ IMAGE_KEYS = (
 """In `general`, `datasets` and `subsets`. The original's documentation promises more than its code accepts."""
 DATASET_KEYS = (
     Option("resolution", "text"),
+    Option("skip_image_resolution", "text"),
     Option("batch_size", "int", 1),
     Option("bucket_reso_steps", "int", 64),
     Option("min_bucket_reso", "int", 256),

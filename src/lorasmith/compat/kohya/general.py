@@ -66,15 +66,21 @@ def convert_metadata(values: Mapping[str, Any]) -> dict[str, str]:
     return metadata
 
 
-def convert_text(values: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
-    """The table `text`, with what differs from our defaults."""
+def convert_text(
+    values: Mapping[str, Any], notes: list[str], problems: list[Problem], *, sdxl: bool = False
+) -> dict[str, Any]:
+    """The table `text`, with what differs from our defaults. For `sdxl` the original does not use clip_skip."""
     length, clip_skip = values["max_token_length"], values["clip_skip"]
     table: dict[str, Any] = {}
     if length and length not in (75, 150, 225):
         problems.append(Problem("max_token_length", f"found {length}", "75, 150, 225"))
     elif length and length != 75:
         table["max_tokens"] = length
-    if clip_skip and clip_skip > 1:
+    if clip_skip and sdxl:
+        notes.append(
+            "clip_skip is ignored for SDXL, as in the original; text.clip_skip of a lorasmith config has an effect"
+        )
+    elif clip_skip and clip_skip > 1:
         table["clip_skip"] = clip_skip
     if values["weighted_captions"]:
         table["weighted"] = True

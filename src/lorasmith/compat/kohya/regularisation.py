@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorasmith.compat.kohya.dataset import KohyaDataset, KohyaSubset
+from lorasmith.data.image_sizes import too_small
 from lorasmith.data.listing import images_in
 
 
@@ -19,8 +20,8 @@ class ImageRange:
     """Index of the first image and of the one after the last; None: all images of the subset."""
 
 
-def image_ranges(dataset: KohyaDataset) -> list[ImageRange]:
-    """The images of a dataset with their repeats.
+def image_ranges(dataset: KohyaDataset, larger_than: int | list[int] | None = None) -> list[ImageRange]:
+    """The images of a dataset with their repeats. `larger_than`: smaller images are left out before they are counted.
 
     As in the original, an epoch has as many regularisation images as training images: the original goes through the
     regularisation images in order, uses each `num_repeats` times until there are enough, and if there are too few, goes
@@ -29,8 +30,8 @@ def image_ranges(dataset: KohyaDataset) -> list[ImageRange]:
     training = [subset for subset in dataset.subsets if not subset["is_reg"]]
     regularisation = [subset for subset in dataset.subsets if subset["is_reg"]]
     ranges = [ImageRange(subset, subset["num_repeats"]) for subset in training]
-    training_counts = count_images(training)
-    regularisation_counts = count_images(regularisation)
+    training_counts = count_images(training, larger_than)
+    regularisation_counts = count_images(regularisation, larger_than)
     if training_counts is None or regularisation_counts is None:
         # The config may be converted on another machine than it runs on. Without the images nothing can be balanced.
         return ranges + [ImageRange(subset, subset["num_repeats"]) for subset in regularisation]
@@ -79,8 +80,8 @@ def split_by_repeats(subset: KohyaSubset, repeats: list[int]) -> list[ImageRange
     return ranges
 
 
-def count_images(subsets: list[KohyaSubset]) -> list[int] | None:
-    """The number of images of each subset; None if one of them cannot be determined on this machine."""
+def count_images(subsets: list[KohyaSubset], larger_than: int | list[int] | None) -> list[int] | None:
+    """The number of images of each subset that are large enough; None if one cannot be determined on this machine."""
     counts: list[int] = []
     for subset in subsets:
         if subset["metadata_file"] or subset.class_folders or not subset["image_dir"]:
@@ -88,5 +89,7 @@ def count_images(subsets: list[KohyaSubset]) -> list[int] | None:
         folder = Path(subset["image_dir"]).expanduser()
         if not folder.is_dir():
             return None
-        counts.append(len(images_in(folder, recursive=False)))
+        images = images_in(folder, recursive=False)
+        size = (larger_than[0], larger_than[1]) if isinstance(larger_than, list) else larger_than
+        counts.append(len(images) - len(too_small(images, size)))
     return counts

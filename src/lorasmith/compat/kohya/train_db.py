@@ -58,7 +58,7 @@ class TrainDb(TrainNetwork):
 
         table = convert_general(values, notes, problems)
         table["data"] = convert_data(replace(parsed, values=values), notes, problems)
-        table["text"] = convert_text(values, problems)
+        table["text"] = convert_text(values, notes, problems)
         table["adapter"] = {"kind": "full", "layers": "*", "bias": True, "norms": True}
         table["objective"] = convert_objective(values, table["data"].get("subsets", ()), problems)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lorasmith.compat.kohya.blocks import Blocks, sd_blocks, sdxl_blocks
 from lorasmith.compat.kohya.data import convert_data
@@ -39,6 +39,7 @@ class TrainNetwork(Script):
     name = "train_network"
     origin = "kohya-ss/sd-scripts"
     options = OPTIONS
+    sdxl: ClassVar[bool] = False
 
     def parse(self, argv: Sequence[str]) -> Parsed:
         """The config file's values, overridden by the command line's."""
@@ -82,7 +83,7 @@ class TrainNetwork(Script):
         table = convert_general(values, notes, problems)
         table["data"] = convert_data(parsed, notes, problems)
         table["merge"] = convert_base_weights(values, notes)
-        table["text"] = convert_text(values, problems)
+        table["text"] = convert_text(values, notes, problems, sdxl=self.sdxl)
         table["adapter"] = convert_network(values, self.blocks(), notes, problems)
         if values["network_weights"]:
             table["start"] = str(values["network_weights"])
@@ -118,6 +119,7 @@ class SdxlTrainNetwork(TrainNetwork):
 
     name = "sdxl_train_network"
     options = (*OPTIONS, *SDXL_OPTIONS)
+    sdxl = True
 
     def blocks(self) -> Blocks:
         return sdxl_blocks()

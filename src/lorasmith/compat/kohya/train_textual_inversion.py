@@ -68,7 +68,7 @@ class TrainTextualInversion(TrainNetwork):
         for subset in subsets:
             subset.setdefault("transforms", []).extend(convert_templates(values, token, problems))
         table["objective"] = convert_objective(values, subsets, problems)
-        table["text"] = convert_text(values, problems)
+        table["text"] = convert_text(values, notes, problems, sdxl=self.sdxl)
         table["optimizer"] = convert_optimizer(values, notes, problems)
 
         # Only the new token is trained: with rates of 0 there is no adapter.
@@ -126,6 +126,7 @@ class SdxlTrainTextualInversion(TrainTextualInversion):
 
     name = "sdxl_train_textual_inversion"
     options = (*OPTIONS, *SDXL_OPTIONS)
+    sdxl = True
 
 
 def convert_concept(

@@ -48,5 +48,5 @@ OPTIONS = (
         note="weights have the same effect as in a prompt when sampling: the mean of each window's hidden states is "
         "preserved",
     ),
-    Option("clip_skip", "int", to="text.clip_skip"),
+    Option("clip_skip", "int", to="text.clip_skip", note="ignored for SDXL, as in the original, with a note"),
 )
