@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
-from lorasmith.families.ops.stacked_layers import _adjacent
+import pytest
+import torch
+from torch import nn
+
+from lorasmith.families.ops import stacked_layers
+from lorasmith.families.ops.linear_form import LinearForm
+from lorasmith.families.ops.stacked_layers import FactorTable, _adjacent, one_refresh, stack
 
 
 def test_weights_below_each_other_in_one_storage_are_one_matrix() -> None:
@@ -28,3 +34,39 @@ def test_weights_that_are_not_below_each_other_are_not_one_matrix() -> None:
     whole = torch.randn(10, 8)
     assert _adjacent([whole[4:], whole[:4]]) is None
     assert _adjacent([whole[:4, :4], whole[4:, :4].contiguous()]) is None
+
+
+def test_a_pass_of_the_base_does_not_make_the_table_of_factors_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Preserved images and DCO run the base within a step: a new table in each step waits for the device, and no step
+    can be a CUDA graph."""
+    monkeypatch.setattr(stacked_layers.kernels, "usable", lambda x: True)
+    made: list[FactorTable] = []
+    written: list[FactorTable] = []
+
+    class Counted(FactorTable):
+        def __init__(self, entries: Any, like: torch.Tensor) -> None:
+            super().__init__(entries, like)
+            made.append(self)
+
+        def write(self) -> None:
+            written.append(self)
+
+    monkeypatch.setattr(stacked_layers, "FactorTable", Counted)
+    network, layer, x = nn.Module(), nn.Linear(8, 8).requires_grad_(False), torch.randn(2, 8)
+    with_adapter = LinearForm(layer, layer.weight, layer.bias, torch.zeros(8, 4), torch.randn(4, 8))
+    without = LinearForm(layer, layer.weight, layer.bias)
+
+    def one_pass(form: LinearForm) -> None:
+        with one_refresh(network, x):
+            stack([form.renewed()]).refresh()
+
+    for _ in range(2):  # the first steps make what they need
+        one_pass(with_adapter)
+        one_pass(without)
+    count = len(made)
+    written.clear()
+    one_pass(with_adapter)
+    one_pass(without)
+    one_pass(with_adapter)
+    assert len(made) == count
+    assert len(written) == 3

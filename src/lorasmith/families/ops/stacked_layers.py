@@ -220,6 +220,8 @@ def one_refresh(network: nn.Module, x: Tensor) -> Generator[None, None, None]:
         used = _Pass.current.used
     finally:
         _Pass.current = None
-    if used != stacks:
+    # a pass of the base, without adapters, writes nothing and leaves the table to the next pass with them: a table that
+    # is made anew waits for the device, which no CUDA graph may
+    if used and used != stacks:
         entries = [entry for stacked in used for entry in stacked.factors.entries]
         _TABLES[network] = used, FactorTable(entries, used[0].extended) if entries else None
