@@ -138,6 +138,8 @@ def _kohya_image(folder: Path, name: str) -> Path | None:
     path = folder / name.replace("\\", "/")
     if path.suffix.lower() in SUFFIXES and path.is_file():
         return path
+    if not path.name:  # the root of the file system
+        return None
     candidates = [path.with_name(path.name + suffix) for suffix in sorted(SUFFIXES)]
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
