@@ -5,14 +5,13 @@
 `--clones` holds clones of the other programs (benchmarks/peers/code.py). Each program trains garp with its default
 settings and three seeds; then with each setting of one small search, the same for all; then with the best of these and
 three new seeds. The judge looks at pictures that our sampler draws from each program's own file. Each training is a
-forked process of its own; results are added to `--to`, and those that are there are not made again. Prints the table
+process of its own; results are added to `--to`, and those that are there are not made again. Prints the table
 of docs/measurements/quality.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import multiprocessing
 import os
@@ -20,6 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -59,7 +59,7 @@ class Settings:
 
 
 def device_of(settings: Settings) -> str:
-    """The device; asked for in the children only, since a process that has used a GPU cannot be forked."""
+    """The device of `auto`, for programs that know no such word."""
     if settings.device != "auto":
         return settings.device
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -113,6 +113,7 @@ def train_and_judge(case: Case, settings: Settings) -> dict[str, Any]:
 
 def in_child(work: Callable[[], dict[str, Any]], answer: Path, log: Path) -> None:
     """Run `work` with its output in `log`, and write what it returns, or how it failed."""
+    torch.set_num_threads(1)
     with log.open("w") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
@@ -131,7 +132,7 @@ Task = tuple[str, dict[str, Any], Callable[[], dict[str, Any]]]
 
 
 class Pool:
-    """Runs pieces of work in forked processes, so that the imports are paid for once."""
+    """Runs pieces of work in processes of their own, since the scripts leave state behind."""
 
     def __init__(self, jobs: int, folder: Path, to: Path) -> None:
         self.jobs, self.folder, self.to = jobs, folder, to
@@ -147,7 +148,8 @@ class Pool:
         """Run tasks. One whose row is there is left out."""
         waiting = [task for task in tasks if self.done(task[0]) is None]
         running: dict[str, tuple[Any, dict[str, Any], Path]] = {}
-        context = multiprocessing.get_context("fork")
+        # a forked process could not use a GPU that an import has asked for
+        context = multiprocessing.get_context("spawn")
         while waiting or running:
             while waiting and len(running) < self.jobs:
                 name, facts, work = waiting.pop(0)
@@ -184,7 +186,7 @@ def best_of(pool: Pool, peer: str) -> Case | None:
 
 def tasks_of(cases: Sequence[Case], settings: Settings) -> list[Task]:
     """What the pool runs for these cases."""
-    return [(case.name, asdict(case), lambda case=case: train_and_judge(case, settings)) for case in cases]
+    return [(case.name, asdict(case), partial(train_and_judge, case, settings)) for case in cases]
 
 
 def compare(pool: Pool, settings: Settings, peers: Sequence[str]) -> None:
@@ -192,7 +194,7 @@ def compare(pool: Pool, settings: Settings, peers: Sequence[str]) -> None:
 
     searched = [Case(peer, "trial", SEARCH_SEED, lr, rank) for lr in LRS for rank in RANKS for peer in peers]
     defaults = [Case(peer, "default", seed) for seed in SEEDS for peer in peers]
-    pool.run(tasks_of([*searched, *defaults], settings))
+    pool.run(tasks_of([*defaults[: len(peers)], *searched, *defaults[len(peers) :]], settings))
     winners = [winner for peer in peers if (winner := best_of(pool, peer)) is not None]
     pool.run(tasks_of([Case(w.peer, "best", seed, w.lr, w.rank) for seed in SEEDS for w in winners], settings))
 
@@ -250,7 +252,6 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--only-defaults", action="store_true", help="one run of each program, to try the set-up")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
     scale = json.loads(Path("src/lorasmith/assets/tiny-sd/vae/config.json").read_text())["scaling_factor"]
     tokenizer = Path("src/lorasmith/assets/tiny-sd/tokenizer").absolute()
@@ -259,14 +260,10 @@ def main() -> None:
     write_data(options.work)
     settings = Settings(options.work, code, options.steps, options.rounds, options.device)
 
-    # children inherit these, so that a fork starts at once; nothing here touches the GPU
-    for module in ("diffusers", "transformers", "accelerate", "peft", "datasets"):
-        with contextlib.suppress(ImportError):
-            __import__(module)
     pool = Pool(options.jobs, options.work / "logs", options.to)
     if not (options.work / "base.pt").exists():
         facts = {"peer": "no LoRA", "setting": "base", "lr": 0, "rank": 0, "seed": 0}
-        pool.run([("base", facts, lambda: draw_base(settings))])
+        pool.run([("base", facts, partial(draw_base, settings))])
     if options.only_defaults:
         pool.run(tasks_of([Case(peer, "default", SEEDS[0]) for peer in options.peers], settings))
     else:
