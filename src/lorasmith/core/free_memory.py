@@ -16,7 +16,7 @@ def free_memory(device: torch.device) -> int:
     """Bytes that this process can still get: on a GPU, those that no program uses; else of the system's memory, within
     the limits of a container and of `ulimit -v`."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        return _free_on_gpu(device)
     free = int(psutil.virtual_memory().available)
     limit, used = _number(CGROUP / "memory.max"), _number(CGROUP / "memory.current")
     if limit is not None and used is not None:
@@ -28,6 +28,17 @@ def free_memory(device: torch.device) -> int:
         if limit != resource.RLIM_INFINITY:
             free = min(free, limit - psutil.Process().memory_info().vms)
     return max(0, free)
+
+
+def _free_on_gpu(device: torch.device) -> int:
+    """Bytes of a GPU that nobody uses, within the part of it that this process may have
+    (`torch.cuda.set_per_process_memory_fraction`). What torch holds for reuse is free too."""
+    free, total = torch.cuda.mem_get_info(device)
+    reserved, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+    # torch < 2.8 does not tell the part
+    ask = getattr(torch.cuda, "get_per_process_memory_fraction", None)
+    allowed = total if ask is None else int(total * ask(device))
+    return max(0, min(int(free), allowed - reserved) + reserved - used)
 
 
 def _number(path: Path) -> int | None:

@@ -17,7 +17,7 @@ from lorasmith.core.devices import untested_note
 from lorasmith.core.dtypes import dtype_of
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
-from lorasmith.data.dataset import Dataset, TextSettings
+from lorasmith.data.dataset import Dataset
 from lorasmith.data.remarks import Remark
 from lorasmith.diffusion.prediction import prediction_of_kind
 from lorasmith.diffusion.schedule import require_schedule
@@ -33,6 +33,7 @@ from lorasmith.training.output.folder import ResumePoint, claim, find_resume_poi
 from lorasmith.training.output.summary import write_summary
 from lorasmith.training.run import Length, Run
 from lorasmith.training.setup.active_hooks import active_hooks
+from lorasmith.training.setup.caches import fill_caches
 from lorasmith.training.setup.caption_reader import trigger_tokens
 from lorasmith.training.setup.eva import initialise_with_eva
 from lorasmith.training.setup.initial_tokens import initial_vectors
@@ -146,22 +147,6 @@ def add_new_tokens(config: TrainConfig, family: Family) -> TokenTrainer | None:
     vocabulary = initial_vocabulary(config.concepts, vectors, vocabulary_size, layers, config.seed).to(family.device)
     family.learn(vocabulary)
     return TokenTrainer(vocabulary, config.concepts, token_table)
-
-
-def fill_caches(config: TrainConfig, dataset: Dataset, family: Family, progress: Progress, ranks: Ranks) -> None:
-    """Encode latents, and texts if nothing about them changes, once; then free the models that encoded them.
-
-    Each rank encodes a part of the images and reads the others' from the disk.
-    """
-    # Cached texts would be outdated after a step that trains a text encoder, and a cache entry does not depend on new
-    # tokens.
-    texts_change = "text" in config.trained_groups() or bool(config.concepts)
-    text_settings = None if texts_change else TextSettings(**config.text.model_dump())
-    dataset.prepare(family, text=text_settings, progress=progress, ranks=ranks)
-    if dataset.latents_cached:
-        family.release("vae")
-    if dataset.text_cached:
-        family.release("text")
 
 
 def create_adapters(config: TrainConfig, family: Family) -> AdapterSet:
