@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.training.bench.workload import Workload
@@ -160,6 +162,8 @@ class Turns:
     """In one turn of a contender."""
     count: int
     """Turns of each contender."""
+    lock: Path
+    """Held while anything is measured: benchmarks that run at the same time wait for each other."""
     start_together: bool = False
     """Start all contenders at once: sooner done, but start-up times are then not those of one alone."""
 
@@ -188,20 +192,8 @@ def measure_group(
         for worker in waiting:
             worker.built()
 
-        # A product takes memory of its own, so it is computed where no peak of memory counts.
-        products.append(workers[0].ask(do="product").get("tflops", 0.0))
-        for worker in workers:
-            worker.ask(do="warm_up")
-        with progress.track("measuring", turns.count * len(workers)) as advance:
-            for turn in range(turns.count):
-                # whoever begins has no advantage over all turns
-                first = turn % len(workers)
-                for worker in workers[first:] + workers[:first]:
-                    worker.make_steps(turns.steps)
-                    advance(1, worker.case.label)
-        for worker in workers:
-            worker.finish()
-        products.append(workers[0].ask(do="product").get("tflops", 0.0))
+        with FileLock(turns.lock):
+            products = take_turns(workers, turns, progress)
         tflop = workers[0].ask(do="flops").get("tflop", 0.0)
         for worker in workers:
             worker.figures.tflop = tflop
@@ -209,3 +201,22 @@ def measure_group(
         for worker in workers:
             worker.close()
     return [worker.figures for worker in workers], products
+
+
+def take_turns(workers: list[WorkerProcess], turns: Turns, progress: Progress) -> list[float]:
+    """Let workers that are ready make their steps; returns TFLOP/s of the product before and after."""
+    # A product takes memory of its own, so it is computed where no peak of memory counts.
+    before = workers[0].ask(do="product").get("tflops", 0.0)
+    for worker in workers:
+        worker.ask(do="warm_up")
+    with progress.track("measuring", turns.count * len(workers)) as advance:
+        for turn in range(turns.count):
+            # whoever begins has no advantage over all turns
+            first = turn % len(workers)
+            for worker in workers[first:] + workers[:first]:
+                worker.make_steps(turns.steps)
+                advance(1, worker.case.label)
+    for worker in workers:
+        worker.finish()
+    after = workers[0].ask(do="product").get("tflops", 0.0)
+    return [before, after]

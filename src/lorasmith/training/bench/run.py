@@ -146,7 +146,7 @@ def run_bench(options: BenchOptions, progress: Progress) -> BenchResult:
         contender_of(case.contender).check(case.workload)
 
     result = BenchResult(device_name(device), torch.__version__, base, common["resolution"], common["precision"])
-    turns = Turns(options.steps, options.turns, options.start_together)
+    turns = Turns(options.steps, options.turns, work_folder(options) / "measuring.lock", options.start_together)
     with tempfile.TemporaryDirectory(prefix="lorasmith-bench-") as logs:
         for cases in groups:
             figures, products = measure_group(cases, turns, Path(logs), progress)
@@ -165,7 +165,7 @@ def common_settings(options: BenchOptions, base: str, device: torch.device, prog
         precision = "bf16" if device.type == "cuda" and base != EMBEDDED else "fp32"
     if precision not in PRECISIONS:
         raise LorasmithError(f'--precision: "{precision}" is not one of auto, {", ".join(PRECISIONS)}')
-    work = (options.work or cache_folder() / "bench").resolve()
+    work = work_folder(options)
     progress.say(f"bases, images and caches of the benchmark are kept in {work}")
     return {
         "base": make_base(base, work),
@@ -176,6 +176,11 @@ def common_settings(options: BenchOptions, base: str, device: torch.device, prog
         "device": str(device),
         "cuda_graph": options.cuda_graph,
     }
+
+
+def work_folder(options: BenchOptions) -> Path:
+    """Where bases, images and caches are kept."""
+    return (options.work or cache_folder() / "bench").resolve()
 
 
 def list_cases(options: BenchOptions, common: dict[str, Any]) -> list[Case]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from lorasmith.cli.main import app
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.training.bench import measure
-from lorasmith.training.bench.contenders import OURS, contender_of, peers
+from lorasmith.training.bench.contenders import OURS, contender_of, peers, peft_compiled
 from lorasmith.training.bench.flops import flops_of_step
 from lorasmith.training.bench.measure import Case, Turns, measure_group
 from lorasmith.training.bench.run import BenchOptions, list_cases, run_bench
@@ -141,13 +146,35 @@ def test_contenders_take_turns_and_a_failed_one_leaves_the_others(
     FakeProcess.orders = []
     monkeypatch.setattr(measure, "WorkerProcess", FakeProcess)
     cases = list_cases(BenchOptions(against=("diffusers", "peft")), {**COMMON, "batch": 2})
-    figures, products = measure_group(cases, Turns(steps=1, count=2), tmp_path, Progress())
+    figures, products = measure_group(cases, Turns(1, 2, tmp_path / "lock"), tmp_path, Progress())
     assert products == [2.0, 2.0]
     labels = [label for label, order in FakeProcess.orders if order == "steps"]
     assert labels == ["ours lora", "diffusers", "peft", "diffusers", "peft", "ours lora"]
     assert [label for label, order in FakeProcess.orders if order == "close"] == ["ours lora", "diffusers", "peft"]
     assert [row.images_a_second for row in figures] == [4.0, 2.0, 0.0]
     assert figures[0].share(2.0) == 0.5
+
+
+def test_a_captured_step_keeps_what_its_graph_works_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory was freed once, and the graph then read what was written over it."""
+
+    class Step:
+        def __call__(self) -> int:
+            return 1
+
+    for name in ("Stream", "current_stream", "CUDAGraph"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: nullcontext())
+    for name in ("synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    step: Any = Step()
+    alive = weakref.ref(step)
+    replay = peft_compiled.captured(step)
+    del step
+    gc.collect()
+    assert alive() is not None
+    assert replay() == 1
 
 
 def test_the_command_prints_a_table_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@ CUDA graph. No trainer ships it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from lorasmith.training.bench.contenders import Step
@@ -27,6 +29,20 @@ def build(workload: Workload) -> Step:
     return captured(step)
 
 
+@dataclass
+class Replay:
+    """A captured step. The graph works on the memory of `step`, which must therefore live as long as the graph."""
+
+    graph: torch.cuda.CUDAGraph
+    step: PeftStep
+    loss: torch.Tensor
+
+    def __call__(self) -> torch.Tensor:
+        """One step; returns its loss without waiting for it."""
+        self.graph.replay()
+        return self.loss
+
+
 def captured(step: PeftStep) -> Step:
     """The step as one CUDA graph."""
     side = torch.cuda.Stream()
@@ -41,8 +57,4 @@ def captured(step: PeftStep) -> Step:
     with torch.cuda.graph(graph):
         loss = step()
 
-    def replay() -> object:
-        graph.replay()
-        return loss
-
-    return replay
+    return Replay(graph, step, loss)
