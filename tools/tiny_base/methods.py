@@ -36,11 +36,13 @@ from lorasmith.imaging.png import to_image
 from lorasmith.sampling.loras import Loras, LoraUse
 from lorasmith.sampling.request import Request
 from lorasmith.sampling.sample import sample
-from tools.tiny_base.fusion import BACKGROUNDS, MEANS
 from tools.tiny_base.gate_lora import OTHERS, PLACES
 from tools.tiny_base.method_list import METHODS, STEPS, Method, merged
 from tools.tiny_base.method_table import print_tables
 
+MEANS = {"garp": "garp", "blib": "lion", "quop": "house"}
+"""The concepts, by their trigger, and what the judge calls them. Two are things that the base knows by another name."""
+BACKGROUNDS = ("a red background", "a blue background", "a white background", "a green background", "grass", "a beach")
 GARP = Path("src/lorasmith/assets/garp")
 COLOURS = {"orange": (255, 140, 0), "purple": (128, 0, 160), "brown": (120, 72, 30), "black": (20, 20, 20)}
 HELD_OUT_SEEDS = (201, 202)
