@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -139,6 +139,23 @@ def generate_pictures(
     family: Family, planned: Sequence[PlannedPicture], folder: Path, settings: SampleSettings, progress: Progress
 ) -> SampleResult:
     """Generate planned pictures and write them into the folder, each as soon as it is finished, then the grid."""
+    images, files = draw_pictures(family, planned, folder, settings, progress)
+    grid_file = save_image(arrange_grid(images, planned, settings), folder / GRID_NAME)
+    return SampleResult(folder, tuple(files), grid_file)
+
+
+def draw_pictures(
+    family: Family,
+    planned: Sequence[PlannedPicture],
+    folder: Path,
+    settings: SampleSettings,
+    progress: Progress,
+    on_file: Callable[[Path], object] | None = None,
+) -> tuple[list[Image.Image], list[Path]]:
+    """Generate planned pictures and write them into the folder; returns pictures and files in their order.
+
+    `on_file` gets each file as soon as it is written. Raises LorasmithError if a LoRA does not fit the base.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     numbers = [int(file.stem[:5]) for file in folder.glob("[0-9][0-9][0-9][0-9][0-9]*.png")]
     # An existing picture is never overwritten.
@@ -163,6 +180,8 @@ def generate_pictures(
         images[index] = to_image(picture.pixels)
         file = folder / f"{first_number + index:05d}-{picture.request.seed}.png"
         files[index] = save_picture(add_metadata(picture, planned[index], family.source), file)
+        if on_file is not None:
+            on_file(file)
 
     for uses, indices in groups.items():
         requests = [planned[index].request_without_tags for index in indices]
@@ -176,9 +195,7 @@ def generate_pictures(
             )
 
     in_order = range(len(planned))
-    sheet = arrange_grid([images[index] for index in in_order], planned, settings)
-    grid_file = save_image(sheet, folder / GRID_NAME)
-    return SampleResult(folder, tuple(files[index] for index in in_order), grid_file)
+    return [images[index] for index in in_order], [files[index] for index in in_order]
 
 
 def add_metadata(picture: Picture, planned: PlannedPicture, base: str) -> Picture:

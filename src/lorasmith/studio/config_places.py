@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from lorasmith.core.config import read_table
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.store import write_text
+from lorasmith.sampling.prompts import split_loras
 from lorasmith.studio.image_folder import find_image_folders
 from lorasmith.studio.paths import OutsideError, Roots
 from lorasmith.studio.run_list import EVENTS
@@ -52,11 +53,36 @@ def paths_of(table: dict[str, Any]) -> Iterator[tuple[str, str]]:
     # a base or VAE may also be the id of a model on the hub
     for key in ("base", "vae"):
         text = table.get(key)
-        if isinstance(text, str) and text and os.path.lexists(text):
+        if isinstance(text, str) and is_local(text):
             yield key, text
     data = table.get("data")
     if isinstance(data, dict):
         yield from image_paths_of(data)
+
+
+def is_local(base: str) -> bool:
+    """Whether the name of a base model is that of a file or folder of this machine."""
+    return base != "" and os.path.lexists(os.path.expanduser(base))
+
+
+def checked_base(roots: Roots, base: str) -> str:
+    """The name of a base model. Raises LorasmithError if it is missing, or a path outside of the roots."""
+    if not base.strip() or base.startswith("-"):
+        raise LorasmithError(f'base: "{base}" names no model; choose one of the list, or write a folder or a hub id')
+    if is_local(base):
+        roots.check(Path(base).expanduser())
+    return base
+
+
+def check_tags(prompts: Iterable[str], files: Iterable[Path]) -> None:
+    """Raises LorasmithError if a LoRA tag in a prompt names none of the chosen files: it would be looked for in folders
+    that the studio was not started on."""
+    names = {file.stem for file in files}
+    for prompt in prompts:
+        for tag in split_loras(prompt)[1]:
+            if tag.name not in names:
+                known = f"chosen are {', '.join(sorted(names))}" if names else "none is chosen"
+                raise LorasmithError(f"<lora:{tag.name}>: choose the file first; {known}")
 
 
 def image_paths_of(data: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -130,6 +130,8 @@ def post(path: str, handler: Handler) -> Route:
             body = json.loads(content or b"{}")
         except (ValueError, RecursionError):
             return problem("the request is not JSON", 400)
+        if not isinstance(body, dict):
+            return problem("the request is not a JSON object", 400)
         return await answer(handler, Call(request, body))
 
     return Route(path, endpoint, methods=["POST"])

@@ -5,6 +5,7 @@ It ends with the studio, when it has had nothing to do for a while, and when a r
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import subprocess
@@ -30,11 +31,25 @@ class Worker:
         self._timer: threading.Timer | None = None
         self._lock = threading.Lock()
         self.progress: dict[str, Any] = {}
-        """What the request under way has last told: `done`, `total`, `note`."""
+        """What the request under way has last told: `done`, `total`, `note`, and `files` that are written."""
 
     @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def number(self) -> int | None:
+        """The number of the process; None if it is not running."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def cancel(self) -> None:
+        """Ask the request under way to stop; it is then answered with an error, and the process stays."""
+        process = self._process
+        if process is not None and process.stdin is not None and self._lock.locked():
+            with contextlib.suppress(OSError):
+                process.stdin.write('{"method": "cancel"}\n')
+                process.stdin.flush()
 
     def ask(self, method: str, seconds: float, **parameters: Any) -> Any:
         """The result of a method of `worker.py`. Requests wait for each other.

@@ -10,7 +10,7 @@ from typing import Any
 
 from lorasmith.api.recipe import TINY
 from lorasmith.core.errors import LorasmithError
-from lorasmith.studio.config_places import SMALLEST_MODEL, as_text, files_below, find_bases
+from lorasmith.studio.config_places import SMALLEST_MODEL, as_text, check_tags, checked_base, files_below, find_bases
 from lorasmith.studio.page import Call, Page, get, post
 from lorasmith.studio.process import run_json
 
@@ -50,18 +50,15 @@ def changed(path: Path) -> float:
 
 def draw(call: Call) -> dict[str, Any]:
     """Draw `prompts` with `file` at `strength`, with `count` seeds from `seed`; the base alone without a file."""
-    prompts = [text for text in call.body.get("prompts") or [] if isinstance(text, str) and text.strip()]
-    if not prompts:
-        raise LorasmithError("write at least one prompt")
-    arguments = ["sample", "--base", call.text("base"), "--count", str(call.number("count", 1))]
+    prompts = prompts_of(call)
+    base = checked_base(call.roots, call.text("base"))
+    arguments = ["sample", "--base", base, "--count", str(call.number("count", 1))]
     arguments += ["--seed", str(call.number("seed", 0)), *(f"--prompt={text}" for text in prompts)]
+    file = call.path("file") if call.text("file", "") else None
+    check_tags(prompts, [] if file is None else [file])
     version = ""
-    if call.text("file", ""):
-        file = call.path("file")
-        strength = call.body.get("strength", 1)
-        if not isinstance(strength, int | float):
-            raise LorasmithError("`strength` of the request is not a number")
-        arguments += ["--lora", f"{file}:{strength:g}"]
+    if file is not None:
+        arguments += ["--lora", f"{file}:{strength_of(call):g}"]
         version = str(file.stat().st_mtime_ns)
     key = hashlib.sha256(json.dumps([arguments, version]).encode()).hexdigest()[:16]
     folder = call.roots.check(next(iter(call.roots.folders.values())) / FOLDER / key)
@@ -71,6 +68,22 @@ def draw(call: Call) -> dict[str, Any]:
         record.write_text(json.dumps([Path(file).name for file in result["files"]]), encoding="utf-8")
     names = json.loads(record.read_text(encoding="utf-8"))
     return {"pictures": [call.roots.name_of(folder / name) for name in names]}
+
+
+def prompts_of(call: Call) -> list[str]:
+    """The prompts of the request. Raises LorasmithError if there are none."""
+    prompts = [text for text in call.body.get("prompts") or [] if isinstance(text, str) and text.strip()]
+    if not prompts:
+        raise LorasmithError("write at least one prompt")
+    return prompts
+
+
+def strength_of(call: Call) -> float:
+    """The strength of the request; 1 without one."""
+    strength = call.body.get("strength", 1)
+    if not isinstance(strength, int | float):
+        raise LorasmithError("`strength` of the request is not a number")
+    return strength
 
 
 def ship(call: Call) -> dict[str, Any]:
