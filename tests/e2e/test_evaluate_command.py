@@ -56,6 +56,8 @@ def test_mistakes_are_told_before_anything_is_drawn(
         (("--with-base", "--base", "tiny-sd"), "give --class"),
         (("--lora", "no.safetensors"), "no.safetensors: no such LoRA file"),
         (("--drawn", folder, "--scorer", "clipp"), 'did you mean "clip"'),
+        (("--drawn", folder, "--held-out", "none"), "--held-out: none: no such folder of images"),
+        (("--drawn", folder, "--class-images", folder), "--class-images: it measures the loss with a LoRA"),
     ):
         answer = here("evaluate", "--images", folder, "--output", tmp_path / "out", *arguments)
         assert answer.code == 1

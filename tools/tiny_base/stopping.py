@@ -42,7 +42,7 @@ CASES = {"ten images": 10, "three images": 3}
 """Images of garp that are trained on."""
 HELD_OUT = 4
 BATCH_SIZE = 4
-EXPORT_EVERY = 10
+EXPORT_EVERY = 20
 VALIDATE_EVERY = 20
 MEASURE_EVERY = 5
 """Steps between two measurements of DVAR."""

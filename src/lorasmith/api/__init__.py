@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from lorasmith.training.session import TrainResult
     from lorasmith.training.setup.check import CheckResult
     from lorasmith.training.sweep import SweepResult
+    from lorasmith.training.sweep.options import SweepOptions
 
 __all__ = [
     "SaveOptions",
@@ -220,6 +221,7 @@ def sweep(
     jobs: int | None = None,
     search: int | None = None,
     progress: Progress | None = None,
+    **options: Unpack[SweepOptions],
 ) -> SweepResult:
     """Train with every combination of settings, and write a table and a picture of the results into `out`.
 
@@ -227,7 +229,8 @@ def sweep(
     file of runs that differ in several settings at once (`[Path("characters.csv")]`). `overrides`: `key=value` for
     all runs. `devices`: such as `cuda:0`; default: all GPUs, else the CPU. `jobs`: the number of runs at a time;
     default: one for each device. `search`: a number of runs whose values Optuna proposes, in place of all combinations;
-    `over` may then have `key=low..high`.
+    `over` may then have `key=low..high`. `rank_by`: `loss` (default), the held-out loss of the best weights, or one of
+    the four numbers of the hook `scores`, such as `likeness`.
 
     Each run is a separate process. Runs in `out` that are finished are not repeated.
     """
@@ -237,7 +240,7 @@ def sweep(
     source = config if isinstance(config, dict) else Path(config)
     axes = [text for text in over if isinstance(text, str)]
     rows = next((path for path in over if isinstance(path, Path)), None)
-    settings = SweepSettings(source, axes, Path(out), overrides, devices, jobs, search, rows)
+    settings = SweepSettings(source, axes, Path(out), overrides, devices, jobs, search, rows=rows, **options)
     return run_sweep(settings, progress)
 
 

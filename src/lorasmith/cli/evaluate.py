@@ -12,6 +12,7 @@ from lorasmith.cli.options import Json, Plugins
 from lorasmith.cli.sample import parse_size, parse_strengths
 
 if TYPE_CHECKING:
+    from lorasmith.core.intervals import Interval
     from lorasmith.evaluation.results import Evaluation
 
 
@@ -36,17 +37,28 @@ ClassWord = Annotated[
 Prompts = Annotated[
     str,
     typer.Option(
-        "--prompts", help="object, character or scene (20 prompts each), or a file with a prompt on each line."
+        "--prompts",
+        help="object, character or scene (20 prompts each), short (8), or a file with a prompt on each line.",
     ),
 ]
 Count = Annotated[int | None, typer.Option("--count", help="Pictures of each prompt; default 50.")]
 ScorerKind = Annotated[
-    str, typer.Option("--scorer", help="The model that compares: clip, or judge (only for tiny-sd).")
+    str,
+    typer.Option("--scorer", help="What compares: clip, dino (knows no text), or judge (only for tiny-sd)."),
 ]
 ScorerModel = Annotated[
-    str | None, typer.Option("--model", help="The CLIP model: a folder or a hub id; default: CLIP ViT-B/32.")
+    str | None,
+    typer.Option("--model", help="CLIP or DINO: a folder or a hub id; default: ViT-B/32, ViT-S/16."),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for pictures, numbers and report.")]
+HeldOut = Annotated[
+    Path | None,
+    typer.Option("--held-out", help="Folder with images of the concept that were not trained on, for copying by loss."),
+]
+ClassImages = Annotated[
+    Path | None,
+    typer.Option("--class-images", help="Folder with images of other things and captions, for drift by loss."),
+]
 Strengths = Annotated[
     str | None, typer.Option("--strengths", metavar="0.5,1", help="Evaluate each LoRA at these strengths.")
 ]
@@ -75,6 +87,8 @@ def evaluate_command(
     scorer: ScorerKind = "clip",
     model: ScorerModel = None,
     output: Output = Path("evaluation"),
+    held_out: HeldOut = None,
+    class_images: ClassImages = None,
     strengths: Strengths = None,
     steps: Steps = None,
     size: Size = None,
@@ -100,6 +114,8 @@ def evaluate_command(
         "height": height,
         "trigger": trigger,
         "class_word": class_word,
+        "held_out": held_out,
+        "class_images": class_images,
         "strengths": None if strengths is None else parse_strengths(strengths),
         "scorer": {"kind": scorer} if model is None else {"kind": scorer, "model": model},
     }
@@ -137,16 +153,35 @@ def print_evaluation(evaluation: Evaluation) -> None:
             f"{numbers['pictures']:>8}",
         ]
         console.show("  ".join(columns))
-    console.show("with 90 % intervals over prompts and seeds:")
-    for row in evaluation.rows:
-        known = [f"{name.replace('_', ' ')} {value}" for name, value in row.four_numbers.items() if value is not None]
-        console.show(f"{row.name:{width}}  {', '.join(known)}")
+    print_numbers(evaluation)
     limit = evaluation.highest_training_similarity
     if limit is not None:
         console.show(
             f"highest similarity of two training images: {limit:.4f}; a picture nearer than that may be a copy"
         )
     console.show(f"report: {evaluation.report}")
+
+
+def print_numbers(evaluation: Evaluation) -> None:
+    """Print the four numbers with their intervals, a line for each candidate, and the best LoRA by each of them."""
+    from lorasmith.core.quality import NUMBERS
+
+    columns = [["", *(row.name for row in evaluation.rows)]]
+    for name in evaluation.measured:
+        columns.append(
+            [NUMBERS[name].label, *(_format_interval(row.four_numbers.get(name)) for row in evaluation.rows)]
+        )
+    widths = [max(map(len, column)) for column in columns]
+    console.show("with 90 % intervals over prompts and seeds, and over images for losses:")
+    for line in zip(*columns, strict=True):
+        console.show("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+    for ranking in evaluation.rankings():
+        ties = f"; not distinguishable from it: {', '.join(ranking.ties)}" if ranking.ties else ""
+        console.show(f"best by {NUMBERS[ranking.number].label}: {ranking.best}{ties}")
+
+
+def _format_interval(value: Interval | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _format_score(value: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lorasmith.training.sweep import SweepResult
+    from lorasmith.training.sweep.ranking import RunRanking
 
 NUMBERS = {
     "loss": ("loss", 4),
@@ -59,6 +61,14 @@ def sweep_command(
             help="Search with this number of runs, in place of all combinations; --over also takes LOW..HIGH.",
         ),
     ] = None,
+    rank_by: Annotated[
+        str,
+        typer.Option(
+            "--rank-by",
+            metavar="loss|NUMBER",
+            help="Held-out loss of the best weights, or a number of the hook scores: likeness, drift_features ...",
+        ),
+    ] = "loss",
     json: Json = False,
 ) -> None:
     """Train with every combination of some settings and compare the results.
@@ -80,16 +90,33 @@ def sweep_command(
         devices=devices,
         jobs=jobs,
         search=search,
+        rank_by=rank_by,
         progress=console.make_progress(),
     )
     print_result(result)
     if json:
-        console.print_json(asdict(result))
+        console.print_json(to_json(result))
     if result.stopped:
         console.say("stopped; nothing is lost. Run the same command again to continue")
         raise typer.Exit(130)
     if not result.finished:
         raise typer.Exit(1)
+
+
+def to_json(result: SweepResult) -> dict[str, Any]:
+    """The result as JSON data, with the names of results.json."""
+    from lorasmith.core import quality
+
+    ranking = result.ranking
+    content = asdict(result)
+    del content["ranking"]
+    return content | {
+        "ranked_by": ranking.by,
+        "best": ranking.best,
+        "ties": ranking.ties,
+        "behind_the_best": quality.to_json(ranking.behind),
+        "weak": ranking.weak,
+    }
 
 
 def print_result(result: SweepResult) -> None:
@@ -100,35 +127,80 @@ def print_result(result: SweepResult) -> None:
         if total:
             share = f"{100 * counts['found'] / total:.0f} %"
             console.say(f"cache:   {content}: {counts['found']} of {total} found ({share}), {counts['made']} made")
-    if result.best:
-        console.say(f"best:    {result.best} (lowest held-out loss of its best weights)")
-    if result.ties:
-        console.say(f"         not distinguishable from it by these held-out images: {', '.join(result.ties)}")
+    print_ranking(result)
     console.say(f"results: {result.folder / 'results.csv'}, {result.folder / 'results.json'}")
     if result.comparison:
         console.say(f"picture: {result.comparison}")
 
 
+def print_ranking(result: SweepResult) -> None:
+    """Print the best run, what it is the best by, and which runs are not distinguishable from it."""
+    ranking = result.ranking
+    if ranking.best is None:
+        if ranking.by != "loss":
+            console.say(f"best:    unknown, since no finished run has measured {ranking.by}")
+        return
+    by = "lowest held-out loss of its best weights" if ranking.by == "loss" else ranking.by.replace("_", " ")
+    console.say(f"best:    {ranking.best} ({by})")
+    if ranking.ties:
+        console.say(f"         the difference is noise (its 90 % interval contains 0): {', '.join(ranking.ties)}")
+    if ranking.weak:
+        console.say("         weak evidence: hold four images or more out")
+
+
 def make_table(result: SweepResult) -> Table:
-    """A row for each run, the lowest held-out loss first; the best run is bold."""
+    """A row for each run, the best first; the best run is bold."""
     from rich.table import Table
 
+    ranking = result.ranking
     table = Table(box=None, pad_edge=False)
     settings = list(dict.fromkeys(key for run in result.runs for key in run["values"]))
-    for name in (*settings, "state", *NUMBERS, "file"):
-        table.add_column(name, overflow="fold", justify="right" if name in NUMBERS else "left")
-    # runs without a validation loss come last
-    for run in sorted(result.runs, key=_sort_key):
+    ranked = [] if ranking.by == "loss" else [ranking.by.replace("_", " ")]
+    for name in (*settings, "state", *NUMBERS, *ranked, "behind the best", "file"):
+        right = name in NUMBERS or name in ranked
+        table.add_column(name, overflow="fold", justify="right" if right else "left")
+    for run in sorted(result.runs, key=partial(sort_key, ranking)):
         values = [str(run["values"].get(name, "")) for name in settings]
-        numbers = [_format_number(run[key], decimals) for key, decimals in NUMBERS.values()]
-        file = run["best_file"] or run["file"] or run["message"] or ""
-        table.add_row(*values, run["state"], *numbers, file, style="bold" if run["run"] == result.best else None)
+        table.add_row(*values, *result_cells(ranking, run), style="bold" if run["run"] == ranking.best else None)
     return table
 
 
-def _sort_key(run: Mapping[str, Any]) -> tuple[bool, float]:
-    loss = run["validation_loss"] if run["best_loss"] is None else run["best_loss"]
-    return loss is None, loss or 0.0
+def result_cells(ranking: RunRanking, run: Mapping[str, Any]) -> list[str]:
+    """The cells of a run after its settings."""
+    numbers = [_format_number(run[key], decimals) for key, decimals in NUMBERS.values()]
+    if ranking.by != "loss":
+        numbers.append(format_interval(run["numbers"].get(ranking.by)))
+    file = run["best_file"] or run["file"] or run["message"] or ""
+    return [run["state"], *numbers, behind(ranking, run["run"]), file]
+
+
+def behind(ranking: RunRanking, run: str) -> str:
+    """How far a run is behind the best one, and whether that is noise."""
+    if run == ranking.best:
+        return "best"
+    difference = ranking.behind.get(run)
+    shown = "" if difference is None else f"{difference.mean:.4f}"
+    if difference is not None and difference.high != float("inf"):
+        shown = f"{difference:.4f}"
+    return f"{shown}, noise".lstrip(", ") if run in ranking.ties else shown
+
+
+def sort_key(ranking: RunRanking, run: Mapping[str, Any]) -> tuple[bool, float]:
+    """The best run first, those that were not measured last."""
+    from lorasmith.core import quality
+
+    if ranking.by == "loss":
+        loss = run["best_loss"]
+        return loss is None, loss or 0.0
+    interval = run["numbers"].get(ranking.by)
+    if interval is None:
+        return True, 0.0
+    return False, -interval["mean"] if quality.NUMBERS[ranking.by].higher_is_better else interval["mean"]
+
+
+def format_interval(interval: Mapping[str, float] | None) -> str:
+    """`0.812 (0.790 to 0.834)`, or nothing."""
+    return "" if interval is None else f"{interval['mean']:.3f} ({interval['low']:.3f} to {interval['high']:.3f})"
 
 
 def _format_number(value: float | None, decimals: int) -> str:

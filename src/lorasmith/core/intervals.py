@@ -22,7 +22,12 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f} ({self.low:.4f} to {self.high:.4f})"
+        return f"{self:.4f}"
+
+    def __format__(self, spec: str) -> str:
+        """`f"{interval:.2f}"`: each of its numbers with this format."""
+        spec = spec or ".4f"
+        return f"{self.mean:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
 
 
 def student_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
@@ -56,27 +61,45 @@ def student_quantile(freedom: int, probability: float) -> float:
     return z + sum(term / freedom ** (power + 1) for power, term in enumerate(terms))
 
 
-def bootstrap_interval(table: Sequence[Sequence[float]], confidence: float = CONFIDENCE) -> Interval | None:
+def bootstrap_interval(
+    table: Sequence[Sequence[float]], confidence: float = CONFIDENCE, less: Sequence[Sequence[float]] = ()
+) -> Interval | None:
     """Mean of a table with rows of prompts and columns of seeds, and its bootstrap interval.
 
     Prompts are drawn with replacement, and within each drawn prompt its seeds: numbers of one prompt are alike, so that
-    more seeds of few prompts must not look like more evidence. Rows may differ in length; NaN is left out. None if the
-    table has no number.
+    more seeds of few prompts must not look like more evidence. Rows may differ in length; NaN is left out. `less`: a
+    second, independent table, whose mean is subtracted. None if a table has no number.
     """
-    rows = [[value for value in row if not math.isnan(value)] for row in table]
-    rows = [row for row in rows if row]
-    if not rows:
+    rows, others = known_rows(table), known_rows(less)
+    if not rows or (less and not others):
         return None
-    mean = fmean([fmean(row) for row in rows])
 
     # the same draws each time, so that a table is the same when it is computed again
     random = Random(0)
     means: list[float] = []
     for _ in range(RESAMPLES):
-        drawn = random.choices(rows, k=len(rows))
-        means.append(fmean([fmean(random.choices(row, k=len(row))) for row in drawn]))
+        mean = resampled_mean(rows, random)
+        means.append(mean - resampled_mean(others, random) if others else mean)
     means.sort()
     tail = (1 - confidence) / 2
     low = means[math.floor(tail * (RESAMPLES - 1))]
     high = means[math.ceil((1 - tail) * (RESAMPLES - 1))]
-    return Interval(mean, low, high)
+    mean = mean_of_rows(rows)
+    return Interval(mean - mean_of_rows(others) if others else mean, low, high)
+
+
+def known_rows(table: Sequence[Sequence[float]]) -> list[list[float]]:
+    """The rows without NaN, and without rows that are then empty."""
+    rows = [[value for value in row if not math.isnan(value)] for row in table]
+    return [row for row in rows if row]
+
+
+def mean_of_rows(rows: Sequence[Sequence[float]]) -> float:
+    """The mean of the means of the rows."""
+    return fmean([fmean(row) for row in rows])
+
+
+def resampled_mean(rows: Sequence[Sequence[float]], random: Random) -> float:
+    """The mean of rows that are drawn with replacement, and of values that are drawn so within each."""
+    drawn = random.choices(rows, k=len(rows))
+    return mean_of_rows([random.choices(row, k=len(row)) for row in drawn])

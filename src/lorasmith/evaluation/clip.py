@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,9 +12,8 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from lorasmith.core.errors import LorasmithError
-from lorasmith.core.hub import hub_is_reachable
 from lorasmith.evaluation.base import FeatureExtractor, Features, Scorer
+from lorasmith.evaluation.pretrained import load_pretrained
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -35,17 +33,10 @@ class Clip(Scorer):
         return f"CLIP, {self.model}"
 
     def load(self, device: torch.device) -> FeatureExtractor:
-        # a folder, or what is in the cache, needs no hub; without a connection its client would try for a minute
-        try:
-            model, tokenizer = load_model(self.model, local_files_only=True)
-        except (OSError, ValueError) as error:
-            is_folder = Path(self.model).is_dir()
-            if is_folder or not hub_is_reachable():
-                raise not_loaded(self.model, "" if is_folder else "the hub cannot be reached", error) from error
-            try:
-                model, tokenizer = load_model(self.model, local_files_only=False)
-            except (OSError, ValueError) as hub_error:
-                raise not_loaded(self.model, "", hub_error) from hub_error
+        def read(local_files_only: bool) -> tuple[Any, Any]:
+            return load_model(self.model, local_files_only)
+
+        model, tokenizer = load_pretrained("CLIP", self.model, read)
         model = model.eval().requires_grad_(False).float().to(device)
         return ClipExtractor(model, tokenizer, self.batch_size)
 
@@ -56,16 +47,6 @@ def load_model(name: str, local_files_only: bool) -> tuple[Any, Any]:
 
     model = CLIPModel.from_pretrained(name, local_files_only=local_files_only)
     return model, CLIPTokenizer.from_pretrained(name, local_files_only=local_files_only)
-
-
-def not_loaded(name: str, reason: str, error: Exception) -> LorasmithError:
-    """The error for a model that is not there. `reason`: if empty, the first line of the library's."""
-    reason = reason or str(error).strip().splitlines()[0]
-    return LorasmithError(
-        f"scorer.model: no CLIP model can be loaded from {name}: it is not in a folder of this name or in the cache, "
-        f"and {reason}.\n    to do: run once with a connection, or give --model a folder with config.json, "
-        "model.safetensors and the tokenizer's files; for tiny-sd, --scorer judge needs no model"
-    )
 
 
 class ClipExtractor(FeatureExtractor):
@@ -103,10 +84,17 @@ class ClipExtractor(FeatureExtractor):
         return torch.cat(vectors)
 
 
-def preprocess(image: Image.Image, side: int) -> Tensor:
-    """CLIP's preprocessing: the shorter side resized to `side` pixels (bicubic), a centre crop, normalised channels;
-    (3, side, side)."""
-    scale = side / min(image.size)
+def preprocess(
+    image: Image.Image,
+    side: int,
+    resized_side: int | None = None,
+    *,
+    mean: tuple[float, float, float] = MEAN,
+    std: tuple[float, float, float] = STD,
+) -> Tensor:
+    """CLIP's preprocessing: the shorter side resized to `resized_side` pixels (bicubic; default: `side`), a centre crop
+    of `side`, normalised channels; (3, side, side)."""
+    scale = max(side, resized_side or side) / min(image.size)
     # rounding must not make a side shorter than the crop
     width = max(side, round(image.width * scale))
     height = max(side, round(image.height * scale))
@@ -115,5 +103,5 @@ def preprocess(image: Image.Image, side: int) -> Tensor:
     top = (height - side) // 2
     cropped = resized.crop((left, top, left + side, top + side))
     values = np.asarray(cropped, dtype=np.float32) / 255
-    normalised = (values - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+    normalised = (values - np.array(mean, np.float32)) / np.array(std, np.float32)
     return torch.from_numpy(normalised).permute(2, 0, 1)

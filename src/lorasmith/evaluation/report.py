@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from lorasmith.core.package import assets
-from lorasmith.evaluation.numbers import NUMBERS
+from lorasmith.core.quality import NUMBERS
 from lorasmith.evaluation.results import CandidateResult, Evaluation
 
 SHARED_STYLE = assets() / "report" / "page.css"
@@ -90,18 +90,26 @@ def _score_table(evaluation: Evaluation) -> str:
 
 def _number_table(evaluation: Evaluation) -> str:
     """The four numbers of each candidate with their intervals; numbers that no candidate has are left out."""
-    names = [name for name in NUMBERS if any(row.four_numbers.get(name) for row in evaluation.rows)]
-    heads = "".join(f"<th>{name.replace('_', ', ')}</th>" for name in names)
+    names = evaluation.measured
+    if not names:
+        return ""
+    ties = {ranking.number: (ranking.best, *ranking.ties) for ranking in evaluation.rankings()}
+    heads = "".join(f'<th title="{escape(NUMBERS[name].meaning)}">{NUMBERS[name].label}</th>' for name in names)
     lines = [f"<tr><th></th>{heads}</tr>"]
     for row in evaluation.rows:
-        cells = "".join(f"<td>{row.four_numbers.get(name) or '–'}</td>" for name in names)
-        lines.append(f"<tr><th>{escape(row.name)}</th>{cells}</tr>")
+        cells = []
+        for name in names:
+            text = str(row.four_numbers.get(name) or "–")
+            cells.append(f"<td><b>{text}</b></td>" if row.name in ties.get(name, ()) else f"<td>{text}</td>")
+        lines.append(f"<tr><th>{escape(row.name)}</th>{''.join(cells)}</tr>")
     note = (
-        "Means with 90 % bootstrap intervals over prompts and their seeds. Where the intervals of two rows overlap, "
-        "these pictures hardly tell them apart. Drift is measured on prompts without the concept, if there are any, "
-        "against the base alone at the same seeds."
+        "Means with 90 % bootstrap intervals over prompts and their seeds (over images, for losses). Likeness and text "
+        "are better the higher they are, copying and drift the lower. Drift is measured against the base alone at the "
+        "same seeds, on prompts without the concept and on class images, if there are any."
     )
-    return f'<table class="wide">{"".join(lines)}</table><p class="note">{note}</p>' if names else ""
+    if ties:
+        note += " Bold: the best LoRA, and those that paired differences do not tell from it."
+    return f'<table class="wide">{"".join(lines)}</table><p class="note">{note}</p>'
 
 
 def _nearest_images(evaluation: Evaluation) -> str:

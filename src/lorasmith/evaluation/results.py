@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lorasmith.core.quality import NUMBERS, Numbers, NumberValues, Ranking, numbers_of, rank, to_json
 from lorasmith.evaluation.measure import Measurement, mean_score, text_alignment
-from lorasmith.evaluation.numbers import Numbers, to_json
 from lorasmith.evaluation.pictures import EvaluatedPicture
 
 
@@ -18,8 +19,15 @@ class CandidateResult:
     name: str
     pictures: list[EvaluatedPicture]
     measurement: Measurement
-    four_numbers: Numbers = field(default_factory=dict)
-    """Likeness, text, copying and drift with their intervals over prompts and seeds."""
+    values: NumberValues = field(default_factory=dict)
+    """What likeness, text, copying and drift are the means of."""
+    is_lora: bool = False
+    """Whether the pictures are those of a LoRA, and not of the base alone or of a folder."""
+
+    @cached_property
+    def four_numbers(self) -> Numbers:
+        """Likeness, text, copying and drift with their intervals over prompts and seeds."""
+        return numbers_of(self.values)
 
     def by_prompt(self) -> dict[str, list[int]]:
         """The indices of the pictures of each prompt."""
@@ -62,6 +70,22 @@ class Evaluation:
         """The numbers as JSON."""
         return self.folder / "evaluation.json"
 
+    @property
+    def measured(self) -> list[str]:
+        """The names of the numbers that were measured for any candidate, in the order of tables."""
+        return [name for name in NUMBERS if any(row.four_numbers.get(name) for row in self.rows)]
+
+    def rankings(self) -> list[Ranking]:
+        """The order of the LoRAs by each number, with those that are not distinguishable from the best; empty if there
+        are fewer than two. The base alone and folders of pictures are not ranked: they have no drift."""
+        loras = [row for row in self.rows if row.is_lora]
+        if len(loras) < 2:
+            return []
+        found = [
+            rank(number, {row.name: row.values[number] for row in loras if number in row.values}) for number in NUMBERS
+        ]
+        return [ranking for ranking in found if ranking is not None and len(ranking.order) > 1]
+
     def to_dict(self) -> dict[str, Any]:
         """The content of `evaluation.json`."""
         return {
@@ -69,6 +93,10 @@ class Evaluation:
             "training_images": len(self.training),
             "highest_among_training_images": _round(self.highest_training_similarity),
             "rows": [self._row_to_dict(row) for row in self.rows],
+            "rankings": {
+                ranking.number: {"order": ranking.order, "not_distinguishable_from_the_first": ranking.ties}
+                for ranking in self.rankings()
+            },
         }
 
     def _row_to_dict(self, row: CandidateResult) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
 from lorasmith.evaluation.base import Scorer
@@ -28,3 +30,7 @@ class EvaluateSettings(SampleSettings):
     the prompts of the base model alone."""
     prefix: str = "A photo depicts "
     """Stands before each text that pictures are compared with."""
+    held_out: Path | None = None
+    """A folder of images of the concept that were not trained on. Copying is then also measured by losses."""
+    class_images: Path | None = None
+    """A folder of images of other things, with captions. Drift is then also measured by their loss."""

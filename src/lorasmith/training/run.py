@@ -75,6 +75,8 @@ class Run:
     seed: int
     length: Length
     device: torch.device
+    trigger: tuple[str, ...]
+    """The words that stand for what is learned."""
 
     # What is trained, on what, and how the loss is computed.
     family: Family

@@ -114,7 +114,7 @@ def test_the_hub_is_asked_only_if_it_can_be_reached(
         raise OSError("not there")
 
     monkeypatch.setattr(CLIPModel, "from_pretrained", from_pretrained)
-    monkeypatch.setattr("lorasmith.evaluation.clip.hub_is_reachable", lambda: reachable)
+    monkeypatch.setattr("lorasmith.evaluation.pretrained.hub_is_reachable", lambda: reachable)
     with pytest.raises(LorasmithError, match=r"not there|cannot be reached(.|\n)*--model"):
         Clip(model="owner/clip").load(torch.device("cpu"))
     assert seen == tries

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from lorasmith.evaluation.numbers import drift_numbers, quality_numbers
+from lorasmith.core.quality import NUMBERS, Numbers, Values, advantage, numbers_of, rank, values_from_json
+from lorasmith.evaluation.numbers import drift_values, quality_values
 from lorasmith.evaluation.pictures import EvaluatedPicture
 
 PROMPTS = ("a photo of <TOK>", "a photo of a dog", "a beach")
@@ -30,6 +33,14 @@ def draw(folder: Path, level: int) -> list[EvaluatedPicture]:
 
 def vectors(seed: int = 0) -> Tensor:
     return F.normalize(torch.randn(6, 5, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def drift_numbers(*arguments: Any) -> Numbers:
+    return numbers_of(drift_values(*arguments))
+
+
+def quality_numbers(*arguments: Any) -> Numbers:
+    return numbers_of(quality_values(*arguments))
 
 
 def test_the_drift_of_a_lora_that_changes_nothing_is_exactly_0(tmp_path: Path) -> None:
@@ -72,3 +83,57 @@ def test_in_a_folder_of_pictures_all_are_about_the_concept(tmp_path: Path) -> No
     numbers = quality_numbers(pictures, {"copying": torch.tensor([0.1, 0.2, 0.3])}, "")
     assert numbers["copying"] is not None
     assert numbers["copying"].mean == pytest.approx(0.2)
+
+
+def likeness(*rows: tuple[float, ...]) -> Values:
+    return Values(tuple(rows))
+
+
+def test_loras_are_ranked_by_paired_differences() -> None:
+    """Prompts differ much more from each other than the LoRAs do, so that the intervals of the means overlap."""
+    best = likeness((0.9, 0.91), (0.5, 0.52), (0.7, 0.69), (0.8, 0.82))
+    worse = likeness((0.87, 0.88), (0.48, 0.49), (0.66, 0.65), (0.77, 0.8))
+    noise = likeness((0.95, 0.87), (0.45, 0.56), (0.72, 0.66), (0.79, 0.82))
+    ranking = rank("likeness", {"worse": worse, "noise": noise, "best": best})
+    assert ranking is not None
+    assert (ranking.order, ranking.ties) == (("best", "noise", "worse"), ("noise",))
+    lead = advantage("likeness", best, worse)
+    assert lead is not None
+    assert lead.mean == pytest.approx(0.03, abs=0.005)
+
+    # of copying, the lowest is the best
+    reverse = rank("copying", {"worse": best, "best": worse})
+    assert reverse is not None
+    assert (reverse.best, reverse.ties) == ("best", ())
+
+
+def test_loras_that_were_measured_on_other_prompts_are_compared_by_their_intervals() -> None:
+    first, other = likeness((0.9, 0.8), (0.7, 0.75)), likeness((0.85, 0.8), (0.7, 0.7), (0.72, 0.71))
+    far = likeness((0.1, 0.1), (0.1, 0.12), (0.1, 0.1))
+    assert advantage("likeness", first, other) is None
+    ranking = rank("likeness", {"first": first, "other": other, "far": far})
+    assert ranking is not None
+    assert (ranking.best, ranking.ties) == ("first", ("other",))
+    assert rank("likeness", {"nothing": likeness((math.nan,))}) is None
+
+
+def test_values_survive_a_file() -> None:
+    values = Values(((0.25, math.nan), (0.5,)), less=((0.125,),))
+    read = values_from_json(values.to_json())
+    assert read is not None
+    assert read.interval() == values.interval()
+    assert math.isnan(read.rows[0][1])
+    for damaged in (None, [], {"rows": 3}, {"rows": [["a"]]}, {"rows": [[1.0]], "less": 3}):
+        assert values_from_json(damaged) is None
+
+
+def test_the_gap_of_two_groups_of_images_has_the_interval_of_both() -> None:
+    gap = Values(((0.0,), (0.1,)), less=((-0.4,), (-0.2,))).interval()
+    assert gap is not None
+    assert gap.mean == pytest.approx(0.35)
+    assert gap.low == pytest.approx(0.2)
+    assert gap.high == pytest.approx(0.5)
+
+
+def test_every_number_says_what_it_means() -> None:
+    assert all(kind.label and kind.meaning for kind in NUMBERS.values())

@@ -18,8 +18,8 @@ LONGEST_REASON = 300
 
 
 class Upload(Hook):
-    """Uploads each export as soon as it is written. A failed upload is reported and training continues; the files stay
-    on the disk in any case."""
+    """Uploads each export as soon as it is written, and the best weights at the end of the session. A failed upload is
+    reported and training continues; the files stay on the disk in any case."""
 
     kind: Literal["upload"] = "upload"
     repo: str = Field(pattern=r"^[^/\s]+(/[^/\s]+)?$")
@@ -71,10 +71,23 @@ class Upload(Hook):
         """Uploads are started by events; `close` waits for them."""
 
     def close(self, run: Run) -> None:
+        self._upload_best(run)
         self._report(run, wait=True)
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
+
+    def _upload_best(self, run: Run) -> None:
+        """Upload the best weights, unless those of that step are there already. While a run improves they change often,
+        so that they are uploaded only when the session ends."""
+        judged = run.events.of("best")
+        best = judged[-1] if judged else {}
+        file, step = best.get("file"), best.get("best_step")
+        if not file or not isinstance(step, int) or not (run.folder / file).is_file():
+            return
+        uploads = run.events.of("upload")
+        if not any(upload.get("file") == file and upload.get("step") == step for upload in uploads):
+            self._start_upload(run, step, run.folder / file)
 
     def _start_upload(self, run: Run, step: int, path: Path) -> None:
         if self._pool is None:

@@ -228,6 +228,7 @@ def assemble(
         seed=config.seed,
         length=length,
         device=family.device,
+        trigger=config.trigger or ((config.default_caption,) if config.default_caption else ()),
         family=family,
         dataset=dataset,
         caption_encoding=config.text,

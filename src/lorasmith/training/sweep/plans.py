@@ -13,7 +13,7 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import write_text
 from lorasmith.training.sweep.axes import Axis, Values
 from lorasmith.training.sweep.jobs import Job
-from lorasmith.training.sweep.results import held_out_loss, result_row
+from lorasmith.training.sweep.ranking import best_mean
 
 MakeJob = Callable[[Values], Job]
 
@@ -127,7 +127,7 @@ class Search(Plan):
     def _report_result(self, trial: Any, job: Job) -> None:
         """Tell Optuna the held-out loss of a run's best weights, or that the run was pruned or has failed."""
         states = self._optuna.trial.TrialState
-        loss = held_out_loss(result_row(job))
+        loss, _ = best_mean(job.record())
         if job.state == "finished" and loss is not None:
             self._study.tell(trial, loss)
         elif job.state == "pruned":

@@ -11,17 +11,20 @@ from typing import Any
 
 from PIL import Image
 
+from lorasmith.core.quality import NUMBERS, to_json
 from lorasmith.core.store import write_text, write_with
 from lorasmith.imaging.grid import grid
-from lorasmith.training.output.best import HeldOutLoss, losses_by_step
 from lorasmith.training.output.report.pictures import prompts_of
 from lorasmith.training.sweep.axes import label
 from lorasmith.training.sweep.jobs import Job
+from lorasmith.training.sweep.ranking import LOSS, RunRanking, best_mean, four_numbers, rank_runs
 from lorasmith.training.sweep.rows import keys_of
 
 COMPARISON = "comparison.png"
 COLUMNS = ("state", "loss", "validation_loss", "best_loss", "best_step", "steps", "seconds", "file", "best_file")
 """Columns of results.csv after the run and its values."""
+BEHIND = ("behind_the_best", "behind_low", "behind_high", "verdict")
+"""Further columns: paired differences to the best run, and `best`, `noise` or `behind`."""
 
 
 def result_row(job: Job) -> dict[str, Any]:
@@ -38,6 +41,7 @@ def result_row(job: Job) -> dict[str, Any]:
         "seconds": None,
         "file": None,
         "best_file": None,
+        "numbers": {},
         "message": job.message,
     }
     record = job.record()
@@ -50,79 +54,62 @@ def result_row(job: Job) -> dict[str, Any]:
     validation = record.points("validation", "loss")
     if validation:
         _, row["validation_loss"] = validation[-1]
-    judged = record.of("best")
-    if judged:
-        row["best_loss"], row["best_step"] = judged[-1].get("loss"), judged[-1].get("best_step")
-        if judged[-1].get("file"):
-            row["best_file"] = str(job.folder / judged[-1]["file"])
+    row["best_loss"], row["best_step"] = best_mean(record)
+    if record.best is not None and record.best.get("file"):
+        row["best_file"] = str(job.folder / record.best["file"])
+    row["numbers"] = to_json(four_numbers(record))
     ends = record.of("end")
     if ends and ends[-1].get("file"):
         row["file"] = str(job.folder / ends[-1]["file"])
     return row
 
 
-def write_results(folder: Path, jobs: Sequence[Job]) -> str | None:
-    """Write results.csv and results.json, as far as the runs have come; returns the name of the best run."""
+def write_results(folder: Path, jobs: Sequence[Job], rank_by: str = LOSS) -> RunRanking:
+    """Write results.csv and results.json, as far as the runs have come; returns the ranking of the runs."""
     rows = [result_row(job) for job in jobs]
-    best = best_run(rows)
-    keys = keys_of([job.values for job in jobs])
+    ranking = rank_runs(jobs, rank_by)
+    write_text(folder / "results.csv", table_of(rows, keys_of([job.values for job in jobs]), ranking))
+    contents = {
+        "runs": rows,
+        "ranked_by": ranking.by,
+        "best": ranking.best,
+        "ties": ranking.ties,
+        "behind_the_best": to_json(ranking.behind),
+        "weak": ranking.weak,
+        "cache": count_cache_entries(jobs),
+    }
+    write_text(folder / "results.json", json.dumps(contents, indent=1))
+    return ranking
 
+
+def table_of(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], ranking: RunRanking) -> str:
+    """The content of results.csv. `keys`: what varies."""
+    # numbers that no run has measured have no columns
+    measured = [name for name in NUMBERS if any(row["numbers"].get(name) for row in rows)]
     text = io.StringIO()
     table = csv.writer(text)
-    table.writerow(["run", *keys, *COLUMNS])
+    ends = [f"{name}{end}" for name in measured for end in ("", "_low", "_high")]
+    table.writerow(["run", *keys, *COLUMNS, *BEHIND, *ends])
     for row in rows:
         values = [row["values"].get(key, "") for key in keys]
-        table.writerow([row["run"], *values, *(row[column] for column in COLUMNS)])
-    write_text(folder / "results.csv", text.getvalue())
-
-    contents = {"runs": rows, "best": best, "ties": ties_of(best, jobs), "cache": count_cache_entries(jobs)}
-    write_text(folder / "results.json", json.dumps(contents, indent=1))
-    return best
+        numbers = [cell for name in measured for cell in interval_cells(row["numbers"].get(name))]
+        cells = [row[column] for column in COLUMNS]
+        table.writerow([row["run"], *values, *cells, *behind_cells(ranking, row["run"]), *numbers])
+    return text.getvalue()
 
 
-def best_run(rows: Sequence[dict[str, Any]]) -> str | None:
-    """The name of the finished run whose best weights have the lowest held-out loss; None if no run was validated.
-    Training losses are not compared, since each is measured on other images."""
-    candidates = [row for row in rows if row["state"] == "finished" and held_out_loss(row) is not None]
-    if not candidates:
-        return None
-    return min(candidates, key=lambda row: held_out_loss(row) or 0.0)["run"]
+def interval_cells(interval: Mapping[str, float] | None) -> list[Any]:
+    """Mean, low and high end; empty if a number was not measured."""
+    return ["", "", ""] if interval is None else [interval["mean"], interval["low"], interval["high"]]
 
 
-def held_out_loss(row: Mapping[str, Any]) -> float | None:
-    """The loss that runs are ranked by: of their best weights or, in runs that did not judge them, of the last ones."""
-    best = row.get("best_loss")
-    return row["validation_loss"] if best is None else best
-
-
-def best_losses(job: Job) -> HeldOutLoss | None:
-    """The held-out losses of a run's best weights, image by image; None if they were not judged."""
-    record = job.record()
-    judged = record.of("best") if record is not None else []
-    if record is None or not judged:
-        return None
-    return losses_by_step(record.of("validation")).get(judged[-1].get("best_step", -1))
-
-
-def ties_of(best: str | None, jobs: Sequence[Job]) -> list[str]:
-    """The finished runs whose best weights are not distinguishable from those of the best run, by paired differences.
-
-    Only runs with the same seed can be compared so: it decides which images are held out, and their noise.
-    """
-    best_jobs = [job for job in jobs if job.name == best]
-    lowest = best_losses(best_jobs[0]) if best_jobs else None
-    if lowest is None:
-        return []
-    config = best_jobs[0].config
-    ties: list[str] = []
-    for job in jobs:
-        comparable = job.config.seed == config.seed and job.config.data == config.data
-        if job.name == best or job.state != "finished" or not comparable:
-            continue
-        losses = best_losses(job)
-        if losses is not None and not losses.is_worse_than(lowest):
-            ties.append(job.name)
-    return ties
+def behind_cells(ranking: RunRanking, run: str) -> list[Any]:
+    """How far a run is behind the best one, with its interval, and what that means."""
+    meaning = "best" if run == ranking.best else "noise" if run in ranking.ties else ""
+    behind = ranking.behind.get(run)
+    if behind is None:
+        return ["", "", "", meaning]
+    return [behind.mean, behind.low, behind.high, meaning or "behind"]
 
 
 def describe_end(job: Job) -> str:

@@ -20,6 +20,7 @@ from lorasmith.training.sweep import results
 from lorasmith.training.sweep.axes import Axis, Values, combinations, label, parse_axes
 from lorasmith.training.sweep.jobs import Job, make_job
 from lorasmith.training.sweep.plans import Grid, Plan, Search
+from lorasmith.training.sweep.ranking import LOSS, RunRanking, check_rank_by
 from lorasmith.training.sweep.rows import read_rows, readable_name
 
 POLL_INTERVAL = 0.2
@@ -43,6 +44,8 @@ class SweepSettings:
     """Number of runs at a time. Default: one for each device."""
     search: int | None = None
     """Number of runs of a search. None: run all combinations instead."""
+    rank_by: str = LOSS
+    """`loss`, the held-out loss of the best weights, or one of the four numbers of the hook `scores`."""
     rows: Path | None = None
     """A file of runs that differ in several settings at once; each of them is run with every combination of `over`."""
 
@@ -54,18 +57,26 @@ class SweepResult:
     folder: Path
     runs: list[dict[str, Any]]
     """As in results.json: values, state, loss, validation_loss, seconds, file."""
-    best: str | None
-    """The run whose best weights have the lowest held-out loss; None if no run was validated."""
+    ranking: RunRanking
+    """The best run by what the sweep is ranked by, and how far the others are behind."""
     cache: dict[str, dict[str, int]]
     """`found` and `made` cache entries, of latents and of texts, over all runs."""
     comparison: Path | None
     """A grid of the runs' last previews."""
     finished: bool
     """Whether every run is finished or was pruned."""
-    ties: list[str] = field(default_factory=list[str])
-    """Runs whose best weights are not distinguishable from those of the best run."""
     stopped: bool = False
     """Whether the sweep was stopped by a signal."""
+
+    @property
+    def best(self) -> str | None:
+        """The best run; None if no finished run was measured."""
+        return self.ranking.best
+
+    @property
+    def ties(self) -> list[str]:
+        """Runs that are not distinguishable from the best one."""
+        return self.ranking.ties
 
 
 @dataclass
@@ -80,6 +91,7 @@ class Pool:
     running: list[tuple[Job, str]] = field(default_factory=list)
     """Runs under way, each with its device."""
     stopping: bool = False
+    rank_by: str = LOSS
     cache_filled: bool = False
     """Whether a run has filled the cache that all runs share."""
 
@@ -136,7 +148,7 @@ class Pool:
         if self.stopping and job.state == "failed":
             job.state, job.message = "stopped", ""
         plan.ended(job)
-        results.write_results(folder, plan.jobs)
+        results.write_results(folder, plan.jobs, self.rank_by)
         self.progress.say(results.describe_end(job))
 
 
@@ -157,23 +169,23 @@ def sweep(settings: SweepSettings, progress: Progress | None = None) -> SweepRes
     first_run = [*row_overrides(rows[0]), *example_overrides(axes, settings.out)]
     base = load_config(settings.config, [*settings.overrides, *first_run])
 
+    check_rank_by(settings.rank_by, base)
     plan = make_plan(settings, axes, rows, base)
     slots = devices_of_slots(settings, base)
-    pool = Pool(slots, threads_per_run(slots), progress)
+    pool = Pool(slots, threads_per_run(slots), progress, rank_by=settings.rank_by)
     # each run locks its folder as well; this lock is for the table of results and the plan
     with locked(settings.out, "--out"), stop_on_signals(pool):
         pool.work(plan, settings.out)
 
-    best = results.write_results(settings.out, plan.jobs)
+    ranking = results.write_results(settings.out, plan.jobs, settings.rank_by)
     comparison = results.draw_comparison(settings.out, plan.jobs)
     all_ended = all(job.state in ("finished", "pruned") for job in plan.jobs)
     return SweepResult(
         folder=settings.out,
         runs=[results.result_row(job) for job in plan.jobs],
-        best=best,
+        ranking=ranking,
         cache=results.count_cache_entries(plan.jobs),
         comparison=comparison,
-        ties=results.ties_of(best, plan.jobs),
         finished=all_ended and not pool.stopping,
         stopped=pool.stopping,
     )

@@ -18,6 +18,7 @@ import pytest
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Lines
 from lorasmith.training.config import load_config
+from lorasmith.training.hooks.validate import Validation
 from lorasmith.training.session import train
 
 TOKEN = "hf_very_secret"
@@ -102,6 +103,29 @@ def test_each_export_is_uploaded_when_it_is_made(
     written = "".join(p.read_text() for p in run.rglob("*") if p.suffix in (".toml", ".jsonl", ".json", ".html"))
     assert TOKEN not in written
     assert TOKEN.encode() not in b"".join(value for value in hub.sent.values() if isinstance(value, bytes))
+
+
+def test_the_best_weights_are_uploaded_when_the_session_ends(
+    pictures: Callable[..., Path], tmp_path: Path, hub: type[FakeApi], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_step = {0: 0.3, 1: 0.2, 2: 0.1, 3: 0.4, 4: 0.4}
+    monkeypatch.setattr(
+        Validation, "_losses", lambda self, run, t: [by_step[run.state.step] + 0.01 * image for image in range(4)]
+    )
+    config = table(pictures(8), tmp_path / "run", UPLOAD)
+    config["data"]["validation"] = {"split": 0.5}
+    train(load_config(config), accept_remarks=True)
+    name = "me/garp/model/loras/a-best.safetensors"
+    # once, although the weights of step 1 were the best ones before those of step 2
+    assert list(hub.sent).count(name) == 1
+    assert hub.sent[name] == (tmp_path / "run" / "a-best.safetensors").read_bytes()
+    uploads = [(e["step"], e["file"]) for e in events(tmp_path / "run", "upload")]
+    assert uploads[-1] == (2, "a-best.safetensors")
+
+    # a further session with the same best weights does not upload them again
+    hub.sent.clear()
+    train(load_config(config | {"steps": 4}), resume=tmp_path / "run")
+    assert list(hub.sent) == ["me/garp/model/loras/a.safetensors"]
 
 
 def test_a_failed_upload_is_a_note(pictures: Callable[..., Path], tmp_path: Path, hub: type[FakeApi]) -> None:

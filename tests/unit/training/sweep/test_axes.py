@@ -20,7 +20,6 @@ from lorasmith.training.sweep.axes import (
     split_at_commas,
 )
 from lorasmith.training.sweep.jobs import differing_keys
-from lorasmith.training.sweep.results import best_run
 
 
 def test_values_may_hold_commas_in_brackets_and_quotes() -> None:
@@ -82,17 +81,6 @@ def test_differences_are_those_that_change_what_comes_out(tmp_path: Path) -> Non
     one = load_config(table)
     assert differing_keys(one, load_config(table | {"output": "elsewhere", "device": "cuda:1", "threads": 3})) == []
     assert differing_keys(one, load_config(table | {"steps": 9, "adapter": {"rank": 2}})) == ["adapter.rank", "steps"]
-
-
-def test_the_best_is_finished_and_validated() -> None:
-    rows = [
-        {"run": "a", "state": "finished", "validation_loss": 0.5},
-        {"run": "b", "state": "pruned", "validation_loss": 0.1},
-        {"run": "c", "state": "finished", "validation_loss": 0.4},
-        {"run": "d", "state": "finished", "validation_loss": None},
-    ]
-    assert best_run(rows) == "c"
-    assert best_run(rows[3:]) is None
 
 
 def test_the_last_error_of_a_log(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from lorasmith.training.output.report.health import health_of
 from lorasmith.training.output.report.notes import warnings
 from lorasmith.training.output.report.record import read
+from lorasmith.training.output.report.scores import scores_in_words
 from lorasmith.training.output.report.use import file_to_use
 
 
@@ -30,6 +31,7 @@ def inspect_run(folder: Path) -> dict[str, Any]:
         "trigger": record.summary_value("trigger"),
         "file to use": None if file is None else str(folder / str(file["file"])),
         "best weights": judged[-1].get("reason") if judged else None,
+        "four numbers": scores_in_words(record),
         "last loss": record.last_loss(),
         **health.facts,
         "findings": findings,

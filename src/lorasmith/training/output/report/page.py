@@ -14,6 +14,7 @@ from lorasmith.training.output.report.notes import warnings
 from lorasmith.training.output.report.pictures import attention_pictures, previews
 from lorasmith.training.output.report.plot import loss_lines
 from lorasmith.training.output.report.record import Point, Record, smooth
+from lorasmith.training.output.report.scores import score_section
 from lorasmith.training.output.report.svg import chart
 from lorasmith.training.output.report.tables import card, exported_files, format_duration, table
 from lorasmith.training.output.report.use import use_section
@@ -31,6 +32,7 @@ def page(record: Record) -> str:
         warning_box(record),
         use_section(record),
         health_section(record),
+        score_section(record),
         preview_section(record),
         attention_section(record),
         curve_section(record),

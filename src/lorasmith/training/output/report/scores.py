@@ -1,0 +1,58 @@
+"""The four numbers of a run at its exports, as the hook `scores` measured them."""
+
+from __future__ import annotations
+
+from html import escape
+
+from lorasmith.core.intervals import Interval
+from lorasmith.core.quality import NUMBERS, Numbers, interval_from_json
+from lorasmith.training.output.report.record import Event, Record
+
+MOST_ROWS = 20
+"""The newest measurements that are shown."""
+
+
+def numbers_in(event: Event) -> Numbers:
+    """The numbers of an event `scores`, in the order of tables."""
+    content = event.get("numbers")
+    table = content if isinstance(content, dict) else {}
+    return {name: interval_from_json(table[name]) for name in NUMBERS if name in table}
+
+
+def score_section(record: Record) -> str:
+    """A line for each export that was measured, the newest first; the best weights are bold."""
+    events = record.of("scores")
+    measured = [(event["step"], numbers_in(event)) for event in reversed(events[-MOST_ROWS:])]
+    names = [name for name in NUMBERS if any(numbers.get(name) for _, numbers in measured)]
+    if not names:
+        return ""
+    heads = "".join(f'<th title="{escape(NUMBERS[name].meaning)}">{escape(NUMBERS[name].label)}</th>' for name in names)
+    best_step = (record.best or {}).get("best_step")
+    lines = [f"<tr><th>step</th>{heads}</tr>"]
+    for step, numbers in measured:
+        cells = "".join(f"<td>{shown(numbers.get(name))}</td>" for name in names)
+        heading = f"<b>{step:,}, best held-out loss</b>" if step == best_step else f"{step:,}"
+        lines.append(f"<tr><th>{heading}</th>{cells}</tr>")
+    scorer = escape(str(events[-1].get("scorer") or "a scorer"))
+    note = (
+        f"Measured by {scorer}, with 90 % intervals over prompts and seeds, and over images for losses. Likeness and "
+        "text are better the higher they are, copying and drift the lower."
+    )
+    return f'<h2>Four numbers</h2><div class="card"><table>{"".join(lines)}</table></div><p class="note">{note}</p>'
+
+
+def shown(interval: Interval | None) -> str:
+    """The mean, with its interval in small print."""
+    if interval is None:
+        return "–"
+    return f"{interval.mean:.3f}<br><small>{interval.low:.3f} to {interval.high:.3f}</small>"
+
+
+def scores_in_words(record: Record) -> str | None:
+    """The newest numbers in one line, for `inspect`; None if there are none."""
+    events = record.of("scores")
+    if not events:
+        return None
+    numbers = numbers_in(events[-1])
+    known = [f"{NUMBERS[name].label} {value:.3f}" for name, value in numbers.items() if value is not None]
+    return f"step {events[-1]['step']:,}: {'; '.join(known)}"
