@@ -64,8 +64,8 @@ OtherSettings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Other settings: apart, clip_skip, rescale, vae, batch_size, device, precision, prediction, "
-        "zero_terminal_snr; repeatable.",
+        help="Other settings: like (a1111, comfyui: draw as that program does), apart, clip_skip, rescale, vae, "
+        "batch_size, device, precision, prediction, zero_terminal_snr; repeatable.",
     ),
 ]
 

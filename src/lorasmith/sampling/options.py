@@ -17,6 +17,8 @@ class SampleOptions(TypedDict, total=False):
     """Guidance scale; 1 turns guidance off."""
     sampler: str
     """`ddim`, `euler_a`, `dpm++_2m` ...; the error for an unknown name lists them all."""
+    like: str
+    """`a1111` or `comfyui`: draw as that program does when nothing is set there."""
     width: int
     """Pixels, a multiple of 8, as `height`."""
     height: int

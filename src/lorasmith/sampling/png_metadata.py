@@ -8,8 +8,9 @@ from typing import Any
 from PIL.PngImagePlugin import PngInfo
 
 from lorasmith.imaging.png import save_image, to_image
-from lorasmith.sampling import samplers
+from lorasmith.sampling import programs, samplers
 from lorasmith.sampling.regions import format_regions
+from lorasmith.sampling.request import Request
 from lorasmith.sampling.sample import Picture
 
 
@@ -18,7 +19,7 @@ def format_parameters(picture: Picture) -> str:
     request = picture.request
     settings: dict[str, Any] = {
         "Steps": request.steps,
-        "Sampler": samplers.find(request.sampler).label,
+        **_sampler_entries(request),
         "CFG scale": f"{request.cfg:g}",
         "Seed": request.seed,
         "Size": f"{request.width}x{request.height}",
@@ -39,6 +40,13 @@ def format_parameters(picture: Picture) -> str:
         lines.append(f"Negative prompt: {request.negative}")
     lines.append(", ".join(f"{key}: {_quote(str(value))}" for key, value in settings.items()))
     return "\n".join(lines)
+
+
+def _sampler_entries(request: Request) -> dict[str, str]:
+    if not request.like:
+        return {"Sampler": samplers.find(request.sampler).label}
+    program = programs.find(request.like)
+    return {"Sampler": program.sampler_label, "Schedule type": program.schedule_label, "Drawn like": program.label}
 
 
 def _quote(value: str) -> str:

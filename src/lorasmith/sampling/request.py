@@ -7,7 +7,7 @@ from typing import Any
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.latent_grid import DOWNSCALE, MAX_SIDE
-from lorasmith.sampling import samplers
+from lorasmith.sampling import programs, samplers
 from lorasmith.sampling.control import Control
 from lorasmith.sampling.regions import Region
 
@@ -28,6 +28,8 @@ class Request:
     """Pixels, a multiple of 8, as `height`."""
     height: int = 512
     sampler: str = "ddim"
+    like: str = ""
+    """Draw as another program does, by its name: its sampler (in place of `sampler`), schedule, noise and emphasis."""
     clip_skip: int = 1
     rescale: float = 0.0
     """How far guidance keeps the std of the unguided prediction, 0..1 (arXiv 2305.08891, section 3.4)."""
@@ -40,7 +42,7 @@ class Request:
     """ControlNets and T2I-Adapters with their pictures."""
 
     def __post_init__(self) -> None:
-        samplers.find(self.sampler)
+        self._check_names()
         for name, value in (("rescale", self.rescale), ("apart", self.apart)):
             if not 0 <= value <= 1:
                 raise LorasmithError(f"{name} is {value}; it must be between 0 and 1")
@@ -58,6 +60,11 @@ class Request:
         control_areas = [area for control in self.controls for area in control.areas]
         for area in (*self.regions, *control_areas):
             area.relative_box(self.width, self.height)
+
+    def _check_names(self) -> None:
+        samplers.find(self.sampler)
+        if self.like:
+            programs.find(self.like)
 
     @property
     def texts(self) -> tuple[tuple[str, ...], ...]:
@@ -77,6 +84,7 @@ class Request:
             self.width,
             self.height,
             self.sampler,
+            self.like,
             self.cfg,
             self.clip_skip,
             self.rescale,

@@ -18,8 +18,8 @@ from torch import Tensor
 from lorasmith.core.progress import Progress
 from lorasmith.core.rng import torch_generator
 from lorasmith.families.base import Family
-from lorasmith.families.stable_diffusion.emphasis import count_windows
-from lorasmith.sampling import samplers
+from lorasmith.families.stable_diffusion import emphasis
+from lorasmith.sampling import programs, samplers
 from lorasmith.sampling.control import ControlModels
 from lorasmith.sampling.predictions import GuidedPrediction
 from lorasmith.sampling.request import Request
@@ -91,7 +91,8 @@ def _batches(family: Family, requests: Sequence[Request], size: int) -> Iterator
     windows, because padding a shorter text with a window would change its picture."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, request in enumerate(requests):
-        windows = tuple(count_windows(family, texts) for texts in request.texts)
+        parse = programs.find(request.like).parse if request.like else emphasis.parse
+        windows = tuple(emphasis.count_windows(family, texts, parse) for texts in request.texts)
         groups.setdefault((request.batch_key, windows), []).append(index)
     for indices in groups.values():
         for start in range(0, len(indices), size):
@@ -99,6 +100,8 @@ def _batches(family: Family, requests: Sequence[Request], size: int) -> Iterator
 
 
 def _make_scheduler(family: Family, request: Request) -> Any:
+    if request.like:
+        return programs.find(request.like).make_sampler(family.path, family.prediction.name, request.steps)
     scheduler = samplers.make_scheduler(request.sampler, family.path, family.prediction.name)
     samplers.set_timesteps(scheduler, request.steps, family.device)
     return scheduler
@@ -113,7 +116,8 @@ def sample_latents(
 ) -> Tensor:
     """Sample one batch of requests with equal `batch_key` to clean latents (B, C, h, w).
 
-    `scheduler`: of diffusers, with its timesteps set; `after_step` is called after each step.
+    `scheduler`: of diffusers, with its timesteps set, or of another program (`Request.like`). `after_step` is called
+    after each step.
     """
     predict = GuidedPrediction(family, requests, models or ControlModels(family))
     first = requests[0]
@@ -126,7 +130,11 @@ def sample_latents(
 
     # Noise is drawn on the CPU, so that it does not depend on the device.
     shape = (family.latent_channels, first.height // family.downscale, first.width // family.downscale)
-    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+    if first.like:
+        draw = programs.find(first.like).noise
+        noise = torch.stack([draw(shape, request.seed) for request in requests])
+    else:
+        noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
     x = noise.to(family.device) * scheduler.init_noise_sigma
     for index, t in enumerate(scheduler.timesteps):
         step_fraction = index / len(scheduler.timesteps)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from lorasmith.core.config import validate
 from lorasmith.core.dtypes import dtype_of
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.registry import Config
-from lorasmith.sampling import samplers
+from lorasmith.sampling import programs, samplers
 from lorasmith.sampling.control import Control
 from lorasmith.sampling.prompts import parse_line, read_prompts
 from lorasmith.sampling.regions import Region
@@ -30,6 +30,9 @@ class SampleSettings(Config):
     cfg: float = 7.0
     """Guidance scale; 1 turns guidance off."""
     sampler: str = "ddim"
+    like: str = ""
+    """Draw as `a1111` or `comfyui` do when nothing is set there: their sampler, schedule, noise of a seed and emphasis,
+    and their number of steps and guidance where `steps` and `cfg` are not given."""
     width: int | None = Field(default=None, ge=8, multiple_of=8)
     """Pixels, as `height`. Default: the size that the base model was trained for."""
     height: int | None = Field(default=None, ge=8, multiple_of=8)
@@ -69,6 +72,17 @@ class SampleSettings(Config):
             raise ValueError(f"{known}; {hint}" if hint else known) from None
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_program(cls, values: Any) -> Any:
+        """Steps and guidance that are not given are those of the program that is imitated."""
+        return programs.with_defaults(values)
+
+    @field_validator("like")
+    @classmethod
+    def _must_be_a_program(cls, value: str) -> str:
+        return programs.checked(value)
+
     @field_validator("strengths")
     @classmethod
     def _must_not_be_empty(cls, value: tuple[float, ...]) -> tuple[float, ...]:
@@ -87,7 +101,7 @@ class _Scene(Config):
     controls: tuple[Control, ...] = ()
 
 
-SHARED_FIELDS = {"negative", "seed", "steps", "cfg", "sampler", "clip_skip", "rescale", "apart"}
+SHARED_FIELDS = {"negative", "seed", "steps", "cfg", "sampler", "like", "clip_skip", "rescale", "apart"}
 """Fields that a request takes unchanged from the settings."""
 
 

@@ -7,7 +7,7 @@ new window of 75 tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ BREAK = ("BREAK", -1.0)
 
 Piece = tuple[str, float]
 """A text with its weight."""
+Parse = Callable[[str], list[Piece]]
+"""How a program reads a prompt."""
 
 
 def parse(prompt: str) -> list[Piece]:
@@ -85,9 +87,9 @@ def _merge_equal_weights(pieces: Sequence[Piece]) -> list[Piece]:
     return merged or [("", 1.0)]
 
 
-def count_windows(text_side: TextSide, texts: Sequence[str]) -> int:
+def count_windows(text_side: TextSide, texts: Sequence[str], parse: Parse = parse) -> int:
     """How many windows the longest of the texts needs."""
-    return max(len(tokens_of(text_side, text)) for text in texts)
+    return max(len(tokens_of(text_side, text, parse)) for text in texts)
 
 
 def encode(text_side: TextSide, texts: Sequence[str], *, clip_skip: int = 1, count: int | None = None) -> Conditioning:
@@ -102,9 +104,11 @@ def encode(text_side: TextSide, texts: Sequence[str], *, clip_skip: int = 1, cou
     return text_side.encode_ids(ids, clip_skip=clip_skip, weights=weights)
 
 
-def ids_of(text_side: TextSide, texts: Sequence[str], count: int | None = None) -> tuple[Tensor, Tensor]:
+def ids_of(
+    text_side: TextSide, texts: Sequence[str], count: int | None = None, parse: Parse = parse
+) -> tuple[Tensor, Tensor]:
     """Token ids and weights (B, count, 77) of texts with emphasis."""
-    windows = [tokens_of(text_side, text)[:count] for text in texts]
+    windows = [tokens_of(text_side, text, parse)[:count] for text in texts]
     count = count or max(len(of_text) for of_text in windows)
     filled = [_to_tensors(text_side, of_text, count) for of_text in windows]
     return torch.stack([ids for ids, _ in filled]), torch.stack([weights for _, weights in filled])
@@ -114,7 +118,7 @@ Window = list[tuple[int, float]]
 """Token ids with their weights, at most 75."""
 
 
-def tokens_of(text_side: TextSide, prompt: str) -> list[Window]:
+def tokens_of(text_side: TextSide, prompt: str, parse: Parse = parse) -> list[Window]:
     """The windows of a prompt; a full one ends at a comma if there is one near its end."""
     comma = text_side.tokens(",")
     windows: list[Window] = [[]]

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import LorasmithError
@@ -58,6 +58,9 @@ class Previews(Hook):
     cfg: float = Field(default=7.0, ge=1)
     """Guidance scale."""
     sampler: str = "ddim"
+    like: str = ""
+    """Draw as `a1111` or `comfyui` do when nothing is set there: their sampler, schedule, noise of a seed and emphasis,
+    and their number of steps and guidance where `steps` and `cfg` are not given."""
     width: int | None = None
     """Width in pixels. Default: the training resolution."""
     height: int | None = None
@@ -71,6 +74,21 @@ class Previews(Hook):
     (such as 20250131235959) and `{seed}`."""
     epoch_copy_name: str | None = None
     """File name of copies that are made because an epoch has ended, or at the start. Default: `copy_name`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_program(cls, values: Any) -> Any:
+        """Steps and guidance that are not given are those of the program that is imitated."""
+        from lorasmith.sampling import programs
+
+        return programs.with_defaults(values) if isinstance(values, dict) and values.get("like") else values
+
+    @field_validator("like")
+    @classmethod
+    def _must_be_a_program(cls, value: str) -> str:
+        from lorasmith.sampling import programs
+
+        return programs.checked(value) if value else ""
 
     @field_validator("copy_name", "epoch_copy_name")
     @classmethod
@@ -106,6 +124,7 @@ class Previews(Hook):
             "steps": self.steps,
             "cfg": self.cfg,
             "sampler": self.sampler,
+            "like": self.like,
             "width": self.width or width,
             "height": self.height or height,
             "clip_skip": run.caption_encoding.clip_skip,
@@ -126,6 +145,7 @@ class Previews(Hook):
     def _draw(self, run: Run, requests: list[Request]) -> None:
         """Draw and save the pictures and their grids, and log them."""
         from lorasmith.imaging.png import save_image
+        from lorasmith.sampling import programs
 
         step = run.state.step
         folder = run.folder / "previews" / f"step-{step:08d}"
@@ -146,6 +166,7 @@ class Previews(Hook):
             grids=grid_names,
             images=[run.relative_path(file) for file in files],
             prompts=[request.prompt for request in requests[:: self.count]],
+            drawn=programs.describe(requests[0]),
         )
         for i, grid in enumerate(grids):
             name = "preview" if len(grids) == 1 else f"preview/{i:02d}"

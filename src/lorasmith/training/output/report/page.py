@@ -11,7 +11,7 @@ from lorasmith.training.output.report.axes import Line
 from lorasmith.training.output.report.data import data_section
 from lorasmith.training.output.report.health import health_section
 from lorasmith.training.output.report.notes import warnings
-from lorasmith.training.output.report.pictures import attention_pictures, previews
+from lorasmith.training.output.report.pictures import attention_pictures, how_previews_are_drawn, previews
 from lorasmith.training.output.report.plot import loss_lines
 from lorasmith.training.output.report.record import Point, Record, smooth
 from lorasmith.training.output.report.scores import score_section
@@ -112,6 +112,8 @@ def preview_section(record: Record) -> str:
     section = "<h2>Previews</h2>"
     if items:
         section += f'<ol class="prompts">{items}</ol>'
+    if drawn := how_previews_are_drawn(record):
+        section += f"<p>Drawn {escape(drawn)}.</p>"
     section += f'<div class="preview">{images_of_step("previews", step, urls)}</div>'
     if earlier:
         earlier_images = "".join(f"<div>{images_of_step('previews', s, u)}</div>" for s, u, _ in reversed(earlier))

@@ -55,6 +55,12 @@ def prompts_of(event: dict[str, Any]) -> list[str]:
     return [str(prompt) for prompt in event.get("prompts") or []]
 
 
+def how_previews_are_drawn(record: Record) -> str:
+    """Sampler, steps and guidance of the last preview, and the program that it equals; empty in runs before 0.2."""
+    events = record.of("preview")
+    return str(events[-1].get("drawn") or "") if events else ""
+
+
 def grids_of(event: dict[str, Any]) -> list[str]:
     """The files of a preview's grids: one in all, or one for each prompt."""
     # events of older versions have `grid` only
