@@ -54,6 +54,19 @@ class DiffusionPath(ABC):
     def fraction(self, t: Tensor) -> Tensor:
         """The position of t on the path, (B,) float32 from 0 (data) to 1 (noise)."""
 
+    @property
+    def shift(self) -> float:
+        """The factor by which the model's sampler moves times towards the noise; 1: not at all."""
+        return 1.0
+
+    def for_latents(self, height: int, width: int) -> DiffusionPath:
+        """The path for latents of this size. Default: the same for all sizes."""
+        return self
+
+    def from_sampler(self, t: Tensor) -> Tensor:
+        """A timestep of a diffusers scheduler (B,) to t. Default: t itself."""
+        return t
+
     def network_time(self, t: Tensor) -> Tensor:
         """t as the network takes it. Default: t itself."""
         return t

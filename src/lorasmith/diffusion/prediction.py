@@ -76,3 +76,21 @@ class VPrediction(Prediction):
     def x0_weight(self, t: Tensor, path: DiffusionPath) -> Tensor:
         """SNR + 1 = 1 / sigma^2, since x0 = alpha x_t - sigma v."""
         return path.snr(t) + 1
+
+
+class Velocity(Prediction):
+    """u = noise - x0, the direction of the straight path of rectified flow (arXiv 2209.03003)."""
+
+    kind: Literal["velocity"] = "velocity"
+
+    def target(self, x0: Tensor, noise: Tensor, t: Tensor, path: DiffusionPath) -> Tensor:
+        return noise - x0
+
+    def x0(self, output: Tensor, x_t: Tensor, t: Tensor, path: DiffusionPath) -> Tensor:
+        """(x_t - sigma u) / (alpha + sigma), since x_t = (alpha + sigma) x0 + sigma u."""
+        alpha, sigma = path.alpha(t, x_t), path.sigma(t, x_t)
+        return (x_t - sigma * output) / (alpha + sigma)
+
+    def x0_weight(self, t: Tensor, path: DiffusionPath) -> Tensor:
+        """((alpha + sigma) / sigma)^2; on the straight path 1 / t^2."""
+        return ((path.alpha(t) + path.sigma(t)) / path.sigma(t)) ** 2

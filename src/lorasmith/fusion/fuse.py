@@ -25,10 +25,9 @@ from lorasmith.fusion.inputs import GramMatrices, attached_changes
 from lorasmith.fusion.prompts import HELD_OUT
 from lorasmith.fusion.prompts import PROMPTS as TEXTS
 from lorasmith.fusion.ridge_choice import choose_ridge
-from lorasmith.sampling import samplers
 from lorasmith.sampling.loras import vocabulary_of
 from lorasmith.sampling.request import Request
-from lorasmith.sampling.sample import sample_latents
+from lorasmith.sampling.sample import sample_latents, scheduler_for
 
 PROMPTS = ("a photo of {}", "{}")
 METHODS = ("gradient", "weights", "sum")
@@ -294,6 +293,4 @@ def draw_prompts(family: Family, texts: Sequence[str], settings: FuseSettings) -
                 width=settings.size,
                 height=settings.size,
             )
-            scheduler = samplers.make_scheduler(request.sampler, family.path, family.prediction.name)
-            samplers.set_timesteps(scheduler, request.steps, family.device)
-            sample_latents(family, [request], scheduler, after_step=lambda: None)
+            sample_latents(family, [request], scheduler_for(family, request), after_step=lambda: None)

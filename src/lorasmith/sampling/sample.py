@@ -63,7 +63,7 @@ def sample(
             models.load(control.model)
     batches = []
     for indices in _batches(family, requests, batch_size):
-        batches.append((indices, _make_scheduler(family, requests[indices[0]])))
+        batches.append((indices, scheduler_for(family, requests[indices[0]])))
 
     # Batches come in the order of their groups, so pictures are collected by the index of their request.
     pictures: dict[int, Picture] = {}
@@ -99,11 +99,13 @@ def _batches(family: Family, requests: Sequence[Request], size: int) -> Iterator
             yield indices[start : start + size]
 
 
-def _make_scheduler(family: Family, request: Request) -> Any:
+def scheduler_for(family: Family, request: Request) -> Any:
+    """A scheduler of diffusers, or of the program that a picture is to be like, for this request's picture."""
+    path = family.path.for_latents(request.height // family.downscale, request.width // family.downscale)
     if request.like:
-        return programs.find(request.like).make_sampler(family.path, family.prediction.name, request.steps)
-    scheduler = samplers.make_scheduler(request.sampler, family.path, family.prediction.name)
-    samplers.set_timesteps(scheduler, request.steps, family.device)
+        return programs.find(request.like).make_sampler(path, family.prediction.name, request.steps)
+    scheduler = samplers.make_scheduler(request.sampler, path, family.prediction.name)
+    samplers.set_timesteps(scheduler, request.steps, family.device, path)
     return scheduler
 
 
@@ -135,12 +137,12 @@ def sample_latents(
         noise = torch.stack([draw(shape, request.seed) for request in requests])
     else:
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-    x = noise.to(family.device) * scheduler.init_noise_sigma
+    x = noise.to(family.device) * samplers.initial_scale(scheduler)
     for index, t in enumerate(scheduler.timesteps):
         step_fraction = index / len(scheduler.timesteps)
-        # k-diffusion style schedulers scale x by sigma; others return it unchanged
-        model_input = scheduler.scale_model_input(x, t)
-        output = predict(model_input, t.expand(len(x)).to(family.device), step_fraction)
+        model_input = samplers.scale_input(scheduler, x, t)
+        at = family.path.from_sampler(t.expand(len(x)).to(family.device))
+        output = predict(model_input, at, step_fraction)
         x = scheduler.step(output, t, x, **step_options)[0]
         after_step()
     return x

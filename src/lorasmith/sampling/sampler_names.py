@@ -58,11 +58,16 @@ ALIASES = {
 
 def find(name: str) -> Sampler:
     """The sampler of a name in our, A1111's or sd-scripts' spelling. Raises LorasmithError for an unknown name."""
+    return SAMPLERS[find_key(name)]
+
+
+def find_key(name: str) -> str:
+    """Our name of a sampler, from any spelling. Raises LorasmithError for an unknown name."""
     # A1111 writes "Euler a", sd-scripts writes "k_euler_a"
     key = name.strip().lower().replace(" ", "_").removeprefix("k_")
-    sampler = SAMPLERS.get(ALIASES.get(key, key))
-    if sampler is None:
+    ours = ALIASES.get(key, key)
+    if ours not in SAMPLERS:
         hint = did_you_mean(key, [*SAMPLERS, *ALIASES])
         known = ", ".join(SAMPLERS)
         raise LorasmithError(f'no sampler is called "{name}"; {f"{hint} " if hint else ""}known samplers: {known}')
-    return sampler
+    return ours

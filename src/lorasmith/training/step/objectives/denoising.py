@@ -70,7 +70,7 @@ class Denoising(Objective):
                 added_noise = change(added_noise, x0, rng)
 
         # The noisy latent and the network's output for it.
-        t = self.timesteps(rng, path)
+        t = self.timesteps(rng, path.for_latents(*x0.shape[-2:]))
         x_t = path.add_noise(x0, added_noise, t)
         terms: dict[str, Tensor] = {}
         if self.parts:
