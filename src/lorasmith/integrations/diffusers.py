@@ -8,14 +8,14 @@ handle.unload()
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lorasmith.adapters.base import kind_of
+from lorasmith.adapters.base import AdapterConfig, LayerSpec, kind_of
 from lorasmith.adapters.layer import spec_of
 from lorasmith.concepts import Vocabulary
 from lorasmith.core.errors import LorasmithError
@@ -77,26 +77,35 @@ def _merge_layers(handle: Handle, file: LoraFile, unet_strength: float, text_str
     if unknown_keys or not layers:
         first = unknown_keys[0] if unknown_keys else "nothing in it"
         raise LorasmithError(f"{file.path}: {first} belongs to no layer of this pipeline")
+    kinds = {name: _checked_kind(file, name, modules[name], tensors) for name, tensors in layers.items()}
     for name, tensors in layers.items():
         module = modules[name]
-        adapter_kind, spec = kind_of(tensors), spec_of(name, module)
-        if adapter_kind is None or spec is None:
-            raise LorasmithError(
-                f"{file.path}: {name} has tensors of no known adapter kind: {', '.join(sorted(tensors))}"
-            )
+        adapter_kind, spec = kinds[name]
         strength = unet_strength if name.startswith("unet.") else text_strength
         weight = module.get_parameter("weight")
         # adapters compute in float32 on the CPU; only the change goes to the pipeline's device and dtype
         base = weight.float().cpu()
-        try:
-            adapter = adapter_kind().restore(spec, base, tensors)
-            _add_change(handle, weight, adapter.delta(base) * strength)
-        except (RuntimeError, KeyError, IndexError, ValueError):
-            raise LorasmithError(f"{file.path}: {name} does not fit this pipeline ({spec.shape})") from None
+        adapter = adapter_kind().restore(spec, base, tensors)
+        _add_change(handle, weight, adapter.delta(base) * strength)
         bias_change = adapter.bias_delta()
         if bias_change is not None and module.bias is not None:
             _add_change(handle, module.get_parameter("bias"), bias_change * strength)
         handle.layers.append(name)
+
+
+def _checked_kind(
+    file: LoraFile, name: str, module: nn.Module, tensors: Mapping[str, Tensor]
+) -> tuple[type[AdapterConfig], LayerSpec]:
+    """The kind of a layer's tensors and the layer that they change. Compares shapes only, before any weight is changed.
+
+    Raises LorasmithError if they are of no known kind, or do not fit the pipeline.
+    """
+    adapter_kind, spec = kind_of(tensors), spec_of(name, module)
+    if adapter_kind is None or spec is None:
+        raise LorasmithError(f"{file.path}: {name} has tensors of no known adapter kind: {', '.join(sorted(tensors))}")
+    if not adapter_kind.fits(spec, tensors):
+        raise LorasmithError(f"{file.path}: {name} does not fit this pipeline ({spec.shape})")
+    return adapter_kind, spec
 
 
 def _has_two_text_encoders(pipe: Any) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lorasmith.families.fingerprint import file_hash
+from lorasmith.training.output.network_args import network_args
 
 if TYPE_CHECKING:
     from lorasmith.data.transforms import Transform
@@ -50,6 +51,7 @@ def kohya_settings(run: Run) -> dict[str, Any]:
         "clip_skip": config.text.clip_skip,
         "max_token_length": config.text.max_tokens if config.text.max_tokens > 75 else None,
         "network_dropout": getattr(config.adapter, "dropout", None) or None,
+        "network_args": json.dumps(network_args(config.adapter)),
         "scale_weight_norms": getattr(config.adapter, "max_norm", None),
         **kohya_vae_settings(config.vae),
     }
