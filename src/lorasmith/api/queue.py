@@ -24,13 +24,15 @@ def queue_add(
     *,
     rows: Path | str | None = None,
     folders: Path | str | None = None,
+    over: Sequence[str] = (),
     accept_remarks: bool = False,
 ) -> list[Job]:
     """Add runs to a queue; returns the jobs.
 
     `rows`: a CSV or TOML file with a job on each line. `folders`: a folder with a folder of images for each job. Both
-    train into folders below the `output` of the config, named after the row or the folder. `accept_remarks`: train
-    although there are serious remarks on the data.
+    train into folders below the `output` of the config, named after the row or the folder. `over`: the job is a sweep
+    of every combination of these `key=value,value`, into the `output` of the config. `accept_remarks`: train although
+    there are serious remarks on the data.
 
     Raises ConfigError with all problems of the first config that is wrong; nothing is added then.
     """
@@ -45,13 +47,21 @@ def queue_add(
         variants = overrides_of_rows(source, overrides, Path(rows))
     elif folders is not None:
         variants = overrides_of_folders(source, overrides, Path(folders))
+    first = first_values(over) if over else []
     # an error in the last row must not leave half of the jobs in the queue
     changes = [[*overrides, *variant] for variant in variants]
     for each in changes:
-        read_config(source, each)
+        read_config(source, [*each, *first])
     opened = Queue(Path(queue))
-    new = [NewJob(source, each, accept_remarks, Path.cwd()) for each in changes]
+    new = [NewJob(source, each, accept_remarks, Path.cwd(), over) for each in changes]
     return opened.add_all(new)
+
+
+def first_values(over: Sequence[str]) -> list[str]:
+    """One combination of a sweep, to check its config with. Raises LorasmithError if it is wrong, or a range."""
+    from lorasmith.training.sweep.axes import combinations, parse_axes
+
+    return [f"{key}={value}" for key, value in combinations(parse_axes(over))[0].items()]
 
 
 def overrides_of_rows(config: Path, overrides: Sequence[str], file: Path) -> list[list[str]]:

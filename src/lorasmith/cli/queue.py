@@ -44,6 +44,14 @@ def queue_add_command(
             "given.",
         ),
     ] = None,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--over",
+            metavar="KEY=VALUE,VALUE",
+            help="The job is a sweep of every combination of these values, into the output of the config; repeatable.",
+        ),
+    ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Train although there are serious remarks on the data.")
     ] = False,
@@ -56,7 +64,9 @@ def queue_add_command(
     """
     from lorasmith import api
 
-    added = api.queue_add(config, overrides or [], queue, rows=rows, folders=folders, accept_remarks=yes)
+    added = api.queue_add(
+        config, overrides or [], queue, rows=rows, folders=folders, over=over or [], accept_remarks=yes
+    )
     if json:
         console.print_json({"jobs": [describe(job) for job in added]})
         return

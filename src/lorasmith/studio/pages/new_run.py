@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.api.recipe import SUBJECTS, TINY
-from lorasmith.core.config import override
+from lorasmith.core.config import inline, override
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.lock import find_holder
 from lorasmith.studio import config_places as places
@@ -22,6 +22,8 @@ CHECKER = Worker()
 """Keeps torch loaded, so that a mistake shows while it is typed."""
 QUEUE = "queue"
 MOST_NAMES = 500
+NOT_SWEPT = ("output", "start", "base", "vae", "plugins", "data", "data.images")
+"""Settings that name files or code: each value would have to be looked at."""
 
 
 def choices(call: Call) -> dict[str, Any]:
@@ -134,6 +136,23 @@ def enqueue(call: Call) -> dict[str, Any]:
     return {"jobs": [job["job"] for job in result["jobs"]]}
 
 
+def sweep(call: Call) -> dict[str, Any]:
+    """Save the config, and add a sweep of it to the queue: `over` is a list of `key=value,value`."""
+    over = call.body.get("over")
+    if not isinstance(over, list) or not over or not all(isinstance(text, str) and "=" in text for text in over):
+        raise LorasmithError("write at least one setting with its values, such as adapter.rank=4,8,16")
+    for text in over:
+        key = text.partition("=")[0].strip()
+        if key in NOT_SWEPT or key.startswith("data.subsets"):
+            raise LorasmithError(f"{key}: names files or code, and cannot vary here; use lorasmith sweep")
+    config, output = saved(call)
+    folder = output.with_name(f"{output.name}-sweep")
+    queue = next(iter(call.roots.folders.values())) / QUEUE
+    arguments = ["queue", "add", str(config), f"output={inline(places.as_text(folder))}", "--queue", str(queue)]
+    result = run_json([*arguments, *(f"--over={text}" for text in over)])
+    return {"jobs": [job["job"] for job in result["jobs"]], "sweep": call.roots.name_of(folder)}
+
+
 def progress(call: Call) -> dict[str, Any]:
     """Whether a run that was just started has begun, and what it has printed if it has failed."""
     folder = call.path("run")
@@ -167,5 +186,6 @@ PAGE = Page(
         post("/measure", measure),
         post("/start", start),
         post("/queue", enqueue),
+        post("/sweep", sweep),
     ],
 )

@@ -9,8 +9,9 @@ from typing import Any
 
 from starlette.responses import Response
 
+from lorasmith.core.config import override, read_table
 from lorasmith.core.errors import LorasmithError
-from lorasmith.studio.config_places import find_configs
+from lorasmith.studio.config_places import check_places, find_configs
 from lorasmith.studio.events import Change, stream
 from lorasmith.studio.page import Call, Page, get, post
 from lorasmith.studio.pages.new_run import QUEUE
@@ -52,6 +53,7 @@ def describe(call: Call, job: Job) -> dict[str, Any]:
         "device": job.device,
         "output": str(job.settings["output"]),
         "run": run if row else None,
+        "sweep": call.roots.name_of(job.output) if job.over else None,
         "step": row.get("step"),
         "steps": row.get("steps"),
         "loss": row.get("loss"),
@@ -83,7 +85,8 @@ def configs(call: Call) -> dict[str, Any]:
 def add(call: Call) -> dict[str, Any]:
     """Add a config: `config`, `rows` (a table), `folders` (a folder of folders of images), `overrides`."""
     queue = queue_of(call)
-    arguments = ["queue", "add", str(call.path("config")), "--queue", str(queue.folder)]
+    config = call.path("config")
+    arguments = ["queue", "add", str(config), "--queue", str(queue.folder)]
     for option in ("rows", "folders"):
         if call.text(option, ""):
             arguments += [f"--{option}", str(call.path(option))]
@@ -92,7 +95,9 @@ def add(call: Call) -> dict[str, Any]:
     wrong = next((line for line in lines if line and not (line[0].isalpha() and "=" in line)), None)
     if wrong is not None:
         raise LorasmithError(f'"{wrong}" is not an override; write key=value, for example adapter.rank=8')
-    result = run_json([*arguments, *filter(None, lines)], ADD_SECONDS)
+    changes = list(filter(None, lines))
+    check_places(call.roots, override(read_table(config), changes))
+    result = run_json([*arguments, *changes], ADD_SECONDS)
     return {"jobs": [job["job"] for job in result["jobs"]]}
 
 

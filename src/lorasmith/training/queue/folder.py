@@ -37,6 +37,8 @@ class NewJob:
     """Train although there are serious remarks on the data."""
     directory: Path = Path()
     """Where relative paths of the config start."""
+    over: Sequence[str] = ()
+    """What varies, if the job is a sweep: `key=value,value`."""
 
 
 class Queue:
@@ -201,5 +203,6 @@ def settings_of(new: NewJob) -> dict[str, Any]:
         "overrides": list(new.overrides),
         "accept_remarks": new.accept_remarks,
         "device": table.get("device"),
+        "over": list(new.over),
         "added": time.time(),
     }

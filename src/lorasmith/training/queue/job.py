@@ -23,6 +23,8 @@ from lorasmith.training.output.report.record import read
 
 SETTINGS, STATE, LOG = "job.json", "state.json", "log.txt"
 CONFIG_NAMES = (".toml", ".json")
+SWEEP_RESULTS = "results.json"
+"""In the folder of a sweep: the state of each of its runs."""
 RUN_CONFIG = "config.toml"
 """In the folder of a run: it was begun."""
 CLOCK_TOLERANCE = 1.0
@@ -39,7 +41,7 @@ class Job:
     folder: Path
     settings: Mapping[str, Any]
     """job.json: `output`, `directory` (where relative paths of the config start), `overrides`, `accept_remarks`,
-    `added`, `source`, and `name` and `device` of the config."""
+    `added`, `source`, `name` and `device` of the config, and `over` of a sweep."""
     status: Mapping[str, Any] = field(default_factory=dict)
     """state.json: `state`, `process`, `created`, `device`, `began`, `message`, `stop`, `started`, `ended`."""
 
@@ -73,6 +75,12 @@ class Job:
         return next((path for path in paths if path.is_file()), paths[0])
 
     @property
+    def over(self) -> list[str]:
+        """What varies, if the job is a sweep: `key=value,value`. `output` is then the folder of the sweep."""
+        over = self.settings.get("over")
+        return [text for text in over if isinstance(text, str)] if isinstance(over, list) else []
+
+    @property
     def log(self) -> Path:
         """What the process has printed."""
         return self.folder / LOG
@@ -97,6 +105,8 @@ class Job:
 
     def command(self, device: str) -> list[str]:
         """The command that starts or continues the run."""
+        if self.over:
+            return self._sweep_command(device)
         if self.status.get("began") and (self.output / RUN_CONFIG).is_file():
             # the run in this folder is that of this job, so it may name its own code and place
             arguments = ["--resume", str(self.output), "--trust"]
@@ -107,6 +117,14 @@ class Job:
         if self.settings.get("accept_remarks"):
             arguments.append("--yes")
         return [sys.executable, "-m", "lorasmith", "train", *arguments]
+
+    def _sweep_command(self, device: str) -> list[str]:
+        """The command that starts or continues the sweep: runs that are finished are not repeated."""
+        arguments = [str(self.config), *self.settings.get("overrides", []), "--out", str(self.output)]
+        arguments += [f"--over={text}" for text in self.over]
+        if device:
+            arguments.append(f"--device={device}")
+        return [sys.executable, "-m", "lorasmith", "sweep", *arguments]
 
     def start(self, device: str) -> subprocess.Popen[Any]:
         """Start or continue the run in a process of its own, which outlives whoever starts it."""
@@ -161,7 +179,10 @@ class Job:
         return {"state": "failed", "message": message}
 
     def reached_end(self) -> bool:
-        """Whether the run of this job has come to its end."""
+        """Whether the run of this job has come to its end, or all runs of its sweep have."""
+        if self.over:
+            runs = (read_json(self.output / SWEEP_RESULTS) or {}).get("runs")
+            return isinstance(runs, list) and all(run.get("state") in ("finished", "pruned") for run in runs)
         try:
             return bool(self.status.get("began")) and read(self.output).finished
         except (LorasmithError, OSError):

@@ -1,6 +1,6 @@
 // A new run: few answers make a config, which can then be changed as a form or as TOML; problems show at their fields.
 import { get, post } from "../api.js";
-import { attempt, duration, fill, h, number, toast, useStyle } from "../dom.js";
+import { attempt, duration, fill, h, number, openDialog, toast, useStyle } from "../dom.js";
 import { settingsForm } from "../new_run/form.js";
 import { go } from "../router.js";
 
@@ -33,6 +33,7 @@ export async function render(root, parameters, signal) {
       h("div.row", {},
         h("button.primary", { onclick: start }, "Start the run"),
         h("button", { onclick: enqueue }, "Add to the queue"),
+        h("button", { onclick: addSweep }, "Sweep…"),
         h("button", { onclick: measure }, "Measure time and memory"))));
   fill(root, h("div.head", {}, h("h1", {}, "New run")), questions(), editor);
   if (parameters.config) await openFile(parameters.config);
@@ -168,6 +169,21 @@ export async function render(root, parameters, signal) {
       }
       await new Promise((resolve) => { setTimeout(resolve, 400); });
     }
+  }
+
+  function addSweep() {
+    const over = h("textarea", { rows: 4, required: true, autofocus: true, placeholder: "adapter.rank=4,8,16\noptimizer.lr=1e-4,5e-4" });
+    const form = h("form.stack", {}, h("label.field", {}, "A setting and its values on each line; every combination is trained", over),
+      h("div.row", {}, h("button.primary", {}, "Add the sweep to the queue")));
+    const dialog = openDialog("Sweep", form);
+    form.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      const lines = over.value.split("\n").map((line) => line.trim()).filter(Boolean);
+      const added = await attempt(() => post("new_run/sweep", { toml: config.toml, over: lines }), "Added to the queue.");
+      if (!added) return;
+      dialog.close();
+      go("queue");
+    });
   }
 
   async function enqueue() {

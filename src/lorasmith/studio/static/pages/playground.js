@@ -8,8 +8,8 @@ export const title = "Playground";
 
 const NUMBERS = {
   seed: { label: "Seed", value: 0, min: 0 }, steps: { label: "Steps", value: 20, min: 1, max: 1000 },
-  cfg: { label: "Guidance", value: 7, step: 0.5 }, width: { label: "Width", value: "", min: 8, step: 8, placeholder: "of the base" },
-  height: { label: "Height", value: "", min: 8, step: 8, placeholder: "of the base" }, count: { label: "Pictures", value: 1, min: 1, max: 64 },
+  cfg: { label: "Guidance", value: 7, step: 0.5 }, width: { label: "Width", value: "", min: 8, step: 8, placeholder: "base" },
+  height: { label: "Height", value: "", min: 8, step: 8, placeholder: "base" }, count: { label: "Pictures", value: 1, min: 1, max: 64 },
 };
 
 export async function render(root, parameters, signal) {

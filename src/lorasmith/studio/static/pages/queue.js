@@ -43,6 +43,7 @@ export async function render(root, parameters, signal) {
     return h("li.card.job", {},
       h("div.row", {}, h("strong.clip", {}, job.name), h("span.badge", { class: STYLES[job.state] ?? "" }, job.state),
         h("span.soft.small.clip.grow", {}, [job.output, job.device, job.loss && `loss ${number(job.loss)}`].filter(Boolean).join(" · ")),
+        job.sweep ? h("a.small", { href: href("sweeps", { sweep: job.sweep }) }, "Open the sweep") : null,
         job.run ? h("a.small", { href: href("run", { run: job.run }) }, "Open the run") : null),
       line, job.message ? h("p.small.wrap", { class: job.state === "failed" ? "wrong" : "soft" }, job.message) : null,
       h("div.row", {},
