@@ -77,7 +77,7 @@ def config_of(case: str, seed: int, folder: Path, options: argparse.Namespace) -
         "validation": {"images": str(folder / "held-out")},
     }
     # a threshold that is never passed: which windows would have ended the run is decided afterwards
-    measure = {"kind": "dvar", "stop": False, "every_steps": MEASURE_EVERY, "threshold": 1e-12}
+    measure = {"kind": "dvar", "stop": False, "every_steps": MEASURE_EVERY, "threshold": 1e-12, "draws": options.draws}
     return table | {
         "seed": seed,
         "steps": options.steps,
@@ -189,6 +189,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1000, help="the fixed length")
     parser.add_argument("--rounds", type=int, default=4, help="of 48 pictures, for each file that is judged")
+    parser.add_argument("--draws", type=int, default=4, help="how often DVAR measures its batch")
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs=2, metavar=("CASE", "SEED"), help="this run alone; prints its result")
@@ -198,10 +200,11 @@ def main() -> None:
         return
     rows: list[dict[str, Any]] = json.loads(options.to.read_text()) if options.to.exists() else []
     done = {(row["case"], row["seed"]) for row in rows}
-    wanted = [(case, seed) for seed in range(options.seeds) for case in CASES if (case, seed) not in done]
+    wanted = [(case, seed) for seed in range(options.seeds) for case in options.cases if (case, seed) not in done]
 
     def start(job: tuple[str, int]) -> None:
         given = ["--runs", options.runs, "--steps", options.steps, "--rounds", options.rounds]
+        given += ["--draws", options.draws]
         command = [sys.executable, "-m", "tools.tiny_base.stopping", "--only", *job, "--device", options.device, *given]
         answer = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, env=os.environ)
         for line in answer.stdout.splitlines():
