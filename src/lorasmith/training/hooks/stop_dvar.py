@@ -24,6 +24,8 @@ class Dvar(StopCriterion):
 
     The run has converged when the variance of its last values is below `threshold` times the variance of all (equation
     5 and algorithm 1 of the paper, whose window is 310 steps and whose threshold is 0.15). Needs no held-out images.
+    Where the loss falls much in the first steps, as on the tiny base, this is so as soon as there are two windows
+    (docs/measurements/quality.md).
     """
 
     kind: Literal["dvar"] = "dvar"
