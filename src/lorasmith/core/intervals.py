@@ -29,6 +29,10 @@ class Interval:
         spec = spec or ".4f"
         return f"{self.mean:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
 
+    def to_html(self) -> str:
+        """The mean, with its interval in small print below it, for a cell of a table."""
+        return f"{self.mean:.3f}<br><small>{self.low:.3f} to {self.high:.3f}</small>"
+
 
 def student_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """Mean of independent numbers with Student's interval, which is honest for few numbers as well. A single number has

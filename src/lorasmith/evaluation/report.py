@@ -99,7 +99,8 @@ def _number_table(evaluation: Evaluation) -> str:
     for row in evaluation.rows:
         cells = []
         for name in names:
-            text = str(row.four_numbers.get(name) or "–")
+            value = row.four_numbers.get(name)
+            text = "–" if value is None else value.to_html()
             cells.append(f"<td><b>{text}</b></td>" if row.name in ties.get(name, ()) else f"<td>{text}</td>")
         lines.append(f"<tr><th>{escape(row.name)}</th>{''.join(cells)}</tr>")
     note = (

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
-from lorasmith.core.intervals import Interval
 from lorasmith.core.quality import NUMBERS, Numbers, interval_from_json
 from lorasmith.training.output.report.record import Event, Record
 
@@ -30,22 +30,21 @@ def score_section(record: Record) -> str:
     best_step = (record.best or {}).get("best_step")
     lines = [f"<tr><th>step</th>{heads}</tr>"]
     for step, numbers in measured:
-        cells = "".join(f"<td>{shown(numbers.get(name))}</td>" for name in names)
         heading = f"<b>{step:,}, best held-out loss</b>" if step == best_step else f"{step:,}"
-        lines.append(f"<tr><th>{heading}</th>{cells}</tr>")
+        lines.append(f"<tr><th>{heading}</th>{cells_of(numbers, names)}</tr>")
     scorer = escape(str(events[-1].get("scorer") or "a scorer"))
     note = (
         f"Measured by {scorer}, with 90 % intervals over prompts and seeds, and over images for losses. Likeness and "
         "text are better the higher they are, copying and drift the lower."
     )
-    return f'<h2>Four numbers</h2><div class="card"><table>{"".join(lines)}</table></div><p class="note">{note}</p>'
+    table = f'<div class="card scroll"><table class="numbers">{"".join(lines)}</table></div>'
+    return f'<h2>Four numbers</h2>{table}<p class="note">{note}</p>'
 
 
-def shown(interval: Interval | None) -> str:
-    """The mean, with its interval in small print."""
-    if interval is None:
-        return "–"
-    return f"{interval.mean:.3f}<br><small>{interval.low:.3f} to {interval.high:.3f}</small>"
+def cells_of(numbers: Numbers, names: Sequence[str]) -> str:
+    """The cells of a line: these numbers with their intervals."""
+    values = [numbers.get(name) for name in names]
+    return "".join(f"<td>{'–' if value is None else value.to_html()}</td>" for value in values)
 
 
 def scores_in_words(record: Record) -> str | None:
