@@ -176,9 +176,12 @@ def cells_of(own: list[dict[str, Any]], name: str) -> list[str]:
 
 
 def change(runs: list[dict[str, Any]], name: str, quality: str) -> str:
-    """How much higher a share is than that of the fixed length, seed by seed, with Student's 90 % interval."""
+    """How much higher a share is than that of the fixed length, seed by seed, with Student's 90 % interval if there are
+    several seeds."""
     differences = [100 * (run[name][quality] - run[END][quality]) for run in runs if name in run]
     interval = student_interval(differences)
+    if len(differences) < 2:
+        return f"{interval.mean:+.0f}"
     return f"{interval.mean:+.0f} ({interval.low:+.0f} to {interval.high:+.0f})"
 
 
