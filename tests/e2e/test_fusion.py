@@ -120,6 +120,8 @@ def test_mistakes_are_told(two: list[Path], tmp_path: Path, here: Program) -> No
     fuse = ("fuse", "--base", "tiny-sd", "-o", tmp_path / "f.safetensors")
     assert "two files or more" in here(*fuse, two[0]).err
     assert "no such file" in here(*fuse, two[0], tmp_path / "no.safetensors").err
+    for ridge in ("none", "-1", "nan"):
+        assert "from 0 on" in here(*fuse, *two, "--ridge", ridge).err
     assert "choose one of gradient, weights, sum" in here(*fuse, *two, "--method", "best").err
     other = tmp_path / "other"
     other.mkdir()

@@ -42,9 +42,9 @@ UNSEEN = (
 
 WAYS: dict[str, dict[str, Any]] = {
     "gradient": {},
+    "ridge auto": {"ridge": "auto"},
     "ridge 0.0001": {"ridge": 1e-4},
     "ridge 0.001": {"ridge": 1e-3},
-    "ridge 0.01": {"ridge": 1e-2},
     "ridge 0.1": {"ridge": 1e-1},
     "weights": {"method": "weights"},
     "sum": {"method": "sum"},

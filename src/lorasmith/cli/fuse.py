@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -46,14 +47,14 @@ def fuse_command(
         typer.Option("--preserve", help="A prompt for which the base model should stay unchanged; repeatable."),
     ] = None,
     ridge: Annotated[
-        float | None,
+        str,
         typer.Option(
             "--ridge",
-            min=0,
-            help="Regularisation: larger values stay nearer to the base model. Default: what misses least on prompts "
-            "that are not fitted to.",
+            metavar="NUMBER|auto",
+            help="Regularisation: larger values stay nearer to the base model. auto: for each part of the model the "
+            "value with the smallest error on prompts that are not fitted to.",
         ),
-    ] = None,
+    ] = "0.01",
     steps: Annotated[
         int, typer.Option("--steps", min=1, help="Sampling steps of the pictures that collect layer inputs.")
     ] = 20,
@@ -81,7 +82,7 @@ def fuse_command(
         rank=rank,
         prompts=prompt,
         preserve=preserve,
-        ridge=ridge,
+        ridge=read_ridge(ridge),
         steps=steps,
         seeds=seeds,
         size=size,
@@ -92,6 +93,19 @@ def fuse_command(
     print_report(report)
     if json:
         console.print_json(report.plain())
+
+
+def read_ridge(text: str) -> float | Literal["auto"]:
+    """A number from 0 on, or `auto`. Raises typer.BadParameter for anything else."""
+    if text == "auto":
+        return "auto"
+    try:
+        ridge = float(text)
+    except ValueError:
+        ridge = math.nan
+    if not 0 <= ridge < math.inf:
+        raise typer.BadParameter(f'--ridge is "{text}"; give a number from 0 on, such as 0.01, or auto')
+    return ridge
 
 
 def print_report(report: FuseReport) -> None:

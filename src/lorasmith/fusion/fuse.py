@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from lorasmith.fusion.concepts import LoadedConcept
 from lorasmith.fusion.inputs import GramMatrices, attached_changes
 from lorasmith.fusion.prompts import HELD_OUT
 from lorasmith.fusion.prompts import PROMPTS as TEXTS
-from lorasmith.fusion.ridge_choice import choose_ridge
+from lorasmith.fusion.ridge_choice import DEFAULT_RIDGE, choose_ridge
 from lorasmith.sampling.loras import vocabulary_of
 from lorasmith.sampling.request import Request
 from lorasmith.sampling.sample import sample_latents, scheduler_for
@@ -53,11 +54,13 @@ class FuseSettings:
     in prompts that they have not seen than weights that are not fused at all."""
     preserve: tuple[str, ...] = ()
     """Prompts for which the base is to stay as it was."""
-    ridge: float | None = None
-    """See `closed_form.LayerRegression`. None: chosen for each stage by the inputs of `held_out`."""
+    ridge: float | Literal["auto"] = DEFAULT_RIDGE
+    """See `closed_form.LayerRegression`. `auto`: for each stage what misses least on the inputs of `held_out`. That
+    keeps other things better and can lose a concept of weak effect (docs/measurements/fusion.md), so it is not the
+    default."""
     held_out: tuple[str, ...] = HELD_OUT
-    """Prompts that are not fitted to. What the fused weights miss on their inputs is measured, and chooses the ridge.
-    Of pictures, two of these prompts are drawn, in half the steps."""
+    """Prompts that are not fitted to. What the fused weights miss on their inputs is measured, and can choose the
+    ridge. Of pictures, two of these prompts are drawn, in half the steps."""
     seeds: int = 1
     """Images that are drawn for each prompt."""
     steps: int = 20
@@ -213,7 +216,7 @@ def solve_stage(stage: str, inputs: StageInputs, settings: FuseSettings, result:
     """Add the changes of a stage's layers to the result, and what each method misses of each concept. The regressions
     are emptied, so that memory is freed layer by layer."""
     ridge = settings.ridge
-    if ridge is None:
+    if ridge == "auto":
         ridge = choose_ridge(inputs.regressions, inputs.held_out)
     result.ridge[stage] = ridge
 

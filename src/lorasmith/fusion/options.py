@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from lorasmith.core.progress import Progress
 from lorasmith.families.resolve import find
@@ -25,7 +25,7 @@ class FuseOptions(TypedDict, total=False):
     rank: int | None
     prompts: Sequence[str] | None
     preserve: Sequence[str] | None
-    ridge: float | None
+    ridge: float | Literal["auto"]
     steps: int
     seeds: int
     size: int | None

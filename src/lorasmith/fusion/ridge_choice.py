@@ -16,8 +16,7 @@ from lorasmith.fusion.closed_form import LayerRegression, OutputErrors
 RIDGES = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 """The candidates."""
 
-DEFAULT = 1e-2
-"""Where there is nothing to choose by."""
+DEFAULT_RIDGE = 1e-2
 
 MAX_LAYERS = 40
 """Layers of a stage that are tried: each costs a solution for each candidate."""
@@ -25,10 +24,11 @@ MAX_LAYERS = 40
 
 def choose_ridge(regressions: Mapping[str, LayerRegression], held_out: Sequence[Mapping[str, Tensor]]) -> float:
     """The candidate whose changes miss the smallest share of the concepts on `held_out`: for each concept a sketch of
-    inputs for each layer. Concepts count alike, whatever the size of their effect."""
+    inputs for each layer. Concepts count alike, whatever the size of their effect. `DEFAULT_RIDGE` if there is nothing
+    to choose by."""
     names = [name for name, regression in regressions.items() if regression.has_inputs]
     if not names or not held_out:
-        return DEFAULT
+        return DEFAULT_RIDGE
     errors = OutputErrors()
     # Evenly spaced over the depth of the model.
     for name in names[:: -(-len(names) // MAX_LAYERS)]:

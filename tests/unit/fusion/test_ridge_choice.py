@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lorasmith.fusion.closed_form import Factors, LayerRegression, squared_output_error
-from lorasmith.fusion.ridge_choice import DEFAULT, MAX_LAYERS, RIDGES, choose_ridge
+from lorasmith.fusion.ridge_choice import DEFAULT_RIDGE, MAX_LAYERS, RIDGES, choose_ridge
 
 WIDTH = 24
 
@@ -71,9 +71,9 @@ def test_a_concept_of_small_effect_counts_as_much() -> None:
 
 def test_without_inputs_there_is_nothing_to_choose_by() -> None:
     changes, fitted, others = material(11)
-    assert choose_ridge({"a": regression_of(changes, fitted)}, []) == DEFAULT
+    assert choose_ridge({"a": regression_of(changes, fitted)}, []) == DEFAULT_RIDGE
     silent = regression_of(changes, [torch.zeros(1, WIDTH)] * 2)
-    assert choose_ridge({"a": silent}, [{"a": own} for own in others]) == DEFAULT
+    assert choose_ridge({"a": silent}, [{"a": own} for own in others]) == DEFAULT_RIDGE
 
 
 def test_only_some_of_many_layers_are_tried() -> None:
