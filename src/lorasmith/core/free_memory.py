@@ -33,11 +33,13 @@ def free_memory(device: torch.device) -> int:
 def _free_on_gpu(device: torch.device) -> int:
     """Bytes of a GPU that nobody uses, within the part of it that this process may have
     (`torch.cuda.set_per_process_memory_fraction`). What torch holds for reuse is free too."""
-    free, total = torch.cuda.mem_get_info(device)
-    reserved, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+    # not every function of torch takes a device without a number, which means the current one
+    index = torch.cuda.current_device() if device.index is None else device.index
+    free, total = torch.cuda.mem_get_info(index)
+    reserved, used = torch.cuda.memory_reserved(index), torch.cuda.memory_allocated(index)
     # torch < 2.8 does not tell the part
     ask = getattr(torch.cuda, "get_per_process_memory_fraction", None)
-    allowed = total if ask is None else int(total * ask(device))
+    allowed = total if ask is None else int(total * ask(index))
     return max(0, min(int(free), allowed - reserved) + reserved - used)
 
 

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from lorasmith.core.errors import LorasmithError
+from lorasmith.training.output.control import STOP, send_request
 
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "SLURM_STEP_NUM_TASKS")
 """Environment variables that make a process a rank of a distributed run. Such a run is a single process."""
 STOPPED_EXIT_CODE = 130
+WINDOWS = os.name == "nt"
 LONGEST_MESSAGE = 300
+
+
+class StoppableProcess(Protocol):
+    """A process of subprocess or psutil."""
+
+    def kill(self) -> None: ...
+
+    def send_signal(self, sig: int, /) -> None: ...
 
 
 def environment() -> dict[str, str]:
@@ -20,10 +33,27 @@ def environment() -> dict[str, str]:
 
 def detached() -> dict[str, Any]:
     """Arguments of Popen for a process in a session of its own, which no signal to the terminal reaches."""
-    if os.name == "nt":
+    if WINDOWS:
         flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS  # type: ignore[attr-defined]
         return {"creationflags": flags}
     return {"start_new_session": True}
+
+
+def stop_process(process: StoppableProcess, run: Path, at_once: bool = False, windows: bool = WINDOWS) -> None:
+    """End a run in `process` after its current step, with a checkpoint. With `at_once`, kill it.
+
+    `run`: its folder. Windows has no signal that a process in another console group would get, so there the run is
+    stopped by the request that it reads after each step.
+    """
+    if at_once:
+        process.kill()
+    elif windows:
+        try:
+            send_request(run, STOP)
+        except LorasmithError:  # it has not begun, so there is nothing to save
+            process.kill()
+    else:
+        process.send_signal(signal.SIGINT)
 
 
 def last_error(log: Path, code: int | None) -> str:

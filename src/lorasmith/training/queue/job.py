@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,8 +15,7 @@ import psutil
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import write_text
-from lorasmith.training.job_process import STOPPED_EXIT_CODE, detached, environment, last_error
-from lorasmith.training.output.control import STOP, send_request
+from lorasmith.training.job_process import STOPPED_EXIT_CODE, detached, environment, last_error, stop_process
 from lorasmith.training.output.report.record import read
 
 SETTINGS, STATE, LOG = "job.json", "state.json", "log.txt"
@@ -152,14 +149,8 @@ class Job:
     def stop(self, at_once: bool = False) -> None:
         """End the run after its current step, with a checkpoint. With `at_once`, kill it."""
         process = self.process()
-        if process is None:
-            return
-        if at_once:
-            process.kill()
-        elif os.name == "nt":
-            send_request(self.output, STOP)
-        else:
-            process.send_signal(signal.SIGINT)
+        if process is not None:
+            stop_process(process, self.output, at_once)
 
     def ending(self, code: int | None) -> dict[str, str]:
         """State and message of a job whose process has ended. `code`: its exit code; None if that is not known, since

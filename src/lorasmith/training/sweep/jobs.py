@@ -6,7 +6,6 @@ The state of a run is read from its folder alone: a finished run is not repeated
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any, Literal
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import write_text
 from lorasmith.training.config import TrainConfig, load_config
-from lorasmith.training.job_process import STOPPED_EXIT_CODE, environment, last_error
+from lorasmith.training.job_process import STOPPED_EXIT_CODE, detached, environment, last_error, stop_process
 from lorasmith.training.output.folder import CONFIG, named_code, reopen
 from lorasmith.training.output.report.record import Record, read
 from lorasmith.training.sweep.axes import Values, folder_name
@@ -40,7 +39,7 @@ class Job:
     state: State = "waiting"
     message: str = ""
     """The error, if the run has failed."""
-    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    process: subprocess.Popen[Any] | None = field(default=None, repr=False)
 
     @property
     def folder(self) -> Path:
@@ -97,7 +96,7 @@ class Job:
                 stdin=subprocess.DEVNULL,
                 env=env,
                 # Ctrl-C in the terminal must not reach the process: the sweep stops it (see `stop`)
-                start_new_session=True,
+                **detached(),
             )
         self.state = "running"
 
@@ -124,7 +123,7 @@ class Job:
     def stop(self, at_once: bool = False) -> None:
         """End the process after the current step, with a checkpoint. With `at_once`, kill it."""
         if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGKILL if at_once else signal.SIGINT)
+            stop_process(self.process, self.folder, at_once)
 
     def prune(self) -> None:
         """End the run because others do better. A later sweep does not continue it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -86,6 +87,13 @@ def test_free_memory_of_a_gpu_is_within_the_part_that_the_process_may_have(
     """Of 100 bytes 50 are free. This process has 30, of which tensors use 18."""
     answers = {"mem_get_info": (50, 100), "memory_reserved": 30, "memory_allocated": 18}
     answers["get_per_process_memory_fraction"] = share
+
+    def answer(device: object, value: object) -> object:
+        if not isinstance(device, int):  # as torch.cuda.get_per_process_memory_fraction of torch 2.11
+            raise ValueError(f"Expected a torch.device with a specified index or an integer, but got:{device}")
+        return value
+
     for name, value in answers.items():
-        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value, raising=False)
+        monkeypatch.setattr(torch.cuda, name, partial(answer, value=value), raising=False)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     assert free_memory.free_memory(torch.device("cuda")) == expected
