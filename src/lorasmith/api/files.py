@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from lorasmith.fusion.refit_files import RefitReport
 
 
-def inspect(file: Path | str, *, plot: Path | str | None = None) -> dict[str, Any]:
+def inspect(file: Path | str, *, plot: Path | str | None = None, base: Path | str | None = None) -> dict[str, Any]:
     """The contents of a LoRA file as plain data: kind, rank, layers, trigger words, and how it was trained. Of the
     folder of a run: whether it trained, its best weights, and what is wrong with it.
 
-    `plot`: also write a bar chart of the change of each block of a file into this picture. Raises LorasmithError if the
-    file cannot be read or is not a LoRA, or if the folder holds no run.
+    `plot`: also write a bar chart of the change of each block of a file into this picture. `base`: also say what is
+    left of the change where that base model is stored in fp16 or fp8. Raises LorasmithError if the file cannot be read,
+    is not a LoRA or does not fit the base, or if the folder holds no run.
     """
     if Path(file).is_dir():
         from lorasmith.training.output.report.inspect_run import inspect_run
@@ -34,6 +35,10 @@ def inspect(file: Path | str, *, plot: Path | str | None = None) -> dict[str, An
     contents = read_contents(Path(file))
     if plot is not None:
         write_plot(contents["norms"], Path(file).name, Path(plot))
+    if base is not None:
+        from lorasmith.sampling.rounding import rounding_of
+
+        contents |= rounding_of(Path(file), str(base))
     return contents
 
 

@@ -37,6 +37,14 @@ def inspect_command(
         Path | None,
         typer.Option("--plot", metavar="PICTURE", help="Also write a bar chart of the change of each block."),
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            metavar="BASE",
+            help="Also say what is left of the change where this base model is stored in fp16 or fp8.",
+        ),
+    ] = None,
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
@@ -47,7 +55,7 @@ def inspect_command(
     """
     from lorasmith import api
 
-    contents = api.inspect(file, plot=plot)
+    contents = api.inspect(file, plot=plot, base=base)
     if json:
         console.print_json(contents)
     else:

@@ -67,6 +67,9 @@ class Previews(Hook):
     """Height in pixels. Default: the training resolution."""
     compare_base: bool = True
     """Also draw the pictures with the base model."""
+    rounded: Literal["", "fp16", "fp8"] = ""
+    """Also draw the pictures at the first strength as on a UNet that is stored in these numbers, with the LoRA added
+    into its weights and rounded (as A1111 and Forge do)."""
     copies: Path | None = None
     """Folder for a second copy of each picture, where other programs expect it."""
     copy_name: str = "{name}-{step:06d}-{index:02d}"
@@ -101,6 +104,10 @@ class Previews(Hook):
     def start(self, run: Run) -> None:
         """Raises LorasmithError before training if the prompts cannot be read."""
         self.requests(run)
+        if self.rounded:
+            from lorasmith.training.hooks.rounded_base import check_rounding
+
+            check_rounding(run, self.rounded)
         super().start(run)
 
     def act(self, run: Run) -> None:
@@ -198,7 +205,23 @@ class Previews(Hook):
             for i, picture in enumerate(pictures):
                 files.append(save_picture(picture, folder / f"{i:02d}{suffix}.png"))
             rows.append((label, [to_image(picture.pixels) for picture in pictures]))
+        if self.rounded:
+            rows.append((f"on a base in {self.rounded}", self._rounded_pictures(run, requests, folder)))
         return rows, files
+
+    def _rounded_pictures(self, run: Run, requests: list[Request], folder: Path) -> list[Image.Image]:
+        """The pictures with the LoRA added into rounded weights, which are saved too."""
+        from lorasmith.imaging.png import to_image
+        from lorasmith.sampling.png_metadata import save_picture
+        from lorasmith.sampling.sample import sample
+        from lorasmith.training.hooks.rounded_base import on_rounded_base
+
+        strength = strength_by_component(self.strengths[0], run.adapters.components())
+        with on_rounded_base(run, self.rounded, strength):
+            pictures = sample(run.family, requests)
+        for i, picture in enumerate(pictures):
+            save_picture(picture, folder / f"{i:02d}-{self.rounded}.png")
+        return [to_image(picture.pixels) for picture in pictures]
 
     def _base_pictures(self, run: Run, requests: list[Request]) -> list[Image.Image]:
         """The pictures of the base model. They are read from the disk if the same requests were drawn before."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lorasmith.adapters.rounding import STORED, RoundingLoss
 from lorasmith.core.rng import StepRng
 from lorasmith.formats.survey import block_of
 
@@ -34,15 +35,23 @@ def adapters_with_gradient(run: Run) -> set[str]:
 
 
 @torch.no_grad()
-def relative_changes(run: Run) -> tuple[dict[str, float], dict[str, float], list[str]]:
-    """|dW| / |W| of each block and of each component, as exported, and the layers that are not changed at all."""
+def relative_changes(
+    run: Run, losses: Mapping[str, RoundingLoss]
+) -> tuple[dict[str, float], dict[str, float], list[str]]:
+    """|dW| / |W| of each block and of each component, as exported, and the layers that are not changed at all.
+
+    `losses`: by name in `STORED`; the layers are added to them.
+    """
     change: dict[str, float] = {}
     weight: dict[str, float] = {}
     unchanged: list[str] = []
     with run.as_exported():
         for name, adapter in run.adapters.adapters.items():
             base = run.adapters.weight_of(name).float()
-            difference = float((adapter.weight(base) - base).square().sum())
+            moved = adapter.weight(base) - base
+            difference = float(moved.square().sum())
+            for kind, loss in losses.items():
+                loss.add(base, moved, STORED[kind])
             if difference == 0:
                 unchanged.append(name)
             for group in (block_of("lora_" + name.replace(".", "_")), adapter.layer.component):
@@ -80,7 +89,8 @@ def timesteps_seen(run: Run) -> list[int] | None:
 
 def training_facts(run: Run, with_gradient: set[str]) -> dict[str, Any]:
     """The fields of the event `facts`. `with_gradient`: layers whose adapters got a gradient in any step looked at."""
-    blocks, components, unchanged = relative_changes(run)
+    losses = {kind: RoundingLoss() for kind in STORED}
+    blocks, components, unchanged = relative_changes(run, losses)
     # a change that began at 0 is proof of a gradient; one that came from a file is not
     started_from_file = run.started_from_file
     moved = set(run.adapters.adapters) - set(unchanged)
@@ -98,6 +108,7 @@ def training_facts(run: Run, with_gradient: set[str]) -> dict[str, Any]:
         "change": components,
         "change_by_block": blocks,
         "scale": sorted(scales)[0] if len(scales) == 1 else None,
+        "rounding": {kind: loss.to_json() for kind, loss in losses.items()},
         "clip": run.gradient_clip,
         "timesteps": timesteps_seen(run),
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Literal
 
+from lorasmith.adapters import rounding
 from lorasmith.training.output.report.phrases import phrases_with_trigger
 from lorasmith.training.output.report.record import Event, Record
 from lorasmith.training.output.report.tables import card, table
@@ -44,6 +45,7 @@ def health_of(record: Record) -> Health:
     facts: Event = recorded[-1] if recorded else {}
     add_adapters(health, facts)
     add_changes(health, facts)
+    add_rounding(health, facts)
     add_rates(health, record, facts)
     add_clipping(health, record, facts)
     add_timesteps(health, facts)
@@ -84,6 +86,20 @@ def add_changes(health: Health, facts: Event) -> None:
         elif change > LARGEST_CHANGE:
             text = f"The weights of {component} moved by {change:.2f} of their size: little of the base is left."
             health.add("warning", f"{text} The learning rate is too high.")
+
+
+def add_rounding(health: Health, facts: Event) -> None:
+    """What is left of the change on a base that is stored in few bits."""
+    losses = facts.get("rounding")
+    if not isinstance(losses, dict):
+        return
+    for kind, loss in losses.items():
+        if not isinstance(loss, dict) or not all(isinstance(loss.get(key), float) for key in ("unchanged", "error")):
+            continue
+        health.facts[f"added into a base in {kind}"] = rounding.describe(loss)
+        if text := rounding.warning(kind, loss):
+            # fp8 loses most of nearly every LoRA, and few bases are stored so
+            health.add("note" if kind == "fp8" else "warning", text)
 
 
 def add_rates(health: Health, record: Record, facts: Event) -> None:
