@@ -72,7 +72,19 @@ def draw(send: Send, **parameters: Any) -> dict[str, Any]:
     return DRAWER.draw(send, CANCELLED, **parameters)
 
 
-METHODS: dict[str, Callable[..., Any]] = {"check": check_text, "recipe": make_recipe, "draw": draw}
+def inspect(send: Send, file: str) -> dict[str, Any]:
+    """What `lorasmith inspect` says about a file."""
+    from lorasmith import api
+
+    return api.inspect(file)
+
+
+METHODS: dict[str, Callable[..., Any]] = {
+    "check": check_text,
+    "recipe": make_recipe,
+    "draw": draw,
+    "inspect": inspect,
+}
 
 
 def main() -> None:

@@ -45,3 +45,49 @@ def test_a_new_file_is_made_beside_the_old_one_by_the_commands(
     assert client.post("/api/files/combine", json={"files": uses[:1], "name": "ab"}).status_code == 400
     assert client.get("/api/files/inspect", params={"file": "/etc/passwd"}).status_code == 400
     assert len(commands) == 2
+
+
+def test_files_are_fused_merged_and_extracted_below_the_folders(
+    tmp_path: Path, open_studio: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+
+    def run_json(arguments: list[str], seconds: float) -> dict[str, Any]:
+        commands.append(arguments)
+        return {"error of": 0.1}
+
+    monkeypatch.setattr(files, "run_json", run_json)
+    root = tmp_path / "r"
+    root.mkdir()
+    secret = tmp_path / "secret.safetensors"
+    secret.touch()
+    client = open_studio(root)
+    uses = [{"file": f"r/{name}.safetensors", "strength": 0.5, "name": name} for name in "ab"]
+    fuse = {"files": uses, "name": "ab", "options": {"base": "tiny-sd", "rank": "8", "device": "x"}}
+    made = client.post("/api/files/fuse", json=fuse).json()
+    assert made == {"file": "r/ab.safetensors", "report": {"error of": 0.1}}
+    assert commands[0] == [
+        *("fuse", f"{root}/a.safetensors:0.5=a", f"{root}/b.safetensors:0.5=b", "--base=tiny-sd", "--rank=8"),
+        *("--output", f"{root}/ab.safetensors"),
+    ]
+    merge = {"files": uses[:1], "name": "new", "base": "tiny-sd"}
+    assert client.post("/api/files/merge", json=merge).json()["file"] == "r/new"
+    extract = {"tuned": "some/model", "base": "tiny-sd", "name": "new", "options": {"rank": "4"}}
+    assert client.post("/api/files/extract", json=extract).json()["file"] == "r/new.safetensors"
+    assert commands[2] == ["extract", "some/model", "tiny-sd", "--rank=4", "--output", f"{root}/new.safetensors"]
+    outside = str(secret)
+    for route, body in (
+        ("fuse", {**fuse, "options": {}}),
+        ("fuse", {**fuse, "options": {"base": outside}}),
+        ("fuse", {**fuse, "files": uses[:1]}),
+        ("merge", {**merge, "base": outside}),
+        ("merge", {**merge, "base": "--output"}),
+        ("merge", {**merge, "name": "../x"}),
+        ("merge", {**merge, "files": [{"file": "r/../secret.safetensors", "strength": 1}]}),
+        ("extract", {**extract, "tuned": outside}),
+        ("extract", {**extract, "options": [1]}),
+        ("change", {"file": "r/a.safetensors", "command": "fuse", "name": "x"}),
+        ("change", {"file": "r/a.safetensors", "command": "convert", "name": "x", "options": {"base": outside}}),
+    ):
+        assert client.post(f"/api/files/{route}", json=body).status_code == 400, (route, body)
+    assert len(commands) == 3

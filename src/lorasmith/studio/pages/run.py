@@ -19,7 +19,7 @@ from lorasmith.studio.run_list import EVENTS, parse, read_summary, value_of
 from lorasmith.studio.run_log import RunLog
 from lorasmith.training.output.control import send_request
 from lorasmith.training.output.report.notes import warnings
-from lorasmith.training.output.report.record import Event, Record
+from lorasmith.training.output.report.record import Event, Record, with_whole_paths
 
 CONFIG = "config.toml"
 LOG_LINES = 400
@@ -151,7 +151,7 @@ def log_lines(log: RunLog) -> list[dict[str, Any]]:
 
 def data_of(call: Call, folder: Path) -> dict[str, Any]:
     """Where the images of a run are, as far as that is known, with the names of folders that the studio can open."""
-    data = parse(read_limited(folder / "data.json")) or {}
+    data = with_whole_paths(folder, parse(read_limited(folder / "data.json")) or {})
     files = [image.get("file") for image in data.get("images") or [] if isinstance(image, dict)]
     folders = dict.fromkeys(str(Path(file).parent) for file in files if isinstance(file, str))
     names = {path: call.roots.name_of(Path(path)) for path in folders}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,10 +130,24 @@ def read(folder: Path, pictures: PictureCache | None = None) -> Record:
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     events = [event for event in map(parse_event, lines) if event is not None]
     summary = _read_table(folder / "summary.json")
-    data = _read_table(folder / "data.json")
+    data = with_whole_paths(folder, _read_table(folder / "data.json"))
     return Record(
         folder, events, summary, _read_text(folder / "config.toml"), data, {} if pictures is None else pictures
     )
+
+
+def with_whole_paths(folder: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """data.json with the paths of its files, which are written from the folder of the run; older ones are absolute."""
+
+    def whole(entry: Any) -> Any:
+        if not isinstance(entry, dict) or not isinstance(entry.get("file"), str) or not entry["file"]:
+            return entry
+        return {**entry, "file": os.path.normpath(os.path.join(os.path.realpath(folder), entry["file"]))}
+
+    lists = {
+        key: [whole(entry) for entry in data[key]] for key in ("images", "remarks") if isinstance(data.get(key), list)
+    }
+    return {**data, **lists}
 
 
 def clean_event(value: Any) -> Event | None:
