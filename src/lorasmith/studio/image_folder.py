@@ -30,6 +30,8 @@ from lorasmith.data.images import SUFFIXES, decode, register_plugins
 from lorasmith.data.listing import CLASS_FOLDER, images_in
 from lorasmith.data.mask_files import MASK_FOLDERS, decode_mask, find_mask, masked_stem
 from lorasmith.data.metadata import TABLE_NAMES
+from lorasmith.studio import caption_table
+from lorasmith.studio.caption_table import CaptionTable
 from lorasmith.studio.process import run_json
 from lorasmith.studio.run_list import EVENTS
 from lorasmith.studio.tokens import LIMIT, count_tokens
@@ -79,8 +81,23 @@ class ImageFolder:
         """A table that holds the captions of the folder, in place of caption files."""
         return next((self.folder / name for name in TABLE_NAMES if (self.folder / name).is_file()), None)
 
+    @property
+    def can_write(self) -> bool:
+        """Whether the captions can be changed: in files beside the images, or in metadata.jsonl."""
+        table = self.table()
+        return table is None or table.name == caption_table.NAME
+
+    @cached_property
+    def _captions(self) -> CaptionTable | None:
+        """The captions in metadata.jsonl; None if there is no such table."""
+        table = self.table()
+        return CaptionTable(table) if table is not None and table.name == caption_table.NAME else None
+
     def caption(self, image: Path) -> str | None:
-        """The text of the caption file of an image as it is; None if there is no file."""
+        """The caption of an image: in metadata.jsonl, else the text of its caption file as it is; None without one."""
+        in_table = None if self._captions is None else self._captions.caption(image.name)
+        if in_table is not None:
+            return in_table
         path = find_caption_file(image, self.subset)
         if path is None or path.stat().st_size > LARGEST_CAPTION_FILE:
             return None
@@ -173,7 +190,7 @@ class ImageFolder:
         Nothing is written if one of the files is not as the page knows it: somebody else has changed it since. Raises
         LorasmithError then.
         """
-        if self.table() is not None:
+        if not self.can_write:
             raise LorasmithError(f"the captions of {self.folder} are in {self.table()}; change them there")
         plan: list[tuple[Path, Path | None, str | None]] = []
         for change in changes:
@@ -188,11 +205,19 @@ class ImageFolder:
                 )
             plan.append((image, find_caption_file(image, self.subset), after))
 
-        for image, file, after in plan:
-            if after is not None:
-                write_text(file or image.with_suffix(".txt"), after + "\n")
-            elif file is not None:
-                file.unlink()
+        if self._captions is not None:
+            self._captions.change({image.name: after for image, _, after in plan})
+        else:
+            write_files(plan)
+
+
+def write_files(plan: Sequence[tuple[Path, Path | None, str | None]]) -> None:
+    """Write captions beside images: the image, its caption file if there is one, and the caption; None deletes it."""
+    for image, file, after in plan:
+        if after is not None:
+            write_text(file or image.with_suffix(".txt"), after + "\n")
+        elif file is not None:
+            file.unlink()
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -67,6 +67,40 @@ def test_of_several_changes_none_is_made_if_one_cannot_be(images: Path, open_stu
     assert not (images / "10.txt").exists()
 
 
+def test_captions_in_a_table_are_changed_in_it_and_nothing_else(images: Path, open_studio: Open) -> None:
+    table = images / "metadata.jsonl"
+    lines = [
+        '{"file_name": "3.jpg", "caption": "Ärger 🤖", "seed": 7}',
+        "broken",
+        '{"file_name": "10.png", "text": ["a", "b"]}',
+    ]
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    client = open_studio(images)
+    opened = client.get("/api/data/open", params={"folder": "images"}).json()
+    assert (opened["table"], opened["can_write"]) == ("metadata.jsonl", True)
+    captions = {image["name"]: image["caption"] for image in opened["images"]}
+    assert captions == {"2.png": "garp, a <b>bold</b> robot", "3.jpg": "Ärger 🤖", "10.png": "a"}
+
+    def change(*changes: tuple[str, str | None, str | None]) -> int:
+        rows = [dict(zip(("name", "before", "after"), each, strict=True)) for each in changes]
+        return client.post("/api/data/captions", json={"folder": "images", "changes": rows}).status_code
+
+    assert change(("3.jpg", "Ärger 🤖", 'a "new" one'), ("2.png", "garp, a <b>bold</b> robot", "in the table")) == 200
+    assert table.read_text(encoding="utf-8").splitlines() == [
+        '{"file_name": "3.jpg", "caption": "a \\"new\\" one", "seed": 7}',
+        *lines[1:],
+        '{"file_name": "2.png", "text": "in the table"}',
+    ]
+    # somebody else has changed it; a list of captions; nothing is written then
+    before = table.read_bytes()
+    assert change(("3.jpg", "Ärger 🤖", "lost?")) == 400
+    assert change(("3.jpg", 'a "new" one', "x"), ("10.png", "a", "x")) == 400
+    assert table.read_bytes() == before
+    # undone: the row has no caption again
+    assert change(("2.png", "in the table", None)) == 200
+    assert table.read_text(encoding="utf-8").splitlines()[-1] == '{"file_name": "2.png"}'
+
+
 def test_sizes_and_crops_are_those_of_training(images: Path, open_studio: Open) -> None:
     body = {"folder": "images", "names": ["2.png", "missing.png"], "resolution": 128}
     first, second = open_studio(images).post("/api/data/details", json=body).json()["details"]

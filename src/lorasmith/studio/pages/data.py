@@ -50,6 +50,7 @@ def open_folder(call: Call) -> dict[str, Any]:
         "path": str(images.folder),
         "images": images.list(),
         "table": None if table is None else table.name,
+        "can_write": images.can_write,
         "repeats": repeats_of(images.folder),
         "limit": LIMIT,
     }
@@ -78,6 +79,7 @@ def write_captions(call: Call) -> dict[str, Any]:
         raise LorasmithError("the request has no list `changes`")
     images = image_folder(call)
     images.write_captions(changes)
+    images = image_folder(call)  # as it is now on the disk
     written = [images.image(str(change["name"])) for change in changes]
     return {"images": [images.describe(path) for path in written]}
 

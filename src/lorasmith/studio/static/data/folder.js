@@ -54,7 +54,7 @@ export async function showFolder(root, parameters, signal) {
     h("div.head", {}, h("div.row.grow", {}, search, filter), count),
     grid.element);
   for (const button of root.querySelectorAll(".tools button")) {
-    if (opened.table && button !== check) button.disabled = true;
+    if (!opened.can_write && button !== check) button.disabled = true;
   }
 
   function draw() {
@@ -71,7 +71,7 @@ export async function showFolder(root, parameters, signal) {
 
   function drawNotes() {
     const lines = [...set.notes];
-    if (opened.table) lines.unshift(`The captions are in ${opened.table}; change them there.`);
+    if (opened.table) lines.unshift(opened.can_write ? `The captions are in ${opened.table}; it is changed here.` : `The captions are in ${opened.table}; change them there.`);
     if (opened.repeats > 1) lines.unshift(`The name of the folder says that each image is repeated ${opened.repeats} times.`);
     notes.className = "notice";
     notes.hidden = !lines.length;
