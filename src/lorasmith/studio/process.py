@@ -95,10 +95,12 @@ def run_json(arguments: Sequence[str], seconds: float = CHECK_SECONDS) -> dict[s
     except ValueError:
         last = done.stderr.decode("utf-8", errors="replace").strip().splitlines()[-1:] or ["it printed nothing"]
         raise LorasmithError(f"lorasmith {arguments[0]} failed with code {done.returncode}: {last[0]}") from None
-    if "error" in result and result.get("problems"):
+    # a report may have an `error` too: the number by which the new file differs from the old one
+    message = result.get("error")
+    if isinstance(message, str) and result.get("problems"):
         raise ConfigError([Problem(**problem) for problem in result["problems"]])
-    if "error" in result:
-        raise LorasmithError(str(result["error"]))
+    if isinstance(message, str):
+        raise LorasmithError(message)
     return result
 
 

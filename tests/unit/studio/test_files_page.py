@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from lorasmith.core.errors import LorasmithError
+from lorasmith.studio import process
 from lorasmith.studio.pages import files
 
 Open = Callable[..., TestClient]
@@ -91,3 +95,13 @@ def test_files_are_fused_merged_and_extracted_below_the_folders(
     ):
         assert client.post(f"/api/files/{route}", json=body).status_code == 400, (route, body)
     assert len(commands) == 3
+
+
+@pytest.mark.parametrize("error", [None, 0.25])
+def test_the_error_of_an_approximation_is_no_failure(error: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = json.dumps({"error": error, "layers": 3})
+    monkeypatch.setattr(process, "command", lambda arguments: [sys.executable, "-c", f"print({printed!r})"])
+    assert process.run_json(["resize"]) == {"error": error, "layers": 3}
+    monkeypatch.setattr(process, "command", lambda arguments: [sys.executable, "-c", 'print(\'{"error": "no file"}\')'])
+    with pytest.raises(LorasmithError, match="no file"):
+        process.run_json(["resize"])
