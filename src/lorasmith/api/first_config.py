@@ -12,7 +12,8 @@ from lorasmith.api.recipe import SUBJECTS, Answers, recipe
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.data.listing import images_in
 from lorasmith.families.resolve import find
-from lorasmith.families.stable_diffusion.layer_names import PRESETS, layers, published_unet
+from lorasmith.families.stable_diffusion.layer_names import layers, published_unet
+from lorasmith.families.stable_diffusion.presets import PRESETS
 from lorasmith.training.memory_levels import CHECKPOINTING, LAST_EXACT, LEVELS
 from lorasmith.training.setup.memory_estimate import StepShape, need
 

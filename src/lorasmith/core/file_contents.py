@@ -24,6 +24,8 @@ FOREIGN_LORAS = (
     ),
 )
 """Pattern of keys, and what such a file is. Only for files with a tensor of a LoRA."""
+READABLE_TRANSFORMER = r"^(?:base_model\.model\.)?(?:lora_)?transformer[._](?:single_)?transformer_blocks[._]\d"
+"""Keys of LoRAs for transformers in diffusers' names. They are read; whether they fit, the base decides."""
 
 _MODEL = r"^(?:model\.diffusion_model\.|diffusion_model\.|transformer\.)?"
 FOREIGN_MODELS = (
@@ -74,6 +76,11 @@ class Contents:
     """The key that shows it, shortened for messages."""
     remedy: str = ""
     """What to do with such a file; empty if Lorasmith has no use for it."""
+
+
+def is_readable_transformer(keys: Collection[str]) -> bool:
+    """Whether the keys are those of a LoRA for a transformer in diffusers' names."""
+    return any(re.search(READABLE_TRANSFORMER, key) for key in keys)
 
 
 def foreign_lora(keys: Collection[str]) -> Contents | None:

@@ -18,7 +18,8 @@ from lorasmith.families.source import Source
 
 
 class NotRecognisedError(LorasmithError):
-    """A folder or file is not a base model of the family that was asked."""
+    """A folder or file is not a base model of the family that was asked. Without a message, nothing suggests that it
+    might be one."""
 
 
 class FamilyLoader(ABC):
@@ -85,5 +86,5 @@ def open_source(name: str, path: Path, kind: str | None = None) -> Source:
         try:
             return opener(name, path, kind)
         except NotRecognisedError as error:
-            reasons.append(str(error))
+            reasons += [str(error)] if str(error) else []
     raise LorasmithError("\n".join(dict.fromkeys(reasons)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +31,10 @@ class Source(ABC):
     kind: str
     """`sd1`, `sd2`, `sdxl`."""
     denoiser_component: ClassVar[str]
+    projected_text: ClassVar[tuple[str, ...]] = ("te2",)
+    """The CLIP text encoders whose pooled text is projected."""
+    layer_presets: ClassVar[Mapping[str, tuple[str, ...]]]
+    """See `LayerNames.layer_presets`."""
 
     @property
     @abstractmethod

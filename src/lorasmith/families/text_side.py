@@ -33,14 +33,19 @@ class TextSide(ABC):
 
     @abstractmethod
     def encode_text(
-        self, captions: Sequence[str], *, max_tokens: int = 75, clip_skip: int = 1, weighted: bool = False
+        self, captions: Sequence[str], *, max_tokens: int | None = 75, clip_skip: int = 1, weighted: bool = False
     ) -> Conditioning:
         """Captions to a conditioning; gradients flow if the text encoders have trainable adapters.
 
-        `max_tokens` 75, 150 or 225: longer texts are encoded in windows of 75 and joined. `clip_skip` 1 is the last
-        layer; n takes the n-th from the end, followed by the final LayerNorm (SD 1.x). `weighted`: brackets are
-        emphasis and windows end at commas, as in prompts (`stable_diffusion/emphasis.py`).
+        `max_tokens` 75, 150 or 225: longer texts are encoded in windows of 75 and joined; None, with `weighted`: as
+        many windows as the longest text needs. `clip_skip` 1 is the last layer; n takes the n-th from the end, followed
+        by the final LayerNorm (SD 1.x). `weighted`: brackets are emphasis and windows end at commas, as in prompts
+        (`stable_diffusion/emphasis.py`).
         """
+
+    @abstractmethod
+    def count_windows(self, texts: Sequence[str]) -> int:
+        """How many windows of tokens the longest of these prompts is encoded in."""
 
     @abstractmethod
     def tokens(self, text: str) -> list[int]:

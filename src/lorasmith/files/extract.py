@@ -11,7 +11,7 @@ from torch import Tensor
 from lorasmith.adapters.attach import select_layers
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
-from lorasmith.families.stable_diffusion.layer_names import PRESETS
+from lorasmith.families.stable_diffusion.presets import PRESETS
 from lorasmith.files.lora import DecodedLora, FileReport, OutputFile, encode_as, lora_tensors, rank_counts, save
 from lorasmith.files.lowrank import MatrixSvd, Truncation, TruncationErrors
 from lorasmith.files.model import BaseWeights, ModelLayers, components_of

@@ -20,7 +20,7 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.formats.base import Encoded, Format, LayerNames, Shapes, layer_tensors, unsupported_layers
 from lorasmith.formats.rewrite import LayerTensors, alpha_of, merge_tucker_core, to_plain_lora, with_alpha
 
-PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
+PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_transformer_")
 _TEXT_PROJECTION = re.compile(r"^(te\d?\..*\.self_attn\.)(?:q|k|v|out)_proj$")
 _TEXT_MLP = re.compile(r"^(te\d?\..*\.layers\.\d+\.)mlp\.fc([12])$")
 PROJECTIONS = ("q", "k", "v", "out")

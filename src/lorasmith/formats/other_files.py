@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from lorasmith.core.errors import LorasmithError
-from lorasmith.core.file_contents import EMBEDDING_KEYS, SUPPORTED, foreign_lora, other_file
+from lorasmith.core.file_contents import EMBEDDING_KEYS, SUPPORTED, foreign_lora, is_readable_transformer, other_file
 
 
 def refuse_other_files(keys: Sequence[str], is_lora_key: Callable[[str], bool]) -> None:
     """Raise LorasmithError for keys of a LoRA for another model, and of a model in place of a LoRA."""
     if any(is_lora_key(key) for key in keys):
         foreign = foreign_lora(keys)
-        if foreign is not None:
+        if foreign is not None and not is_readable_transformer(keys):
             raise LorasmithError(f"is {foreign.what}, by its key {foreign.key}; LoRAs for {SUPPORTED} are read")
         return
     contents = other_file(keys)

@@ -19,11 +19,12 @@ from lorasmith.formats.peft_config import add_peft_alphas
 
 _UNET_TOP_MODULES = r"(?=(?:down_blocks|up_blocks|mid_block|conv_in|conv_out|time_embedding|add_embedding)\b)"
 _STARTS: tuple[tuple[str, str, str], ...] = (
-    (r"(?=lora_(?:unet|te\d?)_)", "", "kohya"),
+    (r"(?=lora_(?:unet|te\d?|transformer)_)", "", "kohya"),
     (r"lycoris_", "lora_unet_", "SimpleTuner"),
     (r"(?:base_model\.model\.)?text_encoder_2\.", "lora_te2_", "peft"),
     (r"(?:base_model\.model\.)?text_encoder\.", "lora_te1_", "peft"),
     (r"(?:base_model\.model\.)?unet\.", "lora_unet_", "peft"),
+    (r"(?:base_model\.model\.)?transformer\.(?=(?:single_)?transformer_blocks\b)", "lora_transformer_", "peft"),
     (r"(?:base_model\.)?(?:model\.)?diffusion_model\.", "lora_unet_", "original layout"),
     (rf"base_model\.model\.{_UNET_TOP_MODULES}", "lora_unet_", "peft"),
     (r"base_model\.model\.(?=text_model\.|encoder\.)", "lora_te1_", "peft"),

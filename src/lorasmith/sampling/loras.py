@@ -17,6 +17,7 @@ from lorasmith.adapters.layer import spec_of, tensor_of
 from lorasmith.concepts import Vocabulary
 from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import LorasmithError, did_you_mean
+from lorasmith.core.file_contents import foreign_lora
 from lorasmith.core.file_strength import split_strength
 from lorasmith.core.progress import Progress
 from lorasmith.core.store import sha256_of
@@ -188,7 +189,7 @@ def decode_layers(file: LoraFile, family: Family) -> dict[str, dict[str, Tensor]
     if not layers:
         raise LorasmithError(
             f"{file.path}: none of its {len(file.tensors)} tensors belongs to a layer of this {family.kind} base"
-            f"{origin_of(file)}. First name: {next(iter(file.original_keys or file.tensors), 'none')}"
+            f"{origin_of(file)}{_foreign(file)}. First name: {next(iter(file.original_keys or file.tensors), 'none')}"
             + other_files.embedding_advice(file.original_keys)
         )
     if unknown:
@@ -197,6 +198,12 @@ def decode_layers(file: LoraFile, family: Family) -> dict[str, dict[str, Tensor]
             f"{origin_of(file)}, for example {unknown[0]}"
         )
     return layers
+
+
+def _foreign(file: LoraFile) -> str:
+    """What a LoRA for another architecture is, as a part of an error message; empty if its keys do not tell."""
+    foreign = foreign_lora(file.original_keys)
+    return "" if foreign is None else f": it is {foreign.what}"
 
 
 def build_adapters(family: Family, file: LoraFile, layers: Mapping[str, Mapping[str, Tensor]]) -> AdapterSet:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from lorasmith.families.base import Conditioning, Family
-from lorasmith.families.stable_diffusion import emphasis
 from lorasmith.families.stable_diffusion.conditioning import CONTEXT, steer
 from lorasmith.families.stable_diffusion.steering import Area, Box, Regions, blend, cells
 from lorasmith.sampling import programs
@@ -94,8 +93,10 @@ def encode_prompts(
     """
     # (request, role) becomes (role, request), so that `chunk(2)` separates positive from negative predictions
     batch = [text for same_role in zip(*texts, strict=True) for text in same_role]
-    encode = programs.find(request.like).encode if request.like else emphasis.encode
-    conditioning = encode(family, batch, clip_skip=request.clip_skip)
+    if request.like:
+        conditioning = programs.find(request.like).encode(family, batch, clip_skip=request.clip_skip)
+    else:
+        conditioning = family.encode_text(batch, max_tokens=None, clip_skip=request.clip_skip, weighted=True)
     sizes = torch.tensor([size], device=family.device).expand(len(batch), 2)
     return family.add_sizes(conditioning, sizes, torch.zeros_like(sizes), sizes)
 

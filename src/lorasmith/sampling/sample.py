@@ -91,12 +91,18 @@ def _batches(family: Family, requests: Sequence[Request], size: int) -> Iterator
     windows, because padding a shorter text with a window would change its picture."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, request in enumerate(requests):
-        parse = programs.find(request.like).parse if request.like else emphasis.parse
-        windows = tuple(emphasis.count_windows(family, texts, parse) for texts in request.texts)
+        windows = tuple(_count_windows(family, request, texts) for texts in request.texts)
         groups.setdefault((request.batch_key, windows), []).append(index)
     for indices in groups.values():
         for start in range(0, len(indices), size):
             yield indices[start : start + size]
+
+
+def _count_windows(family: Family, request: Request, texts: Sequence[str]) -> int:
+    """How many windows of tokens the longest of the texts needs, as the program splits them that it is to be like."""
+    if request.like:
+        return emphasis.count_windows(family, texts, programs.find(request.like).parse)
+    return family.count_windows(texts)
 
 
 def scheduler_for(family: Family, request: Request) -> Any:

@@ -321,10 +321,11 @@ def test_modules_of_the_full_model(convert: Convert, args: list[str], unet: int)
     """72 of the text encoder, 192 or 278 of the UNet, of which 50 are 3x3: the original's counts."""
     from lorasmith.adapters.attach import select_layers
     from lorasmith.families.stable_diffusion import layer_names
+    from lorasmith.families.stable_diffusion.presets import PRESETS
 
     config = load_config(convert(network_args=args, network_dim=8).config)
     places = {spec.name: spec for spec in layer_names.layers("sd1") if spec.kind != "norm"}
-    found = select_layers(config.adapter.layers, places, layer_names.PRESETS)  # type: ignore[arg-type]
+    found = select_layers(config.adapter.layers, places, PRESETS)  # type: ignore[arg-type]
     assert sum(name.startswith("te.") for name in found) == 72
     assert sum(name.startswith("unet.") for name in found) == unet
     assert sum(tuple(places[name].shape[2:]) == (3, 3) for name in found) == (50 if args else 0)

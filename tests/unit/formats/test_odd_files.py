@@ -149,11 +149,8 @@ def test_counts_of_tags_beside_damaged_ones() -> None:
 @pytest.mark.parametrize(
     ("key", "says"),
     [
-        ("lora_transformer_single_transformer_blocks_0_attn_to_q.lora_down.weight", "Flux"),
         ("lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight", "Flux"),
         ("diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight", "Flux"),
-        ("transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight", "Flux"),
-        ("transformer.transformer_blocks.0.attn.to_q.lora_A.weight", "diffusion transformer"),
         ("lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight", "Stable Diffusion 3"),
         ("diffusion_model.blocks.0.self_attn.q.lora_A.weight", "Wan"),
         ("diffusion_model.layers.0.attention.to_q.lora_A.weight", "Z-Image"),

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from lorasmith.concepts import Vocabulary
-from lorasmith.core.dtypes import dtype_name
 from lorasmith.core.errors import LorasmithError
 from lorasmith.diffusion.prediction import prediction_of_kind
 from lorasmith.diffusion.schedule import NoiseSchedule
-from lorasmith.families.base import Conditioning, Family, Feature, LatentDistribution
-from lorasmith.families.fingerprint import part_hash
+from lorasmith.families.base import Conditioning, Feature
 from lorasmith.families.reader import fill
-from lorasmith.families.stable_diffusion import emphasis, layer_names, vae
-from lorasmith.families.stable_diffusion import text as clip_text
+from lorasmith.families.stable_diffusion import layer_names
+from lorasmith.families.stable_diffusion.clip_family import ClipFamily, layers_of
 from lorasmith.families.stable_diffusion.completeness import check_unet_input, empty_unet
 from lorasmith.families.stable_diffusion.conditioning import (
     CONTEXT,
-    NEW_TOKEN_INDEX,
     POOLED,
     TIME_IDS,
     SteeredConditioning,
-    text_conditioning,
 )
+from lorasmith.families.stable_diffusion.presets import PRESETS
 from lorasmith.families.stable_diffusion.source import StableDiffusionSource, part_title
 from lorasmith.families.stable_diffusion.steering import with_regions
 from lorasmith.families.stable_diffusion.unet import TransformerBlock, UNet
@@ -35,39 +30,27 @@ from lorasmith.families.streaming import BlockStream
 
 LARGE = 100_000_000
 """UNets with more weights than this are loaded in bfloat16 by default."""
-_NORM = re.compile(r"norm[^.]*$")
-
-Layers = dict[str, tuple[nn.Module, str]]
-"""Layer name to (parent module, attribute)."""
 
 
-class StableDiffusion(Family):
+class StableDiffusion(ClipFamily):
     """A base model. The UNet is loaded at once, the other parts when they are first used."""
 
     denoiser_component: ClassVar[str] = "unet"
     text_components: ClassVar[tuple[str, ...]] = ("te",)
     features: ClassVar[frozenset[Feature]] = frozenset(("regions", "controls", "attention maps", "layer-wise tokens"))
     latent_channels: ClassVar[int] = 4
-    layer_presets: ClassVar[Mapping[str, tuple[str, ...]]] = layer_names.PRESETS
+    layer_presets: ClassVar[Mapping[str, tuple[str, ...]]] = PRESETS
+
+    base: StableDiffusionSource
 
     def __init__(self, source: StableDiffusionSource, dtype: torch.dtype | None, device: torch.device | str) -> None:
         """`dtype` None: bfloat16 for a UNet of full size, else float32."""
-        self.base = source
-        self.source = source.name
-        self.device = torch.device(device)
-        self.dtype = dtype or (torch.bfloat16 if source.parameters > LARGE else torch.float32)
+        super().__init__(source, dtype or (torch.bfloat16 if source.parameters > LARGE else torch.float32), device)
         self.path = read_schedule(source).to(self.device)
         self.prediction = prediction_of_kind(source.prediction)
         self.latent_scale = float(source.config("vae").get("scaling_factor", 0.18215))
-
         self._unet = load_unet(source, self.dtype, self.device)
-        self._vae: nn.Module | None = None
-        self._text_encoders: dict[str, nn.Module] = {}
-        self._tokenizers: dict[str, Any] = {}
-        self._amendments: dict[str, list[tuple[str, Callable[[], None]]]] = {}
-        """By component the marks and changes of `amend`."""
-        self._layers: dict[str, Layers] = {"unet": layers_of(self._unet, "unet")}
-        """The layers of loaded components, before any adapter is attached."""
+        self._layers["unet"] = layers_of(self._unet, "unet")
         self._all_layer_names: tuple[str, ...] = ()
 
     # ---- the network -------------------------------------------------------------------------------------------------
@@ -105,138 +88,7 @@ class StableDiffusion(Family):
     def cross_attention_layers(self) -> tuple[str, ...]:
         return tuple(f"{self.denoiser_component}.{name}" for name in self.unet.cross_attentions)
 
-    # ---- the VAE -----------------------------------------------------------------------------------------------------
-
-    @property
-    def vae(self) -> nn.Module:
-        """The frozen autoencoder. Loads it on first use."""
-        if self._vae is None:
-            self._vae = vae.load_vae(self.base, self._vae_dtype, self.device)
-        return self._vae
-
-    @property
-    def _vae_dtype(self) -> torch.dtype:
-        return vae.compute_dtype(self.dtype, self.device)
-
-    def encode_image(self, pixels: Tensor) -> LatentDistribution:
-        height, width = pixels.shape[-2:]
-        if height % self.downscale or width % self.downscale:
-            raise LorasmithError(f"an image of {width} x {height} pixels; both must be multiples of {self.downscale}")
-        return vae.encode(self.vae, pixels)
-
-    def decode(self, x0: Tensor) -> Tensor:
-        return vae.decode(self.vae, x0.float() / self.latent_scale + self.latent_shift)
-
-    # ---- the text side -----------------------------------------------------------------------------------------------
-
-    @property
-    def text_encoders(self) -> Mapping[str, nn.Module]:
-        missing = [component for component in self.text_components if component not in self._text_encoders]
-        for component in missing:
-            encoder = clip_text.load_text_encoder(self.base, component, self.dtype, self.device)
-            self._text_encoders[component] = encoder
-            self._layers[component] = layers_of(encoder, component)
-        # A change may look at layers of all text encoders, so all are loaded before the first is changed.
-        for component in missing:
-            for _, change in self._amendments.get(component, ()):
-                change()
-            clip_text.learn(self._text_encoders[component], self.vocabulary, component)
-        return self._text_encoders
-
-    @property
-    def tokenizers(self) -> Mapping[str, Any]:
-        """Component name to transformers' CLIP tokenizer. Loads them on first use."""
-        for component in self.text_components:
-            if component not in self._tokenizers:
-                self._tokenizers[component] = clip_text.load_tokenizer(self.base, component)
-        return self._tokenizers
-
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer that `tokenize` uses (SDXL's two differ only in their pad token)."""
-        return self.tokenizers[self.text_components[0]]
-
-    def tokens(self, text: str) -> list[int]:
-        return clip_text.tokens(self.tokenizer, text, self.vocabulary)
-
-    def tokenize(self, captions: Sequence[str], max_tokens: int = 75) -> Tensor:
-        return clip_text.windows(self.tokenizer, [self.tokens(caption) for caption in captions], max_tokens)
-
-    def encode_text(
-        self, captions: Sequence[str], *, max_tokens: int = 75, clip_skip: int = 1, weighted: bool = False
-    ) -> Conditioning:
-        if weighted:
-            return emphasis.encode(self, captions, clip_skip=clip_skip, count=max_tokens // emphasis.WINDOW)
-        return self.encode_ids(self.tokenize(captions, max_tokens), clip_skip=clip_skip)
-
-    def encode_ids(self, ids: Tensor, *, clip_skip: int = 1, weights: Tensor | None = None) -> Conditioning:
-        check_clip_skip(clip_skip)
-        component = self.text_components[0]
-        encoder = self.text_encoders[component]
-        layer_ids, layer_weights, layers = self._ids_per_layer(ids, weights)
-        hidden, _ = clip_text.states(encoder, self._padded_ids(layer_ids, component), clip_skip)
-        context = join_windows(clip_text.final_norm(encoder)(hidden), layer_ids, layer_weights)
-        return text_conditioning(split_layers(context, layers), new_token_index=self._new_token_index(ids))
-
-    def _ids_per_layer(self, ids: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None, int]:
-        """Ids and weights as each cross-attention layer has them, (B layers, n, 77), and the number of layers.
-
-        Where no new token differs between layers, they are returned as they are, with 1.
-        """
-        vocabulary = self.vocabulary
-        if vocabulary is None or vocabulary.layers == 1 or not bool((ids >= vocabulary.size).any()):
-            return ids, weights, 1
-        repeated = None if weights is None else weights.repeat_interleave(vocabulary.layers, 0)
-        return vocabulary.ids_per_layer(ids).flatten(0, 1), repeated, vocabulary.layers
-
-    def _padded_ids(self, ids: Tensor, component: str) -> Tensor:
-        """(B, windows, 77) to (B windows, 77), padded as this encoder was trained."""
-        tokenizer = self.tokenizers[component]
-        pad = self.base.pad(component)
-        if pad is None:
-            pad = tokenizer.pad_token_id
-        return clip_text.refill(ids.flatten(0, 1).to(self.device), tokenizer.eos_token_id, pad)
-
-    def _new_token_index(self, ids: Tensor) -> Tensor | None:
-        if self.vocabulary is None:
-            return None
-        return self.vocabulary.row_numbers(ids).flatten(1).to(self.device)
-
-    def new_token_index(self, conditioning: Conditioning) -> Tensor | None:
-        return conditioning.get(NEW_TOKEN_INDEX)
-
-    def add_sizes(self, conditioning: Conditioning, original: Any, crop: Any, target: Any) -> Conditioning:
-        return conditioning
-
-    def learn(self, vocabulary: Vocabulary | None) -> None:
-        self.vocabulary = vocabulary
-        for component, encoder in self._text_encoders.items():
-            clip_text.learn(encoder, vocabulary, component)
-
-    def token_embeddings(self, text: str) -> Mapping[str, Tensor]:
-        ids = torch.tensor(clip_text.tokens(self.tokenizer, text, None), dtype=torch.int64, device=self.device)
-        return {component: table[ids].float() for component, table in self.embedding_tables().items()}
-
-    def embedding_tables(self) -> Mapping[str, Tensor]:
-        return {component: clip_text.embedding_table(encoder) for component, encoder in self.text_encoders.items()}
-
     # ---- the layers --------------------------------------------------------------------------------------------------
-
-    def components(self) -> Mapping[str, nn.Module]:
-        return {self.denoiser_component: self.unet, **self.text_encoders}
-
-    def named_layers(self, components: Iterable[str], *, norms: bool = False) -> Layers:
-        allowed = (self.denoiser_component, *self.text_components)
-        result: Layers = {}
-        for component in components:
-            if component not in allowed:
-                raise LorasmithError(f'{self.kind} has no component "{component}"; it has {", ".join(allowed)}')
-            if component not in self._layers:
-                _ = self.text_encoders  # loads them, and with them their layers
-            for name, place in self._layers[component].items():
-                if norms or not _NORM.search(name):
-                    result[name] = place
-        return result
 
     def kohya_name(self, layer: str) -> str:
         return layer_names.kohya(self.kind, layer, self.base.unet_config)
@@ -249,34 +101,6 @@ class StableDiffusion(Family):
 
     def peft_name(self, layer: str) -> str:
         return layer_names.peft_name(layer)
-
-    # ---- parts and their changes -------------------------------------------------------------------------------------
-
-    def fingerprint(self, part: str) -> str:
-        if part not in (self.denoiser_component, "vae", "text"):
-            raise LorasmithError(f'no part is called "{part}"; there are {self.denoiser_component}, vae, text')
-        components = self.text_components if part == "text" else (part,)
-        hashes = [part_hash(self.base, component) for component in components]
-        dtype = self._vae_dtype if part == "vae" else self.dtype
-        marks: list[str] = []
-        for component in components:
-            marks += [f"{component}+{mark}" for mark, _ in self._amendments.get(component, ())]
-        return "-".join([*hashes, dtype_name(dtype), *marks])
-
-    def amend(self, component: str, mark: str, change: Callable[[], None]) -> None:
-        self._amendments.setdefault(component, []).append((mark, change))
-        if component == self.denoiser_component or component in self._text_encoders:
-            change()
-
-    def release(self, part: str) -> None:
-        if part == "vae":
-            self._vae = None
-        elif part == "text":
-            for component in self._text_encoders:
-                self._layers.pop(component, None)
-            self._text_encoders = {}
-        else:
-            raise LorasmithError(f'"{part}" cannot be released; vae and text can')
 
 
 def load_unet(source: StableDiffusionSource, dtype: torch.dtype, device: torch.device) -> UNet:
@@ -321,29 +145,6 @@ def read_schedule(source: StableDiffusionSource) -> NoiseSchedule:
     else:
         raise LorasmithError(f"{source.name}: its beta_schedule is {kind!r}; scaled_linear and linear are supported")
     return schedule.zero_terminal_snr() if config.get("rescale_betas_zero_snr") else schedule
-
-
-def layers_of(model: nn.Module, component: str) -> Layers:
-    """All linears, convolutions and norms of a component."""
-    layers: Layers = {}
-    for path, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.GroupNorm | nn.LayerNorm):
-            parent, _, attribute = path.rpartition(".")
-            name = path if component == "unet" else clip_text.classic_name(path)
-            layers[f"{component}.{name}"] = (model.get_submodule(parent), attribute)
-    return layers
-
-
-def split_layers(context: Tensor, layers: int) -> Tensor:
-    """(B layers, tokens, width) as (B, layers, tokens, width); unchanged if there is one context for all layers."""
-    return context if layers == 1 else context.unflatten(0, (-1, layers))
-
-
-def join_windows(hidden: Tensor, ids: Tensor, weights: Tensor | None) -> Tensor:
-    """Window states (B windows, 77, width) as one context (B, windows 77, width), weighted if there are weights."""
-    if weights is not None:
-        hidden = clip_text.weigh(hidden, weights.flatten(0, 1).to(hidden.device))
-    return hidden.unflatten(0, ids.shape[:2]).flatten(1, 2)
 
 
 def check_clip_skip(clip_skip: int) -> None:

@@ -22,22 +22,6 @@ from lorasmith.families.stable_diffusion.source import PARTS, shipped_config
 from lorasmith.families.stable_diffusion.unet import UNet
 from lorasmith.families.stable_diffusion.unet_config import UNetConfig
 
-_ATTENTION = (
-    "unet.*.attn[12].to_q",
-    "unet.*.attn[12].to_k",
-    "unet.*.attn[12].to_v",
-    "unet.*.attn[12].to_out.0",
-    "te*.self_attn.*_proj",
-)
-_ATTENTION_MLP = ("unet.*.attentions.*", "te*.self_attn.*_proj", "te*.mlp.fc[12]")
-_RESIDUAL = ("unet.*.resnets.*", "unet.*.downsamplers.*", "unet.*.upsamplers.*")
-PRESETS: Mapping[str, tuple[str, ...]] = {
-    "attention": _ATTENTION,
-    "attention-mlp": _ATTENTION_MLP,
-    "full": (*_ATTENTION_MLP, *_RESIDUAL),
-}
-"""Fnmatch patterns on layer names; see Family.layer_presets."""
-
 _KOHYA = {"unet": "lora_unet_", "te": "lora_te_", "te1": "lora_te1_", "te2": "lora_te2_"}
 _PEFT = {"unet": "unet", "te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2"}
 

@@ -9,13 +9,9 @@ from torch import Tensor
 
 from lorasmith.families.base import Conditioning
 from lorasmith.families.stable_diffusion import text
+from lorasmith.families.stable_diffusion.clip_family import check_clip_skip, join_windows, split_layers
 from lorasmith.families.stable_diffusion.conditioning import CONTEXT, TIME_IDS, text_conditioning
-from lorasmith.families.stable_diffusion.family import (
-    StableDiffusion,
-    check_clip_skip,
-    join_windows,
-    split_layers,
-)
+from lorasmith.families.stable_diffusion.family import StableDiffusion
 
 
 class SDXL(StableDiffusion):
@@ -41,12 +37,6 @@ class SDXL(StableDiffusion):
         pooled = self._pooled(encoders["te2"], first_window, layer_ids[:, 0])
         pooled = pooled.unflatten(0, (-1, layers)).mean(1)
         return text_conditioning(split_layers(context, layers), pooled, self._new_token_index(ids))
-
-    def _pooled(self, encoder: Any, last: Tensor, ids: Tensor) -> Tensor:
-        """The projected state (B, 1280) at the end token of the first window: `last` (B, 77, width), `ids` (B, 77)."""
-        end = (ids == self.tokenizer.eos_token_id).int().argmax(-1).to(last.device)
-        states = last[torch.arange(len(last), device=last.device), end]
-        return encoder.text_projection(text.final_norm(encoder)(states))
 
     def add_sizes(self, conditioning: Conditioning, original: Any, crop: Any, target: Any) -> Conditioning:
         device = conditioning[CONTEXT].device

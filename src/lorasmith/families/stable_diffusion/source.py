@@ -19,6 +19,7 @@ from lorasmith.core.text_files import parse_json_table, read_json_table
 from lorasmith.families.reader import TensorRef, read_header
 from lorasmith.families.registry import NotRecognisedError
 from lorasmith.families.source import Source
+from lorasmith.families.stable_diffusion.presets import PRESETS
 from lorasmith.families.stable_diffusion.stored_names import current_vae_names, text_encoder_names
 from lorasmith.families.stable_diffusion.unet_config import UNetConfig
 from lorasmith.families.weight_files import weight_files
@@ -34,6 +35,8 @@ _PART_TITLES = {
     "te": "text encoder",
     "te1": "first text encoder",
     "te2": "second text encoder",
+    "t5": "T5 text encoder",
+    "transformer": "transformer",
 }
 
 
@@ -79,6 +82,7 @@ class StableDiffusionSource(Source):
     """A base model of Stable Diffusion 1.x, 2.x or XL."""
 
     denoiser_component: ClassVar[str] = "unet"
+    layer_presets: ClassVar[Mapping[str, tuple[str, ...]]] = PRESETS
 
     @property
     def text_components(self) -> tuple[str, ...]:

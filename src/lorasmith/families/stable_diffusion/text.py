@@ -13,14 +13,15 @@ from lorasmith.concepts.vocabulary import ExtendedEmbedding, NewToken
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.text_files import SURROGATE, describe_surrogate, printable
 from lorasmith.families.reader import TensorRef, fill
-from lorasmith.families.stable_diffusion.source import StableDiffusionSource, part_title
+from lorasmith.families.source import Source
+from lorasmith.families.stable_diffusion.source import part_title
 
 WINDOW = 77
 """Tokens of one window, including the begin and end tokens."""
 
 
-def load_text_encoder(source: StableDiffusionSource, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """A frozen text encoder: transformers' CLIPTextModel, or with its projection for SDXL's second.
+def load_text_encoder(source: Source, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """A frozen text encoder: transformers' CLIPTextModel, or with its projection where the pooled text is projected.
 
     Raises LorasmithError if any weight is missing or unknown; nothing is ever initialised at random.
     """
@@ -30,12 +31,12 @@ def load_text_encoder(source: StableDiffusionSource, part: str, dtype: torch.dty
     return model.requires_grad_(False).eval()
 
 
-def empty_text_encoder(source: StableDiffusionSource, part: str) -> tuple[nn.Module, dict[str, TensorRef]]:
+def empty_text_encoder(source: Source, part: str) -> tuple[nn.Module, dict[str, TensorRef]]:
     """A text encoder on the meta device, and where its weights are stored."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig.from_dict(source.config(part))
-    model_class = CLIPTextModelWithProjection if part == "te2" else CLIPTextModel
+    model_class = CLIPTextModelWithProjection if part in source.projected_text else CLIPTextModel
     with torch.device("meta"):
         model = model_class(config)
 
@@ -69,7 +70,7 @@ def classic_name(path: str) -> str:
     return plain if plain.startswith("text_projection") else f"text_model.{plain}"
 
 
-def load_tokenizer(source: StableDiffusionSource, part: str) -> Any:
+def load_tokenizer(source: Source, part: str) -> Any:
     """Transformers' CLIP tokenizer of a text encoder."""
     from transformers import CLIPTokenizer
 

@@ -14,8 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from lorasmith.adapters.attach import AdapterSet
 from lorasmith.adapters.lora import LoRA
 from lorasmith.families.load import open_base
+from lorasmith.families.stable_diffusion.clip_family import layers_of
 from lorasmith.families.stable_diffusion.completeness import empty_unet
-from lorasmith.families.stable_diffusion.family import StableDiffusion, layers_of
+from lorasmith.families.stable_diffusion.family import StableDiffusion
 from lorasmith.families.stable_diffusion.source import StableDiffusionSource
 from lorasmith.training.bench.workload import Workload
 

@@ -19,7 +19,6 @@ from lorasmith.core.progress import Progress
 from lorasmith.data.config import DEFAULT_RESOLUTION, sides_of
 from lorasmith.families.load import open_base
 from lorasmith.families.source import Source
-from lorasmith.families.stable_diffusion.layer_names import PRESETS
 from lorasmith.training.config import TrainConfig
 
 NEAR = 1.15
@@ -56,7 +55,7 @@ def adapted_layers(config: TrainConfig, base: Source) -> list[LayerSpec]:
     if not candidates:  # only new tokens are trained
         return []
     places = dict.fromkeys(candidates, (torch.nn.Module(), ""))
-    return [candidates[name] for name in select_layers(config.adapter.layers, places, PRESETS)]
+    return [candidates[name] for name in select_layers(config.adapter.layers, places, base.layer_presets)]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 
 from lorasmith.families.stable_diffusion import layer_names
 from lorasmith.families.stable_diffusion.ldm_names import UNET, unet_name
+from lorasmith.families.stable_diffusion.presets import PRESETS
 from lorasmith.families.stable_diffusion.source import shipped_config
 
 KINDS = ("sd1", "sd2", "sdxl")
@@ -20,7 +21,7 @@ def weighted(kind: str) -> list[Any]:
 
 
 def chosen(kind: str, preset: str) -> list[Any]:
-    patterns = layer_names.PRESETS[preset]
+    patterns = PRESETS[preset]
     return [s for s in weighted(kind) if any(fnmatchcase(s.name, p) for p in patterns)]
 
 

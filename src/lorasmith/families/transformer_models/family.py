@@ -1,0 +1,172 @@
+"""What SD3 and Flux have in common: a transformer on the straight path, CLIP and T5 texts, latents of 16 channels."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lorasmith.concepts import Vocabulary
+from lorasmith.core.errors import LorasmithError
+from lorasmith.diffusion.prediction import Velocity
+from lorasmith.diffusion.rectified_flow import RectifiedFlow, ResolutionShift
+from lorasmith.families.base import Conditioning
+from lorasmith.families.fingerprint import part_hash
+from lorasmith.families.reader import fill
+from lorasmith.families.stable_diffusion import emphasis
+from lorasmith.families.stable_diffusion.clip_family import ClipFamily, check_clip_skip, layers_of
+from lorasmith.families.stable_diffusion.conditioning import CONTEXT, POOLED
+from lorasmith.families.stable_diffusion.source import part_title
+from lorasmith.families.transformer_models import t5
+from lorasmith.families.transformer_models.source import DENOISER, T5, TransformerFolder
+
+LARGE = 100_000_000
+"""Transformers with more weights than this are loaded in bfloat16 by default."""
+_PEFT = {"te1": "text_encoder", "te2": "text_encoder_2"}
+
+
+class TransformerFamily(ClipFamily):
+    """A base model. The transformer is loaded at once, the other parts when they are first used."""
+
+    denoiser_component: ClassVar[str] = DENOISER
+    base: TransformerFolder
+    t5_tokens: ClassVar[int]
+    """The length that texts are padded to for T5."""
+
+    def __init__(self, source: TransformerFolder, dtype: torch.dtype | None, device: torch.device | str) -> None:
+        """`dtype` None: bfloat16 for a transformer of full size, else float32."""
+        super().__init__(source, dtype or (torch.bfloat16 if source.parameters > LARGE else torch.float32), device)
+        self.path = read_path(source)
+        self.prediction = Velocity()
+        config = source.config("vae")
+        self.latent_scale = float(config.get("scaling_factor", 1.0))
+        self.latent_shift = float(config.get("shift_factor") or 0.0)
+        self.latent_channels = int(config.get("latent_channels", 16))  # pyright: ignore[reportAttributeAccessIssue]
+        self._denoiser = load_denoiser(source, self.dtype, self.device)
+        self._layers[DENOISER] = layers_of(self._denoiser, DENOISER)
+        self._t5: nn.Module | None = None
+        self._t5_tokenizer: Any = None
+        self._by_kohya_name: dict[str, str] = {}
+
+    # ---- the network -------------------------------------------------------------------------------------------------
+
+    @property
+    def denoiser(self) -> nn.Module:
+        return self._denoiser
+
+    def checkpoint_gradients(self, on: bool) -> None:
+        model: Any = self._denoiser
+        model.enable_gradient_checkpointing() if on else model.disable_gradient_checkpointing()
+
+    def cross_attention_layers(self) -> tuple[str, ...]:
+        """None: text and image attend to each other in one attention."""
+        return ()
+
+    # ---- the text side -----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def encode_clip(self, ids: Tensor, clip_skip: int) -> tuple[Tensor | None, Tensor]:
+        """CLIP's token states (B, 77, width), or None if the model does not use them, and its pooled text (B, width).
+
+        `ids`: (B, 1, 77).
+        """
+
+    def encode_t5(self, texts: Sequence[str]) -> Tensor:
+        """T5's states (B, t5_tokens, context width); zeros if the base has no T5, as SD3 was trained to allow."""
+        if not self.base.has_t5:
+            shape = (len(texts), self.t5_tokens, self.base.context_width)
+            return torch.zeros(shape, dtype=self.dtype, device=self.device)
+        if self._t5 is None:
+            self._t5 = t5.load_t5(self.base, self.dtype, self.device)
+        if self._t5_tokenizer is None:
+            self._t5_tokenizer = t5.load_tokenizer(self.base)
+        return t5.encode(self._t5, self._t5_tokenizer, texts, self.t5_tokens, self.device).to(self.dtype)
+
+    def count_windows(self, texts: Sequence[str]) -> int:
+        """1: these models take one window of CLIP and a fixed number of T5 tokens."""
+        return 1
+
+    def encode_text(
+        self, captions: Sequence[str], *, max_tokens: int | None = 75, clip_skip: int = 1, weighted: bool = False
+    ) -> Conditioning:
+        """Captions to a conditioning; gradients flow through CLIP. CLIP reads the first 75 tokens, T5 `t5_tokens`.
+
+        Emphasis has no meaning for these models: with `weighted`, brackets and weights are taken out of the texts.
+        """
+        check_clip_skip(clip_skip)
+        if weighted:
+            captions = [without_emphasis(caption) for caption in captions]
+        states, pooled = self.encode_clip(self.tokenize(captions), clip_skip)
+        context = self.encode_t5(captions)
+        if states is not None:
+            padded = torch.nn.functional.pad(states, (0, context.shape[-1] - states.shape[-1]))
+            context = torch.cat([padded, context], 1)
+        return Conditioning({CONTEXT: context, POOLED: pooled})
+
+    def encode_ids(self, ids: Tensor, *, clip_skip: int = 1, weights: Tensor | None = None) -> Conditioning:
+        raise LorasmithError(f"{self.kind}: T5 reads texts, so token ids of CLIP alone are no conditioning")
+
+    def learn(self, vocabulary: Vocabulary | None) -> None:
+        if vocabulary is not None and vocabulary.layers > 1:
+            self.require("layer-wise tokens", "concepts.layerwise")
+        super().learn(vocabulary)
+
+    # ---- the layers --------------------------------------------------------------------------------------------------
+
+    def kohya_name(self, layer: str) -> str:
+        """`lora_transformer_<diffusers' path>`, `lora_te1_...`: the names of OneTrainer, which ComfyUI reads."""
+        return "lora_" + layer.replace(".", "_")
+
+    def from_kohya(self, name: str) -> str | None:
+        if not self._by_kohya_name:
+            self._by_kohya_name = {self.kohya_name(spec.name): spec.name for spec in self.base.layers()}
+        return self._by_kohya_name.get(name)
+
+    def peft_name(self, layer: str) -> str:
+        component, _, path = layer.partition(".")
+        return f"{_PEFT.get(component, component)}.{path}"
+
+    # ---- parts and their changes -------------------------------------------------------------------------------------
+
+    def fingerprint(self, part: str) -> str:
+        fingerprint = super().fingerprint(part)
+        if part != "text":
+            return fingerprint
+        return f"{fingerprint}-{part_hash(self.base, T5) if self.base.has_t5 else 'no-t5'}-{self.t5_tokens}"
+
+    def release(self, part: str) -> None:
+        if part == "text":
+            self._t5 = None
+        super().release(part)
+
+
+def without_emphasis(text: str) -> str:
+    """A prompt without its brackets and weights."""
+    return "".join(" " if piece == emphasis.BREAK else piece[0] for piece in emphasis.parse(text))
+
+
+def load_denoiser(source: TransformerFolder, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The frozen transformer, with weights read straight into `dtype` on `device`.
+
+    Raises LorasmithError if any weight is missing or unknown.
+    """
+    model, refs = source.empty_part(DENOISER)
+    fill(model, refs, dtype, device, part_title(DENOISER), source.where(DENOISER))
+    return model.requires_grad_(False).eval()
+
+
+def read_path(source: TransformerFolder) -> RectifiedFlow:
+    """The path with the shift of the model's scheduler config."""
+    config = source.config("scheduler")
+    if not config.get("use_dynamic_shifting"):
+        return RectifiedFlow(fixed_shift=float(config.get("shift", 1.0)))
+    rule = ResolutionShift(
+        float(config.get("base_shift", 0.5)),
+        float(config.get("max_shift", 1.15)),
+        int(config.get("base_image_seq_len", 256)),
+        int(config.get("max_image_seq_len", 4096)),
+    )
+    return RectifiedFlow(resolution_shift=rule)

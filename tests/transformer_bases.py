@@ -1,0 +1,145 @@
+"""Small SD3 and Flux models with random weights, written by diffusers and transformers themselves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
+
+from lorasmith.core.package import assets
+
+T5_WIDTH = 96
+
+
+def randomise(model: Any, seed: int) -> Any:
+    """Give weights, zeros among them, random values that keep activations finite."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        scale = 0.7 / parameter.shape[1:].numel() ** 0.5 if parameter.dim() > 1 else 0.05
+        parameter.data = noise * scale + (1.0 if "norm" in name and parameter.dim() == 1 else 0.0)
+    return model
+
+
+def clip(width: int, seed: int, projected: bool = True) -> Any:
+    from transformers import CLIPTextModel
+
+    config = CLIPTextConfig(
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_attention_heads=4,
+        num_hidden_layers=3,
+        projection_dim=width,
+        eos_token_id=49407,
+    )
+    return randomise((CLIPTextModelWithProjection if projected else CLIPTextModel)(config), seed)
+
+
+def t5_tokenizer() -> PreTrainedTokenizerFast:
+    """Characters as tokens, with T5's pad and end tokens."""
+    characters = " abcdefghijklmnopqrstuvwxyz0123456789,.()"
+    vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2} | {c: i + 3 for i, c in enumerate(characters)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+    )
+
+
+def write_parts(out: Path, scheduler: dict[str, Any], t5_folder: str | None, t5_tokenizer_folder: str) -> None:
+    """The VAE, the scheduler and T5 of both families."""
+    autoencoder: Any = AutoencoderKL
+    vae = autoencoder(
+        block_out_channels=(16, 16, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=8,
+        latent_channels=16,
+        scaling_factor=1.5305,
+        shift_factor=0.0609,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    randomise(vae, 1).save_pretrained(out / "vae")
+    (out / "scheduler").mkdir()
+    (out / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    if t5_folder is not None:
+        config = T5Config(
+            vocab_size=64, d_model=T5_WIDTH, d_kv=24, d_ff=64, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"
+        )
+        randomise(T5EncoderModel(config), 2).save_pretrained(out / t5_folder)
+        t5_tokenizer().save_pretrained(str(out / t5_tokenizer_folder))
+
+
+def write_clip_tokenizer(place: Path, pad: str) -> None:
+    place.mkdir()
+    for file in ("vocab.json", "merges.txt"):
+        shutil.copyfile(assets() / "clip" / file, place / file)
+    tokens = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+    (place / "tokenizer_config.json").write_text(
+        json.dumps(tokens | {"pad_token": pad, "model_max_length": 77, "tokenizer_class": "CLIPTokenizer"})
+    )
+    (place / "special_tokens_map.json").write_text(json.dumps(tokens | {"pad_token": pad}))
+
+
+def write_sd3(out: Path, *, with_t5: bool = True) -> Path:
+    """An SD3.5 medium in small: dual attention in the first block, QK norm."""
+    transformer = SD3Transformer2DModel(
+        sample_size=16,
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=4,
+        joint_attention_dim=T5_WIDTH,
+        caption_projection_dim=64,
+        pooled_projection_dim=32 + 48,
+        pos_embed_max_size=24,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )
+    randomise(transformer, 0).save_pretrained(out / "transformer")
+    for folder, width, seed in (("text_encoder", 32, 3), ("text_encoder_2", 48, 4)):
+        clip(width, seed).save_pretrained(out / folder)
+    write_clip_tokenizer(out / "tokenizer", "<|endoftext|>")
+    write_clip_tokenizer(out / "tokenizer_2", "!")
+    write_parts(out, {"shift": 3.0}, "text_encoder_3" if with_t5 else None, "tokenizer_3")
+    (out / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusion3Pipeline"}))
+    return out
+
+
+def write_flux(out: Path, *, guidance: bool = True) -> Path:
+    """A Flux.1 dev (or schnell, without guidance) in small."""
+    from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+
+    transformer = FluxTransformer2DModel(
+        in_channels=64,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=4,
+        joint_attention_dim=T5_WIDTH,
+        pooled_projection_dim=32,
+        guidance_embeds=guidance,
+        axes_dims_rope=(4, 6, 6),
+    )
+    randomise(transformer, 0).save_pretrained(out / "transformer")
+    clip(32, 3, projected=False).save_pretrained(out / "text_encoder")
+    write_clip_tokenizer(out / "tokenizer", "<|endoftext|>")
+    write_parts(out, {"shift": 3.0, "use_dynamic_shifting": True}, "text_encoder_2", "tokenizer_2")
+    (out / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    return out
