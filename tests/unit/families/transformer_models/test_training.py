@@ -1,4 +1,4 @@
-"""Runs on small random SD3 models: kinds of adapters, presets, words, text encoders, files, resuming."""
+"""Runs on small random SD3 and Flux models: kinds of adapters, presets, words, text encoders, files, resuming."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from lorasmith.api import train
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.load import load, open_base
 from lorasmith.sampling.loras import load_lora
-from tests.transformer_bases import write_sd3
+from tests.transformer_bases import write_flux, write_sd3
 
-BASES = {"sd3": write_sd3}
+BASES = {"sd3": write_sd3, "flux": write_flux}
 
 
 @pytest.fixture(scope="module", params=BASES)

@@ -1,0 +1,1 @@
+"""Flux.1 of Black Forest Labs: dev, schnell."""

@@ -1,0 +1,43 @@
+"""Flux.1: T5 states as context, the pooled text of CLIP, and for dev the guidance as an input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lorasmith.core.errors import LorasmithError
+from lorasmith.families.base import Conditioning
+from lorasmith.families.flux.source import FluxFolder
+from lorasmith.families.stable_diffusion import text as clip_text
+from lorasmith.families.stable_diffusion.conditioning import CONTEXT, POOLED
+from lorasmith.families.transformer_models.family import TransformerFamily
+
+
+class Flux(TransformerFamily):
+    kind: ClassVar[str] = "flux"
+    text_components: ClassVar[tuple[str, ...]] = ("te1",)
+    layer_presets: ClassVar[Mapping[str, tuple[str, ...]]] = FluxFolder.layer_presets
+    t5_tokens: ClassVar[int] = 512
+    guidance: float = 1.0
+    """The embedded guidance of dev. Training uses 1, as the published trainers do; drawing usually 3.5."""
+
+    def __init__(self, source: FluxFolder, dtype: torch.dtype | None, device: torch.device | str) -> None:
+        super().__init__(source, dtype, device)
+        self._distilled = source.is_distilled
+
+    def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        if x_t.shape[-2] % 2 or x_t.shape[-1] % 2:
+            raise LorasmithError("Flux takes images whose sides are multiples of 16 pixels")
+        guidance = torch.full_like(t, self.guidance, dtype=torch.float32) if self._distilled else None
+        context = conditioning[CONTEXT].to(self.dtype)
+        return self.denoiser(x_t, self.path.network_time(t), context, conditioning[POOLED], guidance).float()
+
+    def encode_clip(self, ids: Tensor, clip_skip: int) -> tuple[None, Tensor]:
+        """The state at the end token after the final norm, without a projection; the token states are not used."""
+        encoder: Any = self.text_encoders["te1"]
+        _, last = clip_text.states(encoder, self._padded_ids(ids, "te1"), 1)
+        end = (ids[:, 0] == self.tokenizer.eos_token_id).int().argmax(-1).to(last.device)
+        return None, clip_text.final_norm(encoder)(last)[torch.arange(len(last), device=last.device), end]
