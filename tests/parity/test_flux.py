@@ -13,7 +13,6 @@ from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from transformers import AutoTokenizer, CLIPTextModel, CLIPTokenizer, T5EncoderModel
 
-from lorasmith.core.errors import LorasmithError
 from lorasmith.families.base import Family
 from lorasmith.families.flux.network import image_positions, pack, unpack
 from lorasmith.families.load import load
@@ -82,8 +81,3 @@ def test_pictures(folder: Path, family: Family) -> None:
         output_type="latent",
     ).images
     torch.testing.assert_close(pack(ours), theirs, atol=1e-4, rtol=1e-4)
-
-
-def test_sides_that_cannot_be_packed_are_refused(family: Family) -> None:
-    with pytest.raises(LorasmithError, match="multiples of 16 pixels"):
-        family.predict(torch.randn(1, 16, 3, 4), torch.tensor([0.5]), family.encode_text(["a cat"]))

@@ -44,7 +44,11 @@ class ModelLayers:
     def from_base(cls, base: str | Path) -> ModelLayers:
         """The layers of a base model on disk, by its configs. Raises LorasmithError if there is no such model."""
         source = find(base)
-        assert isinstance(source, StableDiffusionSource)
+        if not isinstance(source, StableDiffusionSource):
+            raise LorasmithError(
+                f"{source.name}: a {source.kind} model; it can be trained and drawn with, but tools that compute with "
+                "the files of a base (inspect --base, convert, extract, merge, resize) do not know its layers yet"
+            )
         text_configs = {component: source.config(component) for component in _text_components(source)}
         specs = layer_names.layers_of(source.unet_config, text_configs)
         return cls(source.kind, {spec.name: spec for spec in specs}, source.unet_config, source)

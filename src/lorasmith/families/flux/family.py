@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lorasmith.core.errors import LorasmithError
 from lorasmith.families.base import Conditioning
 from lorasmith.families.flux.source import FluxFolder
 from lorasmith.families.stable_diffusion import text as clip_text
@@ -29,8 +28,7 @@ class Flux(TransformerFamily):
         self._distilled = source.is_distilled
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        if x_t.shape[-2] % 2 or x_t.shape[-1] % 2:
-            raise LorasmithError("Flux takes images whose sides are multiples of 16 pixels")
+        self.check_sides(x_t)
         guidance = torch.full_like(t, self.guidance, dtype=torch.float32) if self._distilled else None
         context = conditioning[CONTEXT].to(self.dtype)
         return self.denoiser(x_t, self.path.network_time(t), context, conditioning[POOLED], guidance).float()

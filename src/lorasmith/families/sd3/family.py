@@ -22,6 +22,7 @@ class SD3(TransformerFamily):
     t5_tokens: ClassVar[int] = 256
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        self.check_sides(x_t)
         time = self.path.network_time(t)
         return self.denoiser(x_t, time, conditioning[CONTEXT], conditioning[POOLED]).float()
 

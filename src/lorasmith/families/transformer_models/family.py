@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lorasmith.concepts import Vocabulary
 from lorasmith.core.errors import LorasmithError
 from lorasmith.diffusion.prediction import Velocity
-from lorasmith.diffusion.rectified_flow import RectifiedFlow, ResolutionShift
+from lorasmith.diffusion.rectified_flow import PATCH, RectifiedFlow, ResolutionShift
 from lorasmith.families.base import Conditioning
 from lorasmith.families.fingerprint import part_hash
 from lorasmith.families.reader import fill
@@ -60,6 +60,12 @@ class TransformerFamily(ClipFamily):
     def checkpoint_gradients(self, on: bool) -> None:
         model: Any = self._denoiser
         model.enable_gradient_checkpointing() if on else model.disable_gradient_checkpointing()
+
+    def check_sides(self, x: Tensor) -> None:
+        """Raise LorasmithError for latents that cannot be cut into tokens of 2 x 2."""
+        if x.shape[-2] % PATCH or x.shape[-1] % PATCH:
+            side = PATCH * self.downscale
+            raise LorasmithError(f"{self.kind} models take images whose sides are multiples of {side} pixels")
 
     def cross_attention_layers(self) -> tuple[str, ...]:
         """None: text and image attend to each other in one attention."""

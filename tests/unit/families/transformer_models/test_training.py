@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from lorasmith.api import train
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.load import load, open_base
+from lorasmith.files.model import ModelLayers
 from lorasmith.sampling.loras import load_lora
 from tests.transformer_bases import write_flux, write_sd3
 
@@ -64,6 +65,17 @@ def test_adapters_train_and_their_files_change_the_model(base: Path, images: Pat
         load_lora(family, tmp_path / "run" / "garp.safetensors")
         after = family.predict(x, t, conditioning)
     assert float((after - before).abs().max()) > 1e-4
+
+
+def test_sides_that_cannot_be_cut_into_tokens_are_refused(base: Path) -> None:
+    family = load(base)
+    with pytest.raises(LorasmithError, match="multiples of 16 pixels"):
+        family.predict(torch.randn(1, 16, 3, 4), torch.tensor([0.5]), family.encode_text(["a cat"]))
+
+
+def test_tools_on_files_say_that_they_do_not_know_the_layers(base: Path) -> None:
+    with pytest.raises(LorasmithError, match="can be trained and drawn with, but tools"):
+        ModelLayers.from_base(base)
 
 
 def test_layer_presets(base: Path) -> None:
