@@ -37,6 +37,10 @@ class Conditioning:
             moved[name] = tensor.to(device, wanted, non_blocking=True)
         return Conditioning(moved)
 
+    def rows(self, indices: Tensor) -> Conditioning:
+        """The samples at `indices` (k,)."""
+        return Conditioning({name: tensor[indices] for name, tensor in self.tensors.items()})
+
     @staticmethod
     def concat(parts: Sequence[Conditioning]) -> Conditioning:
         """Several conditionings as one batch. All must have the same names and, without the batch, the same shapes."""

@@ -55,7 +55,8 @@ def test_the_target_is_the_bases_output(make: Make, checkpointing: bool) -> None
         return run.objective(run.family, batch, StepRng(0, 3, [0, 1, 2, 3]))
 
     fresh = result()
-    assert fresh.per_sample[kept].tolist() == [0, 0]  # an adapter that changes nothing has nothing to learn there
+    # an adapter that changes nothing has nothing to learn there, but for rounding: the base's batch is another one
+    assert fresh.per_sample[kept].tolist() == pytest.approx([0, 0], abs=1e-9)
     assert (fresh.per_sample[~kept] > 0).all()
     with torch.no_grad():
         for parameter in run.parameters:

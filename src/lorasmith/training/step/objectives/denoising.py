@@ -17,7 +17,7 @@ from lorasmith.diffusion.noise import Noise
 from lorasmith.diffusion.timesteps import TimestepSampler
 from lorasmith.diffusion.timesteps.uniform import Uniform
 from lorasmith.diffusion.weightings import Weighting
-from lorasmith.families.base import Family
+from lorasmith.families.base import Conditioning, Family
 from lorasmith.training.step.objectives.base import Objective, StepResult
 from lorasmith.training.step.objectives.masked import MaskMean, mean_per_sample
 from lorasmith.training.step.objectives.terms import LossTerm
@@ -81,7 +81,7 @@ class Denoising(Objective):
         # Samples of prior preservation are to stay as they are: their target is the output without adapters.
         target = prediction.target(x0, noise, t, path)
         if batch.preserve is not None:
-            target = torch.where(batch.preserve[:, None, None, None] > 0, base_output(family, x_t, t, batch), target)
+            target = preserved_target(family, x_t, t, batch, target)
 
         # One number for each sample, times its weights.
         error = self.loss(output, target, t, path)
@@ -91,7 +91,7 @@ class Denoising(Objective):
             weight = weight * weighting(t, path, prediction)
 
         def base_errors() -> Tensor:
-            base_error = self.loss(base_output(family, x_t, t, batch), target, t, path)
+            base_error = self.loss(base_output(family, x_t, t, batch.conditioning), target, t, path)
             return weight * mean_per_sample(base_error, batch.mask, self.mask_mean)
 
         denoising_loss = self.sample_losses(weight * per_sample, base_errors).sum()
@@ -112,8 +112,23 @@ class Denoising(Objective):
         return errors
 
 
-def base_output(family: Family, x_t: Tensor, t: Tensor, batch: Batch) -> Tensor:
+def base_output(family: Family, x_t: Tensor, t: Tensor, conditioning: Conditioning | None) -> Tensor:
     """The output of the network without adapters, without gradients."""
-    assert batch.conditioning is not None
+    assert conditioning is not None
     with torch.no_grad(), family.as_base():
-        return family.predict(x_t, t, batch.conditioning)
+        return family.predict(x_t, t, conditioning)
+
+
+def preserved_target(family: Family, x_t: Tensor, t: Tensor, batch: Batch, target: Tensor) -> Tensor:
+    """`target` with the base's output for the samples that are to be preserved."""
+    assert batch.preserve is not None
+    assert batch.conditioning is not None
+    preserved = batch.preserve > 0
+    if x_t.device.type != "cpu":
+        # which samples these are is known on the device only, and a CUDA graph has one shape
+        output = base_output(family, x_t, t, batch.conditioning)
+        return torch.where(preserved[:, None, None, None], output, target)
+    rows = preserved.nonzero()[:, 0]
+    if len(rows) == 0:
+        return target
+    return target.index_copy(0, rows, base_output(family, x_t[rows], t[rows], batch.conditioning.rows(rows)))
