@@ -15,8 +15,8 @@ from lorasmith.api.recipe import SUBJECTS, Answers, short
 FOLDER = Path(__file__).parents[1] / "recipes"
 SD1, SD2, SDXL = "v1-5-pruned-emaonly.safetensors", "v2-1_768-ema-pruned.safetensors", "sd_xl_base_1.0.safetensors"
 NOT_MEASURED = "Evidence: not measured on this base."
-MIN_SNR = (
-    "Evidence: not measured on this base. On the tiny base the rank, the rate's scale and min-SNR are compared in "
+LIKE_TINY = (
+    "Evidence: not measured on this base. The same adapter, schedule and weighting on the tiny base: "
     "docs/measurements/quality.md."
 )
 IMAGES = "photos/mia"
@@ -53,24 +53,24 @@ RECIPES = (
         "sd15-character",
         f"A character from ten to thirty pictures, on Stable Diffusion 1.5. {CAPTIONS}",
         sd1("character"),
-        MIN_SNR,
+        LIKE_TINY,
     ),
-    Recipe("sd15-object", "One object, such as a cup or a toy, on Stable Diffusion 1.5.", sd1("object"), MIN_SNR),
+    Recipe("sd15-object", "One object, such as a cup or a toy, on Stable Diffusion 1.5.", sd1("object"), LIKE_TINY),
     Recipe(
         "sd15-style",
         "The style of a painter or of a film, on Stable Diffusion 1.5: captions say what is shown, not how.",
         sd1("style"),
-        MIN_SNR,
+        LIKE_TINY,
     ),
     Recipe(
         "sd15-concept",
         "A pose, an action or a piece of clothing, on Stable Diffusion 1.5: captions name who is shown.",
         sd1("concept"),
-        MIN_SNR,
+        LIKE_TINY,
     ),
-    Recipe("sd15-6gb", "A character on Stable Diffusion 1.5 with a card of 6 GB.", sd1("character", 6), MIN_SNR),
-    Recipe("sd15-8gb", "A character on Stable Diffusion 1.5 with a card of 8 GB.", sd1("character", 8), MIN_SNR),
-    Recipe("sd15-24gb", "A character on Stable Diffusion 1.5 with a card of 24 GB.", sd1("character", 24), MIN_SNR),
+    Recipe("sd15-6gb", "A character on Stable Diffusion 1.5 with a card of 6 GB.", sd1("character", 6), LIKE_TINY),
+    Recipe("sd15-8gb", "A character on Stable Diffusion 1.5 with a card of 8 GB.", sd1("character", 8), LIKE_TINY),
+    Recipe("sd15-24gb", "A character on Stable Diffusion 1.5 with a card of 24 GB.", sd1("character", 24), LIKE_TINY),
     Recipe(
         "sd15-pivotal",
         "A character by new tokens and a LoRA (pivotal tuning), on Stable Diffusion 1.5. Captions keep the word mia.",
