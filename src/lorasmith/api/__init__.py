@@ -95,14 +95,16 @@ def train(
     Ctrl-C stops after the current step and saves a checkpoint; the result then has `finished=False`. Raises ConfigError
     with all problems of the config, and LorasmithError for all other mistakes.
     """
-    from lorasmith.training import session
-    from lorasmith.training.output.folder import reopen
-
     folder = None if resume is None else Path(resume)
     if folder is not None and config is None:
+        from lorasmith.training.output.folder import reopen
+
         settings = reopen(folder, overrides, output=None if output is None else Path(output), trust=trust)
     else:
         settings = read_config(config, overrides, output)
+    # What trains takes long to import, so a config that is wrong is answered before.
+    from lorasmith.training import session
+
     return session.train(settings, progress=progress, resume=folder, overwrite=overwrite, accept_remarks=accept_remarks)
 
 

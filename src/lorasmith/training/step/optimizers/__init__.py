@@ -20,6 +20,7 @@ from torch import nn
 from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.registry import Component
+from lorasmith.training.step.eager_adamw import EagerAdamW
 
 Groups = list[dict[str, Any]]
 """Parameter groups with `params`, `lr` and `name`."""
@@ -82,7 +83,7 @@ class AdamW(OptimizerConfig):
     eps: float = Field(default=1e-8, gt=0)
 
     def build(self, groups: Groups) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(groups, **self.settings(groups))
+        return EagerAdamW(groups, **self.settings(groups))
 
     def settings(self, groups: Groups) -> dict[str, Any]:
         """The keyword arguments of torch's class."""

@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from lorasmith.training.step.eager_adamw import EagerAdamW
 from lorasmith.training.step.optimizers import AdamW, FactorPair, Groups
 
 
@@ -36,7 +37,7 @@ class ScaledAdamW(AdamW):
         return self.build_for(groups, [])
 
 
-class PreconditionedAdamW(torch.optim.AdamW):
+class PreconditionedAdamW(EagerAdamW):
     """torch's AdamW, with the gradients of pairs of factors replaced before each step."""
 
     def __init__(self, groups: Groups, pairs: Sequence[FactorPair], damping: float, **settings: Any) -> None:
