@@ -24,14 +24,19 @@ class BOFTAdapter(RotationAdapter):
 
     def rotate(self, weight: Tensor) -> Tensor:
         half = self.blocks.shape[-1] // 2
-        for stage, rotations in enumerate(self.rotations()):
+        rotations = self.rotations()
+        # P of the first stage: outputs that stand `half` apart become neighbours
+        weight = weight.unflatten(0, (-1, 2, half)).transpose(1, 2).flatten(0, 2)
+        for stage, of_stage in enumerate(rotations):
             stride = 2**stage * half
-            # P: outputs that stand `stride` apart become neighbours
-            permuted = weight.unflatten(0, (-1, 2, stride)).transpose(1, 2).flatten(0, 2)
-            blocks = permuted.unflatten(0, (-1, 2 * half))
-            rotated = torch.einsum("kmn,kn...->km...", rotations, blocks).flatten(0, 1)
-            # P^T: every output back to its place
-            weight = rotated.unflatten(0, (-1, stride, 2)).transpose(1, 2).flatten(0, 2)
+            blocks = weight.unflatten(0, (-1, 2 * half))
+            rotated = torch.einsum("kmn,kn...->km...", of_stage, blocks).flatten(0, 1)
+            if stage + 1 < len(rotations):
+                # P^T of this stage and P of the next in one copy: outputs (a, b, c, d) of it are (a, d, c, b) there
+                weight = rotated.unflatten(0, (-1, 2, stride, 2)).transpose(1, 3).flatten(0, 3)
+            else:
+                # P^T: every output back to its place
+                weight = rotated.unflatten(0, (-1, stride, 2)).transpose(1, 2).flatten(0, 2)
         return weight
 
 

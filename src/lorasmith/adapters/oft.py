@@ -53,7 +53,8 @@ class RotationAdapter(Adapter):
         one = torch.eye(q.shape[-1], device=q.device)
         # I - Q can always be inverted; `inv`, which checks that, would wait for the GPU
         inverse = torch.linalg.inv_ex(one - q).inverse
-        return (one + q) @ inverse
+        # (I + Q)(I - Q)^-1 = (2 I - (I - Q))(I - Q)^-1, without the product
+        return 2 * inverse - one
 
     def rotate(self, weight: Tensor) -> Tensor:
         """The weight, (out, ...), with its outputs rotated."""
