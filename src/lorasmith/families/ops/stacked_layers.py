@@ -174,7 +174,8 @@ class FactorTable:
 
     def __init__(self, entries: Sequence[tuple[list[int], float]], like: Tensor) -> None:
         self.entries = list(entries)
-        self._like = like
+        # Only its dtype matters. `like` itself may be a weight, which this table would keep after it was moved.
+        self._like = like.new_empty(1)
         rows = [row for row, _ in entries]
         self._table = torch.tensor(rows, dtype=torch.int64, device=like.device)
         self._scales = torch.tensor([scale for _, scale in entries], dtype=torch.float32, device=like.device)
