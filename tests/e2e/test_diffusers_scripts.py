@@ -164,6 +164,20 @@ def test_pivotal_tuning(folder: Path, here: Program) -> None:
     exact = load_file(folder / "out" / "out.exact.safetensors")
     assert exact["lorasmith.word.1.te"].shape[:2] == (1, 1)
 
+    # As the original's model card loads it.
+    vectors = load_file(folder / "out" / "out_emb.safetensors")
+    assert list(vectors) == ["clip_l"]
+    pipe = pipeline()
+    pipe.load_lora_weights(folder / "out" / "pytorch_lora_weights.safetensors")
+    pipe.load_textual_inversion(
+        vectors["clip_l"], token=["<s0>", "<s1>"], text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer
+    )
+    table = pipe.text_encoder.get_input_embeddings().weight
+    for number in (0, 1):
+        learned = table[pipe.tokenizer.convert_tokens_to_ids(f"<s{number}>")]
+        assert torch.equal(learned, exact[f"lorasmith.word.{number}.te"][0, 0])
+    assert "a photo of <s0><s1> robot" in (folder / "out" / "README.md").read_text()
+
 
 def test_textual_inversion_loads_in_diffusers(folder: Path, here: Program) -> None:
     arguments = ["--train_data_dir=garp", "--placeholder_token=<garp>", "--initializer_token=robot", "--num_vectors=2"]

@@ -206,6 +206,7 @@ def test_the_readme_of_text_to_image_with_lora(
     answer = here("as", *words, *more)
     assert answer.code == 0, answer.err
     assert "us/naruto/pytorch_lora_weights.safetensors" in hub
+    assert b"pipe.load_lora_weights" in hub["us/naruto/README.md"]
 
     pipe = StableDiffusionPipeline.from_pretrained(str(TINY_SD), torch_dtype=torch.float32)
     before = draw(pipe)

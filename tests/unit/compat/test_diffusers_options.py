@@ -50,7 +50,8 @@ def test_defaults(script: str, defaults: dict[str, Any]) -> None:
 
 def test_an_upload_has_the_names_of_the_original(run: Run) -> None:
     found = run("train_dreambooth_lora", "--push_to_hub", "--hub_token=hf_very_secret", "--hub_model_id=me/garp-lora")
-    (hook,) = found.config["hooks"]
+    card, hook = found.config["hooks"]
+    assert (card["kind"], card["repo"], card["prompt"]) == ("model_card", "me/garp-lora", "a TOK dog")
     assert (hook["kind"], hook["repo"], hook["public"]) == ("upload", "me/garp-lora", True)
     assert hook["names"] == {"garp.peft.safetensors": "pytorch_lora_weights.safetensors"}
     assert found.secrets == {"HF_TOKEN": "hf_very_secret"}
@@ -59,8 +60,10 @@ def test_an_upload_has_the_names_of_the_original(run: Run) -> None:
 
 
 def test_without_a_name_the_repository_is_called_like_the_folder(run: Run) -> None:
-    assert run("train_dreambooth_lora", "--push_to_hub").config["hooks"][0]["repo"] == "garp"
-    assert "hooks" not in run("train_dreambooth_lora", "--hub_model_id=me/x").config
+    hooks = run("train_dreambooth_lora", "--push_to_hub").config["hooks"]
+    assert [hook["repo"] for hook in hooks] == ["garp", "garp"]
+    hooks = run("train_dreambooth_lora", "--hub_model_id=me/x").config["hooks"]
+    assert [hook["kind"] for hook in hooks] == ["model_card"], "nothing is uploaded without --push_to_hub"
 
 
 @pytest.mark.parametrize("script", [s.name for s in all_scripts().values() if s.origin == "diffusers"])
@@ -115,3 +118,19 @@ def test_clip_skip_counts_skipped_layers(run: Run) -> None:
     assert run("train_dreambooth_lora_sd15_advanced", "--clip_skip=1").config["text"] == {"clip_skip": 2}
     assert run("train_dreambooth_lora_sdxl_advanced", "--clip_skip=1").config["text"] == {"clip_skip": 3}
     assert isinstance(load_config(run("train_dreambooth_lora_sdxl_advanced").config), TrainConfig)
+
+
+@pytest.mark.parametrize("form", ["sd15", "sdxl"])
+def test_new_tokens_have_one_file_and_are_drawn(form: str, run: Run) -> None:
+    """The original's previews and model card have the new tokens in place of TOK."""
+    words = ["--train_text_encoder_ti", "--validation_prompt=a TOK dog at sea", "--num_validation_images=1"]
+    config = run(f"train_dreambooth_lora_{form}_advanced", *words).config
+    load_config(config)
+    assert config["preview"]["prompts"] == ["a <s0><s1> dog at sea --d 0"]
+    tokens, card = config["hooks"]
+    assert (tokens["kind"], card["prompt"]) == ("joined_words", "a <s0><s1> dog")
+    loads = [line for line in card["usage"] if "textual_inversion" in line]
+    assert len(loads) == {"sd15": 1, "sdxl": 2}[form]
+    assert "garp_emb.safetensors" in "".join(card["usage"])
+    without = run(f"train_dreambooth_lora_{form}_advanced").config
+    assert [hook["kind"] for hook in without["hooks"]] == ["model_card"]

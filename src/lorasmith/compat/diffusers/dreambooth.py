@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 from lorasmith.compat.diffusers.datasets import Download, find_images
@@ -34,6 +36,7 @@ from lorasmith.compat.diffusers.shared import (
     make_conversion,
     require,
 )
+from lorasmith.compat.diffusers.usage import LOAD_LORA, load_tokens
 from lorasmith.compat.options import Option
 from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.core.errors import LorasmithError
@@ -121,6 +124,8 @@ class TrainDreamboothLoraSd15Advanced(AdvancedScript):
     """`train_dreambooth_lora_sd15_advanced.py`: pivotal tuning, which trains new tokens before the LoRA."""
 
     name = "train_dreambooth_lora_sd15_advanced"
+    text_tensors: ClassVar[tuple[str, ...]] = ("clip_l",)
+    """The tensors of the file of new tokens, one for each text encoder."""
     options = merged(
         common(output_dir=OUTPUT, adam_weight_decay=1e-4),
         DATASET,
@@ -167,14 +172,29 @@ class TrainDreamboothLoraSd15Advanced(AdvancedScript):
                 }
             )
         config["concepts"] = concepts
+        self.add_files_of_tokens(values, config, replacements)
         config["trigger"] = ["".join(replacements.values())]
         config["data"]["transforms"].insert(0, {"kind": "replace", "words": replacements})
+
+    def add_files_of_tokens(self, values: Values, config: Table, replacements: Mapping[str, str]) -> None:
+        """The original's file of all new tokens; a model card and previews with these in place of the abstractions."""
+        (card,) = (hook for hook in config["hooks"] if hook["kind"] == "model_card")
+        config["hooks"].insert(0, {"kind": "joined_words"})
+        tokens = [token for concept in config["concepts"] for token in concept["words"]]
+        embeddings_file = f"{Path(values['output_dir']).name}_emb.safetensors"
+        card["usage"] += load_tokens(embeddings_file, tokens, self.text_tensors)
+
+        card["prompt"] = with_tokens(card["prompt"], replacements)
+        if "preview" in config:
+            prompts = config["preview"]["prompts"]
+            config["preview"]["prompts"] = [with_tokens(prompt, replacements) for prompt in prompts]
 
 
 class TrainDreamboothLoraSdxlAdvanced(TrainDreamboothLoraSd15Advanced):
     """`train_dreambooth_lora_sdxl_advanced.py`: the same for SDXL, with the choice of the UNet's blocks."""
 
     name = "train_dreambooth_lora_sdxl_advanced"
+    text_tensors = ("clip_l", "clip_g")
     usual_layer = 2
     options = merged(
         TrainDreamboothLoraSd15Advanced.options,
@@ -190,6 +210,13 @@ class TrainDreamboothLoraSdxlAdvanced(TrainDreamboothLoraSd15Advanced):
             blocks = list(B_LORA_BLOCKS)
         if blocks:
             config["adapter"]["layers"] = [*attention_of(blocks), "te*.self_attn.*_proj"]
+
+
+def with_tokens(prompt: str, replacements: Mapping[str, str]) -> str:
+    """A prompt with new tokens in place of the abstractions, such as `TOK`."""
+    for abstraction, tokens in replacements.items():
+        prompt = prompt.replace(abstraction, tokens)
+    return prompt
 
 
 def attention_of(blocks: list[str]) -> list[str]:
@@ -224,4 +251,4 @@ def convert_dreambooth(
         subsets.prepare(progress)
 
     copy_targets = diffusers_copy_targets(values["output_dir"])
-    return make_conversion(script, parsed, config, copy_targets=copy_targets, prepare=prepare)
+    return make_conversion(script, parsed, config, LOAD_LORA, copy_targets=copy_targets, prepare=prepare)

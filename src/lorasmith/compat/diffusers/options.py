@@ -10,8 +10,8 @@ from lorasmith.compat.options import Option
 BUCKETS = "images keep their aspect ratio, in buckets of this area; only a margin is cropped"
 SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 UPLOADED = (
-    "each file is uploaded as soon as it is written, the LoRA under the original's name; a failed upload gives a note "
-    "and does not stop the run; no model card is written"
+    "each file is uploaded as soon as it is written, the LoRA under the original's name, README.md at the end; a "
+    "failed upload gives a note and does not stop the run"
 )
 SAFETENSORS = "files are safetensors; a .bin could contain code"
 FLOYD = "DeepFloyd IF is not supported; Stable Diffusion 1.x, 2.x and XL are"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lorasmith.compat.diffusers.usage import DIFFUSERS_FILE
 from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.latent_grid import DOWNSCALE
@@ -14,8 +15,6 @@ from lorasmith.core.launch import find_launch
 from lorasmith.data.images import SUFFIXES
 
 PRECISIONS = {None: "auto", "no": "fp32", "fp16": "fp16", "bf16": "bf16"}
-DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
-"""The original's name of the LoRA's file."""
 HUB_TOKEN = "HF_TOKEN"
 """The environment variable that holds the token of the hub, which no file may contain."""
 NO_CAPTION_FILES = (".no-captions",)
@@ -48,16 +47,21 @@ def require(script: Script, values: Values, *names: str) -> None:
         raise ConfigError(problems, script.name)
 
 
-def make_conversion(script: Script, parsed: Parsed, config: Table, **more: Any) -> Conversion:
-    """The conversion with notes on options that differ from the original. `more`: further fields of Conversion."""
+def make_conversion(
+    script: Script, parsed: Parsed, config: Table, usage: Sequence[str] = (), **more: Any
+) -> Conversion:
+    """The conversion with notes on options that differ from the original. `usage`: lines of Python that load the files
+    with diffusers, for the model card. `more`: further fields of Conversion."""
     notes: list[str] = []
     for option in script.options:
         if option.name in parsed.given and option.state in ("improved", "no_effect") and option.note:
             notes.append(f"--{option.name}: {option.note}")
 
     values, secrets = parsed.values, {}
+    hooks: list[Table] = config.setdefault("hooks", [])
+    hooks.append(convert_card(values, usage))
     if values["push_to_hub"]:
-        config.setdefault("hooks", []).append(convert_upload(values, more.get("copy_targets", {})))
+        hooks.append(convert_upload(values, more.get("copy_targets", {})))
         if values["hub_token"]:
             secrets[HUB_TOKEN] = str(values["hub_token"])
 
@@ -67,11 +71,23 @@ def make_conversion(script: Script, parsed: Parsed, config: Table, **more: Any) 
     return Conversion(config, notes, resume=output if resumes else None, secrets=secrets, **more)
 
 
+def repository(values: Values) -> str:
+    """The repository of the files; without --hub_model_id it is called like the folder."""
+    return values["hub_model_id"] or Path(values["output_dir"]).name
+
+
+def convert_card(values: Values, usage: Sequence[str]) -> Table:
+    """The hook `model_card`: README.md in the output folder."""
+    prompt = values.get("instance_prompt")
+    table: Table = {"kind": "model_card", "repo": repository(values), "usage": list(usage)}
+    return table | ({"prompt": prompt} if prompt else {})
+
+
 def convert_upload(values: Values, copy_targets: Mapping[str, Path]) -> Table:
     """The hook `upload`: a public repository, in which files have the original's names."""
     return {
         "kind": "upload",
-        "repo": values["hub_model_id"] or Path(values["output_dir"]).name,
+        "repo": repository(values),
         "public": True,
         "names": {Path(file).name: target.name for file, target in copy_targets.items()},
         "token_from": HUB_TOKEN,

@@ -16,6 +16,7 @@ from lorasmith.compat.diffusers.shared import (
     make_conversion,
     require,
 )
+from lorasmith.compat.diffusers.usage import LOAD_LORA
 from lorasmith.compat.options import Option
 from lorasmith.compat.script import Conversion, Parsed, Script
 
@@ -66,7 +67,7 @@ class TrainTextToImageLora(Script):
         if values["prediction_type"]:
             config["prediction"] = values["prediction_type"]
         copy_targets = diffusers_copy_targets(values["output_dir"])
-        return make_conversion(self, parsed, config, copy_targets=copy_targets, prepare=source.download)
+        return make_conversion(self, parsed, config, LOAD_LORA, copy_targets=copy_targets, prepare=source.download)
 
 
 class TrainTextToImageLoraSdxl(TrainTextToImageLora):

@@ -15,11 +15,14 @@ from lorasmith.compat.diffusers.shared import (
     make_conversion,
     require,
 )
+from lorasmith.compat.diffusers.usage import load_tokens
 from lorasmith.compat.options import Option
 from lorasmith.compat.prompt_templates import TEMPLATES
 from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.formats.token_embeddings import file_name
 
+EMBEDDINGS_FILE = "learned_embeds.safetensors"
+"""The original's name of the file."""
 OWN = (
     Option("max_grad_norm", "float", 0.0, to="optimizer.clip", note="the original does not clip"),
     Option("validation_epochs", "int", state="refused", note="use --validation_steps"),
@@ -94,11 +97,18 @@ class TextualInversion(Script):
         config["optimizer"]["unet_lr"] = 0.0
         config["export"] = {"every_steps": values["save_steps"]}
         embeddings = f"embeddings/{file_name(token)}.safetensors"
-        copy_targets = {embeddings: Path(values["output_dir"]) / "learned_embeds.safetensors"}
-        return make_conversion(self, parsed, config, copy_targets=copy_targets)
+        copy_targets = {embeddings: Path(values["output_dir"]) / EMBEDDINGS_FILE}
+        return make_conversion(self, parsed, config, self.usage(token), copy_targets=copy_targets)
+
+    def usage(self, token: str) -> tuple[str, ...]:
+        """Lines of Python that load the token from the repository `repo`."""
+        return (f"pipe.load_textual_inversion(repo, weight_name={EMBEDDINGS_FILE!r}, token={token!r})",)
 
 
 class TextualInversionSdxl(TextualInversion):
     """SDXL: a vector for each of its text encoders."""
 
     name = "textual_inversion_sdxl"
+
+    def usage(self, token: str) -> tuple[str, ...]:
+        return load_tokens(EMBEDDINGS_FILE, [token], ("clip_l", "clip_g"))

@@ -18,8 +18,8 @@ LONGEST_REASON = 300
 
 
 class Upload(Hook):
-    """Uploads each export as soon as it is written, and the best weights at the end of the session. A failed upload is
-    reported and training continues; the files stay on the disk in any case."""
+    """Uploads each export and the model card as soon as they are written, and the best weights at the end of the
+    session. A failed upload is reported and training continues; the files stay on the disk in any case."""
 
     kind: Literal["upload"] = "upload"
     repo: str = Field(pattern=r"^[^/\s]+(/[^/\s]+)?$")
@@ -56,7 +56,7 @@ class Upload(Hook):
             reason = self._reason_without_token(error)
             run.progress.say(f"{self.repo} cannot be opened on the hub, uploads may fail: {reason}")
 
-        events = ("export", "state") if self.states else ("export",)
+        events = ("export", "card", "state") if self.states else ("export", "card")
 
         def on_event(event: str, step: int, fields: dict[str, Any]) -> None:
             if event in events:

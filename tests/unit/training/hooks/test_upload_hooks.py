@@ -105,6 +105,16 @@ def test_each_export_is_uploaded_when_it_is_made(
     assert TOKEN.encode() not in b"".join(value for value in hub.sent.values() if isinstance(value, bytes))
 
 
+def test_the_model_card_is_uploaded_with_its_pictures(
+    pictures: Callable[..., Path], tmp_path: Path, hub: type[FakeApi]
+) -> None:
+    preview = {"prompts": ["a dog"], "steps": 1, "compare_base": False}
+    config = table(pictures(3), tmp_path / "run", {"kind": "model_card"}, UPLOAD, steps=1, preview=preview)
+    train(load_config(config))
+    names = ["a.safetensors", "image_0.png", "README.md"]
+    assert list(hub.sent) == [f"me/garp/model/loras/{name}" for name in names]
+
+
 def test_the_best_weights_are_uploaded_when_the_session_ends(
     pictures: Callable[..., Path], tmp_path: Path, hub: type[FakeApi], monkeypatch: pytest.MonkeyPatch
 ) -> None:
