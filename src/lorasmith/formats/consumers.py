@@ -131,7 +131,6 @@ REFUSES_ALL = "it reads plain LoRA only and refuses the whole file"
 
 NAMING_RULES = (
     Rule((A1111, INVOKE), "no", "the names are diffusers', which it does not know", IS_DIFFUSERS),
-    Rule((FORGE,), "no", "the names are diffusers'; it refuses a file with more than 12 unknown tensors", IS_DIFFUSERS),
     Rule((A1111, INVOKE, DIFFUSERS), "no", "it does not know names that start with lycoris_", IS_SIMPLE_TUNER),
     Rule((A1111, INVOKE, DIFFUSERS), "no", "it does not know names of the original layout with dots", IS_ORIGINAL),
     Rule(
@@ -248,7 +247,7 @@ RULES = NAMING_RULES + KIND_RULES + COMPONENT_RULES
 
 LAYER_RULES = (
     # names
-    LayerRule((COMFY,), "of diffusers' names it finds no attention layers", is_peft_attention),
+    LayerRule((FORGE, COMFY), "of diffusers' names it finds no attention layers", is_peft_attention),
     LayerRule(
         (A1111,),
         "of SDXL layers under diffusers' names it misses add_embedding and one upsampler",
