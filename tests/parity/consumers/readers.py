@@ -174,9 +174,6 @@ class Comfy(Reader):
 
 
 class Forge(Comfy):
-    def known(self, name: str) -> str:
-        return name
-
     def admit(self, tensors: Mapping[str, Tensor], base: Weights) -> None:
         layers = groups(tensors)
         unknown = sum(len(w) for flat, w in layers.items() if flat not in base or not self.finds(flat, w))
