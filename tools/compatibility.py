@@ -27,6 +27,10 @@ others are right. **wrong**: loads, with other weights. **no**: not loaded. Numb
 `lorasmith inspect FILE` says the same of any file, and `lorasmith convert FILE --to portable` makes the file that loads
 everywhere where there is one. On SD 1.x; SD 2.x and SDXL differ in names only (tests/unit/families/test_names.py).
 
+What `inspect` says is also compared with what the loaders of A1111 1.10.1, Forge and ComfyUI did with the same files on
+small bases of SD 1.x, 2.x and SDXL (tests/parity/consumers/programs.json). `python -m tools.real_loaders` records that
+again from folders with the source code of these programs.
+
 New words of a LoRA go into embedding files beside it, which all five read (docs/edlora.md). `bundle` is a further file
 for A1111 with the words inside (`lorasmith convert FILE --to bundle`, or `export.also = ["bundle"]` when training);
 there **partly** means that the LoRA is right and its words are missing. Words are called as their files are (`<garp1>`

@@ -114,9 +114,14 @@ def _add(answer: dict[str, Any], effect: Effect, reason: str) -> None:
 
 
 def _unknown_to_forge(survey: Survey, missed_layers: set[str]) -> int:
-    """The number of tensors that Forge does not know: those of layers that it misses, and of bundled tokens."""
+    """The number of tensors that Forge does not know: those of layers that it misses, of bundled tokens, and DoRA's
+    magnitudes under diffusers' names."""
     bundled = sum(len(vectors) for vectors in survey.file.bundled_embeddings.values())
-    return bundled + survey.file.scalars + sum(len(survey.layers[name]) for name in missed_layers)
+    magnitudes = 0
+    if IS_DIFFUSERS(survey):
+        found = (tensors for name, tensors in survey.layers.items() if name not in missed_layers)
+        magnitudes = sum("dora_scale" in tensors for tensors in found)
+    return bundled + survey.file.scalars + magnitudes + sum(len(survey.layers[name]) for name in missed_layers)
 
 
 # --- the rules
@@ -248,6 +253,11 @@ RULES = NAMING_RULES + KIND_RULES + COMPONENT_RULES
 LAYER_RULES = (
     # names
     LayerRule((FORGE, COMFY), "of diffusers' names it finds no attention layers", is_peft_attention),
+    LayerRule(
+        (FORGE, COMFY),
+        "of diffusers' names it does not find the text projection",
+        layer_named("_text_projection", only_if=IS_DIFFUSERS),
+    ),
     LayerRule(
         (A1111,),
         "of SDXL layers under diffusers' names it misses add_embedding and one upsampler",

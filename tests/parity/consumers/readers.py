@@ -121,7 +121,8 @@ class A1111(Reader):
         return turn(words, base, bound=alpha * base.shape[0])
 
 
-PEFT = {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight", "lora_magnitude_vector": "dora_scale"}
+PEFT = {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight"}
+"""Not `lora_magnitude_vector`: ComfyUI and Forge do not know DoRA under these names."""
 
 
 class Comfy(Reader):
@@ -129,9 +130,9 @@ class Comfy(Reader):
         return super().read({self.known(name): t for name, t in tensors.items()}, base)
 
     def known(self, name: str) -> str:
-        """Of diffusers' names it knows those that are not of attention, and text encoders'; they have no alpha."""
+        """Of diffusers' names it knows the UNet's outside attention, and text encoders' blocks; they have no alpha."""
         leaf = next((word for word in PEFT if name.endswith(f".{word}")), None)
-        if leaf is None or ".to_" in name:
+        if leaf is None or ".to_" in name or ".text_projection." in name:
             return name
         path = name.removesuffix(f".{leaf}").replace("text_encoder.", "te.", 1)
         return f"lora_{path.replace('.', '_')}.{PEFT[leaf]}"
