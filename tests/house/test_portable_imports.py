@@ -10,17 +10,18 @@ ROOT = Path(__file__).parents[2]
 IMPORT_ALL = """
 import builtins, importlib, pkgutil, warnings
 warnings.simplefilter("ignore")
+from filelock import FileLock  # looks at how it is imported
 import lorasmith
 
 MISSING = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog", "posix"}
 real_import = builtins.__import__
 
-def import_as_on_windows(name, globals=None, *rest):
+def import_as_on_windows(name, globals=None, *rest, **options):
     # libraries have Windows versions of their own; what counts is what Lorasmith imports
     importer = (globals or {}).get("__name__") or ""
     if name.partition(".")[0] in MISSING and importer.startswith("lorasmith"):
         raise ModuleNotFoundError(name)
-    return real_import(name, globals, *rest)
+    return real_import(name, globals, *rest, **options)
 
 builtins.__import__ = import_as_on_windows
 failed = []

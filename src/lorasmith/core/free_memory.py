@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import cast
 
 import psutil
 import torch
@@ -34,7 +35,8 @@ def _free_on_gpu(device: torch.device) -> int:
     """Bytes of a GPU that nobody uses, within the part of it that this process may have
     (`torch.cuda.set_per_process_memory_fraction`). What torch holds for reuse is free too."""
     # not every function of torch takes a device without a number, which means the current one
-    index = torch.cuda.current_device() if device.index is None else device.index
+    number = cast("int | None", device.index)
+    index = torch.cuda.current_device() if number is None else number
     free, total = torch.cuda.mem_get_info(index)
     reserved, used = torch.cuda.memory_reserved(index), torch.cuda.memory_allocated(index)
     # torch < 2.8 does not tell the part
