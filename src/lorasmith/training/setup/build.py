@@ -211,7 +211,7 @@ def assemble(
 ) -> Run:
     """The run at its first step."""
     groups = parameter_groups(config, adapters, token_trainer)
-    captured = adapters.graph_safe and can_capture_steps(config, family, dataset)
+    captured = adapters.graph_safe and can_capture_steps(config, family, dataset, ranks.count)
     if captured:
         # A captured step reads its learning rates from the device.
         for group in groups:
@@ -289,11 +289,11 @@ def parameter_groups(config: TrainConfig, adapters: AdapterSet, token_trainer: T
     return groups
 
 
-def can_capture_steps(config: TrainConfig, family: Family, dataset: Dataset) -> bool:
-    """Whether steps may become CUDA graphs: a GPU, everything cached, one micro-batch a step, a fused optimizer, and
-    the same parameters in all steps."""
+def can_capture_steps(config: TrainConfig, family: Family, dataset: Dataset, ranks: int = 1) -> bool:
+    """Whether steps may become CUDA graphs: a GPU, everything cached, one micro-batch a step (of several `ranks`, also
+    one for each), a fused optimizer, and the same parameters in all steps."""
     everything_cached = dataset.text_cached and dataset.latents_cached
-    steps_are_alike = config.accumulation == 1 and not config.phases
+    steps_are_alike = config.accumulation in (1, ranks) and not config.phases
     fused = isinstance(config.optimizer, AdamW)
     return config.cuda_graph and family.device.type == "cuda" and everything_cached and steps_are_alike and fused
 

@@ -38,6 +38,13 @@ def rank_share(plans: Sequence[BatchPlan], rank: int = 0, ranks: int = 1) -> lis
     return share
 
 
+def one_batch_each(plans: Sequence[BatchPlan], ranks: int = 1) -> bool:
+    """Whether each rank computes exactly one batch of a step, so that the step may be a CUDA graph on all of them."""
+    if len(plans) == ranks == 1:
+        return True
+    return all(len(rank_share(plans, rank, ranks)) == 1 for rank in range(ranks))
+
+
 def cut_to_size(share: Sequence[tuple[int, BatchPlan]], largest: int | None) -> list[tuple[int, BatchPlan]]:
     """A share of a step in micro-batches of at most `largest` samples; None: as it is."""
     if largest is None:

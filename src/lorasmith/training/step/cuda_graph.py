@@ -4,11 +4,15 @@ With small batches a GPU waits for the CPU to launch kernels. `CudaGraphs` captu
 backward, clipping, optimizer) once for each shape of batch, and replays it. A shape is captured when it comes the
 second time: the first time its step runs as usual, which is also the warm-up that capturing needs. Capturing itself
 computes nothing, so it changes no weight.
+
+Of several ranks, all capture a step or none does, as NCCL asks for its sums. What decides it is therefore the same on
+all of them: the buckets and sizes of all batches of the step. The sizes also decide by how many samples of the whole
+step a loss is divided, which the graph holds as a constant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,12 +21,14 @@ from torch import Tensor
 
 from lorasmith.core.out_of_memory import is_out_of_memory
 from lorasmith.core.rng import StepRng
-from lorasmith.data.dataset import Batch
+from lorasmith.data.dataset import Batch, BatchPlan
 from lorasmith.training.step.metrics import StepOutcome
 
 if TYPE_CHECKING:
     from lorasmith.training.run import Run
 
+MAX_GRAPHS = 128
+"""Steps of several ranks have as many forms as there are combinations of buckets, and each graph needs memory."""
 StepFunction = Callable[[Batch, StepRng], StepOutcome]
 
 
@@ -37,30 +43,37 @@ class CapturedStep:
 
 
 class CudaGraphs:
-    """The graphs of a run, by the shapes of the batch. All share one memory pool, since they never run at once."""
+    """The graphs of a run, by the form of the step. All share one memory pool, since they never run at once."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.steps: dict[tuple[Any, ...], CapturedStep | None] = {}
-        """By the shapes of the batch; None: the shape has come once and is not captured yet."""
+        """By the buckets and sizes of the step's batches, and the shapes of this rank's batch; None: this form has come
+        once and is not captured yet."""
         self.pool: Any = None
+        self.count = 0
+        """How many steps are captured."""
         self.disabled = False
         """Whether capturing has failed, so that all steps run as usual."""
 
     def close(self) -> None:
         """Free the graphs. Ranks cannot leave their process group before, if graphs hold sums of NCCL."""
         self.steps.clear()
+        self.count = 0
         self.pool = None
 
-    def __call__(self, batch: Batch, rng: StepRng, step: StepFunction) -> StepOutcome:
-        """Compute `step(batch, rng)`: as usual, captured, or replayed."""
+    def __call__(self, batch: Batch, rng: StepRng, step: StepFunction, plans: Sequence[BatchPlan] = ()) -> StepOutcome:
+        """Compute `step(batch, rng)`: as usual, captured, or replayed. `plans`: the step's batches on all ranks."""
         # Batches need graphs of their own if other tensors are there, or have other shapes.
         shapes = tuple((path, tensor.shape, tensor.dtype) for path, tensor in tensors_of(batch).items())
-        if self.disabled or shapes not in self.steps:
-            self.steps[shapes] = None
+        form = (tuple((plan.bucket, len(plan.views)) for plan in plans), shapes)
+        if self.disabled or form not in self.steps:
+            self.steps[form] = None
             return step(batch, rng)
 
-        captured = self.steps[shapes]
+        captured = self.steps[form]
+        if captured is None and self.count >= MAX_GRAPHS:
+            return step(batch, rng)
         if captured is None:
             try:
                 captured = self.capture(batch, rng, step)
@@ -73,7 +86,8 @@ class CudaGraphs:
                 reason = str(error).splitlines()[0]
                 self.run.progress.say(f"steps cannot be CUDA graphs here and run one kernel at a time ({reason})")
                 return step(batch, rng)
-            self.steps[shapes] = captured
+            self.steps[form] = captured
+            self.count += 1
         else:
             # The graph reads its batch and its draws from fixed addresses.
             tensors = tensors_of(batch)

@@ -19,7 +19,7 @@ from lorasmith.core.errors import WriteError
 from lorasmith.core.out_of_memory import is_out_of_memory
 from lorasmith.core.rng import StepRng, restored_global_generators
 from lorasmith.data.dataset import Batch, BatchPlan
-from lorasmith.training.step.batches import cut_to_size, micro_batches, rank_share
+from lorasmith.training.step.batches import cut_to_size, micro_batches, one_batch_each, rank_share
 from lorasmith.training.step.gradients import all_finite, step_if_finite, unscale_and_clip
 from lorasmith.training.step.metrics import StepOutcome, StepRecord
 
@@ -157,15 +157,16 @@ def optimizer_step(run: Run, plans: list[BatchPlan], number: int) -> StepOutcome
     """
     samples_in_step = sum(len(plan.views) for plan in plans)
     share = rank_share(plans, run.ranks.index, run.ranks.count)
+    # A graph holds exactly one micro-batch. All ranks capture a step or none does, so all must have one.
+    graphs = run.cuda_graphs if run.cuda_graphs and one_batch_each(plans, run.ranks.count) else None
     while True:
         parts = cut_to_size(share, run.memory.largest)
-        # A graph holds exactly one micro-batch; a step of one sample may also have no share for this rank.
-        captured = run.cuda_graphs if len(plans) == len(parts) == 1 else None
+        captured = graphs if len(parts) == 1 else None
         try:
             batches = micro_batches(run, parts, number)
             if captured is not None:
                 batch, rng = next(batches)
-                return captured(batch, rng, partial(whole_step, run, samples_in_step))
+                return captured(batch, rng, partial(whole_step, run, samples_in_step), plans)
             return update_weights(run, *sum_over_batches(run, batches, samples_in_step))
         except Exception as error:
             if not is_out_of_memory(error):
