@@ -18,6 +18,7 @@ import torch
 
 from lorasmith.families.fingerprint import file_hash
 from lorasmith.training.output.network_args import network_args
+from lorasmith.training.step.eager_adamw import EagerAdamW
 
 if TYPE_CHECKING:
     from lorasmith.data.transforms import Transform
@@ -99,6 +100,8 @@ def optimizer_fields(run: Run) -> dict[str, Any]:
 def optimizer_name(run: Run) -> str:
     """The optimizer's class with its arguments: `torch.optim.adamw.AdamW(weight_decay=0.01,betas=(0.9, 0.999))`."""
     optimizer_class = type(run.optimizer)
+    if optimizer_class is EagerAdamW:  # the same method under a name that readers of the file know
+        optimizer_class = torch.optim.AdamW
     settings = run.config.optimizer.model_dump()
     arguments = settings.get("args") or {
         name: settings[name] for name in ("weight_decay", "betas", "eps") if name in settings
@@ -137,7 +140,8 @@ def image_fields(run: Run) -> dict[str, Any]:
         "num_train_images": views[True],
         "num_reg_images": views[False],
         "num_validation_images": len(run.dataset.validation),
-        "batch_size_per_device": data.batch_size,
+        # the config's batch is that of all processes together; the first have one more where it does not divide
+        "batch_size_per_device": -(-data.batch_size // run.ranks.count),
         "total_batch_size": data.batch_size * run.config.accumulation,
         "dataset_dirs": json.dumps(folders[True]),
         "reg_dataset_dirs": json.dumps(folders[False]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from safetensors import safe_open
 
 from lorasmith.compat.script import find_script
 from lorasmith.training.config import load_config
+from lorasmith.training.output.kohya_metadata import image_fields
 from lorasmith.training.session import train
 
 OF_THE_ORIGINAL = """
@@ -133,6 +135,17 @@ def test_structured_values(metadata: dict[str, str]) -> None:
     assert info["mean_img_ar_error"] == pytest.approx(80 / 48 - 96 / 64)
     assert float(metadata["training_finished_at"]) >= float(metadata["training_started_at"])
     assert int(metadata["session_id"]) > 0
+
+
+@pytest.mark.parametrize(("ranks", "per_device"), [(1, 6), (2, 3), (4, 2)])
+def test_the_batch_of_a_device_is_its_share(ranks: int, per_device: int) -> None:
+    """kohya's batch is per process, ours is of all; the larger share where they differ."""
+    data = {"images": "unused", "batch_size": 6, "resolution": 64}
+    config = load_config({"base": "tiny-sd", "output": "unused", "trigger": ["garp"], "accumulation": 2, "data": data})
+    dataset = SimpleNamespace(records=[], validation=[])
+    run: Any = SimpleNamespace(config=config, dataset=dataset, ranks=SimpleNamespace(count=ranks))
+    fields = image_fields(run)
+    assert (fields["batch_size_per_device"], fields["total_batch_size"]) == (per_device, 12)
 
 
 def test_public_files_have_no_folders(tmp_path: Path) -> None:
