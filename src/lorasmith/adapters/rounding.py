@@ -14,8 +14,6 @@ from torch import Tensor
 
 STORED: dict[str, torch.dtype] = {"fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 """How programs store bases; fp8 is e4m3, the one that they offer for weights."""
-MUCH_LOST = 0.3
-"""The error above which a picture differs visibly from one without rounding."""
 
 
 @dataclass
@@ -58,23 +56,3 @@ def rounded(weight: Tensor, stored: torch.dtype) -> Tensor:
     """The nearest numbers that can be stored, in float32. Numbers beyond the range of fp8 become its largest."""
     limit = torch.finfo(stored).max
     return weight.clamp(-limit, limit).to(stored).float()
-
-
-def describe(loss: dict[str, float]) -> str:
-    """`71 % of the entries do not change the stored weight, error 0.42 of the size of the change`."""
-    return (
-        f"{loss['unchanged']:.0%} of the entries do not change the stored weight, error {loss['error']:.2f} of the "
-        "size of the change"
-    )
-
-
-def warning(kind: str, loss: dict[str, float]) -> str:
-    """What a user should know; empty if little is lost."""
-    if loss["error"] <= MUCH_LOST:
-        return ""
-    return (
-        f"On a base that is stored in {kind}, {loss['unchanged']:.0%} of this LoRA's entries round away (error "
-        f"{loss['error']:.2f} of its size) where the program adds it into the weights and rounds, as A1111 and Forge "
-        f"do. Use a base in {'fp16' if kind == 'fp8' else 'fp32'} there, or a program that keeps LoRAs beside the "
-        "weights."
-    )

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from lorasmith.adapters.rounding import STORED, RoundingLoss, describe, warning
+from lorasmith.adapters.rounding import STORED, RoundingLoss
+from lorasmith.core.rounding_text import describe, warning
 from lorasmith.families.load import load
 from lorasmith.sampling.loras import load_lora
 

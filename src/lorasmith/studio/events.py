@@ -43,6 +43,19 @@ def stream(request: Request, poll: Callable[[], Iterator[Change]], interval: flo
     return StreamingResponse(messages(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
+def stream_state(request: Request, name: str, read: Callable[[], Any], interval: float = INTERVAL) -> StreamingResponse:
+    """A response that sends what `read` returns as the event `name`: at once, and whenever it has changed."""
+    sent: list[Any] = []
+
+    def poll() -> Iterator[Change]:
+        now = read()
+        if sent != [now]:
+            sent[:] = [now]
+            yield name, now
+
+    return stream(request, poll, interval)
+
+
 def message(name: str, data: Any) -> str:
     """One event as text. JSON has no line breaks outside of strings, and escapes them inside."""
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"

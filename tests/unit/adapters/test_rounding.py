@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lorasmith.adapters.rounding import RoundingLoss, describe, rounded, warning
+from lorasmith.adapters.rounding import RoundingLoss, rounded
+from lorasmith.core.rounding_text import describe, warning
 
 
 def loss_of(weight: list[float], change: list[float], stored: torch.dtype) -> RoundingLoss:

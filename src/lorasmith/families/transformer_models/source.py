@@ -17,12 +17,12 @@ from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.latent_grid import DOWNSCALE
 from lorasmith.core.text_files import read_json_table
-from lorasmith.families.reader import TensorRef, check_keys, read_header
+from lorasmith.families.folder_parts import read_part_config, read_part_headers, read_scheduler_config
+from lorasmith.families.reader import TensorRef, check_keys
 from lorasmith.families.registry import NotRecognisedError
 from lorasmith.families.source import Source
 from lorasmith.families.stable_diffusion.source import part_title
 from lorasmith.families.stable_diffusion.stored_names import current_vae_names, text_encoder_names
-from lorasmith.families.weight_files import weight_files
 
 DENOISER = "transformer"
 T5 = "t5"
@@ -67,18 +67,13 @@ class TransformerFolder(Source):
         return str(self.path / (self.folders[part][0] if part in self.folders else part))
 
     def config(self, part: str) -> dict[str, Any]:
-        file = Path(self.where(part)) / ("scheduler_config.json" if part == "scheduler" else "config.json")
-        if not file.is_file():
-            if part == "scheduler":
-                return {}
-            raise LorasmithError(f"{file}: missing; the {part_title(part)} cannot be loaded without it")
-        return read_json_table(file)
+        folder = Path(self.where(part))
+        if part == "scheduler":
+            return read_scheduler_config(folder, default={})
+        return read_part_config(folder, part_title(part))
 
     def raw(self, part: str) -> dict[str, TensorRef]:
-        refs: dict[str, TensorRef] = {}
-        for file in weight_files(Path(self.where(part)), part_title(part)):
-            refs.update(read_header(file)[0])
-        return refs
+        return read_part_headers(Path(self.where(part)), part_title(part))
 
     def resolve(self, part: str, names: Iterable[str]) -> dict[str, TensorRef]:
         refs = self.raw(part)

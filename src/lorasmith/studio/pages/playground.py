@@ -7,7 +7,6 @@ The model is in a process of its own, which is started with the first picture. P
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from starlette.responses import Response
 from lorasmith.core.errors import LorasmithError
 from lorasmith.sampling.sampler_names import SAMPLERS
 from lorasmith.studio.config_places import check_tags, checked_base
-from lorasmith.studio.events import Change, stream
+from lorasmith.studio.events import stream_state
 from lorasmith.studio.memory import memory_of
 from lorasmith.studio.page import Call, Page, get, post
 from lorasmith.studio.pages import compare
@@ -98,15 +97,7 @@ def names_of(call: Call, files: list[str]) -> list[str | None]:
 
 def watch(call: Call) -> Response:
     """Sends `state` when it has changed."""
-    sent: list[Any] = [None]
-
-    def poll() -> Iterator[Change]:
-        now = state(call)
-        if now != sent[0]:
-            sent[0] = now
-            yield "state", now
-
-    return stream(call.request, poll, INTERVAL)
+    return stream_state(call.request, "state", lambda: state(call), INTERVAL)
 
 
 def history(call: Call) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from starlette.responses import Response
 from lorasmith.core.config import override, read_table
 from lorasmith.core.errors import LorasmithError
 from lorasmith.studio.config_places import check_places, find_configs
-from lorasmith.studio.events import Change, stream
+from lorasmith.studio.events import stream_state
 from lorasmith.studio.page import Call, Page, get, post
 from lorasmith.studio.pages.new_run import QUEUE
 from lorasmith.studio.process import read_tail, run_json
@@ -63,15 +62,7 @@ def describe(call: Call, job: Job) -> dict[str, Any]:
 
 def watch(call: Call) -> Response:
     """Sends the queue as `queue` when it has changed."""
-    sent: list[Any] = [None]
-
-    def poll() -> Iterator[Change]:
-        now = show(call)
-        if now != sent[0]:
-            sent[0] = now
-            yield "queue", now
-
-    return stream(call.request, poll)
+    return stream_state(call.request, "queue", lambda: show(call))
 
 
 def configs(call: Call) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from starlette.responses import Response
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.lock import find_holder
-from lorasmith.studio.events import Change, stream
+from lorasmith.studio.events import stream_state
 from lorasmith.studio.page import Call, Page, get
 from lorasmith.studio.run_list import EVENTS, parse
 from lorasmith.studio.run_log import RunLog, chart, event_points, line
@@ -204,15 +203,7 @@ def watch(call: Call) -> Response:
     """Sends the sweep as `sweep` when it has changed."""
     # a wrong name is an answer, not the end of a stream that has begun
     sweep_folder(call)
-    sent: list[Any] = [None]
-
-    def poll() -> Iterator[Change]:
-        now = show(call)
-        if now != sent[0]:
-            sent[0] = now
-            yield "sweep", now
-
-    return stream(call.request, poll, INTERVAL)
+    return stream_state(call.request, "sweep", lambda: show(call), INTERVAL)
 
 
 PAGE = Page(

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Literal
 
-from lorasmith.adapters import rounding
+from lorasmith.core.rounding_text import describe as describe_rounding
+from lorasmith.core.rounding_text import warning as rounding_warning
 from lorasmith.training.output.report.phrases import phrases_with_trigger
 from lorasmith.training.output.report.record import Event, Record
 from lorasmith.training.output.report.tables import card, table
@@ -96,8 +97,8 @@ def add_rounding(health: Health, facts: Event) -> None:
     for kind, loss in losses.items():
         if not isinstance(loss, dict) or not all(isinstance(loss.get(key), float) for key in ("unchanged", "error")):
             continue
-        health.facts[f"added into a base in {kind}"] = rounding.describe(loss)
-        if text := rounding.warning(kind, loss):
+        health.facts[f"added into a base in {kind}"] = describe_rounding(loss)
+        if text := rounding_warning(kind, loss):
             # fp8 loses most of nearly every LoRA, and few bases are stored so
             health.add("note" if kind == "fp8" else "warning", text)
 
