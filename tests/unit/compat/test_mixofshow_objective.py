@@ -52,7 +52,7 @@ def make(folder: Path, full: bool, masked_loss: bool) -> Run:
     }
     script = find_script("train_edlora")
     config = script.convert(script.read(flatten(given), [])).config
-    own = {"output": str(folder / "run"), "steps": 1, "views_per_image": None}
+    own = {"output": str(folder / "run"), "steps": 1, "epochs": None}
     return build_run(load_config({k: v for k, v in (config | own).items() if v is not None}))
 
 

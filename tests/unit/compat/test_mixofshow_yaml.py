@@ -16,7 +16,9 @@ from lorasmith.compat.mixofshow.reading import flatten, read_yaml
 from lorasmith.compat.prompt_templates import TEMPLATES
 from lorasmith.compat.script import Action, Conversion, find_script
 from lorasmith.core.errors import ConfigError, LorasmithError
+from lorasmith.data.dataset import Dataset
 from lorasmith.training.config import load_config
+from lorasmith.training.setup.length import run_length
 
 Write = Callable[..., Path]
 
@@ -265,3 +267,33 @@ def test_templates_are_as_many_and_all_different() -> None:
 
 def test_keys_are_flat() -> None:
     assert flatten({"a": {"b": {"c": 1}, "replace_mapping": {"d": 1}}}) == {"a.b.c": 1, "a.replace_mapping": {"d": 1}}
+
+
+@pytest.mark.parametrize(
+    ("images", "ratio", "ranks", "steps"),
+    [(14, 500, 2, 1750), (15, 500, 2, 1875), (15, 250, 2, 938), (15, 500, 1, 3750)],
+)
+def test_the_steps_are_those_of_the_original(
+    images: int, ratio: int, ranks: int, steps: int, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ceil(images * ratio / (batch per process * processes)): an epoch of a few images would end with a part of a
+    batch."""
+    for name, value in {"RANK": 0, "WORLD_SIZE": ranks, "LOCAL_RANK": 0, "MASTER_PORT": 29500}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    (tmp_path / "many").mkdir()
+    for i in range(images):
+        Image.new("RGB", (64, 64), (i, 0, 0)).save(tmp_path / "many" / f"{i}.png")
+    entry = {"instance_prompt": "<TOK>", "instance_data_dir": str(tmp_path / "many")}
+    (tmp_path / "many.json").write_text(json.dumps([entry]))
+    path = write(
+        datasets__train__concept_list=str(tmp_path / "many.json"), datasets__train__dataset_enlarge_ratio=ratio
+    )
+    config = load_config(converted(path).config)
+    assert run_length(config, Dataset.build(config.data, seed=0)).steps == steps
+
+
+def test_a_share_of_the_images_is_a_number_of_views(write: Write) -> None:
+    config = converted(write(datasets__train__dataset_enlarge_ratio=1.5)).config
+    assert config["views_per_image"] == 1.5
+    assert "repeats" not in config["data"]["subsets"][0]

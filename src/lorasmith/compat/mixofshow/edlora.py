@@ -14,7 +14,7 @@ from lorasmith.compat.mixofshow.reading import (
     read_prompts,
     read_yaml,
 )
-from lorasmith.compat.mixofshow.training_data import convert_data, image_size, preview_size
+from lorasmith.compat.mixofshow.training_data import convert_data, image_size, preview_size, repeats_of
 from lorasmith.compat.options import Option, split_arguments
 from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
@@ -78,7 +78,7 @@ class TrainEdlora(Script):
             "trigger": [" ".join(tokens)],
             "seed": values["manual_seed"],
             "precision": "fp32" if values["mixed_precision"] == "no" else "auto",
-            "views_per_image": values["datasets.train.dataset_enlarge_ratio"],
+            **convert_length(values),
             "accumulation": values["gradient_accumulation_steps"],
             "gradient_checkpointing": values["models.gradient_checkpoint"],
             "data": convert_data(values, size, notes),
@@ -109,6 +109,14 @@ class TrainEdlora(Script):
         config["log"] = {"every_steps": values["logger.print_freq"]}
         config["export"] = {"every_steps": values["logger.save_checkpoint_freq"]}
         return Conversion(config, notes)
+
+
+def convert_length(values: dict[str, Any]) -> dict[str, Any]:
+    """One epoch of a data set that has each image so many times, as in the original; a share of the images is a number
+    of views."""
+    if repeats_of(values) is None:
+        return {"views_per_image": values["datasets.train.dataset_enlarge_ratio"]}
+    return {"epochs": 1}
 
 
 def is_noted(option: Option, values: dict[str, Any]) -> bool:

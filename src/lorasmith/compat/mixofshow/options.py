@@ -64,7 +64,11 @@ TRAIN = (
     Option("datasets.train.replace_mapping", "any", {}, shape=shapes.Mapping, to="data.transforms (replace)"),
     Option("datasets.train.batch_size_per_gpu", "int", 2, to="data.batch_size", note="of one rank"),
     Option(
-        "datasets.train.dataset_enlarge_ratio", "float", 1.0, to="views_per_image", note="how often an image is used"
+        "datasets.train.dataset_enlarge_ratio",
+        "float",
+        1.0,
+        to="data.subsets.repeats",
+        note="a number that is not whole: `views_per_image`",
     ),
     # Previews
     Option("datasets.val_vis.name", "text", "PromptDataset", to="hooks.mixofshow.pictures"),

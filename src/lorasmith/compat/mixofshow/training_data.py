@@ -74,6 +74,12 @@ def list_transforms(values: dict[str, Any]) -> list[dict[str, Any]]:
     return [entry if isinstance(entry, dict) else {"type": entry} for entry in listed]
 
 
+def repeats_of(values: Mapping[str, Any]) -> int | None:
+    """How often the data set has each image; None if that is not a whole number."""
+    ratio = float(values["datasets.train.dataset_enlarge_ratio"])
+    return int(ratio) if ratio.is_integer() and ratio >= 1 else None
+
+
 def read_concept_list(values: dict[str, Any]) -> list[dict[str, Any]]:
     """The subsets of the concept list. Raises LorasmithError if it cannot be read."""
     path = Path(values["datasets.train.concept_list"])
@@ -95,6 +101,11 @@ def convert_concept_images(concept: dict[str, Any], values: dict[str, Any]) -> d
         "caption": concept["instance_prompt"],
         "caption_lines": "first",
     }
+    # In one epoch of all repeats only the last batch is incomplete, as in the original; in many short ones each last
+    # batch would be, which makes more steps.
+    repeats = repeats_of(values)
+    if repeats is not None and repeats > 1:
+        subset["repeats"] = repeats
 
     # Without captions, and for images without a caption file, the instance prompt is used.
     if not values["datasets.train.use_caption"]:
