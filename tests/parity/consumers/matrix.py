@@ -71,6 +71,10 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "Norms of the UNet": ("norm", {"layers": ("unet.mid_block.resnets.0.norm1", "unet.down_blocks.*.norm2")}),
 }
 """Name in the table, kind, settings."""
+TOLERANCE = 1e-5
+"""Of the norm of a change."""
+ROUNDING = 2 * torch.finfo(torch.float32).eps
+"""Of the norm of a weight."""
 WORDY = "LoRA and new words in one file"
 ROWS[WORDY] = ("lora", {"rank": 3, "alpha": 2})
 NEW_WORDS = {"<garp1>": {"te": torch.arange(256.0).view(2, 128) / 256}, "<garp2>": {"te": torch.ones(1, 128)}}
@@ -141,8 +145,17 @@ def base_weights() -> Weights:
     return found
 
 
+def is_right(found: Tensor, wanted: Tensor, base: Tensor) -> bool:
+    """Whether a weight is training's, to 1e-5 of the change, or to float32's rounding of the weight.
+
+    A rotation within a small bound changes a weight by a thousandth, of which rounding alone is 4e-5.
+    """
+    allowed = max(TOLERANCE * float((wanted - base).norm()), ROUNDING * float(wanted.norm()))
+    return float((found.reshape(wanted.shape) - wanted).norm()) <= allowed
+
+
 def judged(found: Weights, wanted: Weights) -> str:
-    """`yes` within 1e-5 of the changes, `partly` if what is there is right, else `wrong`; `no` if nothing is there."""
+    """`yes` if the changes are right, `partly` if what is there is right, else `wrong`; `no` if nothing is there."""
     base = base_weights()
     right = wrong = missing = 0
     for name, weight in wanted.items():
@@ -151,7 +164,7 @@ def judged(found: Weights, wanted: Weights) -> str:
             continue
         if name not in found or torch.equal(found[name], base[name]):
             missing += 1
-        elif float((found[name].reshape(weight.shape) - weight).norm() / change) <= 1e-5:
+        elif is_right(found[name], weight, base[name]):
             right += 1
         else:
             wrong += 1
