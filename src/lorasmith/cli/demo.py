@@ -108,6 +108,9 @@ Generate pictures with the LoRA:
 Show what is in the LoRA file, and how the training went:
     {program} inspect {lora}
     {lora.parent / "report.html"}
-Train your own LoRA: see the four lines of TOML in README.md, or docs/tutorial.md.{hint}
+Make a config for your own pictures (five questions), and train it:
+    {program} new
+See the runs in the browser, where lorasmith[studio] is installed:
+    {program} studio .{hint}
 
 Before and after: {picture.resolve()}"""

@@ -58,7 +58,8 @@ MEMORY_ADVICE = (
 
 app = typer.Typer(
     name="lorasmith",
-    help="Train, sample, evaluate and convert LoRAs for Stable Diffusion. Start with: lorasmith demo",
+    help="Train, sample, evaluate and convert LoRAs for Stable Diffusion.\n\nFirst time: lorasmith demo. "
+    "With your own pictures: lorasmith new, then check and train.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
