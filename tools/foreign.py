@@ -83,7 +83,9 @@ lorasmith convert-config -- train_text_to_image_lora --pretrained_model_name_or_
 
 Every option has the default and the meaning of the original, except where a note says otherwise. `output_dir` is the
 run's folder. It contains `pytorch_lora_weights.safetensors` (with the alphas that the originals omit), the same LoRA
-with kohya's names, and everything else of a run. With prior preservation, a batch contains as many class images as
+with kohya's names, a model card (`README.md`, in which you state the licence), and everything else of a run. Pivotal
+tuning also writes `NAME_emb.safetensors`, in the original's layout.
+With prior preservation, a batch contains as many class images as
 instance images. The loss is the mean over both, which is half of the original's sum; this makes no difference to AdamW,
 but it does to gradient clipping. Images keep their aspect ratio, in buckets. Started by a launcher in several
 processes, each has a batch of `train_batch_size`, as in the original. An unknown option is an error there and
