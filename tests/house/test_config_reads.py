@@ -12,9 +12,11 @@ TRAINING = Path(__file__).parents[2] / "src/lorasmith/training"
 WRITERS = {
     "hooks/export.py",
     "hooks/mixofshow.py",
+    "hooks/model_card.py",
     "output/checkpoint.py",
     "output/export.py",
     "output/kohya_metadata.py",
+    "output/model_card.py",
     "output/summary.py",
 }
 """These write the config, or name what it names, into files."""
