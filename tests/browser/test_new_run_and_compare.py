@@ -1,7 +1,9 @@
-"""From images to a file that is passed on, in a real browser: form, start, loss, stop, resume, compare, ship."""
+"""From images to a file that is passed on, in a real browser: caption, mask, form, start, loss, preview, stop,
+resume, compare, ship."""
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +28,7 @@ def test_from_the_form_to_a_shipped_file(
     shutil.copytree(Path(lorasmith.__file__).parent / "assets/garp", tmp_path / "garp")
     opened = studio(tmp_path)
     page.goto(opened.url)
+    edit_a_caption_and_paint_a_mask(page, tmp_path / "garp")
     page.get_by_role("link", name="New run").click()
 
     # a recipe, a mistake that shows at its field, and its correction
@@ -43,9 +46,16 @@ def test_from_the_form_to_a_shipped_file(
     wait_until(lambda: "every_steps = 10\n" in page.get_by_label("The config as TOML").input_value())
     page.get_by_role("button", name="Start the run").click()
 
-    # the run goes on without the studio
+    # the loss moves and a preview comes, without a reload
     page.wait_for_url("**/#/run?**", timeout=120_000)
     run = tmp_path / "runs/garp"
+    losses = page.locator(".tile", has_text="loss, mean")
+    losses.wait_for(timeout=120_000)
+    first = losses.inner_text()
+    wait_until(lambda: losses.inner_text() != first)
+    page.get_by_role("heading", name="Previews").wait_for(timeout=120_000)
+
+    # the run goes on without the studio
     wait_until(lambda: '"event": "preview"' in (run / "events.jsonl").read_text())
     opened.process.kill()
     opened.process.wait()
@@ -76,3 +86,27 @@ def test_from_the_form_to_a_shipped_file(
         metadata = contents.metadata()
     assert metadata["modelspec.license"] == "CC0"
     assert metadata["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
+
+
+def edit_a_caption_and_paint_a_mask(page: Any, images: Path) -> None:
+    """On the page of data; the ordinary files are written."""
+    page.get_by_role("link", name="Data").click()
+    page.locator("a.folder").first.click()
+    page.locator(".frame img").first.wait_for()
+    item = page.locator(".item").first
+    name = Path(item.locator(".name").inner_text().split("\n")[0].strip()).stem
+    caption = item.locator("textarea")
+    caption.fill("garp, seen from the front")
+    caption.press("Control+Enter")
+    wait_until(lambda: (images / f"{name}.txt").read_text() == "garp, seen from the front\n")
+    page.get_by_role("button", name=f"Open {name}").first.click()
+    page.get_by_role("button", name=re.compile("(Paint a|Change the) mask")).click()
+    box = page.locator("canvas.paint").bounding_box()
+    page.mouse.move(box["x"] + 20, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=5)
+    page.mouse.up()
+    page.get_by_role("button", name="Save the mask").click()
+    page.get_by_text("The mask is saved.").wait_for()
+    assert (images / "masks" / f"{name}.png").is_file()
+    page.keyboard.press("Escape")
