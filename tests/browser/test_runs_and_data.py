@@ -190,6 +190,7 @@ def test_of_ten_thousand_images_only_those_in_sight_are_in_the_page(tmp_path: Pa
     Image.new("RGB", (64, 64)).save(first)
     for i in range(1, 10_000):
         os.link(first, images / f"{i}.png")
+    (images / "9999.txt").write_text("the last one\n")
     page.goto(studio(images).url)
     page.get_by_role("link", name="Data").click()
     page.locator("a.folder").click()
@@ -197,4 +198,7 @@ def test_of_ten_thousand_images_only_those_in_sight_are_in_the_page(tmp_path: Pa
     page.locator(".frame img").first.wait_for()
     page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
     page.get_by_text("9999.png").wait_for()
+    # its caption was not among the first that are read
+    wait_until(lambda: page.get_by_label("Caption of 9999.png").input_value() == "the last one")
+    assert page.get_by_role("button", name="Find and replace").is_enabled()
     assert page.locator(".item").count() < 60

@@ -105,9 +105,10 @@ class ImageFolder:
         encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), "utf-8")
         return data.decode(encoding, errors="replace").replace("\r\n", "\n").rstrip("\n")
 
-    def list(self) -> list[dict[str, Any]]:
-        """Each image with its caption; sizes are read when they are shown."""
-        return [self.describe(path) for path in self.images()]
+    def list(self, start: int = 0, end: int | None = None) -> list[dict[str, Any]]:
+        """Each image with its caption, of all or of those from `start` up to `end`; sizes are read when they are
+        shown."""
+        return [self.describe(path) for path in self.images()[start:end]]
 
     def describe(self, image: Path) -> dict[str, Any]:
         """Name, caption and the tokens of the caption."""

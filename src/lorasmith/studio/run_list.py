@@ -25,6 +25,8 @@ LARGEST_SHARE = 0.05
 """The largest share of the time that searching folders may take."""
 TAIL = 16 << 10
 """Bytes at the end of the events from which the state of a run is read."""
+AVERAGED = 20
+"""Steps whose losses are averaged."""
 LARGEST_SUMMARY = 8 << 20
 STEP_FOLDER = re.compile(r"step-(\d+)")
 
@@ -93,8 +95,8 @@ def state_of(folder: Path, finished: bool) -> str:
 
 def read_row(folder: Path) -> Row:
     """The numbers of a run from the end of its events, and its name and plan from its summary."""
-    events = [event for line in read_tail(folder / EVENTS, TAIL).splitlines() if (event := parse_event(line))]
-    losses = numbers(events, "loss", kind="step")[-20:]
+    events = newest_events(folder / EVENTS)
+    losses = numbers(events, "loss", kind="step")[-AVERAGED:]
     summary = read_summary(folder)
     return {
         "name": str(summary.get("name") or folder.name),
@@ -110,6 +112,22 @@ def read_row(folder: Path) -> Row:
         "device": summary.get("device"),
         "picture": newest_preview(folder),
     }
+
+
+def newest_events(path: Path) -> list[Row]:
+    """The last events of a run in their order, as far back as `AVERAGED` steps: a start or an end before these says
+    nothing, since each session begins with an event of its own."""
+    events: list[Row] = []
+    steps = 0
+    for line in reversed(read_tail(path, TAIL).splitlines()):
+        event = parse_event(line)
+        if event is None:
+            continue
+        events.append(event)
+        steps += event.get("event") == "step"
+        if steps >= AVERAGED:
+            break
+    return events[::-1]
 
 
 def numbers(events: list[Row], key: str, kind: str = "") -> list[float]:

@@ -12,6 +12,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from lorasmith.studio import image_folder
+from lorasmith.studio.pages import data
 from lorasmith.studio.tokens import count_tokens
 
 Open = Callable[..., TestClient]
@@ -54,6 +55,22 @@ def test_a_caption_is_written_undone_and_never_lost(images: Path, open_studio: O
     for name in ("../images/2.png", "missing.png", "note.md", ".env"):
         assert change(name, None, "x") == 400, name
     assert sorted(path.name for path in images.iterdir()) == ["10.png", "2.png", "2.txt", "3.jpg", "note.md"]
+
+
+def test_of_many_images_the_first_captions_come_at_once_and_the_others_later(
+    images: Path, open_studio: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "AT_FIRST", 1)
+    (images / "10.txt").write_text("on grass\n")
+    client = open_studio(images)
+    opened = client.get("/api/data/open", params={"folder": "images"}).json()
+    assert [image["name"] for image in opened["images"]] == ["2.png"]
+    assert opened["later"] == ["3.jpg", "10.png"]
+    later = client.get("/api/data/captions", params={"folder": "images"}).json()["images"]
+    assert later == [
+        {"name": "3.jpg", "caption": None, "tokens": None},
+        {"name": "10.png", "caption": "on grass", "tokens": 2},
+    ]
 
 
 def test_of_several_changes_none_is_made_if_one_cannot_be(images: Path, open_studio: Open) -> None:

@@ -83,6 +83,9 @@ def test_state_position_and_remaining_time(run: Path, open_studio: Open) -> None
     # made longer afterwards
     append(run, {"event": "resume", "step": 40})
     assert row()["state"] == "stopped"
+    # as many steps later as are read of the log
+    append(run, *(step(n, 0.25) for n in range(41, 81)))
+    assert (row()["state"], row()["step"], row()["loss"]) == ("stopped", 80, 0.25)
 
 
 def test_the_best_export_is_the_one_that_the_run_names(run: Path, open_studio: Open) -> None:

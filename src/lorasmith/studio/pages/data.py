@@ -21,6 +21,8 @@ from lorasmith.studio.tokens import LIMIT
 
 MOST_DETAILS = 200
 """Images of which details are read at a time."""
+AT_FIRST = 200
+"""Images of which the captions are sent with the folder; the page shows these while it asks for the others."""
 MOST_FOLDERS = 1000
 LARGEST_RESOLUTION = 4096
 CAPTION_SECONDS = 6 * 3600.0
@@ -43,17 +45,24 @@ def folders(call: Call) -> dict[str, Any]:
 
 
 def open_folder(call: Call) -> dict[str, Any]:
-    """The images of a folder with their captions."""
+    """The images of a folder with the captions of the first ones, and the names of the others as `later`."""
     images = image_folder(call)
+    paths = images.images()
     table = images.table()
     return {
         "path": str(images.folder),
-        "images": images.list(),
+        "images": [images.describe(path) for path in paths[:AT_FIRST]],
+        "later": [path.name for path in paths[AT_FIRST:]],
         "table": None if table is None else table.name,
         "can_write": images.can_write,
         "repeats": repeats_of(images.folder),
         "limit": LIMIT,
     }
+
+
+def captions(call: Call) -> dict[str, Any]:
+    """The captions of the images that `open` has only named."""
+    return {"images": image_folder(call).list(AT_FIRST)}
 
 
 def details(call: Call) -> dict[str, Any]:
@@ -139,6 +148,7 @@ PAGE = Page(
     [
         get("/folders", folders),
         get("/open", open_folder),
+        get("/captions", captions),
         get("/check", check),
         get("/mask", show_mask),
         get("/captioners", captioners),

@@ -10,8 +10,8 @@ const CHECKED_BY_ITSELF = 300;
 const FILTERS = {
   "": ["All images", () => true],
   remarks: ["With remarks", (image) => image.remarks.length > 0],
-  caption: ["Without a caption", (image) => !image.caption],
-  trigger: ["Without the trigger", (image, set) => set.trigger && !hasWord(image.caption, set.trigger)],
+  caption: ["Without a caption", (image) => !image.caption && !image.isWaiting],
+  trigger: ["Without the trigger", (image, set) => set.trigger && !image.isWaiting && !hasWord(image.caption, set.trigger)],
   long: ["Longer than is read", (image, set) => image.tokens > set.limit],
 };
 
@@ -53,9 +53,11 @@ export async function showFolder(root, parameters, signal) {
     notes,
     h("div.head", {}, h("div.row.grow", {}, search, filter), count),
     grid.element);
-  for (const button of root.querySelectorAll(".tools button")) {
-    if (!opened.can_write && button !== check) button.disabled = true;
-  }
+  const tools = [...root.querySelectorAll(".tools button")].filter((button) => button !== check && button !== undo);
+  const allowTools = () => {
+    for (const button of tools) button.disabled = !opened.can_write || set.isLoading;
+  };
+  allowTools();
 
   function draw() {
     const text = search.value.trim().toLowerCase();
@@ -64,6 +66,7 @@ export async function showFolder(root, parameters, signal) {
       && (!text || image.name.toLowerCase().includes(text) || (image.caption ?? "").toLowerCase().includes(text)));
     count.textContent = shown.length === set.images.length
       ? `${number(shown.length)} images` : `${number(shown.length)} of ${number(set.images.length)} images`;
+    if (set.isLoading) count.textContent += ", captions are being read";
     undo.disabled = !set.history.length;
     drawNotes();
     grid.show(shown);
@@ -98,14 +101,27 @@ export async function showFolder(root, parameters, signal) {
 
   async function reload() {
     const again = await attempt(() => get("data/open", { folder }, signal));
-    if (again) set.replace(again.images);
+    if (again) set.replace(again.images, again.later);
     grid.forget();
+    draw();
+    await readOthers();
+  }
+
+  // Captions of thousands of images take a second; what changes all of them waits for that.
+  async function readOthers() {
+    if (!set.isLoading) return;
+    allowTools();
+    const others = await attempt(() => get("data/captions", { folder }, signal));
+    if (!others) return;
+    set.addCaptions(others.images);
+    allowTools();
     draw();
   }
 
   set.onchange = draw;
   set.openImage = (image) => openViewer(set, image, draw);
   draw();
+  readOthers();
   if (set.images.length && set.images.length <= CHECKED_BY_ITSELF) runCheck();
 }
 
@@ -134,13 +150,25 @@ class ImageSet {
     this.history = [];
     this.notes = [];
     this.onchange = () => {};
-    this.replace(opened.images);
+    this.replace(opened.images, opened.later);
   }
 
-  replace(images) {
+  /** Show other images: `images` with their captions, and the names of those whose captions come `later`. */
+  replace(images, later) {
+    this.isLoading = later.length > 0;
+    const waiting = later.map((name) => ({ name, caption: null, tokens: null, isWaiting: true }));
     const old = new Map((this.images ?? []).map((image) => [image.name, image]));
-    this.images = images.map((image) => ({ remarks: old.get(image.name)?.remarks ?? [], detail: null, ...image }));
+    this.images = [...images, ...waiting].map((image) => ({ remarks: old.get(image.name)?.remarks ?? [], detail: null, ...image }));
     this.byName = new Map(this.images.map((image) => [image.name, image]));
+  }
+
+  /** The captions that came later. A file that is new since the names were read is shown with the next load. */
+  addCaptions(images) {
+    this.isLoading = false;
+    for (const image of images) {
+      const known = this.byName.get(image.name);
+      if (known?.isWaiting) Object.assign(known, image, { isWaiting: false });
+    }
   }
 
   parameters() {

@@ -122,7 +122,8 @@ function imageCard(set, image) {
 
   const update = () => {
     if (document.activeElement !== caption) caption.value = image.caption ?? "";
-    caption.placeholder = set.trigger ? `none: trained as "${set.trigger}"` : "no caption";
+    caption.disabled = image.isWaiting === true;
+    caption.placeholder = image.isWaiting ? "being read" : set.trigger ? `none: trained as "${set.trigger}"` : "no caption";
     tokens.textContent = image.tokens === null ? "" : `${image.tokens} of ${set.limit} tokens`;
     tokens.classList.toggle("too-long", image.tokens > set.limit);
     const { detail } = image;
