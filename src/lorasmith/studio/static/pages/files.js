@@ -5,12 +5,18 @@ import { shown } from "../files/report.js";
 
 export const title = "Files";
 
+// The name comes before the folder: a narrow list cuts off the end.
+function choice(file, selected = false) {
+  const parts = file.split("/");
+  return h("option", { value: file, selected, title: file }, `${parts.pop()}${parts.length ? ` in ${parts.join("/")}` : ""}`);
+}
+
 export async function render(root, parameters, signal) {
   const { files, bases } = await get("files/choices", {}, signal);
   const field = (label, input) => h("label.field", {}, label, input);
   const text = (value = "", more = {}) => h("input", { value, ...more });
   const list = h("select", { multiple: true, size: 10, "aria-label": "LoRA files", style: { width: "100%" }, onchange: choose },
-    files.map((name) => h("option", { value: name, selected: name === parameters.file }, name)));
+    files.map((name) => choice(name, name === parameters.file)));
   const base = text("", { list: "files-bases", placeholder: "where one is needed" });
   const name = text("new");
   const uses = h("div.stack");
@@ -73,7 +79,7 @@ export async function render(root, parameters, signal) {
     try {
       const result = await action();
       fill(report, h("p", {}, "Written: ", h("strong.wrap", {}, result.file)), shown(result.report));
-      if (!files.includes(result.file) && result.file.endsWith(".safetensors")) list.prepend(h("option", { value: result.file }, result.file));
+      if (!files.includes(result.file) && result.file.endsWith(".safetensors")) list.prepend(choice(result.file));
     } catch (error) {
       if (error.name !== "AbortError") fill(report, h("div.problem", { role: "alert" }, error.message));
     }

@@ -38,7 +38,7 @@ export async function render(root, { sweep }, signal) {
     const name = row.run === now.best ? h("strong", {}, `${row.run} (best)`) : row.run;
     const preview = row.picture ? h("img", { src: url("pictures/small", { file: row.picture, side: 96 }), alt: "", width: 64, loading: "lazy" }) : null;
     const values = now.keys.length ? now.keys.map((key) => h("td", {}, row.values[key] ?? "")) : h("td");
-    return h("tr", {}, h("td.wrap", {}, row.id ? h("a", { href: href("run", { run: row.id }) }, name) : name, row.message ? h("div.small.soft", {}, row.message) : null),
+    return h("tr", {}, h("td.wrap", { style: { "min-width": "150px" } }, row.id ? h("a", { href: href("run", { run: row.id }) }, name) : name, row.message ? h("div.small.soft", {}, row.message) : null),
       values, h("td", {}, stateBadge(row.state)), Object.keys(COLUMNS).map((key) => h("td.number", {}, number(row[key]))), h("td", {}, preview));
   }
 
