@@ -26,8 +26,8 @@ from lorasmith.diffusion.prediction import VPrediction
 from lorasmith.diffusion.schedule import NoiseSchedule
 from lorasmith.diffusion.weightings.min_snr import MinSnr
 from lorasmith.families.base import Family
+from lorasmith.families.stable_diffusion import clip_family, layer_names
 from lorasmith.families.stable_diffusion import family as stable
-from lorasmith.families.stable_diffusion import layer_names
 from lorasmith.families.stable_diffusion.sd1 import SD1
 from lorasmith.families.stable_diffusion.source import StableDiffusionSource, shipped_config
 from lorasmith.families.stable_diffusion.unet import UNet
@@ -156,7 +156,7 @@ def full_size(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Family]:
         tokenizer = lambda self, part: Path()  # noqa: E731
 
     monkeypatch.setattr(stable, "load_unet", unet)
-    monkeypatch.setattr(stable.clip_text, "load_text_encoder", encoder)
+    monkeypatch.setattr(clip_family.clip_text, "load_text_encoder", encoder)
     return lambda: SD1(Published(), torch.float16, "cpu")
 
 

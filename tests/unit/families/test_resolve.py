@@ -45,8 +45,8 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         find("no-slash-in-it")
     with pytest.raises(LorasmithError, match="not a diffusers model folder"):
         find(tmp_path)
-    with pytest.raises(LorasmithError, match='no family is called "sd3"'):
-        find(tmp_path, "sd3")
+    with pytest.raises(LorasmithError, match='no family is called "pixart"'):
+        find(tmp_path, "pixart")
 
 
 def test_a_hub_id_offline_is_a_clear_error() -> None:
