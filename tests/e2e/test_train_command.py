@@ -88,7 +88,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(config: Config, program: Program, tm
             assert time.monotonic() < deadline
             time.sleep(0.05)
         child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=60)
+        out, err = child.communicate(timeout=180)
     finally:
         child.kill()
     assert child.returncode == 130, err

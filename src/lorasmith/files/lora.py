@@ -25,7 +25,7 @@ from lorasmith.formats.base import Encoded, Format
 from lorasmith.formats.embeddings import BUNDLE_PREFIX
 from lorasmith.formats.lora_file import LoraFile
 from lorasmith.formats.metadata_json import json_list
-from lorasmith.formats.other_files import embedding_advice
+from lorasmith.formats.other_files import contents_advice
 from lorasmith.formats.read import load
 from lorasmith.formats.rewrite import LayerTensors, alpha_of, to_plain_lora
 from lorasmith.formats.survey import Survey
@@ -170,11 +170,11 @@ def read(path: Path, model: ModelLayers | None = None) -> DecodedLora:
 def _unknown_layers(file: LoraFile, model: ModelLayers, unknown_keys: Sequence[str]) -> LorasmithError:
     """The error for a file with tensors of no layer of `model`; without `unknown_keys`, for one without layers."""
     if not unknown_keys:
-        return LorasmithError(f"{file.path}: not a LoRA; it has no layers{embedding_advice(file.original_keys)}")
+        return LorasmithError(f"{file.path}: not a LoRA; it has no layers{contents_advice(file.original_keys)}")
     remedy = "is it for another model?" if model.source else "name the base that it was made for with --base"
     return LorasmithError(
         f"{file.path}: {len(unknown_keys)} of its {len(file.tensors)} tensors belong to no layer of {model}, "
-        f"for example {unknown_keys[0]}; {remedy}{embedding_advice(file.original_keys)}"
+        f"for example {unknown_keys[0]}; {remedy}{contents_advice(file.original_keys)}"
     )
 
 
@@ -190,7 +190,7 @@ def _model_for(file: LoraFile, model: ModelLayers | None) -> ModelLayers:
         if family is None:
             raise LorasmithError(
                 f"{file.path}: its shapes do not show which models it is for; name one with --base"
-                + embedding_advice(file.original_keys)
+                + contents_advice(file.original_keys)
             )
         return ModelLayers.published(family)
     # text encoders alone can look like those of another family

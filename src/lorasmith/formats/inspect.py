@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.file_contents import SUPPORTED
 from lorasmith.formats.consumers import reader_support
 from lorasmith.formats.lora_file import LoraFile
 from lorasmith.formats.metadata_json import json_table
-from lorasmith.formats.other_files import embedding_advice
+from lorasmith.formats.other_files import contents_advice
 from lorasmith.formats.plugins import plugins_of
 from lorasmith.formats.read import load
 from lorasmith.formats.survey import Survey, block_of, change_norm, rank_of
@@ -33,8 +34,8 @@ def inspect(path: Path) -> dict[str, Any]:
     if not survey.layers and not file.token_embeddings:
         first_keys = ", ".join(file.original_keys[:3])
         raise LorasmithError(
-            f"{path}: not a LoRA; none of its {len(file.original_keys)} keys is that of a layer: {first_keys} ..."
-            + embedding_advice(file.original_keys)
+            f"{path}: not a LoRA for {SUPPORTED}; none of its {len(file.original_keys)} keys is that of a layer: "
+            f"{first_keys} ...{contents_advice(file.original_keys)}"
         )
 
     # one value for each layer or tensor, which are summarized below

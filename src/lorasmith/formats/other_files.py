@@ -13,7 +13,10 @@ def refuse_other_files(keys: Sequence[str], is_lora_key: Callable[[str], bool]) 
     if any(is_lora_key(key) for key in keys):
         foreign = foreign_lora(keys)
         if foreign is not None and not is_readable_transformer(keys):
-            raise LorasmithError(f"is {foreign.what}, by its key {foreign.key}; LoRAs for {SUPPORTED} are read")
+            raise LorasmithError(
+                f"is {foreign.what}, by its key {foreign.key}; LoRAs for {SUPPORTED} are read, "
+                "and for SD 3 and Flux those with the layer names of diffusers"
+            )
         return
     contents = other_file(keys)
     if contents is not None:
@@ -29,3 +32,11 @@ def embedding_advice(keys: Iterable[str]) -> str:
         "\n    to do: it is an embedding (textual inversion), a new token and not a change of layers; "
         "sample takes it with --embedding"
     )
+
+
+def contents_advice(keys: Sequence[str]) -> str:
+    """What a file is whose layers a command does not know, as the end of an error message; empty if that is unclear."""
+    foreign = foreign_lora(keys)
+    if foreign is None:
+        return embedding_advice(keys)
+    return f"\n    it is {foreign.what}; so far only train and sample can use such files, with their base"

@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.files.lora import read as read_lora
+from lorasmith.files.model import ModelLayers
 from lorasmith.formats.inspect import inspect
 from lorasmith.formats.read import load
 from lorasmith.formats.survey import Survey
@@ -172,3 +174,17 @@ def test_what_is_no_lora(tmp_path: Path) -> None:
     save_file({"model.diffusion_model.out.2.bias": torch.ones(4)}, tmp_path / "x.safetensors")
     with pytest.raises(LorasmithError, match="not a LoRA"):
         inspect(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lora_transformer_single_transformer_blocks_0_attn_to_q", "transformer.single_transformer_blocks.0.attn.to_q"],
+)
+def test_a_lora_for_flux_is_called_one(name: str, tmp_path: Path) -> None:
+    parts = ("lora_down", "lora_up") if name.startswith("lora_") else ("lora_A", "lora_B")
+    file = tmp_path / "flux.safetensors"
+    save_file({f"{name}.{parts[0]}.weight": torch.ones(4, 8), f"{name}.{parts[1]}.weight": torch.ones(8, 4)}, file)
+    with pytest.raises(LorasmithError, match=r"it is a LoRA for Flux .*only train and sample"):
+        inspect(file)
+    with pytest.raises(LorasmithError, match=r"it is a LoRA for Flux .*only train and sample"):
+        read_lora(file, ModelLayers.from_base("tiny-sd"))
