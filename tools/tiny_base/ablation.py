@@ -12,11 +12,8 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from lorasmith.evaluation.judge import Judge
 from lorasmith.families.load import load
 from lorasmith.sampling.loras import Loras, LoraUse
 from tools.tiny_base.gate_lora import score, train
+from tools.tiny_base.seed_runs import RESULT, Job, read_rows, run_jobs
 
 WORDS = "<garp1> <garp2>"
 STRENGTHS = (0.7, 1.0)
@@ -110,25 +108,17 @@ def main() -> None:
     parser.add_argument("--only", nargs=2, metavar=("VARIANT", "SEED"), help="this run alone; prints its result")
     options = parser.parse_args()
     if options.only:
-        print("RESULT " + json.dumps(one(options.only[0], int(options.only[1]), options)), flush=True)
+        print(RESULT + json.dumps(one(options.only[0], int(options.only[1]), options)), flush=True)
         return
-    rows: list[dict[str, Any]] = json.loads(options.to.read_text()) if options.to.exists() else []
+    rows = read_rows(options.to)
     done = {(row["variant"], row["seed"]) for row in rows}
     wanted = [(name, s) for s in range(options.seeds) for name, _ in variants() if (name, s) not in done]
 
-    def start(job: tuple[str, int]) -> None:
-        own = os.environ | {"CUDA_VISIBLE_DEVICES": str(wanted.index(job) % max(torch.cuda.device_count(), 1))}
-        given = ["--runs", options.runs, "--steps", options.steps, "--rounds", options.rounds]
-        command = [sys.executable, "-m", "tools.tiny_base.ablation", "--only", *job, "--device", options.device, *given]
-        answer = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, env=own)
-        for line in answer.stdout.splitlines():
-            if line.startswith("RESULT "):
-                rows.append(json.loads(line.removeprefix("RESULT ")))
-                print(line, flush=True)
-        options.to.write_text(json.dumps(rows, indent=1) + "\n")
+    def environment_of(job: Job) -> dict[str, str]:
+        return os.environ | {"CUDA_VISIBLE_DEVICES": str(wanted.index(job) % max(torch.cuda.device_count(), 1))}
 
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(start, wanted))
+    given = ["--device", options.device, "--runs", options.runs, "--steps", options.steps, "--rounds", options.rounds]
+    run_jobs("tools.tiny_base.ablation", wanted, given, rows, options.to, options.jobs, environment_of)
     print(table(rows))
 
 

@@ -13,14 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
 import statistics
-import subprocess
-import sys
 import tomllib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +31,7 @@ from lorasmith.training.hooks.stop_patience import worse_than_best
 from lorasmith.training.output.best import losses_by_step
 from lorasmith.training.output.report.record import Record, read
 from tools.tiny_base.gate_lora import score, train
+from tools.tiny_base.seed_runs import RESULT, read_rows, run_jobs
 
 RECIPE = Path("recipes/garp.toml")
 PICTURES = Path("src/lorasmith/assets/garp")
@@ -199,25 +196,15 @@ def main() -> None:
     parser.add_argument("--only", nargs=2, metavar=("CASE", "SEED"), help="this run alone; prints its result")
     options = parser.parse_args()
     if options.only:
-        print("RESULT " + json.dumps(one(options.only[0], int(options.only[1]), options)), flush=True)
+        print(RESULT + json.dumps(one(options.only[0], int(options.only[1]), options)), flush=True)
         return
-    rows: list[dict[str, Any]] = json.loads(options.to.read_text()) if options.to.exists() else []
+    rows = read_rows(options.to)
     done = {(row["case"], row["seed"]) for row in rows}
     wanted = [(case, seed) for seed in range(options.seeds) for case in options.cases if (case, seed) not in done]
 
-    def start(job: tuple[str, int]) -> None:
-        given = ["--runs", options.runs, "--steps", options.steps, "--rounds", options.rounds]
-        given += ["--draws", options.draws]
-        command = [sys.executable, "-m", "tools.tiny_base.stopping", "--only", *job, "--device", options.device, *given]
-        answer = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, env=os.environ)
-        for line in answer.stdout.splitlines():
-            if line.startswith("RESULT "):
-                rows.append(json.loads(line.removeprefix("RESULT ")))
-                print(line, flush=True)
-        options.to.write_text(json.dumps(rows, indent=1) + "\n")
-
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(start, wanted))
+    given = ["--device", options.device, "--runs", options.runs, "--steps", options.steps, "--rounds", options.rounds]
+    given += ["--draws", options.draws]
+    run_jobs("tools.tiny_base.stopping", wanted, given, rows, options.to, options.jobs)
     print(table_of(rows))
 
 
