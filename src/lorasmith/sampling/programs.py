@@ -134,8 +134,9 @@ def describe(request: Request) -> str:
     if request.like:
         return find(request.like).describe(request.steps, request.cfg, request.clip_skip)
     return (
-        f"{request.sampler}, {request.steps} steps, cfg {request.cfg:g}, clip skip {request.clip_skip}; other programs "
-        f"have other defaults and other noise for a seed, which like = {' or '.join(PROGRAMS)} takes"
+        f"with {request.sampler}, {request.steps} steps, cfg {request.cfg:g}, clip skip {request.clip_skip}; other "
+        "programs have other defaults and other noise for the same seed (preview.like draws as they do: "
+        f"{' or '.join(PROGRAMS)})"
     )
 
 
