@@ -198,9 +198,9 @@ def test_a_stopped_job_waits_for_the_user_but_that_of_a_stopped_runner_goes_on(
     runner = Runner(queue, ["x", "y"])
     runner.step()
     until(lambda: (tmp_path / "runs/a/seen.txt").exists() and (tmp_path / "runs/b/seen.txt").exists())
-    queue.stop("a")
     with pytest.raises(LorasmithError, match="a is running; stop it first"):
         queue.remove("a")
+    queue.stop("a")
     until(lambda: queue.job("a").process() is None)
     runner.stopping = True
     steps_until(runner, lambda: "running" not in states(queue).values())
