@@ -102,6 +102,10 @@ class DiffusionModel(ABC):
         if not self.supports(feature):
             raise LorasmithError(f"{option}: {self.kind} models do not support {feature}")
 
+    def set_guidance(self, guidance: float) -> None:
+        """The guidance that the network gets as an input. Raises LorasmithError for networks without this input."""
+        raise LorasmithError(f"guidance: {self.kind} models do not take the guidance as an input; remove it")
+
     @abstractmethod
     def encode_image(self, pixels: Tensor) -> LatentDistribution:
         """(B, 3, H, W) in -1..1 to unscaled latents, without gradients. H and W must be multiples of `downscale`."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from lorasmith.concepts import Vocabulary
+from lorasmith.core.errors import LorasmithError
 from lorasmith.families.conditioning import Conditioning
 
 
@@ -30,6 +31,10 @@ class TextSide(ABC):
     @abstractmethod
     def tokenizer(self) -> Any:
         """transformers' tokenizer that `tokenize` uses. Loads it on first use."""
+
+    def set_t5_tokens(self, count: int) -> None:
+        """How many tokens T5 reads of a text. Raises LorasmithError for families without T5."""
+        raise LorasmithError("text.t5_tokens: this base has no T5 encoder; remove it")
 
     @abstractmethod
     def encode_text(

@@ -46,6 +46,8 @@ class TextConfig(Config):
     """1: the last layer of the text encoder; 2: the one before (SD 1.x models made with it)."""
     weighted: bool = False
     """Brackets in captions are emphasis, as in prompts: `(red hat:1.3), [dark]`. Default: plain characters."""
+    t5_tokens: int | None = Field(default=None, ge=1, le=512)
+    """How many tokens T5 reads of a caption (Stable Diffusion 3, Flux). Default: 256, Flux 512."""
 
 
 SpecField = Literal[
@@ -110,6 +112,8 @@ class TrainConfig(Config):
     """What the base predicts; `auto` reads it from the model."""
     zero_terminal_snr: bool = False
     """Rescale the schedule so that the last step is pure noise (for v-prediction models made so)."""
+    guidance: float | None = Field(default=None, ge=0)
+    """The guidance that Flux.1 dev gets as an input while it is trained. Default: 1."""
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay of an exponential moving average of the trained weights, which is what is exported. 0: no average."""
 

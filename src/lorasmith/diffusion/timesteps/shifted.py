@@ -10,15 +10,16 @@ from torch import Tensor
 from lorasmith.core.rng import StepRng
 from lorasmith.diffusion.path import DiffusionPath
 from lorasmith.diffusion.rectified_flow import require_flow
-from lorasmith.diffusion.timesteps.base import TimestepSampler
+from lorasmith.diffusion.timesteps.base import Ranged, TimestepSampler
 from lorasmith.diffusion.timesteps.logit_normal import LogitNormal
 
 
-class Shifted(TimestepSampler):
+class Shifted(Ranged):
     """s(t) = f t / (1 + (f - 1) t), with t from 0 to 1 as `of` draws it (arXiv 2403.03206, equation 23).
 
     `shift` is the factor f; `model` is that of the model's own sampler, which for Flux depends on the size of the
-    image; `resolution` is sqrt(tokens / base_tokens), the rule of the SD3 paper, for flow models only.
+    image; `resolution` is sqrt(tokens / base_tokens), the rule of the SD3 paper, for flow models only. The result is
+    placed between `min` and `max`.
     """
 
     kind: Literal["shifted"] = "shifted"
@@ -30,7 +31,7 @@ class Shifted(TimestepSampler):
     def __call__(self, rng: StepRng, path: DiffusionPath) -> Tensor:
         factor = self.factor(path)
         u = path.fraction(self.of(rng, path))
-        return path.at(factor * u / (1 + (factor - 1) * u), 0, path.steps)
+        return self.place(factor * u / (1 + (factor - 1) * u), path)
 
     def factor(self, path: DiffusionPath) -> float:
         """f on this path. Raises LorasmithError for `resolution` on a path that is not rectified flow."""

@@ -19,13 +19,17 @@ class Flux(TransformerFamily):
     kind: ClassVar[str] = "flux"
     text_components: ClassVar[tuple[str, ...]] = ("te1",)
     layer_presets: ClassVar[Mapping[str, tuple[str, ...]]] = FluxFolder.layer_presets
-    t5_tokens: ClassVar[int] = 512
+    t5_tokens: int = 512
     guidance: float = 1.0
     """The embedded guidance of dev. Training uses 1, as the published trainers do; drawing usually 3.5."""
 
     def __init__(self, source: FluxFolder, dtype: torch.dtype | None, device: torch.device | str) -> None:
         super().__init__(source, dtype, device)
         self._distilled = source.is_distilled
+
+    def set_guidance(self, guidance: float) -> None:
+        """schnell has no such input, and ignores it."""
+        self.guidance = guidance
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         self.check_sides(x_t)

@@ -19,7 +19,7 @@ class SD3(TransformerFamily):
     kind: ClassVar[str] = "sd3"
     text_components: ClassVar[tuple[str, ...]] = ("te1", "te2")
     layer_presets: ClassVar[Mapping[str, tuple[str, ...]]] = SD3Folder.layer_presets
-    t5_tokens: ClassVar[int] = 256
+    t5_tokens: int = 256
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         self.check_sides(x_t)

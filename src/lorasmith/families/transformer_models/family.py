@@ -33,7 +33,7 @@ class TransformerFamily(ClipFamily):
 
     denoiser_component: ClassVar[str] = DENOISER
     base: TransformerFolder
-    t5_tokens: ClassVar[int]
+    t5_tokens: int
     """The length that texts are padded to for T5."""
 
     def __init__(self, source: TransformerFolder, dtype: torch.dtype | None, device: torch.device | str) -> None:
@@ -90,6 +90,9 @@ class TransformerFamily(ClipFamily):
         if self._t5_tokenizer is None:
             self._t5_tokenizer = t5.load_tokenizer(self.base)
         return t5.encode(self._t5, self._t5_tokenizer, texts, self.t5_tokens, self.device).to(self.dtype)
+
+    def set_t5_tokens(self, count: int) -> None:
+        self.t5_tokens = count
 
     def count_windows(self, texts: Sequence[str]) -> int:
         """1: these models take one window of CLIP and a fixed number of T5 tokens."""

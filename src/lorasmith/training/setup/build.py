@@ -131,6 +131,10 @@ def load_base(config: TrainConfig, device: torch.device, progress: Progress) -> 
         family.path = require_schedule(family.path, "zero_terminal_snr").zero_terminal_snr()
     if config.prediction != "auto":
         family.prediction = prediction_of_kind(config.prediction)
+    if config.guidance is not None:
+        family.set_guidance(config.guidance)
+    if config.text.t5_tokens is not None:
+        family.set_t5_tokens(config.text.t5_tokens)
     return family
 
 

@@ -13,7 +13,7 @@ from lorasmith.core.out_of_memory import is_out_of_memory
 from lorasmith.core.progress import Progress
 from lorasmith.data.dataset import Dataset, TextSettings
 from lorasmith.families.base import Family
-from lorasmith.training.config import TrainConfig
+from lorasmith.training.config import TextConfig, TrainConfig
 from lorasmith.training.step.distributed import Ranks
 
 
@@ -25,8 +25,8 @@ def fill_caches(config: TrainConfig, dataset: Dataset, family: Family, progress:
     # Cached texts would be outdated after a step that trains a text encoder, and a cache entry does not depend on new
     # tokens.
     texts_change = "text" in config.trained_groups() or bool(config.concepts)
-    text_settings = None if texts_change else TextSettings(**config.text.model_dump())
-    encode = partial(dataset.prepare, family, text=text_settings, progress=progress, ranks=ranks)
+    settings = None if texts_change else text_settings(config.text)
+    encode = partial(dataset.prepare, family, text=settings, progress=progress, ranks=ranks)
     # Ranks fill the caches together, so one of them cannot begin again.
     if ranks.count > 1:
         encode()
@@ -39,6 +39,11 @@ def fill_caches(config: TrainConfig, dataset: Dataset, family: Family, progress:
         family.release("vae")
     if dataset.text_cached:
         family.release("text")
+
+
+def text_settings(text: TextConfig) -> TextSettings:
+    """The settings that are given to the encoder with each caption."""
+    return TextSettings(max_tokens=text.max_tokens, clip_skip=text.clip_skip, weighted=text.weighted)
 
 
 def is_short_of_memory(work: Callable[[], object], device: torch.device) -> bool:
