@@ -37,6 +37,10 @@ class TensorRef:
     """In bytes from the start of the file."""
     transposed: bool = False
     """Whether to transpose the tensor after reading."""
+    halves_swapped: bool = False
+    """Whether to exchange the halves of the first dimension after reading."""
+    scale: TensorRef | None = None
+    """What the stored numbers are multiplied by (fp8 files): one number, or one for each row."""
 
     @property
     def nbytes(self) -> int:
@@ -50,7 +54,25 @@ class TensorRef:
     def rows(self, start: int, stop: int) -> TensorRef:
         """Some rows of the first dimension."""
         bytes_per_row = self.nbytes // self.shape[0]
-        return replace(self, shape=(stop - start, *self.shape[1:]), offset=self.offset + start * bytes_per_row)
+        scale = self.scale
+        if scale is not None and math.prod(scale.shape) > 1:
+            scale = scale.rows(start, stop)
+        shape, offset = (stop - start, *self.shape[1:]), self.offset + start * bytes_per_row
+        return replace(self, shape=shape, offset=offset, scale=scale)
+
+    def with_halves_swapped(self) -> TensorRef:
+        """The same rows, the second half first."""
+        return replace(self, halves_swapped=True)
+
+    def with_scale(self, scale: TensorRef) -> TensorRef:
+        """The same numbers times `scale`: one number, or one for each row. Raises LorasmithError for other shapes."""
+        count = math.prod(scale.shape)
+        if count != 1 and count != self.shape[0]:
+            raise LorasmithError(
+                f"{self.path}: a scale of {count} numbers for a weight of {self.shape[0]} rows; it must be one number, "
+                "or one for each row"
+            )
+        return replace(self, scale=scale)
 
     def view(self, *shape: int) -> TensorRef:
         """The same numbers in another shape."""
@@ -122,7 +144,10 @@ class Reader:
         self._stack.close()
 
     def read(self, ref: TensorRef, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Tensor:
-        """A tensor in `dtype` on `device`. `dtype` None: as stored; integers are always read as stored."""
+        """A tensor in `dtype` on `device`. `dtype` None: as stored, or float32 if it has a scale; integers are always
+        read as stored."""
+        if dtype is None and ref.scale is not None:
+            dtype = torch.float32
         if dtype is None or not ref.dtype.is_floating_point:
             dtype = ref.dtype
         if not ref.nbytes:
@@ -130,10 +155,14 @@ class Reader:
         file = self._open(ref.path)
         file.seek(ref.offset)
         out = torch.empty(ref.shape, dtype=dtype)
-        if dtype == ref.dtype:
+        if ref.scale is not None:
+            self._convert_scaled(file, out.view(len(out), -1), ref, ref.scale)
+        elif dtype == ref.dtype:
             self._fill(file, out.view(-1).view(torch.uint8), ref)
         else:
             self._convert(file, out.view(-1), ref)
+        if ref.halves_swapped:
+            out = out.roll(len(out) // 2, 0)
         out = out.to(device)
         return out.T.contiguous() if ref.transposed else out
 
@@ -161,6 +190,17 @@ class Reader:
             staging = self._staging[: len(part) * ref.dtype.itemsize]
             self._fill(file, staging, ref)
             part.copy_(staging.view(ref.dtype))
+
+    def _convert_scaled(self, file: BinaryIO, target: Tensor, ref: TensorRef, scale: TensorRef) -> None:
+        """Fill `target` (rows, columns) from the file, times its scale. Products are rounded once, from float32."""
+        factors = self.read(scale, torch.float32).view(-1, 1).expand(len(target), 1)
+        file.seek(ref.offset)
+        rows_at_once = max(1, _STAGING_BYTES // (4 * target.shape[1]))
+        for start in range(0, len(target), rows_at_once):
+            part = target[start : start + rows_at_once]
+            values = torch.empty(part.shape)
+            self._convert(file, values.view(-1), ref)
+            part.copy_(values * factors[start : start + rows_at_once])
 
 
 def fill(

@@ -46,6 +46,23 @@ def test_rows_views_and_transposes(tmp_path: Path) -> None:
         assert torch.equal(read.read(ref.rows(2, 4)), value[2:4])
         assert torch.equal(read.read(ref.view(3, 8)), value.view(3, 8))
         assert torch.equal(read.read(turned), value.T)
+        assert torch.equal(read.read(ref.with_halves_swapped()), torch.cat([value[3:], value[:3]]))
+
+
+@pytest.mark.parametrize("factors", [torch.tensor(0.25), torch.tensor([0.5]), torch.rand(6, 1)])
+def test_fp8_is_multiplied_by_its_scale(factors: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "_STAGING_BYTES", 64)
+    stored = torch.randn(6, 4).to(torch.float8_e4m3fn)
+    save_file({"a": stored, "scale": factors, "wrong": torch.ones(5)}, tmp_path / "x.safetensors")
+    refs, _ = reader.read_header(tmp_path / "x.safetensors")
+    ref = refs["a"].with_scale(refs["scale"])
+    exact = stored.float() * factors
+    with reader.Reader() as read:
+        assert torch.equal(read.read(ref), exact)
+        assert torch.equal(read.read(ref, torch.bfloat16), exact.bfloat16())
+        assert torch.equal(read.read(ref.rows(2, 5), torch.float32), exact[2:5])
+    with pytest.raises(LorasmithError, match="a scale of 5 numbers for a weight of 6 rows"):
+        refs["a"].with_scale(refs["wrong"])
 
 
 def test_a_truncated_file_is_named(tmp_path: Path) -> None:
