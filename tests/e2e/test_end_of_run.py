@@ -119,3 +119,21 @@ def test_a_signal_near_the_end(pictures: Callable[..., Path], tmp_path: Path, st
     train(load_config(run / "config.toml"), resume=run)
     assert_equal(weights(run), weights(whole))
     assert [e["step"] for e in events(run) if e["event"] == "step"] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_advice_after_a_full_disk_names_a_checkpoint_only_if_there_is_one(
+    pictures: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool
+) -> None:
+    run = tmp_path / "run"
+    table = settings(pictures(3), run, steps=4, hooks=[{"kind": "counts_acts", "at_end": True, "failing": [4]}])
+    if not keep:
+        monkeypatch.setattr("lorasmith.training.output.checkpoint.save", disk_is_full)
+    with pytest.raises(WriteError) as caught:
+        train(load_config(table))
+    assert ("last checkpoint is of step 4" in str(caught.value)) == keep
+    assert ("has no checkpoint" in str(caught.value)) == (not keep)
+
+
+def disk_is_full(run: Run) -> None:
+    raise WriteError("state.safetensors: the disk is full")

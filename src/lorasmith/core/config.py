@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
@@ -238,7 +238,13 @@ def describe_unknown_key(location: Location, model: type[BaseModel], prefix: Loc
     *parents, last = location
     key = str(last)
     where = dotted((*prefix, *location))
-    fields = field_names(model, tuple(parents))
+    table = model_at(model, tuple(parents))
+    fields = [] if table is None else list(table.model_fields)
+    # what other trainers call one of the fields says more than a similar word
+    other_names: Mapping[str, str] = getattr(table, "other_names", {})
+    renamed = other_names.get(key)
+    if renamed is not None:
+        return Problem(where, UNKNOWN_KEY, "", f"write {dotted((*prefix, *parents, renamed))}")
     elsewhere = [] if prefix else places_of(key, model)
     if elsewhere:
         return Problem(where, UNKNOWN_KEY, "", f"write {' or '.join(elsewhere[:2])}")
@@ -263,17 +269,17 @@ def places_of(key: str, model: type[BaseModel], prefix: str = "", depth: int = 3
     return places
 
 
-def field_names(model: type[BaseModel], location: Location) -> list[str]:
-    """Names of the fields of the nested model at `location`, as far as annotations tell."""
+def model_at(model: type[BaseModel], location: Location) -> type[BaseModel] | None:
+    """The nested model at `location`, as far as annotations tell; None if the location is not in the model."""
     current = model
     for part in location:
         if isinstance(part, int):
             continue
         field = current.model_fields.get(part)
         if field is None:
-            return []
+            return None
         current = model_in(field.annotation) or current
-    return list(current.model_fields)
+    return current
 
 
 def model_in(annotation: Any) -> type[BaseModel] | None:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Self, TypeVar, cast, get_args
 
@@ -53,6 +53,8 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=(), allow_inf_nan=False
     )
+    other_names: ClassVar[Mapping[str, str]] = {}
+    """What other trainers call a field, to its name here; the error on an unknown key repeats it."""
 
     @model_validator(mode="before")
     @classmethod

@@ -217,7 +217,6 @@ def raise_write_error(error: Exception, path: Path) -> None:
 
     if number in (errno.ENOSPC, errno.EDQUOT):
         raise WriteError(
-            f"{path}: the disk is full; nothing was overwritten and the last good files stay. "
-            "Free some space, then continue with --resume."
+            f"{path}: the disk is full. Files that were there before are unchanged. Free some space, then try again."
         ) from error
     raise WriteError(f"{path}: cannot be written ({reason})") from error

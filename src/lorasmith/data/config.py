@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -34,8 +35,14 @@ class BucketConfig(Config):
         return self
 
 
+IMAGES_ELSEWHERE = ("folder", "path", "dir", "directory", "image_dir", "image_folder", "image_path", "dataset")
+"""What other trainers call the folder of the images."""
+
+
 class SubsetConfig(Config):
     """One source of images."""
+
+    other_names: ClassVar[Mapping[str, str]] = dict.fromkeys(IMAGES_ELSEWHERE, "images")
 
     images: Path
     """A folder, a `metadata.jsonl`, or one image."""
@@ -127,6 +134,8 @@ class ValidationConfig(Config):
 
 class DataConfig(Config):
     """The data of a run."""
+
+    other_names: ClassVar[Mapping[str, str]] = dict.fromkeys(IMAGES_ELSEWHERE, "images")
 
     images: Path | None = None
     """A folder, `metadata.jsonl` or image, for data from one source; for several sources, give `subsets`."""

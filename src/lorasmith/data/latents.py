@@ -63,8 +63,7 @@ class LatentCache(TensorCache):
         if tensors is None:
             path = view.record.path
             raise LorasmithError(
-                f"{path}: its latents were deleted from the cache while training; continue with --resume, which makes "
-                "them again"
+                f"{path}: its latents were deleted from the cache while training; a resumed run makes them again"
             )
         return tensors
 

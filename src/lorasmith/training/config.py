@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from lorasmith.adapters import AdapterConfig
 from lorasmith.adapters.lora import LoRA
 from lorasmith.concepts import Concept
-from lorasmith.core.config import override, read_table, to_toml, validate
+from lorasmith.core.config import exists, override, read_table, to_toml, validate
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.file_names import FORBIDDEN, name_fault
 from lorasmith.core.registry import Config, load_plugins
@@ -228,11 +228,35 @@ def load_config(source: Path | dict[str, Any], overrides: list[str] | tuple[str,
     # anything but a list of names is reported with the other problems of the config
     if isinstance(plugins, list | tuple) and all(isinstance(name, str) for name in plugins):
         load_plugins(plugins)
-    config = validate(TrainConfig, table, name)
+    try:
+        config = validate(TrainConfig, table, name)
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *missing_images(table)], name) from None
     problems = find_contradictions(config)
     if problems:
         raise ConfigError(problems, name)
     return config
+
+
+def missing_images(table: dict[str, Any]) -> list[Problem]:
+    """A problem for each source of images that does not exist, of a table that is no valid config.
+
+    Set-up finds them by itself in a valid config. Here they are reported beside the other problems, so that the user
+    can correct all at once.
+    """
+    data = table.get("data")
+    if not isinstance(data, dict):
+        return []
+    sources = {"data.images": data.get("images")}
+    subsets = data.get("subsets")
+    for index, subset in enumerate(subsets if isinstance(subsets, list | tuple) else ()):
+        if isinstance(subset, dict):
+            sources[f"data.subsets.{index}.images"] = subset.get("images")
+    return [
+        Problem(key, f'"{source}" does not exist', remedy="correct the path")
+        for key, source in sources.items()
+        if isinstance(source, str) and source and not exists(Path(source).expanduser())
+    ]
 
 
 def find_contradictions(config: TrainConfig) -> list[Problem]:

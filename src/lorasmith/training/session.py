@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from lorasmith.core.errors import WriteError
+from lorasmith.core.errors import LorasmithError, WriteError
 from lorasmith.core.lock import locked
 from lorasmith.core.progress import Progress
 from lorasmith.core.store import remove_abandoned, remove_leftovers
@@ -82,6 +82,9 @@ def train(
             if run.ranks.first and not run.memory.updating:
                 checkpoint.save(run)
             raise OutOfMemoryError(f"{error}. {resume_note(run)}") from error
+        except LorasmithError as error:
+            error.args = (f"{error}\n{resume_note(run)}",)
+            raise
         except KeyboardInterrupt:
             run.progress.say(describe_interruption(run))
             raise
@@ -136,7 +139,7 @@ def finish(config: TrainConfig, run: Run) -> TrainResult:
         try:
             checkpoint.save(run)
         except WriteError as error:
-            raise WriteError(f"{error}\nThe run is stopped after step {run.state.step}. {resume_note(run)}") from error
+            raise WriteError(f"{error}\nThe run is stopped after step {run.state.step}.") from error
         run.progress.say(
             f"stopped after step {run.state.step} of {run.length.steps}; nothing is lost. "
             f"Continue with: lorasmith train --resume {run.folder}"
@@ -156,8 +159,9 @@ def finish(config: TrainConfig, run: Run) -> TrainResult:
 def resume_note(run: Run) -> str:
     """From where the run can be continued, and with which command."""
     steps = [checkpoint.step_of(path) for path in checkpoint.checkpoints_in(run.folder)]
-    place = f"Its last checkpoint is of step {steps[-1]}" if steps else "It has no checkpoint yet"
-    return f"{place}. Continue with: lorasmith train --resume {run.folder}"
+    if not steps:
+        return f"It has no checkpoint. Train from the start with: lorasmith train --resume {run.folder}"
+    return f"Its last checkpoint is of step {steps[-1]}. Continue with: lorasmith train --resume {run.folder}"
 
 
 def describe_interruption(run: Run) -> str:

@@ -77,3 +77,19 @@ def test_plugins_that_are_not_names_are_a_problem_of_the_config(value: str) -> N
     table = {"base": "tiny-sd", "output": "out", "steps": 1, "data": {"images": "x"}}
     with pytest.raises(ConfigError, match="plugins"):
         load_config(table, [f"plugins={value}"])
+
+
+@pytest.mark.parametrize(("table", "key"), [({"folder": "x"}, "data.images"), ({"subsets": [{"path": "x"}]}, "images")])
+def test_the_folder_of_images_under_another_name_is_recognised(table: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(OURS | {"data": table})
+    advice = next(problem.remedy for problem in caught.value.problems if problem.found == "unknown key")
+    assert advice.startswith("write data.")
+    assert advice.endswith(key)
+
+
+def test_a_missing_folder_is_reported_beside_a_wrong_key(tmp_path: Path) -> None:
+    subsets = [{"images": str(tmp_path)}, {"images": str(tmp_path / "gone")}]
+    with pytest.raises(ConfigError) as caught:
+        load_config(OURS | {"stepz": 3, "data": {"subsets": subsets}})
+    assert [problem.where for problem in caught.value.problems] == ["stepz", "data.subsets.1.images"]

@@ -175,7 +175,7 @@ class Ranks:
             reason = str(error).splitlines()[0][:200]
             raise LorasmithError(
                 f"another of the {self.count} ranks is gone, so this one stops too ({reason}). The other's message "
-                "says what happened. The last checkpoint is good; continue with --resume."
+                "says what happened."
             ) from error
 
 

@@ -76,7 +76,7 @@ def finish_hooks(run: Run) -> None:
     if failures:
         raise WriteError(
             "\n".join(["all steps are made, but not every file could be written:", *failures])
-            + f"\nRemove the cause, then write them with: lorasmith train --resume {run.folder}"
+            + "\nRemove the cause; a resumed run writes them."
         )
 
 

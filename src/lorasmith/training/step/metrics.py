@@ -156,6 +156,5 @@ def not_finite_message(step: int) -> str:
     """The error for weights that an update has made infinite or NaN."""
     return (
         f"after step {step} a trained weight is not a finite number, so the step was far too large. No checkpoint and "
-        "no export was made of it; the last ones are good. Lower optimizer.lr (or set optimizer.clip above 0), "
-        "then continue with --resume, or start again."
+        "no export was made of it. Lower optimizer.lr (or set optimizer.clip above 0)."
     )
