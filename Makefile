@@ -4,7 +4,7 @@ VENV ?= .venv
 PY = $(VENV)/bin/python
 PIP = $(PY) -m pip install --quiet -c constraints.txt
 
-.PHONY: demo test check torture fuzz bench docs package clean
+.PHONY: demo test check torture fuzz bench docs site package clean
 
 demo: $(VENV)/.installed
 	$(PY) -m lorasmith demo --output demo
@@ -35,6 +35,10 @@ docs: $(VENV)/.installed-dev
 	$(PY) -m tools.docs
 	$(PY) -m tools.foreign
 	$(PY) -m tools.package_readme
+
+# The documentation as a site in build/site: warnings are errors, and so is a link that leads nowhere.
+site: $(VENV)/.installed-dev
+	$(PY) -m tools.site.build build/site
 
 # Builds dist files, and uses the wheel in an environment without the checkout.
 package: $(VENV)/.installed-dev
