@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import html
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from bs4 import BeautifulSoup
+# Sphinx writes attributes in double quotes, and quotes in text as entities, so no parser is needed.
+_TARGET = re.compile(r'<(?:a|img|script)\b[^>]*?\s(?:href|src)="([^"]*)"')
+_ANCHOR = re.compile(r'\sid="([^"]*)"')
 
 
 def broken_links(site: Path) -> list[str]:
     """One line for each link of a page to a file or an anchor that the site does not have."""
-    pages = {path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in site.rglob("*.html")}
-    anchors = {path: {str(node["id"]) for node in page.find_all(id=True)} for path, page in pages.items()}
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted(site.resolve().rglob("*.html"))}
+    anchors = {path: set(_ANCHOR.findall(text)) for path, text in texts.items()}
     found = []
-    for path, page in sorted(pages.items()):
-        targets = {str(node["href"]) for node in page.find_all("a", href=True)}
-        targets |= {str(node["src"]) for node in page.find_all(["img", "script"], src=True)}
-        for target in sorted(targets):
-            problem = _problem(path, target, anchors)
+    for path, text in texts.items():
+        for target in sorted(set(_TARGET.findall(text))):
+            problem = _problem(path, html.unescape(target), anchors)
             if problem:
-                found.append(f"{path.relative_to(site)}: {target}: {problem}")
+                found.append(f"{path.relative_to(site.resolve())}: {target}: {problem}")
     return found
 
 
