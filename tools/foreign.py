@@ -12,12 +12,14 @@ from collections import Counter
 from pathlib import Path
 
 from lorasmith.compat.kohya.dataset import DATASET_KEYS, IMAGE_KEYS, SUBSET_KEYS
+from lorasmith.compat.kohya.flow_networks import FLUX, FLUX_MODULES, LYCORIS_PRESETS, SD3, SD3_MODULES, Transformer
 from lorasmith.compat.kohya.lycoris import ALGORITHMS, PRESETS
 from lorasmith.compat.kohya.network import MODULES
 from lorasmith.compat.kohya.options import OPTIONS, SDXL_OPTIONS, SECTIONS
 from lorasmith.compat.kohya.options.dreambooth import ABSENT as DB_ABSENT
 from lorasmith.compat.kohya.options.dreambooth import OPTIONS as DB_OPTIONS
 from lorasmith.compat.kohya.options.dreambooth import OWN as DB_OWN
+from lorasmith.compat.kohya.options.flow import FLUX_OWN, SD3_OWN, UNUSED_OPTIONS
 from lorasmith.compat.kohya.options.inversion import ABSENT, OWN
 from lorasmith.compat.kohya.options.inversion import OPTIONS as INVERSION_OPTIONS
 from lorasmith.compat.options import STATES, Option
@@ -121,6 +123,7 @@ def page() -> str:
     parts += [
         "### Further options of sdxl_train_network",
         table(SDXL_OPTIONS),
+        flow(),
         inversion(),
         dreambooth(),
         dataset(),
@@ -176,6 +179,39 @@ def default(option: Option) -> str:
 def key(option: Option) -> str:
     """The key of our config."""
     return f"`{option.to}`" if option.to else ""
+
+
+def flow() -> str:
+    """The scripts of SD3 and Flux."""
+    unused = "A base is a diffusers folder, of which all parts are used. t is any number, not one of 1000."
+    return "\n\n".join(
+        (
+            "## Stable Diffusion 3 and Flux",
+            "`sd3_train_network` and `flux_train_network` train LoRAs of SD 3 and 3.5, and of Flux.1 dev and schnell. "
+            f"{unused} Of the shared options, these have another meaning or none:",
+            table(UNUSED_OPTIONS),
+            "### Further options of sd3_train_network",
+            table(SD3_OWN),
+            "### Further options of flux_train_network",
+            table(FLUX_OWN),
+            "### Networks of these scripts",
+            f"`sd3_train_network`: {', '.join(f'`{m}`' for m in SD3_MODULES)}. "
+            f"`flux_train_network`: {', '.join(f'`{m}`' for m in FLUX_MODULES)}.",
+            "All linear layers of the blocks are trained, and those of CLIP unless network_train_unet_only is set; T5 "
+            "is never trained. Queries, keys and values have an adapter each, as with `split_qkv=True` in the "
+            "original; without it, the original has one for all of them.",
+            f"`networks.lora_sd3` reads {arguments_of(SD3)}. `networks.lora_flux` reads {arguments_of(FLUX)} and "
+            "`train_blocks`. Both read split_qkv, rank_dropout, module_dropout and the ratios of LoRA+. Refused: "
+            "train_t5xxl, network_reg_dims, network_reg_lrs, ggpo_beta, ggpo_sigma.",
+            f"`lycoris.kohya`: `preset` {', '.join(f'`{p}`' for p in LYCORIS_PRESETS)}; the other arguments as below.",
+        )
+    )
+
+
+def arguments_of(model: Transformer) -> str:
+    """The arguments about ranks and blocks."""
+    names = [group.argument for group in model.groups] + [*model.selections, model.inputs]
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def inversion() -> str:

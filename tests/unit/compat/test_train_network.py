@@ -387,7 +387,7 @@ def test_clip_skip_is_ignored_for_sdxl_as_in_the_original(sdxl: bool, text: Any)
 
 @pytest.mark.parametrize(
     ("name", "word"),
-    [("train_leco", "LECO"), ("sd-scripts/sdxl_train_leco.py", "LECO"), ("flux_train_network.py", "family")],
+    [("train_leco", "LECO"), ("sd-scripts/sdxl_train_leco.py", "LECO"), ("lumina_train_network.py", "family")],
 )
 def test_scripts_that_cannot_be_run_are_refused_by_what_they_are(name: str, word: str) -> None:
     with pytest.raises(LorasmithError, match=word):

@@ -59,6 +59,10 @@ class KeyValueArguments:
     def take_text(self, key: str, default: str = "") -> str:
         return self.take(Option(key, "text", default))
 
+    def take_raw(self, key: str) -> str | None:
+        """An argument as it is written, for which `none` is a value; None if it is not given."""
+        return self._take_text(key)
+
     def take_literals(self) -> dict[str, Any]:
         """All remaining arguments, as Python literals where they can be read as such, else as text."""
         values: dict[str, Any] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from lorasmith.adapters import AdapterConfig
 from lorasmith.compat.kohya.arguments import KeyValueArguments
@@ -20,7 +20,12 @@ from lorasmith.compat.kohya.lycoris import convert_lycoris
 from lorasmith.core.errors import Problem, did_you_mean
 from lorasmith.core.registry import registered
 
-MODULES: dict[str, Callable[[Mapping[str, Any], KeyValueArguments, Blocks, list[str]], dict[str, Any]]] = {
+Model = TypeVar("Model")
+"""What a network module knows of the base: `Blocks` of a UNet, or the layers of a transformer."""
+Converter: TypeAlias = Callable[[Mapping[str, Any], KeyValueArguments, Model, list[str]], dict[str, Any]]
+"""Converts options, arguments and the model of a network module to a table, and adds notes."""
+
+MODULES: Mapping[str, Converter[Blocks]] = {
     "networks.lora": convert_lora,
     "networks.lora_fa": convert_lora_fa,
     "networks.dylora": convert_dylora,
@@ -29,27 +34,33 @@ MODULES: dict[str, Callable[[Mapping[str, Any], KeyValueArguments, Blocks, list[
     "networks.lokr": convert_lokr,
     "lycoris.kohya": convert_lycoris,
 }
-"""Name of a network module to the function that converts its options, arguments and blocks, and adds notes."""
+"""Network modules of SD 1.x, 2.x and SDXL by name."""
 
 
 def convert_network(
-    values: Mapping[str, Any], blocks: Blocks, notes: list[str], problems: list[Problem]
+    values: Mapping[str, Any],
+    modules: Mapping[str, Converter[Model]],
+    model: Model,
+    notes: list[str],
+    problems: list[Problem],
 ) -> dict[str, Any]:
-    """The table `adapter`."""
+    """The table `adapter`. `modules`: those that train this model."""
     module = str(values["network_module"] or "")
     arguments = KeyValueArguments.read("network_args", values["network_args"], problems)
-    convert = MODULES.get(module.lower())
+    convert = modules.get(module.lower())
     if convert is None:
         found = f'"{module}" is not a known network module' if module else "missing"
-        problems.append(Problem("network_module", found, ", ".join(MODULES), did_you_mean(module, MODULES)))
+        if module and modules is not MODULES:
+            found = f'"{module}" is not a network module for this model'
+        problems.append(Problem("network_module", found, ", ".join(modules), did_you_mean(module, modules)))
         return {}
     # Each converter takes the arguments that it knows; the others are unknown.
-    table = convert(values, arguments, blocks, notes)
+    table = convert(values, arguments, model, notes)
     notes += arguments.unknown_warnings()
     kind = table["kind"]
     kinds = registered(AdapterConfig)
     if kind not in kinds:
-        remedy = "use networks.lora, or lycoris.kohya with another algo"
+        remedy = f"use {next(iter(modules))}, or lycoris.kohya with another algo"
         problems.append(Problem("network_module", f'"{module}": the kind {kind} is not installed', remedy=remedy))
         return {}
     if values["scale_weight_norms"]:

@@ -18,7 +18,7 @@ from lorasmith.compat.kohya.general import (
     without_empty,
 )
 from lorasmith.compat.kohya.lr_schedules import convert_schedule
-from lorasmith.compat.kohya.network import convert_network
+from lorasmith.compat.kohya.network import MODULES, convert_network
 from lorasmith.compat.kohya.objectives import convert_objective
 from lorasmith.compat.kohya.optimizers import convert_optimizer
 from lorasmith.compat.kohya.options import OPTIONS, SDXL_OPTIONS
@@ -31,6 +31,9 @@ from lorasmith.compat.options import split_arguments
 from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.core.config import to_toml
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
+
+Values = Mapping[str, Any]
+"""Option name to value."""
 
 
 class TrainNetwork(Script):
@@ -70,6 +73,28 @@ class TrainNetwork(Script):
         """The numbers of the UNet's blocks."""
         return sd_blocks()
 
+    def convert_text(self, values: Values, notes: list[str], problems: list[Problem]) -> dict[str, Any]:
+        """The table `text`."""
+        return convert_text(values, notes, problems, sdxl=self.sdxl)
+
+    def convert_adapter(self, values: Values, notes: list[str], problems: list[Problem]) -> dict[str, Any]:
+        """The table `adapter`."""
+        return convert_network(values, MODULES, self.blocks(), notes, problems)
+
+    def convert_objective(
+        self, values: Values, data: Mapping[str, Any], notes: list[str], problems: list[Problem]
+    ) -> dict[str, Any]:
+        """The table `objective`. `data`: our table of that name."""
+        return convert_objective(values, data.get("subsets", ()), problems)
+
+    def convert_optimizer(self, values: Values, notes: list[str], problems: list[Problem]) -> dict[str, Any]:
+        """The table `optimizer`."""
+        return convert_optimizer(values, notes, problems)
+
+    def convert_preview(self, values: Values, notes: list[str]) -> dict[str, Any]:
+        """The table `preview`."""
+        return convert_preview(values, notes)
+
     def convert(self, parsed: Parsed) -> Conversion:
         values = parsed.values
         notes = no_effect_notes(self, parsed)
@@ -83,14 +108,14 @@ class TrainNetwork(Script):
         table = convert_general(values, notes, problems)
         table["data"] = convert_data(parsed, notes, problems)
         table["merge"] = convert_base_weights(values, notes)
-        table["text"] = convert_text(values, notes, problems, sdxl=self.sdxl)
-        table["adapter"] = convert_network(values, self.blocks(), notes, problems)
+        table["text"] = self.convert_text(values, notes, problems)
+        table["adapter"] = self.convert_adapter(values, notes, problems)
         if values["network_weights"]:
             table["start"] = str(values["network_weights"])
-        table["objective"] = convert_objective(values, table["data"].get("subsets", ()), problems)
-        table["optimizer"] = convert_optimizer(values, notes, problems)
+        table["objective"] = self.convert_objective(values, table["data"], notes, problems)
+        table["optimizer"] = self.convert_optimizer(values, notes, problems)
         table["lr_schedule"] = convert_schedule(values, notes, problems)
-        table["preview"] = convert_preview(values, notes)
+        table["preview"] = self.convert_preview(values, notes)
         table["validation"] = convert_validation(values, table["data"], notes)
 
         # Files are written to output_dir directly, as in the original, and not to the run's folder.

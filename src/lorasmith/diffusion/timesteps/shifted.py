@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lorasmith.core.rng import StepRng
 from lorasmith.diffusion.path import DiffusionPath
-from lorasmith.diffusion.rectified_flow import require_flow
+from lorasmith.diffusion.rectified_flow import ResolutionShift, require_flow
 from lorasmith.diffusion.timesteps.base import Ranged, TimestepSampler
 from lorasmith.diffusion.timesteps.logit_normal import LogitNormal
 
@@ -18,13 +18,13 @@ class Shifted(Ranged):
     """s(t) = f t / (1 + (f - 1) t), with t from 0 to 1 as `of` draws it (arXiv 2403.03206, equation 23).
 
     `shift` is the factor f; `model` is that of the model's own sampler, which for Flux depends on the size of the
-    image; `resolution` is sqrt(tokens / base_tokens), the rule of the SD3 paper, for flow models only. The result is
-    placed between `min` and `max`.
+    image; `flux` is that rule of Flux for any flow model; `resolution` is sqrt(tokens / base_tokens), the rule of the
+    SD3 paper, for flow models only. The result is placed between `min` and `max`.
     """
 
     kind: Literal["shifted"] = "shifted"
     of: TimestepSampler = Field(default_factory=LogitNormal)
-    shift: Annotated[float, Field(gt=0)] | Literal["model", "resolution"] = "model"
+    shift: Annotated[float, Field(gt=0)] | Literal["model", "resolution", "flux"] = "model"
     base_tokens: int = Field(default=1024, ge=1)
     """For `resolution`: the number of tokens at which nothing is shifted; 1024 is an image of 512 x 512."""
 
@@ -34,10 +34,13 @@ class Shifted(Ranged):
         return self.place(factor * u / (1 + (factor - 1) * u), path)
 
     def factor(self, path: DiffusionPath) -> float:
-        """f on this path. Raises LorasmithError for `resolution` on a path that is not rectified flow."""
+        """f on this path. Raises LorasmithError for `resolution` and `flux` on a path that is not rectified flow."""
         if self.shift == "model":
             return path.shift
-        if self.shift == "resolution":
-            flow = require_flow(path, 'objective.timesteps: shift = "resolution"')
-            return ((flow.tokens or self.base_tokens) / self.base_tokens) ** 0.5
+        if self.shift in ("resolution", "flux"):
+            tokens = require_flow(path, f'objective.timesteps: shift = "{self.shift}"').tokens
+            if self.shift == "flux":
+                rule = ResolutionShift()
+                return rule.factor(rule.base_tokens if tokens is None else tokens)
+            return ((tokens or self.base_tokens) / self.base_tokens) ** 0.5
         return self.shift

@@ -8,7 +8,7 @@ import pytest
 
 from lorasmith.adapters import AdapterConfig
 from lorasmith.compat.kohya.blocks import sd_blocks
-from lorasmith.compat.kohya.network import convert_network
+from lorasmith.compat.kohya.network import MODULES, convert_network
 from lorasmith.core.registry import registered
 from lorasmith.training.output.network_args import network_args
 
@@ -40,7 +40,7 @@ def test_what_was_given_is_written_again(module: str, given: dict[str, str]) -> 
         "network_train_text_encoder_only": False,
     }
     problems: list[Any] = []
-    table = convert_network(values, sd_blocks(), [], problems)
+    table = convert_network(values, MODULES, sd_blocks(), [], problems)
     assert not problems
     config: Any = registered(AdapterConfig)[table["kind"]]
     table = {key: value for key, value in table.items() if value is not None and key in config.model_fields}

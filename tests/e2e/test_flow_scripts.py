@@ -1,0 +1,55 @@
+"""Scripts and files of other trainers for SD3 and Flux train on small random bases, as their users run them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from answers import Program
+from safetensors.torch import load_file
+
+from lorasmith.families.load import load
+from lorasmith.sampling.loras import load_lora
+from tests.transformer_bases import write_flux, write_sd3
+
+BASES = {"sd3": write_sd3, "flux": write_flux}
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {name: write(tmp_path_factory.mktemp(name)) for name, write in BASES.items()}
+
+
+@pytest.fixture
+def photos(pictures: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`photos/2_garp` with two pictures and captions, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    pictures(2, (128, 128), "photos/2_garp")
+    return tmp_path / "photos"
+
+
+def check_file(base: Path, file: Path) -> None:
+    """Every tensor of the file belongs to a layer of the base, and changes are not zero."""
+    tensors = load_file(file)
+    assert len(load_lora(load(base), file).adapters) > 20
+    ups = [value for key, value in tensors.items() if "lora_up" in key or "lora_B" in key]
+    assert ups
+    assert any(float(value.abs().max()) > 0 for value in ups)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", BASES)
+def test_sd_scripts(model: str, bases: dict[str, Path], photos: Path, here: Program) -> None:
+    Path("my.toml").write_text(
+        f'pretrained_model_name_or_path = "{bases[model]}"\ntrain_data_dir = "photos"\nresolution = "128"\n'
+        f'network_module = "networks.lora_{model}"\nnetwork_dim = 4\nnetwork_alpha = 1\noutput_dir = "out"\n'
+        'output_name = "garp"\nmax_train_steps = 3\nlearning_rate = 1e-3\nsave_every_n_steps = 2\nseed = 1\n'
+        'caption_extension = ".txt"\ncache_text_encoder_outputs = true\nnetwork_train_unet_only = true\n'
+        'network_args = ["split_qkv=True"]\nmixed_precision = "no"\nweighting_scheme = "logit_normal"\n'
+    )
+    own = ["--model_prediction_type=raw", "--timestep_sampling=flux_shift"] if model == "flux" else []
+    answer = here("as", f"{model}_train_network", "--config_file=my.toml", *own)
+    assert answer.code == 0, answer.err
+    check_file(bases[model], Path("out/garp.safetensors"))
+    assert Path("out/garp-step00000002.safetensors").is_file()
