@@ -53,3 +53,28 @@ def test_sd_scripts(model: str, bases: dict[str, Path], photos: Path, here: Prog
     assert answer.code == 0, answer.err
     check_file(bases[model], Path("out/garp.safetensors"))
     assert Path("out/garp-step00000002.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", BASES)
+def test_diffusers_scripts(model: str, bases: dict[str, Path], photos: Path, here: Program) -> None:
+    answer = here(
+        "as",
+        f"train_dreambooth_lora_{model}",
+        f"--pretrained_model_name_or_path={bases[model]}",
+        "--instance_data_dir=photos/2_garp",
+        "--instance_prompt=a photo of garp",
+        "--output_dir=out",
+        "--resolution=128",
+        "--max_train_steps=2",
+        "--train_batch_size=1",
+        "--learning_rate=1e-3",
+        "--train_text_encoder",
+        "--seed=0",
+    )
+    assert answer.code == 0, answer.err
+    file = Path("out/pytorch_lora_weights.safetensors")
+    keys = load_file(file).keys()
+    assert any(key.startswith("transformer.transformer_blocks.0.attn.to_q.lora_A") for key in keys)
+    assert any(key.startswith("text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_A") for key in keys)
+    check_file(bases[model], file)

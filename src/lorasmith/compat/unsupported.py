@@ -33,11 +33,9 @@ UNSUPPORTED: Mapping[str, str] = {
     **{
         f"train_dreambooth_lora_{model}": OTHER_MODEL
         for model in (
-            "flux",
             "flux_advanced",
             "flux_kontext",
             "flux2",
-            "sd3",
             "sana",
             "lumina2",
             "hidream",

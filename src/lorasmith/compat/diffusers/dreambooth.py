@@ -21,7 +21,7 @@ from lorasmith.compat.diffusers.options import (
     common,
     merged,
 )
-from lorasmith.compat.diffusers.prior_preservation import DreamboothSubsets, dreambooth_batch_size
+from lorasmith.compat.diffusers.prior_preservation import DRAWN, DreamboothSubsets, dreambooth_batch_size
 from lorasmith.compat.diffusers.shared import (
     DIFFUSERS_EXPORT,
     NO_CAPTION_FILES,
@@ -78,6 +78,8 @@ class TrainDreamboothLora(Script):
 class AdvancedScript(TrainDreamboothLora):
     """What the SDXL script and the advanced scripts have in common."""
 
+    sampling: ClassVar[Table] = DRAWN
+    """Sampler, steps and guidance of class images."""
     usual_layer: ClassVar[int] = 1
     """The hidden state of the text encoder that is used without clip_skip, counted from the last."""
 
@@ -91,18 +93,18 @@ class AdvancedScript(TrainDreamboothLora):
                 instances["caption_extension"] = NO_CAPTION_FILES
             instances["repeats"] = values["repeats"]
         classes = [(values["class_data_dir"], values["class_prompt"])]
-        subsets = DreamboothSubsets(values, source.subsets, classes, source.count)
+        subsets = DreamboothSubsets(values, source.subsets, classes, source.count, self.sampling)
         text_lr = values["text_encoder_lr"] if values["train_text_encoder"] else 0.0
         conversion = convert_dreambooth(self, parsed, subsets, text_lr, source.download)
 
         # The original gives the number of skipped layers; for us, 1 is the last layer.
         if values.get("clip_skip"):
             conversion.config["text"] = {"clip_skip": values["clip_skip"] + self.usual_layer}
-        self.add_pivotal_tuning(values, conversion.config)
+        self.adjust(values, conversion.config)
         return conversion
 
-    def add_pivotal_tuning(self, values: Values, config: Table) -> None:
-        """Add new tokens to the config, in scripts that train them."""
+    def adjust(self, values: Values, config: Table) -> None:
+        """Change the config in what one script has differently, for example add new tokens."""
 
 
 class TrainDreamboothLoraSdxl(AdvancedScript):
@@ -136,7 +138,7 @@ class TrainDreamboothLoraSd15Advanced(AdvancedScript):
         (CAPTION_COLUMN,),
     )
 
-    def add_pivotal_tuning(self, values: Values, config: Table) -> None:
+    def adjust(self, values: Values, config: Table) -> None:
         """Each abstraction, such as `TOK`, is replaced by new tokens (`<s0><s1>`), trained for a part of the run."""
         phases: Table = {}
         # The text encoder, or the new tokens, may stop before the end of the run.
@@ -203,8 +205,8 @@ class TrainDreamboothLoraSdxlAdvanced(TrainDreamboothLoraSd15Advanced):
         (CAPTION_COLUMN,),
     )
 
-    def add_pivotal_tuning(self, values: Values, config: Table) -> None:
-        super().add_pivotal_tuning(values, config)
+    def adjust(self, values: Values, config: Table) -> None:
+        super().adjust(values, config)
         blocks = [block.strip() for block in (values["lora_unet_blocks"] or "").split(",") if block.strip()]
         if values["use_blora"]:
             blocks = list(B_LORA_BLOCKS)

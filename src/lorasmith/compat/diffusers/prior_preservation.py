@@ -12,6 +12,9 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.sampling.settings import SampleSettings
 
+DRAWN: Table = {"steps": 25, "cfg": 7.5, "sampler": "dpm++_2m"}
+"""How the originals draw class images with Stable Diffusion."""
+
 
 class DreamboothSubsets:
     """The subsets of a config, the length of an epoch, and the work that is needed before training."""
@@ -22,9 +25,11 @@ class DreamboothSubsets:
         instances: list[Table],
         classes: list[tuple[str | None, str | None]],
         image_count: int | None,
+        sampling: Table = DRAWN,
     ) -> None:
         """`instances`: our subsets of instance images, of which there are `image_count`, or None if that is not known
-        yet; `classes`: class folder and class prompt of each concept."""
+        yet; `classes`: class folder and class prompt of each concept; `sampling`: sampler, steps and guidance of class
+        images."""
         self.tables = list(instances)
         self.jobs: list[Callable[[Progress | None], None]] = []
         """Functions that draw missing class images."""
@@ -35,7 +40,7 @@ class DreamboothSubsets:
         if not values["with_prior_preservation"]:
             return
         for folder, prompt in classes:
-            self._add_class(values, folder, prompt)
+            self._add_class(values, folder, prompt, sampling)
 
         # The original has as many class images as instance images in each batch, so both are used equally often.
         if self.epoch_images is None:
@@ -49,7 +54,7 @@ class DreamboothSubsets:
             subset["repeats"] = subset.get("repeats", 1) * factor
         self.epoch_images = max(self.epoch_images, class_count)
 
-    def _add_class(self, values: Values, folder: str | None, prompt: str | None) -> None:
+    def _add_class(self, values: Values, folder: str | None, prompt: str | None, sampling: Table) -> None:
         """Add the class images of one concept."""
         if not folder or not prompt:
             raise LorasmithError("--with_prior_preservation requires --class_data_dir and --class_prompt")
@@ -57,9 +62,7 @@ class DreamboothSubsets:
         table: Table = {
             "seed": values["seed"] or 0,
             "batch_size": values["sample_batch_size"],
-            "steps": 25,
-            "cfg": 7.5,
-            "sampler": "dpm++_2m",
+            **sampling,
             "width": values["resolution"],
             "height": values["resolution"],
         }

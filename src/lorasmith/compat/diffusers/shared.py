@@ -201,7 +201,7 @@ def convert_preview(values: Values) -> Table:
         "cfg": 7.5,
         "sampler": "dpm++_2m",
     }
-    if values["validation_steps"]:
+    if values.get("validation_steps"):
         table["every_steps"] = values["validation_steps"]
     else:
         table["every_epochs"] = values["validation_epochs"]

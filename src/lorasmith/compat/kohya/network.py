@@ -49,10 +49,7 @@ def convert_network(
     arguments = KeyValueArguments.read("network_args", values["network_args"], problems)
     convert = modules.get(module.lower())
     if convert is None:
-        found = f'"{module}" is not a known network module' if module else "missing"
-        if module and modules is not MODULES:
-            found = f'"{module}" is not a network module for this model'
-        problems.append(Problem("network_module", found, ", ".join(modules), did_you_mean(module, modules)))
+        problems.append(module_problem(module, modules))
         return {}
     # Each converter takes the arguments that it knows; the others are unknown.
     table = convert(values, arguments, model, notes)
@@ -72,3 +69,10 @@ def convert_network(
         if key not in fields and value not in (None, 0, 0.0, False):
             notes.append(f"{key} is ignored: {kind} does not have it, neither in the original nor here")
     return {key: value for key, value in table.items() if key in fields and value is not None}
+
+
+def module_problem(module: str, modules: Mapping[str, Any]) -> Problem:
+    """The problem of a network module that is missing or unknown, or is made for other models."""
+    unknown = "known network module" if modules is MODULES else "network module for this model"
+    found = f'"{module}" is not a {unknown}' if module else "missing"
+    return Problem("network_module", found, ", ".join(modules), did_you_mean(module, modules))
