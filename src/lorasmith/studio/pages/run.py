@@ -11,6 +11,7 @@ from starlette.responses import HTMLResponse, Response
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.lock import find_holder
+from lorasmith.core.lock_holder import holder_in
 from lorasmith.studio.events import Change, stream
 from lorasmith.studio.memory import memory_of
 from lorasmith.studio.page import Call, Page, get, picture, post
@@ -77,7 +78,7 @@ def live(call: Call, folder: Path, log: RunLog) -> dict[str, Any]:
 def status(call: Call, folder: Path, log: RunLog) -> dict[str, Any]:
     """State, position, speed, remaining time and memory."""
     row = call.run_list.row(folder) or {}
-    holder = find_holder(folder)
+    holder = holder_in(folder)
     steps = value_of(read_summary(folder), "length", "steps")
     seconds_per_step = log.seconds_per_step
     remaining = None
@@ -95,7 +96,8 @@ def status(call: Call, folder: Path, log: RunLog) -> dict[str, Any]:
         "seconds_per_step": seconds_per_step,
         "remaining": remaining,
         "device": row.get("device"),
-        "memory": None if holder is None else memory_of(holder),
+        "memory": memory_of(holder.number) if holder is not None and holder.is_here else None,
+        "host": None if holder is None or holder.is_here else holder.host,
     }
 
 

@@ -106,6 +106,7 @@ function statusOf() {
       memory?.gpu ? [bytes(memory.gpu), "GPU memory"] : null,
       memory?.process ? [bytes(memory.process), "memory of the process"] : null,
       status.device ? [status.device, "device"] : null,
+      status.host ? [status.host, "machine"] : null,
     ].filter(Boolean).map(([value, meaning]) => h("div.tile", {}, h("b.clip", { title: value }, value), h("span", {}, meaning))));
     fill(bar, progressBar(status.step, status.steps));
   };
