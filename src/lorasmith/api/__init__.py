@@ -232,17 +232,21 @@ def sweep(
     all runs. `devices`: such as `cuda:0`; default: all GPUs, else the CPU. `jobs`: the number of runs at a time;
     default: one for each device. `search`: a number of runs whose values Optuna proposes, in place of all combinations;
     `over` may then have `key=low..high`. `rank_by`: `loss` (default), the held-out loss of the best weights, or one of
-    the four numbers of the hook `scores`, such as `likeness`.
+    the four numbers of the hook `scores`, such as `likeness`. `on`: `local`, or the engine that runs them, `ray` or
+    `slurm`, with `gpus_per_run`, `cpus_per_run` and `on_options` (`["partition=gpu"]`).
 
     Each run is a separate process. Runs in `out` that are finished are not repeated.
     """
     from lorasmith.training.sweep import SweepSettings
     from lorasmith.training.sweep import sweep as run_sweep
+    from lorasmith.training.sweep.options import take_executor
 
     source = config if isinstance(config, dict) else Path(config)
     axes = [text for text in over if isinstance(text, str)]
     rows = next((path for path in over if isinstance(path, Path)), None)
-    settings = SweepSettings(source, axes, Path(out), overrides, devices, jobs, search, rows=rows, **options)
+    executor = take_executor(options, devices)
+    rank_by = options.get("rank_by", "loss")
+    settings = SweepSettings(source, axes, Path(out), overrides, executor, jobs, search, rank_by, rows)
     return run_sweep(settings, progress)
 
 

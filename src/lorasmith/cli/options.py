@@ -53,3 +53,21 @@ Dtype = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
+
+On = Annotated[
+    str,
+    typer.Option(
+        "--on", metavar="local|ray|slurm", help="Where the runs are: this machine, or the nodes of a cluster."
+    ),
+]
+GpusPerRun = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-run", min=0, max=1, help="On a cluster: 0, 1, or a fraction where runs share a GPU (Ray)."
+    ),
+]
+CpusPerRun = Annotated[int | None, typer.Option("--cpus-per-run", min=1, help="On a cluster: CPU cores of each run.")]
+OnOption = Annotated[
+    list[str] | None,
+    typer.Option("--on-option", metavar="KEY=VALUE", help="A setting of --on, such as partition=gpu; repeatable."),
+]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorasmith.cli import console
-from lorasmith.cli.options import Json, Overrides
+from lorasmith.cli.options import CpusPerRun, GpusPerRun, Json, On, OnOption, Overrides
 from lorasmith.core.errors import LorasmithError
 
 if TYPE_CHECKING:
@@ -107,21 +107,30 @@ def queue_run_command(
         typer.Option("--device", metavar="DEVICE,DEVICE", help="One job on each of these; default: all NVIDIA GPUs."),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="When all jobs are done, wait for further ones.")] = False,
+    on: On = "local",
+    gpus_per_run: GpusPerRun = None,
+    cpus_per_run: CpusPerRun = None,
+    on_option: OnOption = None,
 ) -> None:
     """Run the jobs of the queue, and go on with a queue that is paused.
+
+    With --on ray or --on slurm, the jobs are tasks of a cluster whose nodes share the folders; see docs/scaling.md.
 
     Each job is a process of its own. Ctrl-C stops them with a checkpoint. If this command is killed, or the machine is
     switched off, the next `queue run` takes over the jobs that still run and continues the others.
     """
+    from lorasmith.training.executors import make_executor
     from lorasmith.training.queue import run_queue
 
+    devices = [part.strip() for part in device.split(",") if part.strip()] if device else []
+    resources = {"gpus_per_run": gpus_per_run, "cpus_per_run": cpus_per_run}
+    executor = make_executor(on, on_option or [], devices, **resources)
     opened = open_queue(queue)
     opened.set_paused(False)
     if opened.runner is not None:
         console.say(f"process {opened.runner} runs the queue already; it goes on")
         return
-    devices = [part.strip() for part in device.split(",") if part.strip()] if device else []
-    runner = run_queue(opened, devices, wait, console.make_progress())
+    runner = run_queue(opened, executor, wait, console.make_progress())
     jobs = opened.jobs()
     counts = {state: sum(job.state == state for job in jobs) for state in ("finished", "failed", "stopped", "waiting")}
     console.say(", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no jobs")

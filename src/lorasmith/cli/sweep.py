@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorasmith.cli import console
-from lorasmith.cli.options import Json, Overrides
+from lorasmith.cli.options import CpusPerRun, GpusPerRun, Json, On, OnOption, Overrides
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -69,6 +69,10 @@ def sweep_command(
             help="Held-out loss of the best weights, or a number of the hook scores: likeness, drift_features ...",
         ),
     ] = "loss",
+    on: On = "local",
+    gpus_per_run: GpusPerRun = None,
+    cpus_per_run: CpusPerRun = None,
+    on_option: OnOption = None,
     json: Json = False,
 ) -> None:
     """Train with every combination of some settings and compare the results.
@@ -76,6 +80,8 @@ def sweep_command(
     Each run is a separate process; latents are encoded once for all runs. If the command is run again, it continues:
     finished runs are kept, interrupted ones are resumed. The folder gets results.csv, results.json and a picture of all
     previews.
+
+    With --on ray or --on slurm, the runs are tasks of a cluster whose nodes share the folder; see docs/scaling.md.
 
     With --search, Optuna proposes the values, and runs whose validation loss falls behind are stopped early.
     """
@@ -91,6 +97,10 @@ def sweep_command(
         jobs=jobs,
         search=search,
         rank_by=rank_by,
+        on=on,
+        on_options=on_option or [],
+        gpus_per_run=gpus_per_run,
+        cpus_per_run=cpus_per_run,
         progress=console.make_progress(),
     )
     print_result(result)

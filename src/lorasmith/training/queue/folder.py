@@ -17,7 +17,8 @@ from lorasmith.core.config import override, read_table
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.lock import find_holder
 from lorasmith.core.store import atomic_folder, raise_write_error, write_text
-from lorasmith.training.queue.job import SETTINGS, Job, read_json, read_status
+from lorasmith.training.executors.shared_task import read_json
+from lorasmith.training.queue.job import SETTINGS, Job, read_status
 
 QUEUE = "queue.json"
 EDIT_LOCK = ".edit.lock"

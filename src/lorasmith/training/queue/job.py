@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,18 +14,21 @@ from typing import Any, Literal
 import psutil
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.lock_holder import holder_in, this_machine
 from lorasmith.core.store import write_text
-from lorasmith.training.job_process import STOPPED_EXIT_CODE, detached, environment, last_error, stop_process
+from lorasmith.training.executors import Ended, Handle, Task
+from lorasmith.training.executors.local import find_process
+from lorasmith.training.executors.shared_task import ended_with, has_sign_of_life, read_json, request_stop
+from lorasmith.training.job_process import STOPPED_EXIT_CODE, last_error, stop_process
+from lorasmith.training.output.control import STOP, send_request
 from lorasmith.training.output.report.record import read
 
-SETTINGS, STATE, LOG = "job.json", "state.json", "log.txt"
+SETTINGS, STATE, LOG, TASK = "job.json", "state.json", "log.txt", "task"
 CONFIG_NAMES = (".toml", ".json")
 SWEEP_RESULTS = "results.json"
 """In the folder of a sweep: the state of each of its runs."""
 RUN_CONFIG = "config.toml"
 """In the folder of a run: it was begun."""
-CLOCK_TOLERANCE = 1.0
-"""Seconds by which two readings of the start of a process may differ."""
 
 State = Literal["waiting", "running", "finished", "failed", "stopped"]
 """`stopped`: on request, with a checkpoint; it is not continued until it is put back (`retry`)."""
@@ -40,7 +43,8 @@ class Job:
     """job.json: `output`, `directory` (where relative paths of the config start), `overrides`, `accept_remarks`,
     `added`, `source`, `name` and `device` of the config, and `over` of a sweep."""
     status: Mapping[str, Any] = field(default_factory=dict)
-    """state.json: `state`, `process`, `created`, `device`, `began`, `message`, `stop`, `started`, `ended`."""
+    """state.json: `state`, `device`, `began`, `message`, `stop`, `started`, `ended`; and where the process is:
+    `machine`, with its `process` and `created`, or what an engine finds it by (`on`, `token` ...)."""
 
     @property
     def name(self) -> str:
@@ -88,27 +92,40 @@ class Job:
         return self.settings.get("device") not in (None, "", "auto")
 
     def process(self) -> psutil.Process | None:
-        """The process of the job, also one that an earlier runner has started; None if it has ended."""
-        number, created = self.status.get("process"), self.status.get("created")
-        if not isinstance(number, int) or not isinstance(created, int | float):
+        """The process of the job on this machine, also one that an earlier runner has started; None if it has ended."""
+        if self.status.get("machine", this_machine()) != this_machine():
             return None
-        try:
-            process = psutil.Process(number)
-            # the number may be that of another process by now
-            is_same = abs(process.create_time() - created) < CLOCK_TOLERANCE
-            return process if is_same and process.status() != psutil.STATUS_ZOMBIE else None
-        except psutil.Error:
-            return None
+        return find_process(self.status.get("process"), self.status.get("created"))
+
+    def is_alive(self) -> bool:
+        """Whether the process of the job runs, here or elsewhere, or waits for its turn on a cluster."""
+        if not self.status.get("on"):
+            is_elsewhere = self.status.get("machine", this_machine()) != this_machine()
+            return self.process() is not None or (is_elsewhere and holder_in(self.output) is not None)
+        if self.known_code() is not None:
+            return False
+        # a job of a batch system goes on without its runner, and may wait for hours
+        return (
+            has_sign_of_life(self.folder / TASK)
+            or bool(self.status.get("job"))
+            or holder_in(self.folder.parent) is not None
+        )
+
+    def known_code(self) -> int | None:
+        """The exit code that the node of a cluster has written down."""
+        return ended_with(self.folder / TASK, str(self.status.get("token")))
 
     def command(self, device: str) -> list[str]:
         """The command that starts or continues the run."""
-        if self.over:
-            return self._sweep_command(device)
-        if self.status.get("began") and (self.output / RUN_CONFIG).is_file():
+        is_begun = bool(self.status.get("began")) and (self.output / RUN_CONFIG).is_file()
+        return self._sweep_command(device) if self.over else self._train_command(device, is_begun)
+
+    def _train_command(self, device: str, is_begun: bool) -> list[str]:
+        if is_begun:
             # the run in this folder is that of this job, so it may name its own code and place
             arguments = ["--resume", str(self.output), "--trust"]
         else:
-            arguments = [str(self.config), *self.settings.get("overrides", [])]
+            arguments = [str(self.config.absolute()), *self.settings.get("overrides", [])]
         if device:
             arguments.append(f'device="{device}"')
         if self.settings.get("accept_remarks"):
@@ -117,50 +134,62 @@ class Job:
 
     def _sweep_command(self, device: str) -> list[str]:
         """The command that starts or continues the sweep: runs that are finished are not repeated."""
-        arguments = [str(self.config), *self.settings.get("overrides", []), "--out", str(self.output)]
+        arguments = [str(self.config.absolute()), *self.settings.get("overrides", []), "--out", str(self.output)]
         arguments += [f"--over={text}" for text in self.over]
         if device:
             arguments.append(f"--device={device}")
         return [sys.executable, "-m", "lorasmith", "sweep", *arguments]
 
-    def start(self, device: str) -> subprocess.Popen[Any]:
-        """Start or continue the run in a process of its own, which outlives whoever starts it."""
-        # a run that was there before is somebody else's: it must be refused, now and whenever the job is tried again
-        began = bool(self.status.get("began")) or not (self.output / RUN_CONFIG).is_file()
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                self.command(device),
-                cwd=self.settings.get("directory") or None,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment(),
-                **detached(),
-            )
-        try:
-            created = psutil.Process(process.pid).create_time()
-        except psutil.Error:  # it has ended already
-            created = 0.0
-        self.write_status(
-            state="running", process=process.pid, created=created, device=device, began=began, started=created
+    @property
+    def owns_folder(self) -> bool:
+        """Whether a run in the folder is that of this job. One that was there before is somebody else's: it must be
+        refused, now and whenever the job is tried again."""
+        return bool(self.status.get("began")) or not (self.output / RUN_CONFIG).is_file()
+
+    def task(self, device: str) -> Task:
+        """The process that starts or continues the run."""
+        resume = self._sweep_command(device) if self.over else self._train_command(device, is_begun=True)
+        return Task(
+            name=self.name,
+            run=self.output.absolute(),
+            command=self.command(device),
+            resume=resume if self.owns_folder else (),
+            log=self.log.absolute(),
+            folder=(self.folder / TASK).absolute(),
+            directory=Path(self.settings.get("directory") or ".").absolute(),
         )
-        return process
+
+    def started(self, handle: Handle, device: str) -> None:
+        """Note that the process was started."""
+        created = handle.reference.get("created")
+        started = time.time() if created is None else created
+        # where an earlier process was says nothing any more
+        places = dict.fromkeys(("process", "created", "on", "token", "job"))
+        state = {"state": "running", "device": device, "began": self.owns_folder, "started": started}
+        self.write_status(**{**places, **state, "machine": this_machine(), **handle.reference})
 
     def stop(self, at_once: bool = False) -> None:
         """End the run after its current step, with a checkpoint. With `at_once`, kill it."""
         process = self.process()
         if process is not None:
             stop_process(process, self.output, at_once)
+        elif self.status.get("on"):
+            request_stop(self.folder / TASK, at_once)
+        elif self.is_alive():
+            send_request(self.output, STOP)
 
-    def ending(self, code: int | None) -> dict[str, str]:
-        """State and message of a job whose process has ended. `code`: its exit code; None if that is not known, since
-        an earlier runner had started it, or the machine was switched off."""
+    def ending(self, ended: Ended) -> dict[str, str]:
+        """State and message of a job whose process has ended. Its exit code is not known where an earlier runner had
+        started it, or the machine was switched off."""
+        code = ended.code
         # exit code 0 alone does not count: the files show that the run came to its end
         if code in (0, None) and self.reached_end():
             return {"state": "finished", "message": ""}
         request = self.status.get("stop")
         if code == STOPPED_EXIT_CODE or (request and code != 0):
             return {"state": "waiting" if request == "pause" else "stopped", "message": ""}
+        if ended.message:
+            return {"state": "failed", "message": ended.message}
         message = last_error(self.log, code)
         if code is None and not is_error(self.log):
             # nothing was wrong with the run: it is continued
@@ -181,9 +210,9 @@ class Job:
 
     def settled(self) -> Job:
         """The job as it is, where no runner has noticed the end of its process."""
-        if self.state != "running" or self.process() is not None:
+        if self.state != "running" or self.is_alive():
             return self
-        return Job(self.folder, self.settings, {**self.status, **self.ending(None)})
+        return Job(self.folder, self.settings, {**self.status, **self.ending(Ended(self.known_code()))})
 
     def write_status(self, **changes: Any) -> None:
         """Replace entries of state.json."""
@@ -197,15 +226,6 @@ class Job:
 def read_status(folder: Path) -> dict[str, Any]:
     """state.json of a job; empty if it was never started."""
     return read_json(folder / STATE) or {}
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON table; None if it is not there or damaged."""
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return table if isinstance(table, dict) else None
 
 
 def is_error(log: Path) -> bool:

@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from lorasmith.core.lock import locked
 from lorasmith.core.progress import Progress
+from lorasmith.training.executors import Ended, Executor, Handle, Session
+from lorasmith.training.executors.local import LocalExecutor, LocalSession
 from lorasmith.training.queue.folder import Queue
 from lorasmith.training.queue.job import Job
 
@@ -35,8 +36,10 @@ class Runner:
     """Start nothing more; the jobs under way save a checkpoint and wait to be continued."""
     at_once: bool = False
     """Kill the jobs under way; they continue from their last checkpoint."""
-    processes: dict[str, subprocess.Popen[Any]] = field(default_factory=dict)
-    """Those that this runner has started, whose exit codes it gets."""
+    session: Session | None = None
+    """Where the jobs run. Default: processes of this machine."""
+    handles: dict[str, Handle] = field(default_factory=dict)
+    """The processes of the jobs under way, as far as the session knows them."""
 
     def work(self) -> None:
         """Run jobs until none waits, or the queue is paused, and those under way have ended."""
@@ -61,11 +64,17 @@ class Runner:
         """Start a job on each free device; returns those that were started."""
         # a job that has just ended may wait again
         waiting = [job for job in self.queue.stored_jobs() if job.state == "waiting"]
-        free = self._free_devices(running)
-        started = waiting[: len(free)]
-        for job, device in zip(started, free, strict=False):
-            self._start(job, device)
-        return started
+        occupied = [job.device for job in running]
+        starting: list[tuple[Job, str]] = []
+        for job in waiting:
+            device = self.place.free_device(occupied)
+            if device is None:
+                break
+            occupied.append(device)
+            starting.append((job, "" if job.chooses_device else device))
+        if starting:
+            self._start(starting)
+        return [job for job, _ in starting]
 
     def _stop(self, job: Job) -> None:
         """Stop a job, once; or kill it. Where the user has stopped this job, it does not continue by itself."""
@@ -73,49 +82,66 @@ class Runner:
             job.write_status(stop=job.status.get("stop") or "pause")
             job.stop(self.at_once)
 
-    def _free_devices(self, running: Sequence[Job]) -> list[str]:
-        """The devices on which nothing runs. A job with a device of its own takes the place of one of them."""
-        free = list(self.devices)
-        for job in running:
-            if free:
-                free.remove(job.device if job.device in free else free[0])
-        return free
+    @property
+    def place(self) -> Session:
+        if self.session is None:
+            self.session = LocalSession(self.devices)
+        return self.session
 
-    def _start(self, job: Job, device: str) -> None:
-        device = "" if job.chooses_device else device
-        text = "continued" if job.status.get("began") else "started"
-        self.processes[job.name] = job.start(device)
-        self.progress.say(f"{job.name}: {text}{f' on {device}' if device else ''}, {job.output}")
+    def _start(self, starting: Sequence[tuple[Job, str]]) -> None:
+        handles = self.place.start([job.task(device) for job, device in starting])
+        for (job, device), handle in zip(starting, handles, strict=True):
+            text = "continued" if job.status.get("began") else "started"
+            job.started(handle, device)
+            self.handles[job.name] = handle
+            self.progress.say(f"{job.name}: {text}{f' on {device}' if device else ''}, {job.output}")
 
     def _has_ended(self, job: Job) -> bool:
         """Whether the process of a job has ended; if so, its state is written."""
-        process = self.processes.get(job.name)
-        code = None
-        if process is not None and process.pid == job.status.get("process"):
-            code = process.poll()
-            if code is None:
-                return False
-        elif job.process() is not None:
+        handle = self._handle_of(job)
+        if handle is not None:
+            ended = handle.poll()
+            news = handle.news()
+            if news:
+                self.progress.say(f"{job.name}: {news}")
+        else:
+            # a process of another machine or engine is known by its files only
+            ended = None if job.is_alive() else Ended(job.known_code())
+        if ended is None:
             return False
-        ending = job.ending(code)
-        job.write_status(**ending, ended=time.time(), process=None, stop=None)
-        self.processes.pop(job.name, None)
+        ending = job.ending(ended)
+        job.write_status(**ending, ended=time.time(), process=None, on=None, job=None, stop=None)
+        self.handles.pop(job.name, None)
         detail = f", {ending['message']}" if ending["message"] else ""
         self.progress.say(f"{job.name}: {ending['state']}{detail}")
         return True
 
+    def _handle_of(self, job: Job) -> Handle | None:
+        """The process of a job, as far as the session knows it."""
+        handle = self.handles.get(job.name)
+        # the job may be another one with the same name
+        if handle is None or any(job.status.get(key) != value for key, value in handle.reference.items()):
+            handle = self.place.find(job.status, job.task(job.device))
+            if handle is not None:
+                self.handles[job.name] = handle
+        return handle
+
 
 def run_queue(
-    queue: Queue, devices: Sequence[str] = (), wait: bool = False, progress: Progress | None = None
+    queue: Queue, executor: Executor | None = None, wait: bool = False, progress: Progress | None = None
 ) -> Runner:
     """Run a queue to its end. Ctrl-C stops the jobs with a checkpoint; they are continued by the next runner.
 
-    `devices`: one job runs on each at a time; default: all GPUs of NVIDIA, else that of each config. Raises
-    LorasmithError if another process runs the queue.
+    `executor`: where the jobs run; default: this machine, one on each GPU of NVIDIA, else on the device of each config.
+    Raises LorasmithError if another process runs the queue.
     """
-    runner = Runner(queue, list(devices) or all_gpus() or [""], wait, progress or Progress())
-    with locked(queue.folder, "queue"), stopped_by_signals(runner):
-        runner.work()
+    executor = executor or LocalExecutor()
+    if isinstance(executor, LocalExecutor) and not executor.devices:
+        executor = LocalExecutor(devices=tuple(all_gpus() or [""]))
+    with locked(queue.folder, "queue"), executor.open(queue.folder, None, "auto") as session:
+        runner = Runner(queue, wait=wait, progress=progress or Progress(), session=session)
+        with stopped_by_signals(runner):
+            runner.work()
     return runner
 
 

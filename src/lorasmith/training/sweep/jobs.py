@@ -6,7 +6,6 @@ The state of a run is read from its folder alone: a finished run is not repeated
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,9 @@ from typing import Any, Literal
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import write_text
 from lorasmith.training.config import TrainConfig, load_config
-from lorasmith.training.job_process import STOPPED_EXIT_CODE, detached, environment, last_error, stop_process
+from lorasmith.training.executors import Handle, Task
+from lorasmith.training.executors.shared_task import read_json
+from lorasmith.training.job_process import STOPPED_EXIT_CODE, last_error
 from lorasmith.training.output.folder import CONFIG, named_code, reopen
 from lorasmith.training.output.report.record import Record, read
 from lorasmith.training.sweep.axes import Values, folder_name
@@ -39,7 +40,8 @@ class Job:
     state: State = "waiting"
     message: str = ""
     """The error, if the run has failed."""
-    process: subprocess.Popen[Any] | None = field(default=None, repr=False)
+    handle: Handle | None = field(default=None, repr=False)
+    """The process, while it is under way."""
 
     @property
     def folder(self) -> Path:
@@ -50,9 +52,14 @@ class Job:
         return self.folder.name
 
     @property
+    def sweep(self) -> Path:
+        """The folder of the sweep."""
+        return self.folder.parent.parent
+
+    @property
     def log(self) -> Path:
         """The file with the output of the process."""
-        return self.folder.parent.parent / "logs" / f"{self.name}.log"
+        return self.sweep / "logs" / f"{self.name}.log"
 
     @property
     def begun(self) -> bool:
@@ -68,48 +75,53 @@ class Job:
         """What the run has written so far."""
         return read(self.folder) if (self.folder / "events.jsonl").is_file() else None
 
-    def command(self, device: str) -> list[str]:
-        """The command that starts or continues the run. Writes the config that it reads."""
-        # the resumed run reads the config in its folder
-        if self.begun:
-            # its settings are those that the sweep was given, or it would not be continued
-            source = ["--resume", str(self.folder), "--trust"]
-        else:
-            settings = self.folder.parent.parent / "settings" / f"{self.name}.toml"
-            write_text(settings, self.config.to_toml())
-            source = [str(settings)]
-        # nobody is there to accept serious remarks on the data; they are in the log of the run
-        return [sys.executable, "-m", "lorasmith", "train", *source, f'device="{device}"', "--yes"]
+    @property
+    def reference(self) -> Path:
+        """The file from which the process can be found again."""
+        return self.sweep / "tasks" / f"{self.name}.json"
 
-    def start(self, device: str, threads: int | None) -> None:
-        """Start or continue the run in a process of its own. `threads`: CPU threads of the process."""
+    def task(self, device: str, threads: int | None) -> Task:
+        """The process that starts or continues the run. Writes the config that it reads. `threads`: its CPU threads."""
         (self.folder / PRUNED).unlink(missing_ok=True)
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        env = environment()
-        if threads is not None:
-            env.setdefault("OMP_NUM_THREADS", str(threads))
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                self.command(device),
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                env=env,
-                # Ctrl-C in the terminal must not reach the process: the sweep stops it (see `stop`)
-                **detached(),
-            )
-        self.state = "running"
+        # the settings of a run in the folder are those that the sweep was given, or it would not be continued
+        resume = train_command(["--resume", str(self.folder), "--trust"], device)
+        begin = resume
+        if not self.begun:
+            settings = self.sweep / "settings" / f"{self.name}.toml"
+            write_text(settings, self.config.to_toml())
+            begin = train_command([str(settings)], device)
+        return Task(
+            name=self.name,
+            run=self.folder.absolute(),
+            command=begin,
+            resume=resume,
+            log=self.log.absolute(),
+            folder=(self.sweep / "tasks" / self.name).absolute(),
+            directory=Path.cwd(),
+            threads=threads,
+            empty_log=True,
+        )
+
+    def started(self, handle: Handle) -> None:
+        """Note that the process was started."""
+        self.handle, self.state = handle, "running"
+        write_text(self.reference, json.dumps(handle.reference))
+
+    def earlier(self) -> dict[str, Any]:
+        """The reference of the process that an earlier sweep has started, dead or alive; empty if it started none."""
+        return read_json(self.reference) or {}
 
     def poll(self) -> bool:
         """Whether the process has ended. If so, `state` says how."""
-        assert self.process is not None
-        code = self.process.poll()
-        if code is None:
+        assert self.handle is not None
+        ended = self.handle.poll()
+        if ended is None:
             return False
-        self.process = None
+        self.handle = None
+        code = ended.code
         # exit code 0 alone does not count: the files show that the run came to its end
         record = self.record()
-        if code == 0 and record is not None and record.finished:
+        if code in (0, None) and record is not None and record.finished:
             self.state = "finished"
         elif self.pruned:
             self.state = "pruned"
@@ -117,19 +129,24 @@ class Job:
             self.state = "stopped"
         else:
             self.state = "failed"
-            self.message = last_error(self.log, code)
+            self.message = ended.message or last_error(self.log, code)
         return True
 
     def stop(self, at_once: bool = False) -> None:
         """End the process after the current step, with a checkpoint. With `at_once`, kill it."""
-        if self.process is not None and self.process.poll() is None:
-            stop_process(self.process, self.folder, at_once)
+        if self.handle is not None:
+            self.handle.stop(at_once)
 
     def prune(self) -> None:
         """End the run because others do better. A later sweep does not continue it."""
         # written first, so that `poll` sees it when the process ends
         (self.folder / PRUNED).write_text("others did better\n", encoding="utf-8")
         self.stop()
+
+
+def train_command(source: Sequence[str], device: str) -> list[str]:
+    """A command that trains. Nobody is there to accept serious remarks on the data; they are in the log of the run."""
+    return [sys.executable, "-m", "lorasmith", "train", *source, f'device="{device}"', "--yes"]
 
 
 def make_job(

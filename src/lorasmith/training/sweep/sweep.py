@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,8 @@ from lorasmith.core.launch import find_launch
 from lorasmith.core.lock import locked
 from lorasmith.core.progress import Progress
 from lorasmith.training.config import TrainConfig, load_config
+from lorasmith.training.executors import Executor, Session
+from lorasmith.training.executors.local import LocalExecutor
 from lorasmith.training.sweep import results
 from lorasmith.training.sweep.axes import Axis, Values, combinations, label, parse_axes
 from lorasmith.training.sweep.jobs import Job, make_job
@@ -38,10 +39,10 @@ class SweepSettings:
     """The folder of the sweep."""
     overrides: Sequence[str] = ()
     """`key=value` for all runs."""
-    devices: Sequence[str] = ()
-    """Default: all GPUs, else the CPU."""
+    executor: Executor = field(default_factory=LocalExecutor)
+    """Where the runs are."""
     jobs: int | None = None
-    """Number of runs at a time. Default: one for each device."""
+    """Number of runs at a time. Default: as many as there are devices or places."""
     search: int | None = None
     """Number of runs of a search. None: run all combinations instead."""
     rank_by: str = LOSS
@@ -83,8 +84,10 @@ class SweepResult:
 class Pool:
     """Slots for runs, and the runs in them."""
 
-    slots: list[str]
-    """The device of each slot."""
+    session: Session
+    """Where the runs are."""
+    fills_cache_first: bool
+    """Whether the first run is alone until it has filled the cache that all runs share, so that no work is repeated."""
     threads: int | None
     """CPU threads of each run. None: the default of PyTorch."""
     progress: Progress
@@ -100,17 +103,13 @@ class Pool:
         finished = sum(job.state == "finished" for job in plan.jobs)
         with self.progress.track("runs", plan.total) as advance:
             advance(finished, "")
-            plan_ended = False
             while True:
-                # fill free slots
-                while not plan_ended and not self.stopping and self._can_start():
-                    job = plan.next()
-                    if job is None:
-                        plan_ended = True
-                    else:
-                        self._start(job)
-
+                plan_ended = self.stopping or self._fill_places(plan)
                 for job, device in list(self.running):
+                    assert job.handle is not None
+                    news = job.handle.news()
+                    if news:
+                        self.progress.say(f"{label(job.values)}: {news}")
                     if job.poll():
                         self.running.remove((job, device))
                         self._handle_end(job, plan, folder)
@@ -118,9 +117,22 @@ class Pool:
                     else:
                         plan.watch(job)
 
-                if not self.running and (plan_ended or self.stopping):
+                if not self.running and plan_ended:
                     return
                 time.sleep(POLL_INTERVAL)
+
+    def _fill_places(self, plan: Plan) -> bool:
+        """Start runs on all free places together; returns whether the plan has ended."""
+        starting: list[tuple[Job, str]] = []
+        plan_ended = False
+        while not plan_ended and (device := self._free_device(starting)) is not None:
+            job = plan.next()
+            plan_ended = job is None
+            if job is not None and not self._find(job, device):
+                starting.append((job, device))
+        if starting:
+            self._start(starting)
+        return plan_ended
 
     def stop(self, at_once: bool) -> None:
         """Start no more runs, and stop those under way: after their current step, or at once."""
@@ -128,18 +140,31 @@ class Pool:
         for job, _ in self.running:
             job.stop(at_once)
 
-    def _can_start(self) -> bool:
-        """Whether a slot is free. The first run is alone until it has filled the cache, so that no work is repeated."""
+    def _free_device(self, starting: Sequence[tuple[Job, str]]) -> str | None:
+        """The device for a further run; None if there is no place."""
+        occupied = [*self.running, *starting]
         self.cache_filled = self.cache_filled or any(job.record() is not None for job, _ in self.running)
-        return len(self.running) < len(self.slots) and (self.cache_filled or not self.running)
+        if self.fills_cache_first and occupied and not self.cache_filled:
+            return None
+        return self.session.free_device([device for _, device in occupied])
 
-    def _start(self, job: Job) -> None:
-        """Start a run on the device with the smallest share of occupied slots."""
-        occupied = [device for _, device in self.running]
-        device = min(self.slots, key=lambda slot: occupied.count(slot) / self.slots.count(slot))
-        self.progress.say(f"{label(job.values)}: {'continued' if job.begun else 'started'}")
-        job.start(device, self.threads)
+    def _find(self, job: Job, device: str) -> bool:
+        """Go on with the process of a run that an earlier sweep has started and that goes on without it."""
+        handle = self.session.find(job.earlier(), job.task(device, self.threads))
+        if handle is None:
+            return False
+        self.progress.say(f"{label(job.values)}: is under way since an earlier start")
+        job.started(handle)
         self.running.append((job, device))
+        return True
+
+    def _start(self, starting: Sequence[tuple[Job, str]]) -> None:
+        tasks = [job.task(device, self.threads) for job, device in starting]
+        for job, _ in starting:
+            self.progress.say(f"{label(job.values)}: {'continued' if job.begun else 'started'}")
+        for (job, device), handle in zip(starting, self.session.start(tasks), strict=True):
+            job.started(handle)
+            self.running.append((job, device))
 
     def _handle_end(self, job: Job, plan: Plan, folder: Path) -> None:
         """Update results and plan after a run has ended."""
@@ -171,11 +196,16 @@ def sweep(settings: SweepSettings, progress: Progress | None = None) -> SweepRes
 
     check_rank_by(settings.rank_by, base)
     plan = make_plan(settings, axes, rows, base)
-    slots = devices_of_slots(settings, base)
-    pool = Pool(slots, threads_per_run(slots), progress, rank_by=settings.rank_by)
+    executor = settings.executor
     # each run locks its folder as well; this lock is for the table of results and the plan
-    with locked(settings.out, "--out"), stop_on_signals(pool):
-        pool.work(plan, settings.out)
+    with (
+        locked(settings.out, "--out"),
+        executor.open(settings.out, settings.jobs, base.device) as session,
+    ):
+        threads = session.threads()
+        pool = Pool(session, executor.fills_cache_first, threads, progress, rank_by=settings.rank_by)
+        with stop_on_signals(pool, survives_terminal=executor.survives_terminal):
+            pool.work(plan, settings.out)
 
     ranking = results.write_results(settings.out, plan.jobs, settings.rank_by)
     comparison = results.draw_comparison(settings.out, plan.jobs)
@@ -217,30 +247,10 @@ def example_overrides(axes: Sequence[Axis], out: Path) -> list[str]:
     return [*values, f'output="{out.as_posix()}"']
 
 
-def devices_of_slots(settings: SweepSettings, config: TrainConfig) -> list[str]:
-    """The device of each of the runs at a time. Devices are used in turn."""
-    devices = list(settings.devices) or [config.device]
-    if devices == ["auto"]:
-        # torch is not needed, and slow to import, if devices are given
-        from lorasmith.core.devices import all_devices
-
-        devices = all_devices() or ["cpu"]
-    return [devices[i % len(devices)] for i in range(settings.jobs or len(devices))]
-
-
-def threads_per_run(slots: Sequence[str]) -> int | None:
-    """CPU threads of each run if several runs share the CPU; None if not."""
-    # by default each process would use all cores, and several would slow each other down
-    on_cpu = sum(device == "cpu" for device in slots)
-    if on_cpu <= 1:
-        return None
-    return max(1, (os.cpu_count() or 1) // on_cpu)
-
-
 @contextmanager
-def stop_on_signals(pool: Pool) -> Iterator[None]:
+def stop_on_signals(pool: Pool, survives_terminal: bool) -> Iterator[None]:
     """Ctrl-C, SIGTERM and a closed terminal stop the runs after their current step, with a checkpoint. A second signal
-    stops them at once."""
+    stops them at once. With `survives_terminal`, a closed terminal ends this process and leaves the runs."""
 
     def handle(number: int, frame: object) -> None:
         if not pool.stopping:
@@ -249,6 +259,8 @@ def stop_on_signals(pool: Pool) -> Iterator[None]:
 
     # Windows has no SIGHUP
     names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if survives_terminal:
+        names.remove("SIGHUP")
     try:
         handlers = {name: signal.signal(getattr(signal, name), handle) for name in names}
     except ValueError:  # only the main thread can set signal handlers

@@ -1,0 +1,175 @@
+"""`lorasmith sweep --on ray` and `--on slurm`, disturbed: a node is lost, a job is told to end, a job is killed. The
+LoRAs are those of runs in one piece, bit for bit.
+
+Ray's nodes are processes of this machine, and submitit's jobs too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from answers import Program
+from safetensors.torch import load_file
+
+from lorasmith.training.output.report.record import read
+
+Config = Callable[..., Path]
+STEPS = 300
+MOST_SECONDS = 400
+
+
+@pytest.fixture
+def shared(config: Config, tmp_path: Path) -> Path:
+    """A config of runs that take some seconds and save a checkpoint after each ten steps."""
+    path = config("threads = 1", "[checkpoint]\nevery_steps = 10\n")
+    path.write_text(path.read_text().replace("steps = 3\n", f"steps = {STEPS}\n"))
+    return path
+
+
+def sweep_command(config: Path, out: Path, *options: str) -> list[str]:
+    return ["sweep", str(config), "--over", "adapter.rank=1,2", "--out", str(out), *options]
+
+
+@contextmanager
+def started(arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The program in a process of its own."""
+    with log.open("wb") as file:
+        child = subprocess.Popen([sys.executable, "-m", "lorasmith", *arguments], stdout=file, stderr=file)
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+
+
+def until(condition: Callable[[], object], child: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + MOST_SECONDS
+    while not condition():
+        assert child.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.02)
+
+
+def is_halfway(run: Path) -> bool:
+    return bool(list((run / "checkpoints").glob("step-*")))
+
+
+def run_of(out: Path, rank: int) -> Path:
+    return out / "runs" / f"adapter.rank-{rank}"
+
+
+def processes_with(text: str, parent: psutil.Process) -> list[psutil.Process]:
+    """The processes below `parent` whose command contains a text."""
+    found = []
+    for process in parent.children(recursive=True):
+        try:
+            if text in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def assert_equal_to_undisturbed(here: Program, config: Path, disturbed: Path, folder: Path) -> None:
+    """Train the same on this machine, and compare every tensor."""
+    assert here(*sweep_command(config, folder, "--device", "cpu")).code == 0
+    for rank in (1, 2):
+        name = f"adapter.rank-{rank}.safetensors"
+        first, second = (load_file(next(run_of(out, rank).glob("*.safetensors"))) for out in (disturbed, folder))
+        assert first.keys() == second.keys(), name
+        assert all(first[key].equal(second[key]) for key in first), name
+        steps = [event["step"] for event in read(run_of(disturbed, rank)).of("step")]
+        assert sorted(set(steps)) == list(range(1, STEPS + 1))
+
+
+def kill_node(node: psutil.Process) -> None:
+    """End everything on a node between two instructions, as a power cut does."""
+    everything = [node, *node.children(recursive=True)]
+    for process in everything:
+        process.suspend()
+    for process in everything:
+        process.kill()
+
+
+@pytest.mark.slow
+def test_a_run_whose_ray_node_is_lost_goes_on_from_its_checkpoint_on_another_node(
+    here: Program, shared: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray", reason='RAY IS NOT TESTED: pip install "lorasmith[ray]"')
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    watchful = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000}
+    memory = {"object_store_memory": 80 << 20}
+    head = {"num_cpus": 0, "_system_config": watchful, **memory}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    out, log = tmp_path / "ray", tmp_path / "ray.log"
+    try:
+        nodes = [cluster.add_node(num_cpus=1, **memory) for _ in range(2)]
+        raylets = [psutil.Process(node.all_processes["raylet"][0].process.pid) for node in nodes]
+        options = ["--on", "ray", "--gpus-per-run", "0", "--on-option", f"address={cluster.address}", "--json"]
+        with started(sweep_command(shared, out, *options), log) as child:
+            until(lambda: is_halfway(run_of(out, 1)), child, log)
+            lost = next(raylet for raylet in raylets if processes_with(str(run_of(out, 1).name), raylet))
+            kill_node(lost)
+            until(lambda: "continues on" in log.read_text(), child, log)
+            assert child.wait(MOST_SECONDS) == 0, log.read_text()
+    finally:
+        cluster.shutdown()
+    assert read(run_of(out, 1)).of("resume"), "it went on, and did not begin again"
+    assert_equal_to_undisturbed(here, shared, out, tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_slurm_job_that_is_preempted_is_requeued_and_a_killed_one_is_continued_by_the_same_command(
+    here: Program, shared: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("submitit", reason='SLURM IS NOT TESTED: pip install "lorasmith[slurm]"')
+    out, log = tmp_path / "slurm", tmp_path / "slurm.log"
+    command = sweep_command(shared, out, "--on", "slurm", "--gpus-per-run", "0", "--on-option", "cluster=local")
+    with started(command, log) as child:
+        program = psutil.Process(child.pid)
+        for rank in (1, 2):
+            until(lambda rank=rank: is_halfway(run_of(out, rank)), child, log)
+        jobs = processes_with("submitit.core._submit", program)
+        job_of = {rank: next(job for job in jobs if processes_with(f"rank-{rank}", job)) for rank in (1, 2)}
+        # SLURM's signal before a time limit or a preemption reaches every process of the job
+        for process in [*job_of[1].children(recursive=True), job_of[1]]:
+            process.send_signal(signal.SIGUSR2)
+        kill_node(job_of[2])
+        assert child.wait(MOST_SECONDS) == 1, log.read_text()
+    states = {run["run"]: run for run in json.loads((out / "results.json").read_text())["runs"]}
+    assert states["adapter.rank-1"]["state"] == "finished", log.read_text()
+    assert read(run_of(out, 1)).of("resume"), "it went on, and did not begin again"
+    assert states["adapter.rank-2"]["state"] == "failed"
+    assert "the SLURM job" in states["adapter.rank-2"]["message"]
+
+    assert here(*command).code == 0
+    assert_equal_to_undisturbed(here, shared, out, tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_the_runs_on_a_cluster_and_the_same_command_goes_on(
+    here: Program, shared: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("submitit", reason='SLURM IS NOT TESTED: pip install "lorasmith[slurm]"')
+    out, log = tmp_path / "slurm", tmp_path / "slurm.log"
+    command = sweep_command(shared, out, "--on", "slurm", "--gpus-per-run", "0", "--on-option", "cluster=local")
+    with started(command, log) as child:
+        until(lambda: is_halfway(run_of(out, 1)), child, log)
+        child.send_signal(signal.SIGINT)
+        assert child.wait(MOST_SECONDS) == 130, log.read_text()
+    states = {run["run"]: run["state"] for run in json.loads((out / "results.json").read_text())["runs"]}
+    assert set(states.values()) <= {"stopped", "finished"}
+    assert here(*command).code == 0
+    assert_equal_to_undisturbed(here, shared, out, tmp_path / "whole")
