@@ -30,6 +30,7 @@ from lorasmith.core.registry import Component, registered, roots
 from lorasmith.data import captioners, maskers  # noqa: F401  (kinds that no config of training names, as the next)
 from lorasmith.evaluation import clip, judge_scorer  # noqa: F401
 from lorasmith.formats import privacy
+from lorasmith.training import executors  # noqa: F401
 from lorasmith.training.config import TrainConfig
 from tools.markdown import fold
 

@@ -71,3 +71,8 @@ OnOption = Annotated[
     list[str] | None,
     typer.Option("--on-option", metavar="KEY=VALUE", help="A setting of --on, such as partition=gpu; repeatable."),
 ]
+
+
+def split_devices(text: str | None) -> list[str]:
+    """The devices of `--device`, which commas separate."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorasmith.cli import console
-from lorasmith.cli.options import CpusPerRun, GpusPerRun, Json, On, OnOption, Overrides
+from lorasmith.cli.options import CpusPerRun, GpusPerRun, Json, On, OnOption, Overrides, split_devices
 from lorasmith.core.errors import LorasmithError
 
 if TYPE_CHECKING:
@@ -122,22 +122,26 @@ def queue_run_command(
     from lorasmith.training.executors import make_executor
     from lorasmith.training.queue import run_queue
 
-    devices = [part.strip() for part in device.split(",") if part.strip()] if device else []
     resources = {"gpus_per_run": gpus_per_run, "cpus_per_run": cpus_per_run}
-    executor = make_executor(on, on_option or [], devices, **resources)
+    executor = make_executor(on, on_option or [], split_devices(device), **resources)
     opened = open_queue(queue)
     opened.set_paused(False)
     if opened.runner is not None:
         console.say(f"process {opened.runner} runs the queue already; it goes on")
         return
     runner = run_queue(opened, executor, wait, console.make_progress())
-    jobs = opened.jobs()
-    counts = {state: sum(job.state == state for job in jobs) for state in ("finished", "failed", "stopped", "waiting")}
+    counts = count_states(opened)
     console.say(", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no jobs")
     if runner.stopping:
         raise typer.Exit(130)
     if counts["failed"]:
         raise typer.Exit(1)
+
+
+def count_states(queue: Queue) -> dict[str, int]:
+    """How many jobs are in each state."""
+    states = [job.state for job in queue.jobs()]
+    return {state: states.count(state) for state in ("finished", "failed", "stopped", "waiting")}
 
 
 def queue_pause_command(queue: QueueFolder = DEFAULT) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorasmith.cli import console
-from lorasmith.cli.options import CpusPerRun, GpusPerRun, Json, On, OnOption, Overrides
+from lorasmith.cli.options import CpusPerRun, GpusPerRun, Json, On, OnOption, Overrides, split_devices
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -87,13 +87,12 @@ def sweep_command(
     """
     from lorasmith import api
 
-    devices = [part.strip() for part in device.split(",")] if device else []
     result = api.sweep(
         config,
         [*([] if rows is None else [rows]), *(over or [])],
         out,
         overrides=overrides or [],
-        devices=devices,
+        devices=split_devices(device),
         jobs=jobs,
         search=search,
         rank_by=rank_by,
@@ -106,6 +105,11 @@ def sweep_command(
     print_result(result)
     if json:
         console.print_json(to_json(result))
+    end(result)
+
+
+def end(result: SweepResult) -> None:
+    """End the command with an exit code unless all runs are finished."""
     if result.stopped:
         console.say("stopped; nothing is lost. Run the same command again to continue")
         raise typer.Exit(130)
