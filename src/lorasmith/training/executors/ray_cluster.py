@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +20,12 @@ from lorasmith.training.executors.shared_task import InterruptedRunError, NotSha
 from lorasmith.training.job_process import STOPPED_EXIT_CODE
 
 ENGINE = "ray"
+LONGEST_MESSAGE = 300
+"""Characters of a message of Ray, whose rest is the state of its processes."""
 
 
 class RayExecutor(RemoteExecutor):
-    """A Ray cluster."""
+    """Tasks of a Ray cluster. Ray runs a task on another node when its node is lost."""
 
     kind: Literal["ray"] = "ray"
     address: str = ""
@@ -35,15 +39,33 @@ class RayExecutor(RemoteExecutor):
     def open(self, folder: Path, jobs: int | None, device: str) -> Iterator[Session]:
         ray = import_ray()
         connect(ray, self.address)
-        try:
+        with redirect_stdout(RayMessages()), ended(ray):
             has_gpus = bool(ray.cluster_resources().get("GPU"))
             gpus = self.gpus(device, default=1.0 if has_gpus else 0.0)
             session = RaySession(ray, self, jobs, gpus)
             if not session.places() and not self.wait_for_nodes:
                 raise too_small(session)
             yield session
-        finally:
-            ray.shutdown()
+
+
+@contextmanager
+def ended(ray: Any) -> Iterator[None]:
+    """Disconnects at the end, which ends the tasks that are left."""
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class RayMessages(io.TextIOBase):
+    """What Ray prints to stdout, which is for results: shortened, on stderr."""
+
+    def write(self, text: str, /) -> int:
+        sys.stderr.write(text.strip().splitlines()[0][:LONGEST_MESSAGE] if "(raylet)" in text else text)
+        return len(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 class RaySession(RemoteSession):
@@ -78,8 +100,7 @@ class RaySession(RemoteSession):
 
     def submit(self, tasks: Sequence[SharedTask], names: Sequence[str]) -> list[EngineJob]:
         return [
-            RayJob(self.ray, self._run.options(name=name).remote(task), self.executor.retries)
-            for task, name in zip(tasks, names, strict=True)
+            RayJob(self, self._run.options(name=name).remote(task)) for task, name in zip(tasks, names, strict=True)
         ]
 
     def find_job(self, reference: Mapping[str, Any]) -> EngineJob | None:
@@ -90,8 +111,8 @@ class RaySession(RemoteSession):
 class RayJob:
     """A task of Ray."""
 
-    def __init__(self, ray: Any, result: Any, retries: int) -> None:
-        self.ray, self.result, self.retries = ray, result, retries
+    def __init__(self, session: RaySession, result: Any) -> None:
+        self.session, self.ray, self.result = session, session.ray, result
         self.reference: dict[str, Any] = {}
 
     def poll(self) -> Ended | None:
@@ -107,10 +128,16 @@ class RayJob:
             return Ended(None, describe(error.cause if error.cause is not None else error))
         except errors.RayError as error:
             first_line = str(error).strip().splitlines()[0]
-            return Ended(None, f"Ray: {first_line} (started again {self.retries} times, the most that was allowed)")
+            retries = self.session.executor.retries
+            return Ended(None, f"Ray: {first_line} (it may be started again {retries} times: --on-option retries=N)")
 
     def cancel(self, at_once: bool) -> None:
         self.ray.cancel(self.result, force=False)
+
+    def waits_for(self) -> str:
+        free, all_of = self.ray.available_resources(), self.ray.cluster_resources()
+        needs = [name for name, amount in self.session.needs.items() if amount]
+        return ", ".join(f"{name} ({free.get(name, 0):g} of {all_of.get(name, 0):g} free)" for name in needs)
 
 
 def run_task(task: SharedTask) -> int:

@@ -38,6 +38,9 @@ PASSED_ON = ("LORASMITH_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "PYTHONPATH")
 SECONDS_UNTIL_SEEN = 15.0
 """How long a file of a node may take to be seen here."""
 
+SECONDS_UNTIL_TOLD = 20.0
+"""How long a task may wait to begin before that is told."""
+
 
 class RemoteExecutor(Executor):
     """An engine that places runs on the nodes of a cluster."""
@@ -80,6 +83,10 @@ class EngineJob(Protocol):
         """Give up a job that waits; with `at_once`, kill it if it runs."""
         ...
 
+    def waits_for(self) -> str:
+        """What a job that has not begun waits for, as the end of a sentence."""
+        ...
+
 
 class RemoteHandle:
     """A task that was given to an engine."""
@@ -87,6 +94,7 @@ class RemoteHandle:
     def __init__(self, folder: Path, token: str, job: EngineJob, engine: str) -> None:
         self.folder, self.token, self.job, self.engine = folder, token, job, engine
         self._told: Any = None
+        self._given_at = time.monotonic()
         self._ended_at: float | None = None
 
     @property
@@ -124,8 +132,13 @@ class RemoteHandle:
 
     def news(self) -> str:
         started = read_json(self.folder / STARTED) or {}
-        now = (started.get("host"), started.get("attempt")) if started.get("token") == self.token else None
-        if now is None or now == self._told:
+        if started.get("token") != self.token:
+            if self._told is not None or time.monotonic() < self._given_at + SECONDS_UNTIL_TOLD:
+                return ""
+            self._told = "waits"
+            return f"waits for {self.job.waits_for()}"
+        now = started.get("host"), started.get("attempt")
+        if now == self._told:
             return ""
         self._told = now
         return f"runs on {now[0]}" if now[1] == 1 else f"continues on {now[0]}, attempt {now[1]}"

@@ -42,13 +42,14 @@ processes in place of jobs."""
 
 
 class SlurmExecutor(RemoteExecutor):
-    """SLURM."""
+    """Jobs of SLURM, submitted as an array."""
 
     kind: Literal["slurm"] = "slurm"
     fills_cache_first: ClassVar[bool] = False
     survives_terminal: ClassVar[bool] = True
 
     partition: str = ""
+    """The partition of the jobs, as sbatch takes it; so are the next three."""
     account: str = ""
     qos: str = ""
     constraint: str = ""
@@ -177,6 +178,9 @@ class SlurmJob:
 
     def cancel(self, at_once: bool) -> None:
         self.job.cancel(check=False)
+
+    def waits_for(self) -> str:
+        return f"its turn ({self.what()}, {self.state()})"
 
 
 def last_line(text: str) -> str:

@@ -19,7 +19,7 @@ import pytest
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.registry import registered
-from lorasmith.training.executors import Ended, Executor, Session, Task, make_executor
+from lorasmith.training.executors import Ended, Executor, Session, Task, make_executor, remote
 from lorasmith.training.executors import tied as tied_module
 from lorasmith.training.executors.remote import EngineJob, RemoteExecutor, RemoteHandle, RemoteSession, prepare
 from lorasmith.training.executors.shared_task import (
@@ -143,6 +143,9 @@ class FakeJob:
         self.cancelled += 1
         self.ended = Ended(None, "cancelled")
 
+    def waits_for(self) -> str:
+        return "a free GPU"
+
 
 def test_a_task_that_waits_for_its_turn_is_cancelled_and_counts_as_stopped(tmp_path: Path) -> None:
     task = task_of(tmp_path, *python("pass"))
@@ -163,11 +166,13 @@ def test_what_the_engine_says_of_a_lost_task_is_told(tmp_path: Path) -> None:
     assert handle.poll() == Ended(None, "the node was lost four times")
 
 
-def test_the_node_of_a_run_is_told_once(tmp_path: Path) -> None:
+def test_what_a_task_waits_for_and_its_node_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = task_of(tmp_path, *python("pass"))
     token = prepare(task)
     handle = RemoteHandle(task.folder, token, FakeJob(), "fake")
     assert handle.news() == ""
+    monkeypatch.setattr(remote, "SECONDS_UNTIL_TOLD", 0.0)
+    assert [handle.news(), handle.news()] == ["waits for a free GPU", ""]
     for attempt, text in ((1, "runs on gpu03"), (2, "continues on gpu03, attempt 2")):
         started = {"host": "gpu03", "attempt": attempt, "token": token}
         (task.folder / STARTED).write_text(json.dumps(started))
@@ -188,6 +193,9 @@ class ThreadJob:
 
     def cancel(self, at_once: bool) -> None:
         pass
+
+    def waits_for(self) -> str:
+        return ""
 
 
 class ThreadSession(RemoteSession):
