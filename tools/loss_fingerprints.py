@@ -109,14 +109,22 @@ def module_of(kind: type) -> str:
 
 def record(case: Case, workspace: Path) -> list[float]:
     """The losses of the five steps. `workspace` keeps bases and images for further cases."""
-    import lorasmith
+    from lorasmith.training.config import load_config
+    from lorasmith.training.hooks.log import Log
+    from lorasmith.training.setup.build import build_run
+    from lorasmith.training.step.loop import fit
 
     number = len(list(workspace.glob("run-*")))
     table = merged(common(case.family, workspace), case.changes)
     table["output"] = str(workspace / f"run-{number:03d}")
     if "masks" in table["data"]:
         table["data"]["masks"] = str(workspace / "masks")
-    lorasmith.train(table)
+    run = build_run(load_config(table))
+    # no exports and reports: only the losses are wanted
+    run.hooks = tuple(hook for hook in run.hooks if isinstance(hook, Log))
+    fit(run)
+    run.events.close()
+    run.adapters.detach()
     events = (Path(table["output"]) / "events.jsonl").read_text(encoding="utf-8").splitlines()
     return [event["loss"] for event in map(json.loads, events) if event["event"] == "step"]
 

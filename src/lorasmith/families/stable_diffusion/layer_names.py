@@ -43,16 +43,19 @@ def layers(kind: str) -> tuple[LayerSpec, ...]:
 
 def layers_of(config: UNetConfig, text_configs: Mapping[str, Mapping[str, Any]]) -> tuple[LayerSpec, ...]:
     """Every layer that may carry an adapter. `text_configs`: transformers' configs by component."""
-    with torch.device("meta"):
-        unet = UNet(config)
-    specs: list[LayerSpec] = []
-    for path, module in unet.named_modules():
-        spec = spec_of(f"unet.{path}", module)
-        if spec is not None:
-            specs.append(spec)
+    specs = list(unet_layers(config))
     for component, text_config in text_configs.items():
         specs += text_layers(component, text_config)
     return tuple(specs)
+
+
+@lru_cache(maxsize=16)
+def unet_layers(config: UNetConfig) -> tuple[LayerSpec, ...]:
+    """The layers of a UNet. They are asked for several times in a run, and building even an empty UNet takes time."""
+    with torch.device("meta"):
+        unet = UNet(config)
+    specs = (spec_of(f"unet.{path}", module) for path, module in unet.named_modules())
+    return tuple(spec for spec in specs if spec is not None)
 
 
 def text_layers(component: str, config: Mapping[str, Any]) -> Iterator[LayerSpec]:
