@@ -164,6 +164,18 @@ class Adapter(nn.Module):
         change = self.branch(x)
         return out + (change if strength == 1 else change * strength)
 
+    @property
+    def changes_output(self) -> bool:
+        """Whether `output_change` can be used in this pass."""
+        return False
+
+    def output_change(self, out: Tensor) -> Tensor:
+        """What is added to the layer's output at strength 1, computed from `out`, that output without bias.
+
+        For kinds whose change depends on the weight, but is a product from its left: W' = W + C W gives C out.
+        """
+        raise NotImplementedError(f"{type(self).__name__} changes the weight, not the output")
+
     # Training
 
     def begin_step(self, draw: float) -> None:
@@ -218,6 +230,11 @@ class Adapter(nn.Module):
             rows = delta.new_ones(delta.shape[0], *[1] * (delta.dim() - 1))
             delta = delta * F.dropout(rows, self.dropout.rank)
         return delta
+
+    @property
+    def drops_entries(self) -> bool:
+        """Whether `dropout_delta` drops anything in this pass."""
+        return self.training and (self.dropout.neuron > 0 or self.dropout.rank > 0)
 
     def skip(self) -> bool:
         """Whether this pass leaves the adapter out, drawn with p = `dropout.module`; in training only."""

@@ -24,14 +24,14 @@ class BOFTAdapter(RotationAdapter):
 
     def rotate(self, weight: Tensor) -> Tensor:
         half = self.blocks.shape[-1] // 2
-        rotations = self.rotations()
+        changes = self.rotation_changes()
         # P of the first stage: outputs that stand `half` apart become neighbours
         weight = weight.unflatten(0, (-1, 2, half)).transpose(1, 2).flatten(0, 2)
-        for stage, of_stage in enumerate(rotations):
+        for stage, change in enumerate(changes):
             stride = 2**stage * half
             blocks = weight.unflatten(0, (-1, 2 * half))
-            rotated = torch.einsum("kmn,kn...->km...", of_stage, blocks).flatten(0, 1)
-            if stage + 1 < len(rotations):
+            rotated = (blocks + torch.einsum("kmn,kn...->km...", change, blocks)).flatten(0, 1)
+            if stage + 1 < len(changes):
                 # P^T of this stage and P of the next in one copy: outputs (a, b, c, d) of it are (a, d, c, b) there
                 weight = rotated.unflatten(0, (-1, 2, stride, 2)).transpose(1, 3).flatten(0, 3)
             else:

@@ -14,8 +14,9 @@ from lorasmith.adapters.base import Adapter, LayerSpec, run_layer
 class Adapted(nn.Module):
     """Stands in the place of `base` and adds the changes of its adapters.
 
-    If all adapters are additive, the output is base(x) + sum of strength * branch(x). Otherwise the weight is changed,
-    by one adapter after the other in the order in which they were attached.
+    If all adapters are additive, the output is base(x) + sum of strength * branch(x). A single adapter can also be one
+    that changes the output. Otherwise the weight is changed, by one adapter after the other in the order in which they
+    were attached.
     """
 
     def __init__(self, base: nn.Module, spec: LayerSpec) -> None:
@@ -58,6 +59,8 @@ class Adapted(nn.Module):
             for adapter, strength in active:
                 out = adapter.add_to(out, x, strength)
             return out
+        if len(active) == 1 and active[0][0].changes_output:
+            return self._with_changed_output(x, *active[0])
         weight, bias = self.changed_weight(active), self.changed_bias(active)
         if self.spec.kind == "norm":
             return run_norm(self.base, x, weight, bias)
@@ -68,6 +71,17 @@ class Adapted(nn.Module):
         delta = (weight - base_weight.float()).to(x.dtype)
         bias_delta = None if bias is None else (bias - self._base_bias()).to(x.dtype)
         return self.base(x) + run_layer(self.spec, x, delta, bias_delta)
+
+    def _with_changed_output(self, x: Tensor, adapter: Adapter, strength: float) -> Tensor:
+        """base(x) + strength * the adapter's change of it."""
+        out = self.base(x)
+        plain = out
+        if has_parameter(self.base, "bias"):
+            # the bias belongs to the layer, not to the weight
+            bias = tensor_of(self.base, "bias")
+            plain = out - (bias.view(-1, 1, 1) if self.spec.kind == "conv" else bias)
+        change = adapter.output_change(plain)
+        return out + (change if strength == 1 else strength * change)
 
     def changed_weight(self, active: list[tuple[Adapter, float]] | None = None) -> Tensor:
         """The weight with all changes, float32, one adapter after the other. `active`: by default `self.active()`."""

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lorasmith.adapters.base import Adapter, AdapterConfig, FileTensors, LayerSpec
+from lorasmith.adapters.cayley import rotation_change
 from lorasmith.adapters.factored import parameter
 from lorasmith.adapters.lokr import factorization
 
@@ -47,14 +48,9 @@ class RotationAdapter(Adapter):
             q = q * (self.bound / (q.norm() + 1e-8)).clamp(max=1.0)
         return q
 
-    def rotations(self) -> Tensor:
-        """R of each block, (..., count, size, size)."""
-        q = self.skew()
-        one = torch.eye(q.shape[-1], device=q.device)
-        # I - Q can always be inverted; `inv`, which checks that, would wait for the GPU
-        inverse = torch.linalg.inv_ex(one - q).inverse
-        # (I + Q)(I - Q)^-1 = (2 I - (I - Q))(I - Q)^-1, without the product
-        return 2 * inverse - one
+    def rotation_changes(self) -> Tensor:
+        """R - I of each block, (..., count, size, size)."""
+        return rotation_change(self.skew())
 
     def rotate(self, weight: Tensor) -> Tensor:
         """The weight, (out, ...), with its outputs rotated."""
@@ -83,8 +79,28 @@ class OFTAdapter(RotationAdapter):
     """W'[k, m] = sum over n of R[k, n, m] W[k, n], where k is a block of outputs, m and n places in it."""
 
     def rotate(self, weight: Tensor) -> Tensor:
-        blocks = weight.unflatten(0, self.blocks.shape[:2])
-        return torch.einsum("knm,kn...->km...", self.rotations(), blocks).flatten(0, 1)
+        return weight + self._rotated_by(self.rotation_changes(), weight)
+
+    @property
+    def changes_output(self) -> bool:
+        return not self.drops_entries
+
+    def output_change(self, out: Tensor) -> Tensor:
+        """C^T out with C = R - I. Unlike a changed weight, it needs no gradient of a whole weight."""
+        changes = self.rotation_changes()
+        if self.rescale is not None:
+            # s (I + C^T) out - out, where s is a number for each output
+            one = torch.eye(changes.shape[-1], device=changes.device)
+            scale = self.rescale.view(len(changes), 1, -1)
+            changes = changes * scale + one * (scale - 1)
+        # the outputs of a convolution are its channels, (B, out, H, W)
+        along = 1 if self.layer.kind == "conv" else -1
+        return self._rotated_by(changes.to(out.dtype), out.movedim(along, 0)).movedim(0, along)
+
+    def _rotated_by(self, changes: Tensor, outputs: Tensor) -> Tensor:
+        """C^T times each block of `outputs`, (out, ...). `changes` C: (count, size, size)."""
+        blocks = outputs.unflatten(0, changes.shape[:2])
+        return torch.einsum("knm,kn...->km...", changes, blocks).flatten(0, 1)
 
 
 class OFT(AdapterConfig):

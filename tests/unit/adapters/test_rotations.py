@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.adapters.boft import BOFT
+from lorasmith.adapters.cayley import inverse, rotation_change
+from lorasmith.adapters.layer import Adapted, spec_of
 from lorasmith.adapters.oft import OFT, RotationAdapter
 
 
@@ -65,3 +67,54 @@ def test_a_new_rotation_changes_nothing(kind: type[OFT] | type[BOFT]) -> None:
     with torch.no_grad():
         adapter.blocks.zero_()
     assert torch.equal(adapter.rotate(weight), weight)
+
+
+def random_skew(size: int, norm: float, count: int = 3) -> Tensor:
+    """Skew-symmetric matrices in float64."""
+    b = torch.randn(count, size, size, generator=torch.Generator().manual_seed(size), dtype=torch.float64)
+    q = b - b.mT
+    return norm * q / torch.linalg.matrix_norm(q, keepdim=True)
+
+
+@pytest.mark.parametrize("size", [2, 5, 16, 17, 31, 32, 64])
+@pytest.mark.parametrize("norm", [1e-4, 1.0, 50.0])
+def test_the_cayley_transform_and_its_gradient_are_those_of_the_formula(size: int, norm: float) -> None:
+    q = random_skew(size, norm).requires_grad_(True)
+    one = torch.eye(size, dtype=torch.float64)
+    expected = (one + q) @ torch.linalg.inv(one - q) - one
+    found = rotation_change(q)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    towards = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, q, towards)[0], torch.autograd.grad(expected, q, towards)[0], rtol=1e-12, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("norm", [1e-6, 0.1, 10.0])
+def test_rotations_in_float32_are_exact_to_rounding(norm: float) -> None:
+    """Of small rotations, too, whose change is a small part of the identity that it is added to."""
+    q = random_skew(32, norm)
+    exact, found = rotation_change(q), rotation_change(q.float()).double()
+    assert (found - exact).norm() < 1e-6 * exact.norm()
+
+
+def test_a_matrix_with_a_positive_symmetric_part_has_its_inverse() -> None:
+    a = torch.eye(40, dtype=torch.float64) - random_skew(40, 30.0)
+    torch.testing.assert_close(inverse(a) @ a, torch.eye(40, dtype=torch.float64).expand(3, -1, -1), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(12, 64), nn.Linear(12, 64, bias=False), nn.Conv2d(12, 64, 3, padding=1)])
+def test_oft_on_the_output_is_oft_on_the_weight(layer: nn.Module) -> None:
+    """Also with the `rescale` that files of other trainers have, and beside a second adapter."""
+    spec = spec_of("unet.x", layer.requires_grad_(False))
+    assert spec is not None
+    oft, weight = random_adapter(OFT, spec.shape)
+    rescaled = OFT().restore(spec, weight, {**oft.tensors(), "rescale": 1 + 0.1 * torch.randn(64)})
+    x = torch.randn(2, 12, 5, 6) if spec.kind == "conv" else torch.randn(2, 7, 12)
+    for adapters in ([oft], [rescaled], [oft, rescaled]):
+        adapted = Adapted(layer, spec)
+        for adapter in adapters:
+            adapted.add(adapter)
+        named = {"weight": adapted.changed_weight()}
+        expected = torch.func.functional_call(layer, named, (x,))
+        torch.testing.assert_close(adapted(x), expected, rtol=1e-4, atol=1e-5)
