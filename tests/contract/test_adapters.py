@@ -180,6 +180,16 @@ def test_gradients_are_those_of_the_merged_weight(config: AdapterConfig, layer: 
 
 
 @pytest.mark.parametrize(("config", "layer"), CASES)
+def test_a_large_batch_is_computed_like_its_samples(config: AdapterConfig, layer: str) -> None:
+    """Kinds that change the output of a small batch and the weight for a large one compute the same."""
+    model, adapters = prepared(config, layer)
+    disturb(adapters)
+    sample = given(layer)[:1]
+    many = torch.cat([sample, torch.randn(400, *sample.shape[1:])])
+    close(model.x(many)[:1], model.x(sample))
+
+
+@pytest.mark.parametrize(("config", "layer"), CASES)
 def test_low_precision_bases_have_float32_adapters(config: AdapterConfig, layer: str) -> None:
     model, adapters = prepared(config, layer, torch.bfloat16)
     disturb(adapters)

@@ -166,13 +166,14 @@ class Adapter(nn.Module):
 
     @property
     def changes_output(self) -> bool:
-        """Whether `output_change` can be used in this pass."""
+        """Whether `output_change` can be used in this pass. It is, where a pass has fewer outputs than the layer has
+        weights."""
         return False
 
-    def output_change(self, out: Tensor) -> Tensor:
-        """What is added to the layer's output at strength 1, computed from `out`, that output without bias.
+    def output_change(self, x: Tensor, out: Tensor, base: Tensor) -> Tensor:
+        """What is added to the layer's output at strength 1, for kinds whose change depends on the weight.
 
-        For kinds whose change depends on the weight, but is a product from its left: W' = W + C W gives C out.
+        `x`: the layer's input; `out`: its output without bias; `base`: its weight.
         """
         raise NotImplementedError(f"{type(self).__name__} changes the weight, not the output")
 

@@ -11,7 +11,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from lorasmith.adapters.base import Adapter, AdapterConfig, FileTensors, LayerSpec, kind_of
+from lorasmith.adapters.base import Adapter, AdapterConfig, FileTensors, LayerSpec, kind_of, run_layer
 from lorasmith.adapters.loha import LoHa
 from lorasmith.adapters.lokr import LoKr
 from lorasmith.adapters.lora import LoRA
@@ -52,6 +52,27 @@ class DoRAAdapter(Adapter):
     def _with_magnitude(self, changed: Tensor) -> Tensor:
         """V scaled to the learned magnitude."""
         return changed * (self.magnitude / norms(changed.detach(), self.axis))
+
+    @property
+    def changes_output(self) -> bool:
+        return self.inner.additive and not self.drops_entries
+
+    def output_change(self, x: Tensor, out: Tensor, base: Tensor) -> Tensor:
+        """(W' - W) x, without a gradient of the whole weight. With c = magnitude / norm(V) and D the inner change:
+
+        (c - 1) W x + c D x for magnitudes of outputs, W ((c - 1) x) + D (c x) for those of inputs.
+        """
+        self.inner.dropout = self.dropout
+        with torch.no_grad():
+            norm = norms(base.float() + self.inner.delta(base), self.axis)
+        # along the channels of images (B, channels, H, W), or the last dimension of tokens
+        shape = (-1, 1, 1) if self.layer.kind == "conv" else (-1,)
+        scale = (self.magnitude / norm).view(shape)
+        # c is near 1, so c - 1 is rounded to the dtype of x by itself
+        small, scale = (scale - 1).to(x.dtype), scale.to(x.dtype)
+        if self.axis == "output":
+            return small * out + scale * self.inner.branch(x)
+        return run_layer(self.layer, small * x, base.to(x.dtype), None) + self.inner.branch(scale * x)
 
     @property
     def alpha(self) -> float | None:

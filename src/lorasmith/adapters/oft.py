@@ -85,8 +85,8 @@ class OFTAdapter(RotationAdapter):
     def changes_output(self) -> bool:
         return not self.drops_entries
 
-    def output_change(self, out: Tensor) -> Tensor:
-        """C^T out with C = R - I. Unlike a changed weight, it needs no gradient of a whole weight."""
+    def output_change(self, x: Tensor, out: Tensor, base: Tensor) -> Tensor:
+        """C^T out with C = R - I. Unlike a changed weight, it needs no gradient of the whole weight."""
         changes = self.rotation_changes()
         if self.rescale is not None:
             # s (I + C^T) out - out, where s is a number for each output

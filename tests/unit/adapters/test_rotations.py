@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -110,8 +112,9 @@ def test_oft_on_the_output_is_oft_on_the_weight(layer: nn.Module) -> None:
     assert spec is not None
     oft, weight = random_adapter(OFT, spec.shape)
     rescaled = OFT().restore(spec, weight, {**oft.tensors(), "rescale": 1 + 0.1 * torch.randn(64)})
-    x = torch.randn(2, 12, 5, 6) if spec.kind == "conv" else torch.randn(2, 7, 12)
-    for adapters in ([oft], [rescaled], [oft, rescaled]):
+    few = torch.randn(2, 12, 5, 6) if spec.kind == "conv" else torch.randn(2, 4, 12)
+    many = torch.randn(4, 12, 10, 9) if spec.kind == "conv" else torch.randn(2, 50, 12)
+    for adapters, x in itertools.product(([oft], [rescaled], [oft, rescaled]), (few, many)):
         adapted = Adapted(layer, spec)
         for adapter in adapters:
             adapted.add(adapter)
