@@ -64,6 +64,26 @@ class RotationAdapter(Adapter):
             rotated = rotated * self.rescale
         return rotated - base
 
+    @property
+    def changes_output(self) -> bool:
+        return not self.drops_entries
+
+    def output_change(self, x: Tensor, out: Tensor, base: Tensor) -> Tensor:
+        """R^T out - out, in float32. Unlike a changed weight, it needs no gradient of the whole weight."""
+        outputs = self._outputs_first(out.float())
+        rotated = self.rotate(outputs)
+        if self.rescale is not None:
+            rotated = rotated * self.rescale.view(-1, *[1] * (rotated.dim() - 1))
+        return self._outputs_last((rotated - outputs).to(out.dtype))
+
+    def _outputs_first(self, out: Tensor) -> Tensor:
+        """(out, ...) from (..., out), or from the (B, out, H, W) of a convolution."""
+        return out.movedim(1 if self.layer.kind == "conv" else -1, 0)
+
+    def _outputs_last(self, outputs: Tensor) -> Tensor:
+        """The inverse of `_outputs_first`."""
+        return outputs.movedim(0, 1 if self.layer.kind == "conv" else -1)
+
     def shrink(self, ratio: Tensor) -> None:
         self.blocks.copy_(self.skew() / 2 * ratio)
 
@@ -81,21 +101,15 @@ class OFTAdapter(RotationAdapter):
     def rotate(self, weight: Tensor) -> Tensor:
         return weight + self._rotated_by(self.rotation_changes(), weight)
 
-    @property
-    def changes_output(self) -> bool:
-        return not self.drops_entries
-
     def output_change(self, x: Tensor, out: Tensor, base: Tensor) -> Tensor:
-        """C^T out with C = R - I. Unlike a changed weight, it needs no gradient of the whole weight."""
+        """C^T out with C = R - I, which is exact enough in the dtype of `out`."""
         changes = self.rotation_changes()
         if self.rescale is not None:
             # s (I + C^T) out - out, where s is a number for each output
             one = torch.eye(changes.shape[-1], device=changes.device)
             scale = self.rescale.view(len(changes), 1, -1)
             changes = changes * scale + one * (scale - 1)
-        # the outputs of a convolution are its channels, (B, out, H, W)
-        along = 1 if self.layer.kind == "conv" else -1
-        return self._rotated_by(changes.to(out.dtype), out.movedim(along, 0)).movedim(0, along)
+        return self._outputs_last(self._rotated_by(changes.to(out.dtype), self._outputs_first(out)))
 
     def _rotated_by(self, changes: Tensor, outputs: Tensor) -> Tensor:
         """C^T times each block of `outputs`, (out, ...). `changes` C: (count, size, size)."""

@@ -105,19 +105,19 @@ def test_a_matrix_with_a_positive_symmetric_part_has_its_inverse() -> None:
     torch.testing.assert_close(inverse(a) @ a, torch.eye(40, dtype=torch.float64).expand(3, -1, -1), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", [OFT, BOFT])
 @pytest.mark.parametrize("layer", [nn.Linear(12, 64), nn.Linear(12, 64, bias=False), nn.Conv2d(12, 64, 3, padding=1)])
-def test_oft_on_the_output_is_oft_on_the_weight(layer: nn.Module) -> None:
+def test_outputs_are_turned_as_the_weight_is(kind: type[OFT] | type[BOFT], layer: nn.Module) -> None:
     """Also with the `rescale` that files of other trainers have, and beside a second adapter."""
     spec = spec_of("unet.x", layer.requires_grad_(False))
     assert spec is not None
-    oft, weight = random_adapter(OFT, spec.shape)
-    rescaled = OFT().restore(spec, weight, {**oft.tensors(), "rescale": 1 + 0.1 * torch.randn(64)})
+    rotation, weight = random_adapter(kind, spec.shape)
+    rescaled = kind().restore(spec, weight, {**rotation.tensors(), "rescale": 1 + 0.1 * torch.randn(64)})
     few = torch.randn(2, 12, 5, 6) if spec.kind == "conv" else torch.randn(2, 4, 12)
     many = torch.randn(4, 12, 10, 9) if spec.kind == "conv" else torch.randn(2, 50, 12)
-    for adapters, x in itertools.product(([oft], [rescaled], [oft, rescaled]), (few, many)):
+    for adapters, x in itertools.product(([rotation], [rescaled], [rotation, rescaled]), (few, many)):
         adapted = Adapted(layer, spec)
         for adapter in adapters:
             adapted.add(adapter)
-        named = {"weight": adapted.changed_weight()}
-        expected = torch.func.functional_call(layer, named, (x,))
+        expected = torch.func.functional_call(layer, {"weight": adapted.changed_weight()}, (x,))
         torch.testing.assert_close(adapted(x), expected, rtol=1e-4, atol=1e-5)
