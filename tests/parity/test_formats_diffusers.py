@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lorasmith.adapters.attach import AdapterSet
-from lorasmith.adapters.base import AdapterConfig, LayerRule
+from lorasmith.adapters.base import AdapterConfig
 from lorasmith.adapters.dora import DoRA
+from lorasmith.adapters.layer_rule import LayerRule
 from lorasmith.adapters.loha import LoHa
 from lorasmith.adapters.lokr import LoKr
 from lorasmith.adapters.lora import LoRA

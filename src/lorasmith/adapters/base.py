@@ -21,12 +21,10 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from lorasmith.adapters.layer_rule import LayerRule
 from lorasmith.core.component_names import component_of
-from lorasmith.core.registry import Component, Config, registered
+from lorasmith.core.registry import Component, registered
 from lorasmith.moved_modules import carry_old_members, new_member_name
-
-MAX_RANK = 8192
-"""Ranks above are refused. The weights of the largest layers of Stable Diffusion have a full rank of 1,280."""
 
 FileTensors = Mapping[str, Tensor]
 """The tensors that a file has for one layer, by tensor name (`lora_down.weight`, `alpha`)."""
@@ -285,19 +283,6 @@ def run_layer(layer: LayerSpec, x: Tensor, weight: Tensor, bias: Tensor | None) 
     if layer.kind == "linear":
         return F.linear(x, weight, bias)
     return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
-
-
-class LayerRule(Config):
-    """Settings for some layers that differ from those of the others."""
-
-    layers: str
-    """fnmatch pattern of layer names."""
-    rank: int | None = Field(default=None, ge=1, le=MAX_RANK)
-    alpha: float | None = Field(default=None, gt=0)
-    lr: float = Field(default=1.0, gt=0)
-    """Factor of the learning rate."""
-    module_dropout: float | None = Field(default=None, ge=0, lt=1)
-    """For example 0.2 on `unet.*.attn2.to_[kv]`: Mix-of-Show's dropping of keys and values."""
 
 
 class AdapterConfig(Component, root="adapter", default="lora"):

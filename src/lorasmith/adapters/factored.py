@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lorasmith.adapters.base import MAX_RANK, Adapter, AdapterConfig, FileTensors, LayerSpec
+from lorasmith.adapters.base import Adapter, AdapterConfig, FileTensors, LayerSpec
+from lorasmith.adapters.layer_rule import MAX_RANK
 from lorasmith.core.component_names import is_text_encoder
 
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lorasmith.adapters.base import MAX_RANK, FileTensors, LayerSpec
+from lorasmith.adapters.base import FileTensors, LayerSpec
 from lorasmith.adapters.factored import (
     FactoredAdapter,
     FactoredConfig,
@@ -20,6 +20,7 @@ from lorasmith.adapters.factored import (
     normal,
     parameter,
 )
+from lorasmith.adapters.layer_rule import MAX_RANK
 
 FACTORS = ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from lorasmith.adapters.attach import AdapterSet, select_layers
-from lorasmith.adapters.base import LayerRule
 from lorasmith.adapters.dora import DoRA
 from lorasmith.adapters.layer import Adapted
+from lorasmith.adapters.layer_rule import LayerRule
 from lorasmith.adapters.loha import LoHa
 from lorasmith.adapters.lora import LoRA
 from lorasmith.adapters.norm import Norm
