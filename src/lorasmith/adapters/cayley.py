@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LARGEST_LEAF = 16
-"""Matrices up to this size are inverted by torch; larger ones are halved first. Steps with BOFT, whose blocks have at
-most 16 rows, could be captured into a CUDA graph on an H200; steps with OFT, whose blocks have 32, could not."""
+"""Matrices up to this size are inverted by torch; larger ones are halved first. In one run on an H200, steps with OFT,
+whose blocks have 32 rows, waited for the host and took 15.6 times LoRA's time; with BOFT, which has at most 16, 2.8."""
 
 
 def rotation_change(q: Tensor) -> Tensor:
