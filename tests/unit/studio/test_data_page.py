@@ -170,6 +170,21 @@ def test_folders_are_listed_without_those_of_runs_and_masks(images: Path, open_s
     ]
 
 
+def test_more_folders_than_are_sent_at_once_are_sent_in_parts(
+    images: Path, open_studio: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = images.parent
+    for name in ("a", "b", "c"):
+        (root / name).mkdir()
+        Image.new("L", (8, 8)).save(root / name / "0.png")
+    monkeypatch.setattr(data, "MOST_FOLDERS", 3)
+    client = open_studio(root)
+    parts = [client.get("/api/data/folders", params={"first": first}).json() for first in (0, 3, 6)]
+    assert {part["count"] for part in parts} == {4}
+    names = [[row["name"].split("/", 1)[1] for row in part["folders"]] for part in parts]
+    assert names == [["a", "b", "c"], ["images"], []]
+
+
 def test_small_pictures_are_upright_and_never_of_other_files(images: Path, open_studio: Open) -> None:
     turned = Image.new("RGB", (80, 40))
     exif = turned.getexif()

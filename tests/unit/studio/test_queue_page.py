@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from starlette.testclient import TestClient
 
 from lorasmith.training.queue import NewJob, Queue
@@ -39,3 +40,20 @@ def test_the_queue_is_shown_and_changed(tmp_path: Path, open_studio: Open) -> No
         body = {"config": f"{tmp_path.name}/b.toml", **extra}
         assert client.post("/api/queue/add", json=body).status_code == 400
     assert client.get("/api/queue/configs").json()["configs"] == [f"{tmp_path.name}/{name}.toml" for name in "ab"]
+
+
+def test_rows_and_folders_that_lead_out_of_the_folders_of_the_studio_add_nothing(
+    tmp_path: Path, open_studio: Open, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (tmp_path / "a.toml").write_text(f'base = "tiny-sd"\noutput = "{tmp_path / "runs"}"\n[data]\n')
+    (tmp_path / "rows.csv").write_text(f"name,trigger,data.images\nmia,mia,{tmp_path}\nbob,bob,{outside}\n")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "ann").symlink_to(outside)
+    client = open_studio(tmp_path)
+    for variant in ({"rows": f"{tmp_path.name}/rows.csv"}, {"folders": f"{tmp_path.name}/photos"}):
+        answer = client.post("/api/queue/add", json={"config": f"{tmp_path.name}/a.toml", **variant})
+        assert answer.status_code == 400
+        assert "data.images" in answer.json()["error"]
+        assert "outside of the folders" in answer.json()["error"]
+    assert not Queue(tmp_path / "queue").exists

@@ -23,7 +23,8 @@ MOST_DETAILS = 200
 """Images of which details are read at a time."""
 AT_FIRST = 200
 """Images of which the captions are sent with the folder; the page shows these while it asks for the others."""
-MOST_FOLDERS = 1000
+MOST_FOLDERS = 200
+"""Folders that are sent at a time."""
 LARGEST_RESOLUTION = 4096
 CAPTION_SECONDS = 6 * 3600.0
 """How long a model may write captions."""
@@ -32,16 +33,24 @@ LARGEST_MASK = 32 << 20
 
 
 def folders(call: Call) -> dict[str, Any]:
-    """The folders with images below the roots."""
-    rows: list[dict[str, Any]] = []
-    for root in call.roots.folders.values():
-        for folder, images in find_image_folders(root):
-            name = call.roots.name_of(folder)
-            if name is None or len(rows) >= MOST_FOLDERS:
-                continue
-            examples = [f"{name}/{image}" for image in images[:4]]
-            rows.append({"name": name, "images": len(images), "examples": examples, "repeats": repeats_of(folder)})
-    return {"folders": rows}
+    """The folders with images below the roots, `MOST_FOLDERS` from number `first` on, and how many there are."""
+    named = [
+        (name, folder, images)
+        for root in call.roots.folders.values()
+        for folder, images in find_image_folders(root)
+        if (name := call.roots.name_of(folder)) is not None
+    ]
+    first = max(0, call.number("first", 0))
+    rows = [
+        {
+            "name": name,
+            "images": len(images),
+            "examples": [f"{name}/{image}" for image in images[:4]],
+            "repeats": repeats_of(folder),
+        }
+        for name, folder, images in named[first : first + MOST_FOLDERS]
+    ]
+    return {"folders": rows, "count": len(named)}
 
 
 def open_folder(call: Call) -> dict[str, Any]:

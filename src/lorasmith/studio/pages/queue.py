@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,10 @@ def add(call: Call) -> dict[str, Any]:
     """Add a config: `config`, `rows` (a table), `folders` (a folder of folders of images), `overrides`."""
     queue = queue_of(call)
     config = call.path("config")
-    arguments = ["queue", "add", str(config), "--queue", str(queue.folder)]
-    for option in ("rows", "folders"):
-        if call.text(option, ""):
-            arguments += [f"--{option}", str(call.path(option))]
+    arguments = ["queue", "add", str(config)]
+    variants = [option for option in ("rows", "folders") if call.text(option, "")]
+    for option in variants:
+        arguments += [f"--{option}", str(call.path(option))]
     # after the config, an argument with `=` in it is an override; an option never begins with a letter
     lines = [line.strip() for line in call.text("overrides", "").split("\n")]
     wrong = next((line for line in lines if line and not (line[0].isalpha() and "=" in line)), None)
@@ -88,8 +89,18 @@ def add(call: Call) -> dict[str, Any]:
         raise LorasmithError(f'"{wrong}" is not an override; write key=value, for example adapter.rank=8')
     changes = list(filter(None, lines))
     check_places(call.roots, override(read_table(config), changes))
-    result = run_json([*arguments, *changes], ADD_SECONDS)
+    if variants:
+        check_variants(call, [*arguments, *changes])
+    result = run_json([*arguments, *changes, "--queue", str(queue.folder)], ADD_SECONDS)
     return {"jobs": [job["job"] for job in result["jobs"]]}
+
+
+def check_variants(call: Call, arguments: list[str]) -> None:
+    """Raises ConfigError if a job that the arguments add reads or writes outside of the folders of the studio: a table
+    may name any place, and a folder of images may be a link to one."""
+    with tempfile.TemporaryDirectory(prefix="lorasmith-studio-") as temporary:
+        for job in run_json([*arguments, "--queue", temporary], ADD_SECONDS)["jobs"]:
+            check_places(call.roots, override(read_table(Path(job["config"])), job["overrides"]))
 
 
 def run(call: Call) -> dict[str, Any]:

@@ -12,10 +12,29 @@ export async function render(root, parameters, signal) {
     await showFolder(root, parameters, signal);
     return;
   }
-  const { folders } = await get("data/folders", {}, signal);
+  const { folders, count } = await get("data/folders", {}, signal);
   const none = empty("No images", "There are no images below the folders of the studio.");
-  fill(root, h("div.head", {}, h("h1", {}, "Data")),
-    folders.length ? h("div.folders", {}, folders.map(card)) : none);
+  fill(root, h("div.head", {}, h("h1", {}, "Data")), folders.length ? list(folders, count, signal) : none);
+}
+
+// The first folders, and a button for the next ones while there are more.
+function list(first, count, signal) {
+  let shown = first.length;
+  const cards = h("div.folders", {}, first.map(card));
+  const rest = h("div.row");
+  const update = () => fill(rest, shown >= count ? [] : [
+    h("span.soft", {}, `${number(shown)} of ${number(count)} folders`),
+    h("button", { onclick: more }, "Show more"),
+  ]);
+  async function more() {
+    const next = await get("data/folders", { first: shown }, signal);
+    cards.append(...next.folders.map(card));
+    // folders may have been removed meanwhile
+    shown = next.folders.length ? shown + next.folders.length : count;
+    update();
+  }
+  update();
+  return h("div.stack", {}, cards, rest);
 }
 
 function card(folder) {
