@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 IN_THE_WHEEL = (
     "lorasmith/assets/comfyui/nodes.py",
     "lorasmith/assets/comfyui/README.md",
-    "lorasmith/assets/demo.toml",
+    "lorasmith/assets/recipes/garp.toml",
+    "lorasmith/assets/recipes/kinds/dora.toml",
     "lorasmith/assets/tiny-sd/LICENSE",
     "lorasmith/py.typed",
     "lorasmith/studio/static/index.html",
@@ -31,7 +32,6 @@ IN_THE_SOURCES = (
     "constraints.txt",
     "docs/tutorial.md",
     "README.md",
-    "recipes/garp.toml",
     "tests/conftest.py",
 )
 MAX_WHEEL_BYTES = 60 << 20

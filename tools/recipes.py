@@ -1,4 +1,4 @@
-"""Write the files of `recipes/` that `lorasmith new` would make for published bases: `python -m tools.recipes`.
+"""Write the recipes that `lorasmith new` would make for published bases: `python -m tools.recipes`.
 
 A test compares them with what is there. The recipes of the tiny base (`garp.toml`, `kinds/`) and of several characters
 are written by hand.
@@ -7,12 +7,11 @@ are written by hand.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from lorasmith.api.first_config import complete
 from lorasmith.api.recipe import SUBJECTS, Answers, short
+from lorasmith.core.recipes import FOLDER
 
-FOLDER = Path(__file__).parents[1] / "recipes"
 SD1, SD2, SDXL = "v1-5-pruned-emaonly.safetensors", "v2-1_768-ema-pruned.safetensors", "sd_xl_base_1.0.safetensors"
 NOT_MEASURED = "Evidence: not measured on this base."
 LIKE_TINY = (
@@ -107,7 +106,7 @@ def text_of(recipe: Recipe) -> str:
     answers = recipe.answers
     header = [
         *folded(recipe.purpose),
-        f"    lorasmith train recipes/{recipe.name}.toml base=FILE data.images=FOLDER",
+        f"    lorasmith train {recipe.name} base=FILE data.images=FOLDER",
         *folded(f"{rates(answers)} {SUBJECTS[answers.subject].views} views of each image. {recipe.evidence}"),
         *folded("What your machine needs, without training: lorasmith check CONFIG; measured by two steps: --measure."),
     ]

@@ -68,7 +68,7 @@ def write_data(work: Path) -> None:
         _copy(files, data / "captioned" / name)
         _copy([file.with_suffix(".txt") for file in files], data / "captioned" / name)
     rows = []
-    # pictures of garp count twice, as in recipes/garp.toml
+    # pictures of garp count twice, as in the recipe garp
     for prefix, files in (("a", garp), ("b", garp), ("other", others)):
         for file in files:
             name = f"{prefix}-{file.name}"
@@ -268,7 +268,7 @@ def kohya(case: Case, code: Path, work: Path, steps: int) -> Job:
 
 def lorasmith(case: Case, code: Path, work: Path, steps: int) -> Job:
     """Our recipe for garp; by default a config with nothing but base, pictures and length."""
-    recipe = tomllib.loads(Path("recipes/garp.toml").read_text("utf-8"))
+    recipe = tomllib.loads((ASSETS / "recipes/garp.toml").read_text("utf-8"))
     folder = work / case.name
     table: dict[str, Any] = {key: recipe[key] for key in ("base", "trigger", "data")} | {
         "name": "lora",

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 import lorasmith
+from lorasmith.core.recipes import FOLDER
 from lorasmith.evaluation.judge import Judge
 from lorasmith.families.load import load
 from lorasmith.sampling.loras import load_lora
 from tools.tiny_base.gate_lora import score
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "garp.toml"
+RECIPE = FOLDER / "garp.toml"
 
 
 @pytest.mark.slow
-def test_the_character_is_learned_and_the_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(RECIPE.parents[1])
+def test_the_character_is_learned_and_the_others_stay(tmp_path: Path) -> None:
     result = lorasmith.train(
         RECIPE, output=tmp_path / "run", overrides=["preview.every_steps=1000", "preview.at_end=false"]
     )

@@ -17,6 +17,7 @@ import typer
 from lorasmith.cli.main import app
 from lorasmith.compat.launchers import read_command
 from lorasmith.compat.script import all_scripts
+from lorasmith.core.recipes import FOLDER as RECIPE_FOLDER
 from lorasmith.core.registry import registered, roots
 from lorasmith.sampling.control import Control
 from lorasmith.sampling.prompts import KEYS
@@ -25,7 +26,7 @@ from lorasmith.training.config import load_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+RECIPES = sorted(RECIPE_FOLDER.glob("*.toml"))
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from lorasmith.core.recipes import FOLDER as RECIPES
 from lorasmith.evaluation.judge import Judge
 from lorasmith.families.load import load
 from lorasmith.sampling.loras import Loras, LoraUse
@@ -39,7 +40,7 @@ REGULARISED = {"kind": "attention_regularisation", "weight": 0.01}
 def variants() -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and config of each variant. A LoRA alone has no word whose attention could be regularised, so the word it is
     called by is made a new one that starts as it was and stays."""
-    base = tomllib.loads(Path("recipes/garp.toml").read_text())
+    base = tomllib.loads((RECIPES / "garp.toml").read_text())
     base.pop("preview")
     base |= {"threads": 1, "log": {"tensorboard": False}}
     base["data"]["subsets"][0]["masks"] = "src/lorasmith/assets/garp/masks"

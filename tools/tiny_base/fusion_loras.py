@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorasmith.core.recipes import FOLDER as RECIPES
 from lorasmith.families.base import Family
 from lorasmith.imaging.png import to_image
 from lorasmith.sampling.request import Request
@@ -57,7 +58,7 @@ def trained(family: Family, name: str, sort: str, seed: int, work: Path) -> Trai
 
 def settings(name: str, sort: str, seed: int, images: str) -> dict[str, Any]:
     """The config of a training: the demo's, with the changes of its sort."""
-    table: dict[str, Any] = tomllib.loads(Path("recipes/garp.toml").read_text())
+    table: dict[str, Any] = tomllib.loads((RECIPES / "garp.toml").read_text())
     table.pop("preview")
     words = words_of(name, sort)
     table |= {"name": name, "trigger": [words], "seed": seed, "threads": 1, "log": {"tensorboard": False}}

@@ -1,6 +1,6 @@
 """Whether each adapter kind learns a character on the tiny base: `python -m tools.tiny_base.gate_kinds`.
 
-Trains each recipe of `recipes/kinds/` through the command line and lets the judge look, as `gate_lora` does. Wanted:
+Trains each of the recipes `kinds/...` through the command line and lets the judge look, as `gate_lora` does. Wanted:
 garp in at least 75 % of the pictures. Results are added to the file `--to` after each recipe; those that are there are
 not made again. At the end, a table of all.
 """
@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from lorasmith.core.recipes import FOLDER as RECIPES
 from lorasmith.evaluation.judge import Judge
 from lorasmith.families.load import load
 from lorasmith.sampling.loras import Loras, LoraUse
@@ -33,7 +34,7 @@ def table(found: dict[str, Any], recipes: list[Path]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipes", type=Path, nargs="*", default=sorted(Path("recipes/kinds").glob("*.toml")))
+    parser.add_argument("recipes", type=Path, nargs="*", default=sorted((RECIPES / "kinds").glob("*.toml")))
     parser.add_argument("--runs", type=Path, default=Path("runs/kinds"))
     parser.add_argument("--to", type=Path, default=Path("kinds.json"))
     parser.add_argument("--rounds", type=int, default=1, help="of 48 pictures")

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from lorasmith.core.recipes import FOLDER as RECIPES
 from lorasmith.evaluation.judge import Judge
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
@@ -60,7 +61,7 @@ def train(config: Path, output: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, default=Path("recipes/garp.toml"))
+    parser.add_argument("--config", type=Path, default=RECIPES / "garp.toml")
     parser.add_argument("--output", type=Path, default=Path("runs/gate-lora"))
     parser.add_argument("--to", type=Path, default=Path("gates.json"))
     parser.add_argument("--rounds", type=int, default=1, help="of 48 pictures")

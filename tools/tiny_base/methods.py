@@ -29,6 +29,7 @@ from torch import Tensor
 import lorasmith
 from lorasmith.core.devices import pick_device
 from lorasmith.core.progress import Progress
+from lorasmith.core.recipes import FOLDER as RECIPES
 from lorasmith.evaluation.judge import Judge
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
@@ -92,7 +93,7 @@ def on_new_backgrounds(folder: Path) -> None:
 
 def config(method: Method, concept: str, seed: int, work: Path, output: Path) -> dict[str, Any]:
     """The demo's recipe with what the method changes."""
-    table: dict[str, Any] = tomllib.loads(Path("recipes/garp.toml").read_text())
+    table: dict[str, Any] = tomllib.loads((RECIPES / "garp.toml").read_text())
     table.pop("preview")
     changes = dict(method.changes)
     subset, others = table["data"]["subsets"]

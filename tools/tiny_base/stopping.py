@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from lorasmith.core.intervals import student_interval
+from lorasmith.core.recipes import FOLDER as RECIPES
 from lorasmith.evaluation.judge import Judge
 from lorasmith.families.load import load
 from lorasmith.sampling.loras import Loras, LoraUse
@@ -33,7 +34,7 @@ from lorasmith.training.output.report.record import Record, read
 from tools.tiny_base.gate_lora import score, train
 from tools.tiny_base.seed_runs import RESULT, read_rows, run_jobs
 
-RECIPE = Path("recipes/garp.toml")
+RECIPE = RECIPES / "garp.toml"
 PICTURES = Path("src/lorasmith/assets/garp")
 CASES = {"ten images": 10, "three images": 3}
 """Images of garp that are trained on."""

@@ -70,7 +70,7 @@ __all__ = [
 ]
 
 Source = Path | str | dict[str, Any]
-"""A training config: the path of a TOML or JSON file, or its content as a table."""
+"""A training config: the path of a TOML or JSON file, the name of a recipe (`"sd15-character"`), or a table."""
 
 
 def train(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.recipes import config_file
 
 if TYPE_CHECKING:
     from lorasmith.training.queue import Job
@@ -39,7 +40,7 @@ def queue_add(
     from lorasmith.api import read_config
     from lorasmith.training.queue import NewJob, Queue
 
-    source = Path(config)
+    source = config_file(Path(config))
     if rows is not None and folders is not None:
         raise LorasmithError("give one of --rows and --folders, not both")
     variants: list[list[str]] = [[]]

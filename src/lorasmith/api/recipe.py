@@ -1,7 +1,7 @@
 """A config from few answers: the base, the folder, the trigger, what the LoRA is of, and the memory of the card.
 
-`lorasmith new`, the studio's New run and the files of `recipes/` come from here. The numbers are a start, and every one
-can be changed; `docs/measurements/quality.md` says which of them are measured.
+`lorasmith new`, the studio's New run and most recipes come from here. The numbers are a start, and every one can be
+changed; `docs/measurements/quality.md` says which of them are measured.
 """
 
 from __future__ import annotations

@@ -28,7 +28,9 @@ Row = tuple[str, str]
 
 
 def check_command(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The settings of the run, TOML or JSON.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.toml", help="The settings, TOML or JSON, or a recipe's name.")
+    ],
     overrides: Overrides = None,
     measure: Annotated[
         bool,

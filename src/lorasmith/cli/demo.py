@@ -15,6 +15,7 @@ from lorasmith.cli.options import Json
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.package import assets
 from lorasmith.core.progress import Progress
+from lorasmith.core.recipes import FOLDER
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,16 +44,13 @@ def demo_command(
         raise LorasmithError("the example images are not part of this installation; reinstall lorasmith")
     progress = console.make_progress()
     progress.say("training a LoRA of garp, a small character, on the embedded base model tiny-sd")
-    folders = [example_images, assets() / "others"]
-    overrides = [f'data.subsets.{index}.images="{folder.as_posix()}"' for index, folder in enumerate(folders)]
-    if steps is not None:
-        overrides.append(f"steps={steps}")
-    result = api.train(assets() / "demo.toml", overrides=overrides, output=output, overwrite=True, progress=progress)
+    overrides = [] if steps is None else [f"steps={steps}"]
+    result = api.train(FOLDER / "garp.toml", overrides=overrides, output=output, overwrite=True, progress=progress)
     if not result.finished or result.file is None:
         raise typer.Exit(130)
 
     config = api.read_config(result.folder / "config.toml")
-    preview: Any = config.preview  # demo.toml has previews, whose prompts the picture shows too
+    preview: Any = config.preview  # the recipe has previews, whose prompts the picture shows too
     prompts = [str(prompt) for prompt in preview.prompts]
     picture = result.folder / PICTURE_NAME
     draw_before_after(config.base, result.file, prompts, progress).save(picture)

@@ -34,6 +34,7 @@ from lorasmith.cli.merge import merge_command
 from lorasmith.cli.new import new_command
 from lorasmith.cli.queue import COMMANDS as QUEUE_COMMANDS
 from lorasmith.cli.queue import NO_ARGUMENTS, queue_app
+from lorasmith.cli.recipes import recipes_command
 from lorasmith.cli.refit import refit_command
 from lorasmith.cli.report import report_command
 from lorasmith.cli.reproduce import reproduce_command
@@ -95,6 +96,7 @@ START = "Start here"
 
 _add("demo", demo_command, panel=START, needs_arguments=False)
 _add("new", new_command, panel=START, needs_arguments=False)
+_add("recipes", recipes_command, panel=START, needs_arguments=False)
 _add("studio", studio_command, panel=START, needs_arguments=False)
 _add("doctor", doctor_command, panel=START, needs_arguments=False)
 _add("bench", bench_command, panel=START, needs_arguments=False)

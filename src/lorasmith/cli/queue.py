@@ -25,7 +25,9 @@ queue_app = typer.Typer(
 
 
 def queue_add_command(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The settings of the run, TOML or JSON.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.toml", help="The settings, TOML or JSON, or a recipe's name.")
+    ],
     overrides: Overrides = None,
     rows: Annotated[
         Path | None,

@@ -16,7 +16,8 @@ from lorasmith.core.launch import find_launch
 
 def train_command(
     config: Annotated[
-        str | None, typer.Argument(metavar="CONFIG.toml", help="The settings of the run, TOML or JSON.")
+        str | None,
+        typer.Argument(metavar="CONFIG.toml", help="The settings of the run, TOML or JSON, or a recipe's name."),
     ] = None,
     overrides: Overrides = None,
     output: Annotated[

@@ -4,16 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from lorasmith.core.latent_grid import DOWNSCALE, MAX_SIDE
+from lorasmith.core.package import assets
 from lorasmith.core.registry import Config
 from lorasmith.data.transforms import Transform
 
 DEFAULT_RESOLUTION = 512
 """Where it is not known what the base was made for."""
+EMBEDDED = "lorasmith:"
+"""What the names of the images that come with the package begin with."""
+EMBEDDED_IMAGES = ("garp", "others")
+
+
+def embedded_images(value: Any) -> Any:
+    """The folder in the package for `lorasmith:garp` or `lorasmith:others`; any other value as it is. Raises ValueError
+    for an unknown name."""
+    if not isinstance(value, str) or not value.startswith(EMBEDDED):
+        return value
+    name = value.removeprefix(EMBEDDED)
+    if name not in EMBEDDED_IMAGES:
+        known = " and ".join(f"{EMBEDDED}{each}" for each in EMBEDDED_IMAGES)
+        raise ValueError(f'no images "{name}" come with Lorasmith; there are {known}')
+    return assets() / name
+
+
+ImagePath = Annotated[Path, BeforeValidator(embedded_images)]
+"""A path, or the name of images that come with the package."""
 
 
 class BucketConfig(Config):
@@ -44,8 +64,8 @@ class SubsetConfig(Config):
 
     other_names: ClassVar[Mapping[str, str]] = dict.fromkeys(IMAGES_ELSEWHERE, "images")
 
-    images: Path
-    """A folder, a `metadata.jsonl`, or one image."""
+    images: ImagePath
+    """A folder, a `metadata.jsonl`, or one image. `lorasmith:garp` and `lorasmith:others` come with the package."""
     metadata: Path | None = None
     """A file with the captions of the images in the folder: `.json` of `{image: {caption, tags}}`, or `.jsonl`. Only
     images that it names are read."""
@@ -128,7 +148,7 @@ class ValidationConfig(Config):
     """The share of images that are held out. They are chosen by content, so that copies of an image stay together."""
     seed: int | None = Field(default=None, ge=0)
     """Decides which images; default: the run's seed. Runs with the same seed hold out the same images."""
-    images: Path | None = None
+    images: ImagePath | None = None
     """A folder of held-out images, in place of `split`."""
 
 
@@ -137,7 +157,7 @@ class DataConfig(Config):
 
     other_names: ClassVar[Mapping[str, str]] = dict.fromkeys(IMAGES_ELSEWHERE, "images")
 
-    images: Path | None = None
+    images: ImagePath | None = None
     """A folder, `metadata.jsonl` or image, for data from one source; for several sources, give `subsets`."""
     subsets: tuple[SubsetConfig, ...] = ()
     resolution: int | tuple[int, int] | None = None

@@ -18,6 +18,7 @@ from lorasmith.concepts import Concept
 from lorasmith.core.config import exists, override, read_table, to_toml, validate
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.file_names import FORBIDDEN, name_fault
+from lorasmith.core.recipes import config_file
 from lorasmith.core.registry import Config, load_plugins
 from lorasmith.data.config import DataConfig
 from lorasmith.training.hooks import Hook
@@ -213,14 +214,14 @@ class TrainConfig(Config):
 
 
 def load_config(source: Path | dict[str, Any], overrides: list[str] | tuple[str, ...] = ()) -> TrainConfig:
-    """Read and check a TOML or JSON file, or a table, with `key=value` overrides.
+    """Read and check a TOML or JSON file, a recipe by its name, or a table, with `key=value` overrides.
 
     Relative paths start at the current directory. Raises ConfigError with all problems.
     """
     if isinstance(source, dict):
         table, name = dict(source), "the config"
     else:
-        table, name = read_table(source), str(source)
+        table, name = read_table(config_file(source)), str(source)
     if not isinstance(table, dict):
         raise LorasmithError(f"{name}: holds a list; a config is a table of keys and values")
     table = override(table, overrides)
