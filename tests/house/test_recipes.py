@@ -22,7 +22,7 @@ def test_a_recipe_is_valid_and_says_how_to_run_it(name: str) -> None:
 def test_a_recipe_says_what_it_is_for_what_it_rests_on_and_how_much_memory_it_needs(name: str) -> None:
     recipe = read_recipe(name)
     comment = recipe.text.split("\n\n")[0]
-    assert 10 < len(recipe.purpose) < 110, recipe.purpose
+    assert 10 < len(recipe.purpose) <= 110, recipe.purpose
     assert recipe.memory, "the comment has no: Memory forecast: about 5.8 GiB"
     assert "Evidence:" in comment
     if load_config(recipe.file).base != "tiny-sd":
