@@ -1,0 +1,67 @@
+"""Dockerfile, compose.yaml and .dockerignore agree with each other, with pyproject.toml and with the studio."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lorasmith.studio.app import USUAL_PORT
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"]
+
+
+def last(instruction: str) -> str:
+    """What the last line with this instruction says."""
+    return re.findall(rf"^{instruction} (.*)$", DOCKERFILE, re.MULTILINE)[-1]
+
+
+def test_the_image_has_a_python_that_the_package_allows() -> None:
+    (version,) = re.findall(r"^ARG PYTHON=([\d.]+)$", DOCKERFILE, re.MULTILINE)
+    assert f"Programming Language :: Python :: {version}" in PROJECT["classifiers"]
+
+
+def test_the_extras_of_the_image_exist() -> None:
+    (extras,) = re.findall(r"lorasmith-\*\.whl\)\[([^\]]+)\]", DOCKERFILE)
+    assert "studio" in extras.split(",")
+    assert set(extras.split(",")) <= PROJECT["optional-dependencies"].keys()
+
+
+def test_the_program_does_not_run_as_root_and_its_folders_are_volumes() -> None:
+    assert last("USER") == "1000"
+    volumes = json.loads(last("VOLUME"))
+    assert {"/cache", f"{last('WORKDIR')}/runs"} == set(volumes)
+    assert "LORASMITH_CACHE=/cache/" in last("ENV")
+
+
+def test_the_studios_port_is_the_one_that_is_published_and_only_to_this_machine() -> None:
+    command = json.loads(last("CMD"))
+    assert last("EXPOSE") == command[command.index("--port") + 1] == str(USUAL_PORT)
+    assert command[command.index("--host") + 1] == "0.0.0.0"
+    for service in SERVICES.values():
+        assert service["ports"] == [f"127.0.0.1:{USUAL_PORT}:{USUAL_PORT}"]
+
+
+def test_what_compose_mounts_and_builds_is_in_the_dockerfile() -> None:
+    folder = last("WORKDIR")
+    for service in SERVICES.values():
+        targets = [volume.split(":")[1] for volume in service["volumes"]]
+        assert set(json.loads(last("VOLUME"))) <= set(targets)
+        assert all(target == "/cache" or target.startswith(f"{folder}/") for target in targets)
+        assert service["build"]["args"].keys() <= set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.MULTILINE))
+    assert [service["build"]["args"]["TORCH"] for service in SERVICES.values()] == ["cpu", "cu130"]
+
+
+def test_the_build_gets_what_the_wheel_is_made_of_and_no_more() -> None:
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    kept = {line[1:] for line in lines if line.startswith("!")}
+    assert "*" in lines
+    assert {"src", "pyproject.toml", "constraints.txt", "LICENSE", PROJECT["readme"]} <= kept
+    assert all((ROOT / name).exists() for name in kept)

@@ -1,0 +1,177 @@
+"""Carry out the Dockerfile without Docker: each of its steps, in a bare Debian root of its own.
+
+    python -m tools.check_container --folder build/container [--torch cpu] [--copy FILE ...] [--pip-torch]
+
+Needs root, `debootstrap` and `chroot`. Debian's packages take the place of the Python image, which cannot be fetched
+without a registry; layers, volumes and published ports are Docker's and are not tested. `--copy`: files of this machine
+that the network needs in the root (resolv.conf is always copied). `--pip-torch`: torch comes from pip's own index,
+where that of PyTorch cannot be reached.
+
+Afterwards the program is started in it as the image would: `--version`, `doctor --no-test`, `recipes`, and a short run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = "ca-certificates,python3,python3-venv,python3-pip,python-is-python3"
+TORCH_BACKEND = re.compile(r'--torch-backend "?\$TORCH"?')
+
+
+@dataclass
+class Stage:
+    """One `FROM` of the Dockerfile and what follows it."""
+
+    name: str
+    image: str
+    steps: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass
+class Place:
+    """A root folder in which steps are carried out, and what the steps so far have set."""
+
+    root: Path
+    variables: dict[str, str]
+    folder: str = "/"
+    user: str = "0"
+    entry: list[str] = field(default_factory=list)
+
+    def run(self, command: list[str]) -> None:
+        """Run a command in the root. Ends the program if it fails."""
+        script = f"cd {shlex.quote(self.folder)} && {shlex.join(command)}"
+        settings = [f"{name}={value}" for name, value in self.variables.items()]
+        user = [] if self.user == "0" else [f"--userspec={self.user}:{self.user}"]
+        print(f"$ {shlex.join(command)[:160]}", flush=True)
+        done = subprocess.run(["chroot", *user, self.root, "/usr/bin/env", "-i", *settings, "/bin/sh", "-c", script])
+        if done.returncode:
+            sys.exit(f"exit code {done.returncode}")
+
+
+def read_dockerfile(text: str) -> list[Stage]:
+    """The stages with their instructions; lines that go on are joined, comments left out."""
+    joined = re.sub(r"\\\n\s*", "", "".join(line for line in text.splitlines(True) if not line.startswith("#")))
+    stages: list[Stage] = []
+    for line in filter(str.strip, joined.splitlines()):
+        instruction, _, rest = line.partition(" ")
+        if instruction == "FROM":
+            image, _, name = rest.partition(" AS ")
+            stages.append(Stage(name, image))
+        elif stages:
+            stages[-1].steps.append((instruction, rest))
+    return stages
+
+
+def make_root(root: Path, mirror: str, copies: list[Path]) -> None:
+    """A bare Debian with Python, in place of the image."""
+    if not (root / "usr/bin/python3").exists():
+        run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(root), mirror)
+    # the Python image lets pip install into the system
+    for marker in root.glob("usr/lib/python3*/EXTERNALLY-MANAGED"):
+        marker.unlink()
+    for path in [Path("/etc/resolv.conf"), *copies]:
+        target = root / path.relative_to("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            shutil.copytree(path, target, dirs_exist_ok=True)
+        else:
+            shutil.copy(path, target)
+
+
+def carry_out(stage: Stage, place: Place, others: dict[str, Path], pip_torch: bool) -> None:
+    """Do the steps of a stage. Ends the program at one that fails, or that this file does not know."""
+    for instruction, rest in stage.steps:
+        match instruction:
+            case "ARG":
+                name, _, default = rest.partition("=")
+                place.variables.setdefault(name, default)
+            case "ENV":
+                place.variables |= dict(each.split("=", 1) for each in shlex.split(rest))
+            case "WORKDIR":
+                place.folder = rest
+                (place.root / rest.lstrip("/")).mkdir(parents=True, exist_ok=True)
+            case "USER":
+                place.user = rest
+            case "COPY":
+                copy(rest, place, others)
+            case "RUN":
+                if pip_torch:
+                    rest = TORCH_BACKEND.sub("", rest).replace("uv pip install --system --no-cache", "pip install")
+                place.run(["/bin/sh", "-c", rest])
+            case "ENTRYPOINT":
+                place.entry = json.loads(rest)
+            case "VOLUME" | "EXPOSE" | "CMD":
+                pass
+            case _:
+                sys.exit(f"the instruction {instruction} of the Dockerfile is not known here")
+
+
+def copy(rest: str, place: Place, others: dict[str, Path]) -> None:
+    """`COPY SOURCE TARGET`, from the files that git tracks or from another stage."""
+    words = rest.split()
+    stage = words.pop(0).partition("=")[2] if words[0].startswith("--from=") else ""
+    source, target = words
+    goal = place.root / str(Path(place.folder, target)).lstrip("/")
+    if stage:
+        shutil.copytree(others[stage] / source.lstrip("/"), goal, dirs_exist_ok=True)
+        return
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if source == "." and (ROOT / name).is_file():
+            (goal / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, goal / name)
+    if source != ".":
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / source, goal)
+
+
+def run(*command: str) -> None:
+    """Run a command of this machine. Ends the program if it fails."""
+    print(f"$ {shlex.join(command)}", flush=True)
+    done = subprocess.run(command)
+    if done.returncode:
+        sys.exit(f"exit code {done.returncode}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "container")
+    parser.add_argument("--torch", default="cpu", help="the build argument TORCH")
+    parser.add_argument("--mirror", default="http://deb.debian.org/debian")
+    parser.add_argument("--copy", type=Path, nargs="*", default=[])
+    parser.add_argument("--pip-torch", action="store_true")
+    options = parser.parse_args()
+    missing = [name for name in ("debootstrap", "chroot") if shutil.which(name) is None]
+    if missing:
+        sys.exit(f"NOT BUILT: {' and '.join(missing)} not found. The Dockerfile is checked by its tests alone.")
+
+    others: dict[str, Path] = {}
+    root = options.folder.resolve() / "root"
+    make_root(root, options.mirror, options.copy)
+    variables = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/tmp", "TORCH": options.torch}
+    place = Place(root, variables)
+    for stage in read_dockerfile((ROOT / "Dockerfile").read_text(encoding="utf-8")):
+        # both stages have the same image, so one root serves both
+        place = Place(root, dict(variables))
+        carry_out(stage, place, others, options.pip_torch)
+        others[stage.name] = root
+    place.variables["HF_HUB_OFFLINE"] = "1"
+    for command in (["--version"], ["doctor", "--no-test"], ["recipes"], ["train", "garp", "steps=2", "--overwrite"]):
+        place.run([*place.entry, *command])
+    print("Every step of the Dockerfile worked in a bare Debian root.")
+    print("NOT TESTED: the image of Docker itself, its layers, volumes and ports; a GPU.")
+    if options.pip_torch:
+        print("NOT TESTED: the choice of torch's build by uv (--torch-backend); torch came from pip's index.")
+
+
+if __name__ == "__main__":
+    main()
