@@ -81,10 +81,8 @@ def make_root(root: Path, mirror: str, copies: list[Path]) -> None:
     for path in [Path("/etc/resolv.conf"), *copies]:
         target = root / path.relative_to("/")
         target.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            shutil.copytree(path, target, dirs_exist_ok=True)
-        else:
-            shutil.copy(path, target)
+        # a link in the root may lead out of it, so that it is replaced and not written through
+        run("cp", "-aT", "--remove-destination", str(path), str(target))
 
 
 def carry_out(stage: Stage, place: Place, others: dict[str, Path], pip_torch: bool) -> None:
@@ -104,15 +102,18 @@ def carry_out(stage: Stage, place: Place, others: dict[str, Path], pip_torch: bo
             case "COPY":
                 copy(rest, place, others)
             case "RUN":
-                if pip_torch:
-                    rest = TORCH_BACKEND.sub("", rest).replace("uv pip install --system --no-cache", "pip install")
-                place.run(["/bin/sh", "-c", rest])
+                place.run(["/bin/sh", "-c", with_pip(rest) if pip_torch else rest])
             case "ENTRYPOINT":
                 place.entry = json.loads(rest)
             case "VOLUME" | "EXPOSE" | "CMD":
                 pass
             case _:
                 sys.exit(f"the instruction {instruction} of the Dockerfile is not known here")
+
+
+def with_pip(command: str) -> str:
+    """A command with pip in place of uv and its choice of torch's build."""
+    return TORCH_BACKEND.sub("", command).replace("uv pip install --system --no-cache", "pip install --no-cache-dir")
 
 
 def copy(rest: str, place: Place, others: dict[str, Path]) -> None:
