@@ -88,27 +88,30 @@ def make_root(root: Path, mirror: str, copies: list[Path]) -> None:
 def carry_out(stage: Stage, place: Place, others: dict[str, Path], pip_torch: bool) -> None:
     """Do the steps of a stage. Ends the program at one that fails, or that this file does not know."""
     for instruction, rest in stage.steps:
-        match instruction:
-            case "ARG":
-                name, _, default = rest.partition("=")
-                place.variables.setdefault(name, default)
-            case "ENV":
-                place.variables |= dict(each.split("=", 1) for each in shlex.split(rest))
-            case "WORKDIR":
-                place.folder = rest
-                (place.root / rest.lstrip("/")).mkdir(parents=True, exist_ok=True)
-            case "USER":
-                place.user = rest
-            case "COPY":
-                copy(rest, place, others)
-            case "RUN":
-                place.run(["/bin/sh", "-c", with_pip(rest) if pip_torch else rest])
-            case "ENTRYPOINT":
-                place.entry = json.loads(rest)
-            case "VOLUME" | "EXPOSE" | "CMD":
-                pass
-            case _:
-                sys.exit(f"the instruction {instruction} of the Dockerfile is not known here")
+        if instruction == "RUN":
+            place.run(["/bin/sh", "-c", with_pip(rest) if pip_torch else rest])
+        elif instruction == "COPY":
+            copy(rest, place, others)
+        elif instruction not in ("VOLUME", "EXPOSE", "CMD"):
+            set_value(instruction, rest, place)
+
+
+def set_value(instruction: str, rest: str, place: Place) -> None:
+    """An instruction that decides how the next ones are run."""
+    if instruction == "ARG":
+        name, _, default = rest.partition("=")
+        place.variables.setdefault(name, default)
+    elif instruction == "ENV":
+        place.variables |= dict(each.split("=", 1) for each in shlex.split(rest))
+    elif instruction == "WORKDIR":
+        place.folder = rest
+        (place.root / rest.lstrip("/")).mkdir(parents=True, exist_ok=True)
+    elif instruction == "USER":
+        place.user = rest
+    elif instruction == "ENTRYPOINT":
+        place.entry = json.loads(rest)
+    else:
+        sys.exit(f"the instruction {instruction} of the Dockerfile is not known here")
 
 
 def with_pip(command: str) -> str:
