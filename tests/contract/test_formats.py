@@ -42,6 +42,12 @@ class Table:
     def kohya_name(self, layer: str) -> str:
         return "lora_" + layer.replace(".", "_")
 
+    def kohya_part(self, layer: str) -> None:
+        return None
+
+    def kohya_parts(self, name: str) -> dict[str, Any]:
+        return {}
+
     def from_kohya(self, name: str) -> str | None:
         name = name.replace("lora_te1_", "lora_te_")
         return next((layer for layer in ALL if self.kohya_name(layer) == name), None)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-SUPPORTED = "SD 1.x, SD 2.x and SDXL"
+SUPPORTED = "SD 1.x, SD 2.x, SDXL, SD 3, SD 3.5 and Flux"
 
 FOREIGN_LORAS = (
     (r"single_transformer_blocks|(?:double|single)_blocks[._]\d", "a LoRA for Flux (or HunyuanVideo)"),
@@ -24,8 +24,14 @@ FOREIGN_LORAS = (
     ),
 )
 """Pattern of keys, and what such a file is. Only for files with a tensor of a LoRA."""
-READABLE_TRANSFORMER = r"^(?:base_model\.model\.)?(?:lora_)?transformer[._](?:single_)?transformer_blocks[._]\d"
-"""Keys of LoRAs for transformers in diffusers' names. They are read; whether they fit, the base decides."""
+READABLE_TRANSFORMER = (
+    r"^(?:base_model\.model\.|diffusion_model\.|lora_unet_|lycoris_)?(?:(?:lora_)?transformer[._])?"
+    r"(?:(?:single_)?transformer|double|single|joint)_blocks[._]\d"
+    r"|^lora_te[123]_|^text_encoder(?:_[23])?\.|^text_encoders\."
+)
+"""Keys of LoRAs for transformers in names that are read; whether they fit, the base decides."""
+CONTROL_LORA = r"\.(?:query_norm|key_norm)\.scale$|\.lora_B\.bias$"
+"""Keys of Black Forest Labs' control LoRAs, which change norms and biases and widen the input."""
 
 _MODEL = r"^(?:model\.diffusion_model\.|diffusion_model\.|transformer\.)?"
 FOREIGN_MODELS = (
@@ -81,6 +87,12 @@ class Contents:
 def is_readable_transformer(keys: Collection[str]) -> bool:
     """Whether the keys are those of a LoRA for a transformer in diffusers' names."""
     return any(re.search(READABLE_TRANSFORMER, key) for key in keys)
+
+
+def control_lora_key(keys: Collection[str]) -> str | None:
+    """The key by which a LoRA is one for a further control image; None if it is an ordinary one."""
+    found = _first(keys, ((CONTROL_LORA, ""),))
+    return None if found is None else found.key
 
 
 def foreign_lora(keys: Collection[str]) -> Contents | None:

@@ -35,3 +35,5 @@ class Family(DiffusionModel, TextSide, LayerNames):
 
     source: str
     """Where the base came from, as the user wrote it."""
+    variant: str = ""
+    """Which of the family's models it is, as metadata say it; empty where all have one name."""

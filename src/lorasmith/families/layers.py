@@ -8,6 +8,8 @@ from typing import ClassVar
 
 from torch import nn
 
+from lorasmith.families.place import Place
+
 
 class LayerNames(ABC):
     """Layer names are the component and the module path: `unet.mid_block.attentions.0.proj_in`."""
@@ -36,6 +38,15 @@ class LayerNames(ABC):
     @abstractmethod
     def from_kohya(self, name: str) -> str | None:
         """The layer with this name in kohya-style files, in any dialect. None if the model has no such layer."""
+
+    def kohya_part(self, layer: str) -> Place | None:
+        """Where kohya-style files have the layer, if not in a module of its own: its rows of a module of several
+        layers (Flux: q, k and v are one), or rows in another order. None for a module of its own."""
+        return None
+
+    def kohya_parts(self, name: str) -> Mapping[str, Place]:
+        """The layers in such a module of a kohya-style file, in the order of their rows; empty for other names."""
+        return {}
 
     @abstractmethod
     def peft_name(self, layer: str) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from lorasmith.adapters.attach import select_layers
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
-from lorasmith.families.stable_diffusion.presets import PRESETS
+from lorasmith.families.file_names import variant_of
 from lorasmith.files.lora import DecodedLora, FileReport, OutputFile, encode_as, lora_tensors, rank_counts, save
 from lorasmith.files.lowrank import MatrixSvd, Truncation, TruncationErrors
 from lorasmith.files.model import BaseWeights, ModelLayers, components_of
@@ -66,9 +66,10 @@ def extract(
 
 def _select_layers(model: ModelLayers, patterns: Sequence[str]) -> list[str]:
     """The names of the linears and ungrouped convolutions that presets or patterns select."""
+    assert model.source is not None
     # `select_layers` selects by the names alone; it takes modules too, but does not look at them
     places = dict.fromkeys(model.layers, (torch.nn.Module(), ""))
-    specs = [model.layers[name] for name in select_layers(tuple(patterns), places, PRESETS)]
+    specs = [model.layers[name] for name in select_layers(tuple(patterns), places, model.source.layer_presets)]
     return [spec.name for spec in specs if spec.kind != "norm" and spec.groups == 1]
 
 
@@ -119,6 +120,7 @@ def _metadata(
         family=model.kind,
         prediction=model.source.prediction,
         kind="lora",
+        variant=variant_of(model.source),
         rank=commonest_rank,
         alpha=float(commonest_rank),
         base_name=model.source.name,

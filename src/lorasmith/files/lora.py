@@ -146,7 +146,7 @@ def read(path: Path, model: ModelLayers | None = None) -> DecodedLora:
     """
     file = load(path)
     model = _model_for(file, model)
-    layers, unknown_keys = kohya.decode(file.tensors, model.from_kohya)
+    layers, unknown_keys = kohya.decode_modules(file.tensors, model)
     if unknown_keys or not layers:
         raise _unknown_layers(file, model, unknown_keys)
     for layer, tensors in layers.items():
@@ -192,10 +192,11 @@ def _model_for(file: LoraFile, model: ModelLayers | None) -> ModelLayers:
                 f"{file.path}: its shapes do not show which models it is for; name one with --base"
                 + contents_advice(file.original_keys)
             )
-        return ModelLayers.published(family)
+        widths = {size for tensor in file.tensors.values() for size in tensor.shape}
+        return ModelLayers.published(family, widths)
     # text encoders alone can look like those of another family
-    has_unet_layers = any(key.startswith("lora_unet_") for key in file.tensors)
-    if family not in (None, model.kind) and has_unet_layers:
+    has_denoiser_layers = any(key.startswith(("lora_unet_", "lora_transformer_")) for key in file.tensors)
+    if family not in (None, model.kind) and has_denoiser_layers:
         raise LorasmithError(f"{file.path}: it is for {family}, not for {model}")
     return model
 

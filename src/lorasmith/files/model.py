@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +15,11 @@ from torch import Tensor
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import LorasmithError
+from lorasmith.families.file_names import FamilyFileNames, FileNames, file_names_of
+from lorasmith.families.place import Place
 from lorasmith.families.reader import Reader, TensorRef
 from lorasmith.families.resolve import find
 from lorasmith.families.source import Source
-from lorasmith.families.stable_diffusion import layer_names
-from lorasmith.families.stable_diffusion.source import StableDiffusionSource
-from lorasmith.families.stable_diffusion.unet_config import UNetConfig
 from lorasmith.moved_modules import renamed
 
 
@@ -30,28 +29,28 @@ class ModelLayers:
 
     kind: str
     layers: Mapping[str, LayerSpec]
-    config: UNetConfig
+    names: FileNames
     source: Source | None = None
     """The base on disk; None for the published models of this kind, without weights."""
 
     @classmethod
-    def published(cls, kind: str) -> ModelLayers:
-        """The layers that all published models of a kind (`sd1`, `sd2`, `sdxl`) have."""
-        specs = {spec.name: spec for spec in layer_names.layers(kind)}
-        return cls(kind, specs, layer_names.published_unet(kind))
+    def published(cls, kind: str, widths: Collection[int] = ()) -> ModelLayers:
+        """The layers that all published models of a kind (`sd1`, `flux` ...) have. `widths`: of the tensors of a file,
+        where models of a kind differ in size."""
+        family = file_names_of(kind)
+        return cls._of(family, kind, family.published_layers(kind, widths), None)
 
     @classmethod
     def from_base(cls, base: str | Path) -> ModelLayers:
         """The layers of a base model on disk, by its configs. Raises LorasmithError if there is no such model."""
         source = find(base)
-        if not isinstance(source, StableDiffusionSource):
-            raise LorasmithError(
-                f"{source.name}: a {source.kind} model; it can be trained and drawn with, but tools that compute with "
-                "the files of a base (inspect --base, convert, extract, merge, resize) do not know its layers yet"
-            )
-        text_configs = {component: source.config(component) for component in _text_components(source)}
-        specs = layer_names.layers_of(source.unet_config, text_configs)
-        return cls(source.kind, {spec.name: spec for spec in specs}, source.unet_config, source)
+        family = file_names_of(source.kind)
+        return cls._of(family, source.kind, family.layers_of(source), source)
+
+    @classmethod
+    def _of(cls, family: FamilyFileNames, kind: str, specs: Iterable[LayerSpec], source: Source | None) -> ModelLayers:
+        layers = {spec.name: spec for spec in specs}
+        return cls(kind, layers, family.names(kind, layers, source), source)
 
     of = from_base
     """The old name of `from_base`, until version 0.3."""
@@ -62,13 +61,19 @@ class ModelLayers:
         return {name: spec.shape for name, spec in self.layers.items()}
 
     def kohya_name(self, layer: str) -> str:
-        return layer_names.kohya(self.kind, layer, self.config)
+        return self.names.kohya_name(layer)
 
     def from_kohya(self, name: str) -> str | None:
-        return layer_names.from_kohya(self.kind, name, self.layers, self.config)
+        return self.names.from_kohya(name)
+
+    def kohya_part(self, layer: str) -> Place | None:
+        return self.names.kohya_part(layer)
+
+    def kohya_parts(self, name: str) -> Mapping[str, Place]:
+        return self.names.kohya_parts(name)
 
     def peft_name(self, layer: str) -> str:
-        return layer_names.peft_name(layer)
+        return self.names.peft_name(layer)
 
     def __str__(self) -> str:
         return f"{self.source.name} ({self.kind})" if self.source else f"the published {self.kind} models"
@@ -144,18 +149,6 @@ def _split_layer_name(layer: str) -> tuple[str, str]:
     """Component, and module path as `Source.resolve` has it, for text encoders without `text_model.`."""
     component, _, path = layer.partition(".")
     return component, path.removeprefix("text_model.") if is_text_encoder(component) else path
-
-
-def _text_components(source: Source) -> list[str]:
-    """The text encoders that this base has; some folders have a UNet only."""
-    present = []
-    for component in source.text_components:
-        try:
-            source.raw(component)
-        except LorasmithError:
-            continue
-        present.append(component)
-    return present
 
 
 def __getattr__(name: str) -> Any:

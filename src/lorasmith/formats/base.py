@@ -21,15 +21,49 @@ from lorasmith.formats.write import write as write_safetensors
 from lorasmith.moved_modules import renamed
 
 
+class ModulePart(Protocol):
+    """A layer's part of a module of a kohya-style file: some of the module's rows, or all of them in another order."""
+
+    @property
+    def module(self) -> str:
+        """The module's name in the file."""
+        ...
+
+    @property
+    def index(self) -> int:
+        """Which of the layers in the module it is."""
+        ...
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The relative numbers of rows of the layers in the module, in their order."""
+        ...
+
+    @property
+    def halves_swapped(self) -> bool:
+        """Whether the file has the two halves of the rows in the other order."""
+        ...
+
+
 class LayerNames(Protocol):
     """The names that a model family gives its layers in files. Families implement this."""
 
     def kohya_name(self, layer: str) -> str:
-        """A layer's name in kohya-style files."""
+        """A layer's name in kohya-style files that hold it in a module of its own."""
         ...
 
     def from_kohya(self, name: str) -> str | None:
         """The layer that a name of a kohya-style file stands for, in any dialect; None if there is no such layer."""
+        ...
+
+    def kohya_part(self, layer: str) -> ModulePart | None:
+        """Where kohya-style files have the layer, if that is not a module like the layer (Flux: q, k and v are one
+        module); None if it is."""
+        ...
+
+    def kohya_parts(self, name: str) -> Mapping[str, ModulePart]:
+        """The layers that a module of a kohya-style file holds, in their order, with their parts; empty for a module
+        that is one layer, and for unknown names."""
         ...
 
     def peft_name(self, layer: str) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lorasmith.formats import embeddings
 from lorasmith.formats.base import Encoded, Format, LayerNames, Shapes
-from lorasmith.formats.kohya import make_portable, to_file_keys
+from lorasmith.formats.kohya import make_portable, to_module_keys
 from lorasmith.formats.rewrite import LayerTensors
 from lorasmith.formats.token_embeddings import file_name
 
@@ -25,7 +25,7 @@ class Bundle(Format):
     kind: Literal["bundle"] = "bundle"
 
     def encode(self, layers: Mapping[str, LayerTensors], names: LayerNames, shapes: Shapes) -> Encoded:
-        return Encoded(to_file_keys(make_portable(layers), names.kohya_name))
+        return Encoded(to_module_keys(make_portable(layers), names, shapes))
 
     def encode_tokens(self, tokens: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
         # A1111 knows a token by the name that its embedding file would have

@@ -10,7 +10,7 @@ from torch import Tensor
 from lorasmith.adapters.base import Adapter
 from lorasmith.core.errors import LorasmithError
 from lorasmith.formats.base import Encoded, Format, LayerNames, Shapes, layer_tensors
-from lorasmith.formats.kohya import to_file_keys
+from lorasmith.formats.kohya import to_module_keys
 from lorasmith.formats.rewrite import LayerTensors, to_diff, to_diff_with_base
 
 
@@ -28,7 +28,7 @@ class Diff(Format):
                     f"diff files need the base model for changes like that of {layer}, which depend on its weights"
                 )
             differences[layer] = difference
-        return Encoded(to_file_keys(differences, names.kohya_name))
+        return Encoded(to_module_keys(differences, names, shapes))
 
     def encode_adapters(
         self, adapters: Mapping[str, Adapter], names: LayerNames, weight_of: Callable[[str], Tensor] | None = None
@@ -39,4 +39,5 @@ class Diff(Format):
         differences: dict[str, LayerTensors] = {}
         for layer, tensors in layer_tensors(adapters).items():
             differences[layer] = to_diff_with_base(tensors, adapters[layer].layer, weight_of(layer).cpu())
-        return Encoded(to_file_keys(differences, names.kohya_name))
+        shapes = {layer: adapter.layer.shape for layer, adapter in adapters.items()}
+        return Encoded(to_module_keys(differences, names, shapes))

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from lorasmith.adapters.base import Adapter
 from lorasmith.core.errors import LorasmithError
-from lorasmith.formats.base import Encoded, Format, LayerNames, Shapes, layer_tensors, unsupported_layers
+from lorasmith.formats.base import Encoded, Format, LayerNames, ModulePart, Shapes, layer_tensors, unsupported_layers
+from lorasmith.formats.joint_modules import join_layers, split_modules
 from lorasmith.formats.rewrite import LayerTensors, alpha_of, merge_tucker_core, to_plain_lora, with_alpha
 
 PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_transformer_")
@@ -33,7 +34,7 @@ class Kohya(Format):
     kind: Literal["kohya"] = "kohya"
 
     def encode(self, layers: Mapping[str, LayerTensors], names: LayerNames, shapes: Shapes) -> Encoded:
-        return Encoded(to_file_keys(make_portable(layers), names.kohya_name))
+        return Encoded(to_module_keys(make_portable(layers), names, shapes))
 
 
 class Lycoris(Format):
@@ -42,7 +43,7 @@ class Lycoris(Format):
     kind: Literal["lycoris"] = "lycoris"
 
     def encode(self, layers: Mapping[str, LayerTensors], names: LayerNames, shapes: Shapes) -> Encoded:
-        return Encoded(to_file_keys(layers, names.kohya_name))
+        return Encoded(to_module_keys(layers, names, shapes))
 
 
 class Portable(Format):
@@ -67,7 +68,7 @@ class Portable(Format):
                 "they are of full rank or change norms, which plain LoRA cannot express",
                 'use "kohya" for A1111, Forge and ComfyUI, or "diff" with the base model',
             )
-        return Encoded(to_file_keys(complete_text_attention(unify_alphas(plain_layers)), names.kohya_name))
+        return Encoded(to_module_keys(complete_text_attention(unify_alphas(plain_layers)), names, shapes))
 
 
 def encode(adapters: Mapping[str, Adapter], name_of: Callable[[str], str]) -> dict[str, Tensor]:
@@ -96,6 +97,42 @@ def decode(
         else:
             layers.setdefault(layer, {})[tensor_name] = tensor
     return layers, unknown_keys
+
+
+def decode_modules(tensors: Mapping[str, Tensor], names: LayerNames) -> tuple[dict[str, LayerTensors], list[str]]:
+    """`decode`, with the modules that hold several layers (Flux: q, k and v) split into their layers. Raises
+    LorasmithError also for a change that cannot be split."""
+    modules: dict[str, LayerTensors] = {}
+    parts: dict[str, Mapping[str, ModulePart]] = {}
+    others: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        flat_name, _, tensor_name = key.partition(".")
+        if flat_name not in parts:
+            parts[flat_name] = names.kohya_parts(flat_name)
+        if parts[flat_name] and tensor_name:
+            modules.setdefault(flat_name, {})[tensor_name] = tensor
+        else:
+            others[key] = tensor
+    layers, unknown_keys = decode(others, names.from_kohya)
+    module_of: dict[str, str] = {}
+    for module in modules:
+        for layer in parts[module]:
+            if layer in layers or layer in module_of:
+                raise LorasmithError(
+                    f"{layer} is in the file twice, in {module} and in {module_of.get(layer, 'a module of its own')}, "
+                    "as if two LoRAs were in one file; save each in a file of its own"
+                )
+            module_of[layer] = module
+    return layers | split_modules(modules, parts), unknown_keys
+
+
+def to_module_keys(layers: Mapping[str, LayerTensors], names: LayerNames, shapes: Shapes) -> dict[str, Tensor]:
+    """Tensors by their keys in a file whose modules hold the layers as the family's original files do. `shapes`: at
+    least of the layers that share a module."""
+    keyed: dict[str, Tensor] = {}
+    for module, tensors in join_layers(layers, names, shapes).items():
+        keyed |= {f"{module}.{tensor_name}": tensor for tensor_name, tensor in tensors.items()}
+    return keyed
 
 
 def make_portable(layers: Mapping[str, LayerTensors]) -> dict[str, LayerTensors]:

@@ -22,16 +22,23 @@ from lorasmith.formats import plugins
 
 SGM_REPOSITORY = "https://github.com/Stability-AI/generative-models"
 V_PREDICTION = "v_prediction"
-BASE_MODEL_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+BFL_REPOSITORY = "https://github.com/black-forest-labs/flux"
+BASE_MODEL_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0", "flux": "flux1"}
 """kohya's `ss_base_model_version` by family; v-prediction of SD 1 and 2 adds `_v`. Other families have their name."""
 ARCHITECTURES = {
     "sd1": "stable-diffusion-v1",
     "sd2": "stable-diffusion-v2-512",
     "sdxl": "stable-diffusion-xl-v1-base",
+    "sd3": "stable-diffusion-3",
+    "flux": "flux-1",
 }
-"""`modelspec.architecture` by family, without `/lora`. Other families have their name."""
+"""`modelspec.architecture` by family, without the variant and `/lora`. Other families have their name."""
+IMPLEMENTATIONS = {"sdxl": SGM_REPOSITORY, "flux": BFL_REPOSITORY}
+"""`modelspec.implementation` by family, as sd-scripts writes it; of the others, diffusers."""
 KOHYA_MODULES = {"lora": "networks.lora", "dylora": "networks.dylora"}
 """kohya's modules by adapter kind; all other kinds are LyCORIS'."""
+LORA_MODULES = {"flux": "networks.lora_flux", "sd3": "networks.lora_sd3"}
+"""kohya's modules of plain LoRA by family, where they are not that of Stable Diffusion."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,8 @@ class Facts:
     """Further `ss_*` values, by their names without the prefix."""
     plugins: Sequence[str] = ()
     """Modules that add the kinds of the run."""
+    variant: str = ""
+    """Of the base, as sd-scripts calls it: `dev` and `schnell` of Flux; `medium`, `5-medium` and `5-large` of SD3."""
 
 
 def describe(facts: Facts) -> dict[str, str]:
@@ -79,11 +88,11 @@ def _kohya_fields(facts: Facts) -> dict[str, Any]:
     width, height = facts.resolution
     fields: dict[str, Any] = {
         "output_name": facts.name,
-        "network_module": KOHYA_MODULES.get(facts.kind, "lycoris.kohya"),
+        "network_module": network_module(facts.kind, facts.family),
         "network_dim": facts.rank,
         "network_alpha": facts.alpha,
         "network_args": json.dumps(network_args),
-        "base_model_version": base_model_version(facts.family, facts.prediction),
+        "base_model_version": base_model_version(facts.family, facts.prediction, facts.variant),
         "v2": facts.family == "sd2",
         "sd_model_name": facts.base_name,
         # the whole hash, and its first 8 digits
@@ -98,17 +107,27 @@ def _kohya_fields(facts: Facts) -> dict[str, Any]:
     return fields
 
 
-def base_model_version(family: str, prediction: str) -> str:
-    """kohya's name of the kind of base model."""
+def network_module(kind: str, family: str) -> str:
+    """kohya's module of an adapter kind."""
+    if kind == "lora" and family in LORA_MODULES:
+        return LORA_MODULES[family]
+    return KOHYA_MODULES.get(kind, "lycoris.kohya")
+
+
+def base_model_version(family: str, prediction: str, variant: str = "") -> str:
+    """kohya's name of the kind of base model. Of SD3, sd-scripts writes the variant alone."""
+    if family == "sd3":
+        return variant or family
     version = BASE_MODEL_VERSIONS.get(family, family)
     return f"{version}_v" if prediction == V_PREDICTION and family in ("sd1", "sd2") else version
 
 
-def architecture(family: str, prediction: str) -> str:
+def architecture(family: str, prediction: str, variant: str = "") -> str:
     """The architecture as the model metadata standard names it."""
     if family == "sd2" and prediction == V_PREDICTION:
         return "stable-diffusion-v2-768-v/lora"
-    return f"{ARCHITECTURES.get(family, family)}/lora"
+    name = ARCHITECTURES.get(family, family)
+    return f"{name}-{variant}/lora" if variant else f"{name}/lora"
 
 
 def _model_spec(facts: Facts) -> dict[str, str]:
@@ -116,8 +135,8 @@ def _model_spec(facts: Facts) -> dict[str, str]:
     width, height = facts.resolution
     spec = {
         "sai_model_spec": "1.0.1",
-        "architecture": architecture(facts.family, facts.prediction),
-        "implementation": SGM_REPOSITORY if facts.family == "sdxl" else "diffusers",
+        "architecture": architecture(facts.family, facts.prediction, facts.variant),
+        "implementation": IMPLEMENTATIONS.get(facts.family, "diffusers"),
         "title": facts.name,
         "resolution": f"{width}x{height}",
         "date": datetime.now().replace(microsecond=0).isoformat(),

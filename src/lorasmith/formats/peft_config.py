@@ -24,7 +24,13 @@ from lorasmith.formats.path_patterns import PathPatterns
 
 METADATA_KEY = "lora_adapter_metadata"
 FILE_NAME = "adapter_config.json"
-COMPONENTS = {"lora_unet": "unet", "lora_te1": "text_encoder", "lora_te2": "text_encoder_2"}
+COMPONENTS = {
+    "lora_unet": "unet",
+    "lora_transformer": "transformer",
+    "lora_te1": "text_encoder",
+    "lora_te2": "text_encoder_2",
+    "lora_te3": "text_encoder_3",
+}
 """diffusers' name of a component by kohya's."""
 KINDS = ("LORA", "LOHA", "LOKR")
 """`peft_type` of what is read. peft's other kinds have layouts of their own."""

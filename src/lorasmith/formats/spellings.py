@@ -1,7 +1,8 @@
 """The key spellings of all trainers, converted to kohya's: `lora_unet_<path>.<tensor name>`.
 
 Supported are kohya, LyCORIS, peft, diffusers' two older ones, SimpleTuner (`lycoris_...`), ai-toolkit and ComfyUI
-(`diffusion_model....`) and OneTrainer. The family decides which layer a flat name stands for.
+(`diffusion_model....`), OneTrainer, Black Forest Labs' (`double_blocks...lora_A`) and XLabs'
+(`double_blocks.0.processor.qkv_lora1...`). The family decides which layer a flat name stands for.
 """
 
 from __future__ import annotations
@@ -18,13 +19,24 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.formats.peft_config import add_peft_alphas
 
 _UNET_TOP_MODULES = r"(?=(?:down_blocks|up_blocks|mid_block|conv_in|conv_out|time_embedding|add_embedding)\b)"
+_TRANSFORMER_MODULES = (
+    r"(?=(?:(?:single_)?transformer_blocks|x_embedder|context_embedder|time_text_embed|norm_out|proj_out|pos_embed)\b)"
+)
+_BFL_MODULES = r"(?=(?:double_blocks|single_blocks|img_in|txt_in|time_in|vector_in|guidance_in|final_layer)\b)"
+_SAI_MODULES = r"(?=(?:joint_blocks|t_embedder|y_embedder)\b)"
 _STARTS: tuple[tuple[str, str, str], ...] = (
     (r"(?=lora_(?:unet|te\d?|transformer)_)", "", "kohya"),
     (r"lycoris_", "lora_unet_", "SimpleTuner"),
     (r"(?:base_model\.model\.)?text_encoder_2\.", "lora_te2_", "peft"),
     (r"(?:base_model\.model\.)?text_encoder\.", "lora_te1_", "peft"),
     (r"(?:base_model\.model\.)?unet\.", "lora_unet_", "peft"),
-    (r"(?:base_model\.model\.)?transformer\.(?=(?:single_)?transformer_blocks\b)", "lora_transformer_", "peft"),
+    (r"(?:base_model\.model\.)?text_encoder_3\.", "lora_te3_", "peft"),
+    (rf"(?:base_model\.model\.)?transformer\.{_TRANSFORMER_MODULES}", "lora_transformer_", "peft"),
+    (r"(?:base_model\.model\.)?(?=(?:single_)?transformer_blocks\b)", "lora_transformer_", "peft"),
+    (r"text_encoders\.clip_l\.transformer\.", "lora_te1_", "original layout"),
+    (r"text_encoders\.clip_g\.transformer\.", "lora_te2_", "original layout"),
+    (r"text_encoders\.t5xxl\.transformer\.", "lora_te3_", "original layout"),
+    (rf"(?:base_model\.model\.)?(?:transformer\.)?(?:{_BFL_MODULES}|{_SAI_MODULES})", "lora_unet_", "BFL"),
     (r"(?:base_model\.)?(?:model\.)?diffusion_model\.", "lora_unet_", "original layout"),
     (rf"base_model\.model\.{_UNET_TOP_MODULES}", "lora_unet_", "peft"),
     (r"base_model\.model\.(?=text_model\.|encoder\.)", "lora_te1_", "peft"),
@@ -45,6 +57,17 @@ _TENSOR_NAMES: tuple[tuple[str, str], ...] = (
     (r"\.(weight)$", r"\1"),
 )
 """Pattern of the end of a key, and kohya's tensor name for it."""
+
+
+_XLABS = (
+    (r"\.processor\.qkv_lora1\.(down|up)\.", r".img_attn.qkv.lora_\1."),
+    (r"\.processor\.qkv_lora2\.(down|up)\.", r".txt_attn.qkv.lora_\1."),
+    (r"\.processor\.proj_lora1\.(down|up)\.", r".img_attn.proj.lora_\1."),
+    (r"\.processor\.proj_lora2\.(down|up)\.", r".txt_attn.proj.lora_\1."),
+    (r"\.processor\.qkv_lora\.(down|up)\.", r".linear1_qkv.lora_\1."),
+    (r"\.processor\.proj_lora\.(down|up)\.", r".linear2.lora_\1."),
+)
+"""Pattern in a key of XLabs, and the module and tensor that it stands for."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +137,7 @@ def to_kohya_spelling(
 
 def parse_key(key: str) -> KohyaKey | None:
     """A key of any spelling in kohya's; None for a key that is not of a LoRA's layer."""
+    key = _without_processor(key)
     for end_pattern, name_template in _TENSOR_NAMES:
         end = re.search(end_pattern, key)
         if end is None:
@@ -131,6 +155,16 @@ def parse_key(key: str) -> KohyaKey | None:
                 spelling = "diffusers"
             return KohyaKey(prefix + path.replace(".", "_"), end.expand(name_template), path, spelling)
     return None
+
+
+def _without_processor(key: str) -> str:
+    """A key of XLabs, whose LoRAs of Flux belong to attention processors, with the name of the module; others as they
+    are."""
+    for pattern, name in _XLABS:
+        key, found = re.subn(pattern, name, key)
+        if found:
+            break
+    return key
 
 
 def is_lora_key(key: str) -> bool:

@@ -14,7 +14,17 @@ from lorasmith.adapters.base import kind_of
 from lorasmith.formats.lora_file import LoraFile
 from lorasmith.formats.rewrite import LayerTensors
 
-_COMPONENT = re.compile(r"lora_(unet|te\d?)_(.*)")
+_COMPONENT = re.compile(r"lora_(unet|transformer|te\d?)_(.*)")
+_TRANSFORMER_LAYER = re.compile(
+    r"lora_(?:transformer_|unet_(?=(?:double|single|joint)_blocks|(?:single_)?transformer_blocks|final_layer|img_in|"
+    r"txt_in|time_in|vector_in|guidance_in|[xty]_embedder|context_embedder|pos_embed|norm_out|proj_out|time_text_embed))"
+)
+"""Start of the flat name of a layer of a diffusion transformer, in diffusers' or its authors' names."""
+_FLUX = re.compile(r"_(?:double_blocks|single_blocks|single_transformer_blocks)_\d")
+_SD3 = re.compile(r"_joint_blocks_\d|_transformer_blocks_\d+_attn2_")
+_TRANSFORMER_WIDTH = re.compile(r"_transformer_blocks_\d+_(?:attn_|ff_net_0|ff_context_net_0|norm1)")
+FAMILY_BY_TRANSFORMER_WIDTH = {3072: "flux", 1536: "sd3", 2432: "sd3"}
+"""By the width of a transformer whose blocks have the names that Flux and SD3 share."""
 _CROSS_ATTENTION_INPUT = re.compile(r"attn2_to_[kv]$")
 _TEXT_PROJECTION = re.compile(r"(.*self_attn_)(q|k|v|out)_proj$")
 _ORIGINAL_NAME = re.compile(r"(input_blocks|middle_block|output_blocks|time_embed_\d|label_emb|out_\d)")
@@ -22,6 +32,10 @@ _BLOCKS = (
     (re.compile(r"(down|up|input|output)_blocks_(\d+)"), r"\1 \2"),
     (re.compile(r"mid(?:dle)?_block"), "mid"),
     (re.compile(r"encoder_layers_(\d+)"), r"layer \1"),
+    (re.compile(r"(double|single|joint)_blocks_(\d+)"), r"\1 \2"),
+    (re.compile(r"single_transformer_blocks_(\d+)"), r"single \1"),
+    (re.compile(r"transformer_blocks_(\d+)"), r"block \1"),
+    (re.compile(r"encoder_block_(\d+)"), r"layer \1"),
 )
 """Pattern of a block in a flat name, and the name to show for it."""
 FAMILY_BY_CONTEXT_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
@@ -29,6 +43,10 @@ FAMILY_BY_CONTEXT_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 FAMILY_BY_TEXT_WIDTH = {768: "sd1", 1024: "sd2"}
 """By the width of the only text encoder."""
 FAMILY_MARKERS = {
+    "flux": "flux",
+    "sd3": "sd3",
+    "stable-diffusion-3": "sd3",
+    "stable-diffusion-v3": "sd3",
     "sdxl": "sdxl",
     "stable-diffusion-xl": "sdxl",
     "sd_v2": "sd2",
@@ -80,12 +98,18 @@ class Survey:
 
     @cached_property
     def components(self) -> Counter[str]:
-        """The number of layers of each component: `unet`, `te`, `te1`, `te2`."""
+        """The number of layers of each component: `unet`, `transformer`, `te`, `te1`, `te2`."""
         return Counter(component_of(flat_name) for flat_name in self.layers)
 
     @cached_property
     def family(self) -> str | None:
-        """`sd1`, `sd2` or `sdxl`: by the widths of layers, or else by the metadata; None if neither shows it."""
+        """`sd1`, `sd2`, `sdxl`, `sd3` or `flux`: by the names and widths of layers, or else by the metadata; None if
+        neither shows it."""
+        if any(_TRANSFORMER_LAYER.match(flat_name) for flat_name in self.layers):
+            return self._transformer_family() or self._family_in_metadata()
+        # text encoders of SD3 and Flux look like those of SDXL and SD 1.x
+        if self._family_in_metadata() in ("sd3", "flux"):
+            return self._family_in_metadata()
         # the width of the text context differs in all families
         for flat_name, tensors in self.layers.items():
             width = input_width(tensors)
@@ -100,6 +124,18 @@ class Survey:
                 if "attn" in flat_name and width in FAMILY_BY_TEXT_WIDTH:
                     return FAMILY_BY_TEXT_WIDTH[width]
         return self._family_in_metadata()
+
+    def _transformer_family(self) -> str | None:
+        """The family of a transformer by its layers; None if they do not show it."""
+        for flat_name, tensors in self.layers.items():
+            if _FLUX.search(flat_name):
+                return "flux"
+            if _SD3.search(flat_name):
+                return "sd3"
+            width = input_width(tensors)
+            if _TRANSFORMER_WIDTH.search(flat_name) and width in FAMILY_BY_TRANSFORMER_WIDTH:
+                return FAMILY_BY_TRANSFORMER_WIDTH[width]
+        return None
 
     def _family_in_metadata(self) -> str | None:
         version = self.file.metadata.get("ss_base_model_version", "")
@@ -128,7 +164,9 @@ class Survey:
 
 
 def component_of(flat_name: str) -> str:
-    """`unet`, `te`, `te1` or `te2`; empty for a name that is not of a layer."""
+    """`unet`, `transformer`, `te`, `te1` or `te2`; empty for a name that is not of a layer."""
+    if _TRANSFORMER_LAYER.match(flat_name):
+        return "transformer"
     match = _COMPONENT.match(flat_name)
     return match[1] if match else ""
 
@@ -138,7 +176,7 @@ def block_of(flat_name: str) -> str:
     layer = _COMPONENT.match(flat_name)
     if layer is None:
         return "other"
-    component, path = layer[1], layer[2]
+    component, path = component_of(flat_name), layer[2]
     for pattern, template in _BLOCKS:
         block = pattern.search(path)
         if block:

@@ -185,7 +185,7 @@ def decode_layers(file: LoraFile, family: Family) -> dict[str, dict[str, Tensor]
     # new tokens alone change no layer, which is not an error
     if not file.tensors and (file.token_embeddings or file.bundled_embeddings):
         return {}
-    layers, unknown = kohya.decode(file.tensors, family.from_kohya)
+    layers, unknown = kohya.decode_modules(file.tensors, family)
     if not layers:
         raise LorasmithError(
             f"{file.path}: none of its {len(file.tensors)} tensors belongs to a layer of this {family.kind} base"

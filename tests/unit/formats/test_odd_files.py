@@ -149,13 +149,9 @@ def test_counts_of_tags_beside_damaged_ones() -> None:
 @pytest.mark.parametrize(
     ("key", "says"),
     [
-        ("lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight", "Flux"),
-        ("diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight", "Flux"),
-        ("lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight", "Stable Diffusion 3"),
         ("diffusion_model.blocks.0.self_attn.q.lora_A.weight", "Wan"),
         ("diffusion_model.layers.0.attention.to_q.lora_A.weight", "Z-Image"),
         ("lora_prior_unet_down_blocks_0.lora_down.weight", "Cascade"),
-        ("lora_te3_encoder_block_0.lora_down.weight", "T5"),
         ("model.diffusion_model.input_blocks.0.0.weight", "whole model"),
         ("down_blocks.0.resnets.0.conv1.weight", "a UNet"),
         ("text_model.encoder.layers.0.mlp.fc1.weight", "a text encoder"),

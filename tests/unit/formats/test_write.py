@@ -73,5 +73,22 @@ def test_what_browsers_of_networks_look_at(family: str, version: str, architectu
     assert all(isinstance(v, str) for v in found.values())
 
 
+@pytest.mark.parametrize(
+    ("family", "variant", "version", "architecture"),
+    [
+        ("flux", "dev", "flux1", "flux-1-dev/lora"),
+        ("flux", "schnell", "flux1", "flux-1-schnell/lora"),
+        ("sd3", "5-medium", "5-medium", "stable-diffusion-3-5-medium/lora"),
+    ],
+)
+def test_transformers_are_named_as_sd_scripts_names_them(
+    family: str, variant: str, version: str, architecture: str
+) -> None:
+    found = describe(Facts("garp", family, "velocity", "lora", 4, 4.0, variant=variant))
+    assert found["ss_base_model_version"] == version
+    assert found["modelspec.architecture"] == architecture
+    assert found["ss_network_module"] == {"flux": "networks.lora_flux", "sd3": "networks.lora_sd3"}[family]
+
+
 def test_tags() -> None:
     assert tag_counts(["Garp, red", "garp,, blue "]) == {"garp": 2, "red": 1, "blue": 1}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,9 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.diffusion.prediction import Velocity
 from lorasmith.diffusion.rectified_flow import PATCH, RectifiedFlow, ResolutionShift
 from lorasmith.families.base import Conditioning
+from lorasmith.families.file_names import FileNames, file_names_of, variant_of
 from lorasmith.families.fingerprint import part_hash
+from lorasmith.families.place import Place
 from lorasmith.families.reader import fill
 from lorasmith.families.stable_diffusion import emphasis
 from lorasmith.families.stable_diffusion.clip_family import ClipFamily, check_clip_skip, layers_of
@@ -25,7 +28,6 @@ from lorasmith.families.transformer_models.source import DENOISER, T5, Transform
 
 LARGE = 100_000_000
 """Transformers with more weights than this are loaded in bfloat16 by default."""
-_PEFT = {"te1": "text_encoder", "te2": "text_encoder_2"}
 
 
 class TransformerFamily(ClipFamily):
@@ -47,9 +49,9 @@ class TransformerFamily(ClipFamily):
         self.latent_channels = int(config.get("latent_channels", 16))  # pyright: ignore[reportAttributeAccessIssue]
         self._denoiser = load_denoiser(source, self.dtype, self.device)
         self._layers[DENOISER] = layers_of(self._denoiser, DENOISER)
+        self.variant = variant_of(source)
         self._t5: nn.Module | None = None
         self._t5_tokenizer: Any = None
-        self._by_kohya_name: dict[str, str] = {}
 
     # ---- the network -------------------------------------------------------------------------------------------------
 
@@ -125,18 +127,26 @@ class TransformerFamily(ClipFamily):
 
     # ---- the layers --------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def file_names(self) -> FileNames:
+        """The names of the layers in LoRA files."""
+        names = [spec.name for spec in self.base.layers()]
+        return file_names_of(self.kind).names(self.kind, names, self.base)
+
     def kohya_name(self, layer: str) -> str:
-        """`lora_transformer_<diffusers' path>`, `lora_te1_...`: the names of OneTrainer, which ComfyUI reads."""
-        return "lora_" + layer.replace(".", "_")
+        return self.file_names.kohya_name(layer)
 
     def from_kohya(self, name: str) -> str | None:
-        if not self._by_kohya_name:
-            self._by_kohya_name = {self.kohya_name(spec.name): spec.name for spec in self.base.layers()}
-        return self._by_kohya_name.get(name)
+        return self.file_names.from_kohya(name)
+
+    def kohya_part(self, layer: str) -> Place | None:
+        return self.file_names.kohya_part(layer)
+
+    def kohya_parts(self, name: str) -> Mapping[str, Place]:
+        return self.file_names.kohya_parts(name)
 
     def peft_name(self, layer: str) -> str:
-        component, _, path = layer.partition(".")
-        return f"{_PEFT.get(component, component)}.{path}"
+        return self.file_names.peft_name(layer)
 
     # ---- parts and their changes -------------------------------------------------------------------------------------
 

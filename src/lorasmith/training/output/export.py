@@ -116,6 +116,7 @@ def facts_of(run: Run) -> Facts:
         family=family.kind,
         prediction=family.prediction.name,
         kind=str(getattr(config.adapter, "kind", "")),
+        variant=family.variant,
         rank=rank,
         alpha=getattr(config.adapter, "alpha", None) or rank,
         base_name=Path(config.base).name,

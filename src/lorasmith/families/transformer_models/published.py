@@ -1,0 +1,64 @@
+"""The layers of published transformer models, by their sizes alone, so that files can be read without a base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from lorasmith.adapters.base import LayerSpec
+from lorasmith.families.stable_diffusion.layer_names import text_layers
+from lorasmith.families.transformer_models.file_names import T5, TRANSFORMER
+
+CLIP_L: Mapping[str, int] = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "projection_dim": 768
+}  # fmt: skip
+CLIP_G: Mapping[str, int] = {
+    "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "projection_dim": 1280
+}  # fmt: skip
+T5_LAYERS, T5_WIDTH, T5_INNER = 24, 4096, 10240
+
+
+def linear(path: str, outputs: int, inputs: int) -> LayerSpec:
+    """A linear layer of the transformer."""
+    return LayerSpec(f"{TRANSFORMER}.{path}", "linear", (outputs, inputs), bias=True)
+
+
+def attention(prefix: str, layers: tuple[str, ...], width: int) -> Iterator[LayerSpec]:
+    """Projections of an attention, of the model's width."""
+    for layer in layers:
+        yield linear(f"{prefix}.{layer}", width, width)
+
+
+def feed_forward(prefix: str, width: int) -> Iterator[LayerSpec]:
+    """The two linear layers of a feed-forward network, four times as wide inside."""
+    yield linear(f"{prefix}.net.0.proj", 4 * width, width)
+    yield linear(f"{prefix}.net.2", width, 4 * width)
+
+
+def text_time_embedders(width: int, pooled: int, guidance: bool) -> Iterator[LayerSpec]:
+    """The embeddings of time, pooled text and guidance."""
+    inputs = {"timestep_embedder": 256, "text_embedder": pooled}
+    if guidance:
+        inputs["guidance_embedder"] = 256
+    for name, count in inputs.items():
+        yield linear(f"time_text_embed.{name}.linear_1", width, count)
+        yield linear(f"time_text_embed.{name}.linear_2", width, width)
+
+
+def t5_layers() -> Iterator[LayerSpec]:
+    """The layers of T5 XXL's encoder, which other trainers can train."""
+    shapes = {"0.SelfAttention": (("q", "k", "v", "o"), (T5_WIDTH, T5_WIDTH))}
+    shapes["1.DenseReluDense"] = (("wi_0", "wi_1"), (T5_INNER, T5_WIDTH))
+    for block in range(T5_LAYERS):
+        prefix = f"{T5}.encoder.block.{block}.layer"
+        for path, (layers, shape) in shapes.items():
+            for layer in layers:
+                yield LayerSpec(f"{prefix}.{path}.{layer}", "linear", shape)
+        yield LayerSpec(f"{prefix}.1.DenseReluDense.wo", "linear", (T5_WIDTH, T5_INNER))
+
+
+def clip_layers(component: str, config: Mapping[str, int], *, projected: bool) -> Iterator[LayerSpec]:
+    """The layers of a CLIP text encoder."""
+    projection = f"{component}.text_projection"
+    yield from (spec for spec in text_layers(component, config) if spec.name != projection)
+    if projected:
+        yield LayerSpec(projection, "linear", (config["projection_dim"], config["hidden_size"]))
