@@ -15,6 +15,8 @@ from lorasmith.files.lora import (
     FileReport,
     LoraInput,
     OutputFile,
+    by_layers,
+    by_modules,
     encode_as,
     lora_factors,
     lora_tensors,
@@ -45,7 +47,9 @@ def combine(
     _check_same_family(loras)
     errors = TruncationErrors()
     strengths = [lora_input.strength for lora_input in inputs]
-    layers = _combine_layers(loras, strengths, truncation, errors)
+    layers = _combine_layers(loras, strengths)
+    if truncation is not None:
+        layers = _truncate_layers(replace(loras[0], layers=layers), truncation, errors)
 
     # bundled tokens of all files; where two files have the same token, the first file's counts
     bundled: dict[str, Tensor] = {}
@@ -70,13 +74,8 @@ def _check_same_family(loras: Sequence[DecodedLora]) -> None:
         raise LorasmithError(f"files of different families cannot be combined: {families}")
 
 
-def _combine_layers(
-    loras: Sequence[DecodedLora],
-    strengths: Sequence[float],
-    truncation: Truncation | None,
-    errors: TruncationErrors,
-) -> dict[str, LayerTensors]:
-    """The sum of the changes, layer by layer; its truncation errors are added to `errors`."""
+def _combine_layers(loras: Sequence[DecodedLora], strengths: Sequence[float]) -> dict[str, LayerTensors]:
+    """The sum of the changes, layer by layer."""
     layers: dict[str, LayerTensors] = {}
     layer_names = dict.fromkeys(name for lora in loras for name in lora.layers)
     for layer in layer_names:
@@ -85,11 +84,17 @@ def _combine_layers(
         for lora, strength in zip(loras, strengths, strict=True):
             if layer in lora.layers:
                 parts.append((lora, strength))
-        tensors = _weighted_sum(layer, parts)
-        if truncation is not None:
-            tensors = _truncate(tensors, layer, loras[0].model, truncation, errors)
-        layers[layer] = tensors
+        layers[layer] = _weighted_sum(layer, parts)
     return layers
+
+
+def _truncate_layers(total: DecodedLora, truncation: Truncation, errors: TruncationErrors) -> dict[str, LayerTensors]:
+    """The best LoRA of each change; the errors are added to `errors`."""
+    joint = by_modules(total)
+    truncated: dict[str, LayerTensors] = {}
+    for layer, tensors in joint.layers.items():
+        truncated[layer] = _truncate(tensors, layer, joint.model, truncation, errors)
+    return by_layers(truncated, total.model)
 
 
 def _weighted_sum(layer: str, parts: Sequence[tuple[DecodedLora, float]]) -> LayerTensors:

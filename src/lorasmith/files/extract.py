@@ -15,6 +15,7 @@ from lorasmith.families.file_names import variant_of
 from lorasmith.files.lora import DecodedLora, FileReport, OutputFile, encode_as, lora_tensors, rank_counts, save
 from lorasmith.files.lowrank import MatrixSvd, Truncation, TruncationErrors
 from lorasmith.files.model import BaseWeights, ModelLayers, components_of
+from lorasmith.formats.joint_modules import split
 from lorasmith.formats.metadata import Facts, describe
 from lorasmith.formats.rewrite import LayerTensors
 
@@ -47,12 +48,17 @@ def extract(
             raise LorasmithError(f"{tuned} is not a model like {base}: {tuned_model} and {model} have different layers")
         names = _select_layers(model, layers)
         with (progress or Progress()).track("layers", len(names)) as advance:
-            for name in names:
+            for unit in _units(model, names):
                 # in place, so that two tensors are enough
-                difference = tuned_weights.read(name).sub_(base_weights.read(name))
+                parts = [tuned_weights.read(name).sub_(base_weights.read(name)) for name in unit]
+                difference = parts[0] if len(parts) == 1 else torch.cat(parts)
+                del parts
                 if bool(difference.any()):
-                    changed[name] = _best_lora(name, difference, truncation, dtype, errors)
-                advance(1, "")
+                    best = _best_lora(unit[0], difference, truncation, dtype, errors)
+                    part = model.kohya_part(unit[0])
+                    pieces = [best] if part is None or len(unit) == 1 else split(best, part.sizes)
+                    changed |= dict(zip(unit, pieces, strict=True))
+                advance(len(unit), "")
         if not changed:
             raise LorasmithError(f"{tuned} and {base} do not differ in any of {len(names)} layers")
         notes = _other_differences(tuned_weights, base_weights, names)
@@ -71,6 +77,22 @@ def _select_layers(model: ModelLayers, patterns: Sequence[str]) -> list[str]:
     places = dict.fromkeys(model.layers, (torch.nn.Module(), ""))
     specs = [model.layers[name] for name in select_layers(tuple(patterns), places, model.source.layer_presets)]
     return [spec.name for spec in specs if spec.kind != "norm" and spec.groups == 1]
+
+
+def _units(model: ModelLayers, names: Sequence[str]) -> list[list[str]]:
+    """Layers that share a module of the file (Flux: q, k and v), which get one LoRA, in the order of their rows; others
+    one by one."""
+    units: dict[str, list[str]] = {}
+    for name in names:
+        part = model.kohya_part(name)
+        units.setdefault(name if part is None else part.module, []).append(name)
+    complete: list[list[str]] = []
+    for unit, members in units.items():
+        if len(members) > 1 and len(members) == len(model.kohya_parts(unit)):
+            complete.append(list(model.kohya_parts(unit)))
+        else:
+            complete += [[name] for name in members]
+    return complete
 
 
 def _best_lora(

@@ -6,23 +6,25 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lorasmith.adapters.base import Adapter, kind_of
+from lorasmith.adapters.base import Adapter, LayerSpec, kind_of
 from lorasmith.core.dtypes import DTYPES
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.file_strength import split_strength
 from lorasmith.core.package import VERSION
 from lorasmith.core.registry import registered
+from lorasmith.families.place import Place
 from lorasmith.files.model import ModelLayers
 from lorasmith.formats import bundle, diff, kohya, mixofshow, peft, plugins  # noqa: F401
 from lorasmith.formats.base import Encoded, Format
 from lorasmith.formats.embeddings import BUNDLE_PREFIX
+from lorasmith.formats.joint_modules import join_modules, split_modules
 from lorasmith.formats.lora_file import LoraFile
 from lorasmith.formats.metadata_json import json_list
 from lorasmith.formats.other_files import contents_advice
@@ -230,6 +232,34 @@ def shape_error(path: Path, model: ModelLayers, layer: str, tensors: LayerTensor
     return LorasmithError(
         f"{path}: it does not fit {model}: {layer} has shape {model.layers[layer].shape}, the file has {shapes}{remedy}"
     )
+
+
+# --- modules of several layers
+
+
+def by_modules(lora: DecodedLora) -> DecodedLora:
+    """The same changes with the layers that kohya-style files hold in one module (Flux: q, k and v) joined, under the
+    names of the modules. A rank is then that of the module in the file."""
+    changes = join_modules(lora.layers, lora.model, lora.model.shapes)
+    specs = dict(lora.model.layers)
+    for name in changes:
+        parts = lora.model.kohya_parts(name)
+        if parts:
+            specs[name] = _module_spec(name, parts, lora.model.layers)
+    return replace(lora, layers=changes, model=replace(lora.model, layers=specs))
+
+
+def _module_spec(name: str, parts: Mapping[str, Place], layers: Mapping[str, LayerSpec]) -> LayerSpec:
+    layer, part = next(iter(parts.items()))
+    rows, *rest = layers[layer].shape
+    return replace(layers[layer], name=name, shape=(rows // part.sizes[part.index] * sum(part.sizes), *rest))
+
+
+def by_layers(layers: Mapping[str, LayerTensors], model: ModelLayers) -> dict[str, LayerTensors]:
+    """The changes of `by_modules`, by layer again."""
+    modules = {name: tensors for name, tensors in layers.items() if model.kohya_parts(name)}
+    changes = {name: tensors for name, tensors in layers.items() if name not in modules}
+    return changes | split_modules(modules, {name: model.kohya_parts(name) for name in modules})
 
 
 # --- formats

@@ -13,7 +13,7 @@ from torch import Tensor
 from lorasmith.core.dtypes import dtype_name
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import atomic_folder, atomic_path
-from lorasmith.families.reader import TensorRef, read_header
+from lorasmith.families.reader import Reader, TensorRef, read_header
 from lorasmith.files.lora import (
     DecodedLora,
     FileReport,
@@ -214,26 +214,62 @@ def _tensor_change(key: str, changes: Sequence[ParameterChange]) -> TensorChange
     """The change of a stored tensor by the changes of the parameters in it."""
 
     def change_tensor(tensor: Tensor, stored: TensorRef) -> None:
-        was_finite = bool(torch.isfinite(tensor).all())
+        was_finite = _is_finite(tensor)
         number_size = stored.dtype.itemsize
         for change in changes:
             ref = change.ref
             start = (ref.offset - stored.offset) // number_size
             values = tensor.view(-1)[start : start + ref.nbytes // number_size].view(ref.shape)
-            # OpenCLIP's text projection is stored transposed
-            if ref.transposed:
-                transposed = values.T.contiguous()
-                change.apply(transposed.view(change.shape))
-                values.copy_(transposed.T)
+            if ref.transposed or ref.halves_swapped or ref.scale is not None:
+                as_in_model = _as_in_model(values, ref)
+                change.apply(as_in_model.view(change.shape))
+                values.copy_(_as_stored(as_in_model, ref))
             else:
                 change.apply(values.view(change.shape))
         # a base that is damaged already is not the LoRA's fault
-        if was_finite and not torch.isfinite(tensor).all():
+        if was_finite and not _is_finite(tensor):
             raise LorasmithError(
                 f"{stored.path}: the merged {key} does not fit into {dtype_name(stored.dtype)}; nothing was written"
             )
 
     return change_tensor
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # fp8 has no such operation
+    numbers = tensor.float() if tensor.dtype.itemsize == 1 and tensor.is_floating_point() else tensor
+    return bool(torch.isfinite(numbers).all())
+
+
+def _as_in_model(values: Tensor, ref: TensorRef) -> Tensor:
+    """A copy of a parameter's stored numbers as the model has them: OpenCLIP's text projection is stored transposed,
+    the last modulation of Flux and SD3 with its halves exchanged, fp8 weights divided by a scale."""
+    if ref.scale is not None:
+        values = values.float() * _scale_of(ref)
+    if ref.halves_swapped:
+        values = values.roll(len(values) // 2, 0)
+    return values.T.contiguous() if ref.transposed else values.contiguous()
+
+
+def _as_stored(values: Tensor, ref: TensorRef) -> Tensor:
+    """The inverse of `_as_in_model`."""
+    if ref.transposed:
+        values = values.T
+    if ref.halves_swapped:
+        values = values.roll(len(values) // 2, 0)
+    if ref.scale is None:
+        return values
+    # the scale maps the largest weight to the largest number of the dtype, so a weight that grew may be beyond it
+    largest = torch.finfo(ref.dtype).max
+    return (values / _scale_of(ref)).clamp(-largest, largest)
+
+
+def _scale_of(ref: TensorRef) -> Tensor:
+    """The scale of an fp8 weight, for all its rows or for each."""
+    assert ref.scale is not None
+    with Reader() as reader:
+        scale = reader.read(ref.scale, torch.float32)
+    return scale.reshape(-1, *[1] * (len(ref.shape) - 1)) if scale.numel() > 1 else scale.reshape(())
 
 
 # --- writing

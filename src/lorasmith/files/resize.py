@@ -9,6 +9,8 @@ from lorasmith.files.lora import (
     DecodedLora,
     FileReport,
     OutputFile,
+    by_layers,
+    by_modules,
     encode_as,
     format_of,
     lora_factors,
@@ -29,7 +31,10 @@ def resize(path: Path, truncation: Truncation, output: OutputFile, *, base: str 
     is unknown. Raises LorasmithError for DoRA, OFT and others whose change depends on the base weights.
     """
     output.check()
-    lora = read(path, None if base is None else ModelLayers.from_base(base))
+    original = read(path, None if base is None else ModelLayers.from_base(base))
+    # a peft file stays one, all others become kohya's
+    form = format_of(original)
+    lora = by_modules(original) if form == "kohya" else original
 
     # norms have no rank and are copied
     svds: dict[str, Svd] = {}
@@ -54,8 +59,7 @@ def resize(path: Path, truncation: Truncation, output: OutputFile, *, base: str 
     if biases:
         notes.append(f"changes of {len(biases)} biases are left out, which LoRA cannot hold, such as of {biases[0]}")
 
-    # a peft file stays one, all others become kohya's
-    encoded = encode_as(lora, layers, format_of(lora))
+    encoded = encode_as(original, by_layers(layers, original.model), form)
     note = f"resized by {_describe(truncation)}, error {errors.relative_error:.3g}"
     save(output, lora, encoded, note, lora.bundled)
     return FileReport(output.path, len(layers), errors.relative_error, errors.worst, rank_counts(layers), notes)

@@ -93,28 +93,40 @@ def join_layers(layers: Mapping[str, LayerTensors], names: LayerNames, shapes: S
 
     Where a module has no exact form, its layers keep names of their own, which ComfyUI reads.
     """
-    named: dict[str, LayerTensors] = {}
+    changes = join_modules(layers, names, shapes)
+    return {names.kohya_name(name) if name in layers else name: tensors for name, tensors in changes.items()}
+
+
+def join_modules(layers: Mapping[str, LayerTensors], names: LayerNames, shapes: Shapes) -> dict[str, LayerTensors]:
+    """The changes of modules by the names of the modules, and of all other layers by the names of the layers."""
+    changes: dict[str, LayerTensors] = {}
     modules: dict[str, dict[str, ModulePart]] = {}
     for layer, tensors in layers.items():
         part = names.kohya_part(layer)
         if part is None:
-            named[names.kohya_name(layer)] = dict(tensors)
+            changes[layer] = dict(tensors)
         else:
             modules.setdefault(part.module, {})[layer] = part
     for module, parts in modules.items():
-        sizes = next(iter(parts.values())).sizes
-        in_order = sorted(parts, key=lambda layer: parts[layer].index)
-        changes: list[LayerTensors | None] = [None] * len(sizes)
-        for layer in in_order:
-            changes[parts[layer].index] = layers[layer]
-        joint = join(changes, sizes, [shapes[layer] for layer in in_order])
-        if joint is not None and parts[in_order[0]].halves_swapped:
-            joint = _swapped_or_none(joint)
+        joint = _join_parts(layers, parts, shapes)
         if joint is None:
-            named |= {names.kohya_name(layer): dict(layers[layer]) for layer in parts}
+            changes |= {layer: dict(layers[layer]) for layer in parts}
         else:
-            named[module] = joint
-    return named
+            changes[module] = joint
+    return changes
+
+
+def _join_parts(
+    layers: Mapping[str, LayerTensors], parts: Mapping[str, ModulePart], shapes: Shapes
+) -> LayerTensors | None:
+    """The change of one module by those of some of its layers; None if it has no exact form."""
+    in_order = sorted(parts, key=lambda layer: parts[layer].index)
+    first = parts[in_order[0]]
+    changes: list[LayerTensors | None] = [None] * len(first.sizes)
+    for layer in in_order:
+        changes[parts[layer].index] = layers[layer]
+    joint = join(changes, first.sizes, [shapes[layer] for layer in in_order])
+    return _swapped_or_none(joint) if joint is not None and first.halves_swapped else joint
 
 
 def join(

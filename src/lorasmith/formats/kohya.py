@@ -24,6 +24,7 @@ from lorasmith.formats.rewrite import LayerTensors, alpha_of, merge_tucker_core,
 PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_transformer_")
 _TEXT_PROJECTION = re.compile(r"^(te\d?\..*\.self_attn\.)(?:q|k|v|out)_proj$")
 _TEXT_MLP = re.compile(r"^(te\d?\..*\.layers\.\d+\.)mlp\.fc([12])$")
+COMPONENTS_WITH_OWN_ALPHAS = ("transformer", "t5")
 PROJECTIONS = ("q", "k", "v", "out")
 """Of an attention of a text encoder, by the start of their names."""
 
@@ -153,15 +154,16 @@ def to_file_keys(layers: Mapping[str, LayerTensors], name_of: Callable[[str], st
 
 
 def unify_alphas(layers: Mapping[str, LayerTensors]) -> dict[str, LayerTensors]:
-    """The same changes with the commonest alpha of each component in all its LoRA layers."""
+    """The same changes with the commonest alpha of each component in all its LoRA layers. Those of transformers keep
+    their own: diffusers takes each layer's alpha there."""
     # kinds without `lora_up` have alphas of another meaning, which stay
     alpha_counts: dict[str, Counter[float]] = {}
     for layer, tensors in layers.items():
-        if "lora_up.weight" in tensors:
+        if "lora_up.weight" in tensors and _component(layer) not in COMPONENTS_WITH_OWN_ALPHAS:
             alpha_counts.setdefault(_component(layer), Counter())[alpha_of(tensors)] += 1
     unified: dict[str, LayerTensors] = {}
     for layer, tensors in layers.items():
-        if "lora_up.weight" in tensors:
+        if "lora_up.weight" in tensors and _component(layer) in alpha_counts:
             commonest_alpha, _ = alpha_counts[_component(layer)].most_common(1)[0]
             unified[layer] = with_alpha(tensors, commonest_alpha)
         else:

@@ -38,6 +38,8 @@ class TransformerNames(FileNames):
                 self._add_layer(layer, path, place_of)
             else:
                 self._add_text_layer(layer, component, path)
+        for module, parts in self._modules.items():
+            self._modules[module] = dict(sorted(parts.items(), key=lambda item: item[1].index))
         # names to write go before names that are only read
         self._layers |= {name: layer for layer, name in self._own_names.items()}
 
