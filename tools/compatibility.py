@@ -7,7 +7,9 @@ itself (tests/parity/consumers); the page says what came of it.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tools.markdown import fold
 
@@ -39,6 +41,18 @@ mean, so use `lorasmith refit` first.
 
 """
 
+TRANSFORMERS = """\
+## Flux and SD3
+
+Read as Forge (June 2025) and ComfyUI (October 2025) read files, re-stated from their code, and by diffusers 0.42
+itself, on small random models. A1111 has no Flux; InvokeAI was not looked at. `kohya` writes q, k and v of an attention
+as one module, as sd-scripts does, where that is exact (LoRA, full differences, OFT, DoRA along outputs), and other
+kinds under OneTrainer's names, one module for each layer. No single file of SD3 loads in all three: `kohya` is for
+Forge and ComfyUI, `peft` for diffusers and ComfyUI. Of the MLP in Flux's single blocks, diffusers expects the published
+width, so that tests/parity/test_formats_transformers.py has these layers.
+
+"""
+
 FULL = (
     "refused before training: the change is of full rank, or of norms, which plain LoRA cannot say; write `kohya` or "
     "`diff`, or afterwards the best LoRA of a rank, with its error: `lorasmith convert FILE --to portable --rank R`"
@@ -48,24 +62,39 @@ FULL = (
 def page() -> str:
     """The whole page."""
     from matrix import READER_NAMES, table  # pyright: ignore[reportMissingImports]
+    from transformer_matrix import CASES, TRANSFORMER_READERS  # pyright: ignore[reportMissingImports]
+    from transformer_matrix import cells as cells_of  # pyright: ignore[reportMissingImports]
 
     reasons: dict[str, int] = {}
-    lines = [f"| adapter | format | {' | '.join(READER_NAMES)} |", "|---|---|" + "---|" * len(READER_NAMES)]
+    lines = header(("adapter", "format"), READER_NAMES)
     for row, form, cells in table():
-        if isinstance(cells, str):
-            number = reasons.setdefault(FULL, len(reasons) + 1)
-            lines.append(
-                f"| {row} | {form} | {' | '.join([f'not written [{number}]'] + ['-'] * (len(READER_NAMES) - 1))} |"
-            )
-            continue
-        found = []
-        for name in READER_NAMES:
-            cell = cells[name]
-            marks = [str(reasons.setdefault(why, len(reasons) + 1)) for why in cell.why]
-            found.append(f"**{cell.found}**" if not marks else f"{cell.found} [{', '.join(marks)}]")
-        lines.append(f"| {row} | {form} | {' | '.join(found)} |")
+        lines.append(line((row, form), READER_NAMES, cells, reasons))
+    transformer_lines = header(("base", "adapter", "format"), TRANSFORMER_READERS)
+    for family, row, form in CASES:
+        transformer_lines.append(line((family, row, form), TRANSFORMER_READERS, cells_of(family, row, form), reasons))
     notes = [f"{number}. {why}" for why, number in reasons.items()]
-    return fold(HEAD + "\n".join(lines) + "\n\n## Why\n\n" + "\n".join(notes) + "\n")
+    tables = "\n".join(lines) + "\n\n" + TRANSFORMERS + "\n".join(transformer_lines)
+    return fold(HEAD + tables + "\n\n## Why\n\n" + "\n".join(notes) + "\n")
+
+
+def header(columns: Sequence[str], readers: Sequence[str]) -> list[str]:
+    """The first two lines of a table."""
+    names = [*columns, *readers]
+    return [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+
+
+def line(columns: Sequence[str], readers: Sequence[str], cells: Any, reasons: dict[str, int]) -> str:
+    """One line of a table. `cells`: by reader, or why the file is not written; `reasons`: their numbers, which grow."""
+    start = f"| {' | '.join(columns)} |"
+    if isinstance(cells, str):
+        number = reasons.setdefault(FULL, len(reasons) + 1)
+        return f"{start} {' | '.join([f'not written [{number}]'] + ['-'] * (len(readers) - 1))} |"
+    found = []
+    for name in readers:
+        cell = cells[name]
+        marks = [str(reasons.setdefault(why, len(reasons) + 1)) for why in cell.why]
+        found.append(f"**{cell.found}**" if not marks else f"{cell.found} [{', '.join(marks)}]")
+    return f"{start} {' | '.join(found)} |"
 
 
 def main() -> None:

@@ -23,8 +23,10 @@ from lorasmith.formats.rewrite import LayerTensors
 
 def mark_base(encoded: Encoded, layers: Collection[str], model: ModelLayers) -> Encoded:
     """The content with the zeros that InvokeAI needs; unchanged if it tells the base without them, or if even with
-    them it would not. `layers`: those that the file changes."""
+    them it would not, and for models without a UNet. `layers`: those that the file changes."""
     tensors = encoded.tensors
+    if not any(layer.startswith("unet.") for layer in model.layers):
+        return encoded
     if not tensors or loads_as(dict(sorted(tensors.items())), model.kind):
         return encoded
     for candidates in (_first_text_attention(model), _first_cross_attention(model)):

@@ -15,6 +15,8 @@ Condition = Callable[[Survey], bool]
 LayerCondition = Callable[[Survey, str], bool]
 """Of one layer of a file, by its flat name."""
 DIFFUSERS_SPELLINGS = ("peft", "diffusers", "diffusers before 0.22")
+_DIFFUSERS_TRANSFORMER = re.compile(r"^lora_(?:transformer|unet(?=_(?:single_)?transformer_blocks))_")
+_ATTENTION_OF_TRANSFORMER = re.compile(r"transformer_blocks_\d+_attn_|embedder|lora_transformer_(?:norm_out|proj_out)")
 _ATTENTION_PROJECTION = re.compile(r"_to_(?:q|k|v|out_0)$")
 
 
@@ -102,7 +104,8 @@ def lacks_every_out_proj(survey: Survey) -> bool:
     if has_layer_named("out_proj")(survey):
         return False
     is_peft = survey.file.spelling in DIFFUSERS_SPELLINGS
-    return bool(survey.partial_attentions) or (is_peft and bool(survey.components.keys() - {"unet"}))
+    has_text = any(component.startswith("te") for component in survey.components)
+    return bool(survey.partial_attentions) or (is_peft and has_text)
 
 
 def has_ia3_on_conv_outputs(survey: Survey) -> bool:
@@ -182,6 +185,20 @@ def is_taken_for_another_base_by_invoke(survey: Survey) -> bool:
     return survey.family is not None and base not in (None, UNKNOWN_WIDTH, survey.family)
 
 
+def has_layers_of_both_transformer_names(survey: Survey) -> bool:
+    """Some layers of a transformer have the names of its authors' files, others diffusers'."""
+    starts = {flat_name.split("_")[1] for flat_name in survey.layers if component_of(flat_name) == "transformer"}
+    return len(starts) > 1
+
+
+def has_scaled_last_layer(survey: Survey) -> bool:
+    """The last layer of Flux has an alpha other than its rank."""
+    for flat_name, tensors in survey.layers.items():
+        if "final_layer" in flat_name and "alpha" in tensors and float(tensors["alpha"]) != rank_of(tensors):
+            return True
+    return False
+
+
 # --- conditions of single layers
 
 
@@ -214,7 +231,7 @@ def lacks_text_model(survey: Survey, flat_name: str) -> bool:
 
 
 def is_text_norm(survey: Survey, flat_name: str) -> bool:
-    return survey.kind_by_layer[flat_name] == "norm" and component_of(flat_name) != "unet"
+    return survey.kind_by_layer[flat_name] == "norm" and component_of(flat_name).startswith("te")
 
 
 def is_openclip(survey: Survey, flat_name: str) -> bool:
@@ -232,3 +249,18 @@ def is_text_norm_unknown_to_a1111(survey: Survey, flat_name: str) -> bool:
 def is_of_partial_openclip_attention(survey: Survey, flat_name: str) -> bool:
     attention = flat_name.rpartition("self_attn_")[0] + "self_attn_"
     return attention in survey.partial_attentions and is_openclip(survey, flat_name)
+
+
+def has_diffusers_transformer_name(survey: Survey, flat_name: str) -> bool:
+    """A layer of a transformer under diffusers' name."""
+    return component_of(flat_name) == "transformer" and _DIFFUSERS_TRANSFORMER.search(flat_name) is not None
+
+
+def is_no_attention_of_transformer(survey: Survey, flat_name: str) -> bool:
+    """A layer of a transformer's blocks, in diffusers' names, that is no attention."""
+    return has_diffusers_transformer_name(survey, flat_name) and _ATTENTION_OF_TRANSFORMER.search(flat_name) is None
+
+
+def is_t5(survey: Survey, flat_name: str) -> bool:
+    """A layer of T5."""
+    return "_encoder_block_" in flat_name

@@ -7,13 +7,11 @@ not find. The behaviour was measured with the readers' own code: A1111 1.10, For
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 from lorasmith.formats.consumer_conditions import (
     DIFFUSERS_SPELLINGS,
-    Condition,
-    LayerCondition,
     all_of,
     has_boft_without_alpha,
     has_bound,
@@ -47,47 +45,42 @@ from lorasmith.formats.consumer_conditions import (
     loses_alphas_in_diffusers,
     not_,
 )
+from lorasmith.formats.consumer_rules import (
+    A1111,
+    COMFY,
+    DIFFUSERS,
+    EFFECTS,
+    FORGE,
+    INVOKE,
+    MAX_UNKNOWN_TENSORS_OF_FORGE,
+    READERS,
+    USER_INTERFACES,
+    Effect,
+    LayerRule,
+    Rule,
+)
+from lorasmith.formats.consumers_of_transformers import (
+    TRANSFORMER_LAYER_RULES,
+    TRANSFORMER_READERS,
+    TRANSFORMER_RULES,
+)
 from lorasmith.formats.survey import Survey
-
-A1111, FORGE, COMFY, INVOKE, DIFFUSERS = "A1111", "Forge", "ComfyUI", "InvokeAI", "diffusers"
-READERS = (A1111, FORGE, COMFY, INVOKE, DIFFUSERS)
-USER_INTERFACES = (A1111, FORGE, COMFY, INVOKE)
-Effect = Literal["yes", "partly", "wrong", "no"]
-"""Loads with training's weights; some layers are left out; other weights than training's; not loaded at all."""
-EFFECTS: tuple[Effect, ...] = ("yes", "partly", "wrong", "no")
-"""From the best to the worst."""
-MAX_UNKNOWN_TENSORS_OF_FORGE = 12
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Files that meet `condition` have `effect` in `readers`; `reason` explains it."""
-
-    readers: tuple[str, ...]
-    effect: Effect
-    reason: str
-    condition: Condition
-
-
-@dataclass(frozen=True)
-class LayerRule:
-    """Layers that meet `is_missed` are left out by `readers`; `reason` explains it."""
-
-    readers: tuple[str, ...]
-    reason: str
-    is_missed: LayerCondition
 
 
 def reader_support(survey: Survey) -> dict[str, dict[str, Any]]:
     """By reader: `loads` (the worst effect) and `remarks` (all reasons)."""
-    support: dict[str, dict[str, Any]] = {reader: {"loads": "yes", "remarks": []} for reader in READERS}
-    for rule in RULES:
+    if survey.family in ("flux", "sd3"):
+        readers, rules, layer_rules = TRANSFORMER_READERS, TRANSFORMER_RULES, TRANSFORMER_LAYER_RULES
+    else:
+        readers, rules, layer_rules = READERS, RULES, LAYER_RULES
+    support: dict[str, dict[str, Any]] = {reader: {"loads": "yes", "remarks": []} for reader in readers}
+    for rule in rules:
         if rule.condition(survey):
             for reader in rule.readers:
                 _add(support[reader], rule.effect, rule.reason)
 
     # what a reader leaves out: some layers, or all that there are
-    missed = _missed_layers(survey, support)
+    missed = _missed_layers(survey, support, layer_rules)
     for reader, layers in missed.items():
         if layers and len(layers) == len(survey.layers):
             _add(support[reader], "no", "there is nothing else in it")
@@ -96,10 +89,12 @@ def reader_support(survey: Survey) -> dict[str, dict[str, Any]]:
     return support
 
 
-def _missed_layers(survey: Survey, support: dict[str, dict[str, Any]]) -> dict[str, set[str]]:
+def _missed_layers(
+    survey: Survey, support: dict[str, dict[str, Any]], rules: Sequence[LayerRule]
+) -> dict[str, set[str]]:
     """The layers that each reader leaves out, by reader; the reasons are added to `support`."""
-    missed: dict[str, set[str]] = {reader: set() for reader in READERS}
-    for rule in LAYER_RULES:
+    missed: dict[str, set[str]] = {reader: set() for reader in support}
+    for rule in rules:
         layers = {flat_name for flat_name in survey.layers if rule.is_missed(survey, flat_name)}
         for reader in rule.readers if layers else ():
             missed[reader] |= layers
@@ -118,10 +113,13 @@ def _unknown_to_forge(survey: Survey, missed_layers: set[str]) -> int:
     magnitudes under diffusers' names."""
     bundled = sum(len(vectors) for vectors in survey.file.bundled_embeddings.values())
     magnitudes = 0
+    missed = sum(len(survey.layers[name]) for name in missed_layers)
     if IS_DIFFUSERS(survey):
+        # of these the alphas are in the metadata, not among the tensors
+        missed -= sum("alpha" in survey.layers[name] for name in missed_layers)
         found = (tensors for name, tensors in survey.layers.items() if name not in missed_layers)
         magnitudes = sum("dora_scale" in tensors for tensors in found)
-    return bundled + survey.file.scalars + magnitudes + sum(len(survey.layers[name]) for name in missed_layers)
+    return bundled + survey.file.scalars + magnitudes + missed
 
 
 # --- the rules

@@ -278,18 +278,20 @@ def _at_scale(lora: LayerTensors, scale: float) -> Tensor:
 def _join_dora(changes: Sequence[LayerTensors | None], sizes: Sequence[int]) -> LayerTensors | None:
     """DoRA along outputs, if all layers have it: each row has a norm of its own."""
     present = [change for change in changes if change is not None]
-    magnitudes = [change["dora_scale"] for change in present]
-    along_outputs = all(magnitude.shape[0] == magnitude.numel() > 1 for magnitude in magnitudes)
-    if len(present) < len(changes) or not along_outputs:
+    if len(present) < len(changes) or not all(_is_dora_along_outputs(change) for change in present):
         return None
     factors: list[LayerTensors | None] = []
     for change in present:
-        if not {"lora_up.weight", "lora_down.weight"} <= change.keys():
-            return None
         factors.append({name: tensor for name, tensor in change.items() if name != "dora_scale"})
     shapes = [(c["lora_up.weight"].shape[0], c["lora_down.weight"].shape[1]) for c in present]
     joint = _join_loras(factors, sizes, shapes)
-    return None if joint is None else joint | {"dora_scale": torch.cat(magnitudes)}
+    return None if joint is None else joint | {"dora_scale": torch.cat([c["dora_scale"] for c in present])}
+
+
+def _is_dora_along_outputs(change: LayerTensors) -> bool:
+    magnitude = change["dora_scale"]
+    is_lora = {"lora_up.weight", "lora_down.weight"} <= change.keys()
+    return is_lora and magnitude.shape[0] == magnitude.numel() > 1
 
 
 def _join_differences(
