@@ -41,30 +41,34 @@ def combine(
     output.check()
     if len(inputs) < 2:
         raise LorasmithError("combine needs two or more files, each with its strength: a.safetensors:0.7")
-    truncation = None if rank is None else Truncation(rank=rank)
     model = None if base is None else ModelLayers.from_base(base)
     loras = [read(lora_input.path, model) for lora_input in inputs]
     _check_same_family(loras)
     errors = TruncationErrors()
     strengths = [lora_input.strength for lora_input in inputs]
     layers = _combine_layers(loras, strengths)
-    if truncation is not None:
-        layers = _truncate_layers(replace(loras[0], layers=layers), truncation, errors)
+    if rank is not None:
+        layers = _truncate_layers(replace(loras[0], layers=layers), Truncation(rank=rank), errors)
 
-    # bundled tokens of all files; where two files have the same token, the first file's counts
-    bundled: dict[str, Tensor] = {}
-    for lora in reversed(loras):
-        bundled.update(lora.bundled)
+    bundled = _bundled_tokens(loras)
     # files of different dtypes are combined without a loss
     dtypes = {lora.dtype for lora in loras}
     dtype = loras[0].dtype if len(dtypes) == 1 else torch.float32
     combined = replace(loras[0], layers=layers, dtype=dtype, metadata=_combined_metadata(loras))
     note = "combined from " + ", ".join(f"{i.path.name}:{i.strength:g}" for i in inputs)
-    if truncation is not None:
+    if rank is not None:
         note += f", the best LoRA of rank {rank}, error {errors.relative_error:.3g}"
     save(output, combined, encode_as(combined, layers, "kohya"), note, bundled)
-    error = errors.relative_error if truncation is not None else None
+    error = errors.relative_error if rank is not None else None
     return FileReport(output.path, len(layers), error, errors.worst, rank_counts(layers), notes_of(loras))
+
+
+def _bundled_tokens(loras: Sequence[DecodedLora]) -> dict[str, Tensor]:
+    """Bundled tokens of all files; where two files have the same token, the first file's counts."""
+    bundled: dict[str, Tensor] = {}
+    for lora in reversed(loras):
+        bundled.update(lora.bundled)
+    return bundled
 
 
 def _check_same_family(loras: Sequence[DecodedLora]) -> None:

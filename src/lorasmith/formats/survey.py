@@ -110,6 +110,10 @@ class Survey:
         # text encoders of SD3 and Flux look like those of SDXL and SD 1.x
         if self._family_in_metadata() in ("sd3", "flux"):
             return self._family_in_metadata()
+        return self._stable_diffusion_family() or self._family_in_metadata()
+
+    def _stable_diffusion_family(self) -> str | None:
+        """The family of a UNet or of text encoders by the widths of layers; None if they do not show it."""
         # the width of the text context differs in all families
         for flat_name, tensors in self.layers.items():
             width = input_width(tensors)
@@ -123,7 +127,7 @@ class Survey:
                 width = input_width(tensors)
                 if "attn" in flat_name and width in FAMILY_BY_TEXT_WIDTH:
                     return FAMILY_BY_TEXT_WIDTH[width]
-        return self._family_in_metadata()
+        return None
 
     def _transformer_family(self) -> str | None:
         """The family of a transformer by its layers; None if they do not show it."""

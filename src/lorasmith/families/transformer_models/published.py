@@ -46,13 +46,12 @@ def text_time_embedders(width: int, pooled: int, guidance: bool) -> Iterator[Lay
 
 def t5_layers() -> Iterator[LayerSpec]:
     """The layers of T5 XXL's encoder, which other trainers can train."""
-    shapes = {"0.SelfAttention": (("q", "k", "v", "o"), (T5_WIDTH, T5_WIDTH))}
-    shapes["1.DenseReluDense"] = (("wi_0", "wi_1"), (T5_INNER, T5_WIDTH))
     for block in range(T5_LAYERS):
         prefix = f"{T5}.encoder.block.{block}.layer"
-        for path, (layers, shape) in shapes.items():
-            for layer in layers:
-                yield LayerSpec(f"{prefix}.{path}.{layer}", "linear", shape)
+        for layer in ("q", "k", "v", "o"):
+            yield LayerSpec(f"{prefix}.0.SelfAttention.{layer}", "linear", (T5_WIDTH, T5_WIDTH))
+        for layer in ("wi_0", "wi_1"):
+            yield LayerSpec(f"{prefix}.1.DenseReluDense.{layer}", "linear", (T5_INNER, T5_WIDTH))
         yield LayerSpec(f"{prefix}.1.DenseReluDense.wo", "linear", (T5_WIDTH, T5_INNER))
 
 
