@@ -114,15 +114,15 @@ for line in sys.stdin:
 
 def test_a_helper_process_that_ends_or_hangs_is_replaced() -> None:
     worker = Worker(command=[sys.executable, "-c", CHILD])
-    assert worker.ask("echo", 20, a=1) == {"a": 1}
+    assert worker.ask("echo", 120, a=1) == {"a": 1}
     with pytest.raises(LorasmithError, match="has ended"):
-        worker.ask("die", 20)
+        worker.ask("die", 120)
     with pytest.raises(LorasmithError, match="has not ended within"):
         worker.ask("wait", 0.2)
     with pytest.raises(ConfigError) as caught:
-        worker.ask("wrong", 20)
+        worker.ask("wrong", 120)
     assert caught.value.problems[0].where == "a"
-    assert worker.ask("echo", 20, b="ü") == {"b": "ü"}
+    assert worker.ask("echo", 120, b="ü") == {"b": "ü"}
     worker.end()
 
 

@@ -95,7 +95,7 @@ def test_a_picture_can_be_stopped_and_the_process_ended(tmp_path: Path, open_stu
     assert (state["loaded"], state["progress"]["done"]) == (True, 1)
     assert state["memory"]["process"] >= 0
     assert client.post("/api/playground/stop", json={}).json()["loaded"]
-    asked.join(20)
+    asked.join(120)
     assert answers[0].json() == {"error": "stopped"}
     number = artist.number
     assert client.post("/api/playground/draw", json=BODY).status_code == 200

@@ -206,7 +206,7 @@ def test_a_studio_ends_at_once_although_pages_are_open(tmp_path: Path) -> None:
         assert studio.stderr is not None
         address = urlsplit(studio.stderr.readline().split()[-1])
         assert address.hostname == "127.0.0.1"
-        connection = http.client.HTTPConnection("127.0.0.1", address.port or 0, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", address.port or 0, timeout=60)
         connection.request("GET", f"/?{address.query}")
         entry = connection.getresponse()
         entry.read()
@@ -216,5 +216,5 @@ def test_a_studio_ends_at_once_although_pages_are_open(tmp_path: Path) -> None:
         assert stream.getheader("content-type", "").startswith("text/event-stream")
         assert stream.readline() == b": open\n"
         studio.send_signal(signal.SIGINT)
-        studio.wait(20)
+        studio.wait(60)
         assert "Traceback" not in studio.stderr.read()
