@@ -101,6 +101,8 @@ class Executor(Component, root="executor", default="local"):
 
     fills_cache_first: ClassVar[bool] = True
     """Whether the first run of a sweep is alone until it has filled the cache, so that no image is encoded twice."""
+    has_queue: ClassVar[bool] = False
+    """Whether the engine takes any number of runs, and starts them when there is place."""
     survives_terminal: ClassVar[bool] = False
     """Whether runs go on when the terminal of the program that started them is closed."""
 

@@ -176,7 +176,10 @@ class RemoteSession(Session):
         if reference.get("on") != self.engine or not isinstance(token, str):
             return None
         job = self.find_job(reference)
-        return None if job is None else RemoteHandle(task.folder, token, job, self.engine)
+        if job is None:
+            return None
+        handle = RemoteHandle(task.folder, token, job, self.engine)
+        return handle if handle.poll() is None else None
 
 
 def prepare(task: Task) -> str:

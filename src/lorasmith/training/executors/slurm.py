@@ -46,6 +46,7 @@ class SlurmExecutor(RemoteExecutor):
 
     kind: Literal["slurm"] = "slurm"
     fills_cache_first: ClassVar[bool] = False
+    has_queue: ClassVar[bool] = True
     survives_terminal: ClassVar[bool] = True
 
     partition: str = ""

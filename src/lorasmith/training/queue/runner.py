@@ -40,6 +40,8 @@ class Runner:
     """Where the jobs run. Default: processes of this machine."""
     handles: dict[str, Handle] = field(default_factory=dict)
     """The processes of the jobs under way, as far as the session knows them."""
+    elsewhere: set[str] = field(default_factory=set)
+    """Jobs of which it was said that they run elsewhere."""
 
     def work(self) -> None:
         """Run jobs until none waits, or the queue is paused, and those under way have ended."""
@@ -107,6 +109,8 @@ class Runner:
         else:
             # a process of another machine or engine is known by its files only
             ended = None if job.is_alive() else Ended(job.known_code())
+            if ended is None:
+                self._tell_elsewhere(job)
         if ended is None:
             return False
         ending = job.ending(ended)
@@ -115,6 +119,14 @@ class Runner:
         detail = f", {ending['message']}" if ending["message"] else ""
         self.progress.say(f"{job.name}: {ending['state']}{detail}")
         return True
+
+    def _tell_elsewhere(self, job: Job) -> None:
+        """Say once where a job runs that this runner does not reach."""
+        if job.name not in self.elsewhere:
+            self.elsewhere.add(job.name)
+            engine = job.status.get("on")
+            place = f"by --on {engine}, and is followed with that" if engine else "on another machine"
+            self.progress.say(f"{job.name}: was started earlier {place}; it takes a place here until it ends")
 
     def _handle_of(self, job: Job) -> Handle | None:
         """The process of a job, as far as the session knows it."""

@@ -24,6 +24,8 @@ from lorasmith.training.sweep.plans import Grid, Plan, Search
 from lorasmith.training.sweep.ranking import LOSS, RunRanking, check_rank_by
 from lorasmith.training.sweep.rows import read_rows, readable_name
 
+RUNS_OF_A_SEARCH = 4
+"""Runs of a search at a time, where an engine takes any number."""
 POLL_INTERVAL = 0.2
 """Seconds between two checks of the runs under way."""
 
@@ -95,6 +97,8 @@ class Pool:
     """Runs under way, each with its device."""
     stopping: bool = False
     rank_by: str = LOSS
+    most: int | None = None
+    """The largest number of runs under way. None: as many as there are places."""
     cache_filled: bool = False
     """Whether a run has filled the cache that all runs share."""
 
@@ -145,6 +149,8 @@ class Pool:
         occupied = [*self.running, *starting]
         self.cache_filled = self.cache_filled or any(job.record() is not None for job, _ in self.running)
         if self.fills_cache_first and occupied and not self.cache_filled:
+            return None
+        if self.most is not None and len(occupied) >= self.most:
             return None
         return self.session.free_device([device for _, device in occupied])
 
@@ -204,6 +210,9 @@ def sweep(settings: SweepSettings, progress: Progress | None = None) -> SweepRes
     ):
         threads = session.threads()
         pool = Pool(session, executor.fills_cache_first, threads, progress, rank_by=settings.rank_by)
+        if settings.search is not None:
+            # proposals depend on the results of earlier runs, so a batch system must not get all of them at once
+            pool.most = settings.jobs or (RUNS_OF_A_SEARCH if executor.has_queue else None)
         with stop_on_signals(pool, survives_terminal=executor.survives_terminal):
             pool.work(plan, settings.out)
 
@@ -269,8 +278,8 @@ def stop_on_signals(pool: Pool, survives_terminal: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        # runs are left here only after an error
-        for job, _ in pool.running:
+        # runs are left here only after an error; those that go on without this process are found by the next one
+        for job, _ in [] if survives_terminal else pool.running:
             job.stop(at_once=True)
         for name, handler in handlers.items():
             signal.signal(getattr(signal, name), handler)
