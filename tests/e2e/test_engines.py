@@ -1,7 +1,7 @@
 """`lorasmith sweep --on ray` and `--on slurm`, disturbed: a node is lost, a job is told to end, a job is killed. The
 LoRAs are those of runs in one piece, bit for bit.
 
-Ray's nodes are processes of this machine, and submitit's jobs too.
+Ray's nodes are processes of this machine, and so are SLURM's jobs.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import stand_in_slurm
 from answers import Program
 from safetensors.torch import load_file
 
@@ -174,4 +175,31 @@ def test_ctrl_c_saves_the_runs_on_a_cluster_and_the_same_command_goes_on(
     states = {run["run"]: run["state"] for run in json.loads((out / "results.json").read_text())["runs"]}
     assert set(states.values()) <= {"stopped", "finished"}
     assert here(*command).code == 0
+    assert_equal_to_undisturbed(here, shared, out)
+
+
+@pytest.mark.slow
+def test_slurm_jobs_go_on_when_the_command_is_killed_and_the_same_command_finds_them(
+    here: Program, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit", reason='SLURM IS NOT TESTED: pip install "lorasmith[slurm]"')
+    stand_in_slurm.install(tmp_path / "bin")
+    (tmp_path / "jobs").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("STAND_IN_SLURM", str(tmp_path / "jobs"))
+    out, log = tmp_path / "slurm", tmp_path / "slurm.log"
+    options = ["--gpus-per-run", "0", "--on-option", "partition=small", "--on-option", "sbatch.exclude=node02"]
+    command = sweep_command(shared, out, "--on", "slurm", *options)
+    with started(command, log) as child:
+        for rank in (1, 2):
+            until(lambda rank=rank: is_halfway(run_of(out, rank)), child, log)
+        child.kill()
+    again = here(*command)
+    assert again.code == 0, again.err
+    assert "rank 1: is under way since an earlier start" in again.err
+    assert not read(run_of(out, 1)).of("resume"), "it was never stopped"
+    scripts = list((tmp_path / "jobs").glob("*.sbatch"))
+    assert len(scripts) == 1, "one array, submitted once"
+    for line in ("--array=0-1", "--partition=small", "--exclude=node02", "--signal=USR2@120"):
+        assert line in scripts[0].read_text()
     assert_equal_to_undisturbed(here, shared, out)
