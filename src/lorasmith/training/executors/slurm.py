@@ -87,7 +87,8 @@ class SlurmExecutor(RemoteExecutor):
 
     def parameters(self, gpus: int, jobs: int | None) -> dict[str, Any]:
         """Parameters of submitit."""
-        shared = {"timeout_min": self.minutes, "gpus_per_node": gpus or None, "mem_gb": self.memory_gb, "name": "lorasmith"}
+        shared = {"name": "lorasmith", "timeout_min": self.minutes, "mem_gb": self.memory_gb}
+        shared["gpus_per_node"] = gpus or None
         if self.cluster == "local":
             return {**shared, "cpus_per_task": self.cpus_per_run}
         named = {name: getattr(self, name) or None for name in ("partition", "account", "qos", "constraint")}
