@@ -25,14 +25,14 @@ from safetensors.torch import load_file
 from lorasmith.training.output.report.record import read
 
 Config = Callable[..., Path]
-STEPS = 120
+STEPS = 60
 MOST_SECONDS = 400
 
 
 @pytest.fixture
 def shared(config: Config, tmp_path: Path) -> Path:
-    """A config of runs that take some seconds and save a checkpoint after each ten steps."""
-    path = config("threads = 1", "[checkpoint]\nevery_steps = 10\n")
+    """A config of runs that take some seconds and save a checkpoint after each five steps."""
+    path = config("threads = 1", "[checkpoint]\nevery_steps = 5\n")
     path.write_text(path.read_text().replace("steps = 3\n", f"steps = {STEPS}\n"))
     return path
 

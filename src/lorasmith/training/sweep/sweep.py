@@ -208,11 +208,7 @@ def sweep(settings: SweepSettings, progress: Progress | None = None) -> SweepRes
         locked(settings.out, "--out"),
         executor.open(settings.out, settings.jobs, base.device) as session,
     ):
-        threads = session.threads()
-        pool = Pool(session, executor.fills_cache_first, threads, progress, rank_by=settings.rank_by)
-        if settings.search is not None:
-            # proposals depend on the results of earlier runs, so a batch system must not get all of them at once
-            pool.most = settings.jobs or (RUNS_OF_A_SEARCH if executor.has_queue else None)
+        pool = make_pool(settings, session, progress)
         with stop_on_signals(pool, survives_terminal=executor.survives_terminal):
             pool.work(plan, settings.out)
 
@@ -228,6 +224,16 @@ def sweep(settings: SweepSettings, progress: Progress | None = None) -> SweepRes
         finished=all_ended and not pool.stopping,
         stopped=pool.stopping,
     )
+
+
+def make_pool(settings: SweepSettings, session: Session, progress: Progress) -> Pool:
+    """The places for the runs."""
+    executor = settings.executor
+    pool = Pool(session, executor.fills_cache_first, session.threads(), progress, rank_by=settings.rank_by)
+    if settings.search is not None:
+        # proposals depend on the results of earlier runs, so a batch system must not get all of them at once
+        pool.most = settings.jobs or (RUNS_OF_A_SEARCH if executor.has_queue else None)
+    return pool
 
 
 def row_overrides(row: Values) -> list[str]:
