@@ -71,7 +71,7 @@ def test_every_file_has_a_config_and_a_line_in_the_list() -> None:
         assert f"lorasmith train examples/{name}.toml" in (EXAMPLES / f"{name}.toml").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "colours"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("colours", "churned_ddim")])
 def test_a_config_trains_with_its_kind(trained: dict[str, Any], name: str) -> None:
     assert name in kinds_of_table(trained[name]["config"])
     assert trained[name]["loss"] > 0
@@ -84,6 +84,15 @@ def test_the_hook_writes_its_table(trained: dict[str, Any]) -> None:
     step, component, norm = lines[-1].split(",")
     assert (int(step) > 0, component) == (True, "unet")
     assert float(norm) > 0
+
+
+def test_previews_are_drawn_with_the_sampler_and_name_it(trained: dict[str, Any]) -> None:
+    from PIL import Image
+
+    picture = next((Path(trained["churned_ddim"]["file"]).parent / "previews").rglob("*.png"))
+    assert trained["churned_ddim"]["config"]["preview"]["sampler"] == "churned_ddim"
+    texts = [Image.open(path).info for path in picture.parent.rglob("*.png")]
+    assert any("Sampler: churned_ddim" in str(info) for info in texts)
 
 
 @pytest.mark.parametrize("asked", [False, True])

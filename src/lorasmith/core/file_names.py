@@ -7,6 +7,10 @@ from pathlib import Path
 
 FORBIDDEN = '<>:"|?*/\\'
 """Windows takes none of them; / and \\ separate folders."""
+RESERVED = frozenset(
+    ("CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10)))
+)
+"""Names of devices on Windows, whatever their case and suffix."""
 MAX_BYTES = 255
 """Of one name, on the file systems of Linux, macOS and Windows."""
 MARGIN = 55
@@ -20,6 +24,10 @@ def name_fault(name: str) -> str:
     bad = [c for c in dict.fromkeys(name) if c in FORBIDDEN or ord(c) < 32]
     if bad:
         return f"has {' '.join(c if c.isprintable() else repr(c) for c in bad)}, which not every file system takes"
+    if name.split(".")[0].strip().upper() in RESERVED:
+        return "is the name of a device on Windows, which no file there can have"
+    if name != name.strip(" ") or name.endswith("."):
+        return "begins or ends with a space, or ends with a dot, which Windows leaves out of names"
     length = len(os.fsencode(name))
     if length > MAX_BYTES - MARGIN:
         return f"has {length} bytes; file systems take {MAX_BYTES} with suffix and step"

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lorasmith.core.errors import LorasmithError, did_you_mean
+from lorasmith.core.registry import registered
+from lorasmith.sampling.custom.base import Sampler as CustomSampler
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A scheduler class of diffusers with its options."""
+    """A scheduler class of diffusers with its options; for a plug-in's sampler, its label alone."""
 
     label: str
     """A1111's name, which is written into PNG files."""
@@ -58,7 +60,19 @@ ALIASES = {
 
 def find(name: str) -> Sampler:
     """The sampler of a name in our, A1111's or sd-scripts' spelling. Raises LorasmithError for an unknown name."""
-    return SAMPLERS[find_key(name)]
+    key = find_key(name)
+    kind = custom_samplers().get(key)
+    return SAMPLERS[key] if kind is None else Sampler(kind().label, "")
+
+
+def custom_samplers() -> dict[str, type[CustomSampler]]:
+    """The samplers that plug-ins have added, by name. A name that we have already is ours."""
+    return {kind: sampler for kind, sampler in registered(CustomSampler).items() if kind not in SAMPLERS}
+
+
+def sampler_names() -> list[str]:
+    """Our names of all samplers, those of plug-ins last."""
+    return [*SAMPLERS, *custom_samplers()]
 
 
 def find_key(name: str) -> str:
@@ -66,8 +80,8 @@ def find_key(name: str) -> str:
     # A1111 writes "Euler a", sd-scripts writes "k_euler_a"
     key = name.strip().lower().replace(" ", "_").removeprefix("k_")
     ours = ALIASES.get(key, key)
-    if ours not in SAMPLERS:
-        hint = did_you_mean(key, [*SAMPLERS, *ALIASES])
-        known = ", ".join(SAMPLERS)
+    if ours not in SAMPLERS and ours not in custom_samplers():
+        hint = did_you_mean(key, [*sampler_names(), *ALIASES])
+        known = ", ".join(sampler_names())
         raise LorasmithError(f'no sampler is called "{name}"; {f"{hint} " if hint else ""}known samplers: {known}')
     return ours

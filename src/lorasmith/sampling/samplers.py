@@ -10,24 +10,30 @@ from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.diffusion.path import DiffusionPath
+from lorasmith.diffusion.prediction import prediction_of_kind
 from lorasmith.diffusion.rectified_flow import RectifiedFlow
 from lorasmith.diffusion.schedule import require_schedule
+from lorasmith.sampling.custom.scheduler import StepScheduler
 from lorasmith.sampling.flow_samplers import make_flow_scheduler
-from lorasmith.sampling.sampler_names import ALIASES, SAMPLERS, Sampler, find, find_key
+from lorasmith.sampling.sampler_names import ALIASES, SAMPLERS, Sampler, custom_samplers, find, find_key, sampler_names
 
-__all__ = ["ALIASES", "SAMPLERS", "Sampler", "find", "find_key", "make_scheduler", "set_timesteps"]
+__all__ = ["ALIASES", "SAMPLERS", "Sampler", "find", "find_key", "make_scheduler", "sampler_names", "set_timesteps"]
 
 MIN_ALPHA_CUMPROD = 2.0**-24
 """The lowest cumulative alpha that schedulers are given, which is diffusers' value; it is a sigma of 4096."""
 
 
 def make_scheduler(name: str, path: DiffusionPath, prediction: str) -> Any:
-    """A new diffusers scheduler for our path. `prediction`: `epsilon` or `v_prediction`, for a noise schedule.
+    """A new scheduler for our path: of diffusers, or a plug-in's sampler.
 
+    `prediction`: its kind, `epsilon` or `v_prediction` for a noise schedule.
     With a schedule that ends in pure noise, sampling starts exactly there (arXiv 2305.08891, section 3.3). Raises
     LorasmithError for an unknown name, for one that the path does not allow, or if the scheduler needs a library that
     is not installed.
     """
+    custom = custom_samplers().get(find_key(name))
+    if custom is not None:
+        return StepScheduler(custom(), path, prediction_of_kind(prediction))
     import diffusers
 
     sampler = find(name)

@@ -67,8 +67,8 @@ class SampleSettings(Config):
         try:
             samplers.find(value)
         except LorasmithError:
-            hint = did_you_mean(value, samplers.SAMPLERS)
-            known = ", ".join(samplers.SAMPLERS)
+            hint = did_you_mean(value, samplers.sampler_names())
+            known = ", ".join(samplers.sampler_names())
             raise ValueError(f"{known}; {hint}" if hint else known) from None
         return value
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from lorasmith.core.errors import LorasmithError, WriteError
 from lorasmith.core.lock import locked
 from lorasmith.core.progress import Progress
 from lorasmith.core.store import remove_abandoned, remove_leftovers
-from lorasmith.training.config import TrainConfig
+from lorasmith.training.config import TrainConfig, load_config
 from lorasmith.training.determinism import deterministic_algorithms
 from lorasmith.training.output import checkpoint
 from lorasmith.training.output.control import take_requests
@@ -93,6 +95,32 @@ def train(
                 run.cuda_graphs.close()
             for hook in run.hooks:
                 hook.close(run)
+            run.events.close()
+            run.adapters.detach()
+
+
+@contextmanager
+def prepared_run(
+    config: Path | str | dict[str, Any],
+    overrides: Sequence[str] = (),
+    output: Path | str | None = None,
+    *,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+) -> Iterator[Run]:
+    """A run that is ready for its first step, for a training loop of one's own (docs/own-loop.md).
+
+    Images are found, the base is loaded, caches are filled, adapters are attached. The folder of the run is locked
+    inside the block; no hook runs. Raises ConfigError and LorasmithError as `lorasmith.train` does.
+    """
+    changes = [*overrides, *([] if output is None else [f"output={json.dumps(str(output))}"])]
+    settings = load_config(config if isinstance(config, dict) else Path(config), changes)
+    with deterministic_algorithms(settings.deterministic), run_folder(settings, Ranks()):
+        run = build_run(settings, progress=progress, overwrite=overwrite)
+        try:
+            run.adapters.train()
+            yield run
+        finally:
             run.events.close()
             run.adapters.detach()
 

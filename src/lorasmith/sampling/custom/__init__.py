@@ -1,0 +1,1 @@
+"""Samplers that are defined by their step: the extension point, and how one is run as a scheduler."""
