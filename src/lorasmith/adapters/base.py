@@ -162,10 +162,11 @@ class Adapter(nn.Module):
         change = self.branch(x)
         return out + (change if strength == 1 else change * strength)
 
-    @property
-    def changes_output(self) -> bool:
-        """Whether `output_change` can be used in this pass. It is, where a pass has fewer outputs than the layer has
-        weights."""
+    def changes_output(self, positions: int) -> bool:
+        """Whether `output_change` is cheaper in this pass than a changed weight, and can be used in it.
+
+        `positions`: for how many tokens or pixels the layer computes its outputs.
+        """
         return False
 
     def output_change(self, x: Tensor, out: Tensor, base: Tensor) -> Tensor:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Self
 
 import torch
@@ -53,9 +54,10 @@ class DoRAAdapter(Adapter):
         """V scaled to the learned magnitude."""
         return changed * (self.magnitude / norms(changed.detach(), self.axis))
 
-    @property
-    def changes_output(self) -> bool:
-        return self.inner.additive and not self.drops_entries
+    def changes_output(self, positions: int) -> bool:
+        # a second product with the weight pays where the output has far fewer numbers than the weight
+        few = 4 * positions <= math.prod(self.layer.shape[1:])
+        return few and self.inner.additive and not self.drops_entries
 
     def output_change(self, x: Tensor, out: Tensor, base: Tensor) -> Tensor:
         """(W' - W) x, without a gradient of the whole weight. With c = magnitude / norm(V) and D the inner change:

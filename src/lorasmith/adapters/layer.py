@@ -60,7 +60,7 @@ class Adapted(nn.Module):
             for adapter, strength in active:
                 out = adapter.add_to(out, x, strength)
             return out
-        if len(active) == 1 and active[0][0].changes_output and self._has_few_outputs(x):
+        if len(active) == 1 and active[0][0].changes_output(self._positions(x)):
             return self._with_changed_output(x, *active[0])
         weight, bias = self.changed_weight(active), self.changed_bias(active)
         if self.spec.kind == "norm":
@@ -73,13 +73,11 @@ class Adapted(nn.Module):
         bias_delta = None if bias is None else (bias - self._base_bias()).to(x.dtype)
         return self.base(x) + run_layer(self.spec, x, delta, bias_delta)
 
-    def _has_few_outputs(self, x: Tensor) -> bool:
-        """Whether the output for `x` has fewer numbers than the weight, so that it is cheaper to change."""
+    def _positions(self, x: Tensor) -> int:
+        """For how many tokens or pixels the layer computes its outputs."""
         if self.spec.kind == "conv":
-            positions = x.shape[0] * x.shape[-2] * x.shape[-1] // math.prod(self.spec.stride)
-        else:
-            positions = x.numel() // x.shape[-1]
-        return positions < math.prod(self.spec.shape[1:])
+            return x.shape[0] * x.shape[-2] * x.shape[-1] // math.prod(self.spec.stride)
+        return x.numel() // x.shape[-1]
 
     def _with_changed_output(self, x: Tensor, adapter: Adapter, strength: float) -> Tensor:
         """base(x) + strength * the adapter's change of it."""

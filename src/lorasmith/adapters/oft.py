@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 import torch
@@ -64,9 +65,9 @@ class RotationAdapter(Adapter):
             rotated = rotated * self.rescale
         return rotated - base
 
-    @property
-    def changes_output(self) -> bool:
-        return not self.drops_entries
+    def changes_output(self, positions: int) -> bool:
+        # the output has fewer numbers than the weight
+        return positions < math.prod(self.layer.shape[1:]) and not self.drops_entries
 
     def output_change(self, x: Tensor, out: Tensor, base: Tensor) -> Tensor:
         """R^T out - out, in float32. Unlike a changed weight, it needs no gradient of the whole weight."""
