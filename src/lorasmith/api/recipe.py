@@ -153,7 +153,7 @@ def data_lines(answers: Answers) -> list[str]:
     if transforms:
         lines.append(f"transforms = [{', '.join(transforms)}]")
     if answers.count >= FEWEST_TO_HOLD_OUT and not answers.tiny:
-        lines.append("validation.split = 0.1     # held out, to find the best weights and to see overfitting")
+        lines.append("validation.split = 0.1     # held out, to see overfitting")
     return lines
 
 

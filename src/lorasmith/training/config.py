@@ -137,7 +137,8 @@ class TrainConfig(Config):
     validation: Validation | None = None
     """On by default, at the start and after each epoch, if `data.validation` holds images out."""
     best: BestExport | None = None
-    """On by default if `data.validation` holds images out: which weights are the best, kept as a file of their own."""
+    """On by default if `data.validation` holds images out, or if there is a hook `scores`: which weights are the
+    best."""
     export: Exports = Field(default_factory=Exports)
     checkpoint: Checkpoints = Field(default_factory=Checkpoints)
     hooks: tuple[Hook, ...] = ()
@@ -158,14 +159,15 @@ class TrainConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _measure_held_out_images(cls, value: Any) -> Any:
-        """Images that are held out are there to be measured, so `[validation]` and `[best]` need not be written."""
+        """Images that are held out are there to be measured, so `[validation]` and `[best]` need not be written; nor
+        need `[best]` where a hook `scores` measures likeness."""
         if not isinstance(value, dict):
             return value
         data = value.get("data")
         held_out = data.get("validation") if isinstance(data, dict) else None
-        if not isinstance(held_out, dict) or not (held_out.get("split") or held_out.get("images")):
-            return value
-        defaults = {key: {} for key in ("validation", "best") if value.get(key) is None}
+        holds_out = isinstance(held_out, dict) and bool(held_out.get("split") or held_out.get("images"))
+        measures = ("validation", "best") if holds_out else ("best",) if has_scores(value.get("hooks")) else ()
+        defaults = {key: {} for key in measures if value.get(key) is None}
         return {**value, **defaults}
 
     @model_validator(mode="after")
@@ -260,6 +262,29 @@ def missing_images(table: dict[str, Any]) -> list[Problem]:
     ]
 
 
+def has_scores(hooks: Any) -> bool:
+    """Whether a list of hooks, as a config writes it, has the hook `scores`."""
+    if not isinstance(hooks, list | tuple):
+        return False
+    return any(hook == "scores" or (isinstance(hook, dict) and hook.get("kind") == "scores") for hook in hooks)
+
+
+def best_problems(config: TrainConfig) -> list[Problem]:
+    """What `[best]` lacks to decide by."""
+    if config.best is None:
+        return []
+    by_likeness = has_scores([hook.model_dump() for hook in config.hooks])
+    if config.best.by == "likeness" and not by_likeness:
+        message = "decides by likeness, and no hook measures it"
+        remedy = 'add [[hooks]] with kind = "scores" and class_word = "dog" (a plain word for what the concept is)'
+        return [Problem("best.by", message, remedy=remedy)]
+    if config.validation is None and (config.best.by == "loss" or not by_likeness):
+        message = "the best weights are found by the loss on held-out images, and none are held out"
+        remedy = "set data.validation.split = 0.1, add a hook scores, or remove [best]"
+        return [Problem("best", message, remedy=remedy)]
+    return []
+
+
 def find_contradictions(config: TrainConfig) -> list[Problem]:
     """Problems of settings that are valid by themselves, but cannot work together."""
     problems: list[Problem] = []
@@ -280,9 +305,7 @@ def find_contradictions(config: TrainConfig) -> list[Problem]:
                 remedy="let the phases of what is trained follow each other, or overlap",
             )
         )
-    if config.best is not None and config.validation is None:
-        message = "the best weights are found by the loss on held-out images, and none are held out"
-        problems.append(Problem("best", message, remedy="set data.validation.split = 0.1, or remove [best]"))
+    problems += best_problems(config)
     problems += loss_term_problems(config)
     problems += concept_mask_problems(config)
     fault = name_fault(config.file_name)

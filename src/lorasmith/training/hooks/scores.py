@@ -35,7 +35,7 @@ class Scores(Hook):
 
     Likeness and copying compare with the training images, drift with pictures of the base alone at the same seeds. The
     losses of held-out images (copying) and of class images (drift) are measured beside. The numbers are in the report;
-    `lorasmith sweep --rank-by likeness` ranks runs by one of them.
+    `[best]` keeps the weights of the highest likeness; `lorasmith sweep --rank-by likeness` ranks runs by one of them.
     """
 
     kind: Literal["scores"] = "scores"
@@ -90,7 +90,8 @@ class Scores(Hook):
         super().start(run)
 
     def due(self, run: Run) -> bool:
-        return self._export_is_new or super().due(run)
+        # `[best]` may have asked for the numbers of this step already
+        return not self.has_acted(run) and (self._export_is_new or super().due(run))
 
     def finish(self, run: Run) -> None:
         """Measure the last weights. What fails here must not cost the files of the end."""

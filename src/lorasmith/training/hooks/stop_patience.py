@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Patience(StopCriterion):
     """Ends a run when the last few validations in a row are worse than the best one.
 
-    Worse is meant as in `[best]`: the 90 % interval of the differences, image by image, is above 0, so that noise does
-    not end a run. Needs held-out images (`data.validation`).
+    Worse is meant as in `[best]` with `by = "loss"`: the 90 % interval of the differences, image by image, is above 0,
+    so that noise does not end a run. Needs held-out images (`data.validation`).
     """
 
     kind: Literal["patience"] = "patience"

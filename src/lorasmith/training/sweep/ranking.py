@@ -20,6 +20,7 @@ from lorasmith.training.output.report.scores import numbers_in
 from lorasmith.training.sweep.jobs import Job
 
 LOSS = "loss"
+LIKENESS = "likeness"
 """Rank by the held-out loss of the best weights."""
 
 
@@ -109,11 +110,11 @@ def rank_by_number(jobs: Sequence[Job], by: str) -> RunRanking:
 def best_mean(record: Record | None) -> tuple[float | None, int | None]:
     """The held-out loss of a run's best weights, and their step; None if nothing is held out.
 
-    The runs of older versions did not judge their weights: of those, the same rule is applied to what was measured, or
-    the lowest loss is taken.
+    The runs of older versions did not judge their weights, and some choose them by likeness: of those, the rule of
+    held-out losses is applied to what was measured, or the lowest loss is taken.
     """
     judged = record.best if record is not None else None
-    if judged is not None:
+    if judged is not None and judged.get("by") != LIKENESS:
         return judged.get("loss"), judged.get("best_step")
     losses = best_losses(record)
     if losses is not None:
@@ -130,8 +131,11 @@ def best_losses(record: Record | None) -> HeldOutLoss | None:
     if record is None:
         return None
     losses = {step: loss for step, loss in losses_by_step(record.of("validation")).items() if step > 0}
-    if record.best is not None:
-        return losses.get(record.best.get("best_step", -1))
+    judged = record.best or {}
+    best = losses.get(judged.get("best_step", -1))
+    # weights that were chosen by likeness may have no held-out loss
+    if best is not None or (judged and judged.get("by") != LIKENESS):
+        return best
     return choose(list(losses.values())).best if losses else None
 
 

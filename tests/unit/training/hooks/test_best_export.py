@@ -11,8 +11,11 @@ import pytest
 from safetensors import safe_open
 
 from lorasmith.core.errors import ConfigError
+from lorasmith.core.quality import Values, numbers_of, to_json
 from lorasmith.training.config import load_config
+from lorasmith.training.hooks.scores import Scores
 from lorasmith.training.hooks.validate import Validation
+from lorasmith.training.output.report.inspect_run import inspect_run
 from lorasmith.training.output.report.record import read
 from lorasmith.training.output.report.use import file_to_use
 from lorasmith.training.session import train
@@ -29,6 +32,7 @@ def config(tmp_path: Path, random_base: Callable[..., Path], pictures: Callable[
         "log": {"tensorboard": False},
         "validation": {"every_steps": 1},
         "export": {"every_steps": 2},
+        "best": {"by": "loss"},
     }
 
 
@@ -85,7 +89,7 @@ def test_a_run_that_improves_to_its_end_keeps_its_last_weights(
 
 def test_an_export_between_two_validations_is_judged(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     set_losses(monkeypatch, dict.fromkeys(range(7), 0.2))
-    config |= {"validation": {"every_epochs": 99}, "best": {"most": 1, "file": False}}
+    config |= {"validation": {"every_epochs": 99}, "best": {"most": 1, "file": False, "by": "loss"}}
     record = read(train(load_config(config), accept_remarks=True).folder)
     assert [event["step"] for event in record.of("best")] == [2, 4, 6]
     assert not (record.folder / "run-best.safetensors").exists()
@@ -104,8 +108,63 @@ def test_a_resumed_run_judges_what_it_judged_before(config: dict[str, Any], monk
     assert events[-1]["file"] == "run-best.safetensors"
 
 
+def test_unless_asked_for_the_held_out_loss_replaces_no_weights(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del config["best"]
+    set_losses(monkeypatch, {0: 0.2, 1: 0.18, 2: 0.15, 3: 0.14, 4: 0.16, 5: 0.17, 6: 0.19})
+    result = train(load_config(config), accept_remarks=True)
+
+    assert not (result.folder / "run-best.safetensors").exists()
+    record = read(result.folder)
+    used = file_to_use(record)
+    assert used is not None
+    assert used["file"] == "run.safetensors"
+    assert record.best is not None
+    assert (record.best["best_step"], record.best["remark"]) == (3, True)
+    page = (result.folder / "report.html").read_text("utf-8")
+    assert "has risen since step 3" in page
+    assert "Best weights" not in page
+    assert inspect_run(result.folder)["held-out loss"].startswith("step 3: loss ")
+
+
+def test_the_weights_of_the_highest_likeness_are_kept_where_it_is_measured(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    likeness = {2: 0.5, 4: 0.7, 6: 0.4}
+
+    def act(self: Scores, run: Any) -> None:
+        self._export_is_new = False
+        rows = tuple(tuple(likeness[run.state.step] + 0.01 * seed for seed in range(4)) for _ in range(2))
+        values = {"likeness": Values(rows)}
+        own = {name: value.to_json() for name, value in values.items()}
+        run.events.write("scores", run.state.step, numbers=to_json(numbers_of(values)), values=own)
+
+    monkeypatch.setattr(Scores, "act", act)
+    # held-out images say the opposite, and are not asked
+    set_losses(monkeypatch, {step: 0.2 + 0.01 * step for step in range(7)})
+    del config["best"]
+    config["hooks"] = [{"kind": "scores", "scorer": {"kind": "judge"}, "class_word": "dog"}]
+    result = train(load_config(config), accept_remarks=True)
+
+    record = read(result.folder)
+    assert [event["step"] for event in record.of("scores")] == [2, 4, 6]
+    why = json.loads(metadata_of(result.folder / "run-best.safetensors")["lorasmith.best"])
+    assert (why["by"], why["best_step"], why["pictures"], why["weak"]) == ("likeness", 4, 8, False)
+    assert record.best is not None
+    assert "later ones are less alike, step 6 by 0.3000" in record.best["reason"]
+    used = file_to_use(record)
+    assert used is not None
+    assert used["file"] == "run-best.safetensors"
+
+
+def test_likeness_without_a_hook_that_measures_it_is_refused_before_training(config: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="no hook measures it"):
+        load_config(config | {"best": {"by": "likeness"}})
+
+
 def test_without_held_out_images_nothing_is_judged(config: dict[str, Any]) -> None:
-    del config["data"]["validation"], config["validation"]
+    del config["data"]["validation"], config["validation"], config["best"]
     assert load_config(config).best is None
     with pytest.raises(ConfigError, match="none are held out"):
         load_config(config | {"best": {}})

@@ -124,6 +124,7 @@ def test_the_best_weights_are_uploaded_when_the_session_ends(
     )
     config = table(pictures(8), tmp_path / "run", UPLOAD)
     config["data"]["validation"] = {"split": 0.5}
+    config["best"] = {"by": "loss"}
     train(load_config(config), accept_remarks=True)
     name = "me/garp/model/loras/a-best.safetensors"
     # once, although the weights of step 1 were the best ones before those of step 2

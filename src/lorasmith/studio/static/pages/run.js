@@ -206,7 +206,7 @@ function exportsOf() {
   const reason = h("p.soft.small.reason");
   const element = h("section.card", {}, h("h2", {}, "Files"), none, h("div.scroll", {}, table), reason);
   const update = (files, best) => {
-    reason.textContent = best?.reason ? `Best weights: ${best.reason}.` : "";
+    reason.textContent = best?.reason ? `${best.remark ? "Held-out loss" : "Best weights"}: ${best.reason}.` : "";
     none.hidden = files.length > 0;
     table.hidden = !files.length;
     fill(body, files.map((file) => h("tr", {},

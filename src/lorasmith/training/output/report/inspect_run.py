@@ -18,7 +18,7 @@ def inspect_run(folder: Path) -> dict[str, Any]:
     record = read(folder)
     health = health_of(record)
     file = file_to_use(record)
-    judged = record.of("best")
+    best = record.best or {}
     findings = [{"severity": finding.severity, "text": finding.text} for finding in health.findings]
     findings += [{"severity": "warning", "text": text} for text in warnings(record)]
     return {
@@ -30,7 +30,7 @@ def inspect_run(folder: Path) -> dict[str, Any]:
         "adapter": record.summary_value("adapter", "kind"),
         "trigger": record.summary_value("trigger"),
         "file to use": None if file is None else str(folder / str(file["file"])),
-        "best weights": judged[-1].get("reason") if judged else None,
+        "held-out loss" if best.get("remark") else "best weights": best.get("reason"),
         "four numbers": scores_in_words(record),
         "last loss": record.last_loss(),
         **health.facts,

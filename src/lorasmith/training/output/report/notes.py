@@ -75,6 +75,14 @@ def _worse_than_best(judgement: dict[str, Any]) -> list[str]:
     if not isinstance(best_step, int) or not isinstance(last_step, int):
         return []
     reason = judgement.get("reason")
+    if best_step < last_step and judgement.get("remark"):
+        return [
+            f"The loss on held-out images has risen since step {best_step:,} ({reason}). That alone does not make "
+            "earlier weights better: compare the previews, or measure likeness with the hook scores. To keep the "
+            'weights of the lowest loss: by = "loss" in [best].'
+        ]
+    if best_step < last_step and judgement.get("by") == "likeness":
+        return [f"Pictures of earlier weights are more like the images: use those of step {best_step:,} ({reason})."]
     if best_step < last_step:
         return [f"The run is overfitted to its images: its best weights are those of step {best_step:,} ({reason})."]
     if judgement.get("no_better_than_start"):

@@ -27,10 +27,11 @@ def score_section(record: Record) -> str:
     if not names:
         return ""
     heads = "".join(f'<th title="{escape(NUMBERS[name].meaning)}">{escape(NUMBERS[name].label)}</th>' for name in names)
-    best_step = (record.best or {}).get("best_step")
+    best = record.best or {}
+    best_step, best_by = best.get("best_step"), "best" if best.get("by") == "likeness" else "best held-out loss"
     lines = [f"<tr><th>step</th>{heads}</tr>"]
     for step, numbers in measured:
-        heading = f"<b>{step:,}, best held-out loss</b>" if step == best_step else f"{step:,}"
+        heading = f"<b>{step:,}, {best_by}</b>" if step == best_step else f"{step:,}"
         lines.append(f"<tr><th>{heading}</th>{cells_of(numbers, names)}</tr>")
     scorer = escape(str(events[-1].get("scorer") or "a scorer"))
     note = (

@@ -24,7 +24,7 @@ def use_section(record: Record) -> str:
     items.append(f"<li>File: <b>{escape(file)}</b></li>")
     best = record.best or {}
     if best.get("reason"):
-        what = "These are the best weights" if best.get("file") == file else "Best weights"
+        what = "These are the best weights" if best.get("file") == file else label_of(best)
         items.append(f'<li><span class="done">{what}</span>: {escape(str(best["reason"]))}.</li>')
     if trigger:
         items.append(f"<li>Write <b>{escape(trigger)}</b> into the prompt.</li>")
@@ -35,6 +35,11 @@ def use_section(record: Record) -> str:
     return (
         f'<h2>Use it like this</h2><ul class="use">{"".join(items)}</ul><pre>{escape(command)} --output pictures</pre>'
     )
+
+
+def label_of(best: Event) -> str:
+    """What the reason of an event `best` is about: the best weights, or only a remark on the held-out loss."""
+    return "Held-out loss" if best.get("remark") else "Best weights"
 
 
 def file_to_use(record: Record) -> Event | None:
