@@ -68,16 +68,19 @@ def measure(
     right = [int(seen == name) for seen, name in zip(found.names, names, strict=True)]
     vectors = F.normalize(found.table, dim=-1)
     base_vectors = F.normalize(eye.concept(base).table, dim=-1)
-    # copying: pixels at a quarter of the size, so that small shifts do not hide a copy
-    small, small_training = _small(pixels[:half]), _small(training)
-    nearest = (small @ small_training.T).amax(1)
     return {
         "likeness": right[:half],
         "others": right[half:],
         "drift_features": ((vectors[half:] - base_vectors).square().sum(1) / 2).tolist(),
         "drift_pixels": ((pixels[half:] - base).abs().mean((1, 2, 3)) / 2).tolist(),
-        "copying": nearest.tolist(),
+        "copying": nearest_of(pixels[:half], training),
     }, pixels
+
+
+def nearest_of(pixels: Tensor, training: Tensor) -> list[float]:
+    """The cosine of each picture with the nearest training picture, at a quarter of the size, so that small shifts do
+    not hide a copy."""
+    return (_small(pixels) @ _small(training).T).amax(1).tolist()
 
 
 def _small(pixels: Tensor) -> Tensor:

@@ -35,6 +35,15 @@ class Method:
     """How many pictures are judged: 24 of the concept and 24 of other things in each round."""
 
 
+def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`table` with `changes`. A table with another `kind` replaces the one that is there, but keeps common settings."""
+    result = dict(copy.deepcopy(dict(table)))
+    for key, value in changes.items():
+        below = result.get(key)
+        result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
+    return result
+
+
 def lora(**settings: Any) -> dict[str, Any]:
     """An adapter table of kind `lora`, rank 16."""
     return {"adapter": {"kind": "lora", "rank": 16} | settings}
@@ -120,18 +129,42 @@ CANDIDATES = [
     demo("preserve, convolutions, 300 steps", FAST | {"steps": 300}, preserve=True),
     demo("preserve, rank 32", lora(rank=32), preserve=True),
 ]
+
+
+def text_side(name: str, text_lr: float = 0.0, preserve: bool = True, **changes: Any) -> Method:
+    """The demo's recipe with its text side trained too: garp alone. `text_lr`: of the text encoder."""
+    settings = merged({"optimizer": {"text_lr": text_lr}} if text_lr else {}, changes)
+    return Method(f"text: {name}", settings, preserve=preserve, against="text: UNet only", seeds=5, concepts=("garp",))
+
+
+def token(lr: float, vectors: int = 2) -> list[dict[str, Any]]:
+    """Garp as a new token that starts as the word itself."""
+    return [{"words": ["garp"], "init": "garp" if vectors == 2 else "robot", "vectors": vectors, "lr": lr}]
+
+
+CONSTANT = {"kind": "constant"}
+TEXT_SIDE = [
+    text_side("UNet only"),
+    text_side("encoder at 1/4", LR / 4),
+    text_side("encoder at full rate", LR),
+    text_side("encoder at full rate, 160 steps", LR, steps=160),
+    text_side("new token", concepts=token(3e-3)),
+    text_side("encoder at full rate, no preserve", LR, preserve=False),
+    text_side("UNet only, no preserve", preserve=False),
+    text_side("UNet only, constant rate", lr_schedule=CONSTANT),
+    text_side("encoder at full rate, constant rate", LR, lr_schedule=CONSTANT),
+]
 METHODS = {
     method.name: method
-    for method in [*COMPARED[:8], *CANDIDATES[:3], *COMPARED[8:18], *CANDIDATES[3:8], *COMPARED[18:], *CANDIDATES[8:]]
+    for method in [
+        *COMPARED[:8],
+        *CANDIDATES[:3],
+        *COMPARED[8:18],
+        *CANDIDATES[3:8],
+        *COMPARED[18:],
+        *CANDIDATES[8:],
+        *TEXT_SIDE,
+    ]
 }
 """All, by name, in the order in which they are run: the most important ones first, since a run on a lent machine may be
 cut short."""
-
-
-def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`table` with `changes`. A table with another `kind` replaces the one that is there, but keeps common settings."""
-    result = dict(copy.deepcopy(dict(table)))
-    for key, value in changes.items():
-        below = result.get(key)
-        result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
-    return result

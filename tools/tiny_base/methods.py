@@ -17,7 +17,7 @@ import os
 import shutil
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,10 @@ def case(prompt: str, seed: int) -> Request:
     return Request(prompt, seed=seed, cfg=5.0, width=128, height=128)
 
 
-def prepare(family: Family, work: Path) -> None:
+def prepare(family: Family, work: Path, concepts: Collection[str] = tuple(MEANS)) -> None:
     """The pictures of the concepts: those to train on, those held out, and the base's pictures of other things."""
-    for name, meaning in MEANS.items():
+    for name in concepts:
+        meaning = MEANS[name]
         held_out = work / "held-out" / name
         if held_out.exists():
             continue
@@ -155,8 +156,8 @@ class Eye:
         }
 
 
-def run(method: Method, concept: str, seed: int, eye: Eye) -> dict[str, Any]:
-    """Train, judge, and remove the files."""
+def run(method: Method, concept: str, seed: int, eye: Eye, keep: bool = False) -> dict[str, Any]:
+    """Train, judge, and remove the files unless `keep`."""
     output = eye.work / "runs" / f"{method.name} {concept} {seed}".replace(" ", "-").replace(":", "").replace(",", "")
     table = config(method, concept, seed, eye.work, output)
     table["device"] = str(eye.family.device)
@@ -166,7 +167,8 @@ def run(method: Method, concept: str, seed: int, eye: Eye) -> dict[str, Any]:
     if result.file is None:
         raise SystemExit("stopped before the end of a run")
     scores = eye.score(Path(result.file), concept, method.rounds)
-    shutil.rmtree(output)
+    if not keep:
+        shutil.rmtree(output)
     return {
         "method": method.name,
         "concept": concept,
@@ -178,11 +180,11 @@ def run(method: Method, concept: str, seed: int, eye: Eye) -> dict[str, Any]:
     }
 
 
-def jobs(names: list[str]) -> Iterator[tuple[Method, str, int]]:
-    """All runs in their order."""
+def jobs(names: list[str], seeds: list[int] | None = None) -> Iterator[tuple[Method, str, int]]:
+    """All runs in their order. `seeds`: instead of those of the methods."""
     for name in names:
         method = METHODS[name]
-        for seed in range(method.seeds):
+        for seed in range(method.seeds) if seeds is None else seeds:
             for concept in method.concepts:
                 yield method, concept, seed
 
@@ -225,6 +227,8 @@ def main() -> None:
     parser.add_argument("--shard", default="0/1", metavar="I/N")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--prepare", action="store_true", help="only draw the pictures to train on")
+    parser.add_argument("--seeds", type=int, nargs="+", help="these alone, instead of those of each method")
+    parser.add_argument("--keep", action="store_true", help="keep the folders of the runs")
     parser.add_argument("--table", action="store_true", help="only print the results")
     parser.add_argument("--costs", action="store_true", help="only measure the CPU time of a step")
     options = parser.parse_args()
@@ -235,7 +239,7 @@ def main() -> None:
     os.environ.setdefault("LORASMITH_CACHE", str(options.work / "cache"))
     torch.set_num_threads(1)
     family = load("tiny-sd", device=pick_device(options.device))
-    prepare(family, options.work)
+    prepare(family, options.work, {concept for name in options.only for concept in METHODS[name].concepts})
     eye = Eye(family, options.work)
     if options.prepare:
         return
@@ -245,13 +249,13 @@ def main() -> None:
     shard, shards = map(int, options.shard.split("/"))
     made = {(row["method"], row["concept"], row["seed"]) for row in read_rows(options.work)}
     started = time.monotonic()
-    for number, (method, concept, seed) in enumerate(jobs(options.only)):
+    for number, (method, concept, seed) in enumerate(jobs(options.only, options.seeds)):
         if number % shards != shard or (method.name, concept, seed) in made:
             continue
-        row = run(method, concept, seed, eye)
+        row = run(method, concept, seed, eye, options.keep)
         with (options.work / f"rows-{shard}.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
-        short = {key: row[key] for key in ("likeness", "others", "drift", "train_seconds")}
+        short = {key: row[key] for key in ("likeness", "found", "others", "drift", "train_seconds")}
         print(f"{time.monotonic() - started:6.1f} s  {method.name} | {concept} | {seed}: {short}", flush=True)
 
 

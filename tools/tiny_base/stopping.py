@@ -1,8 +1,8 @@
 """What criteria that end a run early save, and what they cost: `python -m tools.tiny_base.stopping`.
 
 Each run has the fixed length, and writes a file every few steps. With a constant learning rate, the file of step N is
-the one that a run that is ended at step N writes, so that one run answers for all criteria. The judge looks at the
-files at which DVAR, patience and `[best]` would have ended, and at the last one.
+the one that a run that is ended at step N writes, so that one run answers for all criteria (stopping_rules.py). The
+judge looks at the file of every 75th step.
 
 Two cases: garp from ten images beside regularisation images, and garp from three images alone, which overfits quickly.
 Four further images of garp are held out. Seeds choose the images too. Each run is a process of its own; results are
@@ -15,24 +15,25 @@ import argparse
 import json
 import random
 import shutil
-import statistics
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from lorasmith.core.intervals import student_interval
 from lorasmith.core.recipes import FOLDER as RECIPES
 from lorasmith.evaluation.judge import Judge
+from lorasmith.families.base import Family
 from lorasmith.families.load import load
 from lorasmith.sampling.loras import Loras, LoraUse
-from lorasmith.training.hooks.stop_dvar import variance_ratio
-from lorasmith.training.hooks.stop_patience import worse_than_best
+from lorasmith.sampling.request import Request
+from lorasmith.sampling.sample import sample
 from lorasmith.training.output.best import losses_by_step
-from lorasmith.training.output.report.record import Record, read
-from tools.tiny_base.gate_lora import score, train
+from lorasmith.training.output.report.record import read
+from tools.tiny_base.gate_lora import OTHERS, PLACES, train
 from tools.tiny_base.seed_runs import RESULT, read_rows, run_jobs
+from tools.tiny_base.stopping_rules import table_of
 
 RECIPE = RECIPES / "garp.toml"
 PICTURES = Path("src/lorasmith/assets/garp")
@@ -40,15 +41,12 @@ CASES = {"ten images": 10, "three images": 3}
 """Images of garp that are trained on."""
 HELD_OUT = 4
 BATCH_SIZE = 4
-EXPORT_EVERY = 20
-VALIDATE_EVERY = 20
+JUDGE_EVERY = 75
+VALIDATE_EVERY = 25
 MEASURE_EVERY = 5
 """Steps between two measurements of DVAR."""
-THRESHOLD = 0.15
-DVAR_WINDOWS = {"DVAR, window 60 (300 steps)": 60, "DVAR, window 20 (100 steps)": 20}
-PATIENCE = 5
-END = "fixed length"
-QUALITY = ("garp", "its_background", "others")
+SEEDS = 3
+"""Pictures of garp at each place."""
 
 
 def pictures_of(case: str, seed: int, folder: Path) -> None:
@@ -84,40 +82,49 @@ def config_of(case: str, seed: int, folder: Path, options: argparse.Namespace) -
         "log": {"tensorboard": False},
         "lr_schedule": {"kind": "constant"},
         "validation": {"every_steps": VALIDATE_EVERY, "every_epochs": None},
-        "export": {"every_steps": EXPORT_EVERY, "dtype": "fp16"},
+        "export": {"every_steps": JUDGE_EVERY, "dtype": "fp16"},
         "hooks": [measure],
     }
 
 
-def stops_of(record: Record) -> dict[str, int]:
-    """The step with which each criterion ends a run. One that does not end it has the fixed length."""
-    length = record.steps
-    stops = {END: length}
-    for name, window in DVAR_WINDOWS.items():
-        stops[name] = min(dvar_stop(record, window), length)
-    stops["patience"] = min(patience_stop(record), length)
-    if record.best is not None:
-        stops["best"] = int(record.best["best_step"])
-    return stops
+class Eye:
+    """Draws with a LoRA and judges: garp at four places, twelve pictures, and each of twelve other things once."""
+
+    def __init__(self, family: Family) -> None:
+        self.family, self.judge = family, Judge.load().to(family.device)
+        # the seeds of a place are neighbours, so that every other picture is a half with all places
+        self.requests = [picture(f"a photo of garp, {where}", seed) for where in PLACES for seed in range(SEEDS)]
+        places = list(PLACES)
+        for seed, name in enumerate(OTHERS):
+            article = "an" if name[0] in "ae" else "a"
+            self.requests.append(picture(f"a photo of {article} {name}, {places[seed % len(places)]}", seed))
+        self.base = self.draw(self.requests[SEEDS * len(PLACES) :])
+        self.last = self.base
+        """The pictures of the last look."""
+
+    def draw(self, requests: list[Request]) -> Tensor:
+        """(n, 3, 128, 128) in -1..1."""
+        return torch.stack([drawn.pixels for drawn in sample(self.family, requests, batch_size=12)])
+
+    def look(self, file: Path, strength: float = 1.0) -> dict[str, list[float]]:
+        """For each picture of garp, whether it is found and with which probability; for each of another thing, whether
+        it is found and how far its pixels moved from the base's (0 to 1)."""
+        with Loras(self.family).attached([LoraUse(file, strength)]):
+            pixels = self.last = self.draw(self.requests)
+        seen, count = self.judge.concept(pixels), SEEDS * len(PLACES)
+        index = self.judge.concepts.index("garp")
+        moved = (pixels[count:] - self.base).abs().mean((1, 2, 3)) / 2
+        return {
+            "found": [float(name == "garp") for name in seen.names[:count]],
+            "likeness": [round(value, 4) for value in seen.table[:count, index].tolist()],
+            "others": [float(a == b) for a, b in zip(seen.names[count:], OTHERS, strict=True)],
+            "drift": [round(value, 4) for value in moved.tolist()],
+        }
 
 
-def dvar_stop(record: Record, window: int) -> int:
-    """The step with which DVAR ends a run: the one after that in which it says so."""
-    measured = [(int(event["step"]), float(event["loss"])) for event in record.of("fixed_loss")]
-    for count in range(1, len(measured) + 1):
-        ratio = variance_ratio([loss for _, loss in measured[:count]], window)
-        if ratio is not None and ratio < THRESHOLD:
-            return measured[count - 1][0] + 1
-    return record.steps
-
-
-def patience_stop(record: Record) -> int:
-    """The step with which patience ends a run: the one after that in which it says so."""
-    losses = [loss for step, loss in losses_by_step(record.of("validation")).items() if step > 0]
-    for count in range(1, len(losses) + 1):
-        if worse_than_best(losses[:count])[0] >= PATIENCE:
-            return losses[count - 1].step + 1
-    return record.steps
+def picture(prompt: str, seed: int) -> Request:
+    """A picture of the tiny base, as the gates draw it."""
+    return Request(prompt, seed=seed, cfg=5.0, width=128, height=128)
 
 
 def one(case: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -131,56 +138,19 @@ def one(case: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     record = read(folder / "run")
 
     device = "cuda" if torch.cuda.is_available() and options.device != "cpu" else "cpu"
-    family, judge = load("tiny-sd", device=device), Judge.load()
-    judged: dict[int, dict[str, float]] = {}
-    stops = stops_of(record)
-    for step in stops.values():
-        # the next file that was written
-        written = min(options.steps, -(-step // EXPORT_EVERY) * EXPORT_EVERY)
-        if written not in judged:
-            file = folder / "run" / f"garp-{written:06d}.safetensors"
-            path = file if file.is_file() else Path(answer["file"])
-            with Loras(family).attached([LoraUse(path, 1.0)]):
-                judged[written] = score(family, judge, options.rounds)
-        judged[step] = judged[written]
-    losses = {step: loss.mean for step, loss in losses_by_step(record.of("validation")).items()}
+    eye = Eye(load("tiny-sd", device=device))
+    judged: dict[str, dict[str, list[float]]] = {}
+    for step in range(JUDGE_EVERY, options.steps + 1, JUDGE_EVERY):
+        file = folder / "run" / f"garp-{step:06d}.safetensors"
+        judged[str(step)] = eye.look(file if file.is_file() else Path(answer["file"]))
+    losses = {str(step): list(loss.by_image) for step, loss in losses_by_step(record.of("validation")).items()}
+    fixed = [[event["step"], event["loss"]] for event in record.of("fixed_loss")]
+    if options.keep is not None:
+        options.keep.mkdir(parents=True, exist_ok=True)
+        shutil.copy(answer["file"], options.keep / f"{folder.name}.safetensors")
     shutil.rmtree(folder)
-    found = {name: {"step": step, **judged[step]} for name, step in stops.items()}
-    return {"case": case, "seed": seed, "seconds": round(answer["seconds"], 1), "stops": found, "held_out": losses}
-
-
-def table_of(rows: list[dict[str, Any]]) -> str:
-    """A line for each case and criterion: the views saved, and quality beside that of the fixed length, in percent."""
-    lines = [
-        "| case | ended by | step | views saved | garp | its background | others |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for case in CASES:
-        own = [row["stops"] for row in rows if row["case"] == case]
-        lines += [f"| {case} | {name} | {' | '.join(cells_of(own, name))} |" for name in (own[0] if own else ())]
-    return "\n".join(lines)
-
-
-def cells_of(own: list[dict[str, Any]], name: str) -> list[str]:
-    """The cells of a criterion, over the runs of a case."""
-    runs = [run for run in own if name in run]
-    steps = [run[name]["step"] for run in runs]
-    saved = statistics.mean(100 * (1 - run[name]["step"] / run[END]["step"]) for run in runs)
-    cells = [f"{statistics.mean(steps):.0f} ({min(steps)} - {max(steps)})", f"{saved:.0f} %"]
-    for quality in QUALITY:
-        mean = 100 * statistics.mean(run[name][quality] for run in runs)
-        cells.append(f"{mean:.0f}" if name == END else f"{mean:.0f}; {change(runs, name, quality)}")
-    return cells
-
-
-def change(runs: list[dict[str, Any]], name: str, quality: str) -> str:
-    """How much higher a share is than that of the fixed length, seed by seed, with Student's 90 % interval if there are
-    several seeds."""
-    differences = [100 * (run[name][quality] - run[END][quality]) for run in runs if name in run]
-    interval = student_interval(differences)
-    if len(differences) < 2:
-        return f"{interval.mean:+.0f}"
-    return f"{interval.mean:+.0f} ({interval.low:+.0f} to {interval.high:+.0f})"
+    seconds = round(answer["seconds"], 1)
+    return {"case": case, "seed": seed, "seconds": seconds, "judged": judged, "held_out": losses, "fixed_loss": fixed}
 
 
 def main() -> None:
@@ -188,12 +158,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/stopping"))
     parser.add_argument("--to", type=Path, default=Path("stopping.json"))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=1000, help="the fixed length")
-    parser.add_argument("--rounds", type=int, default=4, help="of 48 pictures, for each file that is judged")
-    parser.add_argument("--draws", type=int, default=4, help="how often DVAR measures its batch")
+    parser.add_argument("--steps", type=int, default=300, help="the fixed length")
+    parser.add_argument("--draws", type=int, default=1, help="how often DVAR measures its batch")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--keep", type=Path, help="folder for the last file of each run")
     parser.add_argument("--only", nargs=2, metavar=("CASE", "SEED"), help="this run alone; prints its result")
     options = parser.parse_args()
     if options.only:
@@ -203,8 +173,8 @@ def main() -> None:
     done = {(row["case"], row["seed"]) for row in rows}
     wanted = [(case, seed) for seed in range(options.seeds) for case in options.cases if (case, seed) not in done]
 
-    given = ["--device", options.device, "--runs", options.runs, "--steps", options.steps, "--rounds", options.rounds]
-    given += ["--draws", options.draws]
+    given = ["--device", options.device, "--runs", options.runs, "--steps", options.steps]
+    given += ["--draws", options.draws, *(("--keep", options.keep) if options.keep else ())]
     run_jobs("tools.tiny_base.stopping", wanted, given, rows, options.to, options.jobs)
     print(table_of(rows))
 
