@@ -280,7 +280,7 @@ def lorasmith(case: Case, code: Path, work: Path, steps: int) -> Job:
     if case.setting != "default":
         table |= {key: recipe[key] for key in ("adapter", "optimizer", "lr_schedule", "objective")}
         table["adapter"] |= {"rank": case.rank}
-        table["optimizer"] |= {"lr": case.lr}
+        table["optimizer"] |= {"lr": case.lr, "text_lr": case.lr}
 
     def train() -> None:
         import lorasmith as program

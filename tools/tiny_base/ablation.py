@@ -12,18 +12,17 @@ import argparse
 import json
 import os
 import statistics
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lorasmith.core.recipes import FOLDER as RECIPES
 from lorasmith.evaluation.judge import Judge
 from lorasmith.families.load import load
 from lorasmith.sampling.loras import Loras, LoraUse
 from tools.tiny_base.gate_lora import score, train
+from tools.tiny_base.recipe import unet_recipe
 from tools.tiny_base.seed_runs import RESULT, Job, read_rows, run_jobs
 
 WORDS = "<garp1> <garp2>"
@@ -40,8 +39,7 @@ REGULARISED = {"kind": "attention_regularisation", "weight": 0.01}
 def variants() -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and config of each variant. A LoRA alone has no word whose attention could be regularised, so the word it is
     called by is made a new one that starts as it was and stays."""
-    base = tomllib.loads((RECIPES / "garp.toml").read_text())
-    base.pop("preview")
+    base = unet_recipe()
     base |= {"threads": 1, "log": {"tensorboard": False}}
     base["data"]["subsets"][0]["masks"] = "src/lorasmith/assets/garp/masks"
     for kind, changes in KINDS.items():

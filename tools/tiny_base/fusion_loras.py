@@ -7,17 +7,16 @@ blib; of a house, called quop.
 from __future__ import annotations
 
 import json
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorasmith.core.recipes import FOLDER as RECIPES
 from lorasmith.families.base import Family
 from lorasmith.imaging.png import to_image
 from lorasmith.sampling.request import Request
 from lorasmith.sampling.sample import sample
 from tools.tiny_base.gate_lora import train
+from tools.tiny_base.recipe import unet_recipe
 
 MEANS = {"garp": "garp", "blib": "lion", "quop": "house"}
 CLASSES = {"garp": "face", "blib": "cat", "quop": "tree"}
@@ -58,8 +57,7 @@ def trained(family: Family, name: str, sort: str, seed: int, work: Path) -> Trai
 
 def settings(name: str, sort: str, seed: int, images: str) -> dict[str, Any]:
     """The config of a training: the demo's, with the changes of its sort."""
-    table: dict[str, Any] = tomllib.loads((RECIPES / "garp.toml").read_text())
-    table.pop("preview")
+    table = unet_recipe()
     words = words_of(name, sort)
     table |= {"name": name, "trigger": [words], "seed": seed, "threads": 1, "log": {"tensorboard": False}}
     table["data"]["subsets"][0]["images"] = images

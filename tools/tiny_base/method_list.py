@@ -1,4 +1,4 @@
-"""The methods that `tools.tiny_base.methods` compares: what each changes in the recipe of the demo."""
+"""The methods that `tools.tiny_base.methods` compares: what each changes in the recipe."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tools.tiny_base.recipe import STEPS
+
 LR = 1.2e-3
-STEPS = 200
 DEFAULT = "default"
 NO_OTHERS = "no pictures of other things"
 """The default without regularisation images: what `dco` must be compared with."""
@@ -133,7 +134,7 @@ CANDIDATES = [
 
 def text_side(name: str, text_lr: float = 0.0, preserve: bool = True, **changes: Any) -> Method:
     """The demo's recipe with its text side trained too: garp alone. `text_lr`: of the text encoder."""
-    settings = merged({"optimizer": {"text_lr": text_lr}} if text_lr else {}, changes)
+    settings = merged(changes, {"optimizer": {"text_lr": text_lr}} if text_lr else {})
     return Method(f"text: {name}", settings, preserve=preserve, against="text: UNet only", seeds=5, concepts=("garp",))
 
 
@@ -148,6 +149,7 @@ TEXT_SIDE = [
     text_side("encoder at 1/4", LR / 4),
     text_side("encoder at full rate", LR),
     text_side("encoder at full rate, 160 steps", LR, steps=160),
+    text_side("both at 1.5 times the rate, 160 steps", 1.5 * LR, optimizer={"lr": 1.5 * LR}, steps=160),
     text_side("new token", concepts=token(3e-3)),
     text_side("encoder at full rate, no preserve", LR, preserve=False),
     text_side("UNet only, no preserve", preserve=False),

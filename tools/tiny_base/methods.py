@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 import time
-import tomllib
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +28,6 @@ from torch import Tensor
 import lorasmith
 from lorasmith.core.devices import pick_device
 from lorasmith.core.progress import Progress
-from lorasmith.core.recipes import FOLDER as RECIPES
 from lorasmith.evaluation.judge import Judge
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
@@ -38,8 +36,9 @@ from lorasmith.sampling.loras import Loras, LoraUse
 from lorasmith.sampling.request import Request
 from lorasmith.sampling.sample import sample
 from tools.tiny_base.gate_lora import OTHERS, PLACES
-from tools.tiny_base.method_list import METHODS, STEPS, Method, merged
+from tools.tiny_base.method_list import METHODS, Method, merged
 from tools.tiny_base.method_table import print_tables
+from tools.tiny_base.recipe import unet_recipe
 
 MEANS = {"garp": "garp", "blib": "lion", "quop": "house"}
 """The concepts, by their trigger, and what the judge calls them. Two are things that the base knows by another name."""
@@ -93,9 +92,8 @@ def on_new_backgrounds(folder: Path) -> None:
 
 
 def config(method: Method, concept: str, seed: int, work: Path, output: Path) -> dict[str, Any]:
-    """The demo's recipe with what the method changes."""
-    table: dict[str, Any] = tomllib.loads((RECIPES / "garp.toml").read_text())
-    table.pop("preview")
+    """The recipe with what the method changes."""
+    table = unet_recipe()
     changes = dict(method.changes)
     subset, others = table["data"]["subsets"]
     subset |= {"images": str(work / "pictures" / concept), "repeats": changes.pop("repeats", 2)}
@@ -103,7 +101,7 @@ def config(method: Method, concept: str, seed: int, work: Path, output: Path) ->
     table["data"]["subsets"] = [subset, others] if method.others else [subset]
     table["data"]["validation"] = {"images": str(work / "held-out" / concept)}
     table["validation"] = {"every_steps": LOSS_EVERY, "every_epochs": None}
-    table |= {"name": "lora", "trigger": [concept], "seed": seed, "output": str(output), "steps": STEPS}
+    table |= {"name": "lora", "trigger": [concept], "seed": seed, "output": str(output)}
     return merged(table, changes | {"log": {"tensorboard": False}})
 
 

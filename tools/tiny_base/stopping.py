@@ -15,14 +15,12 @@ import argparse
 import json
 import random
 import shutil
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lorasmith.core.recipes import FOLDER as RECIPES
 from lorasmith.evaluation.judge import Judge
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
@@ -32,10 +30,10 @@ from lorasmith.sampling.sample import sample
 from lorasmith.training.output.best import losses_by_step
 from lorasmith.training.output.report.record import read
 from tools.tiny_base.gate_lora import OTHERS, PLACES, train
+from tools.tiny_base.recipe import unet_recipe
 from tools.tiny_base.seed_runs import RESULT, read_rows, run_jobs
 from tools.tiny_base.stopping_rules import table_of
 
-RECIPE = RECIPES / "garp.toml"
 PICTURES = Path("src/lorasmith/assets/garp")
 CASES = {"ten images": 10, "three images": 3}
 """Images of garp that are trained on."""
@@ -63,8 +61,7 @@ def pictures_of(case: str, seed: int, folder: Path) -> None:
 
 def config_of(case: str, seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The config of a run: the recipe with a constant learning rate and all that is measured."""
-    table = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
-    del table["preview"]
+    table = unet_recipe()
     garp, others = table["data"]["subsets"]
     garp["images"] = str(folder / "train")
     table["data"] |= {

@@ -90,7 +90,7 @@ class Answers:
     @property
     def trains_text(self) -> bool:
         """Whether the text encoder is trained too."""
-        small = self.memory < LITTLE_MEMORY or self.kind == "sdxl" or self.tiny
+        small = not self.tiny and (self.memory < LITTLE_MEMORY or self.kind == "sdxl")
         return SUBJECTS[self.subject].text_lr > 0 and not small and not self.layerwise
 
     @property
@@ -120,7 +120,7 @@ def recipe(answers: Answers, header: Sequence[str] = ()) -> str:
         f"trigger = {inline([answers.trigger] if answers.trigger else [])}",
     ]
     lines += (
-        ["steps = 200"] if answers.tiny else [f"views_per_image = {subject.views}      # how often each image is seen"]
+        ["steps = 160"] if answers.tiny else [f"views_per_image = {subject.views}      # how often each image is seen"]
     )
     if answers.pure_noise:
         lines += [
@@ -192,7 +192,7 @@ def usual_batch(answers: Answers) -> int:
 def rate_lines(answers: Answers) -> list[str]:
     """Learning rates."""
     if answers.tiny:
-        return ["lr = 1.2e-3"]
+        return ["lr = 1.2e-3", *(["text_lr = 1.2e-3"] if answers.trains_text else [])]
     if answers.trains_text:
         return ["lr = 1e-4", f"text_lr = {short(SUBJECTS[answers.subject].text_lr)}"]
     # the UNet must do alone what both do elsewhere; SDXL's is large enough at the lower rate
