@@ -70,20 +70,23 @@ class BestExport(Hook):
         choice = self.judge(run) if scores is None else judge_by_likeness(run, scores)
         if choice is None:
             return
-        step = run.state.step
-        keeps = self.file and (scores is not None or self.by == "loss")
-        last = run.events.of("best")[-1:]
-        file = last[0].get("file") if last and keeps else None
-        if choice.best.step == step and keeps:
-            exports = next(hook for hook in run.hooks if isinstance(hook, Exports))
-            path = exports.write_best(run, {METADATA_KEY: json.dumps(choice.to_json())})
-            file = run.relative_path(path)
         # without a rule that was asked for, the loss is only a remark on the last weights
-        used = {} if scores is not None or self.by == "loss" else {"remark": True}
-        run.events.write("best", step, file=file, **choice.to_json(), **used)
-        if step >= run.length.steps:
-            label = "held-out loss" if used else "best weights"
+        is_remark = scores is None and self.by != "loss"
+        file = self._keep(run, choice) if self.file and not is_remark else None
+        remark = {"remark": True} if is_remark else {}
+        run.events.write("best", run.state.step, file=file, **choice.to_json(), **remark)
+        if run.state.step >= run.length.steps:
+            label = "held-out loss" if is_remark else "best weights"
             run.progress.say(f"{label}: {choice.reason}" + (f" ({file})" if file else ""))
+
+    def _keep(self, run: Run, choice: Choice | LikenessChoice) -> str | None:
+        """Write the weights of this step if they are the best ones; the file with the best ones, from the folder of the
+        run."""
+        if choice.best.step == run.state.step:
+            exports = next(hook for hook in run.hooks if isinstance(hook, Exports))
+            return run.relative_path(exports.write_best(run, {METADATA_KEY: json.dumps(choice.to_json())}))
+        last = run.events.of("best")[-1:]
+        return last[0].get("file") if last else None
 
     def judge(self, run: Run) -> Choice | None:
         """The best weights so far by the held-out loss, those of the step just made included; None if their loss could
