@@ -166,6 +166,9 @@ def unify_alphas(layers: Mapping[str, LayerTensors]) -> dict[str, LayerTensors]:
         if "lora_up.weight" in tensors and _component(layer) in alpha_counts:
             commonest_alpha, _ = alpha_counts[_component(layer)].most_common(1)[0]
             unified[layer] = with_alpha(tensors, commonest_alpha)
+        elif "lora_up.weight" in tensors:
+            # sd-scripts' own conversion needs an alpha in every layer
+            unified[layer] = with_alpha(tensors, alpha_of(tensors))
         else:
             unified[layer] = dict(tensors)
     return unified
