@@ -105,12 +105,14 @@ def kill_node(node: psutil.Process) -> None:
 
 @pytest.mark.slow
 def test_a_run_whose_ray_node_is_lost_goes_on_from_its_checkpoint_on_another_node(
-    here: Program, shared: Path, tmp_path: Path
+    here: Program, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray", reason='RAY IS NOT TESTED: pip install "lorasmith[ray]"')
     from ray.cluster_utils import Cluster
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # by default, Ray gives way to every other process of a machine
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     watchful = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000}
     memory = {"object_store_memory": 80 << 20}
     head = {"num_cpus": 0, "_system_config": watchful, **memory}
