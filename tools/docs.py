@@ -1,5 +1,5 @@
-"""Write `docs/reference.md` from the code: every command, every key of a config, every kind. Also writes the settings
-for the form of the studio (tools/settings_json.py).
+"""Write `docs/reference.md` from the code: every command, every key of a config, every kind. Also writes the page of
+the Python functions (tools/api_page.py) and the settings for the form of the studio (tools/settings_json.py).
 
 python -m tools.docs           # write
 python -m tools.docs --check   # exit 1 if what is there is not current
@@ -24,7 +24,6 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from lorasmith import api
 from lorasmith.cli.main import app
 from lorasmith.core.registry import Component, registered, roots
 from lorasmith.data import captioners, maskers  # noqa: F401  (kinds that no config of training names, as the next)
@@ -54,8 +53,14 @@ def commands() -> str:
     parts = ["## Commands", "Exit codes: 0 done, 1 a mistake that the message explains, 2 wrong usage, 130 stopped."]
     for name, command in sorted(all_commands(group)):
         rows = [row(f"`{words(p)}`", p.help or "") for p in command.params if not getattr(p, "hidden", False)]
-        parts += [f"### lorasmith {name}", command.help.strip(), table(("", "meaning"), rows)]
+        parts += [f"### lorasmith {name}", with_command_lines(command.help), table(("", "meaning"), rows)]
     return "\n\n".join(parts)
+
+
+def with_command_lines(text: str) -> str:
+    """The help of a command with its paragraphs of command lines as code."""
+    paragraphs = text.strip().split("\n\n")
+    return "\n\n".join(f"    {p.strip()}" if p.startswith("lorasmith ") else p for p in paragraphs)
 
 
 def all_commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
@@ -77,12 +82,10 @@ def words(parameter: Any) -> str:
 
 
 def python() -> str:
-    """The public functions with their signatures."""
-    parts = ["## Python", "The same verbs as functions of `lorasmith`. A mistake raises `lorasmith.LorasmithError`."]
-    for name in ("train", "sample", "check", "inspect"):
-        function = getattr(api, name)
-        parts += [f"### lorasmith.{name}", f"```python\n{name}{signature(function)}\n```", about(function)]
-    return "\n\n".join(parts)
+    """Where the public functions are."""
+    return (
+        "## Python\n\nThe same commands as functions of `lorasmith`, each with an example: [Python functions](api.md)."
+    )
 
 
 def file_metadata() -> str:
@@ -114,17 +117,6 @@ def file_metadata() -> str:
         f"{', '.join(f'`{name}`' for name in sorted(privacy.PRIVATE_SECTIONS - {'output'}))} are left out."
     )
     return "\n\n".join(["## Metadata of LoRA files", intro, table(("key", "full", "public", "minimal", "none"), rows)])
-
-
-def signature(function: Any) -> str:
-    """A signature with one parameter a line."""
-    lines, starred = [], False
-    found = inspect.signature(function)
-    for parameter in found.parameters.values():
-        if parameter.kind is parameter.KEYWORD_ONLY and not starred:
-            lines, starred = [*lines, "*"], True
-        lines.append(str(parameter).replace("'", ""))
-    return "(\n" + "".join(f"    {line},\n" for line in lines) + f") -> {found.return_annotation}"
 
 
 def config_intro() -> str:
@@ -294,9 +286,13 @@ def table(names: tuple[str, ...], rows: list[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is not current")
-    from tools import settings_json
+    from tools import api_page, settings_json
 
-    pages = {TARGET: reference(), settings_json.TARGET: settings_json.settings_json()}
+    pages = {
+        api_page.TARGET: api_page.api_page(),
+        TARGET: reference(),
+        settings_json.TARGET: settings_json.settings_json(),
+    }
     if parser.parse_args().check:
         old = [path.name for path, text in pages.items() if not is_current(path, text)]
         sys.exit(f"{', '.join(old)} is not current; run: make docs" if old else 0)

@@ -31,6 +31,7 @@ html_theme_options = {"sidebar_hide_name": False}
 pygments_style = "tango"
 pygments_dark_style = "github-dark"
 highlight_language = "none"
+smartquotes = False
 
 
 def setup(app: Sphinx) -> None:

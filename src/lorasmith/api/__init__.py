@@ -94,6 +94,12 @@ def train(
 
     Ctrl-C stops after the current step and saves a checkpoint; the result then has `finished=False`. Raises ConfigError
     with all problems of the config, and LorasmithError for all other mistakes.
+
+    >>> result = lorasmith.train("mia.toml", overrides=["adapter.rank=8"], output="runs/rank-8")
+    >>> result.finished, result.steps
+    (True, 2)
+    >>> result.file.as_posix()
+    'runs/rank-8/rank-8.safetensors'
     """
     folder = None if resume is None else Path(resume)
     if folder is not None and config is None:
@@ -133,6 +139,12 @@ def check(
     `measure`: also run two steps in a temporary folder, for seconds per step, peak memory and hours. `pictures`: also
     write the first batches, images and captions as training gets them, into this JPEG. Problems are in the result
     (`errors`, `warnings`); they are not raised.
+
+    >>> found = lorasmith.check("mia.toml", overrides=["steps=100"])
+    >>> found.errors
+    []
+    >>> found.length["steps"], found.length["views_per_image"]
+    (100, 50.0)
     """
     from lorasmith.training.setup import check as checking
 
@@ -178,6 +190,10 @@ def reproduce(
     `sources`: what the metadata lack (`base`, `config`, `overrides`), `output`, and `trust` in the code that they name.
 
     Raises LorasmithError if the metadata do not suffice, and ConfigError for problems of the data.
+
+    >>> compared = lorasmith.reproduce("mia.safetensors", ["photos/mia"], base="tiny-sd", training=False)
+    >>> compared.differences
+    []
     """
     from lorasmith.training.reproduce import Sources
     from lorasmith.training.reproduce import reproduce as train_again
@@ -193,6 +209,9 @@ def doctor(device: str = "auto", *, self_test: bool = True, progress: Progress |
 
     `self_test`: also train ten steps of the embedded base on `device`, and compare the loss with the known one. What is
     wrong is in the result (`findings`, `ok`); it is not raised.
+
+    >>> lorasmith.doctor("cpu", self_test=False).ok
+    True
     """
     from lorasmith.training.doctor import diagnose
 
@@ -236,6 +255,10 @@ def sweep(
     `slurm`, with `gpus_per_run`, `cpus_per_run` and `on_options` (`["partition=gpu"]`).
 
     Each run is a separate process. Runs in `out` that are finished are not repeated.
+
+    >>> result = lorasmith.sweep("mia.toml", ["adapter.rank=2,4"], "sweeps/rank")
+    >>> [run["state"] for run in result.runs]
+    ['finished', 'finished']
     """
     from lorasmith.training.sweep import SweepSettings
     from lorasmith.training.sweep import sweep as run_sweep
@@ -277,6 +300,10 @@ def sample(
     (`"garp.safetensors:0.8"`). `count`: pictures of each prompt. `settings`: those of `lorasmith sample`.
 
     Raises ConfigError for unknown or wrong settings, and LorasmithError for a file that does not fit the base model.
+
+    >>> drawn = lorasmith.sample("tiny-sd", "a photo of mia", "pictures", loras=["mia.safetensors:0.8"], steps=2)
+    >>> len(drawn.files), drawn.grid.name
+    (1, 'grid.png')
     """
     from lorasmith.core.config import validate
     from lorasmith.sampling.loras import LoraUse
@@ -312,6 +339,14 @@ def evaluate(
 
     Returns a row for each candidate; numbers and report are in `output` too. Raises ConfigError for wrong settings, and
     LorasmithError if nothing is to be evaluated, a file is missing, or the scorer cannot be loaded.
+
+    >>> settings = {"trigger": "mia", "class_word": "robot", "count": 1, "steps": 2, "scorer": {"kind": "judge"}}
+    >>> prompts = ["a photo of <TOK>"]
+    >>> result = lorasmith.evaluate(
+    ...     "photos/mia", ["mia.safetensors"], base="tiny-sd", prompts=prompts, settings=settings
+    ... )
+    >>> [row.name for row in result.rows]
+    ['mia']
     """
     from lorasmith.core.config import validate
     from lorasmith.evaluation.candidates import list_candidates
@@ -374,6 +409,10 @@ def masks(
 
     `source`: `alpha`, `color` or `rembg`, with its `settings` (`{"color": "white", "tolerance": 0.2}`). Existing masks
     are not changed unless `overwrite` is set. The result lists masks that are probably wrong.
+
+    >>> made = lorasmith.masks("photos/mia", "color")
+    >>> len(made.made), made.sheet.name
+    (4, 'contact-sheet.jpg')
     """
     from PIL import Image
 

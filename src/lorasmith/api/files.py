@@ -24,6 +24,10 @@ def inspect(file: Path | str, *, plot: Path | str | None = None, base: Path | st
     `plot`: also write a bar chart of the change of each block of a file into this picture. `base`: also say what is
     left of the change where that base model is stored in fp16 or fp8. Raises LorasmithError if the file cannot be read,
     is not a LoRA or does not fit the base, or if the folder holds no run.
+
+    >>> contents = lorasmith.inspect("mia.safetensors")
+    >>> contents["kind"], contents["rank"], contents["trigger"]
+    ('lora', 4, ['mia'])
     """
     if Path(file).is_dir():
         from lorasmith.training.output.report.inspect_run import inspect_run
@@ -67,6 +71,9 @@ def convert(
     `base`: the base model; needed if the file does not tell its family, or if its change depends on the base's weights.
     `rank`: the rank of the LoRA that approximates layers without an exact form in the format. `words`: embedding files
     for a bundle. Raises LorasmithError if the format cannot hold the LoRA.
+
+    >>> lorasmith.convert("mia.safetensors", "peft", base="tiny-sd").file.name
+    'mia-peft.safetensors'
     """
     from lorasmith.files.convert import convert as convert_file
     from lorasmith.files.lora import find_format
@@ -91,6 +98,10 @@ def resize(
     `rank`: the new rank. `energy`, `frobenius`: keep this fraction, 0..1, of the squared norm or of the norm of each
     change; `rank` is then the highest rank. `per_layer`: choose the rank of each layer separately. `base` as in
     `convert`. Raises LorasmithError if none or several of them are given that exclude each other.
+
+    >>> smaller = lorasmith.resize("mia.safetensors", rank=2, base="tiny-sd")
+    >>> smaller.file.name, list(smaller.ranks)
+    ('mia-resized.safetensors', [2])
     """
     from lorasmith.files.lowrank import Truncation
     from lorasmith.files.resize import resize as resize_file
@@ -109,7 +120,12 @@ def extract(
     **saving: Unpack[SaveOptions],
 ) -> FileReport:
     """Write the difference of two checkpoints as the best LoRA of a rank, or with a fraction of the squared norm
-    (`energy`, 0..1). Raises LorasmithError if the checkpoints do not have the same architecture."""
+    (`energy`, 0..1). Raises LorasmithError if the checkpoints do not have the same architecture.
+
+    >>> merged = lorasmith.merge("tiny-sd", ["mia.safetensors"], "merged")
+    >>> lorasmith.extract("merged", "tiny-sd", rank=4, output="extracted.safetensors").file.name
+    'extracted.safetensors'
+    """
     from lorasmith.files.extract import extract as extract_file
     from lorasmith.files.lowrank import Truncation
 
@@ -117,7 +133,11 @@ def extract(
 
 
 def merge(base: Path | str, loras: Sequence[Path | str], output: Path | str, *, overwrite: bool = False) -> FileReport:
-    """Write a base model, in its own layout, with LoRAs merged into its weights (`"garp.safetensors:0.8"`)."""
+    """Write a base model, in its own layout, with LoRAs merged into its weights (`"garp.safetensors:0.8"`).
+
+    >>> lorasmith.merge("tiny-sd", ["mia.safetensors:0.8"], "merged").file.name
+    'merged'
+    """
     from lorasmith.files.lora import LoraInput
     from lorasmith.files.merge import merge as merge_files
 
@@ -133,7 +153,13 @@ def combine(
     dtype: str | None = None,
     overwrite: bool = False,
 ) -> FileReport:
-    """Write the weighted sum of LoRAs (`"garp.safetensors:0.7"`): exactly, or approximated by a LoRA of `rank`."""
+    """Write the weighted sum of LoRAs (`"garp.safetensors:0.7"`): exactly, or approximated by a LoRA of `rank`.
+
+    >>> loras = ["mia.safetensors:0.7", "rex.safetensors:0.5"]
+    >>> both = lorasmith.combine(loras, "both.safetensors", base="tiny-sd")
+    >>> list(both.ranks)  # the sum is exact, so the ranks add up
+    [8]
+    """
     from lorasmith.files.combine import combine as combine_files
     from lorasmith.files.lora import LoraInput
 
@@ -154,6 +180,11 @@ def fuse(
 
     `files`: `"garp.safetensors:0.9=garp"` (strength, and name in prompts), or one `.json` list of concepts as in
     Mix-of-Show. The report has the error of each concept, for the three methods.
+
+    >>> files = ["mia.safetensors=mia", "rex.safetensors=rex"]
+    >>> fused = lorasmith.fuse(files, "tiny-sd", "fused.safetensors", steps=2, size=64)
+    >>> fused.concepts
+    ['mia', 'rex']
     """
     from lorasmith.files.lora import OutputFile
     from lorasmith.fusion.options import fuse as fuse_loras
@@ -169,6 +200,10 @@ def refit(
     correct the difference.
 
     The report has the errors that remain in each layer, of the mean alone and of the new LoRA.
+
+    >>> ordinary = lorasmith.refit("mia.exact.safetensors", "tiny-sd")
+    >>> ordinary.file.name, [embedding.name for embedding in ordinary.embeddings]
+    ('mia-refit.safetensors', ['mia1.safetensors'])
     """
     from lorasmith.fusion.options import refit as refit_lora
 
@@ -188,6 +223,10 @@ def strip(
     """Write a copy of a file without private metadata: `to` is `public`, `minimal` or `none` (as `export.metadata`).
 
     The weights stay the same, byte for byte. Raises LorasmithError if the file cannot be read.
+
+    >>> bare = lorasmith.strip("mia.safetensors", to="none")
+    >>> bare.file.name, "ss_learning_rate" in bare.removed
+    ('mia-none.safetensors', True)
     """
     from lorasmith.files.strip import strip as strip_file
     from lorasmith.formats.privacy import Level

@@ -12,7 +12,14 @@ from difflib import get_close_matches
 
 
 class LorasmithError(Exception):
-    """A mistake that the user can repair. The message says what to do."""
+    """A mistake that the user can repair. The message says what to do.
+
+    >>> try:
+    ...     lorasmith.inspect("photos/mia/mia-01.txt")
+    ... except lorasmith.LorasmithError as error:
+    ...     print("mia-01.txt" in str(error))
+    True
+    """
 
 
 class WriteError(LorasmithError):
@@ -43,7 +50,15 @@ class Problem:
 
 
 class ConfigError(LorasmithError):
-    """All problems of a config together. `source`: the name of its file."""
+    """All problems of a config together. `source`: the name of its file.
+
+    >>> try:
+    ...     lorasmith.train("mia.toml", overrides=["adapter.rnak=8"])
+    ... except lorasmith.ConfigError as error:
+    ...     print(error.problems[0])
+    adapter.rnak: unknown key
+        to do: did you mean "rank"?
+    """
 
     def __init__(self, problems: Sequence[Problem], source: str = "") -> None:
         self.problems = list(problems)

@@ -12,7 +12,17 @@ from lorasmith.core.text_files import printable
 
 
 class Progress:
-    """The silent listener; other listeners override both methods."""
+    """The silent listener; other listeners override both methods.
+
+    >>> from contextlib import contextmanager
+    >>> class Names(lorasmith.Progress):
+    ...     @contextmanager
+    ...     def track(self, description, total):
+    ...         print(f"{description}: {total}")
+    ...         yield lambda units, note: None
+    >>> made = lorasmith.masks("photos/mia", "color", progress=Names())
+    making masks: 4
+    """
 
     @contextmanager
     def track(self, description: str, total: int) -> Generator[Callable[[int, str], None], None, None]:
@@ -24,7 +34,15 @@ class Progress:
 
 
 class Lines(Progress):
-    """Prints each message as one line; for logs and pipes."""
+    """Prints each message as one line; for logs and pipes.
+
+    >>> messages = []
+    >>> lorasmith.Lines(messages.append).say("a message for a list")
+    >>> messages
+    ['a message for a list']
+    >>> lorasmith.Lines().say("a message")
+    a message
+    """
 
     def __init__(self, write: Callable[[str], object] = print) -> None:
         self.write = write
