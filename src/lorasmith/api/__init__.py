@@ -341,10 +341,8 @@ def evaluate(
     LorasmithError if nothing is to be evaluated, a file is missing, or the scorer cannot be loaded.
 
     >>> settings = {"trigger": "mia", "class_word": "robot", "count": 1, "steps": 2, "scorer": {"kind": "judge"}}
-    >>> prompts = ["a photo of <TOK>"]
-    >>> result = lorasmith.evaluate(
-    ...     "photos/mia", ["mia.safetensors"], base="tiny-sd", prompts=prompts, settings=settings
-    ... )
+    >>> prompts, loras = ["a photo of <TOK>"], ["mia.safetensors"]
+    >>> result = lorasmith.evaluate("photos/mia", loras, base="tiny-sd", prompts=prompts, settings=settings)
     >>> [row.name for row in result.rows]
     ['mia']
     """
