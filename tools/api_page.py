@@ -1,6 +1,6 @@
 """The page `docs/api.md`: every name that `lorasmith` exports, with its signature, docstring and example.
 
-`python -m tools.docs` writes it. tests/unit/api/test_examples.py runs the examples.
+`python -m tools.docs` writes it. tests/unit/api/test_docstring_examples.py runs the examples.
 """
 
 from __future__ import annotations
