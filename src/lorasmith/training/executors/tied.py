@@ -19,6 +19,10 @@ def tie(parent: int) -> None:
     """Let the system send SIGTERM to this process when `parent` ends. Other systems than Linux cannot do that."""
     if sys.platform != "linux":
         return
+    # Ray blocks Ctrl-C in what it starts, and a background job of a shell ignores it; a run must see it, to be stopped
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     # it has ended before that
     if os.getppid() != parent:

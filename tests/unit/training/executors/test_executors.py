@@ -128,6 +128,23 @@ subprocess.Popen([sys.executable, {tied_module.__file__!r}, str(os.getpid()), sy
     until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="engines run on Linux")
+def test_a_run_can_be_stopped_although_its_engine_blocks_and_ignores_ctrl_c(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    parent = f"""
+import os, pathlib, signal, subprocess, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+tied = [sys.executable, {tied_module.__file__!r}, str(os.getpid())]
+child = subprocess.Popen([*tied, sys.executable, "-c", {WAIT_FOR_SIGINT!r}, {str(mark)!r}])
+while not pathlib.Path({str(mark)!r}).exists():
+    time.sleep(0.01)
+child.send_signal(signal.SIGINT)
+sys.exit(child.wait(20))
+"""
+    assert subprocess.run([sys.executable, "-c", parent], timeout=60).returncode == 130
+
+
 class FakeJob:
     """A job whose engine says what the test wants."""
 
