@@ -1,4 +1,4 @@
-"""Write `docs/kohya.md`, `docs/diffusers.md` and `docs/mixofshow.md` from the tables of options that the code uses.
+"""Write `docs/kohya.md`, `docs/diffusers.md`, `docs/mixofshow.md` and `docs/ai-toolkit.md` from the option tables.
 
 python -m tools.foreign           # write
 python -m tools.foreign --check   # exit 1 if what is there is not current
@@ -113,6 +113,33 @@ where something differs from what the file asks for. Images of several concepts 
 """
 
 
+AI_TOOLKIT = """# ai-toolkit's files
+
+Written by `python -m tools.foreign` from the option tables in the code. A test fails if this page is out of date.
+
+```bash
+lorasmith as ai-toolkit my_config.yaml
+lorasmith as ai-toolkit my_config.yaml -n another_name
+lorasmith convert-config my_config.yaml > mine.toml
+```
+
+Jobs of the types `sd_trainer`, `diffusion_trainer` and `ui_trainer` run that train a LoRA of SD 1.x, 2.x, SDXL, SD 3,
+SD 3.5 or Flux.1. Files may be YAML or JSON; `[name]` and `${VARIABLE}` are replaced. The run's folder is
+`training_folder/name`, with `name.safetensors`, `name_000000250.safetensors` after steps, and `samples/`. LoRAs of SD 3
+and Flux have diffusers' names, as in the original, the others kohya's.
+
+What differs: t is any number, not one of 1000. Data sets and resolutions are mixed in one order, and regularisation
+images are used as often as they are many. Dropped captions hold the trigger of the run alone, as in the original;
+where the original caches texts, it never drops captions, and here they are dropped. AdamW has eps = 1e-6, as there.
+Images are not enlarged. Flux is drawn without a second pass.
+
+Refused, with a message that names the key: other jobs (generate, extract, merge), sliders, other families of models
+(`arch`), IP and control adapters, videos, embeddings, `timestep_type: weighted` (a table of 1000 measured numbers),
+`lognorm_blend`, `next_sample` and the few-step types, `automagic`, DOP (use `prior_reg` or `preserve`), and everything
+in the table that says so. An unknown key gives a note, where the original says nothing.
+"""
+
+
 def page() -> str:
     """The page of sd-scripts."""
     counts = Counter(option.state for option in OPTIONS)
@@ -160,6 +187,7 @@ def pages() -> dict[str, str]:
         "kohya.md": page(),
         "diffusers.md": scripts(DIFFUSERS, "diffusers", "train_dreambooth"),
         "mixofshow.md": scripts(MIX_OF_SHOW, "Mix-of-Show", "train_edlora"),
+        "ai-toolkit.md": scripts(AI_TOOLKIT, "ai-toolkit", "ai-toolkit"),
     }
 
 

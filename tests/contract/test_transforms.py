@@ -23,6 +23,7 @@ from lorasmith.data.transforms.base import Sample
 
 NEEDED: dict[str, dict[str, Any]] = {
     "template": {"templates": ["a photo of {caption}", "{caption}, drawn"]},
+    "trigger": {"words": "garp"},
     "replace": {"words": {"cat": "<cat1> <cat2>"}},
     "tags": {"shuffle": True},
 }

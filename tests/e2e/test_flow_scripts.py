@@ -78,3 +78,25 @@ def test_diffusers_scripts(model: str, bases: dict[str, Path], photos: Path, her
     assert any(key.startswith("transformer.transformer_blocks.0.attn.to_q.lora_A") for key in keys)
     assert any(key.startswith("text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_A") for key in keys)
     check_file(bases[model], file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [*BASES, "sd1"])
+def test_ai_toolkit(model: str, bases: dict[str, Path], base: str, photos: Path, here: Program) -> None:
+    flow = model in BASES
+    Path("job.yaml").write_text(
+        "job: extension\nconfig:\n  name: garp\n  process:\n    - type: sd_trainer\n      training_folder: out\n"
+        "      trigger_word: garp\n      network: {type: lora, linear: 4, linear_alpha: 4}\n"
+        "      save: {dtype: float32, save_every: 2}\n      datasets:\n"
+        f"        - {{folder_path: photos, resolution: [64, 128], caption_dropout_rate: 0.1, bucket_tolerance: 16}}\n"
+        "      train: {batch_size: 1, steps: 3, optimizer: adamw, lr: 1e-3, dtype: fp32, disable_sampling: true,\n"
+        f"        noise_scheduler: {'flowmatch' if flow else 'ddpm'}, ema_config: {{use_ema: true, ema_decay: 0.9}}}}\n"
+        f"      model: {{name_or_path: '{bases[model] if flow else base}', arch: {model}}}\n"
+    )
+    answer = here("as", "ai-toolkit", "job.yaml")
+    assert answer.code == 0, answer.err
+    assert Path("out/garp/garp_000000002.safetensors").is_file()
+    file = Path("out/garp/garp.safetensors")
+    keys = load_file(file).keys()
+    assert any(key.startswith("transformer.transformer_blocks.0.attn.to_q.lora_A") for key in keys) == flow
+    check_file(bases[model] if flow else Path(base), file)

@@ -25,14 +25,6 @@ Arguments = Annotated[
 SEPARATE = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 """Settings of click: options after the name of the script belong to the script."""
 
-FILE_ARGUMENTS = {
-    ".toml": ("train_network", "--config_file"),
-    ".json": ("train_network", "--config_file"),
-    ".yml": ("train_edlora", "-opt"),
-    ".yaml": ("train_edlora", "-opt"),
-}
-"""The script and option that a config file belongs to, by its suffix."""
-
 
 def as_command(name: Name, arguments: Arguments = None) -> None:
     """Do what a script of another trainer does, with its own options and config files.
@@ -167,15 +159,15 @@ def convert_config_command(name: Name, arguments: Arguments = None) -> None:
 
     Notes are printed above the config, as comments.
     """
+    from lorasmith.compat.detect import SUFFIXES, command_of
     from lorasmith.compat.launchers import read_command
     from lorasmith.compat.script import find_script
     from lorasmith.core.config import to_toml
 
     words = [name, *(arguments or [])]
-    # A file alone stands for the script that most people have it from.
-    suffix = Path(name).suffix.lower()
-    if suffix in FILE_ARGUMENTS:
-        words = [*FILE_ARGUMENTS[suffix], *words]
+    # A file alone stands for the script that it is made for.
+    if Path(name).suffix.lower() in SUFFIXES:
+        words = [*command_of(Path(name)), *(arguments or [])]
     command = read_command(words)
     script = find_script(command.script)
     arguments = command.arguments_for(script)

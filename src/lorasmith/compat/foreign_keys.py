@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from lorasmith.core.config import UNKNOWN_KEY
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 FOREIGN_FILES = {
+    "job": (
+        "the file is a job of ai-toolkit, not settings of Lorasmith",
+        "run: lorasmith as ai-toolkit {file}   (or convert it: lorasmith convert-config {file} > mine.toml)",
+    ),
     "LoRA_type": (
         "the file holds the settings of the form kohya_ss, not options of a script or settings of Lorasmith",
         "when training starts, kohya_ss writes the options of its script to config_lora-DATE.toml in the output "
@@ -23,7 +28,7 @@ FOREIGN_FILES = {
     ),
     "pretrained_model_name_or_path": (
         "the file holds options of sd-scripts, not settings of Lorasmith",
-        "run: lorasmith as train_network --config_file {file}   "
+        "run: lorasmith as {script} --config_file {file}   "
         "(or convert it: lorasmith convert-config {file} > mine.toml)",
     ),
     "datasets": (
@@ -52,7 +57,7 @@ def explain(error: ConfigError) -> ConfigError:
     unknown = [problem.where for problem in error.problems if problem.found == UNKNOWN_KEY]
     for key in FOREIGN_FILES:
         if key in unknown:
-            return foreign_file(key, error.source)
+            return foreign_file(key, error.source, unknown)
 
     if not unknown:
         return error
@@ -75,10 +80,13 @@ def explained_problems(problems: Sequence[Problem], advice: Mapping[str, str]) -
     return result
 
 
-def foreign_file(key: str, source: str) -> ConfigError:
-    """The error for a file of another trainer, recognised by a key of it."""
+def foreign_file(key: str, source: str, keys: Sequence[str] = ()) -> ConfigError:
+    """The error for a file of another trainer, recognised by a key of it. `keys`: all that are not ours."""
+    from lorasmith.compat.detect import script_of_file
+
     what, remedy = FOREIGN_FILES[key]
-    return ConfigError([Problem("", what, remedy=remedy.format(file=source))], source)
+    script = script_of_file(Path(source), keys)
+    return ConfigError([Problem("", what, remedy=remedy.format(file=source, script=script))], source)
 
 
 @functools.cache

@@ -28,6 +28,8 @@ UNKNOWN_KEY = "unknown key"
 DRIVE = re.compile(r"[A-Za-z]:[\\/\b\t\n\f\r]")
 ESCAPED = re.compile(r"[\0\b\t\n\f\r]")
 """The characters that TOML's one-letter escapes stand for, and NUL, which no path can have."""
+AI_TOOLKIT = re.compile(r"^job\s*:", re.MULTILINE)
+"""In YAML files of ai-toolkit, unlike in those of Mix-of-Show."""
 WINDOWS_PATHS = "write Windows paths with / or in single quotes: 'C:\\images'"
 ALLOWED = {
     "path_type": "a path in quotes",
@@ -53,10 +55,10 @@ def read_table(path: Path) -> Table:
     text = read_text(path)
     suffix = path.suffix.lower()
     if suffix in (".yaml", ".yml"):
-        raise LorasmithError(
-            f"{path}: is YAML, and a config is TOML or JSON; a file of Mix-of-Show runs with: "
-            f"lorasmith as train_edlora -opt {path}"
-        )
+        command = "ai-toolkit runs with: lorasmith as ai-toolkit"
+        if not AI_TOOLKIT.search(text):
+            command = "Mix-of-Show runs with: lorasmith as train_edlora -opt"
+        raise LorasmithError(f"{path}: is YAML, and a config is TOML or JSON; a file of {command} {path}")
     return parse_json(text, path) if suffix == ".json" else parse_toml(text, path)
 
 
