@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     CLIPTextConfig,
@@ -20,8 +22,13 @@ from transformers import (
 )
 
 from lorasmith.core.package import assets
+from lorasmith.families.flux.bfl_names import bfl_place
+from lorasmith.families.sd3.sai_names import sai_place
+from lorasmith.families.stable_diffusion.ldm_names import vae_name
+from lorasmith.families.transformer_models.original_names import PlaceOf, key_of
 
-T5_WIDTH = 96
+T5_WIDTH = 192
+CLIP_L, CLIP_G = 64, 128
 
 
 def randomise(model: Any, seed: int) -> Any:
@@ -40,8 +47,9 @@ def clip(width: int, seed: int, projected: bool = True) -> Any:
     config = CLIPTextConfig(
         hidden_size=width,
         intermediate_size=2 * width,
-        num_attention_heads=4,
+        num_attention_heads=width // 64,
         num_hidden_layers=3,
+        hidden_act="quick_gelu" if width == CLIP_L else "gelu",
         projection_dim=width,
         eos_token_id=49407,
     )
@@ -61,17 +69,18 @@ def t5_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def write_parts(out: Path, scheduler: dict[str, Any], t5_folder: str | None, t5_tokenizer_folder: str) -> None:
+def write_parts(
+    out: Path, scheduler: dict[str, Any], t5_folder: str | None, t5_tokenizer_folder: str, scaling: tuple[float, float]
+) -> None:
     """The VAE, the scheduler and T5 of both families."""
     autoencoder: Any = AutoencoderKL
     vae = autoencoder(
-        block_out_channels=(16, 16, 32, 32),
+        block_out_channels=(32, 32, 32, 32),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        norm_num_groups=8,
         latent_channels=16,
-        scaling_factor=1.5305,
-        shift_factor=0.0609,
+        scaling_factor=scaling[0],
+        shift_factor=scaling[1],
         use_quant_conv=False,
         use_post_quant_conv=False,
     )
@@ -107,17 +116,17 @@ def write_sd3(out: Path, *, with_t5: bool = True) -> Path:
         num_attention_heads=4,
         joint_attention_dim=T5_WIDTH,
         caption_projection_dim=64,
-        pooled_projection_dim=32 + 48,
+        pooled_projection_dim=CLIP_L + CLIP_G,
         pos_embed_max_size=24,
         dual_attention_layers=(0,),
         qk_norm="rms_norm",
     )
     randomise(transformer, 0).save_pretrained(out / "transformer")
-    for folder, width, seed in (("text_encoder", 32, 3), ("text_encoder_2", 48, 4)):
+    for folder, width, seed in (("text_encoder", CLIP_L, 3), ("text_encoder_2", CLIP_G, 4)):
         clip(width, seed).save_pretrained(out / folder)
     write_clip_tokenizer(out / "tokenizer", "<|endoftext|>")
     write_clip_tokenizer(out / "tokenizer_2", "!")
-    write_parts(out, {"shift": 3.0}, "text_encoder_3" if with_t5 else None, "tokenizer_3")
+    write_parts(out, {"shift": 3.0}, "text_encoder_3" if with_t5 else None, "tokenizer_3", (1.5305, 0.0609))
     (out / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusion3Pipeline"}))
     return out
 
@@ -133,13 +142,50 @@ def write_flux(out: Path, *, guidance: bool = True) -> Path:
         attention_head_dim=16,
         num_attention_heads=4,
         joint_attention_dim=T5_WIDTH,
-        pooled_projection_dim=32,
+        pooled_projection_dim=CLIP_L,
         guidance_embeds=guidance,
         axes_dims_rope=(4, 6, 6),
     )
     randomise(transformer, 0).save_pretrained(out / "transformer")
-    clip(32, 3, projected=False).save_pretrained(out / "text_encoder")
+    clip(CLIP_L, 3, projected=False).save_pretrained(out / "text_encoder")
     write_clip_tokenizer(out / "tokenizer", "<|endoftext|>")
-    write_parts(out, {"shift": 3.0, "use_dynamic_shifting": True}, "text_encoder_2", "tokenizer_2")
+    write_parts(out, {"shift": 3.0, "use_dynamic_shifting": True}, "text_encoder_2", "tokenizer_2", (0.3611, 0.1159))
     (out / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     return out
+
+
+def original_names(folder: Path, kind: str) -> dict[str, torch.Tensor]:
+    """The transformer of a diffusers folder under its authors' names, with layers joined."""
+    place_of: PlaceOf = bfl_place if kind == "flux" else partial(sai_place, blocks=2)
+    parts: dict[str, dict[int, torch.Tensor]] = {}
+    for name, value in load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors").items():
+        key, place = key_of(name, place_of)
+        parts.setdefault(key, {})[place.index] = value.roll(len(value) // 2, 0) if place.halves_swapped else value
+    return {key: torch.cat([rows[i] for i in sorted(rows)]) for key, rows in parts.items()}
+
+
+def original_vae_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """The VAE of a diffusers folder under the original names, its attention as 1 x 1 convolutions."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, value in load_file(folder / "vae" / "diffusion_pytorch_model.safetensors").items():
+        is_matrix = ".attentions." in name and value.dim() == 2
+        tensors[vae_name(name, 4)] = value[:, :, None, None] if is_matrix else value
+    return tensors
+
+
+def text_tensors(folder: Path, part: str) -> dict[str, torch.Tensor]:
+    """A text encoder of a diffusers folder, as files of one part have it."""
+    tensors = load_file(folder / part / "model.safetensors")
+    is_clip = any(name.endswith("embeddings.token_embedding.weight") for name in tensors)
+    return {f"text_model.{n}" if is_clip and not n.startswith("text_") else n: v for n, v in tensors.items()}
+
+
+def whole_checkpoint(folder: Path, kind: str) -> dict[str, torch.Tensor]:
+    """All parts of a diffusers folder in one file, with the prefixes of ComfyUI (Flux) or Stability AI (SD3)."""
+    names = ["clip_l", "t5xxl"] if kind == "flux" else ["clip_l", "clip_g", "t5xxl"]
+    tensors = {f"model.diffusion_model.{k}": v for k, v in original_names(folder, kind).items()}
+    vae_prefix = "vae." if kind == "flux" else "first_stage_model."
+    tensors |= {f"{vae_prefix}{k}": v for k, v in original_vae_tensors(folder).items()}
+    for name, part in zip(names, ("text_encoder", "text_encoder_2", "text_encoder_3"), strict=False):
+        tensors |= {f"text_encoders.{name}.transformer.{k}": v for k, v in text_tensors(folder, part).items()}
+    return tensors

@@ -45,8 +45,15 @@ def sdxl(subject: str, memory: float, base: str = SDXL, prediction: str = "epsil
     )
 
 
+def flow(memory: float, kind: str) -> Answers:
+    """A character on Flux.1 dev or SD 3.5 medium."""
+    base = {"flux": "flux1-dev.safetensors", "sd3": "sd3.5_medium.safetensors"}[kind]
+    return Answers(base, IMAGES, "runs/mia", "mia", "character", memory, COUNT, 1024, kind=kind, prediction="velocity")
+
+
 CAPTIONS = "Each picture 01.png has its caption beside it in 01.txt, for example: a photo of mia, smiling, in a garden."
 TAGS = "Captions are tags: mia, 1girl, smile, garden. The trigger comes first and stays there."
+PARTS = "Parts that the file lacks lie beside it, or base_parts names them."
 RECIPES = (
     Recipe(
         "sd15-character",
@@ -88,6 +95,14 @@ RECIPES = (
     Recipe(
         "sdxl-6gb", "A character on SDXL with a card of 6 GB: weights are copied from the host.", sdxl("character", 6)
     ),
+    *(
+        Recipe(f"flux-{gb}gb", f"A character on Flux.1 dev with a card of {gb} GB. {PARTS}", flow(gb, "flux"))
+        for gb in (12, 16, 24)
+    ),
+    *(
+        Recipe(f"sd35-{gb}gb", f"A character on SD 3.5 medium with a card of {gb} GB. {PARTS}", flow(gb, "sd3"))
+        for gb in (12, 16)
+    ),
     Recipe(
         "illustrious-character",
         f"A character on Illustrious XL with a card of 12 GB. {TAGS}",
@@ -116,13 +131,14 @@ def text_of(recipe: Recipe) -> str:
 
 def rates(answers: Answers) -> str:
     """The effective learning rates: the scale alpha / rank is 1."""
-    unet = "1e-4" if answers.trains_text or answers.kind == "sdxl" else "2e-4"
+    unet = "1e-4" if answers.trains_text or not answers.is_small_base else "2e-4"
+    denoiser = "transformer" if answers.flows else "UNet"
     text = (
         f"; text encoder {short(SUBJECTS[answers.subject].text_lr)}"
         if answers.trains_text
         else "; text encoder not trained"
     )
-    return f"Effective lr: UNet {unet} = {unet} (lr) x 1 (alpha / rank){text}."
+    return f"Effective lr: {denoiser} {unet} = {unet} (lr) x 1 (alpha / rank){text}."
 
 
 def folded(text: str, width: int = 116) -> list[str]:

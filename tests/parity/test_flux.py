@@ -11,14 +11,17 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from peft import LoraConfig
 from transformers import AutoTokenizer, CLIPTextModel, CLIPTokenizer, T5EncoderModel
 
+from lorasmith.adapters.attach import AdapterSet
+from lorasmith.adapters.lora import LoRA
 from lorasmith.families.base import Family
 from lorasmith.families.flux.network import image_positions, pack, unpack
 from lorasmith.families.load import load
 from lorasmith.sampling.request import Request
 from lorasmith.sampling.sample import sample_latents, scheduler_for
-from tests.transformer_bases import write_flux
+from tests.transformer_bases import T5_WIDTH, write_flux
 
 TEXTS = ["a cat on a mat", "a very long text " * 40]
 
@@ -49,7 +52,7 @@ def test_texts(folder: Path, family: Family) -> None:
     ours = family.encode_text(TEXTS)
     with torch.no_grad():
         context, pooled, _ = pipeline(folder).encode_prompt(TEXTS, None)
-    assert ours["context"].shape == (2, 512, 96)
+    assert ours["context"].shape == (2, 512, T5_WIDTH)
     torch.testing.assert_close(ours["context"].detach(), context, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours["pooled"].detach(), pooled, atol=1e-5, rtol=1e-5)
 
@@ -63,9 +66,49 @@ def test_packing_and_positions() -> None:
     torch.testing.assert_close(image_positions(4, 6, torch.device("cpu")), expected)
 
 
-def test_pictures(folder: Path, family: Family) -> None:
+def test_outputs_and_gradients_of_adapters(folder: Path, family: Family) -> None:
+    theirs: Any = FluxTransformer2DModel.from_pretrained(folder / "transformer")
+    conditioning = family.encode_text(TEXTS)
+    x, t = torch.randn(2, 16, 8, 12, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.9])
+    layers = family.named_layers(["transformer"])
+    adapters = AdapterSet.create(LoRA(rank=2, alpha=2, layers="attention-mlp"), layers, family.layer_presets, seed=0)
+    adapters.attach()
+    names = [name.removeprefix("transformer.") for name in adapters.adapters]
+    assert any("single_transformer_blocks.0.proj_mlp" in name for name in names)
+    theirs.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=names))
+    generator = torch.Generator().manual_seed(1)
+    pairs: list[tuple[Any, Any]] = []
+    for name, adapter in adapters.adapters.items():
+        module = theirs.get_submodule(name.removeprefix("transformer."))
+        tensors = dict(adapter.named_parameters())
+        for ours, other in ((tensors["down"], module.lora_A), (tensors["up"], module.lora_B)):
+            value = torch.randn(ours.shape, generator=generator) * 0.1
+            ours.data = value
+            other["default"].weight.data = value.view(other["default"].weight.shape).clone()
+            pairs.append((ours, other["default"].weight))
+
+    ours_out = family.predict(x, t, conditioning)
+    ours_out.square().mean().backward()
+    theirs_out = theirs(
+        hidden_states=pack(x),
+        encoder_hidden_states=conditioning["context"].detach(),
+        pooled_projections=conditioning["pooled"].detach(),
+        timestep=t,
+        img_ids=image_positions(4, 6, torch.device("cpu")),
+        txt_ids=torch.zeros(512, 3),
+        guidance=torch.ones(2) if theirs.config.guidance_embeds else None,
+        return_dict=False,
+    )[0]
+    theirs_out.square().mean().backward()
+    torch.testing.assert_close(pack(ours_out), theirs_out, atol=1e-5, rtol=1e-5)
+    for ours, other in pairs:
+        torch.testing.assert_close(ours.grad, other.grad.view(ours.shape), atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.5])
+def test_pictures(folder: Path, family: Family, guidance: float) -> None:
     """Latents of a whole drawing, from the same noise and with the shift of the picture's size."""
-    request = Request("a cat", seed=5, steps=4, cfg=1.0, width=96, height=64, sampler="euler")
+    request = Request("a cat", seed=5, steps=4, cfg=1.0, guidance=guidance, width=96, height=64, sampler="euler")
     started: list[torch.Tensor] = []
     predict = family.predict
     family.predict = lambda x, t, c: (started.append(x), predict(x, t, c))[1]  # type: ignore[method-assign]
@@ -74,7 +117,7 @@ def test_pictures(folder: Path, family: Family) -> None:
     theirs = pipeline(folder)(
         "a cat",
         num_inference_steps=4,
-        guidance_scale=1.0,
+        guidance_scale=guidance,
         width=96,
         height=64,
         latents=pack(started[0]),

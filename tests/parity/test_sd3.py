@@ -20,7 +20,7 @@ from lorasmith.families.base import Family
 from lorasmith.families.load import load
 from lorasmith.sampling.request import Request
 from lorasmith.sampling.sample import sample_latents, scheduler_for
-from tests.transformer_bases import write_sd3
+from tests.transformer_bases import T5_WIDTH, write_sd3
 
 TEXTS = ["a cat on a mat", "a very long text " * 30]
 
@@ -53,7 +53,7 @@ def test_texts(folder: Path, family: Family) -> None:
     ours = family.encode_text(TEXTS)
     with torch.no_grad():
         context, _, pooled, _ = pipeline(folder).encode_prompt(TEXTS, None, None, do_classifier_free_guidance=False)
-    assert ours["context"].shape == (2, 77 + 256, 96)
+    assert ours["context"].shape == (2, 77 + 256, T5_WIDTH)
     torch.testing.assert_close(ours["context"].detach(), context, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours["pooled"].detach(), pooled, atol=1e-5, rtol=1e-5)
 
@@ -128,6 +128,6 @@ def test_latents_and_their_shift(folder: Path, family: Family) -> None:
 def test_without_t5_its_states_are_zeros(tmp_path: Path) -> None:
     family = load(write_sd3(tmp_path, with_t5=False))
     context = family.encode_text(["a cat"])["context"]
-    assert context.shape == (1, 333, 96)
+    assert context.shape == (1, 333, T5_WIDTH)
     assert float(context[:, 77:].abs().max()) == 0
     assert float(context[:, :77].abs().max()) > 0

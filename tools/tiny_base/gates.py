@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,11 @@ def requests() -> tuple[list[Request], list[str], list[str]]:
             concepts.append(concept.name)
             places.append(place)
     return asked, concepts, places
+
+
+def flow_request(request: Request) -> Request:
+    """The same picture for a flow model, which other samplers draw."""
+    return replace(request, sampler="euler", cfg=4.0)
 
 
 class _First:

@@ -8,22 +8,17 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from lorasmith.api.published_models import published_model
 from lorasmith.api.recipe import SUBJECTS, Answers, recipe
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.data.listing import images_in
 from lorasmith.families.resolve import find
-from lorasmith.families.stable_diffusion.layer_names import layers, published_unet
-from lorasmith.families.stable_diffusion.presets import PRESETS
 from lorasmith.training.memory_levels import CHECKPOINTING, LAST_EXACT, LEVELS
 from lorasmith.training.setup.memory_estimate import StepShape, need
 
 GIB = 2**30
 USABLE = 0.92
 """The share of a card's memory that a run can have; the rest is the system's and the screen's."""
-PARAMETERS = {"sd1": 859_520_964, "sd2": 865_910_724, "sdxl": 2_567_463_684}
-"""Weights of the published UNets."""
-TEXT_PARAMETERS = {"sd1": 123_060_480, "sd2": 340_387_840, "sdxl": 817_719_552}
-"""Weights of their text encoders, which stay in memory unless encoded captions are cached."""
 TAG_NAMES = ("illustrious", "noob", "animagine", "pony", "anime", "wai")
 """Parts of the names of bases that read tags. A guess, which is said."""
 
@@ -113,6 +108,8 @@ def forecast_of(answers: Answers) -> Forecast:
     """
     usable = answers.memory * USABLE
     choices = [(4, 0), (4, 1), (2, 0), (2, 1), (2, CHECKPOINTING), (1, 1), (1, CHECKPOINTING), (1, LAST_EXACT)]
+    if answers.flows:  # where weights are copied for each step, more images share the copies
+        choices[-1:] = [(4, LAST_EXACT), (2, LAST_EXACT), (1, LAST_EXACT)]
     for batch, level in choices:
         gib = step_gib(answers, batch, level)
         if gib <= usable:
@@ -124,18 +121,19 @@ def step_gib(answers: Answers, batch: int, level: int) -> float:
     """What a step of `batch` images needs at a memory level."""
     side = answers.resolution // 8
     shape = StepShape(side, side, batch, 2)
-    unet = published_unet(answers.kind)
-    text = 2 * TEXT_PARAMETERS[answers.kind] if answers.trains_text or answers.captions_change else 0
-    return (need(unet, PARAMETERS[answers.kind], trained_weights(answers), shape, level).total + text) / GIB
+    model = published_model(answers.kind)
+    text = 2 * model.text_parameters if answers.trains_text or answers.captions_change else 0
+    return (need(model.network, model.parameters, trained_weights(answers), shape, level).total + text) / GIB
 
 
 def trained_weights(answers: Answers) -> int:
     """The number of weights of the LoRA."""
-    patterns = PRESETS["attention-mlp"]
+    model = published_model(answers.kind)
+    patterns = model.presets["attention-mlp"]
     rank = SUBJECTS[answers.subject].rank
     total = 0
-    for layer in layers(answers.kind):
-        if layer.component != "unet" and not answers.trains_text:
+    for layer in model.layers:
+        if layer.component != model.denoiser and not answers.trains_text:
             continue
         if layer.kind != "norm" and any(fnmatchcase(layer.name, pattern) for pattern in patterns):
             total += rank * (layer.shape[0] + math.prod(layer.shape[1:]))

@@ -47,6 +47,8 @@ SUBJECTS = {
     ),
 }
 """`concept`: a pose, an action, a piece of clothing: what the captions put beside a subject."""
+TIMESTEPS = {"sd3": "logit_normal", "flux": "shifted"}
+"""How timesteps are chosen on bases of flow matching."""
 TAG_PROMPTS = {
     "character": ("1girl, {}, portrait", "1girl, {}, beach, full body", "1girl, {}, night, city", "1girl, portrait"),
     "object": ("{}, on table", "1girl, holding {}", "{}, outdoors", "1girl, portrait"),
@@ -73,7 +75,7 @@ class Answers:
     """Number of images."""
     resolution: int = 512
     kind: str = "sd1"
-    """The family of the base: `sd1`, `sd2`, `sdxl`."""
+    """The family of the base: `sd1`, `sd2`, `sdxl`, `sd3`, `flux`."""
     prediction: str = "epsilon"
     tags: bool = False
     """Whether captions are lists of tags, as anime bases read them."""
@@ -88,9 +90,19 @@ class Answers:
         return self.base == TINY
 
     @property
+    def is_small_base(self) -> bool:
+        """Whether the base is of SD 1.x or 2.x."""
+        return self.kind in ("sd1", "sd2")
+
+    @property
+    def flows(self) -> bool:
+        """Whether the base was trained by flow matching."""
+        return self.kind in TIMESTEPS
+
+    @property
     def trains_text(self) -> bool:
         """Whether the text encoder is trained too."""
-        small = not self.tiny and (self.memory < LITTLE_MEMORY or self.kind == "sdxl")
+        small = not self.tiny and (self.memory < LITTLE_MEMORY or not self.is_small_base)
         return SUBJECTS[self.subject].text_lr > 0 and not small and not self.layerwise
 
     @property
@@ -196,7 +208,7 @@ def rate_lines(answers: Answers) -> list[str]:
     if answers.trains_text:
         return ["lr = 1e-4", f"text_lr = {short(SUBJECTS[answers.subject].text_lr)}"]
     # the UNet must do alone what both do elsewhere; SDXL's is large enough at the lower rate
-    return ["lr = 1e-4" if answers.kind == "sdxl" else "lr = 2e-4"]
+    return ["lr = 2e-4" if answers.is_small_base else "lr = 1e-4"]
 
 
 def short(rate: float) -> str:
@@ -206,6 +218,8 @@ def short(rate: float) -> str:
 
 def objective_lines(answers: Answers) -> list[str]:
     """The weights over t."""
+    if answers.flows:
+        return ["", "[objective]", f"timesteps = {{ kind = {inline(TIMESTEPS[answers.kind])} }}"]
     if answers.pure_noise:
         # min-SNR and debiased give pure noise no weight, or all of it
         return ["", "# no weighting: the loss of v-prediction also trains pure noise, which min-SNR leaves out"]

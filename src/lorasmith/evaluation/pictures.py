@@ -24,7 +24,7 @@ from lorasmith.families.base import Family
 from lorasmith.sampling.loras import Loras
 from lorasmith.sampling.png_metadata import save_picture
 from lorasmith.sampling.prompts import split_loras
-from lorasmith.sampling.request import Request
+from lorasmith.sampling.request import DEFAULT_GUIDANCE, Request
 from lorasmith.sampling.run import GRID_NAME, PlannedPicture, add_metadata
 from lorasmith.sampling.sample import Picture, sample
 
@@ -125,6 +125,8 @@ def plan_pictures(
     # The name of the folder is a hash of this table, so its keys and their order must stay.
     how: dict[str, Any] = settings.model_dump(mode="json", include=REQUEST_FIELDS | BASE_FIELDS)
     how["base"] = settings.base
+    if settings.guidance != DEFAULT_GUIDANCE:
+        how["guidance"] = settings.guidance
     how["word"] = word
     how["size"] = [width, height]
     how["loras"] = [[use.path.name, sha256_of(use.path), use.strength, use.text] for use in candidate.uses]
@@ -133,7 +135,7 @@ def plan_pictures(
     subfolder = folder / f"{label}-{_short_hash(json.dumps(how))}"
     write_text(subfolder / "how.json", json.dumps(how, indent=1))
 
-    shared = settings.model_dump(include=REQUEST_FIELDS)
+    shared = settings.model_dump(include=REQUEST_FIELDS | {"guidance"})
     tasks = []
     for prompt in prompts:
         text = reference_text(prompt, settings)

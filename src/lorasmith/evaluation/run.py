@@ -35,6 +35,7 @@ from lorasmith.families.load import load
 from lorasmith.families.resolve import find
 from lorasmith.sampling.loras import Loras
 from lorasmith.sampling.run import apply_prediction_settings
+from lorasmith.sampling.settings import with_default_cfg
 
 
 def evaluate(
@@ -134,7 +135,9 @@ def collect_pictures(
         return pictures
 
     # Pictures to generate: those that an earlier call with the same settings wrote are reused.
-    native_size = find(settings.base).native_size
+    base = find(settings.base)
+    settings = with_default_cfg(settings, base)
+    native_size = base.native_size
     incomplete: dict[Candidate, list[GenerationTask]] = {}
     for candidate in generated:
         planned = plan_pictures(candidate, prompts, settings, folder / "pictures", native_size)
@@ -142,7 +145,7 @@ def collect_pictures(
         if not all(task.picture.path.is_file() for task in planned):
             incomplete[candidate] = planned
     if incomplete:
-        _generate(settings.base, incomplete, settings, progress)
+        _generate(base.name, incomplete, settings, progress)
     return pictures
 
 
@@ -160,7 +163,13 @@ def load_base(
 ) -> tuple[Family, Loras]:
     """The base model and the LoRAs of candidates, none of them attached."""
     progress.say(f"loading {base}")
-    family = load(base, dtype=settings.dtype, device=pick_device(settings.device), vae=settings.vae)
+    family = load(
+        base,
+        dtype=settings.dtype,
+        device=pick_device(settings.device),
+        vae=settings.vae,
+        parts=settings.base_parts,
+    )
     apply_prediction_settings(family, settings)
     # all files are read first, so that one that does not fit the base is an error before the first picture
     loras = Loras(family, progress, settings.embeddings)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from lorasmith.families.registry import loader_of
-from lorasmith.families.resolve import BaseInfo, find, identify, with_vae
+from lorasmith.families.resolve import BaseInfo, find, identify, with_parts, with_vae
 
 if TYPE_CHECKING:
     from lorasmith.families.base import Family
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["BaseInfo", "identify", "load", "open_base"]
 
 
-def open_base(source: str | Path, *, family: str | None = None, vae: str = "") -> Source:
+def open_base(source: str | Path, *, family: str | None = None, vae: str = "", parts: Sequence[str] = ()) -> Source:
     """The parts of the base model that `source` names, with the VAE that `vae` names if that is not empty.
 
-    Only headers and configs are read. Raises LorasmithError if there is no base model at `source` or no VAE at `vae`.
+    `parts`: files and folders with the parts that a single file of Flux or SD3 lacks. Only headers and configs are
+    read. Raises LorasmithError if there is no base model at `source`, no VAE at `vae`, or no part at one of `parts`.
     """
-    base = find(source, family)
+    base = with_parts(find(source, family), parts)
     return with_vae(base, vae) if vae else base
 
 
@@ -33,12 +35,13 @@ def load(
     device: torch.device | str = "cpu",
     family: str | None = None,
     vae: str = "",
+    parts: Sequence[str] = (),
 ) -> Family:
     """The base model that `source` names: `tiny-sd`, a diffusers folder, a hub id, or one original-layout file.
 
     `dtype` None: bfloat16 for full-size models, float32 for denoisers under 100 M weights. `family` (`sd1`, `sd2`,
-    `sdxl`) overrides detection. `vae`: another VAE in place of the base's (`resolve.with_vae`). Raises LorasmithError
-    if there is no base model at `source`, or if it is incomplete.
+    `sdxl`, `sd3`, `flux`) overrides detection. `vae`: another VAE in place of the base's (`resolve.with_vae`). `parts`:
+    as in `open_base`. Raises LorasmithError if there is no base model at `source`, or if it is incomplete.
     """
-    base = open_base(source, family=family, vae=vae)
+    base = open_base(source, family=family, vae=vae, parts=parts)
     return loader_of(base.kind).load(base, dtype, device)

@@ -17,6 +17,7 @@ from lorasmith.diffusion.path import DiffusionPath
 from lorasmith.diffusion.prediction import Prediction
 from lorasmith.families.conditioning import Conditioning
 from lorasmith.families.eight_bit import store_in_8_bits
+from lorasmith.families.network_shape import NetworkShape
 
 Feature = Literal["regions", "controls", "attention maps", "layer-wise tokens"]
 """What only some networks can do: prompts for parts of the picture; ControlNets and T2I-Adapters; cross-attention maps
@@ -63,6 +64,11 @@ class DiffusionModel(ABC):
     """Returns a context in which adapters have no effect. Whoever attaches adapters sets it."""
 
     @property
+    def network_shape(self) -> NetworkShape | None:
+        """See `Source.network_shape`."""
+        return None
+
+    @property
     @abstractmethod
     def denoiser(self) -> nn.Module:
         """The network that predicts, frozen."""
@@ -79,6 +85,11 @@ class DiffusionModel(ABC):
         """Keep less for the backward pass where computing it again costs little. Without effect if a family has no such
         operations."""
         return
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the frozen weights of the blocks are on the host already, because the device has no room for them."""
+        return False
 
     def stream_weights(self) -> None:
         """Keep the frozen weights of the denoiser's blocks on the host, and copy them to the device when they are
@@ -101,6 +112,14 @@ class DiffusionModel(ABC):
         """Raise LorasmithError, naming the option that asked for it, if `feature` is not supported."""
         if not self.supports(feature):
             raise LorasmithError(f"{option}: {self.kind} models do not support {feature}")
+
+    default_cfg: ClassVar[float | None] = None
+    """The guidance scale that pictures are drawn with if none is given; None: that of the command."""
+
+    def add_guidance(self, conditioning: Conditioning, guidance: float) -> Conditioning:
+        """`conditioning` with the guidance that the network gets as an input when it draws (Flux.1 dev); networks
+        without this input return it unchanged."""
+        return conditioning
 
     def set_guidance(self, guidance: float) -> None:
         """The guidance that the network gets as an input. Raises LorasmithError for networks without this input."""

@@ -282,8 +282,9 @@ def _first(names: list[str], limit: int = 5) -> str:
 
 
 def digest(refs: Tensors) -> str:
-    """SHA-256 over names, shapes and bytes of tensors, in the order of their names."""
+    """SHA-256 over names, shapes and bytes of tensors and their scales, in the order of their names."""
     result = hashlib.sha256()
+    refs = {**refs, **{f"{name} scale": ref.scale for name, ref in refs.items() if ref.scale is not None}}
     buffer = memoryview(bytearray(_STAGING_BYTES))
     files: dict[Path, BinaryIO] = {}
     with ExitStack() as stack:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -42,6 +42,14 @@ class FamilyLoader(ABC):
     @abstractmethod
     def replace_vae(self, base: Source, path: Path) -> Source:
         """`base` with the VAE at `path`. Raises LorasmithError if there is none or it does not fit."""
+
+    def with_parts(self, base: Source, paths: Sequence[Path]) -> Source:
+        """`base` with the parts that it lacks from these files and folders. Raises LorasmithError if it lacks none, or
+        if there is no such part in one of them."""
+        raise LorasmithError(
+            f"base_parts: {base.name} is a model of {base.kind}, which has its text encoders in its own file or "
+            "folder. Leave base_parts out; another VAE is named with `vae`"
+        )
 
     @abstractmethod
     def load(self, source: Source, dtype: torch.dtype | None, device: torch.device | str) -> Family:

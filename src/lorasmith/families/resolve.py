@@ -21,6 +21,7 @@ EMBEDDED = "tiny-sd"
 _CONFIGS = ["model_index.json", "*/config.json", "scheduler/*.json", "tokenizer*/*", "*/*.index.json"]
 _HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
 _BASES = "A base model is tiny-sd, a diffusers folder, an original-layout .safetensors"
+_PARTS = "Parts of a base are in .safetensors files, in a folder of such, in a diffusers folder"
 _VAES = "A VAE is a diffusers folder that is one or contains one, a .safetensors"
 _VAE_WEIGHTS = "diffusion_pytorch_model"
 
@@ -106,6 +107,20 @@ def with_vae(base: Source, name: str) -> Source:
         stems = (f"vae/{_VAE_WEIGHTS}", _VAE_WEIGHTS)
         path = _from_hub(name, stems, ["config.json", "vae/config.json"], ["**/*.safetensors"])
     return loader_of(base.kind).replace_vae(base, path)
+
+
+def with_parts(base: Source, names: Sequence[str]) -> Source:
+    """`base` with the parts that its file lacks: `names` are `.safetensors` files, folders of them, or diffusers
+    folders. Raises LorasmithError if there is no such file, or no part in it that the model takes."""
+    if not names:
+        return base
+    paths: list[Path] = []
+    for name in names:
+        path = _local_path(name, _PARTS)
+        if path is None:
+            raise LorasmithError(f"base_parts: {name}: {_not_found(Path(name).expanduser(), _PARTS)}")
+        paths.append(path)
+    return loader_of(base.kind).with_parts(base, paths)
 
 
 def _local_path(name: str, what: str) -> Path | None:

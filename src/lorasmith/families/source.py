@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lorasmith.adapters.base import LayerSpec
+from lorasmith.families.network_shape import NetworkShape
 from lorasmith.families.reader import TensorRef
 from lorasmith.moved_modules import renamed
 
@@ -33,8 +34,14 @@ class Source(ABC):
     denoiser_component: ClassVar[str]
     projected_text: ClassVar[tuple[str, ...]] = ("te2",)
     """The CLIP text encoders whose pooled text is projected."""
+    default_cfg: ClassVar[float | None] = None
+    """See `DiffusionModel.default_cfg`."""
     layer_presets: ClassVar[Mapping[str, tuple[str, ...]]]
     """See `LayerNames.layer_presets`."""
+
+    def projects(self, part: str) -> bool:
+        """Whether the pooled text of a CLIP text encoder is projected."""
+        return part in self.projected_text
 
     @property
     @abstractmethod
@@ -86,6 +93,11 @@ class Source(ABC):
     def prediction_origin(self) -> str:
         """How the prediction is known: `stated`, by the base; `probed`, by one pass of its denoiser; or `assumed`."""
         return "stated"
+
+    @property
+    def network_shape(self) -> NetworkShape | None:
+        """The sizes of the denoiser, from which the need of memory is estimated; None if the family has no estimate."""
+        return None
 
     @property
     @abstractmethod

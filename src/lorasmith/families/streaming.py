@@ -8,7 +8,7 @@ computed again (gradient checkpointing); otherwise autograd would hold all copie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,11 @@ class BlockStream:
         tensor.data = host.pin_memory() if self._on_gpu else host
         self._host.add(id(tensor))
 
-    def __call__(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+    def _is_on_host(self, tensor: Tensor) -> bool:
+        """Whether a tensor must be copied: one that was moved, or one that took its place (weights in 8 bits)."""
+        return id(tensor) in self._host or tensor.device.type != self.device.type
+
+    def __call__(self, block: nn.Module, *inputs: Any, **named: Any) -> Any:
         """The block's output; meanwhile the weights of the next block are on their way."""
         position = self._position[id(block)]
         copies = self._coming.pop(position, None) or self._copy(position)
@@ -70,18 +74,36 @@ class BlockStream:
             for tensor in copies.tensors.values():
                 # the allocator must not hand out this memory before the computation has read it
                 tensor.record_stream(current)
-        return functional_call(block, copies.tensors, inputs)
+        return functional_call(block, copies.tensors, inputs, named)
 
     def _copy(self, position: int) -> _Copies:
         """Begin to copy the weights of a block."""
         # by name at each call: adapters that are attached later change the names
-        frozen = {name: t for name, t in _frozen(self._blocks[position]).items() if id(t) in self._host}
+        frozen = {name: t for name, t in _frozen(self._blocks[position]).items() if self._is_on_host(t)}
         if self._stream is None:
             # detached, so that what autograd keeps is not the parameter, whose storage is the host's
             return _Copies({name: tensor.detach().to(self.device) for name, tensor in frozen.items()})
         with torch.cuda.stream(self._stream):
             tensors = {name: tensor.detach().to(self.device, non_blocking=True) for name, tensor in frozen.items()}
             return _Copies(tensors, self._stream.record_event())
+
+
+def stream_calls(stream: BlockStream, block: nn.Module) -> None:
+    """Let every call of a block go through `stream`, for networks whose code cannot be changed."""
+    plain: Callable[..., Any] = block.forward
+    is_inside = False
+
+    def forward(*inputs: Any, **named: Any) -> Any:
+        nonlocal is_inside
+        if is_inside:  # the stream calls the block, too
+            return plain(*inputs, **named)
+        is_inside = True
+        try:
+            return stream(block, *inputs, **named)
+        finally:
+            is_inside = False
+
+    block.forward = forward
 
 
 def _frozen(block: nn.Module) -> dict[str, Tensor]:

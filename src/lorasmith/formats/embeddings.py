@@ -23,15 +23,15 @@ BUNDLE_PREFIX = "bundle_emb."
 
 
 def encode(vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a file of one token. `vectors`: component (`te`; or `te1` and `te2`) to (count, width)."""
+    """Tensors of a file of one token. `vectors`: component (`te`; `te1` and `te2`; Flux: `te1`) to (count, width)."""
     # one text encoder has A1111's layout, two have that of SDXL
     matrices = {component: _as_matrix(tensor, component) for component, tensor in vectors.items()}
     if set(matrices) == {"te"}:
         return {"emb_params": matrices["te"]}
-    if set(matrices) == {"te1", "te2"}:
+    if set(matrices) in ({"te1", "te2"}, {"te1"}):
         return {FILE_NAMES[component]: matrix for component, matrix in matrices.items()}
     raise LorasmithError(
-        "a new token needs vectors for te (SD 1.x, 2.x) or for te1 and te2 (SDXL); "
+        "a new token needs vectors for te (SD 1.x, 2.x) or for te1 and te2 (SDXL, SD3; Flux: te1); "
         f"it has vectors for {', '.join(matrices) or 'none'}"
     )
 

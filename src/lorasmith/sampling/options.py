@@ -15,6 +15,8 @@ class SampleOptions(TypedDict, total=False):
     steps: int
     cfg: float
     """Guidance scale; 1 turns guidance off."""
+    guidance: float
+    """What Flux.1 dev gets as its guidance; default 3.5."""
     sampler: str
     """`ddim`, `euler_a`, `dpm++_2m` ...; the error for an unknown name lists them all."""
     like: str
@@ -28,6 +30,8 @@ class SampleOptions(TypedDict, total=False):
     base model."""
     vae: str
     """A VAE in place of the base model's: a diffusers folder, a hub id, or a `.safetensors` file."""
+    base_parts: Sequence[str]
+    """Files and folders with the parts that a single file of Flux or SD3 lacks."""
     device: str
     precision: str
     regions: Sequence[dict[str, Any]]

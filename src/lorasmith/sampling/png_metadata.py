@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 from lorasmith.imaging.png import save_image, to_image
 from lorasmith.sampling import programs, samplers
 from lorasmith.sampling.regions import format_regions
-from lorasmith.sampling.request import Request
+from lorasmith.sampling.request import DEFAULT_GUIDANCE, Request
 from lorasmith.sampling.sample import Picture
 
 
@@ -27,6 +27,8 @@ def format_parameters(picture: Picture) -> str:
     # As in A1111, entries are written only where they differ from the defaults.
     if request.clip_skip > 1:
         settings["Clip skip"] = request.clip_skip
+    if request.guidance != DEFAULT_GUIDANCE:  # Forge's name
+        settings["Distilled CFG Scale"] = f"{request.guidance:g}"
     if request.rescale:
         settings["CFG Rescale"] = f"{request.rescale:g}"
     if request.regions:

@@ -97,6 +97,7 @@ def encode_prompts(
         conditioning = programs.find(request.like).encode(family, batch, clip_skip=request.clip_skip)
     else:
         conditioning = family.encode_text(batch, max_tokens=None, clip_skip=request.clip_skip, weighted=True)
+    conditioning = family.add_guidance(conditioning, request.guidance)
     sizes = torch.tensor([size], device=family.device).expand(len(batch), 2)
     return family.add_sizes(conditioning, sizes, torch.zeros_like(sizes), sizes)
 

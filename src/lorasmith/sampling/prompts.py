@@ -28,6 +28,7 @@ OPTIONS: dict[str, tuple[str, type[Any]]] = {
     "d": ("seed", int),
     "s": ("steps", int),
     "l": ("cfg", float),
+    "g": ("guidance", float),
     "ss": ("sampler", str),
 }
 """sd-scripts' options on a line (`--d 42`): the field of a `Request` and its type."""
@@ -38,6 +39,7 @@ KEYS: dict[str, tuple[str, type[Any]]] = {
     "negative_prompt": ("negative", str),
     "sample_steps": ("steps", int),
     "scale": ("cfg", float),
+    "guidance_scale": ("guidance", float),
     "sample_sampler": ("sampler", str),
     "clip_skip": ("clip_skip", int),
     "rescale": ("rescale", float),

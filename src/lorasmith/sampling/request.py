@@ -12,6 +12,8 @@ from lorasmith.sampling.control import Control
 from lorasmith.sampling.regions import Region
 
 MAX_STEPS = 1000
+DEFAULT_GUIDANCE = 3.5
+"""The guidance that Flux.1 dev is published with."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Request:
     steps: int = 20
     cfg: float = 7.0
     """Guidance scale; 1 turns guidance off, which halves the time."""
+    guidance: float = DEFAULT_GUIDANCE
+    """What Flux.1 dev gets as its guidance; other models ignore it."""
     width: int = 512
     """Pixels, a multiple of 8, as `height`."""
     height: int = 512
@@ -42,7 +46,7 @@ class Request:
     """ControlNets and T2I-Adapters with their pictures."""
 
     def __post_init__(self) -> None:
-        self._check_names()
+        self._check_choices()
         for name, value in (("rescale", self.rescale), ("apart", self.apart)):
             if not 0 <= value <= 1:
                 raise LorasmithError(f"{name} is {value}; it must be between 0 and 1")
@@ -61,7 +65,9 @@ class Request:
         for area in (*self.regions, *control_areas):
             area.relative_box(self.width, self.height)
 
-    def _check_names(self) -> None:
+    def _check_choices(self) -> None:
+        if self.guidance < 0:
+            raise LorasmithError(f"guidance is {self.guidance}; it must be at least 0")
         samplers.find(self.sampler)
         if self.like:
             programs.find(self.like)
@@ -86,6 +92,7 @@ class Request:
             self.sampler,
             self.like,
             self.cfg,
+            self.guidance,
             self.clip_skip,
             self.rescale,
             boxes,

@@ -75,13 +75,12 @@ def sample_to_folder(
     settings = settings or SampleSettings()
     progress = progress or Progress()
     device = pick_device(settings.device)
-    native_size = find(base).native_size
-    requests = build_requests(prompts, settings, native_size)
+    requests = build_requests(prompts, settings, find(base))
     # All mistakes that can be found without the model are found before it is loaded.
     planned = plan_pictures(requests, loras, settings)
 
     progress.say(f"loading {base}")
-    family = load(base, dtype=settings.dtype, device=device, vae=settings.vae)
+    family = load(base, dtype=settings.dtype, device=device, vae=settings.vae, parts=settings.base_parts)
     apply_prediction_settings(family, settings)
     return generate_pictures(family, planned, folder, settings, progress)
 

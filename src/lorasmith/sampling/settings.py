@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -13,11 +13,12 @@ from lorasmith.core.config import validate
 from lorasmith.core.dtypes import dtype_of
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.registry import Config
+from lorasmith.families.source import Source
 from lorasmith.sampling import programs, samplers
 from lorasmith.sampling.control import Control
 from lorasmith.sampling.prompts import parse_line, read_prompts
 from lorasmith.sampling.regions import Region
-from lorasmith.sampling.request import MAX_STEPS, Request
+from lorasmith.sampling.request import DEFAULT_GUIDANCE, MAX_STEPS, Request
 
 
 class SampleSettings(Config):
@@ -28,7 +29,9 @@ class SampleSettings(Config):
     """Seed of the first picture of each prompt; it is counted up for the next ones."""
     steps: int = Field(default=20, ge=1, le=MAX_STEPS)
     cfg: float = 7.0
-    """Guidance scale; 1 turns guidance off."""
+    """Guidance scale; 1 turns guidance off. Default for SD3: 4.5, for Flux: 1."""
+    guidance: float = Field(default=DEFAULT_GUIDANCE, ge=0)
+    """What Flux.1 dev gets as its guidance; other models ignore it."""
     sampler: str = "ddim"
     like: str = ""
     """Draw as `a1111` or `comfyui` do when nothing is set there: their sampler, schedule, noise of a seed and emphasis,
@@ -47,6 +50,8 @@ class SampleSettings(Config):
     """Files of new tokens (textual inversion); prompts call each by the name of its file."""
     vae: str = ""
     """A VAE in place of the base model's, as in a training config."""
+    base_parts: tuple[str, ...] = ()
+    """Files and folders with the parts that the base model's file lacks, as in a training config."""
     batch_size: int = Field(default=4, ge=1)
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -96,29 +101,40 @@ class SampleSettings(Config):
         return dtype_of(self.precision)
 
 
+Settings = TypeVar("Settings", bound=SampleSettings)
+
+
 class _Scene(Config):
     regions: tuple[Region, ...] = ()
     controls: tuple[Control, ...] = ()
 
 
-SHARED_FIELDS = {"negative", "seed", "steps", "cfg", "sampler", "like", "clip_skip", "rescale", "apart"}
+SHARED_FIELDS = {"negative", "seed", "steps", "cfg", "guidance", "sampler", "like", "clip_skip", "rescale", "apart"}
 """Fields that a request takes unchanged from the settings."""
 
 
-def build_requests(prompts: Sequence[str] | Path, settings: SampleSettings, native_size: int) -> list[Request]:
+def with_default_cfg(settings: Settings, base: Source) -> Settings:
+    """`settings` with the guidance scale of the base's family if it has one and none is given."""
+    if base.default_cfg is None or "cfg" in settings.model_fields_set:
+        return settings
+    return settings.model_copy(update={"cfg": base.default_cfg})
+
+
+def build_requests(prompts: Sequence[str] | Path, settings: SampleSettings, base: Source) -> list[Request]:
     """A request for each prompt of a list or a file; options of a prompt take precedence over the settings.
 
-    `native_size`: width and height in pixels where neither gives a size. Raises LorasmithError for unknown options and
-    wrong values.
+    Sizes and guidance that neither gives are those of the base. Raises LorasmithError for unknown options and wrong
+    values.
     """
+    settings = with_default_cfg(settings, base)
     # a path is a file of prompts; strings are prompts, which may have options
     lines = read_prompts(prompts) if isinstance(prompts, Path) else [parse_line(prompt) for prompt in prompts]
     if not lines:
         raise LorasmithError("there is no prompt; give at least one")
     # Regions and controls stay objects: `model_dump` would make tables of them.
     shared = settings.model_dump(include=SHARED_FIELDS)
-    shared["width"] = settings.width or native_size
-    shared["height"] = settings.height or native_size
+    shared["width"] = settings.width or base.native_size
+    shared["height"] = settings.height or base.native_size
     shared["regions"] = settings.regions
     shared["controls"] = settings.controls
     return [_build_request({**shared, **line}) for line in lines]

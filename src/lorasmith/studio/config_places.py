@@ -55,6 +55,10 @@ def paths_of(table: dict[str, Any]) -> Iterator[tuple[str, str]]:
         text = table.get(key)
         if isinstance(text, str) and is_local(text):
             yield key, text
+    parts = table.get("base_parts")
+    for text in parts if isinstance(parts, list) else []:
+        if isinstance(text, str) and is_local(text):
+            yield "base_parts", text
     data = table.get("data")
     if isinstance(data, dict):
         yield from image_paths_of(data)

@@ -76,7 +76,7 @@ class Drawer:
     """A base model that stays loaded until another one is asked for."""
 
     def __init__(self) -> None:
-        self._key: tuple[str, ...] = ()
+        self._key: tuple[object, ...] = ()
         self._family: Family | None = None
 
     def draw(
@@ -98,7 +98,7 @@ class Drawer:
         began = time.monotonic()
         reports = Reports(send, cancelled)
         checked = validate(SampleSettings, settings, "the form")
-        requests = build_requests([prompt], checked, find(base).native_size)
+        requests = build_requests([prompt], checked, find(base))
         planned = plan_pictures(requests, [LoraUse(Path(file), strength) for file, strength in loras], checked)
         family = self._loaded(base, checked, reports)
         reports.stop_if_cancelled()
@@ -110,13 +110,13 @@ class Drawer:
         }
 
     def _loaded(self, base: str, settings: SampleSettings, progress: Progress) -> Family:
-        key = (base, settings.vae, settings.precision, settings.device)
+        key = (base, settings.vae, settings.base_parts, settings.precision, settings.device)
         if self._family is None or key != self._key:
             # two models at a time may not fit into the memory
             self._family = None
             progress.say(f"loading {base}")
             device = pick_device(settings.device)
-            self._family = load(base, dtype=settings.dtype, device=device, vae=settings.vae)
+            self._family = load(base, dtype=settings.dtype, device=device, vae=settings.vae, parts=settings.base_parts)
             self._key = key
         return self._family
 

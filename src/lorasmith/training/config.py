@@ -70,6 +70,9 @@ class TrainConfig(Config):
     vae: str = ""
     """A VAE that replaces the base's, for latents and previews: a diffusers folder of a VAE or with one in `vae`, a hub
     id, or a `.safetensors` file in the original layout."""
+    base_parts: tuple[str, ...] = ()
+    """Where the parts are that a single file of Flux or SD3 lacks: `.safetensors` files of text encoders and VAE,
+    folders of such, or a diffusers folder. Files beside the base are found without it."""
     output: Path
     """The run's folder. It must not hold another run."""
     name: str = ""

@@ -31,7 +31,7 @@ LEVELS: tuple[MemoryLevel, ...] = (
     ),
     MemoryLevel("frozen weights in 8 bits", "the base is rounded", lambda family: family.store_in_8_bits()),
 )
-CHECKPOINTING, STREAMED, EIGHT_BIT = 2, 3, 4
+LEAN, CHECKPOINTING, STREAMED, EIGHT_BIT = 1, 2, 3, 4
 LAST_EXACT = STREAMED
 
 

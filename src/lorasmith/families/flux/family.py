@@ -9,21 +9,26 @@ import torch
 from torch import Tensor
 
 from lorasmith.families.base import Conditioning
-from lorasmith.families.flux.source import FluxFolder
+from lorasmith.families.flux.source import FluxSource
 from lorasmith.families.stable_diffusion import text as clip_text
 from lorasmith.families.stable_diffusion.conditioning import CONTEXT, POOLED
 from lorasmith.families.transformer_models.family import TransformerFamily
+
+GUIDANCE = "guidance"
+"""(B,) float32: the guidance of each sample while pictures are drawn."""
 
 
 class Flux(TransformerFamily):
     kind: ClassVar[str] = "flux"
     text_components: ClassVar[tuple[str, ...]] = ("te1",)
-    layer_presets: ClassVar[Mapping[str, tuple[str, ...]]] = FluxFolder.layer_presets
+    default_cfg: ClassVar[float | None] = FluxSource.default_cfg
+    layer_presets: ClassVar[Mapping[str, tuple[str, ...]]] = FluxSource.layer_presets
     t5_tokens: int = 512
+    block_lists: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
     guidance: float = 1.0
-    """The embedded guidance of dev. Training uses 1, as the published trainers do; drawing usually 3.5."""
+    """The embedded guidance of dev in training: 1, as the published trainers have it."""
 
-    def __init__(self, source: FluxFolder, dtype: torch.dtype | None, device: torch.device | str) -> None:
+    def __init__(self, source: FluxSource, dtype: torch.dtype | None, device: torch.device | str) -> None:
         super().__init__(source, dtype, device)
         self._distilled = source.is_distilled
 
@@ -31,9 +36,17 @@ class Flux(TransformerFamily):
         """schnell has no such input, and ignores it."""
         self.guidance = guidance
 
+    def add_guidance(self, conditioning: Conditioning, guidance: float) -> Conditioning:
+        if not self._distilled:
+            return conditioning
+        count = len(conditioning[POOLED])
+        return conditioning.with_tensors(**{GUIDANCE: torch.full((count,), guidance, device=self.device)})
+
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         self.check_sides(x_t)
-        guidance = torch.full_like(t, self.guidance, dtype=torch.float32) if self._distilled else None
+        guidance = conditioning.get(GUIDANCE)
+        if guidance is None and self._distilled:
+            guidance = torch.full_like(t, self.guidance, dtype=torch.float32)
         context = conditioning[CONTEXT].to(self.dtype)
         return self.denoiser(x_t, self.path.network_time(t), context, conditioning[POOLED], guidance).float()
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lorasmith.families.base import Conditioning
-from lorasmith.families.sd3.source import SD3Folder
+from lorasmith.families.sd3.source import SD3Source
 from lorasmith.families.stable_diffusion import text as clip_text
 from lorasmith.families.stable_diffusion.conditioning import CONTEXT, POOLED
 from lorasmith.families.transformer_models.family import TransformerFamily
@@ -18,7 +18,9 @@ from lorasmith.families.transformer_models.family import TransformerFamily
 class SD3(TransformerFamily):
     kind: ClassVar[str] = "sd3"
     text_components: ClassVar[tuple[str, ...]] = ("te1", "te2")
-    layer_presets: ClassVar[Mapping[str, tuple[str, ...]]] = SD3Folder.layer_presets
+    block_lists: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
+    default_cfg: ClassVar[float | None] = SD3Source.default_cfg
+    layer_presets: ClassVar[Mapping[str, tuple[str, ...]]] = SD3Source.layer_presets
     t5_tokens: int = 256
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from lorasmith.families.registry import register
-from lorasmith.families.sd3.source import SD3Folder
+from lorasmith.families.sd3.source import SD3File, SD3Folder, SD3Source
 from lorasmith.families.source import Source
 from lorasmith.families.transformer_models.folder_loader import TransformerLoader
 
@@ -23,11 +23,14 @@ class SD3Loader(TransformerLoader):
     def open_folder(self, name: str, path: Path, kind: str | None) -> SD3Folder:
         return SD3Folder(name, path)
 
+    def open_file(self, name: str, path: Path, kind: str | None) -> SD3File:
+        return SD3File(name, path)
+
     def load(self, source: Source, dtype: torch.dtype | None, device: torch.device | str) -> SD3:
         # Imported here, because finding a base needs none of the networks.
         from lorasmith.families.sd3.family import SD3
 
-        assert isinstance(source, SD3Folder)
+        assert isinstance(source, SD3Source)
         return SD3(source, dtype, device)
 
 

@@ -16,6 +16,7 @@ from lorasmith.core.dtypes import dtype_name
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.base import Conditioning, Family, LatentDistribution
 from lorasmith.families.fingerprint import part_hash
+from lorasmith.families.network_shape import NetworkShape
 from lorasmith.families.source import Source
 from lorasmith.families.stable_diffusion import emphasis, vae
 from lorasmith.families.stable_diffusion import text as clip_text
@@ -46,6 +47,10 @@ class ClipFamily(Family):
     @property
     @abstractmethod
     def denoiser(self) -> nn.Module: ...
+
+    @property
+    def network_shape(self) -> NetworkShape | None:
+        return self.base.network_shape
 
     # ---- the VAE -----------------------------------------------------------------------------------------------------
 
@@ -167,10 +172,12 @@ class ClipFamily(Family):
         return {component: clip_text.embedding_table(encoder) for component, encoder in self.text_encoders.items()}
 
     def _pooled(self, encoder: Any, last: Tensor, ids: Tensor) -> Tensor:
-        """The projected state (B, 1280) at the end token of the first window: `last` (B, 77, width), `ids` (B, 77)."""
+        """The state (B, 1280) at the end token of the first window, projected if the encoder has a projection: `last`
+        (B, 77, width), `ids` (B, 77)."""
         end = (ids == self.tokenizer.eos_token_id).int().argmax(-1).to(last.device)
         states = last[torch.arange(len(last), device=last.device), end]
-        return encoder.text_projection(clip_text.final_norm(encoder)(states))
+        states = clip_text.final_norm(encoder)(states)
+        return encoder.text_projection(states) if hasattr(encoder, "text_projection") else states
 
     # ---- the layers --------------------------------------------------------------------------------------------------
 

@@ -93,6 +93,10 @@ class StableDiffusionSource(Source):
         return UNetConfig.from_diffusers(self.config("unet"), self.where("unet"))
 
     @property
+    def network_shape(self) -> UNetConfig:
+        return self.unet_config
+
+    @property
     def prediction(self) -> str:
         """`epsilon` or `v_prediction`."""
         if not self.states_prediction and self._probed_prediction != "unknown":

@@ -36,7 +36,7 @@ def empty_text_encoder(source: Source, part: str) -> tuple[nn.Module, dict[str, 
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig.from_dict(source.config(part))
-    model_class = CLIPTextModelWithProjection if part in source.projected_text else CLIPTextModel
+    model_class = CLIPTextModelWithProjection if source.projects(part) else CLIPTextModel
     with torch.device("meta"):
         model = model_class(config)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.families.network_shape import KeptBlock
+from lorasmith.families.stable_diffusion.kept_numbers import MARGIN, kept_blocks
 
 _FIXED: dict[str, tuple[Any, ...]] = {  # settings that are the same in all models of the family
     "act_fn": ("silu",),
@@ -59,6 +61,15 @@ class UNetConfig:
     """Width of one embedded size."""
     in_channels: int = 4
     out_channels: int = 4
+
+    @property
+    def margin(self) -> float:
+        """See `NetworkShape`."""
+        return MARGIN
+
+    def kept_blocks(self, width: int, height: int) -> list[KeptBlock]:
+        """See `NetworkShape`."""
+        return kept_blocks(self, width, height)
 
     @classmethod
     def from_diffusers(cls, config: Mapping[str, Any], where: str = "unet/config.json") -> UNetConfig:

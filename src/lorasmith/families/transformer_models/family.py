@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lorasmith.concepts import Vocabulary
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.free_memory import free_memory
 from lorasmith.diffusion.prediction import Velocity
 from lorasmith.diffusion.rectified_flow import PATCH, RectifiedFlow, ResolutionShift
 from lorasmith.families.base import Conditioning
@@ -23,22 +24,27 @@ from lorasmith.families.stable_diffusion import emphasis
 from lorasmith.families.stable_diffusion.clip_family import ClipFamily, check_clip_skip, layers_of
 from lorasmith.families.stable_diffusion.conditioning import CONTEXT, POOLED
 from lorasmith.families.stable_diffusion.source import part_title
+from lorasmith.families.streaming import BlockStream, stream_calls
 from lorasmith.families.transformer_models import t5
-from lorasmith.families.transformer_models.source import DENOISER, T5, TransformerFolder
+from lorasmith.families.transformer_models.source import DENOISER, T5, TransformerSource
 
 LARGE = 100_000_000
 """Transformers with more weights than this are loaded in bfloat16 by default."""
+ROOM = 0.85
+"""The share of the free memory that weights may take when they are loaded."""
 
 
 class TransformerFamily(ClipFamily):
     """A base model. The transformer is loaded at once, the other parts when they are first used."""
 
     denoiser_component: ClassVar[str] = DENOISER
-    base: TransformerFolder
+    base: TransformerSource
+    block_lists: ClassVar[tuple[str, ...]]
+    """The lists of the transformer's blocks, in the order in which they run."""
     t5_tokens: int
     """The length that texts are padded to for T5."""
 
-    def __init__(self, source: TransformerFolder, dtype: torch.dtype | None, device: torch.device | str) -> None:
+    def __init__(self, source: TransformerSource, dtype: torch.dtype | None, device: torch.device | str) -> None:
         """`dtype` None: bfloat16 for a transformer of full size, else float32."""
         super().__init__(source, dtype or (torch.bfloat16 if source.parameters > LARGE else torch.float32), device)
         self.path = read_path(source)
@@ -47,9 +53,15 @@ class TransformerFamily(ClipFamily):
         self.latent_scale = float(config.get("scaling_factor", 1.0))
         self.latent_shift = float(config.get("shift_factor") or 0.0)
         self.latent_channels = int(config.get("latent_channels", 16))  # pyright: ignore[reportAttributeAccessIssue]
-        self._denoiser = load_denoiser(source, self.dtype, self.device)
+        fits = has_room(self.device, source.parameters * self.dtype.itemsize)
+        self._denoiser = load_denoiser(source, self.dtype, self.device if fits else torch.device("cpu"))
         self._layers[DENOISER] = layers_of(self._denoiser, DENOISER)
         self.variant = variant_of(source)
+        if source.t5_tokens is not None:
+            self.t5_tokens = source.t5_tokens
+        self._is_streamed = False
+        if not fits:
+            self.stream_weights()
         self._t5: nn.Module | None = None
         self._t5_tokenizer: Any = None
 
@@ -62,6 +74,23 @@ class TransformerFamily(ClipFamily):
     def checkpoint_gradients(self, on: bool) -> None:
         model: Any = self._denoiser
         model.enable_gradient_checkpointing() if on else model.disable_gradient_checkpointing()
+
+    @property
+    def is_streamed(self) -> bool:
+        return self._is_streamed
+
+    def stream_weights(self) -> None:
+        if self._is_streamed:
+            return
+        self._is_streamed = True
+        blocks = [block for name in self.block_lists for block in self._denoiser.get_submodule(name).children()]
+        stream = BlockStream(blocks, self.device)
+        for block in blocks:
+            stream_calls(stream, block)
+        # where the device had no room for all weights, those outside of the blocks have waited on the host, too
+        for name, part in self._denoiser.named_children():
+            if name not in self.block_lists:
+                part.to(self.device)
 
     def check_sides(self, x: Tensor) -> None:
         """Raise LorasmithError for latents that cannot be cut into tokens of 2 x 2."""
@@ -83,8 +112,8 @@ class TransformerFamily(ClipFamily):
         """
 
     def encode_t5(self, texts: Sequence[str]) -> Tensor:
-        """T5's states (B, t5_tokens, context width); zeros if the base has no T5, as SD3 was trained to allow."""
-        if not self.base.has_t5:
+        """T5's states (B, t5_tokens, context width); zeros without T5, which SD3 was trained to allow."""
+        if not self.base.needs_t5 and not self.base.has_t5:
             shape = (len(texts), self.t5_tokens, self.base.context_width)
             return torch.zeros(shape, dtype=self.dtype, device=self.device)
         if self._t5 is None:
@@ -162,12 +191,17 @@ class TransformerFamily(ClipFamily):
         super().release(part)
 
 
+def has_room(device: torch.device, size: int) -> bool:
+    """Whether a GPU has room for `size` bytes of weights, and for a step beside them. A CPU has no other place."""
+    return device.type == "cpu" or size < ROOM * free_memory(device)
+
+
 def without_emphasis(text: str) -> str:
     """A prompt without its brackets and weights."""
     return "".join(" " if piece == emphasis.BREAK else piece[0] for piece in emphasis.parse(text))
 
 
-def load_denoiser(source: TransformerFolder, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def load_denoiser(source: TransformerSource, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The frozen transformer, with weights read straight into `dtype` on `device`.
 
     Raises LorasmithError if any weight is missing or unknown.
@@ -177,7 +211,7 @@ def load_denoiser(source: TransformerFolder, dtype: torch.dtype, device: torch.d
     return model.requires_grad_(False).eval()
 
 
-def read_path(source: TransformerFolder) -> RectifiedFlow:
+def read_path(source: TransformerSource) -> RectifiedFlow:
     """The path with the shift of the model's scheduler config."""
     config = source.config("scheduler")
     if not config.get("use_dynamic_shifting"):

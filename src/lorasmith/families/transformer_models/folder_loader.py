@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from lorasmith.core.errors import LorasmithError
-from lorasmith.families.registry import FamilyLoader, NotRecognisedError
+from lorasmith.families.registry import FamilyLoader
 from lorasmith.families.source import Source
+from lorasmith.families.transformer_models.single_file import TransformerFile
 
 
 class TransformerLoader(FamilyLoader):
-    """Diffusers folders only; a single file is not read yet."""
-
     title: ClassVar[str]
     """What messages call the family."""
     hub_weights: ClassVar[Mapping[str, str]] = {
@@ -22,10 +21,14 @@ class TransformerLoader(FamilyLoader):
         "text_encoder*": "model",
     }
 
-    def open_file(self, name: str, path: Path, kind: str | None) -> Source:
-        if kind is None:
-            raise NotRecognisedError
-        raise LorasmithError(f"{path}: a single file of {self.title} is not supported; use the diffusers folder")
-
     def replace_vae(self, base: Source, path: Path) -> Source:
+        if isinstance(base, TransformerFile):
+            return base.with_parts([path])
         raise LorasmithError(f"vae: {self.title} has one VAE, which its transformer was trained with; leave `vae` out")
+
+    def with_parts(self, base: Source, paths: Sequence[Path]) -> Source:
+        if isinstance(base, TransformerFile):
+            return base.with_parts(paths)
+        raise LorasmithError(
+            f"base_parts: {base.name} is a diffusers folder, which has its text encoders and VAE; leave base_parts out"
+        )

@@ -1,8 +1,9 @@
-"""Where the parts of a model with a transformer are stored: diffusers folders."""
+"""Where the parts of a model with a transformer are stored: what its layouts share, and the diffusers folder."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -29,57 +30,38 @@ T5 = "t5"
 """The part name of the T5 encoder, which is never trained and therefore no component."""
 
 
-class TransformerFolder(Source):
-    """A diffusers folder of a model whose denoiser is a transformer. Each family has its subclass."""
+class TransformerSource(Source):
+    """A model whose denoiser is a transformer, with CLIP text encoders and T5."""
 
-    layout = "diffusers"
     denoiser_component: ClassVar[str] = DENOISER
-    class_name: ClassVar[str]
-    """diffusers' class of the transformer, by which the family is recognised."""
     folders: ClassVar[Mapping[str, tuple[str, str]]]
-    """Text encoder, T5 included, to its folder and that of its tokenizer."""
-
-    def __init__(self, name: str, path: Path) -> None:
-        """`name`: as the user wrote it. Raises NotRecognisedError if there is no transformer of this class."""
-        self.name, self.path = name, path
-        file = path / DENOISER / "config.json"
-        if not file.is_file():
-            raise NotRecognisedError
-        found = read_json_table(file).get("_class_name")
-        if found != self.class_name:
-            raise NotRecognisedError(f"{path}: its transformer is a {found}, that of {self.kind} a {self.class_name}")
+    """Text encoder, T5 included, to its folder and that of its tokenizer in the diffusers layout."""
+    needs_t5: ClassVar[bool]
+    """Whether T5 must be there. SD3 was trained to do without it."""
 
     @property
     def text_components(self) -> tuple[str, ...]:
         return tuple(part for part in self.folders if is_text_encoder(part))
 
     @property
+    @abstractmethod
     def has_t5(self) -> bool:
-        """Whether the folder has the T5 encoder, which may be left out."""
-        return Path(self.where(T5)).is_dir()
+        """Whether the T5 encoder is there."""
+
+    @property
+    def t5_tokens(self) -> int | None:
+        """How many tokens T5 reads, if the base says so; None: the family's own number. A small base that was trained
+        without T5 says 0."""
+        return None
+
+    @abstractmethod
+    def empty_denoiser(self) -> nn.Module:
+        """The transformer of the config, on the current default device."""
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The parts that must be complete."""
-        return (DENOISER, "vae", *self.text_components, *([T5] if self.has_t5 else []))
-
-    def where(self, part: str) -> str:
-        return str(self.path / (self.folders[part][0] if part in self.folders else part))
-
-    def config(self, part: str) -> dict[str, Any]:
-        folder = Path(self.where(part))
-        if part == "scheduler":
-            return read_scheduler_config(folder, default={})
-        return read_part_config(folder, part_title(part))
-
-    def raw(self, part: str) -> dict[str, TensorRef]:
-        return read_part_headers(Path(self.where(part)), part_title(part))
-
-    def resolve(self, part: str, names: Iterable[str]) -> dict[str, TensorRef]:
-        refs = self.raw(part)
-        if part == "vae":
-            return current_vae_names(refs)
-        return text_encoder_names(refs, names) if is_text_encoder(part) else refs
+        return (DENOISER, "vae", *self.text_components, *([T5] if self.needs_t5 or self.has_t5 else []))
 
     def check_parts(self, *, every_name: bool) -> None:
         faults: list[str] = []
@@ -89,6 +71,7 @@ class TransformerFolder(Source):
                     model, refs = self.empty_part(part)
                     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
                     check_keys(shapes, refs, part_title(part), self.where(part))
+                    _ = self.tokenizer(part) if part in self.folders else None
                 else:
                     self.raw(part)
             except LorasmithError as error:
@@ -111,16 +94,6 @@ class TransformerFolder(Source):
         with torch.device("meta"):
             model = self.empty_denoiser()
         return model, self.resolve(DENOISER, model.state_dict())
-
-    def empty_denoiser(self) -> nn.Module:
-        """The transformer of the config."""
-        raise NotImplementedError
-
-    def tokenizer(self, part: str) -> Path:
-        folder = self.path / self.folders[part][1]
-        if not folder.is_dir():
-            raise LorasmithError(f"{folder}: missing; texts cannot be split into tokens without it")
-        return folder
 
     @property
     def prediction(self) -> str:
@@ -155,3 +128,55 @@ class TransformerFolder(Source):
                 if spec is not None:
                     specs.append(spec)
         return tuple(specs)
+
+
+class TransformerFolder(TransformerSource):
+    """A diffusers folder. Each family has its subclass."""
+
+    layout = "diffusers"
+    class_name: ClassVar[str]
+    """diffusers' class of the transformer, by which the family is recognised."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        """`name`: as the user wrote it. Raises NotRecognisedError if there is no transformer of this class."""
+        self.name, self.path = name, path
+        file = path / DENOISER / "config.json"
+        if not file.is_file():
+            raise NotRecognisedError
+        found = read_json_table(file).get("_class_name")
+        if found != self.class_name:
+            raise NotRecognisedError(f"{path}: its transformer is a {found}, that of {self.kind} a {self.class_name}")
+
+    @property
+    def has_t5(self) -> bool:
+        return Path(self.where(T5)).is_dir()
+
+    @property
+    def t5_tokens(self) -> int | None:
+        file = self.path / "model_index.json"
+        stated = read_json_table(file).get("t5_tokens") if file.is_file() else None
+        return stated if isinstance(stated, int) else None
+
+    def where(self, part: str) -> str:
+        return str(self.path / (self.folders[part][0] if part in self.folders else part))
+
+    def config(self, part: str) -> dict[str, Any]:
+        folder = Path(self.where(part))
+        if part == "scheduler":
+            return read_scheduler_config(folder, default={})
+        return read_part_config(folder, part_title(part))
+
+    def raw(self, part: str) -> dict[str, TensorRef]:
+        return read_part_headers(Path(self.where(part)), part_title(part))
+
+    def resolve(self, part: str, names: Iterable[str]) -> dict[str, TensorRef]:
+        refs = self.raw(part)
+        if part == "vae":
+            return current_vae_names(refs)
+        return text_encoder_names(refs, names) if is_text_encoder(part) else refs
+
+    def tokenizer(self, part: str) -> Path:
+        folder = self.path / self.folders[part][1]
+        if not folder.is_dir():
+            raise LorasmithError(f"{folder}: missing; texts cannot be split into tokens without it")
+        return folder

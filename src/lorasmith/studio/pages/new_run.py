@@ -22,7 +22,7 @@ CHECKER = Worker()
 """Keeps torch loaded, so that a mistake shows while it is typed."""
 QUEUE = "queue"
 MOST_NAMES = 500
-NOT_SWEPT = ("output", "start", "base", "vae", "plugins", "data", "data.images")
+NOT_SWEPT = ("output", "start", "base", "vae", "base_parts", "plugins", "data", "data.images")
 """Settings that name files or code: each value would have to be looked at."""
 
 

@@ -92,6 +92,6 @@ class MixOfShowFiles(Hook):
                 f"Iters-{label}_Alpha-{factor}",
                 drawn,
                 steps=preview.steps,
-                cfg=preview.cfg,
+                cfg=preview.cfg or 7.0,
                 with_grid=self.grids,
             )

@@ -55,8 +55,10 @@ class Previews(Hook):
     0.7 on the UNet and 1 on the text encoders."""
     steps: int = Field(default=20, ge=1)
     """Sampling steps."""
-    cfg: float = Field(default=7.0, ge=1)
-    """Guidance scale."""
+    cfg: float | None = Field(default=None, ge=1)
+    """Guidance scale. Default: 7, for SD3 4.5, for Flux 1."""
+    guidance: float = Field(default=3.5, ge=0)
+    """What Flux.1 dev gets as its guidance; other models ignore it."""
     sampler: str = "ddim"
     like: str = ""
     """Draw as `a1111` or `comfyui` do when nothing is set there: their sampler, schedule, noise of a seed and emphasis,
@@ -126,10 +128,12 @@ class Previews(Hook):
         from lorasmith.sampling.request import Request
 
         width, height = run.dataset.config.size
+        default_cfg = run.family.default_cfg or 7.0
         defaults: dict[str, Any] = {
             "negative": self.negative,
             "steps": self.steps,
-            "cfg": self.cfg,
+            "cfg": default_cfg if self.cfg is None else self.cfg,
+            "guidance": self.guidance,
             "sampler": self.sampler,
             "like": self.like,
             "width": self.width or width,

@@ -52,8 +52,10 @@ class Scores(Hook):
     """Seed of the first picture of each prompt."""
     steps: int = Field(default=20, ge=1)
     """Sampling steps."""
-    cfg: float = Field(default=7.5, ge=1)
-    """Guidance scale."""
+    cfg: float | None = Field(default=None, ge=1)
+    """Guidance scale. Default: 7.5, for SD3 4.5, for Flux 1."""
+    guidance: float = Field(default=3.5, ge=0)
+    """What Flux.1 dev gets as its guidance; other models ignore it."""
     sampler: str = "dpm++_2m"
     batch_size: int = Field(default=4, ge=1)
     """Pictures that are drawn at once."""
@@ -129,13 +131,15 @@ class Scores(Hook):
     def _settings(self, run: Run) -> EvaluateSettings:
         """How pictures are drawn and compared, as `lorasmith evaluate` has it."""
         width, height = run.dataset.config.size
+        default = run.family.default_cfg or 7.5
         return EvaluateSettings(
             trigger=" ".join(run.trigger),
             class_word=self.class_word,
             count=self.count,
             seed=self.seed,
             steps=self.steps,
-            cfg=self.cfg,
+            cfg=default if self.cfg is None else self.cfg,
+            guidance=self.guidance,
             sampler=self.sampler,
             width=width,
             height=height,
@@ -182,7 +186,7 @@ class Scores(Hook):
         from lorasmith.sampling.request import Request
         from lorasmith.sampling.sample import sample
 
-        how: dict[str, Any] = settings.model_dump(include={"steps", "cfg", "sampler", "width", "height", "clip_skip"})
+        how: dict[str, Any] = settings.model_dump(include=DRAWN_WITH)
         requests: list[Request] = []
         pictures: list[EvaluatedPicture] = []
         for prompt in prompts:
@@ -195,6 +199,10 @@ class Scores(Hook):
         for picture, target in zip(drawn, pictures, strict=True):
             save_picture(picture, target.path)
         return pictures
+
+
+DRAWN_WITH = {"steps", "cfg", "guidance", "sampler", "width", "height", "clip_skip"}
+"""Settings that a request takes unchanged."""
 
 
 def name_of(prompt: str) -> str:

@@ -140,6 +140,7 @@ def shareable_config(config: TrainConfig) -> str:
         for key in ("base", "vae"):
             if settings[key] and Path(settings[key]).exists():
                 settings[key] = Path(settings[key]).name
+        settings["base_parts"] = [Path(part).name for part in settings["base_parts"]]
     return to_toml(settings)
 
 

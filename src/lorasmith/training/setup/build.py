@@ -124,7 +124,13 @@ def claim_output(config: TrainConfig, resume_point: ResumePoint | None, overwrit
 
 def load_base(config: TrainConfig, device: torch.device, progress: Progress) -> Family:
     """The base model on a device, with LoRA files merged into it and the schedule and prediction of the config."""
-    family = load(config.base, dtype=dtype_of(config.precision), device=device, vae=config.vae)
+    family = load(
+        config.base,
+        dtype=dtype_of(config.precision),
+        device=device,
+        vae=config.vae,
+        parts=config.base_parts,
+    )
     for note in merge_into_base(family, [LoraUse.read(written) for written in config.merge]):
         progress.say(note)
     if config.zero_terminal_snr:

@@ -23,7 +23,7 @@ from lorasmith.core.progress import Progress
 from lorasmith.core.rng import torch_generator
 from lorasmith.data.dataset import Dataset
 from lorasmith.data.remarks import Remark
-from lorasmith.families.resolve import find, with_vae
+from lorasmith.families.resolve import find, with_parts, with_vae
 from lorasmith.families.source import Source
 from lorasmith.files.lora import LoraInput, read
 from lorasmith.files.model import ModelLayers
@@ -173,6 +173,8 @@ def errors_into(result: CheckResult, key: str) -> Iterator[None]:
 def check_base(config: TrainConfig, result: CheckResult) -> Source:
     """Describe the base from its file headers, and name what is missing in it; no weights are loaded."""
     base = find(config.base)
+    with errors_into(result, "base_parts"):
+        base = with_parts(base, config.base_parts)
     if config.vae:
         with errors_into(result, "vae"):
             base = with_vae(base, config.vae)

@@ -11,7 +11,6 @@ from lorasmith.core.free_memory import free_memory
 from lorasmith.data.dataset import Dataset
 from lorasmith.families.source import Source
 from lorasmith.families.stable_diffusion.family import LARGE
-from lorasmith.families.stable_diffusion.unet_config import UNetConfig
 from lorasmith.training.config import TrainConfig
 from lorasmith.training.memory_levels import LEVELS
 from lorasmith.training.setup.memory_estimate import largest_shape, last_level, least_level, need
@@ -48,12 +47,12 @@ def forecast_memory(
 
     `trained`: the number of trained weights.
     """
-    unet_config = getattr(base, "unet_config", None)
-    if not isinstance(unet_config, UNetConfig):
+    network = base.network_shape
+    if network is None:
         return None
     in_float32 = config.precision == "fp32" or (config.precision == "auto" and base.parameters <= LARGE)
     shape = largest_shape(dataset, 4 if in_float32 else 2)
-    totals = [need(unet_config, base.parameters, trained, shape, level).total / GIB for level in range(len(LEVELS))]
+    totals = [need(network, base.parameters, trained, shape, level).total / GIB for level in range(len(LEVELS))]
     free = free_memory(device) / GIB
     level = least_level(config)
     if config.memory == "auto":

@@ -30,7 +30,7 @@ def fit_to_base(config: TrainConfig) -> tuple[Source, TrainConfig]:
 
     Only headers are read. Raises LorasmithError if the base is incomplete, and ConfigError if the settings do not fit.
     """
-    base = open_base(config.base, vae=config.vae)
+    base = open_base(config.base, vae=config.vae, parts=config.base_parts)
     base.check_parts(every_name=False)
     config = with_base_defaults(config, base)
     check_ranks(config, base)
