@@ -1,6 +1,6 @@
 """A small SD3 in a diffusers folder: an MMDiT on the VAE and the text encoder of the tiny base.
 
-SD3 takes two CLIP encoders. The second one here is a single random layer of 16, which costs 140 kB. There is no T5, and
+SD3 takes two CLIP encoders. The second one here is two random layers of 16, which cost 150 kB. There is no T5, and
 `t5_tokens` of 0 in model_index.json leaves out its zeros, which are most of the text tokens otherwise.
 """
 
@@ -82,7 +82,7 @@ def _write_text_encoders(tiny: Path, folder: Path) -> None:
     tensors = load_file(tiny / "text_encoder" / "model.safetensors")
     tensors["text_projection.weight"] = torch.eye(TEXT).half()
     save_file(tensors, folder / "text_encoder" / "model.safetensors", {"format": "pt"})
-    CLIPTextModelWithProjection(text_config(SECOND, 1)).half().save_pretrained(folder / "text_encoder_2")
+    CLIPTextModelWithProjection(text_config(SECOND, 2)).half().save_pretrained(folder / "text_encoder_2")
 
 
 def write_transformer(model: SD3Transformer2DModel, folder: Path) -> None:

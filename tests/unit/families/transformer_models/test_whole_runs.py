@@ -126,7 +126,8 @@ def test_blocks_can_be_chosen_by_number(base: Path, images: Path, tmp_path: Path
     train(config(base, images, tmp_path / "run", adapter=adapter))
     tensors = load_file(tmp_path / "run" / "garp.safetensors")
     stems = {name.split(".")[0] for name in tensors}
-    assert stems == {"lora_transformer_transformer_blocks_1_attn_to_q"}
+    assert len(stems) == 1
+    assert "_blocks_1_" in stems.pop()
 
 
 def test_a_resumed_run_ends_with_the_same_weights(base: Path, images: Path, tmp_path: Path) -> None:
