@@ -85,7 +85,8 @@ def foreign_file(key: str, source: str, keys: Sequence[str] = ()) -> ConfigError
     from lorasmith.compat.detect import script_of_file
 
     what, remedy = FOREIGN_FILES[key]
-    script = script_of_file(Path(source), keys)
+    # the script is found by reading the file, which the reader of the file itself, who reports it here, must not repeat
+    script = script_of_file(Path(source), keys) if "{script}" in remedy else ""
     return ConfigError([Problem("", what, remedy=remedy.format(file=source, script=script))], source)
 
 

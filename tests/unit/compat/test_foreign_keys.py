@@ -13,7 +13,7 @@ from lorasmith.compat.foreign_keys import foreign_keys
 from lorasmith.compat.kohya.reading import read_file
 from lorasmith.core.errors import ConfigError, Problem
 
-OURS: dict[str, Any] = {"base": "tiny-sd", "output": "out", "data": {"images": "x"}}
+OURS: dict[str, Any] = {"base": "tiny-sd", "output": "out", "data": {"images": str(Path(__file__).parent)}}
 
 EXPECTED = {
     "learning_rate": "optimizer.lr",

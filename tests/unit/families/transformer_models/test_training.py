@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from lorasmith.api import train
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.load import load, open_base
-from lorasmith.files.model import ModelLayers
 from lorasmith.sampling.loras import load_lora
 from tests.transformer_bases import write_flux, write_sd3
 
@@ -74,11 +73,6 @@ def test_sides_that_cannot_be_cut_into_tokens_are_refused(base: Path) -> None:
     family = load(base)
     with pytest.raises(LorasmithError, match="multiples of 16 pixels"):
         family.predict(torch.randn(1, 16, 3, 4), torch.tensor([0.5]), family.encode_text(["a cat"]))
-
-
-def test_tools_on_files_say_that_they_do_not_know_the_layers(base: Path) -> None:
-    with pytest.raises(LorasmithError, match="can be trained and drawn with, but tools"):
-        ModelLayers.from_base(base)
 
 
 def test_layer_presets(base: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -185,7 +186,7 @@ def test_t5_is_freed_after_its_texts_are_cached_and_not_loaded_when_they_are(
 
     (tmp_path / "images").mkdir()
     Image.new("RGB", (64, 64), "red").save(tmp_path / "images" / "1.png")
-    (tmp_path / "images" / "1.txt").write_text(f"a caption that no other test has cached, {base.name}")
+    (tmp_path / "images" / "1.txt").write_text(f"a caption that no earlier session has cached, {uuid4()}")
     images = tmp_path / "images"
     loads: list[str] = []
     plain = t5.load_t5

@@ -12,6 +12,7 @@ import torch
 
 from lorasmith.core import free_memory
 from lorasmith.core.progress import Lines
+from lorasmith.training.config import TextConfig
 from lorasmith.training.setup.caches import fill_caches
 from lorasmith.training.step.distributed import Ranks
 
@@ -47,8 +48,7 @@ def fill(dataset: Any, device: str) -> tuple[Denoiser, list[str], list[str]]:
     released: list[str] = []
     denoiser = Denoiser()
     family: Any = SimpleNamespace(device=torch.device(device), denoiser=denoiser, release=released.append)
-    text = SimpleNamespace(model_dump=dict)
-    config: Any = SimpleNamespace(trained_groups=lambda: {"unet"}, concepts=(), text=text)
+    config: Any = SimpleNamespace(trained_groups=lambda: {"unet"}, concepts=(), text=TextConfig())
     fill_caches(config, dataset, family, Lines(said.append), Ranks())
     return denoiser, said, released
 
