@@ -52,7 +52,8 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "multires": {"noise": ["multires"]},
     "immiscible": {"noise": ["immiscible"]},
     "p2": {"weightings": ["p2"]},
-    "dco": {"kind": "dco", "weightings": ["min_snr"]},
+    # at the default beta of 1000 the loss itself multiplies rounding by thousands
+    "dco": {"kind": "dco", "beta": 5, "weightings": ["min_snr"]},
     "input_perturbation": {"noise": ["input_perturbation"]},
     "logit_normal": {"timesteps": "logit_normal"},
     "stratified": {"timesteps": "stratified"},

@@ -293,3 +293,8 @@ def test_options_occur_once_and_say_why() -> None:
     names = [option.name for option in AiToolkit.options]
     assert len(names) == len(set(names)), sorted({name for name in names if names.count(name) > 1})
     assert all(option.note for option in AiToolkit.options if option.state != "same")
+
+
+def test_flow_matching_on_another_model_is_refused(convert: Convert) -> None:
+    with pytest.raises(ConfigError, match="flowmatch, with a model that is not of flow matching"):
+        convert("sd1", train={"noise_scheduler": "flowmatch"})

@@ -74,6 +74,9 @@ class AiToolkit(Script):
         problems: list[Problem] = []
         notes = state_notes(self.options, parsed)
         flow = KINDS.get(model_kind(values, problems), False)
+        if values["train.noise_scheduler"] == "flowmatch" and not flow:
+            found = "flowmatch, with a model that is not of flow matching"
+            problems.append(Problem("train.noise_scheduler", found, "ddpm", "set model.arch if it is sd3 or flux"))
         for key in ("model.name_or_path", "training_folder"):
             if not values[key]:
                 problems.append(Problem(key, "missing", remedy="add it"))
