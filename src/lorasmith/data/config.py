@@ -55,6 +55,8 @@ class BucketConfig(Config):
         return self
 
 
+NO_CAPTION_FILES = (".no-captions",)
+"""A caption extension that no file has, for runs that read no caption files."""
 IMAGES_ELSEWHERE = ("folder", "path", "dir", "directory", "image_dir", "image_folder", "image_path", "dataset")
 """What other trainers call the folder of the images."""
 

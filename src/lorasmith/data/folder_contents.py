@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.data.captions import find_caption_file
-from lorasmith.data.config import SubsetConfig, sides_of
+from lorasmith.data.config import NO_CAPTION_FILES, SubsetConfig, sides_of
 from lorasmith.data.images import SUFFIXES
 from lorasmith.data.listing import CLASS_FOLDER, folders_below, images_in, is_hidden, is_mask, natural
 from lorasmith.data.mask_files import MASK_FOLDERS, find_mask, masked_stem
@@ -222,7 +222,10 @@ def remark_on_captions(
 ) -> None:
     """Captions under names that are not read, and captions of no image."""
     misnamed, without_image = unread_captions(contents, images, captions, subset)
-    if misnamed:
+    if misnamed and subset.caption_extension == NO_CAPTION_FILES:
+        what = f"this run reads no caption files; beside the images are {list_names(misnamed)}"
+        contents.remark("caption_name", what)
+    elif misnamed:
         extension = subset.caption_extension[0]
         what = (
             f"{count_of(len(misnamed), 'file looks like a caption', 'files look like captions')} of images without "

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lorasmith.core.config import validate
-from lorasmith.data.config import SubsetConfig
+from lorasmith.data.config import NO_CAPTION_FILES, SubsetConfig
 from lorasmith.data.dataset import Dataset
 from lorasmith.data.folder_contents import FolderContents
 from lorasmith.data.listing import images_in
@@ -203,3 +203,9 @@ def test_long_lists_are_cut(folder: Path) -> None:
         (folder / f"{i}.txt").write_text("mia")
     ((_, _, text),) = remarks(folder)
     assert text == "20 captions without an image: 10.txt, 11.txt, 12.txt, 13.txt, 14.txt and 15 more"
+
+
+def test_captions_that_a_script_does_not_read_are_no_serious_matter(folder: Path) -> None:
+    ((kind, severity, text),) = remarks(folder, caption_extension=NO_CAPTION_FILES, caption="mia")
+    assert (kind, severity) == ("caption_name", "warning")
+    assert "reads no caption files" in text

@@ -8,7 +8,6 @@ from pathlib import Path
 from lorasmith.compat.diffusers.options import CLASSES, CUSTOM, common, merged
 from lorasmith.compat.diffusers.prior_preservation import DreamboothSubsets, dreambooth_batch_size
 from lorasmith.compat.diffusers.shared import (
-    NO_CAPTION_FILES,
     Table,
     Values,
     convert_general,
@@ -20,6 +19,7 @@ from lorasmith.compat.diffusers.shared import (
 from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.text_files import read_text
+from lorasmith.data.config import NO_CAPTION_FILES
 
 LAYERS = {
     "crossattn_kv": ["unet.*.attn2.to_k", "unet.*.attn2.to_v"],

@@ -24,7 +24,6 @@ from lorasmith.compat.diffusers.options import (
 from lorasmith.compat.diffusers.prior_preservation import DRAWN, DreamboothSubsets, dreambooth_batch_size
 from lorasmith.compat.diffusers.shared import (
     DIFFUSERS_EXPORT,
-    NO_CAPTION_FILES,
     Table,
     Values,
     convert_general,
@@ -41,6 +40,7 @@ from lorasmith.compat.options import Option
 from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
+from lorasmith.data.config import NO_CAPTION_FILES
 
 OUTPUT = "lora-dreambooth-model"
 B_LORA_BLOCKS = ("unet.up_blocks.0.attentions.0", "unet.up_blocks.0.attentions.1")

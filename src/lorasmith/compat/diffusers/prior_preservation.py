@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lorasmith.compat.diffusers.class_images import class_image_job
-from lorasmith.compat.diffusers.shared import NO_CAPTION_FILES, Table, Values
+from lorasmith.compat.diffusers.shared import Table, Values
 from lorasmith.core.config import validate
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
+from lorasmith.data.config import NO_CAPTION_FILES
 from lorasmith.sampling.settings import SampleSettings
 
 DRAWN: Table = {"steps": 25, "cfg": 7.5, "sampler": "dpm++_2m"}

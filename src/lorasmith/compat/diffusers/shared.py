@@ -17,8 +17,6 @@ from lorasmith.data.images import SUFFIXES
 PRECISIONS = {None: "auto", "no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 HUB_TOKEN = "HF_TOKEN"
 """The environment variable that holds the token of the hub, which no file may contain."""
-NO_CAPTION_FILES = (".no-captions",)
-"""A caption extension that no file has, for scripts that read no caption files."""
 POSITIVE = ("train_batch_size", "gradient_accumulation_steps", "sample_batch_size", "rank", "repeats")
 """Options, where a script has them, that are counts."""
 

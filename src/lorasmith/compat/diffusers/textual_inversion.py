@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from lorasmith.compat.diffusers.options import INVERSION, common, merged
 from lorasmith.compat.diffusers.shared import (
-    NO_CAPTION_FILES,
     convert_general,
     convert_learning_rate,
     convert_optimizer,
@@ -19,6 +18,7 @@ from lorasmith.compat.diffusers.usage import load_tokens
 from lorasmith.compat.options import Option
 from lorasmith.compat.prompt_templates import TEMPLATES
 from lorasmith.compat.script import Conversion, Parsed, Script
+from lorasmith.data.config import NO_CAPTION_FILES
 from lorasmith.formats.token_embeddings import file_name
 
 EMBEDDINGS_FILE = "learned_embeds.safetensors"

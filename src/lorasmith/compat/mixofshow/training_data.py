@@ -13,6 +13,7 @@ from lorasmith.compat.prompt_templates import TEMPLATES
 from lorasmith.compat.script import read_option
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem, did_you_mean
 from lorasmith.core.text_files import read_text
+from lorasmith.data.config import NO_CAPTION_FILES
 
 LETTERBOXES = {"HumanResizeCropFinalV3": True, "ResizeFillMaskNew": False}
 """Transforms that put an image on a black canvas, and whether they keep the upper part of a portrait."""
@@ -109,7 +110,7 @@ def convert_concept_images(concept: dict[str, Any], values: dict[str, Any]) -> d
 
     # Without captions, and for images without a caption file, the instance prompt is used.
     if not values["datasets.train.use_caption"]:
-        subset["caption_extension"] = [".no-captions"]
+        subset["caption_extension"] = list(NO_CAPTION_FILES)
     elif concept.get("caption_dir"):
         subset["captions"] = concept["caption_dir"]
     if values["datasets.train.use_mask"] and concept.get("mask_dir"):
