@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from answers import Program
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lorasmith.families.load import load
 from lorasmith.sampling.loras import load_lora
-from tests.transformer_bases import write_flux, write_sd3
+from tests.transformer_bases import original_names, original_vae_tensors, text_tensors, write_flux, write_sd3
 
 BASES = {"sd3": write_sd3, "flux": write_flux}
 
@@ -53,6 +54,36 @@ def test_sd_scripts(model: str, bases: dict[str, Path], photos: Path, here: Prog
     assert answer.code == 0, answer.err
     check_file(bases[model], Path("out/garp.safetensors"))
     assert Path("out/garp-step00000002.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_sd_scripts_with_each_part_of_flux_in_a_file(bases: dict[str, Path], photos: Path, here: Program) -> None:
+    flux = bases["flux"]
+    save_file(original_names(flux, "flux"), "flux.safetensors")
+    save_file(text_tensors(flux, "text_encoder"), "clip_l.safetensors")
+    save_file(text_tensors(flux, "text_encoder_2"), "t5xxl.safetensors")
+    save_file(original_vae_tensors(flux), "ae.safetensors")
+    shutil.copytree(flux / "tokenizer_2", "t5_tokenizer")
+    answer = here(
+        "as",
+        "flux_train_network",
+        "--pretrained_model_name_or_path=flux.safetensors",
+        "--clip_l=clip_l.safetensors",
+        "--t5xxl=t5xxl.safetensors",
+        "--ae=ae.safetensors",
+        "--network_module=networks.lora_flux",
+        "--model_prediction_type=raw",
+        "--train_data_dir=photos",
+        "--caption_extension=.txt",
+        "--resolution=128",
+        "--output_dir=out",
+        "--output_name=garp",
+        "--max_train_steps=2",
+        "--network_train_unet_only",
+        "--cache_text_encoder_outputs",
+    )
+    assert answer.code == 0, answer.err
+    check_file(flux, Path("out/garp.safetensors"))
 
 
 @pytest.mark.slow

@@ -168,7 +168,6 @@ def test_defaults_that_differ_between_the_scripts(convert: Convert) -> None:
         ("flux_train_network", {"loss_type": "huber"}, "snr cannot be used with loss_type = huber"),
         ("flux_train_network", {"model_prediction_type": "sigma_scaled", "loss_type": "l1"}, "that of x0"),
         ("flux_train_network", {"model_type": "chroma"}, "chroma is another family"),
-        ("flux_train_network", {"clip_l": "clip_l.safetensors"}, "diffusers folder"),
         ("flux_train_network", {"network_module": "networks.lora"}, "not a network module for this model"),
         ("flux_train_network", {"network_args": ["train_t5xxl=True"]}, "T5 is not trained"),
         ("flux_train_network", {"network_args": ["in_dims=[1,2]"]}, "5 whole numbers"),
@@ -185,6 +184,20 @@ def test_what_is_refused_is_named(convert: Convert, script: str, values: dict[st
     resolution = {"resolution": "512"}
     with pytest.raises(ConfigError, match=message):
         convert(script, **(module | resolution | values))
+
+
+@pytest.mark.parametrize(
+    ("script", "module", "parts"),
+    [
+        ("flux_train_network", FLUX, ("clip_l", "t5xxl", "ae")),
+        ("sd3_train_network", SD3, ("clip_l", "clip_g", "t5xxl")),
+    ],
+)
+def test_files_of_parts_belong_to_the_base(
+    convert: Convert, script: str, module: dict[str, Any], parts: tuple[str, ...]
+) -> None:
+    found = convert(script, **module, **{part: f"{part}.safetensors" for part in parts})
+    assert load_config(found.config).base_parts == tuple(f"{part}.safetensors" for part in parts)
 
 
 def test_losses_of_flux(convert: Convert) -> None:

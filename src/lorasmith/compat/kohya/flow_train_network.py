@@ -26,8 +26,17 @@ class FlowTrainNetwork(TrainNetwork):
 
     model: ClassVar[Transformer]
     modules: ClassVar[Mapping[str, Converter[Transformer]]]
+    parts: ClassVar[tuple[str, ...]]
+    """Options that name a file with a text encoder or the VAE."""
     preview: ClassVar[dict[str, Any]]
     """Steps and guidance of the original's pictures, where a prompt does not give them."""
+
+    def convert(self, parsed: Parsed) -> Conversion:
+        conversion = super().convert(parsed)
+        parts = [parsed.values[part] for part in self.parts if parsed.values[part]]
+        if conversion.config and parts:
+            conversion.config["base_parts"] = parts
+        return conversion
 
     def blocks(self) -> Blocks:
         raise NotImplementedError("transformers have no numbered blocks of a UNet")
@@ -72,6 +81,7 @@ class Sd3TrainNetwork(FlowTrainNetwork):
     options = SD3_OPTIONS
     model = SD3
     modules = SD3_MODULES
+    parts = ("clip_l", "clip_g", "t5xxl")
     preview: ClassVar[dict[str, Any]] = {"sampler": "euler", "steps": 30, "cfg": 7.5}
 
     def convert_flow(self, values: Values, notes: list[str], problems: list[Problem]) -> dict[str, Any]:
@@ -85,6 +95,7 @@ class FluxTrainNetwork(FlowTrainNetwork):
     options = FLUX_OPTIONS
     model = FLUX
     modules = FLUX_MODULES
+    parts = ("clip_l", "t5xxl", "ae")
     preview: ClassVar[dict[str, Any]] = {"sampler": "euler", "steps": 20, "cfg": 1.0}
 
     def convert_flow(self, values: Values, notes: list[str], problems: list[Problem]) -> dict[str, Any]:

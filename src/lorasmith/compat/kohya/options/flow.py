@@ -9,7 +9,7 @@ from lorasmith.compat.options import Option
 SCHEMES = ("sigma_sqrt", "logit_normal", "mode", "cosmap", "none", "uniform")
 UNUSED = "this script of the original does not use it either"
 BROKEN = "it does nothing in the original either"
-FOLDER = "the parts of a diffusers folder are used, so name that folder in pretrained_model_name_or_path"
+PARTS = "not beside a diffusers folder, which has its own parts"
 SAVES_MEMORY = "it only saves memory; `memory` goes as far as the run needs (docs/performance.md)"
 SCHEME = (
     "`logit_normal` and `mode` say how t is drawn, `sigma_sqrt` and `cosmap` weigh the loss; t is any number, not one "
@@ -66,8 +66,8 @@ TRANSFORMER_OPTIONS = (
 """What both scripts have beside the shared options."""
 
 ENCODERS = (
-    Option("clip_l", "text", state="refused", note=FOLDER),
-    Option("t5xxl", "text", state="refused", note=FOLDER),
+    Option("clip_l", "text", to="base_parts", note=PARTS),
+    Option("t5xxl", "text", to="base_parts", note=PARTS),
 )
 LOG_METHODS = (
     Option(
@@ -80,7 +80,7 @@ LOG_METHODS = (
 SD3_OWN = (
     *TRANSFORMER_OPTIONS,
     *ENCODERS,
-    Option("clip_g", "text", state="refused", note=FOLDER),
+    Option("clip_g", "text", to="base_parts", note=PARTS),
     Option("save_clip", state="no_effect", note=BROKEN),
     Option("save_t5xxl", state="no_effect", note=BROKEN),
     Option("t5xxl_device", "text", state="no_effect", note=BROKEN),
@@ -129,7 +129,7 @@ PREDICTION_TYPES = ("raw", "additive", "sigma_scaled")
 FLUX_OWN = (
     *TRANSFORMER_OPTIONS,
     *ENCODERS,
-    Option("ae", "text", state="refused", note=FOLDER),
+    Option("ae", "text", to="base_parts", note=PARTS),
     Option("vae", "text", state="no_effect", note=UNUSED),
     Option("min_timestep", "int", state="no_effect", note=UNUSED),
     Option("max_timestep", "int", state="no_effect", note=UNUSED),
