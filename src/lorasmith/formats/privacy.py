@@ -99,6 +99,7 @@ PUBLIC_SETTINGS = frozenset(
         "start",
         "trigger",
         "vae",
+        "base_parts",
     }
 )
 """Settings of the top level that are texts and public."""

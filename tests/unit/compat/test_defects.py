@@ -201,7 +201,13 @@ def test_parts_that_rest_have_no_gradients(convert: Convert) -> None:
         "unet ": {"network_train_unet_only": True},
         "te": {"unet_lr": 0},
     }.items():
-        values = {"learning_rate": 1e-3, "max_grad_norm": 0, "max_train_steps": 3, "output_name": trained, **rates}
+        values = {
+            "learning_rate": 1e-3,
+            "max_grad_norm": 0,
+            "max_train_steps": 3,
+            "output_name": f"run{len(squares)}",
+            **rates,
+        }
         run = build_run(load_config(convert(**values).config))
         run.adapters.train()
         run.metrics.add(train_step(run, *next(remaining_steps(run))))

@@ -50,7 +50,7 @@ def test_pickles_run_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_refusals() -> None:
     with pytest.raises(LorasmithError, match="te1 and te2"):
-        embeddings.encode({"te1": V})
+        embeddings.encode({"te2": V})
     with pytest.raises(LorasmithError, match="not a file of one new token"):
         embeddings.decode({"a": V, "b": V})
     with pytest.raises(LorasmithError, match="has a dot"):

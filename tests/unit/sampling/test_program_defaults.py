@@ -144,7 +144,7 @@ def test_settings_take_the_programs_defaults_but_not_over_given_ones() -> None:
     assert (settings.steps, settings.cfg) == (20, 8.0)
     assert SampleSettings.model_validate({"like": "ComfyUI", "cfg": 5}).cfg == 5
     assert Previews.model_validate({"prompts": ["a"], "like": "comfyui"}).cfg == 8.0
-    assert Previews.model_validate({"prompts": ["a"]}).cfg == 7.0
+    assert Previews.model_validate({"prompts": ["a"]}).cfg is None, "that of the base"
 
 
 def test_an_unknown_program_is_named_with_the_known_ones() -> None:
