@@ -26,6 +26,7 @@ from lorasmith.formats.base import Encoded, Format
 from lorasmith.formats.embeddings import BUNDLE_PREFIX
 from lorasmith.formats.joint_modules import join_modules, split_modules
 from lorasmith.formats.lora_file import LoraFile
+from lorasmith.formats.metadata import network_module
 from lorasmith.formats.metadata_json import json_list
 from lorasmith.formats.other_files import contents_advice
 from lorasmith.formats.read import load
@@ -303,7 +304,7 @@ def save(
     tensors = dict(encoded.tensors)
     tensors.update(extra or {})
     metadata = updated_metadata(lora.metadata, note)
-    metadata |= network_metadata(encoded.tensors, lora.metadata)
+    metadata |= network_metadata(encoded.tensors, lora.metadata, lora.model.kind)
     metadata |= encoded.metadata
     (form or kohya.Kohya()).write(output.path, tensors, metadata, output.dtype or lora.dtype)
 
@@ -317,8 +318,9 @@ def updated_metadata(metadata: Mapping[str, str], note: str) -> dict[str, str]:
     return updated
 
 
-def network_metadata(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
-    """kohya's metadata of rank and kind for changed tensors; empty if the file had none or is not plain LoRA."""
+def network_metadata(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], family: str) -> dict[str, str]:
+    """kohya's metadata of rank and kind for changed tensors; empty if the file had none or is not plain LoRA.
+    `family`: `sd1`, `flux` and so on."""
     if not any(key.startswith("ss_network") for key in metadata):
         return {}
     # count the ranks and alphas of all layers, in kohya's and in peft's keys
@@ -338,7 +340,7 @@ def network_metadata(tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
     rank = ranks.most_common(1)[0][0]
     alpha = alphas.most_common(1)[0][0] if alphas else float(rank)
     return {
-        "ss_network_module": "networks.lora",
+        "ss_network_module": network_module("lora", family),
         "ss_network_args": "{}",
         "ss_network_dim": str(rank),
         "ss_network_alpha": f"{alpha:g}",

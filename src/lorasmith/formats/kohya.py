@@ -21,7 +21,7 @@ from lorasmith.formats.base import Encoded, Format, LayerNames, ModulePart, Shap
 from lorasmith.formats.joint_modules import join_layers, split_modules
 from lorasmith.formats.rewrite import LayerTensors, alpha_of, merge_tucker_core, to_plain_lora, with_alpha
 
-PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_transformer_")
+PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "lora_transformer_")
 _TEXT_PROJECTION = re.compile(r"^(te\d?\..*\.self_attn\.)(?:q|k|v|out)_proj$")
 _TEXT_MLP = re.compile(r"^(te\d?\..*\.layers\.\d+\.)mlp\.fc([12])$")
 COMPONENTS_WITH_OWN_ALPHAS = ("transformer", "t5")

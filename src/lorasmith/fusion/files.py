@@ -142,7 +142,7 @@ def write_all(
     encoded = encode_as(lora, lora.layers, "kohya")
     # Later entries win: what this file is, over what its sources were.
     metadata = updated_metadata(lora.metadata, note)
-    metadata |= network_metadata(encoded.tensors, lora.metadata)
+    metadata |= network_metadata(encoded.tensors, lora.metadata, lora.model.kind)
     metadata |= encoded.metadata
     metadata |= extra_metadata
     if vocabulary is None:

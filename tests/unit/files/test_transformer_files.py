@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -22,13 +23,14 @@ from lorasmith.files.combine import combine
 from lorasmith.files.compare import compare
 from lorasmith.files.convert import convert
 from lorasmith.files.extract import extract
-from lorasmith.files.lora import LoraInput, OutputFile, lora_factors, read
+from lorasmith.files.lora import LoraInput, OutputFile, lora_factors, network_metadata, read
 from lorasmith.files.lowrank import Truncation
 from lorasmith.files.merge import merge
 from lorasmith.files.model import ModelLayers
 from lorasmith.files.resize import resize
 from lorasmith.formats.kohya import Kohya
 from lorasmith.formats.write import write
+from lorasmith.fusion.files import write_all
 from tests.transformer_bases import write_flux, write_sd3
 
 LAYERS = ("transformer.*.0.attn.*", "transformer.*.0.proj_mlp", "transformer.*.1.norm1_context.linear", "*norm_out*")
@@ -143,3 +145,28 @@ def test_every_format_holds_the_same_changes(base: Path, tmp_path: Path) -> None
     after, before = weights(tmp_path / "merged"), weights(base)
     for layer, change in changes.items():
         assert torch.allclose(after[f"{layer}.weight"], before[f"{layer}.weight"] + change, atol=1e-5), layer
+
+
+def test_changed_files_name_the_network_module_of_their_family(base: Path, tmp_path: Path) -> None:
+    source = tmp_path / "a.safetensors"
+    make(base, source, LoRA(rank=2, layers=LAYERS))
+    version = "flux1" if base.name.startswith("flux") else "sd3"
+    module = "networks.lora_flux" if version == "flux1" else "networks.lora_sd3"
+    metadata = {"ss_network_module": module, "ss_base_model_version": version}
+    write(source, load_file(source), metadata, torch.float32)
+
+    outputs = {name: OutputFile(tmp_path / f"{name}.safetensors") for name in ("resized", "combined", "fused")}
+    resize(source, Truncation(rank=1), outputs["resized"], base=base)
+    combine([LoraInput(source), LoraInput(source)], outputs["combined"], base=base)
+    write_all(read(source, ModelLayers.from_base(base)), outputs["fused"], "fused", None, {})
+    for output in outputs.values():
+        with safe_open(output.path, "pt") as file:
+            assert file.metadata()["ss_network_module"] == module, output.path
+
+
+def test_other_adapter_kinds_in_t5_are_not_called_plain_lora() -> None:
+    tensors = {
+        "lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight": torch.zeros(2, 8),
+        "lora_te3_encoder_block_0_layer_0_SelfAttention_q.hada_w1_a": torch.zeros(8, 2),
+    }
+    assert network_metadata(tensors, {"ss_network_dim": "2"}, "sd3") == {}
