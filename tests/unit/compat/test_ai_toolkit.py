@@ -212,14 +212,17 @@ def test_layers_of_flux(convert: Convert, tmp_path: Path) -> None:
         ({"model": {"is_lumina2": True}}, "this family of models is not trained here"),
         ({"model": {"use_text_encoder_2": False}}, "both text encoders of SDXL"),
         ({"model": {"assistant_lora_path": "ostris/adapter"}}, r"no such file[\s\S]*download it"),
+        ({"model": {"assistant_lora_path": "ostris/adapter"}}, r"model\.assistant_lora_path: ostris/adapter: no such"),
         ({"train": {"timestep_type": "weighted"}}, r'"weighted" is not supported'),
         ({"train": {"min_snr_gamma": 5}}, "the original stops at it"),
         ({"train": {"optimizer": "automagic"}}, r'"automagic" is not supported'),
         ({"train": {"loss_type": "wavelet"}}, "mse, mae, pseudo_huber"),
         ({"train": {"ema_config": {"use_ema": True, "use_feedback": True}}}, r"use_feedback: is not supported"),
         ({"train": {"diff_output_preservation": True}}, r"data\.subsets\.preserve"),
+        ({"train": {"validation_config": {"split": 0.1}}}, r"train\.validation_config[\s\S]*data\.validation"),
         ({"train": {"steps": "many"}}, r"train\.steps: found 'many'"),
         ({"network": {"type": "lorm"}}, "lora, locon, lokr, dora"),
+        ({"network": {"lorm": {"extract_mode": "fixed"}}}, r"network\.lorm: is not supported"),
         ({"network": {"network_kwargs": {"rank_dropout": 0.1}}}, r"network_kwargs\.rank_dropout"),
         ({"datasets": [{"folder_path": "photos", "num_frames": 8}]}, "videos and sound"),
         ({"datasets": [{"folder_path": "photos", "control_path": "c"}]}, "control images"),
@@ -238,6 +241,20 @@ def test_keys_without_effect_and_unknown_ones_are_noted(convert: Convert) -> Non
     notes = convert("flux", train={"sdp": True, "stepss": 3}, model={"low_vram": True}).notes
     assert any("model.low_vram has no effect here" in note for note in notes)
     assert any('unknown key train.stepss is ignored. did you mean "train.steps"?' in note for note in notes), notes
+
+
+def test_keys_of_data_sets_are_noted_only_where_one_has_another_value(convert: Convert) -> None:
+    first, second = {"folder_path": "photos", "cache_latents": False}, {"folder_path": "photos"}
+    assert not any("datasets.cache_latents" in note for note in convert(datasets=[first, second]).notes)
+    notes = convert(datasets=[first, second | {"cache_latents": True}]).notes
+    assert len([note for note in notes if note.startswith("datasets.cache_latents has no effect here")]) == 1, notes
+
+
+def test_a_data_set_at_several_resolutions_has_each_problem_once(convert: Convert) -> None:
+    dataset = {"resolution": [512, 768], "replacements": ["a cat"], "folder_path": "list.json"}
+    with pytest.raises(ConfigError) as caught:
+        convert(datasets=[dataset])
+    assert [problem.where for problem in caught.value.problems] == ["datasets.0.folder_path", "datasets.replacements"]
 
 
 def test_accumulation_that_counts_batches(convert: Convert) -> None:

@@ -17,20 +17,21 @@ def convert_data(values: Mapping[str, Any], datasets: list[dict[str, Any]], prob
         problems.append(Problem("datasets", "missing: there are no images", remedy="add - folder_path: ..."))
     subsets: list[dict[str, Any]] = []
     for index, dataset in enumerate(datasets):
+        subset = convert_subset(values, dataset, index, problems)
         resolutions = dataset["datasets.resolution"]
         for resolution in resolutions if isinstance(resolutions, list) else [resolutions]:
             if not isinstance(resolution, int):
                 where = f"datasets.{index}.resolution"
                 problems.append(Problem(where, f"found {resolution!r}", "a side in pixels, or a list of them"))
                 continue
-            subsets.append(convert_subset(values, dataset, index, resolution, problems))
+            subsets.append(subset | {"resolution": resolution})
     return {"batch_size": values["train.batch_size"], "subsets": subsets}
 
 
 def convert_subset(
-    values: Mapping[str, Any], dataset: Mapping[str, Any], index: int, resolution: int, problems: list[Problem]
+    values: Mapping[str, Any], dataset: Mapping[str, Any], index: int, problems: list[Problem]
 ) -> dict[str, Any]:
-    """The subset of one data set at one resolution."""
+    """The subset of one data set, without its resolution."""
     folder = find_folder(dataset, index, problems)
     extension = dataset["datasets.caption_type"] or dataset["datasets.caption_ext"]
     square = dataset["datasets.square_crop"] or not dataset["datasets.buckets"]
@@ -38,7 +39,6 @@ def convert_subset(
         "images": folder,
         "recursive": True,
         "class_folders": False,
-        "resolution": resolution,
         "repeats": dataset["datasets.num_repeats"],
         "caption": folder_caption(Path(folder), extension) or dataset["datasets.default_caption"] or "",
         "caption_extension": [extension],

@@ -182,9 +182,8 @@ MODEL = (
     Option("model.arch", "text", note="sd1, sd2, sdxl, sd3, flux; others are refused by name"),
     *(
         Option(f"model.{name}", "flag", False, note="read from the model's files")
-        for name in ("is_v2", "is_xl", "is_v3")
+        for name in ("is_v2", "is_xl", "is_v3", "is_flux")
     ),
-    Option("model.is_flux", "flag", False, note="read from the model's files"),
     Option("model.is_v_pred", "flag", False, to="prediction"),
     Option("model.vae_path", "text", to="vae"),
     Option("model.lora_path", "text", to="merge", note="a local file"),

@@ -18,7 +18,8 @@ LOSSES: Mapping[str, Any] = {
     "mae": "l1",
     "pseudo_huber": {"kind": "smooth_l1", "c": 0.01, "schedule": "constant"},
 }
-SHIFTS = {"shift": "model", "flux_shift": "model", "lumina2_shift": "model"}
+SHIFTS = ("shift", "flux_shift", "lumina2_shift")
+"""Types whose times are moved by the shift of the base."""
 
 
 def convert_objective(
@@ -71,7 +72,7 @@ def flow_timesteps(values: Mapping[str, Any], problems: list[Problem]) -> dict[s
     if kind in ("sigmoid", "linear"):
         return plain
     if kind in SHIFTS:
-        return {"kind": "shifted", "of": plain, "shift": SHIFTS[kind]}
+        return {"kind": "shifted", "of": plain, "shift": "model"}
     remedy = "use linear with a weighting of objective.weightings" if kind == "weighted" else "use sigmoid or linear"
     allowed = ", ".join(("sigmoid", "linear", *SHIFTS))
     problems.append(Problem("train.timestep_type", f'"{kind}" is not supported', allowed, remedy))

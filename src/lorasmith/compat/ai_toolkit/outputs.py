@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lorasmith.compat.ai_toolkit.data import TAGS
 from lorasmith.core.errors import Problem
 
 DTYPES = {"float32": "fp32", "fp32": "fp32", "float16": "fp16", "fp16": "fp16", "bfloat16": "bf16", "bf16": "bf16"}
@@ -49,12 +50,12 @@ def convert_hooks(values: Mapping[str, Any], problems: list[Problem]) -> list[di
     return hooks
 
 
-def convert_preview(values: Mapping[str, Any], *, flow: bool, problems: list[Problem]) -> dict[str, Any]:
-    """The table `preview`: a line for each prompt, with its settings behind it."""
+def convert_preview(values: Mapping[str, Any], *, kind: str, flow: bool, problems: list[Problem]) -> dict[str, Any]:
+    """The table `preview`: a line for each prompt, with its settings behind it. `kind`: of the model, such as `flux`;
+    `flow`: it is one of flow matching."""
     items = sample_items(values, problems)
     if not items or values["train.disable_sampling"] or not values["sample.sample_every"]:
         return {}
-    flux = str(values["model.arch"] or "").startswith("flux") or values["model.is_flux"]
     trigger = str(values["trigger_word"] or "")
     lines = [prompt_line(values, item, index, trigger, problems) for index, item in enumerate(items)]
     sampler = str(values["sample.sampler"])
@@ -65,7 +66,7 @@ def convert_preview(values: Mapping[str, Any], *, flow: bool, problems: list[Pro
         "sampler": "euler" if flow or sampler in EULER else sampler,
         "steps": values["sample.sample_steps"],
         # the guidance of Flux is an input of the network; a second pass would double it
-        "cfg": 1.0 if flux else max(1.0, values["sample.guidance_scale"]),
+        "cfg": 1.0 if kind == "flux" else max(1.0, values["sample.guidance_scale"]),
         "width": values["sample.width"],
         "height": values["sample.height"],
         "copies": str(Path(str(values["training_folder"] or ".")) / values["name"] / "samples"),
@@ -94,7 +95,7 @@ def prompt_line(
 ) -> str:
     """A prompt with its settings as flags, which our previews read; those in the prompt itself come last and count."""
     text, *own = str(item["prompt"]).split("--")
-    for tag in ("[trigger]", "[name]"):
+    for tag in TAGS:
         text = text.replace(tag, trigger)
     seed = item.get("seed")
     if seed is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,8 +17,6 @@ from lorasmith.core.yaml_files import parse_yaml
 
 SUFFIXES = (".yaml", ".yml", ".json", ".jsonc")
 VARIABLE = re.compile(r"\$\{([^}]+)\}")
-WHOLE = ("optimizer_params", "lr_scheduler_params", "network_kwargs", "quantize_kwargs", "model_kwargs", "model_paths")
-"""Keys whose table is the value of one option."""
 SECTIONS = ("network", "save", "logging", "train", "model", "sample")
 JOBS = ("extension", "train")
 TYPES = ("sd_trainer", "diffusion_trainer", "ui_trainer")
@@ -48,8 +46,9 @@ def find_file(name: str) -> Path:
     raise LorasmithError(f"{path}: no such file")
 
 
-def read_job(path: Path, name: str | None) -> Job:
-    """The process of a file. `name`: replaces the name in it. Raises LorasmithError for what is no such job."""
+def read_job(path: Path, name: str | None, options: Collection[str]) -> Job:
+    """The process of a file. `name`: replaces the name in it; `options`: the names of the options that there are.
+    Raises LorasmithError for what is no such job."""
     text = VARIABLE.sub(lambda found: environment(found[1], path), read_text(path))
     content = parse_json(text, path) if path.suffix.lower().startswith(".json") else parse_yaml(text, path)
     if not looks_like_ai_toolkit(content):
@@ -63,7 +62,9 @@ def read_job(path: Path, name: str | None) -> Job:
     replaced = json.loads(
         json.dumps(parse_numbers(process), default=str).replace("[name]", json.dumps(str(name))[1:-1])
     )
-    return split_sections({"training_folder": config.get("training_folder"), **replaced, "name": str(name)}, path)
+    return split_sections(
+        {"training_folder": config.get("training_folder"), **replaced, "name": str(name)}, path, options
+    )
 
 
 def environment(name: str, path: Path) -> str:
@@ -91,8 +92,8 @@ def only_process(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return process
 
 
-def split_sections(process: Mapping[str, Any], path: Path) -> Job:
-    """The sections as keys with dots, and the list of data sets."""
+def split_sections(process: Mapping[str, Any], path: Path, options: Collection[str]) -> Job:
+    """The sections as keys with dots, and the list of data sets. `options`: the names of all options."""
     keys: dict[str, Any] = {}
     problems: list[Problem] = []
     for key, value in process.items():
@@ -101,7 +102,7 @@ def split_sections(process: Mapping[str, Any], path: Path) -> Job:
         if key not in SECTIONS:
             keys[key] = value
         elif isinstance(value, dict):
-            keys |= flatten_section(key, value)
+            keys |= flatten_section(key, value, options)
         elif value is not None:
             problems.append(Problem(key, f"found {value!r}", "a table"))
     datasets = process.get("datasets") or []
@@ -112,8 +113,13 @@ def split_sections(process: Mapping[str, Any], path: Path) -> Job:
     return Job(keys, datasets)
 
 
-def flatten_section(section: str, table: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a section. Tables that are one value stay as they are."""
-    whole = {f"{section}.{key}": value for key, value in table.items() if key in WHOLE}
-    rest = {key: value for key, value in table.items() if key not in WHOLE}
+def flatten_section(section: str, table: Mapping[str, Any], options: Collection[str]) -> dict[str, Any]:
+    """The keys of a section. Tables that are the value of one option stay as they are."""
+    whole: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for key, value in table.items():
+        if f"{section}.{key}" in options:
+            whole[f"{section}.{key}"] = value
+        else:
+            rest[key] = value
     return flatten(rest, f"{section}.") | whole

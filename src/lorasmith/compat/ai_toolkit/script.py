@@ -50,7 +50,8 @@ class AiToolkit(Script):
                 raise LorasmithError(f"ai-toolkit: unknown option {argument}; the options are -n NAME, -r and -l FILE")
         if len(files) != 1:
             raise LorasmithError("ai-toolkit takes one file: lorasmith as ai-toolkit my_config.yaml")
-        return self.read_job(read_job(find_file(files[0]), name), files[0])
+        options = {option.name for option in self.options}
+        return self.read_job(read_job(find_file(files[0]), name, options), files[0])
 
     def read_job(self, job: Job, source: str) -> Parsed:
         """The values of a job in their types, with defaults. Raises ConfigError with all problems."""
@@ -73,13 +74,15 @@ class AiToolkit(Script):
         values = parsed.values
         problems: list[Problem] = []
         notes = state_notes(self.options, parsed)
-        flow = KINDS.get(model_kind(values, problems), False)
+        kind = model_kind(values, problems)
+        flow = KINDS.get(kind, False)
         if values["train.noise_scheduler"] == "flowmatch" and not flow:
             found = "flowmatch, with a model that is not of flow matching"
             problems.append(Problem("train.noise_scheduler", found, "ddpm", "set model.arch if it is sd3 or flux"))
         for key in ("model.name_or_path", "training_folder"):
             if not values[key]:
                 problems.append(Problem(key, "missing", remedy="add it"))
+        check_text_encoders(values, problems)
         config = convert_general(values, notes, problems)
         config["data"] = convert_data(values, values["datasets"], problems)
         config["adapter"] = convert_network(values, flow=flow, notes=notes, problems=problems)
@@ -88,10 +91,10 @@ class AiToolkit(Script):
         config["lr_schedule"] = convert_schedule(values, config["steps"], problems)
         config["export"] = convert_export(values, flow=flow, problems=problems)
         config["hooks"] = convert_hooks(values, problems)
-        preview = convert_preview(values, flow=flow, problems=problems)
+        preview = convert_preview(values, kind=kind, flow=flow, problems=problems)
         if preview:
             config["preview"] = preview
-        if model_kind(values, []) == "flux":
+        if kind == "flux":
             config["guidance"] = values["train.cfg_scale"]
         if problems:
             raise ConfigError(problems, self.name)
@@ -126,7 +129,9 @@ def state_notes(options: Sequence[Option], parsed: Parsed) -> list[str]:
     """A note for each given key that has no effect here or does something better, unless it has its default."""
     notes: list[str] = []
     for option in options:
-        if option.name not in parsed.given or option.is_unset(parsed.values.get(option.name, True)):
+        # keys of data sets have a value in each of them
+        tables = parsed.values["datasets"] if option in DATASETS else [parsed.values]
+        if option.name not in parsed.given or all(option.is_unset(table[option.name]) for table in tables):
             continue
         if option.state == "no_effect":
             notes.append(f"{option.name} has no effect here: {option.note}")
@@ -179,14 +184,18 @@ def convert_general(values: Mapping[str, Any], notes: list[str], problems: list[
     }
 
 
-def merged_files(values: Mapping[str, Any], problems: list[Problem]) -> list[str]:
-    """The LoRA files that are part of the base, which must be on this machine; also checks the text encoders."""
+def check_text_encoders(values: Mapping[str, Any], problems: list[Problem]) -> None:
+    """A problem for each text encoder of SDXL that the file switches off."""
     for name in ALWAYS_USED:
         if not values[f"model.{name}"]:
             problems.append(Problem(f"model.{name}", "both text encoders of SDXL are always used", remedy="remove it"))
-    files = [str(values[key]) for key in ("model.lora_path", "model.assistant_lora_path") if values[key]]
-    for file in files:
+
+
+def merged_files(values: Mapping[str, Any], problems: list[Problem]) -> list[str]:
+    """The LoRA files that are part of the base, which must be on this machine."""
+    files = {key: str(values[key]) for key in ("model.lora_path", "model.assistant_lora_path") if values[key]}
+    for key, file in files.items():
         if not Path(file).is_file():
             found = f"{file}: no such file"
-            problems.append(Problem("model.lora_path", found, remedy="download it, and name the .safetensors file"))
-    return files
+            problems.append(Problem(key, found, remedy="download it, and name the .safetensors file"))
+    return list(files.values())
