@@ -76,6 +76,10 @@ def input_kind(field: FieldInfo) -> Any:
         rest = [inner for inner in arguments if inner is not type(None)]
         annotation = rest[0] if len(rest) == 1 else annotation
         arguments = typing.get_args(annotation)
+    # a checked value is entered as the plain one
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = arguments[0]
+        arguments = typing.get_args(annotation)
     if typing.get_origin(annotation) is typing.Literal:
         return list(arguments)
     if typing.get_origin(annotation) is tuple and arguments in ((str, Ellipsis), (Path, Ellipsis)):

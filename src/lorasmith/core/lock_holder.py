@@ -62,6 +62,11 @@ def this_machine() -> str:
     return f"{socket.gethostname()}/{boot}"
 
 
+def this_process() -> Holder:
+    """This process, as the file of a lock names it."""
+    return Holder(os.getpid(), this_machine())
+
+
 def content_of_lock() -> str:
     """What this process writes into the file of a lock."""
     return f"{os.getpid()}\n{this_machine()}\n"
@@ -141,7 +146,7 @@ def heartbeat(path: Path) -> Generator[None]:
     def beat() -> None:
         while not ended.wait(HEARTBEAT):
             holder = read_holder(path)
-            if holder is not None and holder != Holder(os.getpid(), this_machine()) and not ended.is_set():
+            if holder is not None and holder != this_process() and not ended.is_set():
                 end_at_once(path, holder)
             with contextlib.suppress(OSError):
                 os.utime(path)

@@ -8,30 +8,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from lorasmith.core.embedded_images import embedded_images
 from lorasmith.core.latent_grid import DOWNSCALE, MAX_SIDE
-from lorasmith.core.package import assets
 from lorasmith.core.registry import Config
 from lorasmith.data.transforms import Transform
 
 DEFAULT_RESOLUTION = 512
 """Where it is not known what the base was made for."""
-EMBEDDED = "lorasmith:"
-"""What the names of the images that come with the package begin with."""
-EMBEDDED_IMAGES = ("garp", "others")
-
-
-def embedded_images(value: Any) -> Any:
-    """The folder in the package for `lorasmith:garp` or `lorasmith:others`; any other value as it is. Raises ValueError
-    for an unknown name."""
-    if not isinstance(value, str) or not value.startswith(EMBEDDED):
-        return value
-    name = value.removeprefix(EMBEDDED)
-    if name not in EMBEDDED_IMAGES:
-        known = " and ".join(f"{EMBEDDED}{each}" for each in EMBEDDED_IMAGES)
-        raise ValueError(f'no images "{name}" come with Lorasmith; there are {known}')
-    return assets() / name
-
-
 ImagePath = Annotated[Path, BeforeValidator(embedded_images)]
 """A path, or the name of images that come with the package."""
 

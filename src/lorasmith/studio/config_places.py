@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.core.config import read_table
+from lorasmith.core.embedded_images import EMBEDDED_SOURCES
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.store import write_text
 from lorasmith.sampling.prompts import split_loras
@@ -96,8 +97,10 @@ def image_paths_of(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if isinstance(subsets, list):
         sources |= {f"data.subsets.{i}": subset for i, subset in enumerate(subsets)}
     for place, source in sources.items():
-        if isinstance(source, dict) and isinstance(source.get("images"), str):
-            yield f"{place}.images", source["images"]
+        images = source.get("images") if isinstance(source, dict) else None
+        # images of the package are in no folder of the user
+        if isinstance(images, str) and images not in EMBEDDED_SOURCES:
+            yield f"{place}.images", images
 
 
 def save_config(text: str, output: Path) -> Path:

@@ -16,6 +16,7 @@ from lorasmith.adapters import AdapterConfig
 from lorasmith.adapters.lora import LoRA
 from lorasmith.concepts import Concept
 from lorasmith.core.config import exists, override, read_table, to_toml, validate
+from lorasmith.core.embedded_images import EMBEDDED
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.file_names import FORBIDDEN, name_fault
 from lorasmith.core.recipes import config_file
@@ -34,6 +35,8 @@ from lorasmith.training.step.objectives import Objective
 from lorasmith.training.step.objectives.denoising import Denoising
 from lorasmith.training.step.optimizers import AdamW, OptimizerConfig
 
+HOOK_SCORES = '[[hooks]] with kind = "scores" and class_word = "dog" (a plain word for what the concept is)'
+"""What makes a run measure the four numbers, for messages."""
 ParameterGroup = Literal["unet", "text", "words"]
 """What is trained in a phase: the adapters of the UNet, those of the text encoders, the embeddings of new tokens."""
 
@@ -261,8 +264,13 @@ def missing_images(table: dict[str, Any]) -> list[Problem]:
     return [
         Problem(key, f'"{source}" does not exist', remedy="correct the path")
         for key, source in sources.items()
-        if isinstance(source, str) and source and not exists(Path(source).expanduser())
+        if isinstance(source, str) and source and not is_found(source)
     ]
+
+
+def is_found(source: str) -> bool:
+    """Whether images exist. Names of images of the package are judged by the field itself."""
+    return source.startswith(EMBEDDED) or exists(Path(source).expanduser())
 
 
 def has_scores(hooks: Any) -> bool:
@@ -279,8 +287,7 @@ def best_problems(config: TrainConfig) -> list[Problem]:
     by_likeness = has_scores([hook.model_dump() for hook in config.hooks])
     if config.best.by == "likeness" and not by_likeness:
         message = "decides by likeness, and no hook measures it"
-        remedy = 'add [[hooks]] with kind = "scores" and class_word = "dog" (a plain word for what the concept is)'
-        return [Problem("best.by", message, remedy=remedy)]
+        return [Problem("best.by", message, remedy=f"add {HOOK_SCORES}")]
     if config.validation is None and (config.best.by == "loss" or not by_likeness):
         message = "the best weights are found by the loss on held-out images, and none are held out"
         remedy = "set data.validation.split = 0.1, add a hook scores, or remove [best]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tomllib
 from collections.abc import Callable
@@ -12,6 +13,9 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from lorasmith.core.errors import ConfigError, LorasmithError
+from lorasmith.core.package import assets
+from lorasmith.studio.config_places import check_places
+from lorasmith.studio.paths import Roots
 from lorasmith.studio.toml_text import change
 from lorasmith.studio.worker import answer, check_text
 from lorasmith.studio.worker_process import Worker
@@ -72,6 +76,22 @@ def test_a_config_cannot_lead_out_of_the_folders(client: TestClient, tmp_path: P
         assert refused.status_code == 400
         assert [problem["where"] for problem in refused.json()["problems"]] == [key]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
+
+
+def test_images_of_the_package_are_in_no_folder_of_the_studio(tmp_path: Path) -> None:
+    roots = Roots([tmp_path])
+    table = {"output": str(tmp_path / "run"), "data": {"subsets": [{"images": "lorasmith:garp"}]}}
+    check_places(roots, table)
+    for images in ("lorasmith:../../etc", "/etc"):
+        with pytest.raises(ConfigError, match="outside"):
+            check_places(roots, table | {"data": {"images": images}})
+
+
+def test_the_form_takes_paths_as_plain_text() -> None:
+    """Not as TOML, in which `2024-photos/mia` would be an error."""
+    rows = json.loads((assets().parent / "studio/static/settings.json").read_text())
+    kinds = {row["key"]: row["input"] for row in rows}
+    assert {kinds[key] for key in ("base", "output", "data.images", "data.validation.images")} == {"text"}
 
 
 def test_a_run_is_never_started_over_another_one(client: TestClient, tmp_path: Path) -> None:

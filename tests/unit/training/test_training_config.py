@@ -89,7 +89,7 @@ def test_the_folder_of_images_under_another_name_is_recognised(table: dict[str, 
 
 
 def test_a_missing_folder_is_reported_beside_a_wrong_key(tmp_path: Path) -> None:
-    subsets = [{"images": str(tmp_path)}, {"images": str(tmp_path / "gone")}]
+    subsets = [{"images": str(tmp_path)}, {"images": str(tmp_path / "gone")}, {"images": "lorasmith:garp"}]
     with pytest.raises(ConfigError) as caught:
         load_config(OURS | {"stepz": 3, "data": {"subsets": subsets}})
     assert [problem.where for problem in caught.value.problems] == ["stepz", "data.subsets.1.images"]

@@ -78,6 +78,9 @@ class Handle(Protocol):
 class Session(ABC):
     """A connection to an engine."""
 
+    engine: str = ""
+    """The kind of its executor; empty for processes of this machine."""
+
     @abstractmethod
     def free_device(self, occupied: Sequence[str]) -> str | None:
         """The device for a further run, when runs on the devices `occupied` are under way; None if there is no place.

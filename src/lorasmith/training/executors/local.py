@@ -43,10 +43,15 @@ class LocalSession(Session):
         self.slots = list(slots)
 
     def free_device(self, occupied: Sequence[str]) -> str | None:
-        if len(occupied) >= len(self.slots):
-            return None
-        # the device with the smallest share of occupied slots
-        return min(self.slots, key=lambda slot: list(occupied).count(slot) / self.slots.count(slot))
+        free = list(self.slots)
+        of_the_config = 0
+        for device in occupied:
+            if device in free:
+                free.remove(device)
+            else:
+                of_the_config += 1
+        # where the config of a run names its device, it takes the place of any
+        return free[of_the_config] if of_the_config < len(free) else None
 
     def threads(self) -> int | None:
         # by default each process would use all cores, and several would slow each other down

@@ -145,9 +145,8 @@ class RemoteHandle:
 
 
 class RemoteSession(Session):
-    """A connection to an engine. `engine`: its kind."""
+    """A connection to an engine that places runs on other machines."""
 
-    engine: str
     cpus: int
     """CPU cores of each run."""
 

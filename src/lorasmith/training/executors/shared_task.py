@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lorasmith.core.lock_holder import STALE_AFTER, holder_in
+from lorasmith.core.lock_holder import HEARTBEAT, STALE_AFTER, holder_in
 from lorasmith.core.store import write_text
 from lorasmith.training.job_process import STOPPED_EXIT_CODE, environment
 
@@ -32,7 +32,6 @@ RUN_CONFIG = "config.toml"
 """In the folder of a run: it was begun."""
 LOOK_INTERVAL = 0.5
 """Seconds between two looks at the process and at the file `stop`."""
-HEARTBEAT = 10.0
 PATIENCE = 3 * STALE_AFTER
 """Seconds to wait for a lost node's process to give the folder of the run free."""
 AT_STEP, NOW = "step", "now"

@@ -122,7 +122,7 @@ def choose(measured: Sequence[HeldOutLoss], start: HeldOutLoss | None = None) ->
 
 
 def describe(difference: Interval) -> str:
-    """A difference of two losses with its interval, as far as it has one."""
+    """A difference of two losses or likenesses with its interval, as far as it has one."""
     if difference.high == float("inf"):
         return f"{difference.mean:.4f}"
     return f"{difference.mean:.4f}, {CONFIDENCE_TEXT} {difference.low:.4f} to {difference.high:.4f}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from lorasmith.core.intervals import Interval
 from lorasmith.core.quality import Values, advantage, interval_from_json, values_from_json
-from lorasmith.training.output.best import CONFIDENCE_TEXT
+from lorasmith.training.output.best import describe
 
 NUMBER = "likeness"
 ENOUGH_PICTURES = 8
@@ -82,7 +82,7 @@ class LikenessChoice:
         behind = weights.below(self.highest)
         if behind is None:
             return "an unknown amount"
-        return f"{behind.mean:.4f}, {CONFIDENCE_TEXT} {behind.low:.4f} to {behind.high:.4f}"
+        return describe(behind)
 
     def to_json(self) -> dict[str, Any]:
         """The choice as JSON data without names, for the events and for the metadata of the file."""

@@ -14,11 +14,11 @@ from typing import Any, Literal
 import psutil
 
 from lorasmith.core.errors import LorasmithError
-from lorasmith.core.lock_holder import holder_in, this_machine
+from lorasmith.core.lock_holder import holder_in, this_machine, this_process
 from lorasmith.core.store import write_text
 from lorasmith.training.executors import Ended, Handle, Task
 from lorasmith.training.executors.local import find_process
-from lorasmith.training.executors.shared_task import ended_with, has_sign_of_life, read_json, request_stop
+from lorasmith.training.executors.shared_task import RUN_CONFIG, ended_with, has_sign_of_life, read_json, request_stop
 from lorasmith.training.job_process import STOPPED_EXIT_CODE, last_error, stop_process
 from lorasmith.training.output.control import STOP, send_request
 from lorasmith.training.output.report.record import read
@@ -27,8 +27,6 @@ SETTINGS, STATE, LOG, TASK = "job.json", "state.json", "log.txt", "task"
 CONFIG_NAMES = (".toml", ".json")
 SWEEP_RESULTS = "results.json"
 """In the folder of a sweep: the state of each of its runs."""
-RUN_CONFIG = "config.toml"
-"""In the folder of a run: it was begun."""
 
 State = Literal["waiting", "running", "finished", "failed", "stopped"]
 """`stopped`: on request, with a checkpoint; it is not continued until it is put back (`retry`)."""
@@ -97,19 +95,23 @@ class Job:
             return None
         return find_process(self.status.get("process"), self.status.get("created"))
 
-    def is_alive(self) -> bool:
-        """Whether the process of the job runs, here or elsewhere, or waits for its turn on a cluster."""
+    def is_alive(self, unknown_to: str = "") -> bool:
+        """Whether the process of the job runs, here or elsewhere, or waits for its turn on a cluster.
+
+        `unknown_to`: an engine that was asked for the job, and does not know it any more.
+        """
         if not self.status.get("on"):
             is_elsewhere = self.status.get("machine", this_machine()) != this_machine()
             return self.process() is not None or (is_elsewhere and holder_in(self.output) is not None)
         if self.known_code() is not None:
             return False
+        if has_sign_of_life(self.folder / TASK):
+            return True
         # a job of a batch system goes on without its runner, and may wait for hours
-        return (
-            has_sign_of_life(self.folder / TASK)
-            or bool(self.status.get("job"))
-            or holder_in(self.folder.parent) is not None
-        )
+        if self.status.get("job") and self.status["on"] != unknown_to:
+            return True
+        # any other ends with its runner, which is not this process, or it would have found it
+        return holder_in(self.folder.parent) not in (None, this_process())
 
     def known_code(self) -> int | None:
         """The exit code that the node of a cluster has written down."""

@@ -108,7 +108,7 @@ class Runner:
                 self.progress.say(f"{job.name}: {news}")
         else:
             # a process of another machine or engine is known by its files only
-            ended = None if job.is_alive() else Ended(job.known_code())
+            ended = None if job.is_alive(unknown_to=self.place.engine) else Ended(job.known_code())
             if ended is None:
                 self._tell_elsewhere(job)
         if ended is None:

@@ -13,14 +13,14 @@ from typing import Any
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.intervals import Interval
 from lorasmith.core.quality import NUMBERS, Numbers, Values, advantage, rank, values_from_json
-from lorasmith.training.config import TrainConfig
+from lorasmith.training.config import HOOK_SCORES, TrainConfig, has_scores
 from lorasmith.training.output.best import ENOUGH, HeldOutLoss, choose, losses_by_step
+from lorasmith.training.output.best_likeness import NUMBER as LIKENESS
 from lorasmith.training.output.report.record import Event, Record
 from lorasmith.training.output.report.scores import numbers_in
 from lorasmith.training.sweep.jobs import Job
 
 LOSS = "loss"
-LIKENESS = "likeness"
 """Rank by the held-out loss of the best weights."""
 
 
@@ -49,12 +49,8 @@ def check_rank_by(by: str, config: TrainConfig) -> None:
         allowed = [LOSS, *NUMBERS]
         hint = did_you_mean(by, allowed)
         raise LorasmithError(f"--rank-by {by}: rank by {', '.join(allowed)}" + (f"; {hint}" if hint else ""))
-    kinds = [hook.model_dump().get("kind") for hook in config.hooks]
-    if "scores" not in kinds:
-        raise LorasmithError(
-            f"--rank-by {by}: the runs do not measure it. Add to the config: [[hooks]] with kind = "
-            '"scores" and class_word = "dog" (a plain word for what the concept is)'
-        )
+    if not has_scores([hook.model_dump() for hook in config.hooks]):
+        raise LorasmithError(f"--rank-by {by}: the runs do not measure it. Add to the config: {HOOK_SCORES}")
 
 
 def rank_runs(jobs: Sequence[Job], by: str = LOSS) -> RunRanking:

@@ -15,7 +15,7 @@ from lorasmith.core.launch import find_launch
 from lorasmith.core.lock import locked
 from lorasmith.core.progress import Progress
 from lorasmith.training.config import TrainConfig, load_config
-from lorasmith.training.executors import Executor, Session
+from lorasmith.training.executors import Executor, Session, Task
 from lorasmith.training.executors.local import LocalExecutor
 from lorasmith.training.sweep import results
 from lorasmith.training.sweep.axes import Axis, Values, combinations, label, parse_axes
@@ -127,13 +127,16 @@ class Pool:
 
     def _fill_places(self, plan: Plan) -> bool:
         """Start runs on all free places together; returns whether the plan has ended."""
-        starting: list[tuple[Job, str]] = []
+        starting: list[tuple[Job, str, Task]] = []
         plan_ended = False
-        while not plan_ended and (device := self._free_device(starting)) is not None:
+        while not plan_ended and (device := self._free_device([device for _, device, _ in starting])) is not None:
             job = plan.next()
-            plan_ended = job is None
-            if job is not None and not self._find(job, device):
-                starting.append((job, device))
+            if job is None:
+                plan_ended = True
+                continue
+            task = job.task(device, self.threads)
+            if not self._find(job, device, task):
+                starting.append((job, device, task))
         if starting:
             self._start(starting)
         return plan_ended
@@ -144,19 +147,19 @@ class Pool:
         for job, _ in self.running:
             job.stop(at_once)
 
-    def _free_device(self, starting: Sequence[tuple[Job, str]]) -> str | None:
-        """The device for a further run; None if there is no place."""
-        occupied = [*self.running, *starting]
+    def _free_device(self, starting: Sequence[str]) -> str | None:
+        """The device for a further run; None if there is no place. `starting`: devices of runs that are to start."""
+        occupied = [*(device for _, device in self.running), *starting]
         self.cache_filled = self.cache_filled or any(job.record() is not None for job, _ in self.running)
         if self.fills_cache_first and occupied and not self.cache_filled:
             return None
         if self.most is not None and len(occupied) >= self.most:
             return None
-        return self.session.free_device([device for _, device in occupied])
+        return self.session.free_device(occupied)
 
-    def _find(self, job: Job, device: str) -> bool:
+    def _find(self, job: Job, device: str, task: Task) -> bool:
         """Go on with the process of a run that an earlier sweep has started and that goes on without it."""
-        handle = self.session.find(job.earlier(), job.task(device, self.threads))
+        handle = self.session.find(job.earlier(), task)
         if handle is None:
             return False
         self.progress.say(f"{label(job.values)}: is under way since an earlier start")
@@ -164,11 +167,11 @@ class Pool:
         self.running.append((job, device))
         return True
 
-    def _start(self, starting: Sequence[tuple[Job, str]]) -> None:
-        tasks = [job.task(device, self.threads) for job, device in starting]
-        for job, _ in starting:
+    def _start(self, starting: Sequence[tuple[Job, str, Task]]) -> None:
+        for job, _, _ in starting:
             self.progress.say(f"{label(job.values)}: {'continued' if job.begun else 'started'}")
-        for (job, device), handle in zip(starting, self.session.start(tasks), strict=True):
+        handles = self.session.start([task for _, _, task in starting])
+        for (job, device, _), handle in zip(starting, handles, strict=True):
             job.started(handle)
             self.running.append((job, device))
 

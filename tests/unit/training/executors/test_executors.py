@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.lock import locked
 from lorasmith.core.registry import registered
 from lorasmith.training.executors import Ended, Executor, Session, Task, make_executor, remote
 from lorasmith.training.executors import tied as tied_module
@@ -279,6 +280,22 @@ def test_a_job_of_an_engine_whose_runner_is_gone_is_continued(tmp_path: Path, mo
     # a job of a batch system goes on, and waits there
     job.write_status(job="4711")
     assert queue.job("a").state == "running"
+
+
+@pytest.mark.parametrize("reference", [{}, {"job": "4711"}])
+def test_a_runner_settles_the_job_of_a_killed_runner_that_its_engine_no_longer_knows(
+    reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a job of a batch system that was cancelled, and while this runner holds the lock of the queue itself."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.toml").write_text('output = "runs/a"\n')
+    queue = Queue(tmp_path / "queue")
+    job = queue.add_all([NewJob(tmp_path / "a.toml")])[0]
+    job.write_status(state="running", on="threads", token="x", **reference)
+    queue.set_paused(True)
+    with locked(queue.folder, "queue"):
+        assert not Runner(queue, session=ThreadSession()).step()
+    assert queue.job("a").state == "waiting"
 
 
 @pytest.mark.parametrize(

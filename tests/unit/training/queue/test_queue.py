@@ -16,6 +16,7 @@ import pytest
 from lorasmith import api
 from lorasmith.core.errors import ConfigError, LorasmithError
 from lorasmith.core.lock import locked
+from lorasmith.training.executors.local import LocalSession
 from lorasmith.training.queue import Job, NewJob, Queue, Runner
 
 RUN = """
@@ -114,6 +115,17 @@ def test_one_job_runs_on_each_device_but_a_config_may_name_its_own(add: Callable
     steps_until(runner, lambda: set(states(queue).values()) == {"finished"})
     assert seen(tmp_path, "a")[0].endswith(' device="cuda:0"')
     assert "device" not in seen(tmp_path, "b")[0]
+
+
+def test_a_job_that_chooses_its_device_does_not_put_two_others_on_one() -> None:
+    """The device that a job's config names is not known, so it takes the place of any; the rest stay apart."""
+    session = LocalSession(["cuda:0", "cuda:1", "cuda:2"])
+    assert session.free_device([""]) == "cuda:1"
+    assert session.free_device(["cuda:0", ""]) == "cuda:2"
+    assert session.free_device(["", "cuda:0"]) == "cuda:2"
+    assert session.free_device(["cuda:2", "cuda:0"]) == "cuda:1"
+    assert session.free_device(["", "", "cuda:0"]) is None
+    assert LocalSession(["cuda:0", "cuda:1"] * 2).free_device(["cuda:1", "cuda:0", "cuda:1"]) == "cuda:0"
 
 
 def test_a_killed_runner_leaves_its_job_running_and_the_next_one_takes_it_over(

@@ -9,7 +9,7 @@ from lorasmith.training.output.report.health import health_of
 from lorasmith.training.output.report.notes import warnings
 from lorasmith.training.output.report.record import read
 from lorasmith.training.output.report.scores import scores_in_words
-from lorasmith.training.output.report.use import file_to_use
+from lorasmith.training.output.report.use import file_to_use, label_of
 
 
 def inspect_run(folder: Path) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def inspect_run(folder: Path) -> dict[str, Any]:
         "adapter": record.summary_value("adapter", "kind"),
         "trigger": record.summary_value("trigger"),
         "file to use": None if file is None else str(folder / str(file["file"])),
-        "held-out loss" if best.get("remark") else "best weights": best.get("reason"),
+        label_of(best).lower(): best.get("reason"),
         "four numbers": scores_in_words(record),
         "last loss": record.last_loss(),
         **health.facts,
