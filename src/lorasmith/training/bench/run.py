@@ -31,7 +31,7 @@ class BenchOptions:
     """What is measured."""
 
     base: str = "auto"
-    """`sd1`, `sd2`, `sdxl` (full size, random weights), `tiny-sd`, or a base model. `auto`: `sd1` on a GPU, else
+    """One of `RANDOM_BASES` (full size, random weights), `tiny-sd`, or a base model. `auto`: `sd1` on a GPU, else
     `tiny-sd`."""
     resolution: int = 0
     """Side of the images; 0: that of the base."""

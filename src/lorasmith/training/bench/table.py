@@ -38,7 +38,7 @@ def cells(result: BenchResult, row: Figures) -> Sequence[str]:
         f"{1e3 * row.cpu_seconds:.4g}",
         f"{result.cpu_ratio(row):.2f}",
         f"{row.peak_gib:.2f}",
-        f"{100 * row.share(result.product):.1f} %",
+        f"{100 * row.share(result.product):.1f} %" if row.tflop else "not known",
         f"{row.start_up:.1f}",
     ]
 

@@ -12,7 +12,7 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.core.store import atomic_path
 from lorasmith.families.load import open_base
 
-RANDOM_BASES = {"sd1": 512, "sd2": 768, "sdxl": 1024}
+RANDOM_BASES = {"sd1": 512, "sd2": 768, "sdxl": 1024, "sd35-medium": 1024, "sd35-large": 1024, "flux": 1024}
 """Full-size bases that are made with random weights, and the resolution that each is for."""
 LEARNING_RATE = 1e-4
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -61,11 +61,20 @@ def make_base(base: str, folder: Path) -> str:
             raise LorasmithError(f"{error}\nRandom full-size bases: {', '.join(RANDOM_BASES)}") from error
     place = folder / f"random-{base}"
     if not (place / "model_index.json").is_file():
-        from lorasmith.families.stable_diffusion.random_base import write
-
         # the index is written last, so a base that was cut off is made again
-        write(place, base, tiny=False, layouts=["folder"], dtype=torch.float16, seed=0)
+        _write_random_base(place, base)
     return str(place)
+
+
+def _write_random_base(place: Path, base: str) -> None:
+    """Write one of `RANDOM_BASES`."""
+    from lorasmith.families.stable_diffusion import random_base as stable_diffusion
+    from lorasmith.families.transformer_models import random_base as transformer_models
+
+    if base in transformer_models.MODELS:
+        transformer_models.write(place, base)
+    else:
+        stable_diffusion.write(place, base, tiny=False, layouts=["folder"], dtype=torch.float16, seed=0)
 
 
 def native_resolution(base: str) -> int:

@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from lorasmith.cli.main import app
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
+from lorasmith.families.folder_parts import read_part_headers
+from lorasmith.families.transformer_models import random_base
 from lorasmith.training.bench import measure
 from lorasmith.training.bench.contenders import OURS, contender_of, peers, peft_compiled
 from lorasmith.training.bench.flops import flops_of_step
@@ -201,3 +203,53 @@ def test_each_row_of_the_table_has_all_columns(tmp_path: Path, monkeypatch: pyte
     assert len(rows) == 4
     assert {row.count("|") for row in rows} == {len(HEADS) + 1}
     assert "failed: out of memory" in rows[-1]
+
+
+SMALL_FLUX: dict[str, Any] = {
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "attention_head_dim": 16,
+    "num_attention_heads": 4,
+    "axes_dims_rope": [4, 6, 6],
+}
+SMALL_SD35: dict[str, Any] = {
+    "num_layers": 2,
+    "attention_head_dim": 16,
+    "num_attention_heads": 4,
+    "caption_projection_dim": 64,
+    "dual_attention_layers": [0],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "smaller"), [("flux", SMALL_FLUX), ("sd35-medium", SMALL_SD35)])
+def test_a_step_on_a_random_transformer_model_is_built_and_its_operations_are_counted(
+    tmp_path: Path, name: str, smaller: dict[str, Any]
+) -> None:
+    """The text encoders and the VAE are of full size."""
+    random_base.write(tmp_path / name, name, **smaller)
+    table = vars(
+        workload(
+            images=make_images(tmp_path, 64, 1),
+            cache=str(tmp_path / "cache"),
+            base=str(tmp_path / name),
+            precision="bf16",
+        )
+    )
+    worker = Worker()
+    assert answer(worker, {"do": "build", "contender": OURS, "workload": table})["first_step_s"] > 0
+    one = answer(worker, {"do": "flops"})["tflop"]
+    assert 0 < one < flops_of_step(workload(base=str(tmp_path / name), resolution=128)) / 1e12
+
+
+def test_large_parts_of_a_random_base_are_files_that_the_loader_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random_base, "SHARD", 50_000)
+    config = dict(random_base.MODELS["flux"].transformer) | SMALL_FLUX
+    folder = tmp_path / "transformer"
+    model = random_base.empty_transformer("flux", config)
+    random_base.write_part(folder, model, config, torch.bfloat16, torch.Generator().manual_seed(0))
+    assert len(list(folder.glob("*.safetensors"))) > 3
+    refs = read_part_headers(folder, "transformer")
+    assert {name: ref.shape for name, ref in refs.items()} == {n: tuple(t.shape) for n, t in model.state_dict().items()}
