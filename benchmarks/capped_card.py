@@ -1,0 +1,88 @@
+"""Whether a full-size base trains on a card of a given size: torch's allocator may take no more than that.
+
+    python benchmarks/capped_card.py --base sdxl --gib 8 --steps 20
+
+Prints the memory level that the run chose, what it said about memory, its peak, and seconds a step. CUDA itself and
+other programs take memory beside torch's, so `--gib` should be what a card of that size leaves free.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorasmith.core.progress import Lines
+from lorasmith.training.bench.workload import RANDOM_BASES, make_base, make_images
+from lorasmith.training.config import load_config
+from lorasmith.training.session import train
+
+WARM_UP = 4
+"""Steps that the time of a step does not count."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="sd1", help=f"{', '.join(RANDOM_BASES)}, or a base model")
+    parser.add_argument("--gib", type=float, help="what torch may take; left out: the whole card")
+    parser.add_argument("--resolution", type=int, default=0, help="default: that of the base")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--memory", default="auto", help="auto, or a memory level")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--layers", default="attention")
+    parser.add_argument("--work", type=Path, default=Path("runs/capped_card"))
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    work = options.work.resolve()
+    base = make_base(options.base, work)
+    resolution = options.resolution or RANDOM_BASES.get(options.base, 512)
+    images = make_images(work, resolution, 4)
+    if options.gib is not None:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(options.gib * 2**30 / total)
+
+    # Encoding first: its peak and its time are no part of a step, but it must fit, too.
+    lines, seconds, peaks = [], [], []
+    for steps in (WARM_UP, WARM_UP + options.steps):
+        output = work / "run"
+        shutil.rmtree(output, ignore_errors=True)
+        config: dict[str, Any] = {
+            "base": base,
+            "output": str(output),
+            "steps": steps,
+            "device": "cuda",
+            "precision": "bf16",
+            "memory": options.memory if options.memory == "auto" else int(options.memory),
+            "data": {"images": images, "resolution": resolution, "batch_size": options.batch},
+            "adapter": {"kind": "lora", "rank": options.rank, "layers": options.layers},
+            "log": {"tensorboard": False},
+        }
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        result = train(load_config(config), progress=Lines(lines.append))
+        seconds.append(result.seconds)
+        peaks.append(torch.cuda.max_memory_reserved() / 2**30)
+    print(
+        json.dumps(
+            {
+                "base": options.base,
+                "cap_gib": options.gib,
+                "batch": options.batch,
+                "resolution": resolution,
+                "seconds_a_step": round((seconds[1] - seconds[0]) / options.steps, 4),
+                "peak_reserved_gib": round(max(peaks), 2),
+                "peak_reserved_warm_gib": round(peaks[1], 2),
+                "said": sorted({line for line in lines if "memory" in line}),
+            }
+        ),
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
