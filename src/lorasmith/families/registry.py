@@ -89,10 +89,27 @@ def open_source(name: str, path: Path, kind: str | None = None) -> Source:
     """
     reasons: list[str] = []
     for loader in loaders() if kind is None else [loader_of(kind)]:
-        opener: Callable[[str, Path, str | None], Source]
-        opener = loader.open_folder if path.is_dir() else loader.open_file
         try:
-            return opener(name, path, kind)
+            return _open(loader, name, path, kind)
         except NotRecognisedError as error:
             reasons += [str(error)] if str(error) else []
-    raise LorasmithError("\n".join(dict.fromkeys(reasons)))
+    if kind is None:
+        raise LorasmithError("\n".join(dict.fromkeys(reasons)) or f"{name}: no family of models recognises it")
+    reason = f" ({reasons[0]})" if reasons else ""
+    raise LorasmithError(f"{name}: it is no model of {kind}, as which it was named{_recognised_as(name, path)}{reason}")
+
+
+def _open(loader: FamilyLoader, name: str, path: Path, kind: str | None) -> Source:
+    opener: Callable[[str, Path, str | None], Source]
+    opener = loader.open_folder if path.is_dir() else loader.open_file
+    return opener(name, path, kind)
+
+
+def _recognised_as(name: str, path: Path) -> str:
+    """Which family a base is of, for the error about another one; empty if none recognises it."""
+    for loader in loaders():
+        try:
+            return f"; it is a model of {_open(loader, name, path, None).kind}"
+        except LorasmithError:
+            continue
+    return ""

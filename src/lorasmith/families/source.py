@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lorasmith.adapters.base import LayerSpec
+from lorasmith.core.errors import LorasmithError
 from lorasmith.families.network_shape import NetworkShape
 from lorasmith.families.reader import TensorRef
 from lorasmith.moved_modules import renamed
@@ -47,6 +48,19 @@ class Source(ABC):
     @abstractmethod
     def text_components(self) -> tuple[str, ...]:
         """The component names of the text encoders of this kind."""
+
+    @property
+    def present_text_encoders(self) -> tuple[str, ...]:
+        """Those of `text_components` that are found; some bases are a denoiser alone."""
+        return tuple(part for part in self.text_components if not self.missing_reason(part))
+
+    def missing_reason(self, part: str) -> str:
+        """Why a part cannot be read: it is missing, or several files have it. Empty if it can."""
+        try:
+            self.raw(part)
+        except LorasmithError as error:
+            return str(error)
+        return ""
 
     @abstractmethod
     def config(self, part: str) -> dict[str, Any]:

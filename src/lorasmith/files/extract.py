@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lorasmith.adapters.attach import select_layers
+from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.families.file_names import variant_of
@@ -42,8 +44,8 @@ def extract(
     dtype = output.dtype or torch.float16
     errors = TruncationErrors()
     changed: dict[str, LayerTensors] = {}
-    with BaseWeights(ModelLayers.from_base(tuned)) as tuned_weights, BaseWeights(model) as base_weights:
-        tuned_model = tuned_weights.model
+    tuned_model, model, notes = _with_shared_text_encoders(ModelLayers.from_base(tuned), model)
+    with BaseWeights(tuned_model) as tuned_weights, BaseWeights(model) as base_weights:
         if tuned_model.layers.keys() != model.layers.keys() or tuned_model.shapes != model.shapes:
             raise LorasmithError(f"{tuned} is not a model like {base}: {tuned_model} and {model} have different layers")
         names = _select_layers(model, layers)
@@ -61,13 +63,29 @@ def extract(
                 advance(len(unit), "")
         if not changed:
             raise LorasmithError(f"{tuned} and {base} do not differ in any of {len(names)} layers")
-        notes = _other_differences(tuned_weights, base_weights, names)
+        notes += _other_differences(tuned_weights, base_weights, names)
 
     lora = DecodedLora(output.path, model, changed, _metadata(model, output, tuned, changed), dtype=torch.float16)
     note = f"extracted from {Path(tuned).name} minus {Path(base).name}, error {errors.relative_error:.3g}"
     save(output, lora, encode_as(lora, changed, "kohya"), note)
     ranks = rank_counts(changed)
     return FileReport(output.path, len(changed), errors.relative_error, errors.worst, ranks, notes)
+
+
+def _with_shared_text_encoders(tuned: ModelLayers, base: ModelLayers) -> tuple[ModelLayers, ModelLayers, list[str]]:
+    """Both models without the text encoders that only one of them has, with a note of them: a file can be the denoiser
+    alone."""
+    components = [components_of(model.layers) for model in (tuned, base)]
+    lacking = sorted(set(components[0]) ^ set(components[1]))
+    if not lacking or not all(is_text_encoder(name) for name in lacking):
+        return tuned, base, []
+    shared: list[ModelLayers] = []
+    for model in (tuned, base):
+        layers = {name: spec for name, spec in model.layers.items() if spec.component not in lacking}
+        shared.append(replace(model, layers=layers))
+    without = next(model for model, found in zip((tuned, base), components, strict=True) if lacking[0] not in found)
+    note = f"text encoders that only one of the two models has are not compared: {', '.join(lacking)} ({without} lacks"
+    return shared[0], shared[1], [f"{note} {lacking[0]})"]
 
 
 def _select_layers(model: ModelLayers, patterns: Sequence[str]) -> list[str]:

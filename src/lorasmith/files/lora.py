@@ -31,7 +31,7 @@ from lorasmith.formats.metadata_json import json_list
 from lorasmith.formats.other_files import contents_advice
 from lorasmith.formats.read import load
 from lorasmith.formats.rewrite import LayerTensors, alpha_of, to_plain_lora
-from lorasmith.formats.survey import Survey
+from lorasmith.formats.survey import Survey, component_of
 
 HISTORY_KEY = "lorasmith.history"
 STALE_PREFIXES = ("sshs_", "lora_adapter_metadata", "format", "modelspec.hash")
@@ -174,10 +174,27 @@ def _unknown_layers(file: LoraFile, model: ModelLayers, unknown_keys: Sequence[s
     """The error for a file with tensors of no layer of `model`; without `unknown_keys`, for one without layers."""
     if not unknown_keys:
         return LorasmithError(f"{file.path}: not a LoRA; it has no layers{contents_advice(file.original_keys)}")
+    lacking = _lacking_text_encoders(model, unknown_keys)
+    if lacking:
+        return LorasmithError(f"{file.path}: {lacking}")
     remedy = "is it for another model?" if model.source else "name the base that it was made for with --base"
     return LorasmithError(
         f"{file.path}: {len(unknown_keys)} of its {len(file.tensors)} tensors belong to no layer of {model}, "
         f"for example {unknown_keys[0]}; {remedy}{contents_advice(file.original_keys)}"
+    )
+
+
+def _lacking_text_encoders(model: ModelLayers, unknown_keys: Sequence[str]) -> str:
+    """Why the base has no layers for tensors of its text encoders; empty if the tensors are of something else."""
+    if model.source is None:
+        return ""
+    names = {component_of(key.partition(".")[0]) for key in unknown_keys}
+    reasons = {name: model.source.missing_reason(name) for name in model.source.text_components if name in names}
+    if not all(reasons.values()) or names != reasons.keys():
+        return ""
+    return (
+        f"it changes text encoders that the base lacks: {', '.join(reasons)} ({next(iter(reasons.values()))})\n"
+        "  Name a base that has them, or, where no weights of the base are needed, leave --base out"
     )
 
 

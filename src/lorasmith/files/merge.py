@@ -72,6 +72,8 @@ def merge(base: str | Path, inputs: Sequence[LoraInput], output: Path, *, overwr
     # all locations and sizes are checked before the first byte is written
     with BaseWeights(model) as weights, torch.no_grad():
         changes = _changes_by_file(_parameter_changes(loras, weights))
+        if source.is_file():
+            notes += _notes_of_other_files(source, changes)
         used_files: set[Path] = set()
         for component in components_of(layers):
             used_files |= {ref.path.resolve() for ref in weights.component_refs(component).values()}
@@ -84,6 +86,20 @@ def merge(base: str | Path, inputs: Sequence[LoraInput], output: Path, *, overwr
         if left_out:
             notes.append(f"left out, since they hold the unmerged weights: {', '.join(left_out)}")
     return FileReport(output, len(layers), ranks=rank_counts(layers), notes=notes)
+
+
+def _notes_of_other_files(source: Path, changes: Mapping[Path, FileChanges]) -> list[str]:
+    """Notes about changes of text encoders in files beside the base, which are not written. Raises LorasmithError if
+    there are no others."""
+    notes = [
+        f"{len(of_file)} changed tensors of {path.name} are not merged: the base is {source.name}, and that file is "
+        "beside it; use the LoRA itself for the text encoder"
+        for path, of_file in changes.items()
+        if path != source
+    ]
+    if notes and source not in changes:
+        raise LorasmithError(f"{source}: nothing in it would change: {'; '.join(notes)}")
+    return notes
 
 
 def _check_output(output: Path, source: Path, overwrite: bool) -> None:

@@ -43,7 +43,11 @@ class ModelLayers:
     @classmethod
     def from_base(cls, base: str | Path) -> ModelLayers:
         """The layers of a base model on disk, by its configs. Raises LorasmithError if there is no such model."""
-        source = find(base)
+        return cls.from_source(find(base))
+
+    @classmethod
+    def from_source(cls, source: Source) -> ModelLayers:
+        """The layers of an opened base, without those of text encoders that it lacks."""
         family = file_names_of(source.kind)
         return cls._of(family, source.kind, family.layers_of(source), source)
 

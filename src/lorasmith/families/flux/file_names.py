@@ -7,10 +7,10 @@ from functools import lru_cache
 from typing import ClassVar
 
 from lorasmith.adapters.base import LayerSpec
-from lorasmith.families.file_names import FamilyFileNames, FileNames, register
+from lorasmith.families.file_names import FileNames, register
 from lorasmith.families.flux.bfl_names import bfl_place
 from lorasmith.families.source import Source
-from lorasmith.families.transformer_models.file_names import TRANSFORMER, TransformerNames
+from lorasmith.families.transformer_models.file_names import TRANSFORMER, TransformerFileNames, TransformerNames
 from lorasmith.families.transformer_models.published import (
     CLIP_L,
     attention,
@@ -56,14 +56,11 @@ def _transformer() -> Iterator[LayerSpec]:
     yield linear("proj_out", LATENT, WIDTH)
 
 
-class FluxFileNames(FamilyFileNames):
+class FluxFileNames(TransformerFileNames):
     kinds: ClassVar[tuple[str, ...]] = ("flux",)
 
     def published_layers(self, kind: str, widths: Collection[int]) -> tuple[LayerSpec, ...]:
         return flux_layers()
-
-    def layers_of(self, source: Source) -> tuple[LayerSpec, ...]:
-        return source.layers()
 
     def variant(self, source: Source) -> str:
         return "dev" if source.config(TRANSFORMER).get("guidance_embeds") else "schnell"

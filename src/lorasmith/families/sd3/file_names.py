@@ -8,10 +8,10 @@ from functools import lru_cache, partial
 from typing import ClassVar
 
 from lorasmith.adapters.base import LayerSpec
-from lorasmith.families.file_names import FamilyFileNames, FileNames, register
+from lorasmith.families.file_names import FileNames, register
 from lorasmith.families.sd3.sai_names import sai_place
 from lorasmith.families.source import Source
-from lorasmith.families.transformer_models.file_names import TRANSFORMER, TransformerNames
+from lorasmith.families.transformer_models.file_names import TRANSFORMER, TransformerFileNames, TransformerNames
 from lorasmith.families.transformer_models.published import (
     CLIP_G,
     CLIP_L,
@@ -73,14 +73,11 @@ def _transformer(size: Size) -> Iterator[LayerSpec]:
     yield linear("proj_out", PATCH * PATCH * LATENT, width)
 
 
-class SD3FileNames(FamilyFileNames):
+class SD3FileNames(TransformerFileNames):
     kinds: ClassVar[tuple[str, ...]] = ("sd3",)
 
     def published_layers(self, kind: str, widths: Collection[int]) -> tuple[LayerSpec, ...]:
         return sd3_layers(LARGE if LARGE.width in widths else MEDIUM)
-
-    def layers_of(self, source: Source) -> tuple[LayerSpec, ...]:
-        return source.layers()
 
     def variant(self, source: Source) -> str:
         config = source.config(TRANSFORMER)

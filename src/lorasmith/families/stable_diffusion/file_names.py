@@ -6,7 +6,6 @@ from collections.abc import Collection
 from typing import ClassVar
 
 from lorasmith.adapters.base import LayerSpec
-from lorasmith.core.errors import LorasmithError
 from lorasmith.families.file_names import FamilyFileNames, FileNames, register
 from lorasmith.families.source import Source
 from lorasmith.families.stable_diffusion import layer_names
@@ -37,25 +36,13 @@ class StableDiffusionFileNames(FamilyFileNames):
 
     def layers_of(self, source: Source) -> tuple[LayerSpec, ...]:
         assert isinstance(source, StableDiffusionSource)
-        text_configs = {component: source.config(component) for component in present_text_encoders(source)}
+        text_configs = {component: source.config(component) for component in source.present_text_encoders}
         return layer_names.layers_of(source.unet_config, text_configs)
 
     def names(self, kind: str, layers: Collection[str], source: Source | None) -> FileNames:
         assert source is None or isinstance(source, StableDiffusionSource)
         config = layer_names.published_unet(kind) if source is None else source.unet_config
         return StableDiffusionNames(kind, layers, config)
-
-
-def present_text_encoders(source: Source) -> list[str]:
-    """The text encoders that this base has; some folders have a UNet only."""
-    present = []
-    for component in source.text_components:
-        try:
-            source.raw(component)
-        except LorasmithError:
-            continue
-        present.append(component)
-    return present
 
 
 register(StableDiffusionFileNames())

@@ -39,9 +39,11 @@ class SingleFile(StableDiffusionSource):
         self.name, self.path = name, path
         self._tensors, self.metadata = read_header(path)
         self._configs = configs_in(self.metadata, path)
-        self.kind = kind or self._configs.get("kind") or self._detect_kind()
+        unet_names = self._recognise()
+        self.kind = kind or self._configs.get("kind") or self._detect_kind(unet_names)
 
-    def _detect_kind(self) -> str:
+    def _recognise(self) -> list[str]:
+        """The names of the UNet's tensors. Raises NotRecognisedError if there are none."""
         contents = not_a_base(self._tensors)
         if contents is not None:
             advice = f"To do: {contents.remedy}" if contents.remedy else f"Bases of {SUPPORTED} are read"
@@ -54,7 +56,9 @@ class SingleFile(StableDiffusionSource):
                 f"{self.path}: no UNet in the original layout (no {ldm_names.UNET}*). "
                 "Give a base model: a checkpoint like v1-5-pruned-emaonly.safetensors, or a diffusers folder."
             )
+        return unet_names
 
+    def _detect_kind(self, unet_names: list[str]) -> str:
         # The families differ in the width of the text states, which the keys of any cross-attention show.
         width = 0
         for name in unet_names:

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from lorasmith.families.file_names import FileNames
+from lorasmith.adapters.base import LayerSpec
+from lorasmith.families.file_names import FamilyFileNames, FileNames
 from lorasmith.families.place import Place
+from lorasmith.families.source import Source
 from lorasmith.families.transformer_models.original_names import PlaceOf
+from lorasmith.families.transformer_models.source import TransformerSource
 
 TRANSFORMER = "transformer"
 T5 = "t5"
@@ -89,3 +92,11 @@ class TransformerNames(FileNames):
         for prefix in aliases:
             for spelling in (path, path.removeprefix("text_model.")):
                 self._layers.setdefault(prefix + spelling.replace(".", "_"), layer)
+
+
+class TransformerFileNames(FamilyFileNames):
+    """A family of transformers. Each has its subclass."""
+
+    def layers_of(self, source: Source) -> tuple[LayerSpec, ...]:
+        assert isinstance(source, TransformerSource)
+        return source.layers_in((TRANSFORMER, *source.present_text_encoders))

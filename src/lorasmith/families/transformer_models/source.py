@@ -113,21 +113,31 @@ class TransformerSource(Source):
         return sum(math.prod(ref.shape) for ref in self.raw(DENOISER).values())
 
     def layers(self) -> tuple[LayerSpec, ...]:
-        return self._layers
+        return self.layers_in((DENOISER, *self.text_components))
 
-    @cached_property
-    def _layers(self) -> tuple[LayerSpec, ...]:
+    def layers_in(self, components: Iterable[str]) -> tuple[LayerSpec, ...]:
+        """Every layer of these components that may carry an adapter. Raises LorasmithError if one is missing."""
+        return tuple(spec for component in components for spec in self._layers_of(component))
+
+    def _layers_of(self, component: str) -> tuple[LayerSpec, ...]:
         from lorasmith.families.stable_diffusion.text import classic_name
 
-        specs: list[LayerSpec] = []
-        for component in (DENOISER, *self.text_components):
+        # building even an empty transformer takes time
+        if component not in self._known_layers:
             model, _ = self.empty_part(component)
+            specs: list[LayerSpec] = []
             for path, module in model.named_modules():
                 name = classic_name(path) if is_text_encoder(component) else path
                 spec = spec_of(f"{component}.{name}", module)
                 if spec is not None:
                     specs.append(spec)
-        return tuple(specs)
+            self._known_layers[component] = tuple(specs)
+        return self._known_layers[component]
+
+    @cached_property
+    def _known_layers(self) -> dict[str, tuple[LayerSpec, ...]]:
+        """By component, those that were asked for."""
+        return {}
 
 
 class TransformerFolder(TransformerSource):

@@ -10,7 +10,7 @@ import torch
 from lorasmith.concepts import Vocabulary
 from lorasmith.data.dataset import Dataset
 from lorasmith.families.base import Family
-from lorasmith.families.resolve import find
+from lorasmith.families.load import open_base
 from lorasmith.families.stable_diffusion import emphasis, text
 from lorasmith.training.config import TrainConfig
 
@@ -27,7 +27,7 @@ class TokenReader:
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer of the first text encoder. Raises LorasmithError if the base is not found."""
-        source: Any = find(self._config.base)
+        source: Any = open_base(self._config.base, parts=self._config.base_parts)
         return text.load_tokenizer(source, source.text_components[0])
 
     @cached_property

@@ -126,7 +126,7 @@ def check(
         with errors_into(result, "adapter"):
             check_adapter(config, base, result)
         with errors_into(result, "start"):
-            check_lora_files(config)
+            check_lora_files(config, base)
     with errors_into(result, "device"):
         result.device = device_name(pick_device(config.device))
     dataset: Dataset | None = None
@@ -224,13 +224,16 @@ def trained_layers(config: TrainConfig, base: Source) -> Iterator[tuple[LayerSpe
             yield spec, sum(p.numel() for p in adapter.parameters())
 
 
-def check_lora_files(config: TrainConfig) -> None:
+def check_lora_files(config: TrainConfig, base: Source) -> None:
     """Raises ConfigError unless the LoRA files that the run begins from exist and fit the base."""
     files = [("merge", LoraInput.parse(written).path) for written in config.merge]
     if config.start is not None:
         files.append(("start", config.start))
 
-    model = ModelLayers.from_base(config.base)
+    if not files:
+        return
+
+    model = ModelLayers.from_source(base)
     problems: list[Problem] = []
     for key, path in files:
         try:
