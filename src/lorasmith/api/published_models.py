@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
-
-import torch
-from torch import nn
 
 from lorasmith.adapters.base import LayerSpec
-from lorasmith.adapters.layer import spec_of
+from lorasmith.families.flux import file_names as flux
+from lorasmith.families.flux.source import FluxSource
+from lorasmith.families.flux.source import shape_of_sizes as flux_shape
 from lorasmith.families.network_shape import NetworkShape
+from lorasmith.families.sd3 import file_names as sd3
+from lorasmith.families.sd3.source import SD3Source
+from lorasmith.families.sd3.source import shape_of_sizes as sd3_shape
 from lorasmith.families.stable_diffusion.layer_names import layers, published_unet
 from lorasmith.families.stable_diffusion.presets import PRESETS
+from lorasmith.families.transformer_models.source import DENOISER
 
-FLUX: dict[str, Any] = {
-    "in_channels": 64,
-    "num_layers": 19,
-    "num_single_layers": 38,
-    "attention_head_dim": 128,
-    "num_attention_heads": 24,
-    "joint_attention_dim": 4096,
-    "pooled_projection_dim": 768,
-    "guidance_embeds": True,
-    "axes_dims_rope": (16, 56, 56),
-}
-"""Flux.1 dev."""
-SD35_MEDIUM: dict[str, Any] = {
-    "num_layers": 24,
-    "attention_head_dim": 64,
-    "num_attention_heads": 24,
-    "joint_attention_dim": 4096,
-    "caption_projection_dim": 1536,
-    "pooled_projection_dim": 2048,
-    "pos_embed_max_size": 384,
-    "dual_attention_layers": tuple(range(13)),
-    "qk_norm": "rms_norm",
-}
+FLUX_PARAMETERS = 11_901_408_320
+"""Weights of the transformer of Flux.1 dev; a test counts them."""
+SD35_MEDIUM_PARAMETERS = 2_243_171_520
+"""Weights of the transformer of SD3.5 medium; a test counts them."""
 
 
 @dataclass(frozen=True)
@@ -72,25 +55,24 @@ def _stable_diffusion(kind: str) -> PublishedModel:
 
 
 def _flux(kind: str) -> PublishedModel:
-    from lorasmith.families.flux.network import FluxNetwork
-    from lorasmith.families.flux.source import FluxSource, shape_of_config
-
-    with torch.device("meta"):
-        return _of_transformer(FluxNetwork(**FLUX), shape_of_config(FLUX), FluxSource.layer_presets)
+    """Flux.1 dev."""
+    network = flux_shape(flux.WIDTH, flux.DOUBLE_BLOCKS, flux.SINGLE_BLOCKS)
+    return _of_transformer(flux.flux_layers(), network, FLUX_PARAMETERS, FluxSource.layer_presets)
 
 
 def _sd3(kind: str) -> PublishedModel:
-    from lorasmith.families.sd3.mmdit import MMDiT
-    from lorasmith.families.sd3.source import SD3Source, shape_of_config
+    """SD3.5 medium."""
+    size = sd3.MEDIUM
+    network = sd3_shape(size.width, size.blocks, size.dual, sd3.PATCH)
+    return _of_transformer(sd3.sd3_layers(size), network, SD35_MEDIUM_PARAMETERS, SD3Source.layer_presets)
 
-    with torch.device("meta"):
-        return _of_transformer(MMDiT(**SD35_MEDIUM), shape_of_config(SD35_MEDIUM), SD3Source.layer_presets)
 
-
-def _of_transformer(model: nn.Module, network: NetworkShape, presets: Mapping[str, tuple[str, ...]]) -> PublishedModel:
-    specs = [spec_of(f"transformer.{path}", module) for path, module in model.named_modules()]
-    parameters = sum(p.numel() for p in model.parameters())
-    return PublishedModel(network, parameters, 0, tuple(s for s in specs if s is not None), presets, "transformer")
+def _of_transformer(
+    specs: Iterable[LayerSpec], network: NetworkShape, parameters: int, presets: Mapping[str, tuple[str, ...]]
+) -> PublishedModel:
+    """A forecast trains the transformer alone."""
+    of_denoiser = tuple(spec for spec in specs if spec.component == DENOISER)
+    return PublishedModel(network, parameters, 0, of_denoiser, presets, DENOISER)
 
 
 _MODELS: dict[str, Callable[[str], PublishedModel]] = {

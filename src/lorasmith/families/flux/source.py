@@ -29,7 +29,12 @@ TEXT_TOKENS = 512
 def shape_of_config(config: Mapping[str, Any]) -> TransformerShape:
     """The sizes of a transformer of Flux by diffusers' config."""
     width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
-    blocks = (DOUBLE_KEEPS,) * int(config["num_layers"]) + (SINGLE_KEEPS,) * int(config["num_single_layers"])
+    return shape_of_sizes(width, int(config["num_layers"]), int(config["num_single_layers"]))
+
+
+def shape_of_sizes(width: int, double_blocks: int, single_blocks: int) -> TransformerShape:
+    """The sizes of a transformer of Flux by its width and its numbers of blocks."""
+    blocks = (DOUBLE_KEEPS,) * double_blocks + (SINGLE_KEEPS,) * single_blocks
     return TransformerShape(width, 2, TEXT_TOKENS, blocks)
 
 

@@ -30,9 +30,14 @@ TEXT_TOKENS = 77 + 256
 def shape_of_config(config: Mapping[str, Any]) -> TransformerShape:
     """The sizes of a transformer of SD3 by diffusers' config."""
     width = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
-    blocks = (BLOCK_KEEPS,) * int(config["num_layers"])
     dual = len(config.get("dual_attention_layers") or ())
-    return TransformerShape(width, int(config.get("patch_size", 2)), TEXT_TOKENS, blocks, dual, DUAL_KEEPS)
+    return shape_of_sizes(width, int(config["num_layers"]), dual, int(config.get("patch_size", 2)))
+
+
+def shape_of_sizes(width: int, blocks: int, dual: int, patch: int) -> TransformerShape:
+    """The sizes of a transformer of SD3. `dual`: how many blocks attend to the image a second time; `patch`: the side
+    of a token in latents."""
+    return TransformerShape(width, patch, TEXT_TOKENS, (BLOCK_KEEPS,) * blocks, dual, DUAL_KEEPS)
 
 
 class SD3Source(TransformerSource):

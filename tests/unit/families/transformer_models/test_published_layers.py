@@ -10,9 +10,13 @@ from diffusers.models.transformers.transformer_flux import FluxTransformer2DMode
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 
 from lorasmith.adapters.layer import spec_of
+from lorasmith.api.published_models import published_model
+from lorasmith.families.flux import source as flux_source
+from lorasmith.families.sd3 import source as sd3_source
 from lorasmith.files.model import ModelLayers
 
 FLUX: dict[str, Any] = {"guidance_embeds": True}
+SD3_SIZES = {"joint_attention_dim": 4096, "pooled_projection_dim": 2048}
 SD3_MEDIUM: dict[str, Any] = {
     "num_layers": 24,
     "num_attention_heads": 24,
@@ -37,7 +41,7 @@ SD3_LARGE: dict[str, Any] = {
 def test_published_layers_are_those_of_diffusers(kind: str, width: int, config: dict[str, Any]) -> None:
     model_class: Any = FluxTransformer2DModel if kind == "flux" else SD3Transformer2DModel
     if kind == "sd3":
-        config = {"joint_attention_dim": 4096, "pooled_projection_dim": 2048, **config}
+        config = {**SD3_SIZES, **config}
     with torch.device("meta"):
         model = model_class(**config)
     specs = [spec_of(f"transformer.{path}", module) for path, module in model.named_modules()]
@@ -45,6 +49,21 @@ def test_published_layers_are_those_of_diffusers(kind: str, width: int, config: 
     published = ModelLayers.published(kind, {width})
     ours = {name: spec for name, spec in published.layers.items() if name.startswith("transformer.")}
     assert ours == wanted
+
+
+@pytest.mark.parametrize(
+    ("kind", "model_class", "config"),
+    [("flux", FluxTransformer2DModel, FLUX), ("sd3", SD3Transformer2DModel, {**SD3_SIZES, **SD3_MEDIUM})],
+)
+def test_a_forecast_has_the_sizes_of_the_published_model(kind: str, model_class: Any, config: dict[str, Any]) -> None:
+    with torch.device("meta"):
+        model = model_class(**config)
+    published = published_model(kind)
+    assert published.parameters == sum(parameter.numel() for parameter in model.parameters())
+    shape_of_config = flux_source.shape_of_config if kind == "flux" else sd3_source.shape_of_config
+    assert published.network == shape_of_config(model.config)
+    assert {spec.component for spec in published.layers} == {"transformer"}
+    assert len(published.layers) == sum(spec_of(path, module) is not None for path, module in model.named_modules())
 
 
 @pytest.mark.parametrize("kind", ["flux", "sd3"])
