@@ -14,7 +14,7 @@ from lorasmith.core.devices import pick_device
 from lorasmith.core.dtypes import dtype_of
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
-from lorasmith.families.load import load
+from lorasmith.families.load import load, open_base
 from lorasmith.files.lora import (
     DecodedLora,
     OutputFile,
@@ -82,6 +82,7 @@ def fuse_files(
         if not use.path.is_file():
             raise LorasmithError(f"{use.path}: no such file")
     truncation = None if settings.rank is None else Truncation(rank=settings.rank)
+    check_base(base)
 
     family = load(base, dtype=dtype_of(settings.precision), device=pick_device(settings.device))
     model = ModelLayers.from_base(base)
@@ -114,6 +115,17 @@ def fuse_files(
         exact=exact_file,
         embeddings=embedding_files,
     )
+
+
+def check_base(base: str | Path) -> None:
+    """Raise LorasmithError, before any weights are loaded, unless pictures can be drawn with a base."""
+    try:
+        open_base(base).check_parts(every_name=False)
+    except LorasmithError as error:
+        raise LorasmithError(
+            f"fusing draws pictures with the base, which needs all of its parts: {error}\n"
+            "  Put files with the other parts beside the base, or name a diffusers folder with --base"
+        ) from None
 
 
 def lora_layers(
