@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from lorasmith.core.errors import LorasmithError
+
 FORBIDDEN = '<>:"|?*/\\'
 """Windows takes none of them; / and \\ separate folders."""
 RESERVED = frozenset(
@@ -19,6 +21,17 @@ MARGIN = 55
 
 def name_fault(name: str) -> str:
     """Why `name` cannot be the name of a file, to which a suffix and a step are added; empty if it can."""
+    fault = portability_fault(name)
+    if fault:
+        return fault
+    length = len(os.fsencode(name))
+    if length > MAX_BYTES - MARGIN:
+        return f"has {length} bytes; file systems take {MAX_BYTES} with suffix and step"
+    return ""
+
+
+def portability_fault(name: str) -> str:
+    """Why some system does not take `name` for a file or folder, whatever its length; empty if all do."""
     if not name.strip(". "):
         return "is empty, or of dots alone"
     bad = [c for c in dict.fromkeys(name) if c in FORBIDDEN or ord(c) < 32]
@@ -28,10 +41,15 @@ def name_fault(name: str) -> str:
         return "is the name of a device on Windows, which no file there can have"
     if name != name.strip(" ") or name.endswith("."):
         return "begins or ends with a space, or ends with a dot, which Windows leaves out of names"
-    length = len(os.fsencode(name))
-    if length > MAX_BYTES - MARGIN:
-        return f"has {length} bytes; file systems take {MAX_BYTES} with suffix and step"
     return ""
+
+
+def check_output_name(path: Path) -> None:
+    """Raise LorasmithError if some system does not take the name of a file or folder that is to be written."""
+    # the stem alone, too: `mia .safetensors`
+    fault = portability_fault(path.name) or portability_fault(path.stem)
+    if fault:
+        raise LorasmithError(f"{path}: the name {fault}; give another name with -o")
 
 
 def folder_fault(folder: Path) -> str:

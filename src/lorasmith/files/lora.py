@@ -16,6 +16,7 @@ from torch import Tensor
 from lorasmith.adapters.base import Adapter, LayerSpec, kind_of
 from lorasmith.core.dtypes import DTYPES
 from lorasmith.core.errors import LorasmithError, did_you_mean
+from lorasmith.core.file_names import check_output_name
 from lorasmith.core.file_strength import split_strength
 from lorasmith.core.package import VERSION
 from lorasmith.core.registry import registered
@@ -63,11 +64,13 @@ class OutputFile:
     overwrite: bool = False
 
     def check(self, suffix: str = ".safetensors") -> None:
-        """Raise LorasmithError if the file exists and must not be replaced, or has a wrong suffix."""
+        """Raise LorasmithError if the file exists and must not be replaced, has a wrong suffix, or a name that some
+        system does not take."""
         if self.path.exists() and not self.overwrite:
             raise LorasmithError(f"{self.path}: exists already; give --overwrite, or another name with -o")
         if self.path.suffix != suffix:
             raise LorasmithError(f"{self.path}: such a LoRA is written as {suffix}; give such a name with -o")
+        check_output_name(self.path)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lorasmith.core.dtypes import dtype_name
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.file_names import check_output_name
 from lorasmith.core.store import atomic_folder, atomic_path
 from lorasmith.families.reader import Reader, TensorRef, read_header
 from lorasmith.files.lora import (
@@ -117,6 +118,7 @@ def _check_output(output: Path, source: Path, overwrite: bool) -> None:
             raise LorasmithError(f"{output}: the base is one file, so give the name of a .safetensors file with -o")
     elif output.is_file() or output.suffix == ".safetensors":
         raise LorasmithError(f"{output}: the base is a folder, so give the name of a folder with -o")
+    check_output_name(output)
 
 
 # --- the changes of one layer
