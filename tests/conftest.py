@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.slow_share import Share, take_share
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Programs that tests start share bytecode, or each would compile every module of the package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A background job of a shell starts with Ctrl-C ignored, and so would every process that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help = "run this share of the files of slow tests, like 2/3, and those that docs/guarantees.md names"
+    # As text, which pytest-xdist can hand to its workers.
+    parser.addoption("--share", type=lambda text: str(Share.read(text)), metavar="NUMBER/COUNT", help=help)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    share = config.getoption("share")
+    if share:
+        take_share(config, items, Share.read(share))
 
 
 def pytest_collection_finish() -> None:
@@ -24,10 +41,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Caches of one test session are shared by its tests and never touch the user's."""
-    monkeypatch.setenv("LORASMITH_CACHE", str(tmp_path_factory.getbasetemp().parent / "lorasmith-cache"))
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Caches of one test session are shared by its tests, and by fixtures of every scope; never touch the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORASMITH_CACHE", str(tmp_path_factory.getbasetemp().parent / "lorasmith-cache"))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +71,22 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
         return written[key]
 
     return base
+
+
+@pytest.fixture(scope="session")
+def float32_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded base in float32: a CPU computes faster in it, and merging rounds nothing away. Tests must not change
+    it."""
+    from safetensors.torch import load_file, save_file
+
+    from lorasmith.core.package import assets
+
+    folder = tmp_path_factory.mktemp("float32") / "tiny-sd"
+    shutil.copytree(assets() / "tiny-sd", folder)
+    for file in folder.rglob("*.safetensors"):
+        tensors = {name: t.float() if t.is_floating_point() else t for name, t in load_file(file).items()}
+        save_file(tensors, file, {"format": "pt"})
+    return folder
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,18 @@ RECORDED: dict[str, list[float]] = json.loads(fingerprints.TARGET.read_text(enco
 CASES = {case.name: case for case in fingerprints.cases()}
 TOLERANCE = 1e-4
 """Relative. Rounding between CPUs moves these losses by less than 1e-5; the smallest change of a formula, by 1e-3."""
+
+
+EVERYWHERE = ("lora", "dora", "text encoder", "new tokens and terms", "convolutions", "v_prediction", "scaled_adamw")
+"""Cases whose numbers depend on the family's layers, texts or kind of prediction. The others compute the same of what
+any family gives them: they run with one family by default, with all in the slow tests."""
+
+
+def parameter_of(name: str) -> Any:
+    """The parameter of a case, which is slow if it is one of a further family that can hardly fail alone."""
+    case = CASES[name]
+    default = case.family == fingerprints.FAMILIES[0] or name.removeprefix(f"{case.family} ") in EVERYWHERE
+    return name if default else pytest.param(name, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +38,15 @@ def test_every_case_is_recorded_and_none_is_left_over() -> None:
     assert RECORDED.keys() == CASES.keys()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", map(parameter_of, CASES))
 def test_the_first_losses_are_the_recorded_ones(name: str, workspace: Path) -> None:
     losses = fingerprints.record(CASES[name], workspace)
     assert fingerprints.difference(losses, RECORDED[name]) < TOLERANCE, f"{losses} instead of {RECORDED[name]}"
+
+
+def test_the_cases_of_every_family_are_among_those_that_are_recorded() -> None:
+    """A name of `EVERYWHERE` that is renamed would leave the default tests."""
+    assert {f"{family} {name}" for family in fingerprints.FAMILIES for name in EVERYWHERE} <= CASES.keys()
 
 
 def test_the_cases_of_one_family_have_different_losses() -> None:

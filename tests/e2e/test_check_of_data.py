@@ -62,6 +62,7 @@ def test_missing_captions(here: Program, base: str, folder: Path) -> None:
     assert answer.err.count('"garp" is used') == 1
 
 
+@pytest.mark.slow
 def test_a_sweep_has_nobody_to_ask(here: Program, base: str, folder: Path) -> None:
     config = write(folder, base, 'trigger = ["mia"]\nadapter.rank = 2\n')
     answer = here("sweep", config, "--over", "seed=0", "--out", folder / "sweep", "--device", "cpu")

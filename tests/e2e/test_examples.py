@@ -24,7 +24,7 @@ import lorasmith
 from lorasmith.training.config import load_config
 
 out, examples, names = sys.argv[1], sys.argv[2], sys.argv[3:]
-small = ["views_per_image=0.2", "data.resolution=64", "log.tensorboard=false", "device=cpu"]
+small = ["views_per_image=1", "data.part=[0, 4]", "data.resolution=64", "log.tensorboard=false", "device=cpu"]
 results = {}
 for name in names:
     result = lorasmith.train(f"{examples}/{name}.toml", overrides=small, output=f"{out}/{name}")
@@ -71,6 +71,7 @@ def test_every_file_has_a_config_and_a_line_in_the_list() -> None:
         assert f"lorasmith train examples/{name}.toml" in (EXAMPLES / f"{name}.toml").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("colours", "churned_ddim")])
 def test_a_config_trains_with_its_kind(trained: dict[str, Any], name: str) -> None:
     assert name in kinds_of_table(trained[name]["config"])
@@ -78,6 +79,7 @@ def test_a_config_trains_with_its_kind(trained: dict[str, Any], name: str) -> No
     assert Path(trained[name]["file"]).is_file()
 
 
+@pytest.mark.slow
 def test_the_hook_writes_its_table(trained: dict[str, Any]) -> None:
     lines = (Path(trained["change_log"]["file"]).parent / "changes.csv").read_text().splitlines()
     assert lines[0] == "step,component,norm"
@@ -86,6 +88,7 @@ def test_the_hook_writes_its_table(trained: dict[str, Any]) -> None:
     assert float(norm) > 0
 
 
+@pytest.mark.slow
 def test_previews_are_drawn_with_the_sampler_and_name_it(trained: dict[str, Any]) -> None:
     from PIL import Image
 
@@ -95,25 +98,36 @@ def test_previews_are_drawn_with_the_sampler_and_name_it(trained: dict[str, Any]
     assert any("Sampler: churned_ddim" in str(info) for info in texts)
 
 
-@pytest.mark.parametrize("asked", [False, True])
-def test_the_adapters_file_is_drawn_where_its_plugin_is_asked_for(
-    trained: dict[str, Any], environment: dict[str, str], program: Program, tmp_path: Path, asked: bool
+DRAW = ("--prompt", "a photo of garp", "--steps", "1", "--size", "64")
+
+
+@pytest.mark.slow
+def test_a_plugin_is_not_imported_because_a_file_names_it(
+    trained: dict[str, Any], here: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file names its plug-in; the module is imported only if the user says so."""
+    monkeypatch.syspath_prepend(EXAMPLES)
     file = trained["row_column"]["file"]
-    command = ["sample", "--base", "tiny-sd", "--lora", file, "--prompt", "a photo of garp", "--steps", "1"]
-    plugin = ["--plugin", "row_column"] if asked else []
-    answer = program(*command, "--size", "64", "-o", tmp_path / "out", *plugin, env=environment)
-    if asked:
-        assert answer.code == 0, answer.err
-    else:
-        assert answer.code == 1
-        assert "--plugin row_column" in answer.err
+    answer = here("sample", "--base", "tiny-sd", "--lora", file, *DRAW, "-o", tmp_path / "out")
+    assert answer.code == 1
+    assert "--plugin row_column" in answer.err
+    shown = here("inspect", file, "--json").json
+    assert (shown["plugins"], shown["kind"]) == (["row_column"], "unknown")
+    assert "row_column" not in sys.modules
+
+
+@pytest.mark.slow
+def test_the_adapters_file_is_drawn_where_its_plugin_is_asked_for(
+    trained: dict[str, Any], environment: dict[str, str], program: Program, tmp_path: Path
+) -> None:
+    file, plugin = trained["row_column"]["file"], ["--plugin", "row_column"]
+    command = ["sample", "--base", "tiny-sd", "--lora", file, *DRAW, *plugin]
+    answer = program(*command, "-o", tmp_path / "out", env=environment)
+    assert answer.code == 0, answer.err
     shown = program("inspect", file, "--json", *plugin, env=environment).json
-    assert shown["plugins"] == ["row_column"]
-    assert shown["kind"] == ("row_column" if asked else "unknown")
+    assert (shown["plugins"], shown["kind"]) == (["row_column"], "row_column")
 
 
+@pytest.mark.slow
 def test_the_scorer_measures_pictures(
     trained: dict[str, Any], environment: dict[str, str], program: Program, tmp_path: Path
 ) -> None:

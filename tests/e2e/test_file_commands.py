@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from answers import Program, assert_clear
 from safetensors.torch import load_file, save_file
 
-Config = Callable[..., Path]
+from lorasmith.training.config import load_config
+from lorasmith.training.session import train
+from tests.conftest import make_pictures
+
 COMMANDS = ("inspect", "convert", "resize", "merge", "combine")
 
 
-@pytest.fixture
-def lora(here: Program, config: Config, tmp_path: Path) -> Path:
-    """A LoRA of three steps."""
-    answer = here("train", config(tables="[checkpoint]\nat_end = false\n[optimizer]\nlr = 1e-2"))
-    assert answer.code == 0, answer.err
-    return tmp_path / "run" / "garp.safetensors"
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA of three steps. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("lora")
+    table: dict[str, Any] = {
+        "base": "tiny-sd",
+        "output": str(folder / "run"),
+        "name": "garp",
+        "trigger": ["garp"],
+        "steps": 3,
+        "data": {"images": str(make_pictures(folder / "images", 4, (80, 72))), "resolution": 64, "batch_size": 2},
+        "adapter": {"rank": 2, "layers": "attention"},
+        "optimizer": {"lr": 1e-2},
+        "checkpoint": {"at_end": False},
+    }
+    file = train(load_config(table)).file
+    assert file is not None
+    return file
 
 
 def arguments(command: str, file: Path, output: Path) -> list[str]:

@@ -68,6 +68,7 @@ def test_one_file_in_the_original_layout(folder: Path, here: Program) -> None:
     assert "model.diffusion_model.middle_block.1.proj_in.weight" in load_file(folder / "out/m.safetensors")
 
 
+@pytest.mark.slow
 def test_a_folder_opens_in_stock_diffusers(folder: Path, here: Program) -> None:
     from diffusers import StableDiffusionPipeline
 
@@ -82,7 +83,7 @@ def test_a_folder_opens_in_stock_diffusers(folder: Path, here: Program) -> None:
 
 def test_it_resumes_bit_for_bit(folder: Path, here: Program) -> None:
     table = (
-        'base = "tiny-sd"\nsteps = 3\nseed = 1\nadapter = {kind = "full", layers = "*", bias = true, norms = true}\n'
+        'base = "tiny-sd"\nsteps = 2\nseed = 1\nadapter = {kind = "full", layers = "*", bias = true, norms = true}\n'
     )
     table += 'data = {images = "img/2_garp", resolution = 64, empty_captions = true}\n'
     table += "optimizer = {lr = 1e-3, text_lr = 1e-3}\n"
@@ -90,8 +91,7 @@ def test_it_resumes_bit_for_bit(folder: Path, here: Program) -> None:
     (folder / "c.toml").write_text(table)
     assert here("train", "c.toml", "output=a").code == 0
     shutil.copytree("a", "b")
-    for name in ("step-00000002", "step-00000003"):
-        shutil.rmtree(folder / "b/checkpoints" / name)
+    shutil.rmtree(folder / "b/checkpoints/step-00000002")
     (folder / "b/a.safetensors").unlink()
     answer = here("train", "--resume", "b")
     assert answer.code == 0, answer.err

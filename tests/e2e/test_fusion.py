@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,23 @@ from safetensors.torch import load_file
 
 from lorasmith.training.config import load_config
 from lorasmith.training.session import train
+from tests.conftest import make_pictures
 
 
-@pytest.fixture
-def two(pictures: Callable[..., Path], tmp_path: Path) -> list[Path]:
-    """A LoRA of UNet and text encoder, and one with two words for each layer."""
+@pytest.fixture(scope="module")
+def base(float32_base: Path) -> Path:
+    """The base that fuses: the embedded one is in half precision, in which a CPU is slow."""
+    return float32_base
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A LoRA of UNet and text encoder, and one with two words for each layer. Tests must not change them."""
+    folder = tmp_path_factory.mktemp("two")
     table: dict[str, Any] = {
         "base": "tiny-sd",
-        "steps": 8,
-        "data": {"images": str(pictures(3)), "resolution": 64, "batch_size": 2},
+        "steps": 4,
+        "data": {"images": str(make_pictures(folder / "images", 3, (80, 72))), "resolution": 64, "batch_size": 2},
         "adapter": {"rank": 2, "layers": "attention"},
         "optimizer": {"lr": 1e-2, "text_lr": 1e-2},
         "log": {"tensorboard": False},
@@ -30,16 +37,17 @@ def two(pictures: Callable[..., Path], tmp_path: Path) -> list[Path]:
     concept = {"words": ["<b1>", "<b2>"], "layerwise": True, "lr": 1e-2}
     wordy = {"data": table["data"] | {"transforms": [{"kind": "template", "templates": ["a <b1> <b2>"]}]}}
     runs = [
-        table | {"name": "a", "output": str(tmp_path / "a"), "trigger": ["garp"]},
-        table | wordy | {"name": "b", "output": str(tmp_path / "b"), "concepts": [concept], "seed": 1},
+        table | {"name": "a", "output": str(folder / "a"), "trigger": ["garp"]},
+        table | wordy | {"name": "b", "output": str(folder / "b"), "concepts": [concept], "seed": 1},
     ]
     files = [train(load_config(run)).file for run in runs]
     return [file for file in files if file is not None]
 
 
-def test_fusing_keeps_more_of_each_than_averaging(two: list[Path], tmp_path: Path, here: Program) -> None:
+@pytest.mark.slow
+def test_fusing_keeps_more_of_each_than_averaging(two: list[Path], base: Path, tmp_path: Path, here: Program) -> None:
     output = tmp_path / "fused.safetensors"
-    answer = here("fuse", *two, "--base", "tiny-sd", "-o", output, "--steps", "3", "--size", "64", "--json")
+    answer = here("fuse", *two, "--base", base, "-o", output, "--steps", "3", "--size", "64", "--json")
     assert answer.code == 0, answer.err
     said = json.loads(answer.out)
     assert said["concepts"] == ["garp", "<b1> <b2>"]
@@ -58,22 +66,37 @@ def test_fusing_keeps_more_of_each_than_averaging(two: list[Path], tmp_path: Pat
     assert sorted(p.name for p in (tmp_path / "embeddings").iterdir()) == ["b1.safetensors", "b2.safetensors"]
 
     drawn = here(
-        "sample", "--base", "tiny-sd", "--lora", output, "--prompt", "a <b1> <b2>", "--steps", "2", "--size", "64",
+        "sample", "--base", base, "--lora", output, "--prompt", "a <b1> <b2>", "--steps", "2", "--size", "64",
         "-o", tmp_path / "out",
     )  # fmt: skip
     assert drawn.code == 0, drawn.err
 
     small = tmp_path / "small.safetensors"
-    answer = here("fuse", *two, "--base", "tiny-sd", "-o", small, "--steps", "1", "--size", "64", "--rank", "1")
+    answer = here(
+        "fuse",
+        *two,
+        "--base",
+        base,
+        "-o",
+        small,
+        "--steps",
+        "1",
+        "--size",
+        "64",
+        "--method",
+        "sum",
+        "--rank",
+        "1",
+    )
     assert answer.code == 0, answer.err
     assert {t.shape[0] for name, t in load_file(small).items() if name.endswith("lora_down.weight")} == {1}
 
 
-def test_a_concept_alone_is_almost_its_own_lora(two: list[Path], tmp_path: Path, here: Program) -> None:
+def test_a_concept_alone_is_almost_its_own_lora(two: list[Path], base: Path, tmp_path: Path, here: Program) -> None:
     """With itself twice at half the strength nothing has to give way."""
     halves = [f"{two[0]}:0.5=garp", f"{two[0]}:0.5=garp"]
     output = tmp_path / "fused.safetensors"
-    answer = here("fuse", *halves, "--base", "tiny-sd", "-o", output, "--method", "sum", "--steps", "1", "--size", "64")
+    answer = here("fuse", *halves, "--base", base, "-o", output, "--method", "sum", "--steps", "1", "--size", "64")
     assert answer.code == 0, answer.err
     ours, own = load_file(output), load_file(two[0])
     for name in own:
@@ -116,8 +139,8 @@ def test_the_command_of_mix_of_show(two: list[Path], tmp_path: Path, here: Progr
     assert sum(name.startswith("lorasmith.word") for name in exact) == 4
 
 
-def test_mistakes_are_told(two: list[Path], tmp_path: Path, here: Program) -> None:
-    fuse = ("fuse", "--base", "tiny-sd", "-o", tmp_path / "f.safetensors")
+def test_mistakes_are_told(two: list[Path], base: Path, tmp_path: Path, here: Program) -> None:
+    fuse = ("fuse", "--base", base, "-o", tmp_path / "f.safetensors")
     assert "two files or more" in here(*fuse, two[0]).err
     assert "no such file" in here(*fuse, two[0], tmp_path / "no.safetensors").err
     for ridge in ("none", "-1", "nan"):

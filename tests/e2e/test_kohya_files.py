@@ -51,6 +51,7 @@ def assert_equal(first: Path, second: Path) -> None:
     assert any(t.abs().max() > 0 for key, t in one.items() if key.endswith("lora_up.weight"))
 
 
+@pytest.mark.slow
 def test_names_and_going_on_from_an_older_state(folder: Path, here: Program) -> None:
     """The names are the original's: no file of the last epoch, one of the last step if its turn is there."""
     command = [*TRAIN, *SAVING, "--max_train_steps=8"]
@@ -80,6 +81,7 @@ def test_names_and_going_on_from_an_older_state(folder: Path, here: Program) -> 
     assert [e["step"] for e in events if e["event"] == "step"] == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_a_state_goes_on_under_another_name_and_for_longer(folder: Path, here: Program) -> None:
     """Without its run, too: it holds all that is needed."""
     assert here(*TRAIN, "--max_train_steps=4", "--save_state_on_train_end", "--lr_scheduler=constant").code == 0
@@ -95,6 +97,7 @@ def test_a_state_goes_on_under_another_name_and_for_longer(folder: Path, here: P
     assert_clear(other, "x-state", "another adapter")
 
 
+@pytest.mark.slow
 def test_old_files_and_states_go(folder: Path, here: Program) -> None:
     few = ["--save_last_n_epochs=1", "--save_last_n_steps=2", "--save_last_n_steps_state=1"]
     (folder / "out").mkdir()

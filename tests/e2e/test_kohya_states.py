@@ -32,6 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_resuming_goes_on_where_it_ended(folder: Path, here: Program) -> None:
     """Numbers of steps go on, each image is seen as often as it should be, and the end is the same bit for bit."""
     more = ["--max_train_steps=5", "--save_every_n_steps=2", "--save_state"]
@@ -52,6 +53,7 @@ def test_resuming_goes_on_where_it_ended(folder: Path, here: Program) -> None:
     assert (folder / "out/x-step00000004.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_the_same_pictures_from_every_form_of_prompts(folder: Path, here: Program) -> None:
     pictures = []
     for name, text in SAMPLES.items():

@@ -118,6 +118,7 @@ def write_options(folder: Path, name: str = "EDLoRA_garp", **changes: str) -> Pa
     return path
 
 
+@pytest.mark.slow
 def test_its_yaml_trains_and_its_test_draws(folder: Path, here: Program) -> None:
     options = write_options(folder)
     answer = here("as", "accelerate", "launch", "--num_processes=1", "train_edlora.py", "-opt", options)

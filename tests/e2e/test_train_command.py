@@ -28,11 +28,11 @@ timesteps = [500]
 """
 
 
-def test_a_run_leaves_what_it_promises(program: Program, config: Config, tmp_path: Path) -> None:
+def test_a_run_leaves_what_it_promises(here: Program, config: Config, tmp_path: Path) -> None:
     path = config()
     path.write_text(path.read_text().replace("batch_size = 2", "batch_size = 2\nvalidation.split = 0.3"))
     path.write_text(path.read_text() + PREVIEW.replace("validation.split = 0.3\n", ""))
-    answer = program("train", path, "--json", "steps=4")
+    answer = here("train", path, "--json", "steps=4")
     assert answer.code == 0, answer.err
     run = tmp_path / "run"
     assert answer.json["finished"] is True

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from answers import Program
 from safetensors.torch import load_file
@@ -60,6 +61,7 @@ def test_phases_move_each_part_in_its_time_alone(pictures: Callable[..., Path], 
     assert moved == [(True, False), (True, False), (False, True), (False, True), (False, True)]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_words(pictures: Callable[..., Path], tmp_path: Path) -> None:
     images = pictures(4)
     changes = {"ema": 0.5, "phases": {"words": [0, 0.8]}}

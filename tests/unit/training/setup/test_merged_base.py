@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 import lorasmith
 from lorasmith.core.errors import LorasmithError
-from lorasmith.core.package import assets
 from lorasmith.families.load import load
 from lorasmith.files.lora import LoraInput
 from lorasmith.files.merge import merge
@@ -44,18 +42,7 @@ def table(images: Path, output: Path, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded base in float32, in which merging rounds nothing away."""
-    folder = tmp_path_factory.mktemp("base") / "whole"
-    shutil.copytree(assets() / "tiny-sd", folder)
-    for file in folder.rglob("*.safetensors"):
-        tensors = {k: t.float() if t.is_floating_point() else t for k, t in load_file(file).items()}
-        save_file(tensors, file, {"format": "pt"})
-    return folder
-
-
-@pytest.fixture(scope="module")
-def loras(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def loras(float32_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A file of each kind that changes UNet and text encoder."""
     folder = tmp_path_factory.mktemp("loras")
     images = folder / "images"
@@ -67,19 +54,19 @@ def loras(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     for kind in KINDS:
         layers: Any = ["*attn2.to_k", "*mid_block*conv1", "te.*q_proj"]
         found[kind] = train(
-            load_config(table(images, folder / kind, base=str(whole), adapter={"kind": kind, "layers": layers}))
+            load_config(table(images, folder / kind, base=str(float32_base), adapter={"kind": kind, "layers": layers}))
         ).file
     return found
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_merged_base_is_the_one_that_merge_writes(
-    kind: str, whole: Path, loras: dict[str, Path], tmp_path: Path
+    kind: str, float32_base: Path, loras: dict[str, Path], tmp_path: Path
 ) -> None:
     """Every weight, of the UNet at once and of the text encoder whenever it is loaded; two files in their order."""
     uses = [(loras[kind], 0.75), (loras["lora"], -0.5)]
-    merge(whole, [LoraInput(*use) for use in uses], tmp_path / "merged")
-    expected, found = load(tmp_path / "merged"), load(whole)
+    merge(float32_base, [LoraInput(*use) for use in uses], tmp_path / "merged")
+    expected, found = load(tmp_path / "merged"), load(float32_base)
     plain = {name: t.clone() for name, t in found.unet.state_dict().items()}
     merge_into_base(found, [LoraUse(*use) for use in uses])
     for _ in range(2):
@@ -94,16 +81,16 @@ def test_a_merged_base_is_the_one_that_merge_writes(
 
 
 def test_training_is_that_on_the_merged_base(
-    whole: Path, loras: dict[str, Path], pictures: Callable[..., Path], tmp_path: Path
+    float32_base: Path, loras: dict[str, Path], pictures: Callable[..., Path], tmp_path: Path
 ) -> None:
     """The file is, to rounding, that of the base that `lorasmith merge` writes; without the merge it is another."""
     images = pictures(3)
-    merge(whole, [LoraInput(loras["dora"], 0.75)], tmp_path / "merged")
+    merge(float32_base, [LoraInput(loras["dora"], 0.75)], tmp_path / "merged")
     files = {}
     for name, base, merged in (
         ("written", tmp_path / "merged", []),
-        ("in memory", whole, [f"{loras['dora']}:0.75"]),
-        ("without", whole, []),
+        ("in memory", float32_base, [f"{loras['dora']}:0.75"]),
+        ("without", float32_base, []),
     ):
         files[name] = train(load_config(table(images, tmp_path / name, base=str(base), merge=merged))).file
     written, found, without = (load_file(file) for file in files.values() if file)
@@ -201,12 +188,12 @@ def test_a_file_that_cannot_be_merged_is_found_before(
 
 
 def test_a_whole_model_holds_what_was_merged(
-    whole: Path, loras: dict[str, Path], pictures: Callable[..., Path], tmp_path: Path
+    float32_base: Path, loras: dict[str, Path], pictures: Callable[..., Path], tmp_path: Path
 ) -> None:
-    given = table(pictures(2), tmp_path / "run", base=str(whole), merge=[f"{loras['lora']}:0.5"])
+    given = table(pictures(2), tmp_path / "run", base=str(float32_base), merge=[f"{loras['lora']}:0.5"])
     still = {"lr": 1e-12, "text_lr": 1e-12, "weight_decay": 0.0}
     train(load_config(given | {"export": {"dtype": "fp32", "model": "layout"}, "optimizer": still}))
-    merge(whole, [LoraInput(loras["lora"], 0.5)], tmp_path / "merged")
+    merge(float32_base, [LoraInput(loras["lora"], 0.5)], tmp_path / "merged")
     for part in ("unet/diffusion_pytorch_model", "text_encoder/model"):
         found = load_file(tmp_path / "run/a.model" / f"{part}.safetensors")
         for name, tensor in load_file(tmp_path / "merged" / f"{part}.safetensors").items():
