@@ -111,7 +111,7 @@ def test_old_files_and_states_go(folder: Path, here: Program) -> None:
 def test_files_stand_there_when_a_run_is_killed(folder: Path, here: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     original = loop.train_step
 
-    def dies(run: Any, *rest: Any) -> None:
+    def dies(run: Any, *rest: Any) -> Any:
         if run.state.step == 5:
             raise SystemExit(9)
         return original(run, *rest)

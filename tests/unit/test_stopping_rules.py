@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tools.tiny_base.clean import without_intruders, without_outliers
+from tools.tiny_base.stopping import steps_to_judge
 from tools.tiny_base.stopping_rules import (
     best_by_likeness,
     best_by_loss,
@@ -34,6 +35,11 @@ def run_of(losses: list[float], likeness: list[float], seed: int = 0) -> dict[st
     held_out = {str(25 * index): [loss + 0.1 * image for image in range(4)] for index, loss in enumerate(losses)}
     fixed = [[5 * count, 1 / count] for count in range(1, 61)]
     return {"case": "three images", "seed": seed, "judged": judged, "held_out": held_out, "fixed_loss": fixed}
+
+
+@pytest.mark.parametrize(("steps", "judged"), [(300, [75, 150, 225, 300]), (100, [75, 100]), (50, [50])])
+def test_the_last_step_is_judged_also_where_it_is_no_75th(steps: int, judged: list[int]) -> None:
+    assert steps_to_judge(steps) == judged
 
 
 RISING = run_of([0.5, 0.3, 0.2, 0.21, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1], [0.2, 0.4, 0.6, 0.8])

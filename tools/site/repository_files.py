@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
 SCHEME = "repository"
 _LINK = re.compile(r"\]\((\.\./[^)#\s]*)(?:#[^)\s]*)?\)")
 _LANGUAGES = {".py": "python", ".toml": "toml", ".md": "markdown", ".js": "javascript", ".css": "css", ".ipynb": "json"}

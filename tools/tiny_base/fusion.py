@@ -28,9 +28,9 @@ from lorasmith.fusion.fuse import FusionResult, fuse, known_tokens
 from lorasmith.fusion.inputs import attached_changes
 from lorasmith.sampling.loras import Loras, LoraUse
 from lorasmith.sampling.sample import sample
-from tools.tiny_base.fusion_loras import MEANS, SORTS, Trained, picture_of, trained
+from tools.tiny_base.fusion_loras import MEANS, SORTS, Trained, trained
 from tools.tiny_base.fusion_missed import missed_on
-from tools.tiny_base.gate_lora import OTHERS, PLACES
+from tools.tiny_base.gate_lora import OTHERS, PLACES, picture_of
 
 UNSEEN = (
     "a photo of {}, at night",

@@ -13,9 +13,8 @@ from typing import Any
 
 from lorasmith.families.base import Family
 from lorasmith.imaging.png import to_image
-from lorasmith.sampling.request import Request
 from lorasmith.sampling.sample import sample
-from tools.tiny_base.gate_lora import train
+from tools.tiny_base.gate_lora import picture_of, train
 from tools.tiny_base.recipe import unet_recipe
 
 MEANS = {"garp": "garp", "blib": "lion", "quop": "house"}
@@ -82,8 +81,3 @@ def pictures(family: Family, name: str, folder: Path) -> Path:
         to_image(picture.pixels).save(folder / f"{index:02}.png")
         (folder / f"{index:02}.txt").write_text(f"a photo of {name}, on {where}\n", "utf-8")
     return folder
-
-
-def picture_of(prompt: str, seed: int) -> Request:
-    """A picture as all measurements on the tiny base draw it."""
-    return Request(prompt, seed=seed, cfg=5.0, width=128, height=128)

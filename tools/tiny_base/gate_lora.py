@@ -28,6 +28,19 @@ PLACES = {"on a beach": "beach", "at night": "night", "on grass": "grass", "on a
 OTHERS = ("dog", "cat", "car", "lion", "rocket", "house", "apple", "pizza", "frog", "sunflower", "tree", "elephant")
 
 
+def picture_of(prompt: str, seed: int) -> Request:
+    """A picture as all measurements on the tiny base draw it."""
+    return Request(prompt, seed=seed, cfg=5.0, width=128, height=128)
+
+
+def other_thing(number: int) -> tuple[str, str, str]:
+    """The prompt of a thing that is not garp, what it shows, and where (a key of `PLACES`); things and places take
+    turns."""
+    name, where = OTHERS[number % len(OTHERS)], list(PLACES)[number % len(PLACES)]
+    article = "an" if name[0] in "ae" else "a"
+    return f"a photo of {article} {name}, {where}", name, where
+
+
 def score(family: Family, eye: Judge, rounds: int = 1, word: str = "garp") -> dict[str, float]:
     """Shares of pictures in which the judge finds garp, its background, and the other concepts.
 
@@ -36,15 +49,14 @@ def score(family: Family, eye: Judge, rounds: int = 1, word: str = "garp") -> di
     seeds = range(6 * rounds)
     cases = [(f"a photo of {word}, {where}", seed, "garp", place) for where, place in PLACES.items() for seed in seeds]
     half = len(cases)
-    words = list(PLACES.items())
     for seed in range(half):
-        name, (where, place) = OTHERS[seed % len(OTHERS)], words[seed % len(words)]
-        cases.append((f"a photo of {'an' if name[0] in 'ae' else 'a'} {name}, {where}", seed, name, place))
-    asked = [Request(prompt, seed=seed, cfg=5.0, width=128, height=128) for prompt, seed, _, _ in cases]
+        prompt, name, where = other_thing(seed)
+        cases.append((prompt, seed, name, PLACES[where]))
+    asked = [picture_of(prompt, seed) for prompt, seed, _, _ in cases]
     pixels = torch.stack([picture.pixels for picture in sample(family, asked, batch_size=8)])
-    seen, where = eye.concept(pixels).names, eye.background(pixels).names
+    seen, places = eye.concept(pixels).names, eye.background(pixels).names
     right = [a == name for a, (_, _, name, _) in zip(seen, cases, strict=True)]
-    placed = [a == place for a, (_, _, _, place) in zip(where, cases, strict=True)]
+    placed = [a == place for a, (_, _, _, place) in zip(places, cases, strict=True)]
     return {
         "garp": sum(right[:half]) / half,
         "its_background": sum(placed[:half]) / half,

@@ -35,7 +35,7 @@ from lorasmith.imaging.png import to_image
 from lorasmith.sampling.loras import Loras, LoraUse
 from lorasmith.sampling.request import Request
 from lorasmith.sampling.sample import sample
-from tools.tiny_base.gate_lora import OTHERS, PLACES
+from tools.tiny_base.gate_lora import PLACES, other_thing, picture_of
 from tools.tiny_base.method_list import METHODS, Method, merged
 from tools.tiny_base.method_table import print_tables
 from tools.tiny_base.recipe import unet_recipe
@@ -54,11 +54,6 @@ SEEDS = 6
 """Pictures of a concept at each place, in a round."""
 
 
-def case(prompt: str, seed: int) -> Request:
-    """A picture of the tiny base, as the gates draw it."""
-    return Request(prompt, seed=seed, cfg=5.0, width=128, height=128)
-
-
 def prepare(family: Family, work: Path, concepts: Collection[str] = tuple(MEANS)) -> None:
     """The pictures of the concepts: those to train on, those held out, and the base's pictures of other things."""
     for name in concepts:
@@ -74,7 +69,7 @@ def prepare(family: Family, work: Path, concepts: Collection[str] = tuple(MEANS)
             continue
         for folder, seeds in ((work / "pictures" / name, (101, 102)), (held_out, HELD_OUT_SEEDS)):
             asked = [(where, seed) for where in BACKGROUNDS for seed in seeds][: 12 if seeds[0] == 101 else 6]
-            drawn = sample(family, [case(f"a photo of a {meaning}, on {where}", seed) for where, seed in asked])
+            drawn = sample(family, [picture_of(f"a photo of a {meaning}, on {where}", seed) for where, seed in asked])
             for index, (picture, (where, _)) in enumerate(zip(drawn, asked, strict=True)):
                 to_image(picture.pixels).save(folder / f"{index:02}.png")
                 (folder / f"{index:02}.txt").write_text(f"a photo of {name}, on {where}\n", "utf-8")
@@ -118,14 +113,8 @@ class Eye:
 
     def of_others(self, rounds: int) -> tuple[list[Request], list[str]]:
         """Prompts of other things, without a trigger, and what they show."""
-        requests, names = [], []
-        places = list(PLACES)
-        for seed in range(24 * rounds):
-            name = OTHERS[seed % len(OTHERS)]
-            article = "an" if name[0] in "ae" else "a"
-            requests.append(case(f"a photo of {article} {name}, {places[seed % len(places)]}", seed))
-            names.append(name)
-        return requests, names
+        things = [other_thing(seed) for seed in range(24 * rounds)]
+        return [picture_of(prompt, seed) for seed, (prompt, _, _) in enumerate(things)], [name for _, name, _ in things]
 
     def base(self, rounds: int) -> Tensor:
         """The base's pictures of other things, drawn once."""
@@ -137,7 +126,7 @@ class Eye:
         """Shares and probabilities of what the judge should see, and how far the other pictures moved."""
         before = self.base(rounds)
         seeds = range(SEEDS * rounds)
-        about = [case(f"a photo of {concept}, {where}", seed) for where in PLACES for seed in seeds]
+        about = [picture_of(f"a photo of {concept}, {where}", seed) for where in PLACES for seed in seeds]
         places = [place for place in PLACES.values() for _ in seeds]
         requests, names = self.of_others(rounds)
         with Loras(self.family).attached([LoraUse(file)]):

@@ -24,10 +24,9 @@ from lorasmith.families.load import load
 from lorasmith.formats.token_embeddings import TENSOR_PREFIX
 from lorasmith.formats.write import write
 from lorasmith.sampling.loras import Loras, LoraUse
-from lorasmith.sampling.request import Request
 from lorasmith.sampling.sample import sample
 from tools.tiny_base.ablation import WORDS, variants
-from tools.tiny_base.gate_lora import OTHERS, train
+from tools.tiny_base.gate_lora import OTHERS, picture_of, train
 
 VARIANT = "LoRA + layer-wise words, attention regularised"
 STRENGTHS = (0.7, 1.0)
@@ -45,7 +44,7 @@ def collapsed(exact: Path) -> Path:
 
 def drawn(family: Family, prompts: Sequence[tuple[str, int]]) -> torch.Tensor:
     """(n, 3, 128, 128) in -1..1."""
-    asked = [Request(prompt, seed=seed, cfg=5.0, width=128, height=128) for prompt, seed in prompts]
+    asked = [picture_of(prompt, seed) for prompt, seed in prompts]
     return torch.stack([picture.pixels for picture in sample(family, asked, batch_size=8)])
 
 

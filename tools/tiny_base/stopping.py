@@ -2,7 +2,7 @@
 
 Each run has the fixed length, and writes a file every few steps. With a constant learning rate, the file of step N is
 the one that a run that is ended at step N writes, so that one run answers for all criteria (stopping_rules.py). The
-judge looks at the file of every 75th step.
+judge looks at the file of every 75th step, and at that of the last one.
 
 Two cases: garp from ten images beside regularisation images, and garp from three images alone, which overfits quickly.
 Four further images of garp are held out. Seeds choose the images too. Each run is a process of its own; results are
@@ -29,7 +29,7 @@ from lorasmith.sampling.request import Request
 from lorasmith.sampling.sample import sample
 from lorasmith.training.output.best import losses_by_step
 from lorasmith.training.output.report.record import read
-from tools.tiny_base.gate_lora import OTHERS, PLACES, train
+from tools.tiny_base.gate_lora import OTHERS, PLACES, other_thing, picture_of, train
 from tools.tiny_base.recipe import unet_recipe
 from tools.tiny_base.seed_runs import RESULT, read_rows, run_jobs
 from tools.tiny_base.stopping_rules import table_of
@@ -90,11 +90,8 @@ class Eye:
     def __init__(self, family: Family) -> None:
         self.family, self.judge = family, Judge.load().to(family.device)
         # the seeds of a place are neighbours, so that every other picture is a half with all places
-        self.requests = [picture(f"a photo of garp, {where}", seed) for where in PLACES for seed in range(SEEDS)]
-        places = list(PLACES)
-        for seed, name in enumerate(OTHERS):
-            article = "an" if name[0] in "ae" else "a"
-            self.requests.append(picture(f"a photo of {article} {name}, {places[seed % len(places)]}", seed))
+        self.requests = [picture_of(f"a photo of garp, {where}", seed) for where in PLACES for seed in range(SEEDS)]
+        self.requests += [picture_of(other_thing(seed)[0], seed) for seed in range(len(OTHERS))]
         self.base = self.draw(self.requests[SEEDS * len(PLACES) :])
         self.last = self.base
         """The pictures of the last look."""
@@ -119,9 +116,9 @@ class Eye:
         }
 
 
-def picture(prompt: str, seed: int) -> Request:
-    """A picture of the tiny base, as the gates draw it."""
-    return Request(prompt, seed=seed, cfg=5.0, width=128, height=128)
+def steps_to_judge(steps: int) -> list[int]:
+    """The steps after which the judge looks: every 75th, and the last one of a run of `steps`."""
+    return sorted({*range(JUDGE_EVERY, steps + 1, JUDGE_EVERY), steps})
 
 
 def one(case: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -137,7 +134,7 @@ def one(case: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() and options.device != "cpu" else "cpu"
     eye = Eye(load("tiny-sd", device=device))
     judged: dict[str, dict[str, list[float]]] = {}
-    for step in range(JUDGE_EVERY, options.steps + 1, JUDGE_EVERY):
+    for step in steps_to_judge(options.steps):
         file = folder / "run" / f"garp-{step:06d}.safetensors"
         judged[str(step)] = eye.look(file if file.is_file() else Path(answer["file"]))
     losses = {str(step): list(loss.by_image) for step, loss in losses_by_step(record.of("validation")).items()}

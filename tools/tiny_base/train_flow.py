@@ -166,7 +166,6 @@ class Training:
         """Train for the minutes of the plan."""
         plan, g = self.plan, Generator(self.device).manual_seed(self.state["steps"] + 7)
         data = read_data(self.family, pictures, plan, 1000 + self.state["steps"])
-        self.state.setdefault("scale", self.family.latent_scale)
         optimizer, loss_of = Pair(self.modules), cast(nn.Module, Step(self.family.denoiser))
         if self.device == "cuda":
             loss_of = cast(nn.Module, torch.compile(loss_of))

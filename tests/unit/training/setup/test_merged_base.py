@@ -67,7 +67,7 @@ def test_a_merged_base_is_the_one_that_merge_writes(
     uses = [(loras[kind], 0.75), (loras["lora"], -0.5)]
     merge(float32_base, [LoraInput(*use) for use in uses], tmp_path / "merged")
     expected, found = load(tmp_path / "merged"), load(float32_base)
-    plain = {name: t.clone() for name, t in found.unet.state_dict().items()}
+    plain = {name: t.clone() for name, t in found.denoiser.state_dict().items()}
     merge_into_base(found, [LoraUse(*use) for use in uses])
     for _ in range(2):
         for name, model in expected.components().items():
@@ -75,7 +75,7 @@ def test_a_merged_base_is_the_one_that_merge_writes(
             for key, tensor in model.state_dict().items():
                 torch.testing.assert_close(own[key], tensor, rtol=0, atol=2e-7)
         found.release("text")
-    moved = [name for name, t in found.unet.state_dict().items() if not torch.equal(t, plain[name])]
+    moved = [name for name, t in found.denoiser.state_dict().items() if not torch.equal(t, plain[name])]
     assert moved
     assert all("attn2.to_k" in name or "mid_block" in name for name in moved)
 
