@@ -3,8 +3,8 @@
     python benchmarks/train_command.py --base sd1 --batch 1 --out train_command.json
 
 Three figures: the wall time of a command that makes one step, cold (images are encoded) and warm; the time of a step in
-a run with its usual hooks, by the difference between a long run and a short one; and the time of the bare step, as
-`lorasmith bench` makes it, on the same machine.
+a run with its usual hooks, by the difference between the wall times of a long run and a short one; and the time of the
+bare step, as `lorasmith bench` makes it, on the same machine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=0, help="default: that of the base")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--precision", default="bf16")
-    parser.add_argument("--steps", type=int, default=300, help="that the long run makes after the short one's")
+    parser.add_argument("--steps", type=int, default=1500, help="that the long run makes after the short one's")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--work", type=Path, default=Path("runs/train_command"))
     parser.add_argument("--out", type=Path, default=Path("train_command.json"))
@@ -58,7 +58,8 @@ def main() -> None:
     short = command(workload, options.work, SHORT)
     long = command(workload, options.work, SHORT + options.steps)
     figures["long_command_s"] = long["wall_s"]
-    figures["ms_in_a_run"] = round(1e3 * (long["loop_s"] - short["loop_s"]) / options.steps, 3)
+    figures["ms_in_a_run"] = round(1e3 * (long["wall_s"] - short["wall_s"]) / options.steps, 3)
+    figures["ms_reported"] = round(1e3 * (long["loop_s"] - short["loop_s"]) / options.steps, 3)
     figures["ms_bare"] = round(1e3 * bare_step(workload, options.steps), 3)
     figures["ratio"] = round(figures["ms_in_a_run"] / figures["ms_bare"], 4)
     print(json.dumps(figures, indent=1))

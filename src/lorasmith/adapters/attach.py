@@ -35,10 +35,17 @@ class AdapterSet:
 
     @classmethod
     def create(
-        cls, config: AdapterConfig, layers: Places, presets: Mapping[str, tuple[str, ...]], *, seed: int
+        cls,
+        config: AdapterConfig,
+        layers: Places,
+        presets: Mapping[str, tuple[str, ...]],
+        *,
+        seed: int,
+        device: torch.device | None = None,
     ) -> AdapterSet:
         """Fresh adapters on the layers that `config.layers` chooses from `layers`.
 
+        `device`: where the model computes, if that may be another device than the one its frozen weights wait on.
         Raises LorasmithError if no layer fits, or if a rule of `config.overrides` matches none of them.
         """
         names = select_layers(config.layers, layers, presets)
@@ -62,7 +69,7 @@ class AdapterSet:
             adapter = new_adapter(settings, spec, base.detach(), torch_generator(seed, "adapter", name))
             if adapter is not None:
                 apply_settings(adapter, settings)
-                adapters[name] = adapter.to(base.device)
+                adapters[name] = adapter.to(base.device if device is None else device)
                 rates[name] = rate
         if not adapters:
             kind = getattr(config, "kind", "adapter")
@@ -88,6 +95,10 @@ class AdapterSet:
     def weight_of(self, name: str) -> Tensor:
         """The weight that a layer has without adapters."""
         return tensor_of(self.module_of(name), "weight").detach()
+
+    def weight_beside(self, name: str) -> Tensor:
+        """The same on the device of the layer's adapter, for arithmetic; frozen weights may wait on the host."""
+        return self.weight_of(name).to(next(self.adapters[name].parameters()).device)
 
     # Training
 
@@ -147,9 +158,7 @@ class AdapterSet:
         """Shrink the changes that exceed their `max_norm`; called after a step."""
         for name, adapter in self.adapters.items():
             if adapter.max_norm is not None:
-                # frozen weights may be on the host
-                device = next(adapter.parameters()).device
-                adapter.limit_norm(tensor_of(self.module_of(name), "weight").to(device))
+                adapter.limit_norm(self.weight_beside(name))
 
     def train(self) -> None:
         """Turn dropouts on."""
@@ -245,9 +254,9 @@ class AdapterSet:
         self._unmerged = None if for_good else {}
         for name, adapter in self.adapters.items():
             layer, bias_change = self.module_of(name), adapter.bias_delta()
-            self._overwrite(name, "weight", adapter.weight(tensor_of(layer, "weight").detach(), strength))
+            self._overwrite(name, "weight", adapter.weight(self.weight_beside(name), strength))
             if bias_change is not None:
-                bias = tensor_of(layer, "bias").detach().float()
+                bias = tensor_of(layer, "bias").detach().float().to(bias_change.device)
                 self._overwrite(name, "bias", bias + strength * bias_change)
 
     def _overwrite(self, name: str, parameter_name: str, value: Tensor) -> None:

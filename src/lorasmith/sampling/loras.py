@@ -211,7 +211,11 @@ def build_adapters(family: Family, file: LoraFile, layers: Mapping[str, Mapping[
     # naming the layers of a text encoder loads it, so only components that the file changes are named
     components = dict.fromkeys(name.split(".", 1)[0] for name in layers)
     places = family.named_layers(components, norms=True)
-    restored = {name: restore_adapter(name, module_at(places[name]), layers[name], file) for name in layers}
+    restored = {
+        # frozen weights may wait on the host, away from where the family computes
+        name: restore_adapter(name, module_at(places[name]), layers[name], file).to(family.device)
+        for name in layers
+    }
     adapters = AdapterSet.restore(restored, places)
     adapters.eval()
     return adapters
@@ -219,7 +223,7 @@ def build_adapters(family: Family, file: LoraFile, layers: Mapping[str, Mapping[
 
 @torch.no_grad()
 def restore_adapter(name: str, layer: nn.Module, tensors: Mapping[str, Tensor], file: LoraFile) -> Adapter:
-    """One layer's adapter, on the layer's device. Raises LorasmithError for an unknown kind and for tensors that are
+    """One layer's adapter. Raises LorasmithError for an unknown kind and for tensors that are
     missing or have other shapes than the layer needs."""
     kind, spec = kind_of(tensors), spec_of(name, layer)
     if kind is None or spec is None:
@@ -234,7 +238,7 @@ def restore_adapter(name: str, layer: nn.Module, tensors: Mapping[str, Tensor], 
             f"the file has {shapes}"
         )
     weight = tensor_of(layer, "weight")
-    return kind().restore(spec, weight, tensors).to(weight.device)
+    return kind().restore(spec, weight, tensors)
 
 
 def origin_of(file: LoraFile) -> str:

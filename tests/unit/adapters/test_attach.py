@@ -234,3 +234,12 @@ def test_what_is_asked_of_the_layer_is_answered() -> None:
     assert layer.bias is not None
     with pytest.raises(AttributeError):
         _ = layer.no_such_thing
+
+
+def test_adapters_are_where_the_model_computes_and_not_where_its_frozen_weights_wait() -> None:
+    """Weights that stay on the host are copied for each block; adapters are never copied. `meta` stands for the GPU."""
+    model = Model()
+    adapters = AdapterSet.create(LoRA(layers="all"), model.places(), PRESETS, seed=0, device=torch.device("meta"))
+    assert {p.device.type for p in adapters.parameters()} == {"meta"}
+    assert {model.attn["to_q"].weight.device.type, adapters.weight_of("unet.attn.to_q").device.type} == {"cpu"}
+    assert adapters.weight_beside("unet.attn.to_q").device.type == "meta"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -29,7 +30,11 @@ class Log(Hook):
         return run.state.step % (self.every_steps or default) == 0
 
     def act(self, run: Run) -> None:
-        for record in run.metrics.drain():
-            run.events.write(record.event, **record.fields)
+        # A GPU computes steps after they were launched. Reading their numbers waits for them, which is time in steps.
+        started = time.monotonic()
+        entries = run.metrics.drain()
+        run.state.seconds += time.monotonic() - started
+        for entry in entries:
+            run.events.write(entry.event, **entry.fields)
         # after the events are written, so that the log shows the steps that led to the error
         run.metrics.raise_if_diverged()

@@ -68,5 +68,5 @@ def _matrices(run: Run) -> list[torch.nn.Parameter]:
 def _add_adapters(run: Run, component: str, strength: float, stored: torch.dtype) -> None:
     for name, adapter in run.adapters.adapters.items():
         if adapter.layer.component == component and adapter.layer.kind != "norm":
-            weight = run.adapters.weight_of(name)
-            weight.copy_(rounded(adapter.weight(weight, strength), stored))
+            changed = adapter.weight(run.adapters.weight_beside(name), strength)
+            run.adapters.weight_of(name).copy_(rounded(changed, stored))

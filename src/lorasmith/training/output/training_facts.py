@@ -47,7 +47,7 @@ def relative_changes(
     unchanged: list[str] = []
     with run.as_exported():
         for name, adapter in run.adapters.adapters.items():
-            base = run.adapters.weight_of(name).float()
+            base = run.adapters.weight_beside(name).float()
             moved = adapter.weight(base) - base
             difference = float(moved.square().sum())
             for kind, loss in losses.items():

@@ -169,7 +169,8 @@ def create_adapters(config: TrainConfig, family: Family) -> AdapterSet:
         adapters = load_adapters(config, family, config.start, components)
     else:
         layers = family.named_layers(components, norms=config.adapter.on_norms)
-        adapters = AdapterSet.create(config.adapter, layers, family.layer_presets, seed=config.seed)
+        presets, device = family.layer_presets, family.device
+        adapters = AdapterSet.create(config.adapter, layers, presets, seed=config.seed, device=device)
         adapters.attach()
     if adapters.follows_noise:
         family.denoiser.register_forward_pre_hook(tell_noise(adapters, family))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import torch
+
 from lorasmith.training.bench.contenders import Step
 from lorasmith.training.bench.workload import LEARNING_RATE, Workload
 from lorasmith.training.config import TrainConfig, load_config
@@ -50,6 +52,8 @@ def build(workload: Workload) -> Step:
     """A run whose latents and texts are cached, in a temporary folder."""
     folder = tempfile.TemporaryDirectory(prefix="lorasmith-bench-")
     run = build_run(config_of(workload, Path(folder.name) / "run"))
+    if run.device.type != "cpu":
+        torch.set_num_threads(1)  # as in a run (`training.session.few_cpu_threads`)
     run.adapters.train()
     steps = remaining_steps(run)
 
