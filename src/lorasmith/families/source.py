@@ -35,6 +35,8 @@ class Source(ABC):
     denoiser_component: ClassVar[str]
     projected_text: ClassVar[tuple[str, ...]] = ("te2",)
     """The CLIP text encoders whose pooled text is projected."""
+    frozen_text_encoders: ClassVar[tuple[str, ...]] = ()
+    """Text encoders that are never trained here, though LoRA files may change them."""
     default_cfg: ClassVar[float | None] = None
     """See `DiffusionModel.default_cfg`."""
     layer_presets: ClassVar[Mapping[str, tuple[str, ...]]]

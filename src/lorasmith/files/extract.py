@@ -20,6 +20,7 @@ from lorasmith.files.model import BaseWeights, ModelLayers, components_of
 from lorasmith.formats.joint_modules import split
 from lorasmith.formats.metadata import Facts, describe
 from lorasmith.formats.rewrite import LayerTensors
+from lorasmith.formats.survey import T5
 
 ALL_LAYERS = "*"
 
@@ -36,7 +37,8 @@ def extract(
     """Write the best LoRA of `tuned - base`, over the linears and convolutions that differ. With an energy, each layer
     gets the rank that it needs. `layers`: presets or patterns of layer names.
 
-    Two tensors are in memory at a time, in float32. Raises LorasmithError if the two models are of different families
+    T5 is not compared: it is stored in several precisions, and trained by few. Two tensors are in memory at a time, in
+    float32. Raises LorasmithError if the two models are of different families
     or sizes, or do not differ.
     """
     output.check()
@@ -73,19 +75,22 @@ def extract(
 
 
 def _with_shared_text_encoders(tuned: ModelLayers, base: ModelLayers) -> tuple[ModelLayers, ModelLayers, list[str]]:
-    """Both models without the text encoders that only one of them has, with a note of them: a file can be the denoiser
-    alone."""
+    """Both models without T5, and without the text encoders that only one of them has, with a note of these: a file can
+    be the denoiser alone."""
+    tuned, base = (_without_components(model, (T5,)) for model in (tuned, base))
     components = [components_of(model.layers) for model in (tuned, base)]
     lacking = sorted(set(components[0]) ^ set(components[1]))
     if not lacking or not all(is_text_encoder(name) for name in lacking):
         return tuned, base, []
-    shared: list[ModelLayers] = []
-    for model in (tuned, base):
-        layers = {name: spec for name, spec in model.layers.items() if spec.component not in lacking}
-        shared.append(replace(model, layers=layers))
+    shared = [_without_components(model, lacking) for model in (tuned, base)]
     without = next(model for model, found in zip((tuned, base), components, strict=True) if lacking[0] not in found)
     note = f"text encoders that only one of the two models has are not compared: {', '.join(lacking)} ({without} lacks"
     return shared[0], shared[1], [f"{note} {lacking[0]})"]
+
+
+def _without_components(model: ModelLayers, components: Sequence[str]) -> ModelLayers:
+    layers = {name: spec for name, spec in model.layers.items() if spec.component not in components}
+    return replace(model, layers=layers)
 
 
 def _select_layers(model: ModelLayers, patterns: Sequence[str]) -> list[str]:

@@ -192,7 +192,8 @@ def _lacking_text_encoders(model: ModelLayers, unknown_keys: Sequence[str]) -> s
     if model.source is None:
         return ""
     names = {component_of(key.partition(".")[0]) for key in unknown_keys}
-    reasons = {name: model.source.missing_reason(name) for name in model.source.text_components if name in names}
+    encoders = (*model.source.text_components, *model.source.frozen_text_encoders)
+    reasons = {name: model.source.missing_reason(name) for name in encoders if name in names}
     if not all(reasons.values()) or names != reasons.keys():
         return ""
     return (

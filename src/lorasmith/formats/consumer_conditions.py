@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from lorasmith.formats.invoke_base import UNKNOWN_WIDTH, base_for_invoke
-from lorasmith.formats.survey import Survey, component_of, rank_of
+from lorasmith.formats.survey import T5, Survey, component_of, rank_of
 
 Condition = Callable[[Survey], bool]
 """Of a file."""
@@ -63,7 +63,7 @@ def has_dora_along(axis: Literal["input", "output"], *, only_text: bool = False)
     def condition(survey: Survey) -> bool:
         for flat_name, tensors in survey.layers.items():
             magnitude = tensors.get("dora_scale")
-            is_text = component_of(flat_name).startswith("te")
+            is_text = component_of(flat_name).startswith(("te", T5))
             if magnitude is None or (only_text and not is_text):
                 continue
             along_input = magnitude.dim() > 1 and magnitude.shape[0] == 1
@@ -263,4 +263,4 @@ def is_no_attention_of_transformer(survey: Survey, flat_name: str) -> bool:
 
 def is_t5(survey: Survey, flat_name: str) -> bool:
     """A layer of T5."""
-    return "_encoder_block_" in flat_name
+    return component_of(flat_name) == T5

@@ -16,6 +16,7 @@ from lorasmith.formats.other_files import contents_advice
 from lorasmith.formats.plugins import plugins_of
 from lorasmith.formats.read import load
 from lorasmith.formats.survey import Survey, block_of, change_norm, rank_of
+from lorasmith.formats.t5_layers import t5_note
 
 MAX_TAGS = 20
 MAX_COUNT = 1e15
@@ -73,7 +74,7 @@ def inspect(path: Path) -> dict[str, Any]:
         "words": sorted({*file.bundled_embeddings, *file.token_embeddings}),
         "strangers": survey.unknown_keys,
         "plugins": plugins_of(file.metadata),
-        "notes": list(file.notes),
+        "notes": [*file.notes, *([t5_note(file)] if t5_note(file) else [])],
         "readers": reader_support(survey),
         "norms": block_norms(survey),
         "training": training_settings(file),

@@ -14,6 +14,9 @@ from lorasmith.adapters.base import kind_of
 from lorasmith.formats.lora_file import LoraFile
 from lorasmith.formats.rewrite import LayerTensors
 
+T5 = "t5"
+"""The component of T5's layers, whatever number a trainer gives it among the text encoders."""
+_T5 = re.compile(r"lora_te\d?_(?:t5xxl_)?(?:transformer_)?encoder_block_\d")
 _COMPONENT = re.compile(r"lora_(unet|transformer|te\d?)_(.*)")
 _TRANSFORMER_LAYER = re.compile(
     r"lora_(?:transformer_|unet_(?=(?:double|single|joint)_blocks|(?:single_)?transformer_blocks|final_layer|img_in|"
@@ -98,7 +101,7 @@ class Survey:
 
     @cached_property
     def components(self) -> Counter[str]:
-        """The number of layers of each component: `unet`, `transformer`, `te`, `te1`, `te2`."""
+        """The number of layers of each component: `unet`, `transformer`, `te`, `te1`, `te2`, `t5`."""
         return Counter(component_of(flat_name) for flat_name in self.layers)
 
     @cached_property
@@ -168,7 +171,9 @@ class Survey:
 
 
 def component_of(flat_name: str) -> str:
-    """`unet`, `transformer`, `te`, `te1` or `te2`; empty for a name that is not of a layer."""
+    """`unet`, `transformer`, `te`, `te1`, `te2` or `t5`; empty for a name that is not of a layer."""
+    if _T5.match(flat_name):
+        return T5
     if _TRANSFORMER_LAYER.match(flat_name):
         return "transformer"
     match = _COMPONENT.match(flat_name)

@@ -23,6 +23,7 @@ from lorasmith.files.model import ModelLayers
 from lorasmith.formats import token_embeddings
 from lorasmith.formats.read import load
 from lorasmith.formats.rewrite import to_plain_lora
+from lorasmith.formats.t5_layers import t5_layers_in
 from lorasmith.formats.token_embeddings import TokenEmbeddings
 from lorasmith.fusion.closed_form import Factors
 from lorasmith.fusion.inputs import components_of
@@ -146,6 +147,8 @@ def read_concept(family: Family, model: ModelLayers, use: ConceptUse) -> LoadedC
     """The concept of one file. Raises LorasmithError if its name in prompts is unknown, or if it changes anything but
     the weights of linear layers and convolutions."""
     file = load(use.path)
+    if t5_layers_in(file):
+        raise LorasmithError(f"{use.path}: it changes T5, which cannot be fused; fuse files without layers of T5")
     tokens = new_tokens_of(file, family, None)
     name = use.name or " ".join(token_embeddings.token_names(file.metadata))
     if not name:

@@ -26,6 +26,7 @@ from lorasmith.formats import embeddings, kohya, mixofshow, other_files, plugins
 from lorasmith.formats.lora_file import LoraFile
 from lorasmith.formats.read import load, load_token_embeddings
 from lorasmith.formats.survey import Survey
+from lorasmith.formats.t5_layers import without_t5
 from lorasmith.formats.token_embeddings import TokenEmbeddings
 from lorasmith.sampling.prompts import LoraTag
 
@@ -74,7 +75,7 @@ class Loras:
     def get(self, path: Path) -> AdapterSet:
         """The adapters of a file, not attached. Raises LorasmithError if the file does not fit this base."""
         if path not in self._sets:
-            file = load(path)
+            file = without_t5(load(path))
             if self.progress is not None:
                 say_notes(file, self.progress)
             self._tokens[path] = new_tokens_of(file, self.family, self.progress)
@@ -162,7 +163,7 @@ def load_lora(family: Family, path: Path, progress: Progress | None = None) -> A
 
     Raises LorasmithError if the file does not fit this base.
     """
-    file = load(path)
+    file = without_t5(load(path))
     if progress is not None:
         say_notes(file, progress)
     tokens = [*file.bundled_embeddings, *file.token_embeddings]

@@ -10,7 +10,7 @@ from lorasmith.adapters.base import LayerSpec
 from lorasmith.families.file_names import FileNames, register
 from lorasmith.families.flux.bfl_names import bfl_place
 from lorasmith.families.source import Source
-from lorasmith.families.transformer_models.file_names import TRANSFORMER, TransformerFileNames, TransformerNames
+from lorasmith.families.transformer_models.file_names import TransformerFileNames, TransformerNames
 from lorasmith.families.transformer_models.published import (
     CLIP_L,
     attention,
@@ -20,6 +20,7 @@ from lorasmith.families.transformer_models.published import (
     t5_layers,
     text_time_embedders,
 )
+from lorasmith.families.transformer_models.source import DENOISER
 
 WIDTH, DOUBLE_BLOCKS, SINGLE_BLOCKS = 3072, 19, 38
 LATENT, TEXT, POOLED = 64, 4096, 768
@@ -63,7 +64,7 @@ class FluxFileNames(TransformerFileNames):
         return flux_layers()
 
     def variant(self, source: Source) -> str:
-        return "dev" if source.config(TRANSFORMER).get("guidance_embeds") else "schnell"
+        return "dev" if source.config(DENOISER).get("guidance_embeds") else "schnell"
 
     def names(self, kind: str, layers: Collection[str], source: Source | None) -> FileNames:
         return TransformerNames(layers, bfl_place, T5_NAMES, "text_encoder_2")

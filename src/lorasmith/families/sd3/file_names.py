@@ -11,7 +11,7 @@ from lorasmith.adapters.base import LayerSpec
 from lorasmith.families.file_names import FileNames, register
 from lorasmith.families.sd3.sai_names import sai_place
 from lorasmith.families.source import Source
-from lorasmith.families.transformer_models.file_names import TRANSFORMER, TransformerFileNames, TransformerNames
+from lorasmith.families.transformer_models.file_names import TransformerFileNames, TransformerNames
 from lorasmith.families.transformer_models.published import (
     CLIP_G,
     CLIP_L,
@@ -22,6 +22,7 @@ from lorasmith.families.transformer_models.published import (
     t5_layers,
     text_time_embedders,
 )
+from lorasmith.families.transformer_models.source import DENOISER
 
 LATENT, TEXT, POOLED, PATCH = 16, 4096, 2048, 2
 T5_NAMES = ("lora_te3_",)
@@ -55,7 +56,7 @@ def sd3_layers(size: Size) -> tuple[LayerSpec, ...]:
 def _transformer(size: Size) -> Iterator[LayerSpec]:
     width = size.width
     stride = (PATCH, PATCH)
-    yield LayerSpec(f"{TRANSFORMER}.pos_embed.proj", "conv", (width, LATENT, *stride), stride=stride, bias=True)
+    yield LayerSpec(f"{DENOISER}.pos_embed.proj", "conv", (width, LATENT, *stride), stride=stride, bias=True)
     yield from text_time_embedders(width, POOLED, guidance=False)
     yield linear("context_embedder", width, TEXT)
     for i in range(size.blocks):
@@ -80,7 +81,7 @@ class SD3FileNames(TransformerFileNames):
         return sd3_layers(LARGE if LARGE.width in widths else MEDIUM)
 
     def variant(self, source: Source) -> str:
-        config = source.config(TRANSFORMER)
+        config = source.config(DENOISER)
         if int(config.get("num_layers", 0)) >= LARGE.blocks:
             return "5-large"
         return "5-medium" if config.get("dual_attention_layers") else "medium"

@@ -7,7 +7,7 @@ authors' files hold several layers in one module (q, k and v), each layer also h
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from lorasmith.adapters.base import LayerSpec
@@ -15,10 +15,9 @@ from lorasmith.families.file_names import FamilyFileNames, FileNames
 from lorasmith.families.place import Place
 from lorasmith.families.source import Source
 from lorasmith.families.transformer_models.original_names import PlaceOf
-from lorasmith.families.transformer_models.source import TransformerSource
+from lorasmith.families.transformer_models.published import T5_WIDTH, t5_layers
+from lorasmith.families.transformer_models.source import DENOISER, T5, TransformerSource
 
-TRANSFORMER = "transformer"
-T5 = "t5"
 _OWN, _UNET = "lora_transformer_", "lora_unet_"
 
 
@@ -37,7 +36,7 @@ class TransformerNames(FileNames):
         self._layers: dict[str, str] = {}
         for layer in layers:
             component, _, path = layer.partition(".")
-            if component == TRANSFORMER:
+            if component == DENOISER:
                 self._add_layer(layer, path, place_of)
             else:
                 self._add_text_layer(layer, component, path)
@@ -99,4 +98,13 @@ class TransformerFileNames(FamilyFileNames):
 
     def layers_of(self, source: Source) -> tuple[LayerSpec, ...]:
         assert isinstance(source, TransformerSource)
-        return source.layers_in((TRANSFORMER, *source.present_text_encoders))
+        specs = source.layers_in((DENOISER, *source.present_text_encoders))
+        return (*specs, *_layers_of_t5(source))
+
+
+def _layers_of_t5(source: TransformerSource) -> Iterator[LayerSpec]:
+    """The layers of a base's T5; those of T5 XXL for a base without it that takes its states."""
+    if source.has_t5 and not source.missing_reason(T5):
+        yield from t5_layers(source.config(T5))
+    elif source.context_width == T5_WIDTH:
+        yield from t5_layers()

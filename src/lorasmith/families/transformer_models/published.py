@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.families.stable_diffusion.layer_names import text_layers
-from lorasmith.families.transformer_models.file_names import T5, TRANSFORMER
+from lorasmith.families.transformer_models.source import DENOISER, T5
 
 CLIP_L: Mapping[str, int] = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "projection_dim": 768
@@ -14,12 +14,15 @@ CLIP_L: Mapping[str, int] = {
 CLIP_G: Mapping[str, int] = {
     "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "projection_dim": 1280
 }  # fmt: skip
-T5_LAYERS, T5_WIDTH, T5_INNER = 24, 4096, 10240
+T5_WIDTH, T5_INNER = 4096, 10240
+T5_XXL: Mapping[str, int] = {
+    "d_model": T5_WIDTH, "d_kv": 64, "d_ff": T5_INNER, "num_layers": 24, "num_heads": 64
+}  # fmt: skip
 
 
 def linear(path: str, outputs: int, inputs: int) -> LayerSpec:
     """A linear layer of the transformer."""
-    return LayerSpec(f"{TRANSFORMER}.{path}", "linear", (outputs, inputs), bias=True)
+    return LayerSpec(f"{DENOISER}.{path}", "linear", (outputs, inputs), bias=True)
 
 
 def attention(prefix: str, layers: tuple[str, ...], width: int) -> Iterator[LayerSpec]:
@@ -44,15 +47,18 @@ def text_time_embedders(width: int, pooled: int, guidance: bool) -> Iterator[Lay
         yield linear(f"time_text_embed.{name}.linear_2", width, width)
 
 
-def t5_layers() -> Iterator[LayerSpec]:
-    """The layers of T5 XXL's encoder, which other trainers can train."""
-    for block in range(T5_LAYERS):
+def t5_layers(config: Mapping[str, int] = T5_XXL) -> Iterator[LayerSpec]:
+    """The layers of T5's encoder, which other trainers can train. `config`: transformers' config."""
+    width, inner = config["d_model"], config["d_ff"]
+    projected = config["num_heads"] * config["d_kv"]
+    for block in range(config["num_layers"]):
         prefix = f"{T5}.encoder.block.{block}.layer"
-        for layer in ("q", "k", "v", "o"):
-            yield LayerSpec(f"{prefix}.0.SelfAttention.{layer}", "linear", (T5_WIDTH, T5_WIDTH))
+        for layer in ("q", "k", "v"):
+            yield LayerSpec(f"{prefix}.0.SelfAttention.{layer}", "linear", (projected, width))
+        yield LayerSpec(f"{prefix}.0.SelfAttention.o", "linear", (width, projected))
         for layer in ("wi_0", "wi_1"):
-            yield LayerSpec(f"{prefix}.1.DenseReluDense.{layer}", "linear", (T5_INNER, T5_WIDTH))
-        yield LayerSpec(f"{prefix}.1.DenseReluDense.wo", "linear", (T5_WIDTH, T5_INNER))
+            yield LayerSpec(f"{prefix}.1.DenseReluDense.{layer}", "linear", (inner, width))
+        yield LayerSpec(f"{prefix}.1.DenseReluDense.wo", "linear", (width, inner))
 
 
 def clip_layers(component: str, config: Mapping[str, int], *, projected: bool) -> Iterator[LayerSpec]:

@@ -34,6 +34,7 @@ class TransformerSource(Source):
     """A model whose denoiser is a transformer, with CLIP text encoders and T5."""
 
     denoiser_component: ClassVar[str] = DENOISER
+    frozen_text_encoders: ClassVar[tuple[str, ...]] = (T5,)
     folders: ClassVar[Mapping[str, tuple[str, str]]]
     """Text encoder, T5 included, to its folder and that of its tokenizer in the diffusers layout."""
     needs_t5: ClassVar[bool]

@@ -23,6 +23,8 @@ from lorasmith.diffusion.prediction import prediction_of_kind
 from lorasmith.diffusion.schedule import require_schedule
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
+from lorasmith.formats.read import load as load_file
+from lorasmith.formats.t5_layers import refuse_t5
 from lorasmith.sampling.loras import LoraUse, load_lora
 from lorasmith.training.config import TrainConfig
 from lorasmith.training.output import checkpoint
@@ -193,6 +195,7 @@ def load_adapters(config: TrainConfig, family: Family, file: Path, components: S
     Raises LorasmithError if the file changes a component that is not among `components`, which are trained: the export
     of this run would lack it.
     """
+    refuse_t5(load_file(file))
     adapters = load_lora(family, file)
     others = [c for c in adapters.components() if c not in components]
     if others:

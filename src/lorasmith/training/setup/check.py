@@ -27,6 +27,8 @@ from lorasmith.families.resolve import find, with_parts, with_vae
 from lorasmith.families.source import Source
 from lorasmith.files.lora import LoraInput, read
 from lorasmith.files.model import ModelLayers
+from lorasmith.formats.read import load as load_file
+from lorasmith.formats.t5_layers import refuse_t5
 from lorasmith.training.config import TrainConfig
 from lorasmith.training.determinism import deterministic_algorithms
 from lorasmith.training.run import Run
@@ -238,6 +240,8 @@ def check_lora_files(config: TrainConfig, base: Source) -> None:
     for key, path in files:
         try:
             read(path, model)
+            if key == "start":
+                refuse_t5(load_file(path))
         except LorasmithError as error:
             problems.append(Problem(key, str(error)))
     if problems:

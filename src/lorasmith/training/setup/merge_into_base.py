@@ -14,6 +14,7 @@ from lorasmith.families.base import Family
 from lorasmith.families.fingerprint import file_hash
 from lorasmith.formats.lora_file import LoraFile
 from lorasmith.formats.read import load
+from lorasmith.formats.t5_layers import without_t5
 from lorasmith.sampling.loras import LoraUse, build_adapters, decode_layers
 
 
@@ -25,7 +26,7 @@ def merge_into_base(family: Family, uses: Sequence[LoraUse]) -> list[str]:
     """
     notes: list[str] = []
     for use in uses:
-        file = load(use.path)
+        file = without_t5(load(use.path))
         layers = decode_layers(file, family)
         if not layers:
             raise LorasmithError(f"{use.path}: the file has new tokens only, so there is nothing to merge")
