@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
+# With it, each program that a test starts would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
 PIP = $(PY) -m pip install --quiet -c constraints.txt
 
 .PHONY: demo test check torture fuzz bench docs site package clean

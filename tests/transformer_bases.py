@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,7 @@ def whole_checkpoint(folder: Path, kind: str) -> dict[str, torch.Tensor]:
     for name, part in zip(names, ("text_encoder", "text_encoder_2", "text_encoder_3"), strict=False):
         tensors |= {f"text_encoders.{name}.transformer.{k}": v for k, v in text_tensors(folder, part).items()}
     return tensors
+
+
+WRITERS: dict[str, Callable[..., Path]] = {"flux": write_flux, "sd3": write_sd3}
+"""By the family. Each takes a folder, writes a base into it and returns its path."""

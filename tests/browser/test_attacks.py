@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.browser.conftest import Studio
-from tests.browser.test_runs_and_data import make_images, wait_until
+from tests.browser.test_runs_and_data import make_images
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 import lorasmith
 from lorasmith.core.lock import find_holder
 from tests.browser.conftest import Studio
-from tests.browser.test_runs_and_data import wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 Start = Callable[..., Studio]

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from PIL import Image
 
 from lorasmith.core.lock import find_holder
 from tests.browser.conftest import Studio
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 Start = Callable[..., Studio]
@@ -45,15 +45,6 @@ def make_images(folder: Path, count: int) -> Path:
         Image.new("RGB", (96, 64), (i % 256, 60, 90)).save(folder / f"{i}.png")
         (folder / f"{i}.txt").write_text(f"garp, number {i}\n")
     return folder
-
-
-def wait_until(happened: Callable[[], Any], seconds: float = 120) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if result := happened():
-            return result
-        time.sleep(0.2)
-    raise AssertionError("it did not happen in time")
 
 
 def test_runs_are_listed_and_go_on_before_the_eyes(tmp_path: Path, studio: Start, page: Any) -> None:

@@ -6,12 +6,12 @@ Ray's nodes are processes of this machine, and so are SLURM's jobs.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,10 +23,14 @@ from answers import Program
 from safetensors.torch import load_file
 
 from lorasmith.training.output.report.record import read
+from tests.waiting import wait_until
 
 Config = Callable[..., Path]
 STEPS = 60
 MOST_SECONDS = 400
+needs_submitit = pytest.mark.skipif(
+    importlib.util.find_spec("submitit") is None, reason='SLURM IS NOT TESTED: pip install "lorasmith[slurm]"'
+)
 
 
 @pytest.fixture
@@ -51,14 +55,6 @@ def started(arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]
     finally:
         child.kill()
         child.wait()
-
-
-def until(condition: Callable[[], object], child: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + MOST_SECONDS
-    while not condition():
-        assert child.poll() is None, log.read_text()
-        assert time.monotonic() < end, log.read_text()
-        time.sleep(0.02)
 
 
 def is_halfway(run: Path) -> bool:
@@ -108,7 +104,7 @@ def test_a_run_whose_ray_node_is_lost_goes_on_from_its_checkpoint_on_another_nod
     here: Program, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray", reason='RAY IS NOT TESTED: pip install "lorasmith[ray]"')
-    from ray.cluster_utils import Cluster
+    from ray.cluster_utils import Cluster  # pyright: ignore[reportMissingImports]
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     # by default, Ray gives way to every other process of a machine
@@ -123,10 +119,10 @@ def test_a_run_whose_ray_node_is_lost_goes_on_from_its_checkpoint_on_another_nod
         raylets = [psutil.Process(node.all_processes["raylet"][0].process.pid) for node in nodes]
         options = ["--on", "ray", "--gpus-per-run", "0", "--on-option", f"address={cluster.address}", "--json"]
         with started(sweep_command(shared, out, *options), log) as child:
-            until(lambda: is_halfway(run_of(out, 1)), child, log)
+            wait_until(lambda: is_halfway(run_of(out, 1)), MOST_SECONDS, child, log)
             lost = next(raylet for raylet in raylets if processes_with(str(run_of(out, 1).name), raylet))
             kill_node(lost)
-            until(lambda: "continues on" in log.read_text(), child, log)
+            wait_until(lambda: "continues on" in log.read_text(), MOST_SECONDS, child, log)
             assert child.wait(MOST_SECONDS) == 0, log.read_text()
         assert "[state-dump]" not in log.read_text(), "what Ray prints is shortened"
     finally:
@@ -136,16 +132,16 @@ def test_a_run_whose_ray_node_is_lost_goes_on_from_its_checkpoint_on_another_nod
 
 
 @pytest.mark.slow
+@needs_submitit
 def test_a_slurm_job_that_is_preempted_is_requeued_and_a_killed_one_is_continued_by_the_same_command(
     here: Program, shared: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("submitit", reason='SLURM IS NOT TESTED: pip install "lorasmith[slurm]"')
     out, log = tmp_path / "slurm", tmp_path / "slurm.log"
     command = sweep_command(shared, out, "--on", "slurm", "--gpus-per-run", "0", "--on-option", "cluster=local")
     with started(command, log) as child:
         program = psutil.Process(child.pid)
         for rank in (1, 2):
-            until(lambda rank=rank: is_halfway(run_of(out, rank)), child, log)
+            wait_until(lambda rank=rank: is_halfway(run_of(out, rank)), MOST_SECONDS, child, log)
         jobs = processes_with("submitit.core._submit", program)
         job_of = {rank: next(job for job in jobs if processes_with(f"rank-{rank}", job)) for rank in (1, 2)}
         # SLURM's signal before a time limit or a preemption reaches every process of the job
@@ -164,14 +160,14 @@ def test_a_slurm_job_that_is_preempted_is_requeued_and_a_killed_one_is_continued
 
 
 @pytest.mark.slow
+@needs_submitit
 def test_ctrl_c_saves_the_runs_on_a_cluster_and_the_same_command_goes_on(
     here: Program, shared: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("submitit", reason='SLURM IS NOT TESTED: pip install "lorasmith[slurm]"')
     out, log = tmp_path / "slurm", tmp_path / "slurm.log"
     command = sweep_command(shared, out, "--on", "slurm", "--gpus-per-run", "0", "--on-option", "cluster=local")
     with started(command, log) as child:
-        until(lambda: is_halfway(run_of(out, 1)), child, log)
+        wait_until(lambda: is_halfway(run_of(out, 1)), MOST_SECONDS, child, log)
         child.send_signal(signal.SIGINT)
         assert child.wait(MOST_SECONDS) == 130, log.read_text()
     states = {run["run"]: run["state"] for run in json.loads((out / "results.json").read_text())["runs"]}
@@ -181,10 +177,10 @@ def test_ctrl_c_saves_the_runs_on_a_cluster_and_the_same_command_goes_on(
 
 
 @pytest.mark.slow
+@needs_submitit
 def test_slurm_jobs_go_on_when_the_command_is_killed_and_the_same_command_finds_them(
     here: Program, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("submitit", reason='SLURM IS NOT TESTED: pip install "lorasmith[slurm]"')
     stand_in_slurm.install(tmp_path / "bin")
     (tmp_path / "jobs").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
@@ -194,7 +190,7 @@ def test_slurm_jobs_go_on_when_the_command_is_killed_and_the_same_command_finds_
     command = sweep_command(shared, out, "--on", "slurm", *options)
     with started(command, log) as child:
         for rank in (1, 2):
-            until(lambda rank=rank: is_halfway(run_of(out, rank)), child, log)
+            wait_until(lambda rank=rank: is_halfway(run_of(out, rank)), MOST_SECONDS, child, log)
         child.kill()
     again = here(*command)
     assert again.code == 0, again.err

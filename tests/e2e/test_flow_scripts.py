@@ -12,14 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from lorasmith.families.load import load
 from lorasmith.sampling.loras import load_lora
-from tests.transformer_bases import original_names, original_vae_tensors, text_tensors, write_flux, write_sd3
-
-BASES = {"sd3": write_sd3, "flux": write_flux}
+from tests.transformer_bases import WRITERS, original_names, original_vae_tensors, text_tensors
 
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {name: write(tmp_path_factory.mktemp(name)) for name, write in BASES.items()}
+    return {name: write(tmp_path_factory.mktemp(name)) for name, write in WRITERS.items()}
 
 
 @pytest.fixture
@@ -40,7 +38,7 @@ def check_file(base: Path, file: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", BASES)
+@pytest.mark.parametrize("model", WRITERS)
 def test_sd_scripts(model: str, bases: dict[str, Path], photos: Path, here: Program) -> None:
     Path("my.toml").write_text(
         f'pretrained_model_name_or_path = "{bases[model]}"\ntrain_data_dir = "photos"\nresolution = "128"\n'
@@ -87,7 +85,7 @@ def test_sd_scripts_with_each_part_of_flux_in_a_file(bases: dict[str, Path], pho
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", BASES)
+@pytest.mark.parametrize("model", WRITERS)
 def test_diffusers_scripts(model: str, bases: dict[str, Path], photos: Path, here: Program) -> None:
     answer = here(
         "as",
@@ -112,9 +110,9 @@ def test_diffusers_scripts(model: str, bases: dict[str, Path], photos: Path, her
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [*BASES, "sd1"])
+@pytest.mark.parametrize("model", [*WRITERS, "sd1"])
 def test_ai_toolkit(model: str, bases: dict[str, Path], base: str, photos: Path, here: Program) -> None:
-    flow = model in BASES
+    flow = model in WRITERS
     Path("job.yaml").write_text(
         "job: extension\nconfig:\n  name: garp\n  process:\n    - type: sd_trainer\n      training_folder: out\n"
         "      trigger_word: garp\n      network: {type: lora, linear: 4, linear_alpha: 4}\n"

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from answers import ROOT, Program
+from answers import Program
 from safetensors.torch import load_file
 
 from lorasmith.families.load import load
+from tests.garp import copy_photos
 
-GARP = ROOT / "src/lorasmith/assets/garp"
 TRAIN = ["--pretrained_model_name_or_path=tiny-sd", "--train_data_dir=img", "--resolution=64", "--max_train_steps=2"]
 TRAIN += ["--learning_rate=1e-3", "--seed=1", "--output_dir=out", "--output_name=m", "--reg_data_dir=reg"]
 PLACES = {
@@ -32,13 +32,8 @@ def opened(base: str) -> Any:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for place, files in (
-        ("img/2_garp", sorted(GARP.glob("*.png"))[:2]),
-        ("reg/1_face", sorted(GARP.glob("*.png"))[2:4]),
-    ):
-        (tmp_path / place).mkdir(parents=True)
-        for path in files:
-            shutil.copy(path, tmp_path / place)
+    copy_photos(tmp_path / "img/2_garp", 0, 2)
+    copy_photos(tmp_path / "reg/1_face", 2, 4)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

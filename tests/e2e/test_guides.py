@@ -4,7 +4,6 @@ numbers that make them short at the end."""
 from __future__ import annotations
 
 import shlex
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 
 from lorasmith.families.resolve import find
 from lorasmith.files.original import write_original
+from tests.garp import copy_photos
 
 GARP = ROOT / "src/lorasmith/assets/garp"
 TINY_SD = ROOT / "src/lorasmith/assets/tiny-sd"
@@ -90,13 +90,6 @@ def arguments_of(command: str, **paths: str) -> list[str]:
     return shlex.split(command.replace("\\\n", " "))
 
 
-def pictures_into(folder: Path, count: int) -> None:
-    folder.mkdir(parents=True)
-    for image in sorted(GARP.glob("*.png"))[:count]:
-        shutil.copy(image, folder)
-        shutil.copy(image.with_suffix(".txt"), folder)
-
-
 def draw(pipe: Any) -> torch.Tensor:
     """A picture of 64 x 64 pixels with fixed noise."""
     noise = torch.Generator().manual_seed(0)
@@ -136,7 +129,7 @@ def test_a_config_of_sd_scripts_to_a_picture_in_diffusers(
     from diffusers import StableDiffusionPipeline
 
     monkeypatch.chdir(tmp_path)
-    pictures_into(tmp_path / "img" / "2_garp", 4)
+    copy_photos(tmp_path / "img" / "2_garp", 0, 4, captions=True)
     (tmp_path / "models").mkdir()
     write_original(find("tiny-sd"), tmp_path / "models" / "base.safetensors")  # type: ignore[arg-type]
     config = KOHYA_CONFIG.replace("AdamW", "AdamW")
@@ -180,7 +173,7 @@ def test_the_readme_of_dreambooth_with_lora(
     from diffusers import DiffusionPipeline
 
     monkeypatch.chdir(tmp_path)
-    pictures_into(tmp_path / "dog", 3)
+    copy_photos(tmp_path / "dog", 0, 3, captions=True)
     words = arguments_of(DREAMBOOTH, MODEL_NAME=str(TINY_SD), INSTANCE_DIR="dog", OUTPUT_DIR="path-to-save-model")
     answer = here("as", *words, "--resolution=64", "--max_train_steps=2")
     assert answer.code == 0, answer.err
@@ -200,7 +193,7 @@ def test_the_readme_of_text_to_image_with_lora(
     from diffusers import StableDiffusionPipeline
 
     monkeypatch.chdir(tmp_path)
-    pictures_into(tmp_path / "pictures" / "train", 3)
+    copy_photos(tmp_path / "pictures" / "train", 0, 3, captions=True)
     words = arguments_of(TEXT_TO_IMAGE, MODEL_NAME=str(TINY_SD), DATASET_NAME="pictures")
     more = ["--push_to_hub", "--hub_model_id=us/naruto", "--resolution=64", "--num_train_epochs=1"]
     answer = here("as", *words, *more)

@@ -14,12 +14,12 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from answers import ROOT, Program, assert_clear
+from answers import Program, assert_clear
 from safetensors.torch import load_file
 
 from lorasmith.training.step import loop
+from tests.garp import copy_photos
 
-GARP = ROOT / "src/lorasmith/assets/garp"
 TRAIN = ["as", "train_network", "--pretrained_model_name_or_path=tiny-sd", "--train_data_dir=img", "--resolution=64"]
 TRAIN += ["--network_module=networks.lora", "--network_dim=2", "--learning_rate=1e-3", "--seed=1"]
 TRAIN += ["--output_dir=out", "--output_name=x", "--lr_scheduler=cosine", "--flip_aug", "--network_dropout=0.1"]
@@ -29,9 +29,7 @@ SAVING = ["--save_every_n_epochs=1", "--save_every_n_steps=2", "--save_state"]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "img/1_garp").mkdir(parents=True)
-    for path in sorted(GARP.glob("*.png"))[:3]:
-        shutil.copy(path, tmp_path / "img/1_garp")
+    copy_photos(tmp_path / "img/1_garp", 0, 3)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from answers import ROOT, Program
+from answers import Program
 from safetensors.torch import load_file
 
-GARP = ROOT / "src/lorasmith/assets/garp"
+from tests.garp import copy_photos
+
 TRAIN = ["as", "train_network", "--pretrained_model_name_or_path=tiny-sd", "--train_data_dir=img", "--resolution=64"]
 TRAIN += ["--network_module=networks.lora", "--network_dim=2", "--learning_rate=1e-3", "--seed=1"]
 TRAIN += ["--output_dir=out", "--output_name=x"]
@@ -25,9 +26,7 @@ SAMPLES = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "img/1_garp").mkdir(parents=True)
-    for path in sorted(GARP.glob("*.png"))[:3]:
-        shutil.copy(path, tmp_path / "img/1_garp")
+    copy_photos(tmp_path / "img/1_garp", 0, 3)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

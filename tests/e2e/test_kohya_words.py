@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from answers import ROOT, Program
+from answers import Program
 from safetensors.torch import load_file
 
-GARP = ROOT / "src/lorasmith/assets/garp"
+from tests.garp import copy_photos
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three pictures in kohya's folders."""
-    (tmp_path / "img/2_garp").mkdir(parents=True)
-    for path in sorted(GARP.glob("*.png"))[:3]:
-        shutil.copy(path, tmp_path / "img/2_garp")
+    copy_photos(tmp_path / "img/2_garp", 0, 3)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ti.toml").write_text(
         'pretrained_model_name_or_path = "tiny-sd"\ntrain_data_dir = "img"\nresolution = "64"\n[word]\n'

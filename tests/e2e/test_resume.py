@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from lorasmith.training.output.checkpoint import find_newest
 from lorasmith.training.session import train
 from lorasmith.training.setup.build import build_run
 from lorasmith.training.step.loop import optimizer_step
+from tests.waiting import wait_until
 
 
 def settings(images: Path, output: Path, **changes: object) -> dict:
@@ -61,11 +61,7 @@ def test_kill_and_resume_is_bit_for_bit(pictures: Callable[..., Path], tmp_path:
     config.write_text(json.dumps(settings(images, killed, steps=12)))
     child = subprocess.Popen([sys.executable, "-m", "lorasmith", "train", str(config)], stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 120
-        while not (killed / "checkpoints" / "step-00000005").exists():
-            assert child.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until((killed / "checkpoints" / "step-00000005").exists, child=child)
         child.send_signal(signal.SIGKILL)
     finally:
         child.kill()

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from answers import Program, assert_clear
 from PIL import Image
 
 from lorasmith.training.output.report.record import read
+from tests.waiting import wait_until
 
 Config = Callable[..., Path]
 
@@ -127,11 +127,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(here: Program, shared: Path, 
     child = subprocess.Popen([sys.executable, "-m", "lorasmith", *arguments], env=dict(os.environ))
     checkpoints = out / "runs" / "adapter.rank-1" / "checkpoints"
     try:
-        deadline = time.monotonic() + 120
-        while not list(checkpoints.glob("step-*")):
-            assert child.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: list(checkpoints.glob("step-*")), child=child)
         child.send_signal(signal.SIGINT)
         assert child.wait(60) == 130
     finally:

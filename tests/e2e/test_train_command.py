@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from answers import Program, assert_clear
 from safetensors import safe_open
+
+from tests.waiting import wait_until
 
 Config = Callable[..., Path]
 
@@ -82,11 +83,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(config: Config, program: Program, tm
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
     events = tmp_path / "run/events.jsonl"
     try:
-        deadline = time.monotonic() + 120
-        while not (events.exists() and '"event": "step"' in events.read_text()):
-            assert child.poll() is None, child.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: events.exists() and '"event": "step"' in events.read_text(), child=child)
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=180)
     finally:

@@ -33,9 +33,12 @@ def weights(family) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("layout", ["folder", "single"])
-@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
-@pytest.mark.parametrize("config", [LoRA(rank=2, layers=LAYERS), LoHa(rank=2, layers=LAYERS)], ids=lambda c: c.kind)
+@pytest.mark.parametrize(
+    ("kind", "layout", "config"),
+    [(kind, layout, LoRA(rank=2, layers=LAYERS)) for kind in ("sd1", "sd2", "sdxl") for layout in ("folder", "single")]
+    + [("sd1", "folder", LoHa(rank=2, layers=LAYERS))],
+    ids=lambda value: getattr(value, "kind", value),
+)
 def test_the_merged_base_is_the_base_with_its_changes(config, kind, layout, make, bases, families, tmp_path) -> None:
     path, _ = make(config, kind)
     source = bases(kind) if layout == "folder" else single(bases(kind))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,9 +19,8 @@ from lorasmith.files.lowrank import Truncation
 from lorasmith.files.merge import merge
 from lorasmith.files.model import ModelLayers
 from lorasmith.files.resize import resize
-from tests.transformer_bases import original_names, text_tensors, whole_checkpoint, write_flux, write_sd3
+from tests.transformer_bases import WRITERS, original_names, text_tensors, whole_checkpoint
 
-WRITERS: dict[str, Any] = {"flux": write_flux, "sd3": write_sd3}
 MODULES = {"flux": "double_blocks_0_img_attn_qkv", "sd3": "joint_blocks_0_x_block_attn_qkv"}
 VERSIONS = {"flux": "flux1", "sd3": "sd3"}
 WIDTH = 64

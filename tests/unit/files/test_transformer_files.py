@@ -31,10 +31,9 @@ from lorasmith.files.resize import resize
 from lorasmith.formats.kohya import Kohya
 from lorasmith.formats.write import write
 from lorasmith.fusion.files import write_all
-from tests.transformer_bases import write_flux, write_sd3
+from tests.transformer_bases import WRITERS
 
 LAYERS = ("transformer.*.0.attn.*", "transformer.*.0.proj_mlp", "transformer.*.1.norm1_context.linear", "*norm_out*")
-WRITERS = {"flux": write_flux, "sd3": write_sd3}
 
 
 @pytest.fixture(scope="module", params=["flux", "sd3"])

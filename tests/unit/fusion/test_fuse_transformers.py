@@ -14,9 +14,8 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.files.lora import read
 from lorasmith.files.model import ModelLayers
 from lorasmith.fusion import files as fusion_files
-from tests.transformer_bases import original_names, write_flux, write_sd3
+from tests.transformer_bases import WRITERS, original_names
 
-WRITERS: dict[str, Any] = {"flux": write_flux, "sd3": write_sd3}
 MODULES = {"flux": "double_blocks_0_img_attn_qkv", "sd3": "joint_blocks_0_x_block_attn_qkv"}
 VERSIONS = {"flux": "flux1", "sd3": "sd3"}
 

@@ -29,14 +29,12 @@ from lorasmith.training.config import load_config
 from lorasmith.training.memory_levels import EIGHT_BIT, LAST_EXACT, use_level
 from lorasmith.training.session import train as train_config
 from lorasmith.training.setup.build import build_run
-from tests.transformer_bases import write_flux, write_sd3
-
-BASES = {"sd3": write_sd3, "flux": write_flux}
+from tests.transformer_bases import WRITERS
 
 
-@pytest.fixture(scope="module", params=BASES)
+@pytest.fixture(scope="module", params=WRITERS)
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return BASES[request.param](tmp_path_factory.mktemp(request.param))
+    return WRITERS[request.param](tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +65,7 @@ KINDS = sorted(registered(AdapterConfig))
 def adapter_table(kind: str) -> dict[str, Any]:
     """Settings of a kind on a few layers of the transformer and of a text encoder."""
     table: dict[str, Any] = {"kind": kind, "layers": ["*.0.attn.to_q", "*.0.attn.to_out.0", "te1.*.0.*.q_proj"]}
-    if registered(AdapterConfig)[kind]().on_norms:
+    if registered(AdapterConfig)[kind]().on_norms:  # pyright: ignore[reportAbstractUsage]
         table["layers"] = ["*norm*"]
     if "rank" in registered(AdapterConfig)[kind].model_fields:
         table["rank"] = 2

@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +32,7 @@ from lorasmith.training.executors.shared_task import (
 )
 from lorasmith.training.queue import NewJob, Queue, Runner
 from lorasmith.training.queue.job import Job
+from tests.waiting import wait_until
 
 WAIT_FOR_SIGINT = """
 import pathlib, signal, sys, time
@@ -40,13 +40,6 @@ signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
 pathlib.Path(sys.argv[1]).touch()
 time.sleep(60)
 """
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def task_of(folder: Path, *command: str, resume: Sequence[str] = ()) -> Task:
@@ -96,7 +89,7 @@ def test_a_run_is_stopped_after_its_step_and_killed_at_once(tmp_path: Path) -> N
         shared = ready(tmp_path, *python(WAIT_FOR_SIGINT, str(mark)))
         thread = threading.Thread(target=lambda shared=shared: codes.append(shared()))
         thread.start()
-        until(mark.exists)
+        wait_until(mark.exists)
         request_stop(Path(shared.folder), at_once)
         thread.join(120)
     assert codes == [130, -signal.SIGKILL]
@@ -122,11 +115,11 @@ import os, subprocess, sys
 subprocess.Popen([sys.executable, {tied_module.__file__!r}, str(os.getpid()), sys.executable, "-c", {wait!r}]).wait()
 """
     with subprocess.Popen([sys.executable, "-c", parent]) as process:
-        until(mark.exists)
+        wait_until(mark.exists)
         child = psutil.Process(process.pid).children()[0]
         os.kill(process.pid, signal.SIGKILL)
-    until((tmp_path / "saved").exists)
-    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    wait_until((tmp_path / "saved").exists)
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="engines run on Linux")
@@ -266,7 +259,7 @@ folder.mkdir(parents=True)
         runner = Runner(queue, session=session)
         runner.step()
         assert [job.state for job in queue.jobs()] == ["running", "running", "waiting"]
-        until(lambda: not runner.step())
+        wait_until(lambda: not runner.step())
     assert {job.state for job in queue.jobs()} == {"finished"}
 
 
@@ -311,7 +304,7 @@ def test_wrong_options_of_an_engine_are_told(
     on: str, options: Sequence[str], resources: dict[str, float], words: str
 ) -> None:
     with pytest.raises(LorasmithError, match=words):
-        make_executor(on, options, **resources)
+        make_executor(on, options, **resources)  # pyright: ignore[reportArgumentType]
 
 
 def test_devices_are_those_of_this_machine() -> None:

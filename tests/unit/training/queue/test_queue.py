@@ -18,6 +18,7 @@ from lorasmith.core.errors import ConfigError, LorasmithError
 from lorasmith.core.lock import locked
 from lorasmith.training.executors.local import LocalSession
 from lorasmith.training.queue import Job, NewJob, Queue, Runner
+from tests.waiting import wait_until
 
 RUN = """
 import json, pathlib, sys, time, signal
@@ -63,20 +64,12 @@ def states(queue: Queue) -> dict[str, str]:
     return {job.name: job.state for job in queue.jobs()}
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Waits; the limit is only reached if something hangs, also on a machine that has much else to do."""
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def steps_until(runner: Runner, condition: Callable[[], object]) -> None:
     def look() -> bool:
         runner.step()
         return bool(condition())
 
-    until(look)
+    wait_until(look)
 
 
 def seen(tmp_path: Path, name: str) -> list[str]:
@@ -143,7 +136,7 @@ def test_a_killed_runner_leaves_its_job_running_and_the_next_one_takes_it_over(
     later.step()
     assert queue.job("a").status["process"] == number
     (tmp_path / "runs/wait").unlink()
-    until(lambda: queue.job("a").state == "finished")
+    wait_until(lambda: queue.job("a").state == "finished")
     assert not later.step()
     assert states(queue) == {"a": "finished"}
     assert len(seen(tmp_path, "a")) == 1
@@ -156,10 +149,10 @@ def test_after_a_power_cut_the_run_is_resumed(add: Callable[..., Job], tmp_path:
     add("a", overrides=["seed=1"])
     Runner(queue).step()
     file = tmp_path / "runs/a/seen.txt"
-    until(lambda: file.exists() and file.read_text())  # it is there a moment before its line is
+    wait_until(lambda: file.exists() and file.read_text())  # it is there a moment before its line is
     process = psutil.Process(queue.job("a").status["process"])
     process.kill()
-    until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
     assert (states(queue), "interrupted" in queue.job("a").message) == ({"a": "waiting"}, True)
 
     (tmp_path / "runs/wait").unlink()
@@ -211,11 +204,11 @@ def test_a_stopped_job_waits_for_the_user_but_that_of_a_stopped_runner_goes_on(
         add(name)
     runner = Runner(queue, ["x", "y"])
     runner.step()
-    until(lambda: (tmp_path / "runs/a/seen.txt").exists() and (tmp_path / "runs/b/seen.txt").exists())
+    wait_until(lambda: (tmp_path / "runs/a/seen.txt").exists() and (tmp_path / "runs/b/seen.txt").exists())
     with pytest.raises(LorasmithError, match="a is running; stop it first"):
         queue.remove("a")
     queue.stop("a")
-    until(lambda: queue.job("a").process() is None)
+    wait_until(lambda: queue.job("a").process() is None)
     runner.stopping = True
     steps_until(runner, lambda: "running" not in states(queue).values())
     assert states(queue) == {"a": "stopped", "b": "waiting"}
@@ -295,7 +288,7 @@ def test_a_killed_runner_and_a_reboot_do_not_change_the_lora(tmp_path: Path) -> 
     lorasmith("queue", "add", "c.toml", "output=runs/mia")
     queue = Queue(tmp_path / "queue")
     runner = lorasmith("queue", "run", wait=False)
-    until(lambda: (tmp_path / "runs/mia/checkpoints").exists())
+    wait_until(lambda: (tmp_path / "runs/mia/checkpoints").exists())
     runner.kill()
     runner.wait()
     process = psutil.Process(queue.job("mia").status["process"])
@@ -303,7 +296,7 @@ def test_a_killed_runner_and_a_reboot_do_not_change_the_lora(tmp_path: Path) -> 
     with pytest.raises(LorasmithError, match="in use"), locked(tmp_path / "runs/mia", "output"):
         pass
     os.kill(process.pid, signal.SIGKILL)
-    until(lambda: queue.job("mia").state == "waiting")
+    wait_until(lambda: queue.job("mia").state == "waiting")
 
     lorasmith("queue", "run")
     job = queue.job("mia")

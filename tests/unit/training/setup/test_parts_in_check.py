@@ -16,9 +16,8 @@ from lorasmith.families.load import open_base
 from lorasmith.training.config import load_config
 from lorasmith.training.setup.caption_reader import TokenReader
 from lorasmith.training.setup.check import check_lora_files
-from tests.transformer_bases import original_names, write_flux, write_sd3
+from tests.transformer_bases import WRITERS, original_names
 
-WRITERS: dict[str, Any] = {"flux": write_flux, "sd3": write_sd3}
 TEXT_LAYER = "lora_te1_text_model_encoder_layers_0_self_attn_q_proj"
 
 
