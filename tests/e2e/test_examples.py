@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from answers import ROOT, Program
+from PIL import Image
+from safetensors.torch import load_file
 
 EXAMPLES = ROOT / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.toml"))
@@ -79,6 +83,52 @@ def test_a_config_trains_with_its_kind(trained: dict[str, Any], name: str) -> No
     assert Path(trained[name]["file"]).is_file()
 
 
+def test_the_encoder_of_the_condition_is_beside_an_ordinary_lora(trained: dict[str, Any]) -> None:
+    file = Path(trained["layout"]["file"])
+    encoder = load_file(file.with_name("layout.conditions.safetensors"))
+    assert encoder["layout.layers.2.bias"].shape == (4 * 128,)
+    assert all(key.startswith("lora_unet_") for key in load_file(file))
+
+
+@pytest.mark.slow
+def test_a_condition_is_resumed_bit_for_bit_and_steers_the_pictures(
+    environment: dict[str, str], program: Program, tmp_path: Path
+) -> None:
+    small = ["views_per_image=2", "data.resolution=64", "data.batch_size=4", "log.tensorboard=false", "device=cpu"]
+    small += ["checkpoint.every_steps=3", "preview.steps=2", "data.transforms=[{kind='flip'}]"]
+
+    def train(name: str, *options: str) -> Path:
+        command = ["train", "examples/layout.toml", *small, f"output={(tmp_path / name).as_posix()}", "--yes"]
+        answer = program(*command, *options, cwd=ROOT, env=environment)
+        assert answer.code == 0, answer.err
+        return tmp_path / name
+
+    whole, stopped = train("whole"), train("stopped")
+    # as if the second run had been stopped after its last checkpoint
+    shutil.rmtree(stopped / "checkpoints/step-00000008")
+    (stopped / "stopped.safetensors").unlink()
+    (stopped / "stopped.conditions.safetensors").unlink()
+    answer = program("train", "--resume", stopped, "--trust", cwd=ROOT, env=environment)
+    assert answer.code == 0, answer.err
+    assert "continuing from step 6" in answer.err
+    for suffix in ("safetensors", "conditions.safetensors"):
+        first, second = load_file(whole / f"whole.{suffix}"), load_file(stopped / f"stopped.{suffix}")
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+    previews = sorted((whole / "previews").glob("step-*/0*.png"))
+    assert len({path.read_bytes() for path in previews[-2:]}) == 2
+    drawn: list[bytes] = []
+    command = ["sample", "--base", "tiny-sd", "--lora", whole / "whole.safetensors", "--prompt", "a photo of garp"]
+    for number in ("03", "08"):
+        out = tmp_path / number
+        picture = ["--condition", f"layout=examples/layouts/{number}.png", "--plugin", "layout", "-o", out]
+        answer = program(*command, "--steps", "2", "--size", "64", *picture, cwd=ROOT, env=environment)
+        assert answer.code == 0, answer.err
+        drawn.append(Image.open(out / "00000-0.png").tobytes())
+    assert drawn[0] != drawn[1]
+
+
 @pytest.mark.slow
 def test_the_hook_writes_its_table(trained: dict[str, Any]) -> None:
     lines = (Path(trained["change_log"]["file"]).parent / "changes.csv").read_text().splitlines()
@@ -90,8 +140,6 @@ def test_the_hook_writes_its_table(trained: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_previews_are_drawn_with_the_sampler_and_name_it(trained: dict[str, Any]) -> None:
-    from PIL import Image
-
     picture = next((Path(trained["churned_ddim"]["file"]).parent / "previews").rglob("*.png"))
     assert trained["churned_ddim"]["config"]["preview"]["sampler"] == "churned_ddim"
     texts = [Image.open(path).info for path in picture.parent.rglob("*.png")]

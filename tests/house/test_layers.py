@@ -15,6 +15,7 @@ LAYERS: list[set[str]] = [
     {"diffusion", "imaging"},
     {"adapters", "concepts"},
     {"families", "formats", "data"},
+    {"conditions"},
     {"sampling", "files"},
     {"evaluation"},
     {"training", "fusion"},

@@ -59,6 +59,14 @@ Controls = Annotated[
         "--control", metavar="MODEL=IMAGE[:WEIGHT]", help="A ControlNet or T2I-Adapter with its picture; repeatable."
     ),
 ]
+Conditions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--condition",
+        metavar="NAME=IMAGE",
+        help="The picture of a condition that the LoRA was trained with; repeatable.",
+    ),
+]
 OtherSettings = Annotated[
     list[str] | None,
     typer.Option(
@@ -87,6 +95,7 @@ def sample_command(
     strengths: Strengths = None,
     regions: RegionsFile = None,
     control: Controls = None,
+    condition: Conditions = None,
     option: OtherSettings = None,
     plugin: Plugins = None,
     json: Json = False,
@@ -112,6 +121,7 @@ def sample_command(
         "height": height,
         "strengths": None if strengths is None else parse_strengths(strengths),
         "embeddings": embedding,
+        "conditions": None if condition is None else parse_conditions(condition),
     }
     given = {key: value for key, value in table.items() if value is not None}
     result = _sample(base, source, output, lora or [], given, option or [], regions, control or [])
@@ -170,6 +180,17 @@ def print_result(result: SampleResult) -> None:
     names = result.files[0].name if len(result.files) == 1 else f"{result.files[0].name} ..."
     console.say(f"pictures: {len(result.files)} in {result.folder} ({names})")
     console.say(f"grid:     {result.grid}")
+
+
+def parse_conditions(texts: list[str]) -> dict[str, str]:
+    """The pictures of conditions by their names, of texts `NAME=IMAGE`."""
+    pictures: dict[str, str] = {}
+    for text in texts:
+        name, sign, path = text.partition("=")
+        if not name or not sign or not path:
+            raise LorasmithError(f'--condition "{text}": write NAME=IMAGE, for example pose=pose.png')
+        pictures[name] = path
+    return pictures
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -54,6 +54,15 @@ def restored_global_generators(device: torch.device) -> Generator[None, None, No
         yield
 
 
+@contextmanager
+def seeded_global_generators(seed: int, device: torch.device) -> Generator[None, None, None]:
+    """Inside the block torch's global generators begin at `seed`; afterwards they are as before. For the initial
+    weights of modules of torch, which take no generator."""
+    with restored_global_generators(device):
+        torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
+        yield
+
+
 Draw = Callable[[torch.Generator], Tensor]
 """One sample's draw from its generator."""
 Make = Callable[[], Tensor]

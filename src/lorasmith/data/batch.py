@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from lorasmith.core.latent_grid import DOWNSCALE
+from lorasmith.data.condition_images import ConditionInput, condition_batch
 from lorasmith.data.masks import concept_masks, loss_mask, subject_mask
 from lorasmith.data.placement import Size
 from lorasmith.data.records import ImageRecord
@@ -45,7 +46,8 @@ class Batch:
     1, h, w): where the subject is, or at least the image; None if that is known of no image. `masked` (B,): 1 for
     images of which it is known, 0 where `subject` is filled with ones instead. `concept_masks` (B, concepts, h, w) and
     `concept_masked` (B, concepts): the same for each concept with masks; `concept_names` has a word of each.
-    `preserve` (B,): 1 for images whose target is the base's own output; None if there are none.
+    `preserve` (B,): 1 for images whose target is the base's own output; None if there are none. `conditions`: for each
+    condition, by the name of its tensor, (B, 3, H / scale, W / scale) in 0..1.
     """
 
     latents: LatentDistribution | None
@@ -64,6 +66,7 @@ class Batch:
     concept_masks: Tensor | None = None
     concept_masked: Tensor | None = None
     concept_names: tuple[str, ...] = ()
+    conditions: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
@@ -79,7 +82,8 @@ class Batch:
         names = ("pixels", "loss_weight", "mask", "subject", "masked", "preserve", "original", "crop", "target")
         names += ("concept_masks", "concept_masked")
         moved = {name: move(getattr(self, name)) for name in names}
-        return replace(self, latents=latents, conditioning=conditioning, **moved)
+        conditions = {name: tensor.to(device, non_blocking=True) for name, tensor in self.conditions.items()}
+        return replace(self, latents=latents, conditioning=conditioning, conditions=conditions, **moved)
 
 
 def collate(
@@ -88,6 +92,7 @@ def collate(
     captions: list[str],
     conditioning: Conditioning | None,
     concept_names: tuple[str, ...],
+    conditions: tuple[ConditionInput, ...] = (),
 ) -> Batch:
     """The batch of these images, all of one bucket. `samples`: their tensors, from the latent cache or `View.read`."""
     records = [view.record for view in views]
@@ -121,6 +126,7 @@ def collate(
         concept_masks=by_concept,
         concept_masked=has_concept,
         concept_names=concept_names,
+        conditions=condition_batch(samples, conditions, (height, width)) if conditions else {},
     )
 
 

@@ -102,6 +102,9 @@ class SubsetConfig(Config):
     concept_masks: dict[str, Path] = Field(default_factory=dict)
     """For images with several concepts: a word of each concept, and the folder of the masks that show where it is. They
     are used by attention regularisation only; for an image without a mask in the folder, its own mask is used."""
+    condition_images: dict[str, Path] = Field(default_factory=dict)
+    """For each of the config's `conditions`: its name, and the folder of its pictures, which have the names of the
+    images. An image without a picture in the folder gets the empty value of the condition."""
     transforms: tuple[Transform, ...] = ()
     """Applied after those of the whole data set."""
 

@@ -19,6 +19,7 @@ from lorasmith.core.rng import python_random
 from lorasmith.data.batch import Batch, BatchPlan, PlannedView, collate
 from lorasmith.data.buckets import Buckets
 from lorasmith.data.cache import default_folder
+from lorasmith.data.condition_images import ConditionInput
 from lorasmith.data.config import BucketConfig, DataConfig
 from lorasmith.data.folder_contents import FolderContents
 from lorasmith.data.latents import CacheRanks, LatentCache
@@ -54,6 +55,8 @@ class Dataset:
     """What is probably not meant about the folders; remarks on single images are found by `lint`."""
     contents: list[FolderContents] = field(default_factory=list)
     """What became of the files of each folder."""
+    conditions: tuple[ConditionInput, ...] = ()
+    """The conditions whose pictures are read with the images."""
     text_cached: bool = False
     """Whether `prepare` has encoded all captions."""
     steps: int = 1
@@ -74,14 +77,21 @@ class Dataset:
         self._position_in_epoch = lru_cache(2)(self._plan_positions)
 
     @classmethod
-    def build(cls, config: DataConfig, *, seed: int, default_caption: str | None = None) -> Dataset:
+    def build(
+        cls,
+        config: DataConfig,
+        *,
+        seed: int,
+        default_caption: str | None = None,
+        conditions: tuple[ConditionInput, ...] = (),
+    ) -> Dataset:
         """Find, read and split the images. Raises ConfigError with every problem of every file.
 
         `default_caption`: of images without a caption. If it is empty they are a problem; if it is None they keep the
         empty text.
         """
         data = read_and_split(config, seed, default_caption)
-        return cls(config, seed, data.trained, data.held_out, data.skipped, data.remarks, data.contents)
+        return cls(config, seed, data.trained, data.held_out, data.skipped, data.remarks, data.contents, conditions)
 
     # From records to epochs of planned batches.
 
@@ -155,7 +165,7 @@ class Dataset:
             samples = self._prefetcher.take(plan, views, coming)
 
         conditioning = self._text_cache.load(captions) if self.text_cached else None
-        return collate(samples, views, captions, conditioning, self.concept_names)
+        return collate(samples, views, captions, conditioning, self.concept_names, self.conditions)
 
     def caption(self, record: ImageRecord, planned: PlannedView, held_out: bool = False, step: int = 0) -> str:
         """The caption of a view after all caption transforms. A held-out image gets its first caption, and only the
@@ -177,7 +187,7 @@ class Dataset:
         random = python_random(self.seed, "variant", planned.epoch, record.digest, planned.occurrence)
         transforms = self.image_transforms(record, held_out)
         variant = tuple(random.randrange(transform.variants or SEEDS) for transform in transforms)
-        return View(record, self.placement(record), transforms, variant)
+        return View(record, self.placement(record), transforms, variant, self.conditions)
 
     def _views_of(self, plan: BatchPlan) -> list[View]:
         source = self.validation if plan.held_out else self.records
@@ -266,7 +276,9 @@ class Dataset:
         for record in self.records:
             transforms = self.image_transforms(record)
             placement = self.placement(record)
-            views += [View(record, placement, transforms, variant) for variant in all_variants(transforms)]
+            views += [
+                View(record, placement, transforms, variant, self.conditions) for variant in all_variants(transforms)
+            ]
         return views
 
     def cacheable_captions(self) -> set[str] | None:

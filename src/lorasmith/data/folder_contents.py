@@ -123,8 +123,9 @@ def class_folders_of(folder: Path) -> list[Path]:
 
 
 def mask_folders(subset: SubsetConfig) -> list[Path]:
-    """The folders of masks that the config names."""
-    return [path for path in (subset.masks, *subset.concept_masks.values()) if isinstance(path, Path)]
+    """The folders of masks and of pictures of conditions that the config names."""
+    folders = (subset.masks, *subset.concept_masks.values(), *subset.condition_images.values())
+    return [path for path in folders if isinstance(path, Path)]
 
 
 def masks_of(images: Iterable[Path], subset: SubsetConfig) -> set[Path]:

@@ -45,11 +45,16 @@ def decode_mask(data: bytes, size: tuple[int, int]) -> Image.Image:
     # Programs write masks as grey pictures or as the transparency of a white one; both work this way.
     if alpha is not None:
         grey = ImageChops.multiply(grey, alpha)
-    image_ratio = size[0] / size[1]
-    # Masks may be smaller than their images, rounded to whole pixels.
-    if abs(grey.width / grey.height - image_ratio) > ASPECT_TOLERANCE * image_ratio:
+    require_same_aspect("mask", grey.size, size)
+    return grey if grey.size == size else grey.resize(size, Image.Resampling.BOX)
+
+
+def require_same_aspect(what: str, size: tuple[int, int], image_size: tuple[int, int]) -> None:
+    """Raise ValueError, which names `what`, unless both sizes (width, height) have the same aspect ratio."""
+    image_ratio = image_size[0] / image_size[1]
+    # A mask or picture may be smaller than its image, rounded to whole pixels.
+    if abs(size[0] / size[1] - image_ratio) > ASPECT_TOLERANCE * image_ratio:
         raise ValueError(
-            f"the mask has {grey.width} x {grey.height} pixels, its image {size[0]} x {size[1]}; "
+            f"the {what} has {size[0]} x {size[1]} pixels, its image {image_size[0]} x {image_size[1]}; "
             "both must have the same aspect ratio"
         )
-    return grey if grey.size == size else grey.resize(size, Image.Resampling.BOX)

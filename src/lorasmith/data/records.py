@@ -18,8 +18,9 @@ class ImageRecord:
 
     `captions` is empty if there is none. `mask_digest` is the SHA-256 of the mask's file, if it has one.
     `concept_masks`: for each concept that the image has a mask of, the concept's word, the mask's file and its
-    SHA-256. `resolution` (width, height), `batch_size` and `buckets` are set if they differ from the data set's.
-    `opaque`: the file has no alpha channel.
+    SHA-256. `condition_images`: the same for the pictures of conditions, by the names of the conditions. `resolution`
+    (width, height), `batch_size` and `buckets` are set if they differ from the data set's. `opaque`: the file has no
+    alpha channel.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class ImageRecord:
     resize: str = "auto"
     opaque: bool = True
     concept_masks: tuple[tuple[str, Path, str], ...] = ()
+    condition_images: tuple[tuple[str, Path, str], ...] = ()
 
     @property
     def concepts(self) -> tuple[str, ...]:
@@ -69,8 +71,10 @@ class ImageRecord:
             content.append(["masks_weigh", False])
         if self.preserve:
             content.append(["preserve", True])
-        if self.concept_masks:
-            content.append(["concept_masks", [[word, digest] for word, _, digest in self.concept_masks]])
+        for key in ("concept_masks", "condition_images"):
+            files = getattr(self, key)
+            if files:
+                content.append([key, [[name, digest] for name, _, digest in files]])
         if self.resize != "auto":
             content.append(["resize", self.resize])
         if self.resolution is not None:

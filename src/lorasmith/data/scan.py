@@ -12,6 +12,7 @@ from typing import Literal
 
 from lorasmith.core.errors import Problem
 from lorasmith.data.captions import read_captions
+from lorasmith.data.condition_images import decode_condition_image
 from lorasmith.data.config import SubsetConfig, sides_of
 from lorasmith.data.folder_contents import FolderContents, survey
 from lorasmith.data.image_sizes import too_small
@@ -68,6 +69,7 @@ def scan(subset: SubsetConfig, key: str, skip_bad: bool) -> ScanResult:
     bad_images = [result for result in results if isinstance(result, Problem)]
 
     problems += unused_concept_masks(subset, key, records)
+    problems += unused_condition_images(subset, key, records)
     result = ScanResult(records, [], problems + bad_images)
     if skip_bad:
         result = ScanResult(records, bad_images, problems)
@@ -181,8 +183,9 @@ def _images_of_folder(folder: Path, subset: SubsetConfig, problems: list[Problem
 
 
 def _mask_folders_below(folder: Path, subset: SubsetConfig) -> list[Path]:
-    """Folders of masks that lie inside the folder of images; the masks in them are not images to train on."""
-    mask_folders = [*subset.concept_masks.values()]
+    """Folders of masks and of pictures of conditions that lie inside the folder of images; what is in them is not
+    trained on."""
+    mask_folders = [*subset.concept_masks.values(), *subset.condition_images.values()]
     if isinstance(subset.masks, Path):
         mask_folders.append(subset.masks)
     # Masks may also lie directly beside the images; then the folder itself must not be left out.
@@ -210,10 +213,12 @@ def _images_of_class_folders(
 
 
 def missing_folders(subset: SubsetConfig, key: str) -> list[Problem]:
-    """A problem for each folder of captions or masks that does not exist."""
+    """A problem for each folder of captions, masks or pictures of conditions that does not exist."""
     folders: dict[str, Path | str | None] = {"captions": subset.captions, "masks": subset.masks}
     for word, folder in subset.concept_masks.items():
         folders[f"concept_masks.{word}"] = folder
+    for name, folder in subset.condition_images.items():
+        folders[f"condition_images.{name}"] = folder
     return [
         Problem(f"{key}.{name}", f'"{folder}" is not a folder', remedy="correct the path")
         for name, folder in folders.items()
@@ -236,8 +241,32 @@ def unused_concept_masks(subset: SubsetConfig, key: str, records: list[ImageReco
     return problems
 
 
+def unused_condition_images(subset: SubsetConfig, key: str, records: list[ImageRecord]) -> list[Problem]:
+    """A problem for each folder of pictures of a condition that has a picture of no image."""
+    problems: list[Problem] = []
+    for name, folder in subset.condition_images.items():
+        if not records or not folder.expanduser().is_dir():
+            continue
+        if not any(name == known for record in records for known, _, _ in record.condition_images):
+            example = f"{records[0].path.stem}.png"
+            what = f'{folder} has no picture for any of the {len(records)} images, such as "{example}"'
+            remedy = "give the pictures the names of their images"
+            problems.append(Problem(f"{key}.condition_images.{name}", what, remedy=remedy))
+    return problems
+
+
 def read_record(image: ScannedImage) -> ImageRecord | Problem:
-    """Read and decode an image and its masks; a Problem if one of them cannot be read."""
+    """Read and decode an image, its masks and its pictures of conditions; a Problem if one of them cannot be read."""
+    record = _read_image_and_masks(image)
+    if isinstance(record, Problem):
+        return record
+    condition_images = read_condition_images(image, record.size)
+    if isinstance(condition_images, Problem):
+        return condition_images
+    return replace(record, condition_images=tuple(condition_images))
+
+
+def _read_image_and_masks(image: ScannedImage) -> ImageRecord | Problem:
     subset = image.subset
     file = image.path  # the file that is being read, for the message of an error
     mask: Path | Literal["alpha"] | None = None
@@ -289,6 +318,25 @@ def read_record(image: ScannedImage) -> ImageRecord | Problem:
         opaque=alpha is None,
         concept_masks=tuple(concept_masks),
     )
+
+
+def read_condition_images(image: ScannedImage, size: tuple[int, int]) -> list[tuple[str, Path, str]] | Problem:
+    """For each condition that the image has a picture of, its name, the file and the file's SHA-256; a Problem if one
+    cannot be read. `size`: (width, height) of the image."""
+    found: list[tuple[str, Path, str]] = []
+    for name, folder in image.subset.condition_images.items():
+        path = find_mask(image.path, folder.expanduser())
+        if path is None:
+            continue
+        try:
+            data = path.read_bytes()
+            decode_condition_image(data, size)
+        except OSError as error:
+            return Problem(str(path), f"cannot be read ({error.strerror or error})", remedy=BAD_IMAGE_REMEDY)
+        except ValueError as error:
+            return Problem(str(path), str(error), remedy=BAD_IMAGE_REMEDY)
+        found.append((name, path, hashlib.sha256(data).hexdigest()))
+    return found
 
 
 def checked_mask_digest(path: Path, size: tuple[int, int]) -> str:

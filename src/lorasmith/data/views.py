@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.latent_grid import DOWNSCALE
+from lorasmith.data.condition_images import ConditionInput, decode_condition_image, shrink
 from lorasmith.data.images import decode, resize_and_crop
 from lorasmith.data.mask_files import decode_mask
 from lorasmith.data.masks import to_latent_grid
@@ -29,12 +30,20 @@ from lorasmith.data.transforms.base import Sample
 
 @dataclass(frozen=True)
 class View:
-    """An image as a batch sees it; `variant` has one number for each transform."""
+    """An image as a batch sees it; `variant` has one number for each transform, and `conditions` are those whose
+    pictures are read with the image."""
 
     record: ImageRecord
     placement: Placement
     transforms: tuple[ImageTransform, ...]
     variant: tuple[int, ...]
+    conditions: tuple[ConditionInput, ...] = ()
+
+    @property
+    def condition_files(self) -> list[tuple[ConditionInput, Path, str]]:
+        """The conditions of which the image has a picture, each with its file and the file's SHA-256."""
+        files = {name: (path, digest) for name, path, digest in self.record.condition_images}
+        return [(condition, *files[condition.name]) for condition in self.conditions if condition.name in files]
 
     @property
     def crop(self) -> Crop:
@@ -49,8 +58,9 @@ class View:
         """The image as tensors, read from its files.
 
         `pixels` (3, H, W) in -1..1; and if they exist, `mask` (1, H / 8, W / 8) in 0..1; `filled`, of the same shape:
-        where the image is, if black surrounds it; `concepts` (N, H / 8, W / 8): masks of concepts. Raises
-        LorasmithError if a file has changed since it was scanned.
+        where the image is, if black surrounds it; `concepts` (N, H / 8, W / 8): masks of concepts;
+        `condition.NAME` (3, H / scale, W / scale) uint8: the picture of a condition. Raises LorasmithError if a file
+        has changed since it was scanned.
         """
         record, crop = self.record, self.crop
         picture, alpha = decode(_unchanged_bytes(record.path, record.digest))
@@ -74,6 +84,7 @@ class View:
             mask=None if mask_picture is None else _crop_mask(mask_picture, crop),
             filled=crop.filled(),
             concepts=concepts,
+            conditions=self._read_conditions(picture.size) if self.conditions else None,
         )
         # Before the transforms: a change of colours must not see what lies outside.
         sample = _blacken_outside(sample)
@@ -83,13 +94,32 @@ class View:
         # Channels first, and -1..1 as the VAE expects. Masks are needed on the grid of the latents only.
         pixels = torch.from_numpy(sample.pixels).permute(2, 0, 1)
         tensors = {"pixels": (pixels.float() / 127.5 - 1).contiguous()}
-        if sample.mask is not None:
-            tensors["mask"] = to_latent_grid(sample.mask, DOWNSCALE)
-        if sample.filled is not None:
-            tensors["filled"] = to_latent_grid(sample.filled, DOWNSCALE)
-        if sample.concepts is not None:
-            tensors["concepts"] = to_latent_grid(sample.concepts, DOWNSCALE)
+        masks = {"mask": sample.mask, "filled": sample.filled, "concepts": sample.concepts}
+        for name, mask in masks.items():
+            if mask is not None:
+                tensors[name] = to_latent_grid(mask, DOWNSCALE)
+        if sample.conditions is not None:
+            tensors |= self._condition_tensors(sample.conditions)
         return tensors
+
+    def _read_conditions(self, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+        """(H, W, 3 N): the pictures of the conditions in the crop of the image; None if there are none. `size`:
+        (width, height) of the image."""
+        cropped: list[NDArray[np.uint8]] = []
+        for _, path, digest in self.condition_files:
+            picture = decode_condition_image(_unchanged_bytes(path, digest), size)
+            width, height = self.crop.resized
+            filter_name = "area" if width <= size[0] and height <= size[1] else "bilinear"
+            cropped.append(resize_and_crop(picture, self.crop.resized, self.crop.box, filter_name))
+        return np.concatenate(cropped, -1) if cropped else None
+
+    def _condition_tensors(self, pictures: NDArray[np.uint8]) -> dict[str, Tensor]:
+        """The tensors of the conditions from their pictures (H, W, 3 N)."""
+        parts = torch.from_numpy(pictures).permute(2, 0, 1).split(3)
+        return {
+            condition.tensor_name: shrink(pixels, condition.scale)
+            for (condition, _, _), pixels in zip(self.condition_files, parts, strict=True)
+        }
 
     def cache_key_parts(self) -> dict[str, Any]:
         """Everything that decides the result of `read`, as JSON data. Transforms that only choose the crop are
@@ -109,6 +139,8 @@ class View:
         }
         if self.record.concept_masks:
             parts["concepts"] = [digest for _, _, digest in self.record.concept_masks]
+        if self.conditions and self.condition_files:
+            parts["conditions"] = [[used.name, used.scale, digest] for used, _, digest in self.condition_files]
         return parts
 
 
@@ -132,6 +164,7 @@ def _blacken_outside(sample: Sample) -> Sample:
         mask=None if sample.mask is None else sample.mask * filled,
         filled=filled,
         concepts=None if sample.concepts is None else sample.concepts * filled[..., None],
+        conditions=None if sample.conditions is None else sample.conditions * filled[..., None].astype(np.uint8),
     )
 
 

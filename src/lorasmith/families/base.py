@@ -10,7 +10,7 @@ from typing import Any
 
 from lorasmith.families.conditioning import Conditioning
 from lorasmith.families.layers import LayerNames
-from lorasmith.families.model import DiffusionModel, Feature, LatentDistribution
+from lorasmith.families.model import DiffusionModel, Feature, InputChange, LatentDistribution
 from lorasmith.families.text_side import TextSide
 from lorasmith.moved_modules import renamed
 
@@ -19,6 +19,7 @@ __all__ = [
     "DiffusionModel",
     "Family",
     "Feature",
+    "InputChange",
     "LatentDistribution",
     "LayerNames",
     "TextSide",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+CONTEXT = "context"
+"""Text states (B, tokens, width), or (B, layers, tokens, width) when each cross-attention layer has its own (P+, arXiv
+2303.09522)."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,19 @@ class Conditioning:
 
     def with_tensors(self, **tensors: Tensor) -> Conditioning:
         """A copy with these tensors added or replaced."""
-        return Conditioning({**self.tensors, **tensors})
+        return replace(self, tensors={**self.tensors, **tensors})
+
+    def with_tokens(self, tokens: Tensor) -> Conditioning:
+        """A copy whose text states have further tokens (B, k, width) at their end, which the network attends to.
+
+        Where each layer has its own text states, all layers get the same further tokens. Attention maps of new tokens
+        cannot be recorded with further tokens.
+        """
+        context = self[CONTEXT]
+        tokens = tokens.to(context)
+        if context.dim() == 4:
+            tokens = tokens[:, None].expand(-1, context.shape[1], -1, -1)
+        return self.with_tensors(**{CONTEXT: torch.cat([context, tokens], -2)})
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Conditioning:
         """A copy on another device. `dtype` applies to floating-point tensors only."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -22,6 +22,9 @@ from lorasmith.families.network_shape import NetworkShape
 Feature = Literal["regions", "controls", "attention maps", "layer-wise tokens"]
 """What only some networks can do: prompts for parts of the picture; ControlNets and T2I-Adapters; cross-attention maps
 of the new tokens; new tokens with a vector for each cross-attention layer."""
+
+InputChange = Callable[[Tensor, Tensor, Conditioning], tuple[Tensor, Conditioning]]
+"""From x_t (B, C, h, w), t (B,) and the conditioning to the x_t and the conditioning that the network gets."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,9 @@ class DiffusionModel(ABC):
     as_base: Callable[[], AbstractContextManager[None]] = staticmethod(nullcontext)
     """Returns a context in which adapters have no effect. Whoever attaches adapters sets it."""
 
+    input_changes: Sequence[InputChange] = ()
+    """What changes the inputs of the network before each pass, in this order (see `conditions`)."""
+
     @property
     def network_shape(self) -> NetworkShape | None:
         """See `Source.network_shape`."""
@@ -70,12 +76,23 @@ class DiffusionModel(ABC):
 
     @property
     @abstractmethod
+    def context_width(self) -> int:
+        """The width of the text states that the network attends to."""
+
+    @property
+    @abstractmethod
     def denoiser(self) -> nn.Module:
         """The network that predicts, frozen."""
 
-    @abstractmethod
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """The network's output, same shape as x_t, float32. `t`: (B,), as the path has it or fractional."""
+        for change in self.input_changes:
+            x_t, conditioning = change(x_t, t, conditioning)
+        return self.network_output(x_t, t, conditioning)
+
+    @abstractmethod
+    def network_output(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """What `predict` returns, without `input_changes`."""
 
     @abstractmethod
     def checkpoint_gradients(self, on: bool) -> None:

@@ -28,6 +28,7 @@ NEEDED = frozenset(
     {
         "format",
         "lora_adapter_metadata",
+        "lorasmith.conditions",
         "lorasmith.plugins",
         "lorasmith.words",
         "modelspec.architecture",
@@ -82,7 +83,18 @@ PUBLIC_KEYS = frozenset(
 )
 
 PUBLIC_SECTIONS = frozenset(
-    {"adapter", "concepts", "lr_schedule", "metadata", "objective", "optimizer", "phases", "text", "validation"}
+    {
+        "adapter",
+        "concepts",
+        "conditions",
+        "lr_schedule",
+        "metadata",
+        "objective",
+        "optimizer",
+        "phases",
+        "text",
+        "validation",
+    }
 )
 """Sections of a config that say nothing about the data; texts in them are kinds, layer names and new tokens."""
 PUBLIC_SETTINGS = frozenset(

@@ -15,6 +15,8 @@ from lorasmith.adapters.attach import AdapterSet, module_at
 from lorasmith.adapters.base import Adapter, kind_of
 from lorasmith.adapters.layer import spec_of, tensor_of
 from lorasmith.concepts import Vocabulary
+from lorasmith.conditions.attach import ConditionSet
+from lorasmith.conditions.file import conditions_file, load_conditions
 from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.file_contents import foreign_lora
@@ -69,6 +71,7 @@ class Loras:
         file."""
         self.family, self.progress = family, progress
         self._sets: dict[Path, AdapterSet] = {}
+        self._conditions: dict[Path, ConditionSet] = {}
         self._tokens: dict[Path, TokenEmbeddings] = {path: load_new_tokens(family, path) for path in new_words}
         self._token_files = tuple(new_words)
 
@@ -80,7 +83,26 @@ class Loras:
                 say_notes(file, self.progress)
             self._tokens[path] = new_tokens_of(file, self.family, self.progress)
             self._sets[path] = build_adapters(self.family, file, decode_layers(file, self.family))
+            # training left the conditions beside the file
+            beside = conditions_file(path)
+            if beside.is_file():
+                self._conditions[path] = load_conditions(self.family, beside)
         return self._sets[path]
+
+    @contextmanager
+    def _with_conditions(self, uses: Sequence[LoraUse]) -> Iterator[None]:
+        """With the conditions of these files, without those of files at strength 0, which change nothing."""
+        paths = dict.fromkeys(use.path for use in uses if use.strength)
+        sets = [self._conditions[path].attach() for path in paths if path in self._conditions]
+        try:
+            yield
+        finally:
+            for conditions in sets:
+                conditions.detach()
+
+    def condition_names(self, uses: Sequence[LoraUse]) -> tuple[str, ...]:
+        """The names of the conditions of these files, which have been read."""
+        return tuple(name for use in uses if use.path in self._conditions for name in self._conditions[use.path].names)
 
     @contextmanager
     def attached(self, uses: Sequence[LoraUse]) -> Iterator[None]:
@@ -96,7 +118,8 @@ class Loras:
         try:
             for adapters, use in sets:
                 adapters.attach().set_strength(use.by_component(adapters.components()))
-            yield
+            with self._with_conditions(uses):
+                yield
         finally:
             # the last one is on top
             for adapters, _ in reversed(sets):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
 
@@ -38,5 +39,7 @@ class SampleOptions(TypedDict, total=False):
     """Parts of the picture with their own prompts: tables of `prompt`, `box`, `negative`, `weight`."""
     apart: float
     """Fraction of the steps in which each region is generated as a separate picture."""
+    conditions: Mapping[str, Path | str]
+    """The pictures of conditions that the LoRA was trained with, by the names of the conditions."""
     controls: Sequence[dict[str, Any]]
     """ControlNets and T2I-Adapters: tables of `model`, `image`, `weight`, `start`, `end`, `areas`."""

@@ -35,6 +35,8 @@ def format_parameters(picture: Picture) -> str:
         settings["Regions"] = format_regions(request.regions, request.width, request.height)
     if request.controls:
         settings["Controls"] = " | ".join(str(control) for control in request.controls)
+    if request.conditions:
+        settings["Conditions"] = " | ".join(f"{name} {path.name}" for name, path in request.conditions.items())
     settings.update(picture.metadata)
 
     lines = [request.prompt]

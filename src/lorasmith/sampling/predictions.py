@@ -11,6 +11,7 @@ from lorasmith.families.base import Conditioning, Family
 from lorasmith.families.stable_diffusion.conditioning import CONTEXT, steer
 from lorasmith.families.stable_diffusion.steering import Area, Box, Regions, blend, cells
 from lorasmith.sampling import programs
+from lorasmith.sampling.condition_pictures import add_condition_pictures
 from lorasmith.sampling.control import ControlModels, Window, add_residuals
 from lorasmith.sampling.request import Request
 
@@ -32,6 +33,7 @@ class GuidedPrediction:
         # `texts` is (request, part, prompt and negative); encoding needs the requests of one part together
         picture_texts, *region_texts = zip(*(request.texts for request in requests), strict=True)
         self.conditioning = encode_prompts(family, picture_texts, self.request, (height, width))
+        self.conditioning = add_condition_pictures(family, self.conditioning, requests, (height, width))
         self.window: Window = (0, 0, *latent_size)
 
         self.region_boxes: list[tuple[Box, float]] = []

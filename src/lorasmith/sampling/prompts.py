@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lorasmith.core.config import read_table
 from lorasmith.core.errors import LorasmithError
@@ -21,7 +22,22 @@ _LORA_TAG = re.compile(r"<(?:lora|lyco):([^:>]+)(?::([^:>]*))?(?::([^:>]*))?>")
 # two hyphens and a word are an option only at a word boundary, so that "a cat -- really" stays a prompt
 _OPTION_START = re.compile(r"(?:^|\s+)--(?=[A-Za-z]+(?:\s|$))")
 
-OPTIONS: dict[str, tuple[str, type[Any]]] = {
+Reader = Callable[[Any], Any]
+"""From the value in a file to that of a `Request`; raises TypeError or ValueError."""
+
+
+def condition_pictures(value: Any) -> dict[str, Path]:
+    """The picture of each condition by its name, from a table or from `pose=pose.png,depth=depth.png`."""
+    if isinstance(value, dict):
+        table = cast("dict[str, Any]", value)
+        return {name: Path(str(path)) for name, path in table.items()}
+    pairs = [pair.partition("=") for pair in str(value).split(",")]
+    if not all(name.strip() and sign and path.strip() for name, sign, path in pairs):
+        raise ValueError
+    return {name.strip(): Path(path.strip()) for name, _, path in pairs}
+
+
+OPTIONS: dict[str, tuple[str, Reader]] = {
     "n": ("negative", str),
     "w": ("width", int),
     "h": ("height", int),
@@ -30,10 +46,11 @@ OPTIONS: dict[str, tuple[str, type[Any]]] = {
     "l": ("cfg", float),
     "g": ("guidance", float),
     "ss": ("sampler", str),
+    "cn": ("conditions", condition_pictures),
 }
 """sd-scripts' options on a line (`--d 42`): the field of a `Request` and its type."""
 
-KEYS: dict[str, tuple[str, type[Any]]] = {
+KEYS: dict[str, tuple[str, Reader]] = {
     **{name: (name, value_type) for name, value_type in OPTIONS.values()},
     "prompt": ("prompt", str),
     "negative_prompt": ("negative", str),
@@ -46,9 +63,16 @@ KEYS: dict[str, tuple[str, type[Any]]] = {
     "apart": ("apart", float),
     "regions": ("regions", list),
     "controls": ("controls", list),
+    "conditions": ("conditions", condition_pictures),
 }
 """Keys of TOML and JSON files, ours and sd-scripts': the field of a `Request` and its type."""
 
+EXPECTED: dict[Reader, str] = {
+    int: "a whole number",
+    list: "a list of tables",
+    condition_pictures: "of the form NAME=PICTURE or a table of such",
+}
+"""What values must be, for errors; other values are numbers."""
 SCENE_KEYS = {"regions", "controls"}
 """A file with one of these keys at its top describes one picture, a scene."""
 
@@ -164,7 +188,7 @@ def parse_line(line: str, place: str = "") -> dict[str, Any]:
 
 
 def _convert(
-    table: dict[str, Any], known: dict[str, tuple[str, type[Any]]], place: str, prefix: str = ""
+    table: dict[str, Any], known: dict[str, tuple[str, Reader]], place: str, prefix: str = ""
 ) -> dict[str, Any]:
     """The table with the fields of a `Request` as keys and values of their types. `prefix`: of options in errors."""
     where = f"{place}: " if place else ""
@@ -177,7 +201,7 @@ def _convert(
         try:
             converted[field] = value_type(value)
         except (TypeError, ValueError):
-            expected = {int: "a whole number", list: "a list of tables"}.get(value_type, "a number")
+            expected = EXPECTED.get(value_type, "a number")
             raise LorasmithError(f"{where}{prefix}{key} is {value!r}, which is not {expected}") from None
         # As in sd-scripts: rounded down to what the VAE needs, and at least 64.
         if field in ("width", "height"):

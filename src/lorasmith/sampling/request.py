@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lorasmith.core.errors import LorasmithError
@@ -44,6 +46,9 @@ class Request:
     place of another."""
     controls: tuple[Control, ...] = ()
     """ControlNets and T2I-Adapters with their pictures."""
+    conditions: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    """The picture of each condition that the LoRA was trained with, by the condition's name. A condition without a
+    picture gets its empty value."""
 
     def __post_init__(self) -> None:
         self._check_choices()
@@ -71,6 +76,11 @@ class Request:
         samplers.find(self.sampler)
         if self.like:
             programs.find(self.like)
+        for name, path in self.conditions.items():
+            if not path.is_file():
+                raise LorasmithError(f"condition {name}: {path} is no file; name an existing picture")
+        if self.conditions and self.apart:
+            raise LorasmithError("apart: regions cannot be apart in a picture with conditions; set apart = 0")
 
     @property
     def texts(self) -> tuple[tuple[str, ...], ...]:

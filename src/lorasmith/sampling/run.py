@@ -19,6 +19,7 @@ from lorasmith.families.load import load
 from lorasmith.families.resolve import find
 from lorasmith.imaging.grid import captioned_grid, grid
 from lorasmith.imaging.png import save_image, to_image
+from lorasmith.sampling.condition_pictures import check_conditions
 from lorasmith.sampling.loras import Loras, LoraUse, find_lora, short_hash
 from lorasmith.sampling.png_metadata import save_picture
 from lorasmith.sampling.prompts import split_loras
@@ -170,6 +171,8 @@ def draw_pictures(
     for uses in groups:
         for use in uses:
             loras.get(use.path)
+    for uses, indices in groups.items():
+        check_conditions(loras.condition_names(uses), [planned[index].request for index in indices])
 
     images: dict[int, Image.Image] = {}
     files: dict[int, Path] = {}

@@ -20,6 +20,7 @@ from lorasmith.core.rng import torch_generator
 from lorasmith.families.base import Family
 from lorasmith.families.stable_diffusion import emphasis
 from lorasmith.sampling import programs, samplers
+from lorasmith.sampling.condition_pictures import say_missing
 from lorasmith.sampling.control import ControlModels
 from lorasmith.sampling.predictions import GuidedPrediction
 from lorasmith.sampling.request import Request
@@ -61,6 +62,7 @@ def sample(
     for request in requests:
         for control in request.controls:
             models.load(control.model)
+    say_missing(family, requests, progress)
     batches = []
     for indices in _batches(family, requests, batch_size):
         batches.append((indices, scheduler_for(family, requests[indices[0]])))

@@ -65,6 +65,8 @@ class SampleSettings(Config):
     of another."""
     controls: tuple[Control, ...] = ()
     """ControlNets and T2I-Adapters with their pictures."""
+    conditions: dict[str, Path] = Field(default_factory=dict)
+    """The pictures of conditions that the LoRA was trained with, by the names of the conditions."""
 
     @field_validator("sampler")
     @classmethod
@@ -137,6 +139,7 @@ def build_requests(prompts: Sequence[str] | Path, settings: SampleSettings, base
     shared["height"] = settings.height or base.native_size
     shared["regions"] = settings.regions
     shared["controls"] = settings.controls
+    shared["conditions"] = settings.conditions
     return [_build_request({**shared, **line}) for line in lines]
 
 

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from lorasmith.adapters import AdapterConfig
 from lorasmith.adapters.lora import LoRA
 from lorasmith.concepts import Concept
+from lorasmith.conditions import Condition
 from lorasmith.core.config import exists, override, read_table, to_toml, validate
 from lorasmith.core.embedded_images import EMBEDDED
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
@@ -37,8 +38,9 @@ from lorasmith.training.step.optimizers import AdamW, OptimizerConfig
 
 HOOK_SCORES = '[[hooks]] with kind = "scores" and class_word = "dog" (a plain word for what the concept is)'
 """What makes a run measure the four numbers, for messages."""
-ParameterGroup = Literal["unet", "text", "words"]
-"""What is trained in a phase: the adapters of the UNet, those of the text encoders, the embeddings of new tokens."""
+ParameterGroup = Literal["unet", "text", "words", "conditions"]
+"""What is trained in a phase: the adapters of the UNet, those of the text encoders, the embeddings of new tokens, the
+encoders of conditions."""
 
 
 class TextConfig(Config):
@@ -128,6 +130,9 @@ class TrainConfig(Config):
     text: TextConfig = TextConfig()
     concepts: tuple[Concept, ...] = ()
     """New tokens that are trained with the adapter, or alone (with `optimizer.unet_lr = 0`)."""
+    conditions: tuple[Condition, ...] = ()
+    """Pictures that go with the images as further inputs of the network; their kinds come from plug-ins
+    (docs/conditions.md)."""
     phases: dict[ParameterGroup, tuple[float, float]] = Field(default_factory=dict)
     """Start and end of the training of each parameter group, as shares of the run: `words = [0, 0.5]`,
     `unet = [0.5, 1]`. A group without an entry is trained throughout."""
@@ -318,6 +323,7 @@ def find_contradictions(config: TrainConfig) -> list[Problem]:
     problems += best_problems(config)
     problems += loss_term_problems(config)
     problems += concept_mask_problems(config)
+    problems += condition_problems(config)
     fault = name_fault(config.file_name)
     if fault:
         origin = "" if config.name else " (the name of the output folder)"
@@ -366,3 +372,18 @@ def concept_mask_problems(config: TrainConfig) -> Iterator[Problem]:
             if first_word != word:
                 message = f"is of the same concept as {first_word}, which has masks already"
                 yield Problem(f"{key}.{word}", message, remedy="name each concept by one of its words")
+
+
+def condition_problems(config: TrainConfig) -> Iterator[Problem]:
+    """Two conditions of one name, and pictures of conditions that do not exist."""
+    names = [condition.called for condition in config.conditions]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            remedy = "give each condition a name of its own"
+            yield Problem(f"conditions.{i}", f"another condition is called {name} too", remedy=remedy)
+    for i, subset in enumerate(config.data.sources):
+        key = f"data.subsets.{i}.condition_images" if config.data.subsets else "data.condition_images"
+        for name in subset.condition_images:
+            if name not in names:
+                allowed = ", ".join(names) or "names of conditions"
+                yield Problem(f"{key}.{name}", "is not a condition", allowed, "add it to conditions, or leave it out")

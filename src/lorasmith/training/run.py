@@ -14,6 +14,7 @@ import torch
 
 from lorasmith.adapters.attach import AdapterSet
 from lorasmith.concepts.token_trainer import TokenTrainer
+from lorasmith.conditions.attach import ConditionSet
 from lorasmith.core.progress import Progress
 from lorasmith.data.dataset import Dataset
 from lorasmith.families.base import Family
@@ -86,6 +87,8 @@ class Run:
     adapters: AdapterSet
     token_trainer: TokenTrainer | None
     """Trains the embeddings of new tokens; None if there are none."""
+    conditions: ConditionSet
+    """The conditions with their encoders, attached; empty if there are none."""
 
     # How the weights are updated.
     parameters: list[torch.nn.Parameter]
@@ -144,15 +147,17 @@ class Run:
         """Inside the block the adapter is as an export has it: in eval mode, and averaged if there is an average."""
         weights = self.ema.swapped_in() if self.ema else averaged_weights(self.optimizer)
         self.adapters.eval()
+        self.conditions.train(False)
         try:
             with weights, torch.no_grad():
                 yield
         finally:
             self.adapters.train()
+            self.conditions.train()
 
     @contextmanager
     def as_base(self) -> Iterator[None]:
         """Inside the block the model is as it was before training."""
         initial_tokens = self.token_trainer.vocabulary.with_initial_vectors() if self.token_trainer else nullcontext()
-        with self.adapters.enabled(False), initial_tokens:
+        with self.adapters.enabled(False), self.conditions.disabled(), initial_tokens:
             yield

@@ -24,18 +24,21 @@ class Sample:
     """An image in the size of its bucket: pixels (H, W, 3) uint8 and, if it has one, a mask (H, W) float32 in 0..1.
 
     `filled` (H, W) float32: 1 where the image is, 0 where black surrounds it; None if the image fills the bucket.
-    `concepts` (H, W, N) float32: masks of single concepts.
+    `concepts` (H, W, N) float32: masks of single concepts. `conditions` (H, W, 3 N) uint8: the pictures of conditions.
     """
 
     pixels: NDArray[np.uint8]
     mask: NDArray[np.float32] | None = None
     filled: NDArray[np.float32] | None = None
     concepts: NDArray[np.float32] | None = None
+    conditions: NDArray[np.uint8] | None = None
 
     def map(self, function_name: str, *args: object) -> Sample:
-        """The sample with the numpy function of this name applied to the pixels and to all masks."""
+        """The sample with the numpy function of this name applied to the pixels, to all masks and to the pictures of
+        conditions."""
         function = getattr(np, function_name)
-        arrays = {"pixels": self.pixels, "mask": self.mask, "filled": self.filled, "concepts": self.concepts}
+        names = ("pixels", "mask", "filled", "concepts", "conditions")
+        arrays = {name: getattr(self, name) for name in names}
         changed = {
             name: np.ascontiguousarray(function(array, *args)) for name, array in arrays.items() if array is not None
         }

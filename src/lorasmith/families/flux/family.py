@@ -42,7 +42,7 @@ class Flux(TransformerFamily):
         count = len(conditioning[POOLED])
         return conditioning.with_tensors(**{GUIDANCE: torch.full((count,), guidance, device=self.device)})
 
-    def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def network_output(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         self.check_sides(x_t)
         guidance = conditioning.get(GUIDANCE)
         if guidance is None and self._distilled:

@@ -23,7 +23,7 @@ class SD3(TransformerFamily):
     layer_presets: ClassVar[Mapping[str, tuple[str, ...]]] = SD3Source.layer_presets
     t5_tokens: int = 256
 
-    def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def network_output(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         self.check_sides(x_t)
         time = self.path.network_time(t)
         return self.denoiser(x_t, time, conditioning[CONTEXT], conditioning[POOLED]).float()

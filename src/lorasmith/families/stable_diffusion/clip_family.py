@@ -52,6 +52,10 @@ class ClipFamily(Family):
     def network_shape(self) -> NetworkShape | None:
         return self.base.network_shape
 
+    @property
+    def context_width(self) -> int:
+        return self.base.context_width
+
     # ---- the VAE -----------------------------------------------------------------------------------------------------
 
     @property

@@ -6,12 +6,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from lorasmith.families.conditioning import Conditioning
+from lorasmith.families.conditioning import CONTEXT, Conditioning
 from lorasmith.families.stable_diffusion.steering import Regions, Residuals
 
-CONTEXT = "context"
-"""Text states (B, tokens, width), or (B, layers, tokens, width) when each cross-attention layer has its own (P+, arXiv
-2303.09522)."""
 POOLED = "pooled"
 """SDXL's pooled text, (B, 1280)."""
 TIME_IDS = "time_ids"
@@ -34,7 +31,7 @@ def text_conditioning(
 
 @dataclass(frozen=True)
 class SteeredConditioning(Conditioning):
-    """A conditioning with regions and residuals, for sampling only: copies and batches of it have neither."""
+    """A conditioning with regions and residuals, for sampling only. `rows`, `to` and `concat` leave both out."""
 
     regions: Regions | None = None
     """Prompts for parts of the picture."""

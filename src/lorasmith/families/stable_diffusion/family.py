@@ -64,7 +64,7 @@ class StableDiffusion(ClipFamily):
     def denoiser(self) -> UNet:
         return self._unet
 
-    def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def network_output(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         time = self.path.network_time(t)
         text = (conditioning[CONTEXT], conditioning.get(POOLED), conditioning.get(TIME_IDS))
         if not isinstance(conditioning, SteeredConditioning):

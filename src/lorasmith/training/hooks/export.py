@@ -66,6 +66,8 @@ class Exports(NumberedFiles):
             export.write_exact(run, path, why)
         if len(run.adapters):
             path = export.write(run, self.output_folder(run) / f"{name}.safetensors", self.format, self.dtype, why)
+            if len(run.conditions):
+                export.write_conditions(run, path)
         return path
 
     def claim(self, name: str, overwrite: bool) -> None:
@@ -109,6 +111,9 @@ class Exports(NumberedFiles):
         if len(run.adapters):
             path = self.output_folder(run) / f"{name}.{self.container}"
             export.write(run, path, self.format, self.dtype)
+            if len(run.conditions):
+                conditions = export.write_conditions(run, path)
+                self.write_event(run, "export", conditions, f"{series} conditions" if series else "")
             self.write_event(run, "export", path, series)
 
     def _write_final_files(self, run: Run, name: str) -> None:

@@ -105,7 +105,11 @@ class Previews(Hook):
 
     def start(self, run: Run) -> None:
         """Raises LorasmithError before training if the prompts cannot be read."""
-        self.requests(run)
+        from lorasmith.sampling.condition_pictures import check_conditions, say_missing
+
+        requests = self.requests(run)
+        check_conditions(run.conditions.names, requests)
+        say_missing(run.family, requests, run.progress)
         if self.rounded:
             from lorasmith.training.hooks.rounded_base import check_rounding
 

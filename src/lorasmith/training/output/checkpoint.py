@@ -1,9 +1,10 @@
 """Checkpoints: what a run needs to go on bit for bit.
 
 A checkpoint is a folder `checkpoints/step-00000100/` with `adapter.safetensors` (float32), `words.safetensors` (new
-tokens), `optimizer.safetensors`, `ema.safetensors` and `state.json` (position, hashes of all files, identity of the
-run and its data). It is written to a temporary folder and then renamed, so it is either complete or not there. When
-a run is resumed, the hashes are checked, and a damaged checkpoint is skipped in favour of the one before.
+tokens), `conditions.safetensors` (encoders of conditions), `optimizer.safetensors`, `ema.safetensors` and `state.json`
+(position, hashes of all files, identity of the run and its data). It is written to a temporary folder and then renamed,
+so it is either complete or not there. When a run is resumed, the hashes are checked, and a damaged checkpoint is
+skipped in favour of the one before.
 
 A checkpoint outside of the run's `checkpoints` folder also holds the run's `config.toml`, and the path of the run.
 """
@@ -60,6 +61,8 @@ def save(run: Run, path: Path | None = None, extra_files: Mapping[str, str] | No
         save_file(_on_cpu(run.adapters.state_dict()), folder / "adapter.safetensors")
         if run.token_trainer is not None:
             save_file(_on_cpu(run.token_trainer.state_dict()), folder / "words.safetensors")
+        if len(run.conditions):
+            save_file(_on_cpu(run.conditions.state_dict()), folder / "conditions.safetensors")
         save_file(optimizer_tensors, folder / "optimizer.safetensors")
         if run.ema is not None:
             average = {str(i): tensor.contiguous() for i, tensor in enumerate(run.ema.average)}
@@ -106,6 +109,8 @@ def load(run: Run, path: Path) -> None:
         run.adapters.load_state_dict(load_file(path / "adapter.safetensors"))
         if run.token_trainer is not None:
             run.token_trainer.load_state_dict(load_file(path / "words.safetensors"))
+        if len(run.conditions):
+            run.conditions.load_state_dict(load_file(path / "conditions.safetensors"))
         optimizer_tensors = load_file(path / "optimizer.safetensors")
         run.optimizer.load_state_dict(unflatten(optimizer_tensors, state["optimizer"]))
         # the file is missing if the run had no average when the checkpoint was made
@@ -116,8 +121,9 @@ def load(run: Run, path: Path) -> None:
         raise LorasmithError(f"{path}: the checkpoint cannot be read ({error}); name another one") from None
     except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, RecursionError) as error:
         raise LorasmithError(
-            f"{path}: the checkpoint was made with another adapter, other new tokens or another optimizer, so the run "
-            f"cannot continue with these settings ({(str(error) or type(error).__name__).splitlines()[0]})"
+            f"{path}: the checkpoint was made with another adapter, other new tokens, other conditions or another "
+            "optimizer, so the run cannot continue with these settings "
+            f"({(str(error) or type(error).__name__).splitlines()[0]})"
         ) from None
 
     # written in place, since a captured CUDA graph reads these tensors

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lorasmith.conditions.file import conditions_file, metadata_of
 from lorasmith.core.config import to_toml
 from lorasmith.core.dtypes import DTYPES
 from lorasmith.formats import embeddings, token_embeddings
@@ -77,6 +78,14 @@ def write_exact(run: Run, path: Path, extra: Mapping[str, str] | None = None) ->
     metadata = describe(facts_of(run)) | token_metadata | encoded.metadata | provenance(run, {"exact": True})
     metadata |= dict(extra or {})
     return write_file(path, tensors, filtered(run, metadata), torch.float32)
+
+
+def write_conditions(run: Run, lora: Path) -> Path:
+    """Write the encoders of the conditions, float32, beside the LoRA file `lora`."""
+    with run.as_exported():
+        tensors = {name: tensor.detach().cpu() for name, tensor in run.conditions.state_dict().items()}
+    metadata = metadata_of(run.conditions, run.config.plugins)
+    return write_file(conditions_file(lora), tensors, filtered(run, metadata), torch.float32)
 
 
 def write_token_embeddings(run: Run, folder: Path) -> list[Path]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from lorasmith.adapters.attach import AdapterSet, apply_settings
 from lorasmith.concepts.initial_embeddings import initial_vocabulary
 from lorasmith.concepts.token_trainer import TokenTrainer
-from lorasmith.core.component_names import is_text_encoder
+from lorasmith.conditions.attach import ConditionSet
 from lorasmith.core.devices import untested_note
 from lorasmith.core.dtypes import dtype_of
 from lorasmith.core.errors import LorasmithError
@@ -42,13 +43,14 @@ from lorasmith.training.setup.initial_tokens import initial_vectors
 from lorasmith.training.setup.length import initial_state, run_length
 from lorasmith.training.setup.memory_estimate import apply_memory_level
 from lorasmith.training.setup.merge_into_base import merge_into_base
+from lorasmith.training.setup.parameter_groups import Trained, parameter_groups
 from lorasmith.training.setup.remarks import build_dataset, find_remarks, report_remarks
 from lorasmith.training.setup.setting_remarks import find_setting_remarks, fit_to_base, report_setting_remarks
 from lorasmith.training.step.cuda_graph import CudaGraphs
 from lorasmith.training.step.distributed import Ranks
 from lorasmith.training.step.ema import Ema
 from lorasmith.training.step.gradients import LossScale
-from lorasmith.training.step.optimizers import AdamW, Groups
+from lorasmith.training.step.optimizers import AdamW
 from lorasmith.training.step.out_of_memory import MemoryUse
 
 
@@ -101,7 +103,8 @@ def build_run(
     fill_caches(config, dataset, family, progress, ranks)
     level = apply_memory_level(config, family, dataset, progress)
     adapters = create_adapters(config, family)
-    run = assemble(config, ranks, progress, dataset, length, family, adapters, token_trainer)
+    trained = Trained(adapters, add_conditions(config, family, adapters), token_trainer)
+    run = assemble(config, ranks, progress, dataset, length, family, trained)
     run.memory = MemoryUse(level)
     run.memory.leave_graphs(run)
 
@@ -176,8 +179,20 @@ def create_adapters(config: TrainConfig, family: Family) -> AdapterSet:
         adapters.attach()
     if adapters.follows_noise:
         family.denoiser.register_forward_pre_hook(tell_noise(adapters, family))
-    family.as_base = lambda: adapters.enabled(False)
     return adapters
+
+
+def add_conditions(config: TrainConfig, family: Family, adapters: AdapterSet) -> ConditionSet:
+    """The conditions with new encoders, attached. As the base, the model has neither adapters nor conditions."""
+    conditions = ConditionSet.create(family, config.conditions, config.seed).attach()
+
+    @contextmanager
+    def as_base() -> Iterator[None]:
+        with adapters.enabled(False), conditions.disabled():
+            yield
+
+    family.as_base = as_base
+    return conditions
 
 
 def tell_noise(adapters: AdapterSet, family: Family) -> Callable[[Any, tuple[Any, ...]], None]:
@@ -220,11 +235,11 @@ def assemble(
     dataset: Dataset,
     length: Length,
     family: Family,
-    adapters: AdapterSet,
-    token_trainer: TokenTrainer | None,
+    trained: Trained,
 ) -> Run:
     """The run at its first step."""
-    groups = parameter_groups(config, adapters, token_trainer)
+    adapters = trained.adapters
+    groups = parameter_groups(config, trained)
     captured = adapters.graph_safe and can_capture_steps(config, family, dataset, ranks.count)
     if captured:
         # A captured step reads its learning rates from the device.
@@ -248,7 +263,8 @@ def assemble(
         caption_encoding=config.text,
         objective=config.objective,
         adapters=adapters,
-        token_trainer=token_trainer,
+        token_trainer=trained.token_trainer,
+        conditions=trained.conditions,
         parameters=parameters,
         optimizer=optimizer,
         lr_schedule=config.lr_schedule,
@@ -268,48 +284,14 @@ def assemble(
     return run
 
 
-def parameter_groups(config: TrainConfig, adapters: AdapterSet, token_trainer: TokenTrainer | None) -> Groups:
-    """The optimizer's groups in a fixed order: one for each component and learning rate factor, one for each concept.
-
-    The names and keys of groups are part of a checkpoint.
-    """
-    groups: Groups = []
-    for component in adapters.components():
-        for factor, parameters in adapters.parameters_by_rate(component).items():
-            learning_rate = config.optimizer.rate(component) * factor
-            group: dict[str, Any] = {
-                "params": parameters,
-                "lr": learning_rate,
-                "base_lr": learning_rate,
-                "name": component if factor == 1 else f"{component} x{factor:g}",
-                "part": "text" if is_text_encoder(component) else "unet",
-            }
-            # without a value of its own, a group has the optimizer's
-            if is_text_encoder(component) and config.optimizer.text_weight_decay is not None:
-                group["weight_decay"] = config.optimizer.text_weight_decay
-            groups.append(group)
-    if token_trainer is not None:
-        for concept, parameters in zip(config.concepts, token_trainer.parameters, strict=True):
-            groups.append(
-                {
-                    "params": parameters,
-                    "lr": concept.lr,
-                    "base_lr": concept.lr,
-                    "name": " ".join(concept.words),
-                    "part": "words",
-                    "weight_decay": concept.weight_decay,
-                }
-            )
-    return groups
-
-
 def can_capture_steps(config: TrainConfig, family: Family, dataset: Dataset, ranks: int = 1) -> bool:
     """Whether steps may become CUDA graphs: a GPU, everything cached, one micro-batch a step (of several `ranks`, also
-    one for each), a fused optimizer, and the same parameters in all steps."""
+    one for each), a fused optimizer, the same parameters in all steps, and no conditions, whose code is not known."""
     everything_cached = dataset.text_cached and dataset.latents_cached
     steps_are_alike = config.accumulation in (1, ranks) and not config.phases
     fused = isinstance(config.optimizer, AdamW)
-    return config.cuda_graph and family.device.type == "cuda" and everything_cached and steps_are_alike and fused
+    known = everything_cached and steps_are_alike and fused and not config.conditions
+    return config.cuda_graph and family.device.type == "cuda" and known
 
 
 def restore_checkpoint(run: Run, point: ResumePoint) -> None:

@@ -20,7 +20,12 @@ LINES_SHOWN = 4
 def build_dataset(config: TrainConfig, data: DataConfig | None = None) -> Dataset:
     """The images of a run, of which those without a caption get the config's default caption. `data`: other settings of
     the data. Raises ConfigError with every problem of every file."""
-    return Dataset.build(data or config.data, seed=config.seed, default_caption=config.default_caption)
+    return Dataset.build(
+        data or config.data,
+        seed=config.seed,
+        default_caption=config.default_caption,
+        conditions=tuple(condition.input for condition in config.conditions),
+    )
 
 
 def find_remarks(config: TrainConfig, dataset: Dataset, *, near_duplicates: bool = True) -> list[Remark]:

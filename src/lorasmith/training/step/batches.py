@@ -96,4 +96,6 @@ def prepare_batch(run: Run, batch: Batch) -> Batch:
     # Sizes differ from view to view, so they are not in the caches.
     assert batch.conditioning is not None
     conditioning = run.family.add_sizes(batch.conditioning, batch.original, batch.crop, batch.target)
+    if batch.conditions:
+        conditioning = conditioning.with_tensors(**batch.conditions)
     return replace(batch, conditioning=conditioning)

@@ -49,10 +49,12 @@ def test_the_generator_is_put_back_after_an_error() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_only_the_micro_batches_seed_the_global_generators() -> None:
+def test_only_micro_batches_and_new_modules_seed_the_global_generators() -> None:
     calls: set[tuple[str, str]] = set()
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in SEEDING | GLOBAL_STATE:
                 calls.add((path.relative_to(SOURCE).as_posix(), ast.unparse(node.func)))
-    assert calls == {("training/step/batches.py", "torch.manual_seed")}
+    assert calls == {("training/step/batches.py", "torch.manual_seed"), ("core/rng.py", "torch.manual_seed")}
+    uses = [path for path in SOURCE.rglob("*.py") if "seeded_global_generators(" in path.read_text(encoding="utf-8")]
+    assert sorted(path.relative_to(SOURCE).as_posix() for path in uses) == ["conditions/attach.py", "core/rng.py"]

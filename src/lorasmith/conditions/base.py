@@ -1,0 +1,81 @@
+"""The extension point of conditions: a mask, a depth map, a pose or any other picture as an input of the network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from lorasmith.core.latent_grid import DOWNSCALE
+from lorasmith.core.registry import Component
+from lorasmith.data.condition_images import ConditionInput
+from lorasmith.families.base import Conditioning, Family
+
+
+class ConditionEncoder(nn.Module, ABC):
+    """Puts the picture of a condition into the inputs of the network. Its parameters are trained with the LoRA.
+
+    Anything drawn in training (dropout, an empty picture now and then) must come from torch's global generator, which
+    is seeded for each micro-batch. `self.training` is False in previews and when pictures are sampled.
+    """
+
+    @abstractmethod
+    def forward(
+        self, picture: Tensor, x_t: Tensor, t: Tensor, conditioning: Conditioning
+    ) -> tuple[Tensor, Conditioning]:
+        """The x_t and the conditioning that the network gets.
+
+        `picture`: (B, 3, H / scale, W / scale) float32 in 0..1, for images of H x W pixels. `x_t`: (B, C, H / 8, W / 8)
+        float32. `t`: (B,). With guidance, the batch holds the prompts and then the negative prompts, all with their
+        pictures. `conditioning.with_tokens` adds tokens to the text; `x_t + ...` adds to the latents.
+        """
+
+    def __call__(self, *args: Any) -> tuple[Tensor, Conditioning]:
+        """`forward`, with its types."""
+        return super().__call__(*args)
+
+
+class Condition(Component, root="condition"):
+    """A picture that goes with each image, and how the network gets it.
+
+    The pictures are in folders (`data.condition_images`), have the names of their images, and are resized, cropped and
+    flipped as these are. They are cached with the latents.
+    """
+
+    scale: ClassVar[int] = DOWNSCALE
+    """The side of an image divided by that of the picture that the encoder gets: a divisor of 8, which is the grid of
+    the latents."""
+    empty: ClassVar[float] = 0.0
+    """The value, 0..1, of a picture where an image has none."""
+
+    name: str = ""
+    """What the condition is called in `data.condition_images` and in prompts. Default: its kind."""
+    lr: float = Field(default=1e-3, ge=0)
+    """The learning rate of its parameters, if it has any."""
+
+    @field_validator("name")
+    @classmethod
+    def _one_word(cls, name: str) -> str:
+        if name and not name.replace("_", "").replace("-", "").isalnum():
+            raise ValueError("letters, digits, - and _ only")
+        return name
+
+    @property
+    def called(self) -> str:
+        """Its name, or its kind where no name is given."""
+        return self.name or str(getattr(self, "kind", ""))
+
+    @property
+    def input(self) -> ConditionInput:
+        """What the data must know."""
+        return ConditionInput(self.called, self.scale, self.empty)
+
+    @abstractmethod
+    def build(self, family: Family) -> ConditionEncoder:
+        """A new encoder for this base; draw initial weights from torch's global generator, which is seeded. If it
+        begins as one that changes nothing, training begins with the pictures of the base.
+
+        Raises LorasmithError if the base cannot take this condition.
+        """
