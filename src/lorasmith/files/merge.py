@@ -239,9 +239,10 @@ def _tensor_change(key: str, changes: Sequence[ParameterChange]) -> TensorChange
             start = (ref.offset - stored.offset) // number_size
             values = tensor.view(-1)[start : start + ref.nbytes // number_size].view(ref.shape)
             if ref.transposed or ref.halves_swapped or ref.scale is not None:
-                as_in_model = _as_in_model(values, ref)
+                scale = None if ref.scale is None else _scale_of(ref)
+                as_in_model = _as_in_model(values, ref, scale)
                 change.apply(as_in_model.view(change.shape))
-                values.copy_(_as_stored(as_in_model, ref))
+                values.copy_(_as_stored(as_in_model, ref, scale))
             else:
                 change.apply(values.view(change.shape))
         # a base that is damaged already is not the LoRA's fault
@@ -259,27 +260,27 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(numbers).all())
 
 
-def _as_in_model(values: Tensor, ref: TensorRef) -> Tensor:
+def _as_in_model(values: Tensor, ref: TensorRef, scale: Tensor | None) -> Tensor:
     """A copy of a parameter's stored numbers as the model has them: OpenCLIP's text projection is stored transposed,
     the last modulation of Flux and SD3 with its halves exchanged, fp8 weights divided by a scale."""
-    if ref.scale is not None:
-        values = values.float() * _scale_of(ref)
+    if scale is not None:
+        values = values.float() * scale
     if ref.halves_swapped:
         values = values.roll(len(values) // 2, 0)
     return values.T.contiguous() if ref.transposed else values.contiguous()
 
 
-def _as_stored(values: Tensor, ref: TensorRef) -> Tensor:
+def _as_stored(values: Tensor, ref: TensorRef, scale: Tensor | None) -> Tensor:
     """The inverse of `_as_in_model`."""
     if ref.transposed:
         values = values.T
     if ref.halves_swapped:
         values = values.roll(len(values) // 2, 0)
-    if ref.scale is None:
+    if scale is None:
         return values
     # the scale maps the largest weight to the largest number of the dtype, so a weight that grew may be beyond it
     largest = torch.finfo(ref.dtype).max
-    return (values / _scale_of(ref)).clamp(-largest, largest)
+    return (values / scale).clamp(-largest, largest)
 
 
 def _scale_of(ref: TensorRef) -> Tensor:

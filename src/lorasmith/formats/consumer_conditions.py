@@ -185,12 +185,6 @@ def is_taken_for_another_base_by_invoke(survey: Survey) -> bool:
     return survey.family is not None and base not in (None, UNKNOWN_WIDTH, survey.family)
 
 
-def has_layers_of_both_transformer_names(survey: Survey) -> bool:
-    """Some layers of a transformer have the names of its authors' files, others diffusers'."""
-    starts = {flat_name.split("_")[1] for flat_name in survey.layers if component_of(flat_name) == "transformer"}
-    return len(starts) > 1
-
-
 def has_scaled_last_layer(survey: Survey) -> bool:
     """The last layer of Flux has an alpha other than its rank."""
     for flat_name, tensors in survey.layers.items():

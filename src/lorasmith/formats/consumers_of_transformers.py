@@ -16,7 +16,6 @@ from lorasmith.formats.consumer_conditions import (
     has_dora_along,
     has_family,
     has_kind,
-    has_layers_of_both_transformer_names,
     has_lone_alphas,
     has_scalars,
     has_scaled_last_layer,
@@ -63,7 +62,7 @@ def _has_no_lora_down(survey: Survey) -> bool:
 
 def _is_left_out_beside_others(survey: Survey, flat_name: str) -> bool:
     """Of a file with names of both kinds, diffusers takes diffusers' ones alone."""
-    is_mixed = survey.family == "flux" and has_layers_of_both_transformer_names(survey)
+    is_mixed = survey.family == "flux" and survey.has_both_transformer_names
     is_original = component_of(flat_name) == "transformer" and not has_diffusers_transformer_name(survey, flat_name)
     return is_mixed and is_original
 

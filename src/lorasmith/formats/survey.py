@@ -160,6 +160,12 @@ class Survey:
         return any(_ORIGINAL_NAME.match(name.removeprefix("lora_unet_")) for name in unet_layers)
 
     @cached_property
+    def has_both_transformer_names(self) -> bool:
+        """Whether some layers of a transformer have the names of its authors' files, and others diffusers'."""
+        starts = {name.split("_")[1] for name in self.layers if component_of(name) == "transformer"}
+        return len(starts) > 1
+
+    @cached_property
     def partial_attentions(self) -> dict[str, set[str]]:
         """Text encoder attentions of which the file has some, but not all four projections: name to projections."""
         attentions: dict[str, set[str]] = {}

@@ -35,12 +35,12 @@ class Shifted(Ranged):
 
     def factor(self, path: DiffusionPath) -> float:
         """f on this path. Raises LorasmithError for `resolution` and `flux` on a path that is not rectified flow."""
+        if not isinstance(self.shift, str):
+            return self.shift
         if self.shift == "model":
             return path.shift
-        if self.shift in ("resolution", "flux"):
-            tokens = require_flow(path, f'objective.timesteps: shift = "{self.shift}"').tokens
-            if self.shift == "flux":
-                rule = ResolutionShift()
-                return rule.factor(rule.base_tokens if tokens is None else tokens)
-            return ((tokens or self.base_tokens) / self.base_tokens) ** 0.5
-        return self.shift
+        tokens = require_flow(path, f'objective.timesteps: shift = "{self.shift}"').tokens
+        if self.shift == "flux":
+            rule = ResolutionShift()
+            return rule.factor(rule.base_tokens if tokens is None else tokens)
+        return ((tokens or self.base_tokens) / self.base_tokens) ** 0.5
