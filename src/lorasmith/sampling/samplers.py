@@ -13,9 +13,9 @@ from lorasmith.diffusion.path import DiffusionPath
 from lorasmith.diffusion.prediction import prediction_of_kind
 from lorasmith.diffusion.rectified_flow import RectifiedFlow
 from lorasmith.diffusion.schedule import require_schedule
-from lorasmith.sampling.custom.scheduler import StepScheduler
 from lorasmith.sampling.flow_samplers import make_flow_scheduler
 from lorasmith.sampling.sampler_names import ALIASES, SAMPLERS, Sampler, custom_samplers, find, find_key, sampler_names
+from lorasmith.sampling.step_scheduler import StepScheduler
 
 __all__ = ["ALIASES", "SAMPLERS", "Sampler", "find", "find_key", "make_scheduler", "sampler_names", "set_timesteps"]
 

@@ -15,9 +15,9 @@ from lorasmith.diffusion.rectified_flow import RectifiedFlow
 from lorasmith.families.load import load
 from lorasmith.sampling import samplers
 from lorasmith.sampling.custom.base import Sampler, Step
-from lorasmith.sampling.custom.scheduler import StepScheduler
 from lorasmith.sampling.request import Request
 from lorasmith.sampling.sample import sample
+from lorasmith.sampling.step_scheduler import StepScheduler
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_its_steps_are_those_of_diffusers_ddim(plain: type[Sampler]) -> None:
     ours = StepScheduler(plain(), path, prediction_of_kind("epsilon"))
     ours.set_timesteps(5)
     betas = 1 - path.alphas_cumprod / torch.cat([torch.ones(1), path.alphas_cumprod[:-1]])  # type: ignore[attr-defined]
-    theirs = DDIMScheduler(trained_betas=betas.tolist(), timestep_spacing="trailing", clip_sample=False)
+    theirs: Any = DDIMScheduler(trained_betas=betas.tolist(), timestep_spacing="trailing", clip_sample=False)
     theirs.set_timesteps(5)
     assert ours.timesteps.tolist() == theirs.timesteps.tolist()
     generator = torch.Generator().manual_seed(0)

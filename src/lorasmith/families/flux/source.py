@@ -16,9 +16,9 @@ from lorasmith.families.transformer_models.original_names import Place
 from lorasmith.families.transformer_models.presets import preset_patterns
 from lorasmith.families.transformer_models.shape import TransformerShape
 from lorasmith.families.transformer_models.single_file import TransformerFile
-from lorasmith.families.transformer_models.source import TransformerFolder, TransformerSource
+from lorasmith.families.transformer_models.source import DENOISER, LATENT_CHANNELS, TransformerFolder, TransformerSource
 
-PACKED_CHANNELS = 64
+PACKED_CHANNELS = 4 * LATENT_CHANNELS
 """Inputs of the transformer: 2 x 2 latents of 16 channels."""
 _SIGNS = ("img_in.weight", "txt_in.weight", "vector_in.in_layer.weight", "double_blocks.0.img_mod.lin.weight")
 DOUBLE_KEEPS, SINGLE_KEEPS = 20.3, 19.2
@@ -56,16 +56,16 @@ class FluxSource(TransformerSource):
     @property
     def is_distilled(self) -> bool:
         """Whether the guidance is an input of the network (dev), rather than a second pass (schnell: none at all)."""
-        return bool(self.config("transformer").get("guidance_embeds"))
+        return bool(self.config(DENOISER).get("guidance_embeds"))
 
     @property
     def network_shape(self) -> TransformerShape:
-        return shape_of_config(self.config("transformer"))
+        return shape_of_config(self.config(DENOISER))
 
     def empty_denoiser(self) -> nn.Module:
         from lorasmith.families.flux.network import FluxNetwork
 
-        return FluxNetwork.from_config(self.config("transformer"))  # pyright: ignore[reportReturnType]
+        return FluxNetwork.from_config(self.config(DENOISER))  # pyright: ignore[reportReturnType]
 
 
 class FluxFolder(FluxSource, TransformerFolder):

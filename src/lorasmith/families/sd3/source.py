@@ -17,10 +17,10 @@ from lorasmith.families.transformer_models.original_names import Place
 from lorasmith.families.transformer_models.presets import preset_patterns
 from lorasmith.families.transformer_models.shape import TransformerShape
 from lorasmith.families.transformer_models.single_file import TransformerFile
-from lorasmith.families.transformer_models.source import TransformerFolder, TransformerSource
+from lorasmith.families.transformer_models.source import DENOISER, LATENT_CHANNELS, TransformerFolder, TransformerSource
 
-LATENT_CHANNELS, HEAD = 16, 64
-"""Channels of latents, and the width of an attention head where the file does not show it."""
+HEAD = 64
+"""The width of an attention head where the file does not show it."""
 _SIGNS = ("x_embedder.proj.weight", "pos_embed", "joint_blocks.0.x_block.attn.qkv.weight")
 BLOCK_KEEPS, DUAL_KEEPS = 23.4, 11.2
 """What autograd keeps of a block, and of its second attention (`TransformerShape`)."""
@@ -56,12 +56,12 @@ class SD3Source(TransformerSource):
 
     @property
     def network_shape(self) -> TransformerShape:
-        return shape_of_config(self.config("transformer"))
+        return shape_of_config(self.config(DENOISER))
 
     def empty_denoiser(self) -> nn.Module:
         from lorasmith.families.sd3.mmdit import MMDiT
 
-        return MMDiT.from_config(self.config("transformer"))  # pyright: ignore[reportReturnType]
+        return MMDiT.from_config(self.config(DENOISER))  # pyright: ignore[reportReturnType]
 
 
 class SD3Folder(SD3Source, TransformerFolder):
@@ -111,7 +111,7 @@ class SD3File(SD3Source, TransformerFile):
         return {"shift": 3.0}
 
     def place_of(self, path: str) -> Place:
-        return sai_place(path, self.config("transformer")["num_layers"])
+        return sai_place(path, self.config(DENOISER)["num_layers"])
 
     def projects(self, part: str) -> bool:
         """A single file's CLIP L is used without its projection, by Stability's own code, ComfyUI and diffusers."""

@@ -26,7 +26,7 @@ from lorasmith.families.stable_diffusion.conditioning import CONTEXT, POOLED
 from lorasmith.families.stable_diffusion.source import part_title
 from lorasmith.families.streaming import BlockStream, stream_calls
 from lorasmith.families.transformer_models import t5
-from lorasmith.families.transformer_models.source import DENOISER, T5, TransformerSource
+from lorasmith.families.transformer_models.source import DENOISER, LATENT_CHANNELS, T5, TransformerSource
 
 LARGE = 100_000_000
 """Transformers with more weights than this are loaded in bfloat16 by default."""
@@ -52,7 +52,7 @@ class TransformerFamily(ClipFamily):
         config = source.config("vae")
         self.latent_scale = float(config.get("scaling_factor", 1.0))
         self.latent_shift = float(config.get("shift_factor") or 0.0)
-        self.latent_channels = int(config.get("latent_channels", 16))  # pyright: ignore[reportAttributeAccessIssue]
+        self.latent_channels = int(config.get("latent_channels", LATENT_CHANNELS))  # pyright: ignore[reportAttributeAccessIssue]
         fits = has_room(self.device, source.parameters * self.dtype.itemsize)
         self._denoiser = load_denoiser(source, self.dtype, self.device if fits else torch.device("cpu"))
         self._layers[DENOISER] = layers_of(self._denoiser, DENOISER)

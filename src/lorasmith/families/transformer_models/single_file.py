@@ -28,10 +28,9 @@ from lorasmith.families.transformer_models.part_files import (
     parts_of_file,
     parts_of_folder,
 )
-from lorasmith.families.transformer_models.source import DENOISER, T5, TransformerSource
+from lorasmith.families.transformer_models.source import DENOISER, LATENT_CHANNELS, T5, TransformerSource
 from lorasmith.families.transformer_models.t5_tokenizer import find_t5_tokenizer, has_tokenizer
 
-LATENT_CHANNELS = 16
 _NEIGHBOURS = ("", "../clip", "../text_encoders", "../text_encoder", "../vae", "../VAE")
 """Where programs keep the parts of such models, from the transformer's folder (ComfyUI, Forge)."""
 
@@ -175,7 +174,8 @@ class TransformerFile(TransformerSource):
         return str(self._part(part).path)
 
     def raw(self, part: str) -> dict[str, TensorRef]:
-        return dict(self._part(part).refs) if part != DENOISER else dict(self._denoiser.refs)
+        stored = self._denoiser if part == DENOISER else self._part(part)
+        return dict(stored.refs)
 
     def config(self, part: str) -> dict[str, Any]:
         if part == DENOISER:

@@ -26,6 +26,8 @@ from lorasmith.families.stable_diffusion.source import part_title
 from lorasmith.families.stable_diffusion.stored_names import current_vae_names, text_encoder_names
 
 DENOISER = "transformer"
+LATENT_CHANNELS = 16
+"""Channels of the latents of SD3 and Flux."""
 T5 = "t5"
 """The part name of the T5 encoder, which is never trained and therefore no component."""
 

@@ -12,8 +12,8 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.families.reader import TensorRef, fill
 from lorasmith.families.source import Source
 from lorasmith.families.stable_diffusion.source import part_title
+from lorasmith.families.transformer_models.source import T5
 
-PART = "t5"
 _SHARED, _TIED = "shared.weight", "encoder.embed_tokens.weight"
 
 
@@ -24,7 +24,7 @@ def load_t5(source: Source, dtype: torch.dtype, device: torch.device) -> nn.Modu
     """
     dtype = torch.bfloat16 if dtype == torch.float16 else dtype
     model, refs = empty_t5(source)
-    fill(model, refs, dtype, device, part_title(PART), source.where(PART))
+    fill(model, refs, dtype, device, part_title(T5), source.where(T5))
     embeddings: Any = model
     embeddings.encoder.embed_tokens.weight = embeddings.shared.weight
     return model.requires_grad_(False).eval()
@@ -35,8 +35,8 @@ def empty_t5(source: Source) -> tuple[nn.Module, dict[str, TensorRef]]:
     from transformers import T5Config, T5EncoderModel
 
     with torch.device("meta"):
-        model = T5EncoderModel(T5Config.from_dict(source.config(PART)))
-    refs = dict(source.raw(PART))
+        model = T5EncoderModel(T5Config.from_dict(source.config(T5)))
+    refs = dict(source.raw(T5))
     # one table under two names, of which files have either or both
     table = refs.get(_SHARED) or refs.get(_TIED)
     if table is not None:
@@ -49,7 +49,7 @@ def load_tokenizer(source: Source) -> Any:
     """Transformers' T5 tokenizer. Raises LorasmithError if it cannot be loaded."""
     from transformers import AutoTokenizer
 
-    folder = source.tokenizer(PART)
+    folder = source.tokenizer(T5)
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, ImportError) as error:
