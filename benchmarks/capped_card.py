@@ -9,8 +9,10 @@ other programs take memory beside torch's, so `--gib` should be what a card of t
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ def main() -> None:
     parser.add_argument("--layers", default="attention")
     parser.add_argument("--work", type=Path, default=Path("runs/capped_card"))
     options = parser.parse_args()
+    faulthandler.enable()
     options.work.mkdir(parents=True, exist_ok=True)
     work = options.work.resolve()
     base = make_base(options.base, work)
@@ -47,7 +50,13 @@ def main() -> None:
         torch.cuda.set_per_process_memory_fraction(options.gib * 2**30 / total)
 
     # The first run encodes and compiles kernels: its time is no part of a step, but its peak must fit, too.
-    lines, seconds, peaks = [], [], []
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        print(line, file=sys.stderr, flush=True)
+
+    seconds, peaks = [], []
     for steps in (WARM_UP, WARM_UP, WARM_UP + options.steps):
         output = work / "run"
         shutil.rmtree(output, ignore_errors=True)
@@ -64,7 +73,7 @@ def main() -> None:
         }
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        result = train(load_config(config), progress=Lines(lines.append))
+        result = train(load_config(config), progress=Lines(say))
         seconds.append(result.seconds)
         peaks.append(torch.cuda.max_memory_reserved() / 2**30)
     print(

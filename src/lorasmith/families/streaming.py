@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lorasmith.families.host_memory import HostMemory
+
 
 @dataclass
 class _Copies:
@@ -39,6 +41,7 @@ class BlockStream:
         """Identities of the tensors that are on the host."""
         self._coming: dict[int, _Copies] = {}
         self._last = -1
+        self._memory = HostMemory(page_locked=self._on_gpu)
         for block in self._blocks:
             for name, tensor in _frozen(block).items():
                 if name.partition(".")[0] not in resident:
@@ -46,8 +49,7 @@ class BlockStream:
 
     def _move_to_host(self, tensor: Tensor) -> None:
         """Give a tensor storage on the host, in memory that a GPU can read without waiting."""
-        host = tensor.data.to("cpu")
-        tensor.data = host.pin_memory() if self._on_gpu else host
+        tensor.data = self._memory.copy_of(tensor.data)
         self._host.add(id(tensor))
 
     def _is_on_host(self, tensor: Tensor) -> bool:
