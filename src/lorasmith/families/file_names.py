@@ -3,15 +3,12 @@ module `file_names.py` that calls `register`."""
 
 from __future__ import annotations
 
-import importlib.util
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import ClassVar
 
-from lorasmith import families
 from lorasmith.adapters.base import LayerSpec
-from lorasmith.core.errors import LorasmithError
+from lorasmith.families.folders import import_of_each, no_such_family
 from lorasmith.families.place import Place
 from lorasmith.families.source import Source
 
@@ -70,16 +67,13 @@ def register(family: FamilyFileNames) -> None:
 
 def file_names_of(kind: str) -> FamilyFileNames:
     """The names of a family's layers. Raises LorasmithError if no family is called so."""
-    for module in pkgutil.iter_modules(families.__path__):
-        name = f"{families.__name__}.{module.name}.file_names"
-        if module.ispkg and importlib.util.find_spec(name):
-            importlib.import_module(name)
+    import_of_each("file_names")
     known: list[str] = []
     for family in _FAMILIES:
         if kind in family.kinds:
             return family
         known += family.kinds
-    raise LorasmithError(f'no family is called "{kind}"; there are {", ".join(known)}')
+    raise no_such_family(kind, known)
 
 
 def variant_of(source: Source) -> str:

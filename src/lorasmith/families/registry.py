@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,9 +9,9 @@ from typing import ClassVar
 
 import torch
 
-from lorasmith import families
-from lorasmith.core.errors import LorasmithError, did_you_mean
+from lorasmith.core.errors import LorasmithError
 from lorasmith.families.base import Family
+from lorasmith.families.folders import import_of_each, no_such_family
 from lorasmith.families.source import Source
 
 
@@ -66,9 +64,7 @@ def register(loader: FamilyLoader) -> None:
 
 def loaders() -> list[FamilyLoader]:
     """All loaders, after importing `loader.py` of every folder that has one."""
-    for module in pkgutil.iter_modules(families.__path__):
-        if module.ispkg and importlib.util.find_spec(f"{families.__name__}.{module.name}.loader"):
-            importlib.import_module(f"{families.__name__}.{module.name}.loader")
+    import_of_each("loader")
     return list(_LOADERS)
 
 
@@ -76,8 +72,7 @@ def loader_of(kind: str) -> FamilyLoader:
     """The loader of a family. Raises LorasmithError if there is no such family."""
     by_kind = {known: loader for loader in loaders() for known in loader.kinds}
     if kind not in by_kind:
-        hint = did_you_mean(kind, by_kind)
-        raise LorasmithError(f'no family is called "{kind}"; there are {", ".join(by_kind)}. {hint}'.rstrip())
+        raise no_such_family(kind, by_kind)
     return by_kind[kind]
 
 

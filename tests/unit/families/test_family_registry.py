@@ -10,6 +10,7 @@ import pytest
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families import registry
+from lorasmith.families.file_names import file_names_of
 from lorasmith.families.load import load
 from lorasmith.families.resolve import find
 
@@ -60,3 +61,8 @@ def test_a_family_may_be_named(tmp_path: Path) -> None:
         find(tmp_path, "toy")
     with pytest.raises(LorasmithError, match=r'there are .*sd1, sd2, sdxl, toy\. did you mean "toy"'):
         find(tmp_path, "tou")
+
+
+def test_the_names_of_an_unknown_family_suggest_the_nearest() -> None:
+    with pytest.raises(LorasmithError, match=r'no family is called "fluks".*did you mean "flux"'):
+        file_names_of("fluks")
