@@ -101,3 +101,32 @@ def test_a_path_with_backslashes_in_double_quotes_is_explained(config: Callable[
     path.write_text('base = "tiny-sd"\noutput = "x"\ndata.images = "C:\\Users\\mia"\n', encoding="utf-8")
     with pytest.raises(LorasmithError, match=r"write Windows paths with / or in single quotes"):
         api.read_config(path)
+
+
+def test_outputs_that_differ_in_case_are_one_run_where_case_does_not_count(
+    config: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A link stands for what such a file system does: both names lead to one folder."""
+    from lorasmith.core.errors import LorasmithError
+
+    path = config()
+    (tmp_path / "Mia").mkdir()
+    (tmp_path / "Mia/config.toml").write_text("# an older run\n", encoding="utf-8")
+    (tmp_path / "mia").symlink_to(tmp_path / "Mia", target_is_directory=True)
+    with pytest.raises(LorasmithError, match="mia already holds a run"):
+        api.train(path, output=tmp_path / "mia", accept_remarks=True)
+    assert (tmp_path / "Mia/config.toml").read_text(encoding="utf-8") == "# an older run\n"
+
+
+@pytest.mark.parametrize(
+    ("other", "named"), [("<Mia>", "where case does not count"), ("mia", "would be one file, mia")]
+)
+def test_words_whose_embedding_files_would_be_one_are_refused(
+    config: Callable[..., Path], other: str, named: str
+) -> None:
+    from lorasmith.core.errors import ConfigError
+
+    path = config(tables=f'[[concepts]]\nwords = ["<mia>"]\n[[concepts]]\nwords = ["{other}"]')
+    with pytest.raises(ConfigError, match=named) as error:
+        api.read_config(path)
+    assert error.value.problems[0].where == "concepts.1.words"

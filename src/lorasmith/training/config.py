@@ -35,6 +35,7 @@ from lorasmith.training.step.lr_schedules import Constant, LrSchedule
 from lorasmith.training.step.objectives import Objective
 from lorasmith.training.step.objectives.denoising import Denoising
 from lorasmith.training.step.optimizers import AdamW, OptimizerConfig
+from lorasmith.training.word_files import word_file_problems
 
 HOOK_SCORES = '[[hooks]] with kind = "scores" and class_word = "dog" (a plain word for what the concept is)'
 """What makes a run measure the four numbers, for messages."""
@@ -324,6 +325,7 @@ def find_contradictions(config: TrainConfig) -> list[Problem]:
     problems += loss_term_problems(config)
     problems += concept_mask_problems(config)
     problems += condition_problems(config)
+    problems += word_file_problems(config.concepts)
     fault = name_fault(config.file_name)
     if fault:
         origin = "" if config.name else " (the name of the output folder)"
