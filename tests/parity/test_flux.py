@@ -11,11 +11,9 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from peft import LoraConfig
+from peft_twin import assert_equal_gradients, attach_twins
 from transformers import AutoTokenizer, CLIPTextModel, CLIPTokenizer, T5EncoderModel
 
-from lorasmith.adapters.attach import AdapterSet
-from lorasmith.adapters.lora import LoRA
 from lorasmith.families.base import Family
 from lorasmith.families.flux.network import image_positions, pack, unpack
 from lorasmith.families.load import load
@@ -70,23 +68,8 @@ def test_outputs_and_gradients_of_adapters(folder: Path, family: Family) -> None
     theirs: Any = FluxTransformer2DModel.from_pretrained(folder / "transformer")
     conditioning = family.encode_text(TEXTS)
     x, t = torch.randn(2, 16, 8, 12, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.9])
-    layers = family.named_layers(["transformer"])
-    adapters = AdapterSet.create(LoRA(rank=2, alpha=2, layers="attention-mlp"), layers, family.layer_presets, seed=0)
-    adapters.attach()
-    names = [name.removeprefix("transformer.") for name in adapters.adapters]
-    assert any("single_transformer_blocks.0.proj_mlp" in name for name in names)
-    theirs.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=names))
-    generator = torch.Generator().manual_seed(1)
-    pairs: list[tuple[Any, Any]] = []
-    for name, adapter in adapters.adapters.items():
-        module = theirs.get_submodule(name.removeprefix("transformer."))
-        tensors = dict(adapter.named_parameters())
-        for ours, other in ((tensors["down"], module.lora_A), (tensors["up"], module.lora_B)):
-            value = torch.randn(ours.shape, generator=generator) * 0.1
-            ours.data = value
-            other["default"].weight.data = value.view(other["default"].weight.shape).clone()
-            pairs.append((ours, other["default"].weight))
-
+    adapters, pairs = attach_twins(family, theirs, "attention-mlp")
+    assert any("single_transformer_blocks.0.proj_mlp" in name for name in adapters.adapters)
     ours_out = family.predict(x, t, conditioning)
     ours_out.square().mean().backward()
     theirs_out = theirs(
@@ -101,8 +84,7 @@ def test_outputs_and_gradients_of_adapters(folder: Path, family: Family) -> None
     )[0]
     theirs_out.square().mean().backward()
     torch.testing.assert_close(pack(ours_out), theirs_out, atol=1e-5, rtol=1e-5)
-    for ours, other in pairs:
-        torch.testing.assert_close(ours.grad, other.grad.view(ours.shape), atol=1e-6, rtol=1e-3)
+    assert_equal_gradients(pairs)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.5])

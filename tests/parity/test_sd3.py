@@ -11,11 +11,9 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from peft import LoraConfig
+from peft_twin import assert_equal_gradients, attach_twins
 from transformers import AutoTokenizer, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel
 
-from lorasmith.adapters.attach import AdapterSet
-from lorasmith.adapters.lora import LoRA
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
 from lorasmith.sampling.request import Request
@@ -67,31 +65,16 @@ def test_outputs_and_gradients_of_adapters(folder: Path, family: Family) -> None
         expected = theirs(x, context, pooled, 1000 * t, return_dict=False)[0]
         torch.testing.assert_close(family.predict(x, t, conditioning), expected, atol=1e-5, rtol=1e-5)
 
-    layers = family.named_layers(["transformer"])
-    adapters = AdapterSet.create(LoRA(rank=2, alpha=2, layers="attention"), layers, family.layer_presets, seed=0)
-    adapters.attach()
-    names = [name.removeprefix("transformer.") for name in adapters.adapters]
-    assert any("attn2.to_q" in name for name in names)
-    assert any("add_k_proj" in name for name in names)
-    theirs.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=names))
-    generator = torch.Generator().manual_seed(1)
-    pairs: list[tuple[Any, Any]] = []
-    for name, adapter in adapters.adapters.items():
-        module = theirs.get_submodule(name.removeprefix("transformer."))
-        tensors = dict(adapter.named_parameters())
-        for ours, other in ((tensors["down"], module.lora_A), (tensors["up"], module.lora_B)):
-            value = torch.randn(ours.shape, generator=generator) * 0.1
-            ours.data = value
-            other["default"].weight.data = value.view(other["default"].weight.shape).clone()
-            pairs.append((ours, other["default"].weight))
+    adapters, pairs = attach_twins(family, theirs, "attention")
+    assert any("attn2.to_q" in name for name in adapters.adapters)
+    assert any("add_k_proj" in name for name in adapters.adapters)
     ours_out = family.predict(x, t, conditioning)
     ours_out.square().mean().backward()
     theirs_out = theirs(x, context, pooled, 1000 * t, return_dict=False)[0]
     theirs_out.square().mean().backward()
     torch.testing.assert_close(ours_out, theirs_out, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(ours_out, expected, atol=1e-2)
-    for ours, other in pairs:
-        torch.testing.assert_close(ours.grad, other.grad.view(ours.shape), atol=1e-6, rtol=1e-3)
+    assert_equal_gradients(pairs)
 
 
 def test_pictures(folder: Path, family: Family) -> None:
