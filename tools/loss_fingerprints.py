@@ -110,9 +110,8 @@ def module_of(kind: type) -> str:
 
 def record(case: Case, workspace: Path) -> list[float]:
     """The losses of the five steps. `workspace` keeps bases and images for further cases."""
-    from lorasmith.training.config import load_config
     from lorasmith.training.hooks.log import Log
-    from lorasmith.training.setup.build import build_run
+    from lorasmith.training.session import prepared_run
     from lorasmith.training.step.loop import fit
 
     number = len(list(workspace.glob("run-*")))
@@ -120,12 +119,10 @@ def record(case: Case, workspace: Path) -> list[float]:
     table["output"] = str(workspace / f"run-{number:03d}")
     if "masks" in table["data"]:
         table["data"]["masks"] = str(workspace / "masks")
-    run = build_run(load_config(table))
-    # no exports and reports: only the losses are wanted
-    run.hooks = tuple(hook for hook in run.hooks if isinstance(hook, Log))
-    fit(run)
-    run.events.close()
-    run.adapters.detach()
+    with prepared_run(table) as run:
+        # no exports and reports: only the losses are wanted
+        run.hooks = tuple(hook for hook in run.hooks if isinstance(hook, Log))
+        fit(run)
     events = (Path(table["output"]) / "events.jsonl").read_text(encoding="utf-8").splitlines()
     return [event["loss"] for event in map(json.loads, events) if event["event"] == "step"]
 
