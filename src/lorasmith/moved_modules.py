@@ -108,6 +108,8 @@ RENAMED = {
     "evaluation": {"Eyes": "FeatureExtractor", "Seen": "Features"},
     "evaluation.base": {"Eyes": "FeatureExtractor", "Seen": "Features"},
     "data.transforms.base": {"Cut": "Crop", "Moment": "TrainingProgress", "joined": "join_tags"},
+    "adapters.factored": {"FactoredAdapter": "adapters.factored_adapter:FactoredAdapter"},
+    "adapters.lora": {"LoRAAdapter": "adapters.lora_adapter:LoRAAdapter"},
     "training.step.objectives.terms": {"ObjectivePart": "LossTerm"},
     "training.step.objectives.terms.base": {"ObjectivePart": "LossTerm"},
     "families.stable_diffusion.attention_maps": {"Maps": "CrossAttentionMaps"},

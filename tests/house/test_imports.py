@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,52 @@ except SystemExit as end:
     assert end.code in (0, None), end.code"""
     own = {"pydantic"} if command else set()  # typer imports it itself to describe parameters
     assert modules_after(code) - own == set()
+
+
+WITHOUT_TORCH = """
+import sys
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ImportError("torch is imported")
+
+sys.meta_path.insert(0, NoTorch())
+"""
+WRONG = {
+    "unknown key": "stepz = 3",
+    "foreign key": "network_dim = 3",
+    "wrong type": 'steps = "many"',
+    "missing key": "steps = 3",
+    "adapter": "[adapter]\nrnk = 3",
+    "adapter of a named kind": '[adapter]\nkind = "lora"\nrank = -1',
+    "optimizer": "[optimizer]\nlr = -1",
+    "schedule": '[lr_schedule]\nkind = "cosine"\nendd = 1',
+    "loss": '[objective]\nloss = "mse"\nmask_mean = "mid"',
+    "hook": "[export]\nkeep = 0",
+    "contradiction": "[optimizer]\nunet_lr = 0",
+}
+"""Mistakes, each in a config that is right otherwise, except for the missing key."""
+
+
+@pytest.mark.parametrize(("command", "mistake"), [*(("check", mistake) for mistake in WRONG), ("train", "unknown key")])
+def test_a_wrong_config_is_answered_without_torch(command: str, mistake: str, tmp_path: Path) -> None:
+    file = tmp_path / "wrong.toml"
+    right = ['base = "tiny-sd"', 'data.images = "lorasmith:garp"']
+    if mistake != "missing key":
+        right.append('output = "run"')
+    file.write_text("\n".join([*right, WRONG[mistake], ""]))
+    script = "\n".join(
+        [
+            WITHOUT_TORCH,
+            f"sys.argv = ['lorasmith', {command!r}, {str(file)!r}]",
+            "from lorasmith.cli.main import main",
+            "main()",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert "torch" not in done.stderr + done.stdout
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

@@ -17,7 +17,7 @@ from lorasmith.adapters.base import Adapter, AdapterConfig
 from lorasmith.adapters.boft import BOFT, butterfly_block_size
 from lorasmith.adapters.dora import DoRA
 from lorasmith.adapters.dylora import DyLoRA
-from lorasmith.adapters.factored import FactoredAdapter
+from lorasmith.adapters.factored_adapter import FactoredAdapter
 from lorasmith.adapters.full import Full
 from lorasmith.adapters.glora import GLoRA
 from lorasmith.adapters.ia3 import IA3

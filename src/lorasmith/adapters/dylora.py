@@ -12,8 +12,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lorasmith.adapters.base import Adapter, FileTensors, LayerSpec
-from lorasmith.adapters.factored import FactoredAdapter, FactoredConfig, kaiming
-from lorasmith.adapters.lora import LoRA, LoRAAdapter
+from lorasmith.adapters.factored import FactoredConfig, kaiming
+from lorasmith.adapters.factored_adapter import FactoredAdapter
+from lorasmith.adapters.lora import LoRA
+from lorasmith.adapters.lora_adapter import LoRAAdapter
 
 
 class DyLoRAAdapter(LoRAAdapter):

@@ -1,64 +1,22 @@
-"""What adapter kinds made of factors share: rank, alpha, scale, a learned scalar, and how factors start."""
+"""What the settings of adapter kinds made of factors share, and how factors start."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
-from lorasmith.adapters.base import Adapter, AdapterConfig, FileTensors, LayerSpec
+from lorasmith.adapters.base import AdapterConfig, FileTensors, LayerSpec
 from lorasmith.adapters.layer_rule import MAX_RANK
 from lorasmith.core.component_names import is_text_encoder
+from lorasmith.core.deferred_torch import torch
+from lorasmith.moved_modules import renamed
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-class FactoredAdapter(Adapter):
-    """A change of alpha / rank times a product. With `scalar`, also times a learned number that starts at 0."""
-
-    up_factors: tuple[str, ...] = ()
-    """One factor of each summand, which `up_lr` applies to. Files have no tensor for the scalar, so it is multiplied
-    into these."""
-
-    def __init__(self, layer: LayerSpec, rank: int, alpha: float) -> None:
-        super().__init__(layer)
-        self._rank, self._alpha = rank, alpha
-        self.scalar: nn.Parameter | None = None
-
-    @property
-    def alpha(self) -> float | None:
-        return self._alpha
-
-    @property
-    def rank(self) -> int | None:
-        return self._rank
-
-    @property
-    def scale(self) -> float:
-        """alpha / rank."""
-        return self._alpha / self._rank
-
-    @property
-    def gain(self) -> float | Tensor:
-        """The scale, times the learned scalar if there is one."""
-        return self.scale if self.scalar is None else self.scale * self.scalar
-
-    def up_parameters(self) -> list[nn.Parameter]:
-        return [getattr(self, name) for name in self.up_factors]
-
-    def shrink(self, ratio: Tensor) -> None:
-        if self.scalar is None:
-            super().shrink(ratio)
-        else:
-            self.scalar.mul_(ratio)
-
-    def tensors(self) -> dict[str, Tensor]:
-        saved = super().tensors()
-        if self.scalar is not None:
-            for factor in self.up_factors:
-                tensor_name = self.tensor_names[factor]
-                saved[tensor_name] = saved[tensor_name] * self.scalar.detach()
-        return saved
+    from lorasmith.adapters.factored_adapter import FactoredAdapter
 
 
 class FactoredConfig(AdapterConfig):
@@ -110,7 +68,7 @@ class FactoredConfig(AdapterConfig):
     def add_scalar(self, adapter: FactoredAdapter) -> None:
         """Give the adapter a learned scalar, if `scalar` is set."""
         if self.scalar:
-            adapter.scalar = nn.Parameter(torch.zeros(()))
+            adapter.scalar = torch.nn.Parameter(torch.zeros(()))
 
 
 def is_spatial(layer: LayerSpec) -> bool:
@@ -120,7 +78,7 @@ def is_spatial(layer: LayerSpec) -> bool:
 
 def kaiming(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Uniform within 1 / sqrt(fan in), torch's default for linear layers."""
-    return nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5), generator=generator)
+    return torch.nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5), generator=generator)
 
 
 def normal(shape: tuple[int, ...], std: float, generator: torch.Generator) -> Tensor:
@@ -136,7 +94,7 @@ def alpha_of(tensors: FileTensors, rank: int) -> float:
 
 def parameter(tensor: Tensor | None) -> nn.Parameter | None:
     """A float32 parameter with a copy of the tensor; None stays None."""
-    return None if tensor is None else nn.Parameter(tensor.detach().float().clone())
+    return None if tensor is None else torch.nn.Parameter(tensor.detach().float().clone())
 
 
 def matrix_shape(tensors: FileTensors, name: str, core_name: str = "") -> tuple[int, ...] | None:
@@ -155,3 +113,8 @@ def matrix_shape(tensors: FileTensors, name: str, core_name: str = "") -> tuple[
     if core.dim() != 4 or tuple(core.shape[:2]) != (a.shape[0], b.shape[0]):
         return None
     return (a.shape[1], b.shape[1], *core.shape[2:])
+
+
+def __getattr__(name: str) -> Any:
+    """Old names, until version 0.3."""
+    return renamed("adapters.factored", name)

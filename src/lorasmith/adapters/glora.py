@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lorasmith.adapters.base import FileTensors, LayerSpec
-from lorasmith.adapters.factored import FactoredAdapter, FactoredConfig, alpha_of, kaiming, parameter
+from lorasmith.adapters.factored import FactoredConfig, alpha_of, kaiming, parameter
+from lorasmith.adapters.factored_adapter import FactoredAdapter
 
 FACTORS = ("a1", "a2", "b1", "b2")
 

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from lorasmith.adapters.factored import kaiming, normal
+from lorasmith.core.deferred_torch import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FULL_SVD_SIDE = 256
 """Weights whose smaller side is at most this get a full SVD, larger ones a randomised one."""
@@ -21,7 +24,7 @@ def down(init: str, shape: tuple[int, ...], generator: torch.Generator) -> Tenso
     if init == "gaussian":
         return normal(shape, 1 / shape[0], generator)
     if init == "orthogonal":
-        return nn.init.orthogonal_(torch.empty(shape), generator=generator)
+        return torch.nn.init.orthogonal_(torch.empty(shape), generator=generator)
     return kaiming(shape, generator)
 
 

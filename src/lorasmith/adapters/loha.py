@@ -12,7 +12,6 @@ from torch import Tensor
 
 from lorasmith.adapters.base import FileTensors, LayerSpec
 from lorasmith.adapters.factored import (
-    FactoredAdapter,
     FactoredConfig,
     alpha_of,
     is_spatial,
@@ -20,6 +19,7 @@ from lorasmith.adapters.factored import (
     normal,
     parameter,
 )
+from lorasmith.adapters.factored_adapter import FactoredAdapter
 from lorasmith.adapters.layer_rule import MAX_RANK
 
 FACTORS = ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")

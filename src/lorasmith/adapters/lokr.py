@@ -16,7 +16,6 @@ from torch import Tensor
 
 from lorasmith.adapters.base import FileTensors, LayerSpec
 from lorasmith.adapters.factored import (
-    FactoredAdapter,
     FactoredConfig,
     alpha_of,
     is_spatial,
@@ -24,6 +23,7 @@ from lorasmith.adapters.factored import (
     matrix_shape,
     parameter,
 )
+from lorasmith.adapters.factored_adapter import FactoredAdapter
 
 FACTORS = ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")
 

@@ -1,135 +1,36 @@
-"""LoRA: a low-rank product beside a frozen weight (arXiv 2106.09685); for convolutions, LoCon."""
+"""LoRA: a low-rank product beside a frozen weight (arXiv 2106.09685); for convolutions, LoCon.
+
+The product itself is in `lora_adapter.py`, so that the settings, which almost every config has, need no torch.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import torch
-import torch.nn.functional as F
 from pydantic import model_validator
-from torch import Tensor, nn
 
 from lorasmith.adapters import inits
-from lorasmith.adapters.base import Dropouts, FileTensors, LayerSpec
-from lorasmith.adapters.factored import FactoredAdapter, FactoredConfig, alpha_of, is_spatial, parameter
+from lorasmith.adapters.base import FileTensors, LayerSpec
+from lorasmith.adapters.factored import FactoredConfig, alpha_of, is_spatial
+from lorasmith.moved_modules import renamed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from lorasmith.adapters.lora_adapter import LoRAAdapter
 
 
-class LoRAAdapter(FactoredAdapter):
-    """delta = scale * (up @ down), scale = alpha / rank.
-
-    `down`: (rank, in) or (rank, in, kh, kw); `up`: (out, rank) or (out, rank, 1, 1). Tucker: `down` is (rank, in, 1, 1)
-    and `mid` (rank, rank, kh, kw). If the factors start as a part of the weight (PiSSA, OLoRA), that start is
-    subtracted again (`start_up`, `start_down`), so that the frozen weight itself never changes.
-    """
-
-    tensor_names: ClassVar[dict[str, str]] = {
-        "down": "lora_down.weight",
-        "mid": "lora_mid.weight",
-        "up": "lora_up.weight",
-    }
-    factors = ("up", "mid", "down")
-    up_factors = ("up",)
-    down: Tensor
-    up: Tensor
-    mid: Tensor | None
-    start_up: Tensor | None
-    start_down: Tensor
-
-    def __init__(self, layer: LayerSpec, down: Tensor, up: Tensor, alpha: float, mid: Tensor | None = None) -> None:
-        super().__init__(layer, down.shape[0], alpha)
-        rank = down.shape[0]
-        ones = [1] * len(layer.kernel)
-        inner = layer.shape[1:] if mid is None else (layer.shape[1], *ones)
-        self.register_parameter("down", parameter(down.reshape(rank, *inner)))
-        self.register_parameter("up", parameter(up.reshape(layer.shape[0], rank, *ones)))
-        self.register_parameter("mid", parameter(mid))
-        self.register_buffer("start_up", None)
-        self.register_buffer("start_down", None)
-
-    def start_from(self, up: Tensor, down: Tensor) -> None:
-        """Subtract up @ down from the change from now on, so that these factors mean no change."""
-        self.start_up, self.start_down = up.clone(), down.clone()
-
-    def factor_pair(self) -> tuple[Tensor, Tensor]:
-        """up (out, rank, ...) and down (rank, in, ...), with the start as further, negative ranks."""
-        if self.start_up is None:
-            return self.up, self.down
-        return torch.cat([self.up, -self.start_up], 1), torch.cat([self.down, self.start_down])
-
-    def delta(self, base: Tensor | None = None) -> Tensor:
-        up, down = self.factor_pair()
-        # Tucker: the core stands between the factors, with the kernel
-        if self.mid is not None:
-            change = torch.einsum("om,mnhw,ni->oihw", up.flatten(1), self.mid, down.flatten(1))
-        else:
-            change = (up.flatten(1) @ down.flatten(1)).view(self.layer.shape)
-        return self.gain * change
-
-    def branch(self, x: Tensor) -> Tensor:
-        up, down = self.scaled_factors(x.dtype)
-        spec = self.layer
-        if spec.kind == "linear":
-            return F.linear(self.dropout_hidden(F.linear(x, down)), up)
-        if self.mid is None:
-            h = F.conv2d(x, down, None, spec.stride, spec.padding, spec.dilation)
-        else:
-            h = F.conv2d(F.conv2d(x, down), self.mid.to(x.dtype), None, spec.stride, spec.padding, spec.dilation)
-        return F.conv2d(self.dropout_hidden(h), up)
-
-    def product_form(self) -> tuple[Tensor, Tensor, float] | None:
-        is_plain = self.mid is None and self.start_up is None and self.scalar is None
-        if not is_plain or (self.training and self.dropout != Dropouts()):
-            return None
-        return self.up, self.down, self.scale
-
-    def add_to(self, out: Tensor, x: Tensor, strength: float = 1.0) -> Tensor:
-        if self.layer.kind != "linear":
-            return super().add_to(out, x, strength)
-        # the second product and the addition are one kernel, with the strength inside `up`
-        up, down = self.scaled_factors(x.dtype, strength)
-        h = self.dropout_hidden(F.linear(x, down))
-        return torch.addmm(out.flatten(0, -2), h.flatten(0, -2), up.T).view_as(out)
-
-    def scaled_factors(self, dtype: torch.dtype, strength: float = 1.0) -> tuple[Tensor, Tensor]:
-        """up, multiplied by the gain and a strength, and down, both in `dtype`."""
-        up, down = self.factor_pair()
-        # `up` is smaller than the output, so the factor goes there; a factor of 1 is left out
-        if isinstance(self.gain, Tensor) or self.gain * strength != 1:
-            up = up * (self.gain * strength)
-        return up.to(dtype), down.to(dtype)
-
-    def factor_pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
-        if self.mid is not None:
-            return []
-        up, down = self.up, self.down
-        assert isinstance(up, nn.Parameter)
-        assert isinstance(down, nn.Parameter)
-        return [(up, down)]
-
-    @property
-    def rank(self) -> int:
-        return self._rank if self.start_up is None else 2 * self._rank
-
-    @property
-    def alpha(self) -> float:
-        return self.scale * self.rank
-
-    def tensors(self) -> dict[str, Tensor]:
-        if self.start_up is None:
-            return super().tensors()
-        # files cannot say "minus the start", so it becomes further ranks
-        up, down = self.factor_pair()
-        alpha = torch.tensor(self.alpha)
-        return {"lora_down.weight": down.detach(), "lora_up.weight": up.detach(), "alpha": alpha}
+TENSOR_NAMES = {"down": "lora_down.weight", "mid": "lora_mid.weight", "up": "lora_up.weight"}
+"""Factors, and the tensor name of each in files."""
 
 
 class LoRA(FactoredConfig):
     """Low-rank adapters on linear layers and convolutions."""
 
     signatures = ("lora_up.weight", "lora_down.weight")
-    reads = frozenset({*LoRAAdapter.tensor_names.values(), "alpha"})
-    adapter_class: ClassVar[type[LoRAAdapter]] = LoRAAdapter
+    reads = frozenset({*TENSOR_NAMES.values(), "alpha"})
     kind: Literal["lora"] = "lora"
     init: Literal["kaiming", "gaussian", "orthogonal", "svd_down", "pissa", "olora", "eva"] = "kaiming"
     """How `down` starts, with `up` zero; `svd_down`: as the main directions that the weight reads; `eva`: from the
@@ -149,6 +50,13 @@ class LoRA(FactoredConfig):
         if self.init in ("pissa", "olora") and (self.scalar or self.tucker or self.max_norm):
             raise ValueError(f'init "{self.init}" cannot be combined with scalar, tucker or max_norm')
         return self
+
+    @property
+    def adapter_class(self) -> type[LoRAAdapter]:
+        """The module that this kind builds."""
+        from lorasmith.adapters.lora_adapter import LoRAAdapter
+
+        return LoRAAdapter
 
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> LoRAAdapter | None:
         if not layer.takes_factors:
@@ -200,5 +108,12 @@ class LoRA(FactoredConfig):
         return down.numel() == rank * inputs and up.numel() == layer.shape[0] * rank
 
     def restore(self, layer: LayerSpec, base: Tensor, tensors: FileTensors) -> LoRAAdapter:
+        from lorasmith.adapters.lora_adapter import LoRAAdapter
+
         down, up = tensors["lora_down.weight"], tensors["lora_up.weight"]
         return LoRAAdapter(layer, down, up, alpha_of(tensors, down.shape[0]), tensors.get("lora_mid.weight"))
+
+
+def __getattr__(name: str) -> Any:
+    """Old names, until version 0.3."""
+    return renamed("adapters.lora", name)

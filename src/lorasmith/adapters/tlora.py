@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from lorasmith.adapters.base import Adapter, LayerSpec
-from lorasmith.adapters.lora import LoRA, LoRAAdapter
+from lorasmith.adapters.lora import LoRA
+from lorasmith.adapters.lora_adapter import LoRAAdapter
 
 
 class TLoRAAdapter(LoRAAdapter):
@@ -61,12 +62,15 @@ class TLoRA(LoRA):
 
     signatures = ()
     writes = "lora"
-    adapter_class = TLoRAAdapter
     kind: Literal["tlora"] = "tlora"  # type: ignore[assignment]
     min_rank: int = Field(default=1, ge=1)
     """Ranks that are trained at pure noise; the authors use 1 to half of the rank."""
     power: float = Field(default=1.0, gt=0)
     """How fast the ranks fall with the noise: above 1 faster at first. The authors use 1."""
+
+    @property
+    def adapter_class(self) -> type[LoRAAdapter]:
+        return TLoRAAdapter
 
     def build(self, layer: LayerSpec, base: Tensor, generator: torch.Generator) -> LoRAAdapter | None:
         adapter = super().build(layer, base, generator)

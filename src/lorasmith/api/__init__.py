@@ -22,6 +22,7 @@ from lorasmith.api.files import SaveOptions, combine, convert, extract, fuse, in
 from lorasmith.api.pictures import caption, masks
 from lorasmith.api.queue import queue_add
 from lorasmith.compat.foreign_keys import explains_foreign_keys
+from lorasmith.core.errors import ConfigError
 from lorasmith.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from lorasmith.training.doctor import Diagnosis
     from lorasmith.training.reproduce import Reproduction, SourceOptions
     from lorasmith.training.session import TrainResult
-    from lorasmith.training.setup.check import CheckResult
+    from lorasmith.training.setup.check_result import CheckResult
     from lorasmith.training.sweep import SweepResult
     from lorasmith.training.sweep.options import SweepOptions
 
@@ -145,10 +146,17 @@ def check(
     >>> found.length["steps"], found.length["views_per_image"]
     (100, 50.0)
     """
+    from lorasmith.training.setup.check_result import CheckResult
+
+    try:
+        settings = read_config(config, overrides, output)
+    except ConfigError as error:
+        return CheckResult(errors=list(error.problems))
+    # What checks a valid config imports torch, so a config that is wrong is answered before.
     from lorasmith.training.setup import check as checking
 
     return checking.check(
-        lambda: read_config(config, overrides, output),
+        settings,
         measure=measure,
         progress=progress or Progress(),
         pictures=None if pictures is None else Path(pictures),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from lorasmith.core.errors import Problem
     from lorasmith.data.remarks import Remark
-    from lorasmith.training.setup.check import CheckResult, StepMeasurement
+    from lorasmith.training.setup.check_result import CheckResult, StepMeasurement
 
 UNUSED_SHOWN = 10
 """How many files that are not used are named in the summary."""

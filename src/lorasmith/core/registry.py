@@ -150,13 +150,26 @@ class Component(Config):
         elif isinstance(value, str):
             table["kind"] = value
         name = table.get("kind")
+        kind = cls._kind_called(name)
+        # pydantic would turn the errors of the kind's fields into one text, so they are passed on as objects
+        try:
+            return kind.model_validate(table)
+        except ValidationError as error:
+            context = {"count": error.error_count(), "inner": error, "of": kind}
+            raise PydanticCustomError("component_fields", "{count} problems inside", context) from None
+
+    @classmethod
+    def _kind_called(cls, name: Any) -> type[Component]:
+        """The kind of this extension point with a name. Raises PydanticCustomError if there is none."""
+        kind = cls._built_in_kind(name) if isinstance(name, str) else None
+        if kind is not None:
+            return kind
         kinds = registered(cls)
         choices = ", ".join(sorted(kinds))
         if not isinstance(name, str):
             message = "expected a name or a table with `kind`, one of: {choices}"
             raise PydanticCustomError("component_shape", message, {"choices": choices})
-        kind = kinds.get(name)
-        if kind is None:
+        if name not in kinds:
             context: dict[str, Any] = {
                 "root": cls._root_name,
                 "found": name,
@@ -164,12 +177,20 @@ class Component(Config):
                 "hint": did_you_mean(name, kinds),
             }
             raise PydanticCustomError("component_kind", 'no {root} is called "{found}"', context)
-        # pydantic would turn the errors of the kind's fields into one text, so they are passed on as objects
-        try:
-            return kind.model_validate(table)
-        except ValidationError as error:
-            context = {"count": error.error_count(), "inner": error, "of": kind}
-            raise PydanticCustomError("component_fields", "{count} problems inside", context) from None
+        return kinds[name]
+
+    @classmethod
+    def _built_in_kind(cls, name: str) -> type[Component] | None:
+        """The built-in kind with a name, if its file has this name, or if it is defined already. The other files of the
+        folder are not imported, which can take long. None: look at all kinds."""
+        package = cls.__module__.removesuffix(".base")
+        folder = getattr(importlib.import_module(package), "__path__", [])
+        if name in {module.name for module in pkgutil.iter_modules(folder)}:
+            importlib.import_module(f"{package}.{name}")
+        kind = cls._kinds.get(name)
+        # a plug-in's kind is taken only beside all built-in ones, so that it cannot have the name of one of them
+        is_built_in = kind is not None and f"{kind.__module__}.".startswith(f"{package}.")
+        return kind if is_built_in else None
 
     @classmethod
     def registered_kinds(cls) -> dict[str, type[Self]]:

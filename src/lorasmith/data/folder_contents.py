@@ -9,7 +9,7 @@ from typing import Any
 
 from lorasmith.data.captions import find_caption_file
 from lorasmith.data.config import NO_CAPTION_FILES, SubsetConfig, sides_of
-from lorasmith.data.images import SUFFIXES
+from lorasmith.data.image_suffixes import SUFFIXES
 from lorasmith.data.listing import CLASS_FOLDER, folders_below, images_in, is_hidden, is_mask, natural
 from lorasmith.data.mask_files import MASK_FOLDERS, find_mask, masked_stem
 from lorasmith.data.metadata import TABLE_NAMES

@@ -15,10 +15,6 @@ from PIL import Image, UnidentifiedImageError
 
 from lorasmith.data.placement import Box, Size
 
-SUFFIXES = {
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
-    *(".avif", ".heic", ".heif", ".hif", ".jxl", ".jp2", ".tga", ".ppm", ".pgm", ".pbm", ".pnm"),
-}
 PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": ""}
 """Modules that teach Pillow further formats, each with the function that does it; without one, the import does it."""
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from lorasmith.data.images import SUFFIXES
+from lorasmith.data.image_suffixes import SUFFIXES
 from lorasmith.data.mask_files import MASK_FOLDERS, masked_stem
 
 CLASS_FOLDER = re.compile(r"(\d+)_(.*)")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from PIL import Image, ImageChops
-
-from lorasmith.data.images import decode
+if TYPE_CHECKING:
+    from PIL import Image
 
 SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".bmp")
 ASPECT_TOLERANCE = 0.01
@@ -40,6 +40,10 @@ def decode_mask(data: bytes, size: tuple[int, int]) -> Image.Image:
 
     Raises ValueError if it is not a picture or its aspect ratio differs from the image's.
     """
+    from PIL import Image, ImageChops
+
+    from lorasmith.data.images import decode
+
     picture, alpha = decode(data)
     grey = picture.convert("L")
     # Programs write masks as grey pictures or as the transparency of a white one; both work this way.

@@ -12,7 +12,7 @@ from typing import Any
 from lorasmith.core.errors import Problem
 from lorasmith.data.captions import LINE_BREAK, checked_text, read_captions, read_text
 from lorasmith.data.config import SubsetConfig
-from lorasmith.data.images import SUFFIXES
+from lorasmith.data.image_suffixes import SUFFIXES
 
 TABLE_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 """Tables that are used when they are found beside images."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Size = tuple[int, int]
 """(width, height)."""
@@ -60,6 +62,8 @@ class Crop:
         """(H, W) of the bucket: 1 where the image is visible, 0 where the crop is black; None without black parts."""
         if self.seen is None:
             return None
+        import numpy as np
+
         left, top, right, bottom = self.box
         seen_left, seen_top, seen_right, seen_bottom = self.seen
         # In coordinates of the crop. Negative ones would count from the other side.

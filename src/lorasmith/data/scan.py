@@ -16,7 +16,8 @@ from lorasmith.data.condition_images import decode_condition_image
 from lorasmith.data.config import SubsetConfig, sides_of
 from lorasmith.data.folder_contents import FolderContents, survey
 from lorasmith.data.image_sizes import too_small
-from lorasmith.data.images import SUFFIXES, decode
+from lorasmith.data.image_suffixes import SUFFIXES
+from lorasmith.data.images import decode
 from lorasmith.data.listing import CLASS_FOLDER, images_in, natural
 from lorasmith.data.mask_files import decode_mask, find_mask
 from lorasmith.data.metadata import TABLE_NAMES, read_kohya_metadata, read_table

@@ -6,19 +6,19 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-import torch
-from torch import Tensor
-
-from lorasmith.adapters.base import Adapter
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.registry import Component
-from lorasmith.formats import token_embeddings
-from lorasmith.formats.rewrite import LayerTensors
-from lorasmith.formats.token_embeddings import TokenEmbeddings
-from lorasmith.formats.write import write as write_safetensors
 from lorasmith.moved_modules import renamed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from lorasmith.adapters.base import Adapter
+    from lorasmith.formats.rewrite import LayerTensors
+    from lorasmith.formats.token_embeddings import TokenEmbeddings
 
 
 class ModulePart(Protocol):
@@ -110,11 +110,15 @@ class Format(Component, root="format"):
 
         Raises LorasmithError if the format cannot hold them.
         """
-        return self.encode_tokens(token_embeddings.mean_over_layers(tokens))
+        from lorasmith.formats.token_embeddings import mean_over_layers
+
+        return self.encode_tokens(mean_over_layers(tokens))
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], dtype: torch.dtype) -> Path:
         """Write a file of this format. `tensors`: what `encode` and the encoding of tokens return."""
-        return write_safetensors(path, tensors, metadata, dtype)
+        from lorasmith.formats.write import write
+
+        return write(path, tensors, metadata, dtype)
 
     def encode_adapters(
         self, adapters: Mapping[str, Adapter], names: LayerNames, weight_of: Callable[[str], Tensor] | None = None

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from lorasmith.core.deferred_torch import torch
 from lorasmith.core.errors import LorasmithError
 from lorasmith.formats import xti
 from lorasmith.formats.read_tensors import read_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FILE_NAMES = {"te": "clip_l", "te1": "clip_l", "te2": "clip_g"}
 """The text encoder's name in files, by component."""

@@ -9,13 +9,15 @@ zeros between the blocks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from lorasmith.core.deferred_torch import torch
 from lorasmith.core.errors import LorasmithError
 from lorasmith.formats.base import LayerNames, ModulePart, Shapes
 from lorasmith.formats.rewrite import LayerTensors, alpha_of, to_diff, to_plain_lora
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BY_ROWS = frozenset(
     (

@@ -10,16 +10,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-
-from lorasmith.adapters.base import Adapter
+from lorasmith.core.deferred_torch import torch
 from lorasmith.core.errors import LorasmithError
 from lorasmith.formats.base import Encoded, Format, LayerNames, ModulePart, Shapes, layer_tensors, unsupported_layers
 from lorasmith.formats.joint_modules import join_layers, split_modules
 from lorasmith.formats.rewrite import LayerTensors, alpha_of, merge_tucker_core, to_plain_lora, with_alpha
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorasmith.adapters.base import Adapter
 
 PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "lora_transformer_")
 _TEXT_PROJECTION = re.compile(r"^(te\d?\..*\.self_attn\.)(?:q|k|v|out)_proj$")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
+from lorasmith.core.deferred_torch import torch
 from lorasmith.core.errors import LorasmithError
 
-TensorsByKey = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TensorsByKey: TypeAlias = "dict[str, Tensor]"
 Metadata = dict[str, str]
 LIBRARY_ERRORS = (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, MemoryError)
 """What safetensors and torch raise for damaged headers, unknown dtypes, and files that end too early."""

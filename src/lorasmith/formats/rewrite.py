@@ -8,14 +8,16 @@ full difference (`to_diff`, `to_diff_with_base`), for which the base weight may 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeAlias
 
 from lorasmith.adapters.base import LayerSpec, kind_of
+from lorasmith.core.deferred_torch import torch
 from lorasmith.core.errors import LorasmithError
 
-LayerTensors = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LayerTensors: TypeAlias = "dict[str, Tensor]"
 """One layer's tensors by tensor name (`lora_down.weight`, `alpha`)."""
 PLAIN_LORA = frozenset({"lora_down.weight", "lora_up.weight", "alpha"})
 RANK_TOLERANCE = 1e-7

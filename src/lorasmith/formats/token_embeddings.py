@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-from torch import Tensor
-
-from lorasmith.concepts import Vocabulary
+from lorasmith.core.deferred_torch import torch
 from lorasmith.core.errors import LorasmithError
 from lorasmith.formats import embeddings
 from lorasmith.formats.metadata_json import json_list
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorasmith.concepts import Vocabulary
+
 TENSOR_PREFIX = "lorasmith.word."
 METADATA_KEY = "lorasmith.words"
 
-TokenEmbeddings = dict[str, dict[str, Tensor]]
+TokenEmbeddings: TypeAlias = "dict[str, dict[str, Tensor]]"
 """Vectors (vectors, layers or 1, width) by new token and text encoder."""
 
 

@@ -7,11 +7,13 @@ One tensor (vectors, width) per layer, named by the block of the original layout
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from lorasmith.core.deferred_torch import torch
 from lorasmith.core.errors import LorasmithError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LAYERS = (
     *("IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID"),

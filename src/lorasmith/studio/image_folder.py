@@ -26,7 +26,8 @@ from lorasmith.data.buckets import Buckets
 from lorasmith.data.captioners import Captioner
 from lorasmith.data.captions import BYTE_ORDER_MARKS, find_caption_file
 from lorasmith.data.config import BucketConfig, SubsetConfig
-from lorasmith.data.images import SUFFIXES, decode, register_plugins
+from lorasmith.data.image_suffixes import SUFFIXES
+from lorasmith.data.images import decode, register_plugins
 from lorasmith.data.listing import CLASS_FOLDER, images_in
 from lorasmith.data.mask_files import MASK_FOLDERS, decode_mask, find_mask, masked_stem
 from lorasmith.data.metadata import TABLE_NAMES

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from lorasmith.families.base import Family
+if TYPE_CHECKING:
+    from lorasmith.families.base import Family
 
 
 @dataclass(frozen=True)

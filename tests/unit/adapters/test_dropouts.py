@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lorasmith.adapters.base import Adapter, Dropouts, LayerSpec
 from lorasmith.adapters.full import FullAdapter
-from lorasmith.adapters.lora import LoRAAdapter
+from lorasmith.adapters.lora_adapter import LoRAAdapter
 
 SPEC = LayerSpec("unet.x", "linear", (6, 4))
 CONV = LayerSpec("unet.x", "conv", (6, 4, 3, 3), padding=(1, 1))

@@ -10,7 +10,8 @@ from torch import nn
 
 from lorasmith.adapters.attach import AdapterSet
 from lorasmith.adapters.layer import spec_of
-from lorasmith.adapters.lora import LoRA, LoRAAdapter
+from lorasmith.adapters.lora import LoRA
+from lorasmith.adapters.lora_adapter import LoRAAdapter
 from lorasmith.adapters.tlora import TLoRA, TLoRAAdapter, rank_mask
 
 LINEAR = nn.Linear(12, 24)

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from lorasmith.data import images
-from lorasmith.data.images import SUFFIXES, decode, register_plugins, resize_and_crop
+from lorasmith.data.image_suffixes import SUFFIXES
+from lorasmith.data.images import decode, register_plugins, resize_and_crop
 
 RED = (200, 30, 40)
 

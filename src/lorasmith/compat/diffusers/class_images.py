@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lorasmith.core.progress import Progress
-from lorasmith.data.images import SUFFIXES
-from lorasmith.sampling.run import sample_to_folder
-from lorasmith.sampling.settings import SampleSettings
+from lorasmith.data.image_suffixes import SUFFIXES
+
+if TYPE_CHECKING:
+    from lorasmith.sampling.settings import SampleSettings
 
 UNFINISHED = ".drawing"
 """The folder below the class folder in which images are drawn."""
@@ -24,6 +26,8 @@ def class_image_job(
     """
 
     def draw(progress: Progress | None) -> None:
+        from lorasmith.sampling.run import sample_to_folder
+
         # Finished images of an interrupted run are still in the folder of unfinished ones.
         folder.mkdir(parents=True, exist_ok=True)
         collect_images(folder)

@@ -15,7 +15,6 @@ from lorasmith.core.progress import Progress
 from lorasmith.data.config import SubsetConfig
 from lorasmith.data.listing import folders_below
 from lorasmith.data.metadata import TABLE_NAMES
-from lorasmith.data.scan import find_images as list_images
 
 Download = Callable[[Progress | None], None]
 
@@ -104,6 +103,8 @@ def limit_images(subsets: list[Table], limit: int | None) -> None:
 
 def count_images_of(subsets: list[Table]) -> int:
     """The number of images of subsets; images that cannot be read count, since they stop the run later."""
+    from lorasmith.data.scan import find_images as list_images
+
     count = 0
     for subset in subsets:
         images, problems = list_images(validate(SubsetConfig, subset, "the options"), "data")

@@ -11,7 +11,6 @@ from lorasmith.core.config import validate
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.data.config import NO_CAPTION_FILES
-from lorasmith.sampling.settings import SampleSettings
 
 DRAWN: Table = {"steps": 25, "cfg": 7.5, "sampler": "dpm++_2m"}
 """How the originals draw class images with Stable Diffusion."""
@@ -67,6 +66,8 @@ class DreamboothSubsets:
             "width": values["resolution"],
             "height": values["resolution"],
         }
+        from lorasmith.sampling.settings import SampleSettings
+
         settings = validate(SampleSettings, table, "the options")
         base = values["pretrained_model_name_or_path"]
         self.jobs.append(class_image_job(base, prompt, Path(folder), values["num_class_images"], settings))

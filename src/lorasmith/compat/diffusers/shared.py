@@ -12,7 +12,7 @@ from lorasmith.compat.script import Conversion, Parsed, Script
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.latent_grid import DOWNSCALE
 from lorasmith.core.launch import find_launch
-from lorasmith.data.images import SUFFIXES
+from lorasmith.data.image_suffixes import SUFFIXES
 
 PRECISIONS = {None: "auto", "no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 HUB_TOKEN = "HF_TOKEN"

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorasmith.compat.kohya.dataset import KohyaDataset, KohyaSubset
-from lorasmith.data.image_sizes import too_small
 from lorasmith.data.listing import images_in
 
 
@@ -82,6 +81,8 @@ def split_by_repeats(subset: KohyaSubset, repeats: list[int]) -> list[ImageRange
 
 def count_images(subsets: list[KohyaSubset], larger_than: int | list[int] | None) -> list[int] | None:
     """The number of images of each subset that are large enough; None if one cannot be determined on this machine."""
+    from lorasmith.data.image_sizes import too_small
+
     counts: list[int] = []
     for subset in subsets:
         if subset["metadata_file"] or subset.class_folders or not subset["image_dir"]:

@@ -15,9 +15,6 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.core.store import write_text
 from lorasmith.core.text_files import parse_json, read_text
-from lorasmith.families.resolve import find
-from lorasmith.files.lora import OutputFile
-from lorasmith.fusion import FuseSettings, fuse_files, read_list
 
 SIDECAR_SUFFIX = ".base.json"
 """Of the file beside a fused LoRA that names its base. The LoRA itself names no paths, since it may be published."""
@@ -36,6 +33,10 @@ class GradientFusion(Action):
         return self.read(given, [], command_line=given)
 
     def act(self, parsed: Parsed, progress: Progress | None) -> dict[str, Any]:
+        from lorasmith.families.resolve import find
+        from lorasmith.files.lora import OutputFile
+        from lorasmith.fusion import FuseSettings, fuse_files, read_list
+
         values = parsed.values
         missing = [name for name in REQUIRED if values[name] is None]
         if missing:
@@ -62,6 +63,8 @@ def write_base(lora: Path, base: str) -> None:
 
 def read_base(lora: Path) -> str | None:
     """The base that is named beside a fused LoRA; None if there is none, or if it is not there any more."""
+    from lorasmith.families.resolve import find
+
     sidecar = lora.with_suffix(SIDECAR_SUFFIX)
     if not sidecar.is_file():
         return None

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from lorasmith.compat.mixofshow.fusion import read_base
 from lorasmith.compat.mixofshow.options import REGIONS
 from lorasmith.compat.mixofshow.reading import normalize_arguments
@@ -17,12 +15,6 @@ from lorasmith.compat.script import Action, Parsed
 from lorasmith.core.config import validate
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
-from lorasmith.families.resolve import find
-from lorasmith.formats.read import load as read_lora
-from lorasmith.sampling.loras import LoraUse
-from lorasmith.sampling.regions import parse_area_weights, parse_regions
-from lorasmith.sampling.run import sample_to_folder
-from lorasmith.sampling.settings import SampleSettings
 
 TOKEN_FILE = "new_concept_cfg.json"
 """The file in a fused model of the original that lists its new tokens."""
@@ -42,6 +34,11 @@ class RegionallyControlableSampling(Action):
         return self.read(given, [], command_line=given)
 
     def act(self, parsed: Parsed, progress: Progress | None) -> dict[str, Any]:
+        from lorasmith.sampling.loras import LoraUse
+        from lorasmith.sampling.regions import parse_regions
+        from lorasmith.sampling.run import sample_to_folder
+        from lorasmith.sampling.settings import SampleSettings
+
         values = parsed.values
         missing = [name for name in ("pretrained_model", "prompt") if values[name] is None]
         if missing:
@@ -92,6 +89,9 @@ def find_model(path: Path, base: str | None) -> tuple[str, Path | None, list[str
 
 def named_base(file: Path) -> str:
     """The base that a LoRA's metadata names. Raises LorasmithError if it is not found under that name."""
+    from lorasmith.families.resolve import find
+    from lorasmith.formats.read import load as read_lora
+
     name = read_lora(file).metadata.get("ss_sd_model_name", "")
     try:
         find(name)
@@ -103,6 +103,8 @@ def named_base(file: Path) -> str:
 
 def image_size(values: Mapping[str, Any], regions: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     """Width and height, as multiples of 8: as given, else of the condition, else the extent of the regions."""
+    from PIL import Image
+
     if values["width"] and values["height"]:
         return values["width"], values["height"]
     for kind in CONDITIONS:
@@ -136,6 +138,8 @@ def clip_to_picture(area: dict[str, Any], width: int, height: int) -> dict[str, 
 
 def convert_controls(values: Mapping[str, Any], width: int, height: int) -> list[dict[str, Any]]:
     """The controls of the given conditions, for a picture of this size."""
+    from lorasmith.sampling.regions import parse_area_weights
+
     controls: list[dict[str, Any]] = []
     for kind in CONDITIONS:
         image = values[f"{kind}_condition"]

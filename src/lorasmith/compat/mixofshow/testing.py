@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorasmith.compat.mixofshow.edlora import NEGATIVE_PROMPT, list_prompts, list_strengths
 from lorasmith.compat.mixofshow.options import TEST, TRAIN
@@ -14,9 +14,9 @@ from lorasmith.compat.options import split_arguments
 from lorasmith.compat.script import Action, Parsed
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.progress import Progress
-from lorasmith.sampling.loras import LoraUse
-from lorasmith.sampling.run import sample_to_folder
-from lorasmith.sampling.settings import SampleSettings
+
+if TYPE_CHECKING:
+    from lorasmith.sampling.settings import SampleSettings
 
 REQUIRED = ("models.pretrained_path", "datasets.val_vis.prompts")
 
@@ -45,6 +45,9 @@ class TestEdlora(Action):
         return self.read(table | given, [], command_line=given)
 
     def act(self, parsed: Parsed, progress: Progress | None) -> dict[str, Any]:
+        from lorasmith.sampling.loras import LoraUse
+        from lorasmith.sampling.run import sample_to_folder
+
         values = parsed.values
         problems = [Problem(key, "missing", remedy="add it") for key in REQUIRED if values[key] is None]
         lora_path = values["lora_path"] or values["path.lora_path"]
@@ -65,6 +68,8 @@ class TestEdlora(Action):
 
 def sample_settings(values: Mapping[str, Any]) -> SampleSettings:
     """How the images are drawn; the sampler and the first seed are the original's."""
+    from lorasmith.sampling.settings import SampleSettings
+
     width, height = preview_size(values) or (None, None)
     return SampleSettings(
         negative=NEGATIVE_PROMPT,

@@ -12,7 +12,8 @@ from PIL import Image
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.progress import Progress
 from lorasmith.core.store import atomic_path
-from lorasmith.data.images import SUFFIXES, decode
+from lorasmith.data.image_suffixes import SUFFIXES
+from lorasmith.data.images import decode
 from lorasmith.data.listing import images_in
 from lorasmith.data.maskers.base import Masker
 

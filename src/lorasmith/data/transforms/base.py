@@ -7,14 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from lorasmith.core.registry import Component
 from lorasmith.data.placement import Crop, Placement, Size
 from lorasmith.moved_modules import renamed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["CaptionTransform", "Crop", "ImageTransform", "Sample", "TrainingProgress", "Transform"]
 
@@ -36,6 +37,8 @@ class Sample:
     def map(self, function_name: str, *args: object) -> Sample:
         """The sample with the numpy function of this name applied to the pixels, to all masks and to the pictures of
         conditions."""
+        import numpy as np
+
         function = getattr(np, function_name)
         names = ("pixels", "mask", "filled", "concepts", "conditions")
         arrays = {name: getattr(self, name) for name in names}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from lorasmith.core.registry import Component
-from lorasmith.diffusion.path import DiffusionPath
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorasmith.diffusion.path import DiffusionPath
 
 
 class Loss(Component, root="loss"):

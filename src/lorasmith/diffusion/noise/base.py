@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from lorasmith.core.registry import Component
-from lorasmith.core.rng import StepRng
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorasmith.core.rng import StepRng
 
 
 class Noise(Component, root="noise"):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from lorasmith.core.registry import Component
-from lorasmith.core.rng import StepRng
-from lorasmith.diffusion.path import DiffusionPath
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorasmith.core.rng import StepRng
+    from lorasmith.diffusion.path import DiffusionPath
 
 
 class TimestepSampler(Component, root="timestep sampler"):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.registry import Component
-from lorasmith.diffusion.path import DiffusionPath
-from lorasmith.diffusion.prediction import Prediction
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorasmith.diffusion.path import DiffusionPath
+    from lorasmith.diffusion.prediction import Prediction
 
 
 class Weighting(Component, root="weighting"):

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from lorasmith.training.hooks.base import Hook
 from lorasmith.training.hooks.log import Log
-from lorasmith.training.output import checkpoint
 
 if TYPE_CHECKING:
     from lorasmith.training.run import Run
@@ -23,6 +22,8 @@ class Checkpoints(Hook):
     """Number of checkpoints that are not deleted."""
 
     def act(self, run: Run) -> None:
+        from lorasmith.training.output import checkpoint
+
         # losses that are still on the device may say that the run has diverged
         for hook in run.hooks:
             if isinstance(hook, Log):

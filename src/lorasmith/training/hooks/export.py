@@ -9,14 +9,10 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from lorasmith.core.errors import LorasmithError
-from lorasmith.files.lora import LoraInput
-from lorasmith.formats import token_embeddings
 from lorasmith.formats.base import Format
 from lorasmith.formats.kohya import Kohya
 from lorasmith.formats.privacy import Level
 from lorasmith.training.hooks.numbered_files import NumberedFiles
-from lorasmith.training.output import export
-from lorasmith.training.output.full_model import check_layout, keeps_vae, write_full_model
 
 if TYPE_CHECKING:
     from lorasmith.training.run import Run
@@ -60,6 +56,8 @@ class Exports(NumberedFiles):
     def write_best(self, run: Run, why: Mapping[str, str]) -> Path:
         """Write the present weights as the best ones of the run, in the format of the final file, as
         `name-best.safetensors`. `why`: metadata that say why they are the best."""
+        from lorasmith.training.output import export
+
         name = best_name(run.name)
         path = exact_file(run, name)
         if run.token_trainer is not None:
@@ -83,6 +81,9 @@ class Exports(NumberedFiles):
 
     def start(self, run: Run) -> None:
         """Raises LorasmithError before training if the adapter cannot be written in the chosen layouts."""
+        from lorasmith.training.output import export
+        from lorasmith.training.output.full_model import check_layout, keeps_vae
+
         # encoding needs no trained weights, so errors of a layout appear now instead of after hours of training
         if len(run.adapters):
             for form in (self.format, *self.also):
@@ -105,6 +106,8 @@ class Exports(NumberedFiles):
 
     def _write_files(self, run: Run, name: str, series: str = "") -> None:
         """Write the file of the adapter and, if there are new tokens, the file that holds them in float32."""
+        from lorasmith.training.output import export
+
         if run.token_trainer is not None:
             path = export.write_exact(run, exact_file(run, name))
             self.write_event(run, "export", path, f"{series} exact" if series else "")
@@ -118,14 +121,15 @@ class Exports(NumberedFiles):
 
     def _write_final_files(self, run: Run, name: str) -> None:
         """Write all files of a finished run."""
+        from lorasmith.formats.token_embeddings import averaging_warning, vocabulary_embeddings
+        from lorasmith.training.output import export
+
         self._write_files(run, name)
         # user interfaces read each new token from a file of its own, with one embedding for all layers
         if run.token_trainer is not None:
             for path in export.write_token_embeddings(run, run.folder / "embeddings"):
                 self.write_event(run, "export", path)
-            warning = token_embeddings.averaging_warning(
-                token_embeddings.vocabulary_embeddings(run.token_trainer.vocabulary)
-            )
+            warning = averaging_warning(vocabulary_embeddings(run.token_trainer.vocabulary))
             if warning:
                 run.progress.say(warning)
         if len(run.adapters) == 0:
@@ -144,6 +148,9 @@ class Exports(NumberedFiles):
             self.write_event(run, "export", other_path)
 
         if self.model is not None:
+            from lorasmith.files.lora import LoraInput
+            from lorasmith.training.output.full_model import write_full_model
+
             # LoRAs of `merge` were part of the base model during training
             changes = [*map(LoraInput.parse, run.config.merge), LoraInput(path)]
             stem = run.folder / f"{name}.model"

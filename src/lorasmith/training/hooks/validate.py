@@ -5,17 +5,17 @@ from __future__ import annotations
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from lorasmith.core.rng import StepRng
-from lorasmith.diffusion.path import DiffusionPath
+from lorasmith.core.deferred_torch import torch
 from lorasmith.diffusion.timesteps import TimestepSampler
 from lorasmith.training.hooks.base import Hook
-from lorasmith.training.step.batches import prepare_batch
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorasmith.core.rng import StepRng
+    from lorasmith.diffusion.path import DiffusionPath
     from lorasmith.training.run import Run
 
 
@@ -72,6 +72,9 @@ class Validation(Hook):
 
     def _losses(self, run: Run, t: int) -> list[float]:
         """The loss of each held-out image at timestep `t`."""
+        from lorasmith.core.rng import StepRng
+        from lorasmith.training.step.batches import prepare_batch
+
         # the objective of the training, except that timesteps are not drawn
         constant = ConstantTimestep(t=t)
         objective = run.objective.model_copy(update={"timesteps": constant})

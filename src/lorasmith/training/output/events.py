@@ -10,9 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from lorasmith.core.store import write_text
 
 CURVES = ("step", "validation", "attention")
@@ -101,6 +98,9 @@ class Events:
         """Show an image file in TensorBoard."""
         if self._tensorboard_folder is None:
             return
+        import numpy as np
+        from PIL import Image
+
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
         self._tensorboard_writer(step).add_image(name, pixels, step, dataformats="HWC")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,7 +21,6 @@ from lorasmith.core.memory import peak_memory
 from lorasmith.core.progress import Progress
 from lorasmith.core.rng import torch_generator
 from lorasmith.data.dataset import Dataset
-from lorasmith.data.remarks import Remark
 from lorasmith.families.resolve import find, with_parts, with_vae
 from lorasmith.families.source import Source
 from lorasmith.files.lora import LoraInput, read
@@ -33,6 +31,7 @@ from lorasmith.training.config import TrainConfig
 from lorasmith.training.determinism import deterministic_algorithms
 from lorasmith.training.run import Run
 from lorasmith.training.setup.build import build_run, run_length
+from lorasmith.training.setup.check_result import CheckResult, StepMeasurement
 from lorasmith.training.setup.first_batches import draw_first_batches
 from lorasmith.training.setup.memory_check import forecast_memory, memory_problems
 from lorasmith.training.setup.remarks import build_dataset, find_remarks
@@ -47,79 +46,13 @@ from lorasmith.training.step.loop import remaining_steps, train_step
 MEASURED_STEPS = 2
 
 
-@dataclass(frozen=True)
-class StepMeasurement:
-    """Time and memory of two real steps on this machine."""
-
-    seconds_first: float
-    """The first step also warms up caches and kernels."""
-    seconds_per_step: float
-    hours: float
-    """Of all steps of the run, without previews and validation."""
-    peak_memory: int
-    """Bytes: of the GPU, or of the process on a CPU."""
-    loss: float | None
-    cache_seconds: float
-    """Loading the base, and encoding what was not cached; the run itself then finds it in the cache."""
-
-
-@dataclass
-class CheckResult:
-    """Everything that is known before training. `errors` keep a run from starting; `warnings` do not."""
-
-    errors: list[Problem] = field(default_factory=list)
-    warnings: list[Problem] = field(default_factory=list)
-    base: dict[str, Any] = field(default_factory=dict)
-    """source, path, kind, layout, prediction, parameters."""
-    adapter: dict[str, Any] = field(default_factory=dict)
-    """kind, rank, alpha; layers and parameters by component."""
-    data: dict[str, Any] = field(default_factory=dict)
-    """images, buckets and the like."""
-    device: str = ""
-    """The device that trains, by the name that it gives itself."""
-    memory: dict[str, Any] = field(default_factory=dict)
-    """GiB that are free and that a step is expected to need, and the memory level; see `MemoryForecast`."""
-    images: list[Remark] = field(default_factory=list)
-    """What is suspicious about images, captions and other files of the data. `train` stops at serious ones."""
-    length: dict[str, Any] = field(default_factory=dict)
-    """steps, epochs, steps_per_epoch, samples, views_per_image."""
-    rates: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Component to `lr`, `scale` (alpha / rank) and `effective` (lr x scale)."""
-    measured: StepMeasurement | None = None
-    pictures: Path | None = None
-    """The contact sheet of the first batches."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether a run would start, at least with `--yes`."""
-        return not self.errors
-
-    @property
-    def serious(self) -> list[Remark]:
-        """The remarks at which `train` stops, unless they are accepted."""
-        return [remark for remark in self.images if remark.severity == "serious"]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data for JSON."""
-        pictures = None if self.pictures is None else str(self.pictures)
-        return {"ok": self.ok, "serious": len(self.serious), **asdict(self), "pictures": pictures}
-
-
-def check(
-    read: Callable[[], TrainConfig], *, measure: bool, progress: Progress, pictures: Path | None = None
-) -> CheckResult:
+def check(config: TrainConfig, *, measure: bool, progress: Progress, pictures: Path | None = None) -> CheckResult:
     """Check everything that can be checked; one error does not hide the others.
 
-    `read` gives the config. `pictures`: if there are no errors, draw the first batches into this file. `measure`: if
-    there are no errors, make two steps. Raises LorasmithError only if there is no config to check.
+    `pictures`: if there are no errors, draw the first batches into this file. `measure`: if there are no errors, make
+    two steps.
     """
     result = CheckResult()
-    try:
-        config = read()
-    except ConfigError as error:
-        result.errors += error.problems
-        return result
-
     base: Source | None = None
     with errors_into(result, "base"):
         base = check_base(config, result)

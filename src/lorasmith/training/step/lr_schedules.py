@@ -12,9 +12,9 @@ import math
 from abc import abstractmethod
 from typing import Any, Literal
 
-import torch
 from pydantic import Field, PrivateAttr, model_validator
 
+from lorasmith.core.deferred_torch import torch
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.registry import Component
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lorasmith import api
-from lorasmith.adapters.lora import LoRAAdapter
+from lorasmith.adapters.lora_adapter import LoRAAdapter
 from lorasmith.diffusion.schedule import NoiseSchedule
 from lorasmith.diffusion.timesteps.uniform import Uniform
 from lorasmith.training.config import load_config

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from lorasmith.core.registry import Component
-from lorasmith.core.rng import StepRng
-from lorasmith.data.dataset import Batch
-from lorasmith.families.base import Family
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorasmith.core.rng import StepRng
+    from lorasmith.data.dataset import Batch
+    from lorasmith.families.base import Family
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class StepResult:
     """(B,): unweighted means."""
     t: Tensor
     """(B,)"""
-    parts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    parts: dict[str, Tensor] = field(default_factory=dict[str, "Tensor"])
     """Scalars to log by name, means over the samples."""
 
 

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from lorasmith.core.rng import StepRng
-from lorasmith.data.dataset import Batch
+from lorasmith.core.deferred_torch import torch
 from lorasmith.diffusion.losses import Loss
 from lorasmith.diffusion.losses.mse import Mse
 from lorasmith.diffusion.noise import Noise
 from lorasmith.diffusion.timesteps import TimestepSampler
 from lorasmith.diffusion.timesteps.uniform import Uniform
 from lorasmith.diffusion.weightings import Weighting
-from lorasmith.families.base import Conditioning, Family
 from lorasmith.training.step.objectives.base import Objective, StepResult
 from lorasmith.training.step.objectives.masked import MaskMean, mean_per_sample
 from lorasmith.training.step.objectives.terms import LossTerm
 from lorasmith.training.step.objectives.terms.evaluate import predict_with_terms, terms_by_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorasmith.core.rng import StepRng
+    from lorasmith.data.dataset import Batch
+    from lorasmith.families.base import Conditioning, Family
 
 
 class Denoising(Objective):

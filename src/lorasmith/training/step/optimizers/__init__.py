@@ -11,20 +11,21 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from lorasmith.core.component_names import is_text_encoder
+from lorasmith.core.deferred_torch import torch
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.registry import Component
-from lorasmith.training.step.eager_adamw import EagerAdamW
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Groups = list[dict[str, Any]]
 """Parameter groups with `params`, `lr` and `name`."""
-FactorPair = tuple[nn.Parameter, nn.Parameter]
+FactorPair: TypeAlias = "tuple[nn.Parameter, nn.Parameter]"
 """Factors whose product is the change of a weight: up (out, rank, ...) and down (rank, in, ...)."""
 SINGLE_RATE_PACKAGES = ("prodigyopt.", "dadaptation.")
 """Their optimizers find the learning rate by themselves, one for all groups."""
@@ -83,6 +84,8 @@ class AdamW(OptimizerConfig):
     eps: float = Field(default=1e-8, gt=0)
 
     def build(self, groups: Groups) -> torch.optim.Optimizer:
+        from lorasmith.training.step.eager_adamw import EagerAdamW
+
         return EagerAdamW(groups, **self.settings(groups))
 
     def settings(self, groups: Groups) -> dict[str, Any]:

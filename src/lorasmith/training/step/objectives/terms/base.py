@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
-
-from lorasmith.concepts import Vocabulary
 from lorasmith.core.registry import Component
-from lorasmith.data.dataset import Batch
-from lorasmith.families.base import Family
-from lorasmith.families.stable_diffusion.attention_maps import CrossAttentionMaps
 from lorasmith.moved_modules import renamed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorasmith.concepts import Vocabulary
+    from lorasmith.data.dataset import Batch
+    from lorasmith.families.base import Family
+    from lorasmith.families.stable_diffusion.attention_maps import CrossAttentionMaps
 
 
 def __getattr__(name: str) -> Any:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from lorasmith.data.dataset import Batch
-from lorasmith.families.base import Family
-from lorasmith.families.stable_diffusion.attention_maps import CrossAttentionMaps, record_maps
+from lorasmith.core.deferred_torch import torch
 from lorasmith.training.step.objectives.terms.base import LossTerm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorasmith.data.dataset import Batch
+    from lorasmith.families.base import Family
 
 
 def predict_with_terms(
@@ -24,6 +26,8 @@ def predict_with_terms(
     new_tokens = family.new_token_index(batch.conditioning)
     if new_tokens is None or family.vocabulary is None:
         return family.predict(x_t, t, batch.conditioning), {}
+
+    from lorasmith.families.stable_diffusion.attention_maps import CrossAttentionMaps, record_maps
 
     # The maps of all terms are recorded in one pass, then each term gets its share.
     columns = [term.columns(new_tokens, family.vocabulary) for term in terms]
