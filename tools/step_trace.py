@@ -30,6 +30,8 @@ TARGET = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- step trace -->", "<!-- end of step trace -->"
 NETWORKS = ("families/", "adapters/")
 """Folders of the networks: the model families with their layers and operations, and the adapters on the layers."""
+STANDS_FOR_TORCH = "core/deferred_torch.py"
+"""Not listed, as torch itself is not: it passes on what is asked of torch."""
 
 Lines = dict[str, set[int]]
 """Executed lines by file, relative to `src/lorasmith`."""
@@ -134,6 +136,7 @@ def executed_lines(function: Callable[[], object]) -> Lines:
         function()
     finally:
         sys.settrace(previous)
+    executed.pop(STANDS_FOR_TORCH, None)
     return {name: lines for name, lines in executed.items() if lines}
 
 

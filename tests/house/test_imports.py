@@ -81,6 +81,19 @@ def test_a_wrong_config_is_answered_without_torch(command: str, mistake: str, tm
     assert "torch" not in done.stderr + done.stdout
 
 
+def test_settings_of_the_objective_need_no_torch() -> None:
+    names = ["diffusion.losses", "diffusion.noise", "diffusion.timesteps", "diffusion.weightings"]
+    names += ["training.step.objectives", "data.transforms"]
+    script = f"""{WITHOUT_TORCH}
+import importlib, pkgutil
+for name in {names!r}:
+    package = importlib.import_module("lorasmith." + name)
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{{package.__name__}}.{{module.name}}")"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_importing_the_package_imports_nothing_heavy() -> None:
     assert modules_after("import lorasmith; dir(lorasmith); lorasmith.LorasmithError") == set()
 

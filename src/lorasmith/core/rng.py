@@ -11,9 +11,12 @@ import hashlib
 import random
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-from torch import Tensor
+from lorasmith.core.deferred_torch import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def derive(seed: int, purpose: str, *position: int | str) -> int:
@@ -63,9 +66,9 @@ def seeded_global_generators(seed: int, device: torch.device) -> Generator[None,
         yield
 
 
-Draw = Callable[[torch.Generator], Tensor]
+Draw: TypeAlias = "Callable[[torch.Generator], Tensor]"
 """One sample's draw from its generator."""
-Make = Callable[[], Tensor]
+Make: TypeAlias = "Callable[[], Tensor]"
 """The draws of all samples for one purpose, (B, ...), at the present step."""
 
 GOLDEN = (5**0.5 - 1) / 2

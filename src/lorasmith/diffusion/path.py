@@ -6,12 +6,13 @@ x_t = alpha(t) x0 + sigma(t) noise. At the first t, x_t is nearly x0; at the las
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import torch
-from torch import Tensor
-
+from lorasmith.core.deferred_torch import torch
 from lorasmith.core.rng import StepRng
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class DiffusionPath(ABC):

@@ -6,13 +6,14 @@ x0, noise, x_t and output have one shape, (B, C, h, w); t is (B,).
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.registry import Component, registered
 from lorasmith.diffusion.path import DiffusionPath
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Prediction(Component, root="prediction"):

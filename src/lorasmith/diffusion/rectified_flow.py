@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from lorasmith.core.deferred_torch import torch
 from lorasmith.core.errors import LorasmithError
 from lorasmith.diffusion.path import DiffusionPath, broadcast
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PATCH = 2
 """The side of a token in latents, of SD3 and Flux."""

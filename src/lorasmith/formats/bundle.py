@@ -8,15 +8,16 @@ others.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from lorasmith.formats import embeddings
 from lorasmith.formats.base import Encoded, Format, LayerNames, Shapes
 from lorasmith.formats.kohya import make_portable, to_module_keys
 from lorasmith.formats.rewrite import LayerTensors
 from lorasmith.formats.token_embeddings import file_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Bundle(Format):

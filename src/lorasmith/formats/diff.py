@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
-
-from lorasmith.adapters.base import Adapter
 from lorasmith.core.errors import LorasmithError
 from lorasmith.formats.base import Encoded, Format, LayerNames, Shapes, layer_tensors
 from lorasmith.formats.kohya import to_module_keys
 from lorasmith.formats.rewrite import LayerTensors, to_diff, to_diff_with_base
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorasmith.adapters.base import Adapter
 
 
 class Diff(Format):

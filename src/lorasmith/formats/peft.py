@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from lorasmith.formats.base import Encoded, Format, LayerNames, Shapes, unsupported_layers
 from lorasmith.formats.kohya import complete_text_attention
 from lorasmith.formats.rewrite import LayerTensors, to_plain_lora, with_alpha
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Peft(Format):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
+from lorasmith.core.deferred_torch import torch
 from lorasmith.diffusion.losses.base import Loss
 from lorasmith.diffusion.path import DiffusionPath
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Huber(Loss):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from lorasmith.diffusion.losses.base import Loss
 from lorasmith.diffusion.path import DiffusionPath
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class L1(Loss):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from lorasmith.diffusion.losses.huber import Huber, smooth_l1
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class SmoothL1(Huber):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
+from lorasmith.core.deferred_torch import torch
 from lorasmith.core.rng import StepRng
 from lorasmith.diffusion.noise.base import Noise
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Immiscible(Noise):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from lorasmith.core.rng import StepRng
 from lorasmith.diffusion.noise.base import Noise
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class InputPerturbation(Noise):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
+from lorasmith.core.deferred_torch import torch
 from lorasmith.core.rng import StepRng
 from lorasmith.diffusion.path import DiffusionPath
 from lorasmith.diffusion.timesteps.base import Ranged
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Mode(Ranged):

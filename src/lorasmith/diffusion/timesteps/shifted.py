@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from lorasmith.core.rng import StepRng
 from lorasmith.diffusion.path import DiffusionPath
 from lorasmith.diffusion.rectified_flow import ResolutionShift, require_flow
 from lorasmith.diffusion.timesteps.base import Ranged, TimestepSampler
 from lorasmith.diffusion.timesteps.logit_normal import LogitNormal
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Shifted(Ranged):

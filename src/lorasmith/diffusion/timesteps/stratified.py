@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from lorasmith.core.rng import StepRng
 from lorasmith.diffusion.path import DiffusionPath
 from lorasmith.diffusion.timesteps.base import Ranged
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Stratified(Ranged):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from lorasmith.diffusion.path import DiffusionPath
 from lorasmith.diffusion.prediction import Prediction
 from lorasmith.diffusion.weightings.base import Weighting
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EDGE = math.exp(-0.5)
 """The height of the bell at both ends, which is subtracted."""

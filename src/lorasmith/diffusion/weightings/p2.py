@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from lorasmith.diffusion.path import DiffusionPath
 from lorasmith.diffusion.prediction import Prediction
 from lorasmith.diffusion.weightings.base import Weighting
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class P2(Weighting):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lorasmith.diffusion.path import DiffusionPath
 from lorasmith.diffusion.prediction import Prediction
 from lorasmith.diffusion.weightings.base import Weighting
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class SigmaSqrt(Weighting):

@@ -6,7 +6,6 @@ import json
 from typing import TYPE_CHECKING, Literal
 
 from lorasmith.training.hooks.numbered_files import NumberedFiles, epochs_begun
-from lorasmith.training.output import checkpoint
 
 if TYPE_CHECKING:
     from lorasmith.training.run import Run
@@ -27,8 +26,10 @@ class States(NumberedFiles):
             self._write(run, f"{run.name}-state")
 
     def _write(self, run: Run, name: str, series: str = "") -> None:
+        from lorasmith.training.output.checkpoint import save
+
         # kohya's scripts read the position from this file
         position = {"current_epoch": epochs_begun(run), "current_step": run.state.step}
         extra_files = {"train_state.json": json.dumps(position)}
-        path = checkpoint.save(run, self.output_folder(run) / name, extra_files)
+        path = save(run, self.output_folder(run) / name, extra_files)
         self.write_event(run, "state", path, series)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
+from lorasmith.core.deferred_torch import F
 from lorasmith.training.step.objectives.denoising import Denoising
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Dco(Denoising):

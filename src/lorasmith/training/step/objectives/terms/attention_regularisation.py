@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
-from lorasmith.concepts import Vocabulary
-from lorasmith.data.dataset import Batch
-from lorasmith.families.base import Family
-from lorasmith.families.stable_diffusion.attention_maps import CrossAttentionMaps
+from lorasmith.core.deferred_torch import F, torch
 from lorasmith.training.step.objectives.terms.base import LossTerm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorasmith.concepts import Vocabulary
+    from lorasmith.data.dataset import Batch
+    from lorasmith.families.base import Family
+    from lorasmith.families.stable_diffusion.attention_maps import CrossAttentionMaps
 
 
 class AttentionRegularisation(LossTerm):
