@@ -6,6 +6,7 @@ line, 70 a bug in Lorasmith (traceback), 130 stopped with Ctrl-C.
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 import traceback
@@ -156,10 +157,24 @@ def main() -> None:
         run_app(as_json)
 
 
+def app_for(arguments: list[str]) -> typer.Typer:
+    """The program with only the command that the arguments begin with; with all of them if they begin with no command.
+
+    typer reads the signature of each command that it has, which takes longer than most answers.
+    """
+    chosen = [command for command in app.registered_commands if arguments[:1] == [command.name]]
+    if not chosen:
+        return app
+    with_one = copy.copy(app)
+    with_one.registered_commands = chosen
+    with_one.registered_groups = []
+    return with_one
+
+
 def run_app(as_json: bool) -> None:
     """Run the command, and turn every error into a message and an exit code."""
     try:
-        app(prog_name="lorasmith")
+        app_for(sys.argv[1:])(prog_name="lorasmith")
     except LorasmithError as error:
         console.print_error(error, as_json)
         sys.exit(EXIT_MISTAKE)
