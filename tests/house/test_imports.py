@@ -53,6 +53,7 @@ WRONG = {
     "adapter": "[adapter]\nrnk = 3",
     "adapter of a named kind": '[adapter]\nkind = "lora"\nrank = -1',
     "optimizer": "[optimizer]\nlr = -1",
+    "optimizer of no kind": 'optimizer.kind = "adamx"',
     "schedule": '[lr_schedule]\nkind = "cosine"\nendd = 1',
     "loss": '[objective]\nloss = "mse"\nmask_mean = "mid"',
     "hook": "[export]\nkeep = 0",
@@ -81,9 +82,9 @@ def test_a_wrong_config_is_answered_without_torch(command: str, mistake: str, tm
     assert "torch" not in done.stderr + done.stdout
 
 
-def test_settings_of_the_objective_need_no_torch() -> None:
+def test_settings_of_objective_and_optimizer_need_no_torch() -> None:
     names = ["diffusion.losses", "diffusion.noise", "diffusion.timesteps", "diffusion.weightings"]
-    names += ["training.step.objectives", "data.transforms"]
+    names += ["training.step.objectives", "training.step.optimizers", "data.transforms"]
     script = f"""{WITHOUT_TORCH}
 import importlib, pkgutil
 for name in {names!r}:

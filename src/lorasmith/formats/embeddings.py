@@ -87,7 +87,7 @@ def load(path: Path) -> tuple[str, dict[str, Tensor]]:
         token = str(content.get("name") or path.stem)
         # A1111 nests the vectors in a dict of named embeddings
         values = content.get("string_to_param", content)
-        tensors = {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}
+        tensors = {name: value.detach() for name, value in values.items() if isinstance(value, torch.Tensor)}
         return token, decode(tensors, str(path))
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise LorasmithError(f"{path}: not a readable embedding file ({error})") from None

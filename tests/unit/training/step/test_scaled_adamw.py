@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from lorasmith.training.step.optimizers import AdamW
-from lorasmith.training.step.optimizers.scaled_adamw import PreconditionedAdamW, ScaledAdamW, inverse
+from lorasmith.training.step.optimizers.scaled_adamw import ScaledAdamW
+from lorasmith.training.step.preconditioned_adamw import PreconditionedAdamW, inverse
 
 DAMPING = 1e-3
 
