@@ -69,7 +69,7 @@ def test_a_lack_of_memory_is_said_without_a_traceback(
     def run_out(**options: object) -> None:
         raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
 
-    monkeypatch.setattr(main, "app", run_out)
+    monkeypatch.setattr(main, "app_for", lambda arguments: run_out)
     with pytest.raises(SystemExit) as ended:
         main.main()
     assert ended.value.code == main.EXIT_MISTAKE
