@@ -32,7 +32,7 @@ from lorasmith.core.rng import torch_generator
 pytest.importorskip("lycoris")
 torch.set_num_threads(1)
 
-LAYERS: dict[str, nn.Module] = {
+LAYERS: dict[str, Any] = {
     "linear": nn.Linear(24, 32),
     "conv1x1": nn.Conv2d(16, 32, 1),
     "conv3x3": nn.Conv2d(16, 32, 3, padding=1),
@@ -201,7 +201,7 @@ def test_dylora_at_every_rank() -> None:
     from lycoris.modules.dylora import DyLoraModule
 
     layer = nn.Linear(12, 10)
-    module = DyLoraModule("x", layer, lora_dim=6, alpha=3.0, block_size=1)
+    module = DyLoraModule("x", layer, lora_dim=6, alpha=3, block_size=1)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for p in (*module.up_list, *module.down_list):
@@ -236,7 +236,8 @@ def test_norms_beside_another_algorithm_are_those_of_lycoris(args: list[str]) ->
     folder = assets() / "tiny-sd"
     unet: Any = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
     text: Any = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder")
-    network = create_network(1.0, 4, 1.0, None, text, unet, **dict(item.split("=") for item in given))
+    settings: dict[str, Any] = dict(item.split("=") for item in given)
+    network = create_network(1.0, 4, 1.0, None, text, unet, **settings)
     theirs = {m.lora_name for m in (*network.unet_loras, *network.text_encoder_loras)}
     theirs = {name.replace("lora_te_encoder_", "lora_te_text_model_encoder_") for name in theirs}
     values = {"pretrained_model_name_or_path": "tiny-sd", "train_data_dir": "elsewhere", "resolution": "64"}
