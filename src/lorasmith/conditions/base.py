@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
-from torch import Tensor, nn
 
 from lorasmith.core.latent_grid import DOWNSCALE
 from lorasmith.core.registry import Component
 from lorasmith.data.condition_images import ConditionInput
-from lorasmith.families.base import Conditioning, Family
 
+if TYPE_CHECKING:
+    from lorasmith.conditions.encoder import ConditionEncoder
+    from lorasmith.families.base import Family
 
-class ConditionEncoder(nn.Module, ABC):
-    """Puts the picture of a condition into the inputs of the network. Its parameters are trained with the LoRA.
-
-    Anything drawn in training (dropout, an empty picture now and then) must come from torch's global generator, which
-    is seeded for each micro-batch. `self.training` is False in previews and when pictures are sampled.
-    """
-
-    @abstractmethod
-    def forward(
-        self, picture: Tensor, x_t: Tensor, t: Tensor, conditioning: Conditioning
-    ) -> tuple[Tensor, Conditioning]:
-        """The x_t and the conditioning that the network gets.
-
-        `picture`: (B, 3, H / scale, W / scale) float32 in 0..1, for images of H x W pixels. `x_t`: (B, C, H / 8, W / 8)
-        float32. `t`: (B,). With guidance, the batch holds the prompts and then the negative prompts, all with their
-        pictures. `conditioning.with_tokens` adds tokens to the text; `x_t + ...` adds to the latents.
-        """
-
-    def __call__(self, *args: Any) -> tuple[Tensor, Conditioning]:
-        """`forward`, with its types."""
-        return super().__call__(*args)
+__all__ = ["Condition", "ConditionEncoder"]
 
 
 class Condition(Component, root="condition"):
@@ -79,3 +60,12 @@ class Condition(Component, root="condition"):
 
         Raises LorasmithError if the base cannot take this condition.
         """
+
+
+def __getattr__(name: str) -> Any:
+    """`ConditionEncoder`, imported when it is first used: it needs torch, and settings do not."""
+    if name != "ConditionEncoder":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lorasmith.conditions import encoder
+
+    return encoder.ConditionEncoder

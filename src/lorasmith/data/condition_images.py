@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor
-
-from lorasmith.data.images import decode
+from lorasmith.core.deferred_torch import F, torch
 from lorasmith.data.mask_files import require_same_aspect
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
 
 PREFIX = "condition."
 """Begins the names of the tensors of conditions, in caches and in a `Conditioning`."""
@@ -41,6 +41,10 @@ def decode_condition_image(data: bytes, size: tuple[int, int]) -> Image.Image:
 
     Raises ValueError if it is not a picture or its aspect ratio differs from the image's.
     """
+    from PIL import Image
+
+    from lorasmith.data.images import decode
+
     picture, _ = decode(data)
     require_same_aspect("picture of a condition", picture.size, size)
     return picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
