@@ -130,6 +130,7 @@ def test_channels_last_group_norm(shape: tuple[int, ...], silu: bool, dtype: tor
 
 
 def test_adamw_in_8_bits_follows_adamw_and_resumes(pictures: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
     images = pictures(6, (150, 140))
     changes: dict[str, Any] = {"device": "cuda", "steps": 12, "cuda_graph": False, "adapter": {"rank": 64}}
     exact = run(images, tmp_path / "exact", **changes)
