@@ -201,3 +201,27 @@ def test_slurm_jobs_go_on_when_the_command_is_killed_and_the_same_command_finds_
     for line in ("--array=0-1", "--partition=small", "--exclude=node02", "--signal=USR2@120"):
         assert line in scripts[0].read_text()
     assert_equal_to_undisturbed(here, shared, out)
+
+
+@pytest.mark.slow
+@needs_submitit
+def test_jobs_of_a_queue_run_on_a_cluster_and_are_stopped_and_continued(
+    here: Program, shared: Path, tmp_path: Path
+) -> None:
+    queue, log = tmp_path / "queue", tmp_path / "queue.log"
+    runs = {rank: tmp_path / f"run-{rank}" for rank in (1, 2)}
+    for rank, run in runs.items():
+        added = here("queue", "add", shared, f"adapter.rank={rank}", f'output="{run}"', "--queue", queue)
+        assert added.code == 0, added.err
+    options = ["--on", "slurm", "--gpus-per-run", "0", "--on-option", "cluster=local"]
+    command = ["queue", "run", "--queue", str(queue), *options]
+    with started(command, log) as child:
+        wait_until(lambda: is_halfway(runs[1]), MOST_SECONDS, child, log)
+        child.send_signal(signal.SIGINT)
+        assert child.wait(MOST_SECONDS) in (0, 130), log.read_text()
+    again = here(*command)
+    assert again.code == 0, again.err
+    assert read(runs[1]).of("resume"), "it went on, and did not begin again"
+    for run in runs.values():
+        assert list(run.glob("*.safetensors"))
+        assert {event["step"] for event in read(run).of("step")} == set(range(1, STEPS + 1))
