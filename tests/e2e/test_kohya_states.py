@@ -68,8 +68,14 @@ def test_the_same_pictures_from_every_form_of_prompts(folder: Path, here: Progra
 
 
 def test_a_mistake_in_prompts_is_found_before_training(folder: Path, here: Program) -> None:
-    (folder / "bad.txt").write_text("garp --w 64\ngarp --cn x.png\n")
-    for name, said in (("bad.txt", "bad.txt:2: unknown option --cn"), ("none.txt", "no such file of prompts")):
+    (folder / "bad.txt").write_text("garp --w 64\ngarp --zz 3\n")
+    (folder / "control.txt").write_text("garp --cn x.png\n")  # sd-scripts: the picture of a ControlNet
+    mistakes = {
+        "bad.txt": "bad.txt:2: unknown option --zz",
+        "control.txt": "of the form NAME=PICTURE",
+        "none.txt": "no such file of prompts",
+    }
+    for name, said in mistakes.items():
         answer = here(*TRAIN, "--max_train_steps=9", "--sample_every_n_steps=9", f"--sample_prompts={name}")
         assert answer.code == 1
         assert said in answer.err
