@@ -21,8 +21,12 @@ ROOT = Path(__file__).parents[1]
 IN_THE_WHEEL = (
     "lorasmith/assets/comfyui/nodes.py",
     "lorasmith/assets/comfyui/README.md",
+    "lorasmith/assets/recipes/garp-flow.toml",
     "lorasmith/assets/recipes/garp.toml",
     "lorasmith/assets/recipes/kinds/dora.toml",
+    "lorasmith/assets/tiny-flow/LICENSE",
+    "lorasmith/assets/tiny-flow/tokenizer_2/vocab.json",
+    "lorasmith/assets/tiny-flow/transformer/diffusion_pytorch_model.safetensors",
     "lorasmith/assets/tiny-sd/LICENSE",
     "lorasmith/py.typed",
     "lorasmith/studio/static/index.html",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lorasmith.core.recipes import FOLDER, read_recipe, recipe_names
+from lorasmith.families.resolve import EMBEDDED_BASES
 from lorasmith.training.config import load_config
 from tools.recipes import RECIPES as RECIPES_BY_ANSWERS
 from tools.recipes import Recipe, text_of
@@ -25,7 +26,7 @@ def test_a_recipe_says_what_it_is_for_what_it_rests_on_and_how_much_memory_it_ne
     assert 10 < len(recipe.purpose) <= 110, recipe.purpose
     assert recipe.memory, "the comment has no: Memory forecast: about 5.8 GiB"
     assert "Evidence:" in comment
-    if load_config(recipe.file).base != "tiny-sd":
+    if load_config(recipe.file).base not in EMBEDDED_BASES:
         assert "Effective lr:" in comment
         assert "views" in comment
 

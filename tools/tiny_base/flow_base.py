@@ -90,6 +90,10 @@ def write_transformer(model: SD3Transformer2DModel, folder: Path) -> None:
     place = folder / "transformer"
     place.mkdir(parents=True, exist_ok=True)
     model.save_config(place)
+    config = place / "config.json"
+    # what trains is a subclass, whose name no other program knows
+    named = json.loads(config.read_text()) | {"_class_name": SD3Transformer2DModel.__name__}
+    config.write_text(json.dumps(named, indent=2, sort_keys=True) + "\n")
     tensors = {name: t.detach().half().cpu().contiguous() for name, t in model.state_dict().items()}
     part = place / "diffusion_pytorch_model.tmp"
     save_file(tensors, part, {"format": "pt"})

@@ -17,7 +17,7 @@ def bench_command(
         typer.Option(
             "--base",
             help="sd1, sd2, sdxl, sd35-medium, sd35-large, flux (full size with random weights, made once), tiny-sd, "
-            "or a base model. auto: sd1 on a GPU, else tiny-sd.",
+            "tiny-flow, or a base model. auto: sd1 on a GPU, else tiny-sd.",
         ),
     ] = "auto",
     resolution: Annotated[int, typer.Option("--resolution", help="Side of the images. 0: that of the base.")] = 0,

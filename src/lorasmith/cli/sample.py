@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from lorasmith.sampling.run import SampleResult
 
 Base = Annotated[
-    str, typer.Option("--base", help="The base model: tiny-sd, a diffusers folder, a hub id or a .safetensors file.")
+    str,
+    typer.Option("--base", help="The base model: tiny-sd, tiny-flow, a diffusers folder, a hub id or a .safetensors."),
 ]
 PromptTexts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="A prompt; repeatable.")]
 PromptsFile = Annotated[

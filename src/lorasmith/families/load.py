@@ -37,7 +37,7 @@ def load(
     vae: str = "",
     parts: Sequence[str] = (),
 ) -> Family:
-    """The base model that `source` names: `tiny-sd`, a diffusers folder, a hub id, or one original-layout file.
+    """The base model that `source` names: an embedded one, a diffusers folder, a hub id, or one original-layout file.
 
     `dtype` None: bfloat16 for full-size models, float32 for denoisers under 100 M weights. `family` (`sd1`, `sd2`,
     `sdxl`, `sd3`, `flux`) overrides detection. `vae`: another VAE in place of the base's (`resolve.with_vae`). `parts`:

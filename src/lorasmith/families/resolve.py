@@ -1,4 +1,4 @@
-"""From what the user wrote (`tiny-sd`, a path, a hub id) to the files of a base model."""
+"""From what the user wrote (`tiny-sd`, `tiny-flow`, a path, a hub id) to the files of a base model."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from lorasmith.families.source import Source
 from lorasmith.families.weight_files import PICKLE_SUFFIXES, pickle_advice
 
 EMBEDDED = "tiny-sd"
+"""The embedded base that is meant where none is named."""
+EMBEDDED_BASES = (EMBEDDED, "tiny-flow")
+"""Names of the bases that are part of the package: a Stable Diffusion 1.x, and an SD3."""
 _CONFIGS = ["model_index.json", "*/config.json", "scheduler/*.json", "tokenizer*/*", "*/*.index.json"]
 _HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
-_BASES = "A base model is tiny-sd, a diffusers folder, an original-layout .safetensors"
+_BASES = "A base model is tiny-sd, tiny-flow, a diffusers folder, an original-layout .safetensors"
 _PARTS = "Parts of a base are in .safetensors files, in a folder of such, in a diffusers folder"
 _VAES = "A VAE is a diffusers folder that is one or contains one, a .safetensors"
 _VAE_WEIGHTS = "diffusion_pytorch_model"
@@ -126,10 +129,10 @@ def with_parts(base: Source, names: Sequence[str]) -> Source:
 def _local_path(name: str, what: str) -> Path | None:
     """The folder or file that `name` means on this machine, or None. Raises LorasmithError for a pickle."""
     path = Path(name).expanduser()
-    if name == EMBEDDED and not path.exists():
-        embedded = assets() / EMBEDDED
+    if name in EMBEDDED_BASES and not path.exists():
+        embedded = assets() / name
         if not embedded.is_dir():
-            raise LorasmithError("the embedded base tiny-sd is not part of this installation; reinstall lorasmith")
+            raise LorasmithError(f"the embedded base {name} is not part of this installation; reinstall lorasmith")
         return embedded
     if path.is_dir():
         return path

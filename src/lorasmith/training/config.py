@@ -68,8 +68,8 @@ class TrainConfig(Config):
     """Everything that decides a run. Same config, same base, same images: same LoRA."""
 
     base: str
-    """The model to train on: `tiny-sd` (embedded), a diffusers folder, a hub id, or one original-layout
-    `.safetensors` file."""
+    """The model to train on: `tiny-sd` or `tiny-flow` (embedded), a diffusers folder, a hub id, or one
+    original-layout `.safetensors` file."""
     merge: tuple[str, ...] = ()
     """LoRA files of any kind that are written into the base before training, each `file.safetensors` or
     `file.safetensors:0.8`. The new LoRA is made for the merged base: to sample with it, apply these files before it."""

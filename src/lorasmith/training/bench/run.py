@@ -18,7 +18,7 @@ from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.package import VERSION
 from lorasmith.core.progress import Progress
 from lorasmith.core.registry import registered
-from lorasmith.families.resolve import EMBEDDED
+from lorasmith.families.resolve import EMBEDDED, EMBEDDED_BASES
 from lorasmith.training.bench.contenders import OURS, contender_of
 from lorasmith.training.bench.measure import Case, Figures, Turns, measure_group
 from lorasmith.training.bench.workload import PRECISIONS, Workload, make_base, make_images, native_resolution
@@ -31,8 +31,8 @@ class BenchOptions:
     """What is measured."""
 
     base: str = "auto"
-    """One of `RANDOM_BASES` (full size, random weights), `tiny-sd`, or a base model. `auto`: `sd1` on a GPU, else
-    `tiny-sd`."""
+    """One of `RANDOM_BASES` (full size, random weights), `tiny-sd`, `tiny-flow`, or a base model. `auto`: `sd1` on a
+    GPU, else `tiny-sd`."""
     resolution: int = 0
     """Side of the images; 0: that of the base."""
     batches: tuple[int, ...] = (1, 4)
@@ -162,7 +162,7 @@ def common_settings(options: BenchOptions, base: str, device: torch.device, prog
         raise LorasmithError(f"--resolution: {resolution} is not a multiple of 64, which all contenders can train")
     precision = options.precision
     if precision == "auto":
-        precision = "bf16" if device.type == "cuda" and base != EMBEDDED else "fp32"
+        precision = "bf16" if device.type == "cuda" and base not in EMBEDDED_BASES else "fp32"
     if precision not in PRECISIONS:
         raise LorasmithError(f'--precision: "{precision}" is not one of auto, {", ".join(PRECISIONS)}')
     work = work_folder(options)
