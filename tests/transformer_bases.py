@@ -12,12 +12,10 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
-from safetensors.torch import load_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPTextConfig,
     CLIPTextModelWithProjection,
-    PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
 )
@@ -27,9 +25,14 @@ from lorasmith.families.flux.bfl_names import bfl_place
 from lorasmith.families.sd3.sai_names import sai_place
 from lorasmith.families.stable_diffusion.ldm_names import vae_name
 from lorasmith.families.transformer_models.original_names import PlaceOf, key_of
+from lorasmith.families.transformer_models.random_base import write_t5_tokenizer
 
 T5_WIDTH = 192
 CLIP_L, CLIP_G = 64, 128
+QKV = {"flux": "double_blocks_0_img_attn_qkv", "sd3": "joint_blocks_0_x_block_attn_qkv"}
+"""sd-scripts' name of q, k and v of the first block."""
+VERSIONS = {"flux": "flux1", "sd3": "sd3"}
+"""What sd-scripts calls the families in metadata."""
 
 
 def randomise(model: Any, seed: int) -> Any:
@@ -57,19 +60,6 @@ def clip(width: int, seed: int, projected: bool = True) -> Any:
     return randomise((CLIPTextModelWithProjection if projected else CLIPTextModel)(config), seed)
 
 
-def t5_tokenizer() -> PreTrainedTokenizerFast:
-    """Characters as tokens, with T5's pad and end tokens."""
-    characters = " abcdefghijklmnopqrstuvwxyz0123456789,.()"
-    vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2} | {c: i + 3 for i, c in enumerate(characters)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
-    )
-
-
 def write_parts(
     out: Path, scheduler: dict[str, Any], t5_folder: str | None, t5_tokenizer_folder: str, scaling: tuple[float, float]
 ) -> None:
@@ -93,7 +83,7 @@ def write_parts(
             vocab_size=64, d_model=T5_WIDTH, d_kv=24, d_ff=64, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"
         )
         randomise(T5EncoderModel(config), 2).save_pretrained(out / t5_folder)
-        t5_tokenizer().save_pretrained(str(out / t5_tokenizer_folder))
+        write_t5_tokenizer(out / t5_tokenizer_folder)
 
 
 def write_clip_tokenizer(place: Path, pad: str) -> None:
@@ -153,6 +143,23 @@ def write_flux(out: Path, *, guidance: bool = True) -> Path:
     write_parts(out, {"shift": 3.0, "use_dynamic_shifting": True}, "text_encoder_2", "tokenizer_2", (0.3611, 0.1159))
     (out / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     return out
+
+
+def write_lora_of_block(path: Path, kind: str, *, text: bool = False, block: bool = True, seed: int = 0) -> Path:
+    """A LoRA file in sd-scripts' names, of q, k and v of the first block, and of a layer of the first text encoder."""
+    generator = torch.Generator().manual_seed(seed)
+    modules: dict[str, tuple[int, int]] = {}
+    if block:
+        modules[f"lora_unet_{QKV[kind]}"] = (192, 64)
+    if text:
+        modules["lora_te1_text_model_encoder_layers_0_self_attn_q_proj"] = (CLIP_L, CLIP_L)
+    tensors: dict[str, torch.Tensor] = {}
+    for module, (rows, width) in modules.items():
+        tensors[f"{module}.lora_down.weight"] = torch.randn(2, width, generator=generator) * 0.2
+        tensors[f"{module}.lora_up.weight"] = torch.randn(rows, 2, generator=generator) * 0.2
+        tensors[f"{module}.alpha"] = torch.tensor(2.0)
+    save_file(tensors, path, {"ss_base_model_version": VERSIONS[kind]})
+    return path
 
 
 def original_names(folder: Path, kind: str) -> dict[str, torch.Tensor]:

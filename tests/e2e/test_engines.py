@@ -28,6 +28,8 @@ from tests.waiting import wait_until
 Config = Callable[..., Path]
 STEPS = 60
 MOST_SECONDS = 400
+ON_LOCAL_SLURM = ["--on", "slurm", "--gpus-per-run", "0", "--on-option", "cluster=local"]
+"""SLURM's jobs as processes of this machine, by submitit."""
 needs_submitit = pytest.mark.skipif(
     importlib.util.find_spec("submitit") is None, reason='SLURM IS NOT TESTED: pip install "lorasmith[slurm]"'
 )
@@ -137,7 +139,7 @@ def test_a_slurm_job_that_is_preempted_is_requeued_and_a_killed_one_is_continued
     here: Program, shared: Path, tmp_path: Path
 ) -> None:
     out, log = tmp_path / "slurm", tmp_path / "slurm.log"
-    command = sweep_command(shared, out, "--on", "slurm", "--gpus-per-run", "0", "--on-option", "cluster=local")
+    command = sweep_command(shared, out, *ON_LOCAL_SLURM)
     with started(command, log) as child:
         program = psutil.Process(child.pid)
         for rank in (1, 2):
@@ -165,7 +167,7 @@ def test_ctrl_c_saves_the_runs_on_a_cluster_and_the_same_command_goes_on(
     here: Program, shared: Path, tmp_path: Path
 ) -> None:
     out, log = tmp_path / "slurm", tmp_path / "slurm.log"
-    command = sweep_command(shared, out, "--on", "slurm", "--gpus-per-run", "0", "--on-option", "cluster=local")
+    command = sweep_command(shared, out, *ON_LOCAL_SLURM)
     with started(command, log) as child:
         wait_until(lambda: is_halfway(run_of(out, 1)), MOST_SECONDS, child, log)
         child.send_signal(signal.SIGINT)
@@ -213,8 +215,7 @@ def test_jobs_of_a_queue_run_on_a_cluster_and_are_stopped_and_continued(
     for rank, run in runs.items():
         added = here("queue", "add", shared, f"adapter.rank={rank}", f'output="{run}"', "--queue", queue)
         assert added.code == 0, added.err
-    options = ["--on", "slurm", "--gpus-per-run", "0", "--on-option", "cluster=local"]
-    command = ["queue", "run", "--queue", str(queue), *options]
+    command = ["queue", "run", "--queue", str(queue), *ON_LOCAL_SLURM]
     with started(command, log) as child:
         wait_until(lambda: is_halfway(runs[1]), MOST_SECONDS, child, log)
         child.send_signal(signal.SIGINT)

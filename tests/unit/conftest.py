@@ -39,6 +39,20 @@ def family(loaded: Callable[[str], Family]) -> Family:
     return loaded("sd1")
 
 
+@pytest.fixture(scope="session", params=["flux", "sd3"])
+def transformer_kind(request: pytest.FixtureRequest) -> str:
+    """The families whose denoiser is a transformer."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def transformer_folder(transformer_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random base of the family, as a diffusers folder. Tests must not change it."""
+    from tests.transformer_bases import WRITERS
+
+    return WRITERS[transformer_kind](tmp_path_factory.mktemp(transformer_kind))
+
+
 @pytest.fixture
 def write_lora(tmp_path: Path) -> Callable[..., Path]:
     """A function that writes a random LoRA for a family."""

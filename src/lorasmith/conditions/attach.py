@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from lorasmith.conditions.base import Condition, ConditionEncoder
+from lorasmith.conditions.base import Condition
+from lorasmith.conditions.encoder import ConditionEncoder
 from lorasmith.core.rng import derive, seeded_global_generators
 from lorasmith.families.base import Conditioning, Family
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -14,8 +14,6 @@ from lorasmith.data.condition_images import ConditionInput
 if TYPE_CHECKING:
     from lorasmith.conditions.encoder import ConditionEncoder
     from lorasmith.families.base import Family
-
-__all__ = ["Condition", "ConditionEncoder"]
 
 
 class Condition(Component, root="condition"):
@@ -60,12 +58,3 @@ class Condition(Component, root="condition"):
 
         Raises LorasmithError if the base cannot take this condition.
         """
-
-
-def __getattr__(name: str) -> Any:
-    """`ConditionEncoder`, imported when it is first used: it needs torch, and settings do not."""
-    if name != "ConditionEncoder":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lorasmith.conditions import encoder
-
-    return encoder.ConditionEncoder

@@ -95,16 +95,10 @@ def memory_of(device: torch.device) -> tuple[int, int] | None:
     return None
 
 
-def free_unreachable() -> None:
-    """Give back the memory of objects that only hold each other, and what the allocator of a GPU keeps for reuse.
-
-    A run and its hooks name each other, so without this its model stays on the GPU beside the next one's.
-    """
-    found = available_backends()
-    if not found:
-        return
+def free_unused() -> None:
+    """Give back the memory of objects that only hold each other, and what allocators of devices keep for reuse."""
     gc.collect()
-    for name in found:
+    for name in available_backends():
         if hasattr(backend(name), "empty_cache"):
             backend(name).empty_cache()
 

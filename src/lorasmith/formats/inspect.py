@@ -74,7 +74,7 @@ def inspect(path: Path) -> dict[str, Any]:
         "words": sorted({*file.bundled_embeddings, *file.token_embeddings}),
         "strangers": survey.unknown_keys,
         "plugins": plugins_of(file.metadata),
-        "notes": [*file.notes, *([t5_note(file)] if t5_note(file) else [])],
+        "notes": list(filter(None, (*file.notes, t5_note(file)))),
         "readers": reader_support(survey),
         "norms": block_norms(survey),
         "training": training_settings(file),

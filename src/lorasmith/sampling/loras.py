@@ -192,6 +192,11 @@ def load_lora(family: Family, path: Path, progress: Progress | None = None) -> A
     tokens = [*file.bundled_embeddings, *file.token_embeddings]
     if tokens and progress is not None:
         progress.say(f"{path}: its new words ({', '.join(tokens)}) are not used here, only its changed layers")
+    return attach_file(family, file)
+
+
+def attach_file(family: Family, file: LoraFile) -> AdapterSet:
+    """The adapters of a file that has been read, attached at strength 1. Raises LorasmithError as `load_lora` does."""
     return build_adapters(family, file, decode_layers(file, family)).attach()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lorasmith.core.devices import free_unreachable
+from lorasmith.core.devices import available_backends, free_unused
 from lorasmith.core.errors import LorasmithError, WriteError
 from lorasmith.core.lock import locked
 from lorasmith.core.progress import Progress
@@ -63,8 +63,9 @@ def train(
     try:
         return _train(config, progress, resume, overwrite, accept_remarks)
     finally:
-        # the next run in this process needs the memory
-        free_unreachable()
+        # A run and its hooks name each other, so its model would stay on a GPU beside that of the next run.
+        if available_backends():
+            free_unused()
 
 
 def _train(

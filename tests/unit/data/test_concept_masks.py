@@ -9,17 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_family import FakeFamily
 from PIL import Image
+from positions import SIZES, TRANSFORMS, batches, colours, settings_of_transforms
 
 from lorasmith.core.errors import ConfigError
-from lorasmith.core.progress import Progress
-from lorasmith.data.batch import Batch
-from lorasmith.data.dataset import Dataset, TextSettings
+from lorasmith.data.dataset import Dataset
 from lorasmith.training.config import load_config
 
 Build = Callable[..., Dataset]
-SIZES = ((80, 64), (64, 96), (64, 64))
 
 
 @pytest.fixture
@@ -44,32 +41,9 @@ def settings(folder: Path, **more: Any) -> dict[str, Any]:
     return {"subsets": [subset | more]}
 
 
-def batches(data: Dataset, epochs: int = 3) -> list[Batch]:
-    data.prepare(FakeFamily(), text=TextSettings(), progress=Progress())
-    return [data.load(plan) for epoch in range(epochs) for plan in data.epoch(epoch)]
-
-
-def colours(batch: Batch) -> torch.Tensor:
-    """(B, 3, h, w): red, green and blue in 0..1, as means over 8 x 8 pixels."""
-    if batch.latents is not None:
-        return (batch.latents.mean[:, :3] + 1) / 2
-    assert batch.pixels is not None
-    return torch.nn.functional.avg_pool2d((batch.pixels + 1) / 2, 8)
-
-
-TRANSFORMS = {
-    "buckets": [],
-    "flip": [{"kind": "flip"}],
-    "crop": [{"kind": "random_crop"}, {"kind": "flip"}],
-    "letterbox": [{"kind": "letterbox", "kept": 3, "scale": [0.5, 1]}],
-    "live": [{"kind": "letterbox", "crop": 1}],
-}
-
-
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_masks_are_where_their_pixels_are(dataset: Build, folder: Path, name: str) -> None:
-    square = {} if name in ("buckets", "flip") else {"buckets": {"enabled": False}}
-    table = settings(folder, masks=str(folder / "own")) | {"transforms": TRANSFORMS[name], **square}
+    table = settings(folder, masks=str(folder / "own")) | settings_of_transforms(name)
     seen = set()
     for again in range(2):  # the second time from the cache
         for batch in batches(dataset(**table, batch_size=2)):

@@ -11,17 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_family import FakeFamily
 from PIL import Image
+from positions import SIZES, TRANSFORMS, batches, colours, settings_of_transforms
 
 from lorasmith.core.errors import ConfigError, LorasmithError
-from lorasmith.core.progress import Progress
-from lorasmith.data.batch import Batch
 from lorasmith.data.condition_images import ConditionInput
-from lorasmith.data.dataset import Dataset, TextSettings
+from lorasmith.data.dataset import Dataset
 
 Build = Callable[..., Dataset]
-SIZES = ((80, 64), (64, 96), (64, 64))
 POSE, DEPTH = ConditionInput("pose", 8), ConditionInput("depth", 2, empty=0.5)
 
 
@@ -48,34 +45,11 @@ def with_conditions(dataset: Build, folder: Path, **more: Any) -> Dataset:
     return data
 
 
-def batches(data: Dataset, epochs: int = 3) -> list[Batch]:
-    data.prepare(FakeFamily(), text=TextSettings(), progress=Progress())
-    return [data.load(plan) for epoch in range(epochs) for plan in data.epoch(epoch)]
-
-
-def colours(batch: Batch) -> torch.Tensor:
-    """(B, 3, h, w) in 0..1, the means over 8 x 8 pixels."""
-    if batch.latents is not None:
-        return (batch.latents.mean[:, :3] + 1) / 2
-    assert batch.pixels is not None
-    return torch.nn.functional.avg_pool2d((batch.pixels + 1) / 2, 8)
-
-
-TRANSFORMS = {
-    "buckets": [],
-    "flip": [{"kind": "flip"}],
-    "crop": [{"kind": "random_crop"}, {"kind": "flip"}],
-    "letterbox": [{"kind": "letterbox", "kept": 3, "scale": [0.5, 1]}],
-    "live": [{"kind": "letterbox", "crop": 1}],
-}
-
-
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_pictures_of_conditions_are_where_their_pixels_are(dataset: Build, folder: Path, name: str) -> None:
-    square = {} if name in ("buckets", "flip") else {"buckets": {"enabled": False}}
     seen = set()
     for again in range(2):  # the second time from the cache
-        for batch in batches(with_conditions(dataset, folder, transforms=TRANSFORMS[name], **square)):
+        for batch in batches(with_conditions(dataset, folder, **settings_of_transforms(name))):
             shown = colours(batch)
             pose, depth = batch.conditions["condition.pose"], batch.conditions["condition.depth"]
             assert pose.shape == shown.shape

@@ -19,46 +19,16 @@ from lorasmith.files.lowrank import Truncation
 from lorasmith.files.merge import merge
 from lorasmith.files.model import ModelLayers
 from lorasmith.files.resize import resize
-from tests.transformer_bases import WRITERS, original_names, text_tensors, whole_checkpoint
-
-MODULES = {"flux": "double_blocks_0_img_attn_qkv", "sd3": "joint_blocks_0_x_block_attn_qkv"}
-VERSIONS = {"flux": "flux1", "sd3": "sd3"}
-WIDTH = 64
-"""Of the transformers and of the first text encoder."""
-
-
-@pytest.fixture(scope="module", params=WRITERS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return WRITERS[kind](tmp_path_factory.mktemp(kind))
+from tests.transformer_bases import QKV, original_names, text_tensors, whole_checkpoint, write_lora_of_block
 
 
 @pytest.fixture
-def alone(kind: str, folder: Path, tmp_path: Path) -> Path:
+def alone(transformer_kind: str, transformer_folder: Path, tmp_path: Path) -> Path:
     """The transformer in a file of its own, with no other part beside it."""
     (tmp_path / "alone").mkdir()
-    file = tmp_path / "alone" / f"{kind}.safetensors"
-    save_file(original_names(folder, kind), file)
+    file = tmp_path / "alone" / f"{transformer_kind}.safetensors"
+    save_file(original_names(transformer_folder, transformer_kind), file)
     return file
-
-
-def write_lora(path: Path, kind: str, *, text: bool = False, seed: int = 0) -> Path:
-    """A LoRA of q, k and v of a block, and of a layer of the first text encoder."""
-    generator = torch.Generator().manual_seed(seed)
-    modules = {f"lora_unet_{MODULES[kind]}": 3 * WIDTH}
-    if text:
-        modules["lora_te1_text_model_encoder_layers_0_self_attn_q_proj"] = WIDTH
-    tensors: dict[str, torch.Tensor] = {}
-    for module, rows in modules.items():
-        tensors[f"{module}.lora_down.weight"] = torch.randn(2, WIDTH, generator=generator) * 0.2
-        tensors[f"{module}.lora_up.weight"] = torch.randn(rows, 2, generator=generator) * 0.2
-        tensors[f"{module}.alpha"] = torch.tensor(2.0)
-    save_file(tensors, path, {"ss_base_model_version": VERSIONS[kind]})
-    return path
 
 
 def same_tensors(first: Path, second: Path) -> bool:
@@ -66,16 +36,18 @@ def same_tensors(first: Path, second: Path) -> bool:
     return ours.keys() == others.keys() and all(torch.equal(ours[key], others[key]) for key in ours)
 
 
-def test_the_layers_are_those_of_the_transformer(kind: str, folder: Path, alone: Path) -> None:
+def test_the_layers_are_those_of_the_transformer(transformer_kind: str, transformer_folder: Path, alone: Path) -> None:
     ours = ModelLayers.from_base(alone)
-    whole = ModelLayers.from_base(folder)
+    whole = ModelLayers.from_base(transformer_folder)
     assert ours.layers == {name: spec for name, spec in whole.layers.items() if name.startswith("transformer.")}
 
 
-def test_tools_write_what_they_write_with_a_whole_base(kind: str, folder: Path, alone: Path, tmp_path: Path) -> None:
-    lora = write_lora(tmp_path / "lora.safetensors", kind)
+def test_tools_write_what_they_write_with_a_whole_base(
+    transformer_kind: str, transformer_folder: Path, alone: Path, tmp_path: Path
+) -> None:
+    lora = write_lora_of_block(tmp_path / "lora.safetensors", transformer_kind)
     written: dict[str, list[Path]] = {}
-    for name, base in (("alone", alone), ("folder", folder)):
+    for name, base in (("alone", alone), ("folder", transformer_folder)):
         out = tmp_path / f"of_{name}"
         out.mkdir()
         files = [out / f"{tool}.safetensors" for tool in ("peft", "diff", "resized", "combined")]
@@ -88,32 +60,39 @@ def test_tools_write_what_they_write_with_a_whole_base(kind: str, folder: Path, 
         assert same_tensors(ours, other), ours.name
 
 
-def test_merge_and_extract_give_what_a_whole_base_gives(kind: str, folder: Path, alone: Path, tmp_path: Path) -> None:
-    lora = write_lora(tmp_path / "lora.safetensors", kind)
+def test_merge_and_extract_give_what_a_whole_base_gives(
+    transformer_kind: str, transformer_folder: Path, alone: Path, tmp_path: Path
+) -> None:
+    lora = write_lora_of_block(tmp_path / "lora.safetensors", transformer_kind)
     merge(alone, [LoraInput(lora, 0.7)], tmp_path / "merged.safetensors")
-    merge(folder, [LoraInput(lora, 0.7)], tmp_path / "merged")
-    merged, of_folder = load_file(tmp_path / "merged.safetensors"), original_names(tmp_path / "merged", kind)
+    merge(transformer_folder, [LoraInput(lora, 0.7)], tmp_path / "merged")
+    merged, of_folder = (
+        load_file(tmp_path / "merged.safetensors"),
+        original_names(tmp_path / "merged", transformer_kind),
+    )
     assert merged.keys() == of_folder.keys()
     for key, tensor in merged.items():
         torch.testing.assert_close(tensor, of_folder[key], atol=1e-6, rtol=0)
     assert any(not tensor.equal(load_file(alone)[key]) for key, tensor in merged.items())
 
     outputs = [OutputFile(tmp_path / f"{name}.safetensors", torch.float32) for name in ("a", "b")]
-    for (tuned, base), output in zip([("merged.safetensors", alone), ("merged", folder)], outputs, strict=True):
+    for (tuned, base), output in zip(
+        [("merged.safetensors", alone), ("merged", transformer_folder)], outputs, strict=True
+    ):
         report = extract(tmp_path / tuned, base, Truncation(rank=2), output)
         assert (report.layers, report.notes) == (3, [])
     ours, other = load_file(outputs[0].path), load_file(outputs[1].path)
     assert ours.keys() == other.keys()
-    stem = f"lora_unet_{MODULES[kind]}"
+    stem = f"lora_unet_{QKV[transformer_kind]}"
     changes = [f[f"{stem}.lora_up.weight"] @ f[f"{stem}.lora_down.weight"] for f in (ours, other)]
     torch.testing.assert_close(changes[0], changes[1], atol=1e-4, rtol=0)
 
 
 def test_text_encoders_of_one_of_two_models_are_not_compared(
-    kind: str, folder: Path, alone: Path, tmp_path: Path
+    transformer_kind: str, transformer_folder: Path, alone: Path, tmp_path: Path
 ) -> None:
     tuned = tmp_path / "tuned.safetensors"
-    tensors = whole_checkpoint(folder, kind)
+    tensors = whole_checkpoint(transformer_folder, transformer_kind)
     key = next(key for key in tensors if key.endswith("attn.qkv.weight"))
     tensors[key] = tensors[key] + torch.ones(len(tensors[key]), 1) * 0.1
     save_file(tensors, tuned)
@@ -122,26 +101,28 @@ def test_text_encoders_of_one_of_two_models_are_not_compared(
     assert any("te1" in note and "lacks te1" in note for note in report.notes), report.notes
 
 
-def test_a_text_encoder_that_the_base_lacks_is_named(kind: str, alone: Path, tmp_path: Path) -> None:
-    lora = write_lora(tmp_path / "lora.safetensors", kind, text=True)
+def test_a_text_encoder_that_the_base_lacks_is_named(transformer_kind: str, alone: Path, tmp_path: Path) -> None:
+    lora = write_lora_of_block(tmp_path / "lora.safetensors", transformer_kind, text=True)
     with pytest.raises(LorasmithError, match=r"text encoder.*te1") as error:
         convert(lora, "peft", OutputFile(tmp_path / "out.safetensors"), base=alone)
     assert "another model" not in str(error.value)
 
 
 def test_changes_of_a_text_encoder_in_another_file_are_not_dropped_in_silence(
-    kind: str, folder: Path, alone: Path, tmp_path: Path
+    transformer_kind: str, transformer_folder: Path, alone: Path, tmp_path: Path
 ) -> None:
-    save_file(text_tensors(folder, "text_encoder"), alone.parent / "clip_l.safetensors")
-    lora = write_lora(tmp_path / "lora.safetensors", kind, text=True)
+    save_file(text_tensors(transformer_folder, "text_encoder"), alone.parent / "clip_l.safetensors")
+    lora = write_lora_of_block(tmp_path / "lora.safetensors", transformer_kind, text=True)
     report = merge(alone, [LoraInput(lora)], tmp_path / "merged.safetensors")
     assert any("clip_l.safetensors" in note and "not merged" in note for note in report.notes), report.notes
 
 
-def test_a_base_of_another_family_is_named_in_the_error(kind: str, alone: Path, folder: Path) -> None:
-    for base in (alone, folder):
-        other = "sd3" if kind == "flux" else "flux"
-        with pytest.raises(LorasmithError, match=rf"{base.name}.* no model of {other}.*{kind}"):
+def test_a_base_of_another_family_is_named_in_the_error(
+    transformer_kind: str, alone: Path, transformer_folder: Path
+) -> None:
+    for base in (alone, transformer_folder):
+        other = "sd3" if transformer_kind == "flux" else "flux"
+        with pytest.raises(LorasmithError, match=rf"{base.name}.* no model of {other}.*{transformer_kind}"):
             find(base, other)
         with pytest.raises(LorasmithError, match=rf"{base.name}.* no model of sdxl"):
             open_base(base, family="sdxl")

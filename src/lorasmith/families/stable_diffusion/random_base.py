@@ -76,15 +76,17 @@ def weights(model: nn.Module, seed: int, dtype: torch.dtype) -> Iterator[tuple[s
     """Names and random values: of norms near 1, else small enough to keep activations finite."""
     generator = torch.Generator().manual_seed(seed)
     for name, like in model.state_dict().items():
-        value = torch.empty(like.shape, dtype=torch.float32).normal_(generator=generator)
-        fan = math.prod(like.shape[1:]) if like.dim() > 1 else 0
-        if "embedding" in name and "time" not in name and "add" not in name:
-            value *= 0.02
-        elif fan:
-            value *= 0.7 / fan**0.5
-        else:
-            value = value * 0.02 + ("norm" in name and name.endswith("weight"))
-        yield name, value.to(dtype)
+        yield name, initial_value(name, torch.empty(like.shape).normal_(generator=generator)).to(dtype)
+
+
+def initial_value(name: str, noise: Tensor) -> Tensor:
+    """Standard normal noise at the size that the parameter of this name needs. Changes `noise`."""
+    fan = math.prod(noise.shape[1:]) if noise.dim() > 1 else 0
+    if "embedding" in name and "time" not in name and "add" not in name:
+        return noise.mul_(0.02)
+    if fan:
+        return noise.mul_(0.7 / fan**0.5)
+    return noise * 0.02 + ("norm" in name and name.endswith("weight"))
 
 
 def original(kind: str, part: str, name: str, config: dict[str, Any]) -> tuple[str, str]:
@@ -148,11 +150,12 @@ def _write_rest(out: Path, kind: str, chosen: dict[str, dict[str, Any]]) -> None
     for part in PARTS[kind]:
         if part.startswith("te"):
             pad = "<|endoftext|>" if chosen[part]["pad_token_id"] else "!"
-            _write_tokenizer(out / FOLDERS[part].replace("text_encoder", "tokenizer"), pad)
+            write_clip_tokenizer(out / FOLDERS[part].replace("text_encoder", "tokenizer"), pad)
     (out / "model_index.json").write_text(json.dumps({"_class_name": CLASSES[kind]}, indent=2))
 
 
-def _write_tokenizer(place: Path, pad: str) -> None:
+def write_clip_tokenizer(place: Path, pad: str) -> None:
+    """CLIP's tokenizer in transformers' layout, which pads with the token `pad`."""
     place.mkdir(exist_ok=True)
     for file in ("vocab.json", "merges.txt"):
         shutil.copyfile(assets() / "clip" / file, place / file)

@@ -7,8 +7,6 @@ texts are encoded before training and 9 GB would be written for nothing.
 from __future__ import annotations
 
 import json
-import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +17,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lorasmith.core.devices import pick_device
-from lorasmith.core.package import assets
+from lorasmith.families.stable_diffusion.random_base import initial_value, write_clip_tokenizer
 from lorasmith.families.transformer_models.published import CLIP_G, CLIP_L, T5_INNER, T5_WIDTH
 
 SHARD = 4 * 2**30
 """Bytes of a weight file, after which the next one begins."""
 T5_LAYERS = 2
 CLIP_TOKENS = {"bos_token_id": 49406, "eos_token_id": 49407, "vocab_size": 49408}
-_CHARACTERS = " 0123456789abcdefghijklmnopqrstuvwxyz"
+_CHARACTERS = " abcdefghijklmnopqrstuvwxyz0123456789,.()"
 
 
 @dataclass(frozen=True)
@@ -112,9 +110,9 @@ def write(out: Path, name: str, *, dtype: torch.dtype = torch.bfloat16, **smalle
     write_part(out / "vae", *_vae(model.scaling), dtype, generator)
     for number, (folder, sizes) in enumerate(model.clips.items()):
         write_part(out / folder, *_clip(sizes, model.projected), dtype, generator)
-        _write_clip_tokenizer(out / folder.replace("text_encoder", "tokenizer"), "!" if number else "<|endoftext|>")
+        write_clip_tokenizer(out / folder.replace("text_encoder", "tokenizer"), "!" if number else "<|endoftext|>")
     write_part(out / model.t5, *_t5(), dtype, generator)
-    _write_t5_tokenizer(out / model.t5.replace("text_encoder", "tokenizer"))
+    write_t5_tokenizer(out / model.t5.replace("text_encoder", "tokenizer"))
     _write_json(out / "scheduler" / "scheduler_config.json", model.scheduler)
     _write_json(out / "model_index.json", {"_class_name": model.pipeline})
 
@@ -175,18 +173,6 @@ def _t5() -> tuple[nn.Module, dict[str, Any]]:
         return T5EncoderModel(config), config.to_dict()
 
 
-def _random_value(name: str, like: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """Of norms near 1, else small enough to keep activations finite."""
-    value = torch.empty(like.shape, dtype=dtype, device=generator.device).normal_(generator=generator)
-    if "embed_tokens" in name or "embedding.weight" in name or name == "shared.weight":
-        value *= 0.02
-    elif like.dim() > 1:
-        value *= 0.7 / math.prod(like.shape[1:]) ** 0.5
-    else:
-        value = value * 0.02 + ("norm" in name and name.endswith("weight"))
-    return value.cpu()
-
-
 def write_part(
     folder: Path, model: nn.Module, config: Mapping[str, Any], dtype: torch.dtype, generator: torch.Generator
 ) -> None:
@@ -198,7 +184,10 @@ def write_part(
     weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
         file = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else f"{stem}.safetensors"
-        values = {name: _random_value(name, tensors[name], dtype, generator) for name in names}
+        values: dict[str, Tensor] = {}
+        for name in names:
+            noise = torch.empty(tensors[name].shape, dtype=dtype, device=generator.device).normal_(generator=generator)
+            values[name] = initial_value(name, noise).cpu()
         save_file(values, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(names, file)
     if len(shards) > 1:
@@ -219,24 +208,16 @@ def _shards(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> list[list[str]
     return shards
 
 
-def _write_clip_tokenizer(place: Path, pad: str) -> None:
-    place.mkdir(exist_ok=True)
-    for file in ("vocab.json", "merges.txt"):
-        shutil.copyfile(assets() / "clip" / file, place / file)
-    tokens = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": pad, **tokens}
-    _write_json(place / "tokenizer_config.json", config)
-
-
-def _write_t5_tokenizer(place: Path) -> None:
-    """Letters and digits as tokens, with T5's pad and end tokens."""
+def write_t5_tokenizer(place: Path) -> None:
+    """A tokenizer whose tokens are characters, with T5's pad and end tokens."""
     from tokenizers import Tokenizer as Words
-    from tokenizers import models, pre_tokenizers, processors
+    from tokenizers import decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2} | {c: i + 3 for i, c in enumerate(_CHARACTERS)}
     words = Words(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    words.decoder = decoders.Fuse()
     words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512

@@ -26,7 +26,7 @@ from lorasmith.families.base import Family
 from lorasmith.families.load import load
 from lorasmith.formats.read import load as load_file
 from lorasmith.formats.t5_layers import refuse_t5
-from lorasmith.sampling.loras import LoraUse, load_lora
+from lorasmith.sampling.loras import LoraUse, attach_file
 from lorasmith.training.config import TrainConfig
 from lorasmith.training.output import checkpoint
 from lorasmith.training.output.data_record import FILE as DATA_FILE
@@ -210,8 +210,9 @@ def load_adapters(config: TrainConfig, family: Family, file: Path, components: S
     Raises LorasmithError if the file changes a component that is not among `components`, which are trained: the export
     of this run would lack it.
     """
-    refuse_t5(load_file(file))
-    adapters = load_lora(family, file)
+    contents = load_file(file)
+    refuse_t5(contents)
+    adapters = attach_file(family, contents)
     others = [c for c in adapters.components() if c not in components]
     if others:
         adapters.detach()

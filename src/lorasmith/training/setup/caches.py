@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
 import torch
 
+from lorasmith.core.devices import free_unused
 from lorasmith.core.out_of_memory import is_out_of_memory
 from lorasmith.core.progress import Progress
 from lorasmith.data.dataset import Dataset, TextSettings
@@ -62,9 +62,7 @@ def is_short_of_memory(work: Callable[[], object], device: torch.device) -> bool
 def on_host(family: Family) -> Iterator[None]:
     """The denoiser is in the memory of the host inside the block, and what torch holds for reuse is free."""
     family.denoiser.to("cpu")
-    gc.collect()
-    if family.device.type == "cuda":
-        torch.cuda.empty_cache()
+    free_unused()
     try:
         yield
     finally:

@@ -6,13 +6,11 @@ The images of a step, their noise and their weights do not depend on how they ar
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
+from lorasmith.core.devices import free_unused
 from lorasmith.core.errors import LorasmithError
 from lorasmith.data.dataset import BatchPlan
 from lorasmith.training.memory_levels import CHECKPOINTING, EIGHT_BIT, LAST_EXACT, LEVELS, STREAMED, use_level
@@ -89,6 +87,4 @@ def free_failed_step(run: Run) -> None:
     run.optimizer.zero_grad(set_to_none=True)
     if run.cuda_graphs is not None:
         run.cuda_graphs.close()
-    gc.collect()
-    if run.device.type == "cuda":
-        torch.cuda.empty_cache()
+    free_unused()

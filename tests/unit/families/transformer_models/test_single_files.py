@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,10 +19,8 @@ from tests.transformer_bases import (
     text_tensors,
     whole_checkpoint,
     write_flux,
-    write_sd3,
 )
 
-BASES: dict[str, Any] = {"flux": write_flux, "sd3": write_sd3}
 PARTS = {
     "flux": {"clip_l": "text_encoder", "t5xxl": "text_encoder_2"},
     "sd3": {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5xxl": "text_encoder_3"},
@@ -31,20 +28,10 @@ PARTS = {
 TOKENIZER = {"flux": "tokenizer_2", "sd3": "tokenizer_3"}
 
 
-@pytest.fixture(scope="module", params=BASES)
-def kind(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return BASES[kind](tmp_path_factory.mktemp(kind))
-
-
 @pytest.fixture
-def tokenizer(folder: Path, kind: str, tmp_path: Path) -> Path:
+def tokenizer(transformer_folder: Path, transformer_kind: str, tmp_path: Path) -> Path:
     """T5's tokenizer where single files are looked for."""
-    return Path(shutil.copytree(folder / TOKENIZER[kind], tmp_path / "t5_tokenizer"))
+    return Path(shutil.copytree(transformer_folder / TOKENIZER[transformer_kind], tmp_path / "t5_tokenizer"))
 
 
 def outputs(family: Family) -> list[Tensor]:
@@ -66,61 +53,69 @@ def drop_projection(folder: Path, place: Path) -> Path:
     return copy
 
 
-def test_a_whole_checkpoint_is_the_folder(folder: Path, kind: str, tokenizer: Path, tmp_path: Path) -> None:
+def test_a_whole_checkpoint_is_the_folder(
+    transformer_folder: Path, transformer_kind: str, tokenizer: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "model.safetensors"
-    save_file(whole_checkpoint(folder, kind), file)
+    save_file(whole_checkpoint(transformer_folder, transformer_kind), file)
     info = identify(file)
-    assert (info.kind, info.layout, info.prediction) == (kind, "single-file", "velocity")
-    source, of_folder = open_base(file), open_base(folder)
+    assert (info.kind, info.layout, info.prediction) == (transformer_kind, "single-file", "velocity")
+    source, of_folder = open_base(file), open_base(transformer_folder)
     source.check_parts(every_name=True)
     assert source.parameters == of_folder.parameters
     assert [s for s in source.layers() if s.component == "transformer"] == [
         s for s in of_folder.layers() if s.component == "transformer"
     ]
-    expected = outputs(load(drop_projection(folder, tmp_path / "folder")))
+    expected = outputs(load(drop_projection(transformer_folder, tmp_path / "folder")))
     for ours, other in zip(outputs(load(file)), expected, strict=True):
         torch.testing.assert_close(ours, other, atol=1e-6, rtol=1e-6)
 
 
-def test_parts_in_files_of_their_own(folder: Path, kind: str, tokenizer: Path, tmp_path: Path) -> None:
+def test_parts_in_files_of_their_own(
+    transformer_folder: Path, transformer_kind: str, tokenizer: Path, tmp_path: Path
+) -> None:
     (tmp_path / "unet").mkdir()
     (tmp_path / "parts").mkdir()
     file = tmp_path / "unet" / "model.safetensors"
-    save_file(original_names(folder, kind), file)
+    save_file(original_names(transformer_folder, transformer_kind), file)
     with pytest.raises(LorasmithError, match=r'it has no VAE.*base_parts = \["ae.safetensors"\]'):
         open_base(file).check_parts(every_name=False)
 
-    for name, part in PARTS[kind].items():
-        save_file(text_tensors(folder, part), tmp_path / "parts" / f"{name}.safetensors")
-    save_file(original_vae_tensors(folder), tmp_path / "parts" / "ae.safetensors")
+    for name, part in PARTS[transformer_kind].items():
+        save_file(text_tensors(transformer_folder, part), tmp_path / "parts" / f"{name}.safetensors")
+    save_file(original_vae_tensors(transformer_folder), tmp_path / "parts" / "ae.safetensors")
     named = [str(tmp_path / "parts"), str(tokenizer)]
     one_by_one = [str(path) for path in sorted((tmp_path / "parts").iterdir())]
-    expected = outputs(load(drop_projection(folder, tmp_path / "folder")))
+    expected = outputs(load(drop_projection(transformer_folder, tmp_path / "folder")))
     for parts in (named, [*one_by_one, str(tokenizer)]):
         open_base(file, parts=parts).check_parts(every_name=True)
         for ours, other in zip(outputs(load(file, parts=parts)), expected, strict=True):
             torch.testing.assert_close(ours, other, atol=1e-6, rtol=1e-6)
 
 
-def test_parts_of_a_diffusers_folder(folder: Path, kind: str, tmp_path: Path) -> None:
+def test_parts_of_a_diffusers_folder(transformer_folder: Path, transformer_kind: str, tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
-    save_file(original_names(folder, kind), file)
-    for ours, other in zip(outputs(load(file, parts=[str(folder)])), outputs(load(folder)), strict=True):
+    save_file(original_names(transformer_folder, transformer_kind), file)
+    for ours, other in zip(
+        outputs(load(file, parts=[str(transformer_folder)])), outputs(load(transformer_folder)), strict=True
+    ):
         torch.testing.assert_close(ours, other, atol=1e-6, rtol=1e-6)
 
 
 def test_parts_beside_the_file_are_found_and_two_of_a_kind_are_refused(
-    folder: Path, kind: str, tokenizer: Path, tmp_path: Path
+    transformer_folder: Path, transformer_kind: str, tokenizer: Path, tmp_path: Path
 ) -> None:
     for place in ("diffusion_models", "text_encoders", "vae"):
         (tmp_path / place).mkdir()
     file = tmp_path / "diffusion_models" / "model.safetensors"
-    save_file(original_names(folder, kind), file)
-    for name, part in PARTS[kind].items():
-        save_file(text_tensors(folder, part), tmp_path / "text_encoders" / f"{name}.safetensors")
-    save_file(original_vae_tensors(folder), tmp_path / "vae" / "ae.safetensors")
+    save_file(original_names(transformer_folder, transformer_kind), file)
+    for name, part in PARTS[transformer_kind].items():
+        save_file(text_tensors(transformer_folder, part), tmp_path / "text_encoders" / f"{name}.safetensors")
+    save_file(original_vae_tensors(transformer_folder), tmp_path / "vae" / "ae.safetensors")
     shutil.copytree(tokenizer, tmp_path / "text_encoders" / "t5_tokenizer")
-    vae = [] if kind == "flux" else [str(tmp_path / "vae")]  # files do not tell the VAEs of the two from each other
+    vae = (
+        [] if transformer_kind == "flux" else [str(tmp_path / "vae")]
+    )  # files do not tell the VAEs of the two from each other
     open_base(file, parts=vae).check_parts(every_name=True)
 
     other = tmp_path / "text_encoders" / "t5xxl_fp8.safetensors"
@@ -150,12 +145,14 @@ def in_fp8(tensors: dict[str, Tensor], scaled: bool) -> tuple[dict[str, Tensor],
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-def test_fp8_is_read_in_the_precision_of_the_computation(folder: Path, kind: str, scaled: bool, tmp_path: Path) -> None:
+def test_fp8_is_read_in_the_precision_of_the_computation(
+    transformer_folder: Path, transformer_kind: str, scaled: bool, tmp_path: Path
+) -> None:
     eight_bit, full = tmp_path / "fp8.safetensors", tmp_path / "full.safetensors"
-    stored, read = in_fp8(original_names(folder, kind), scaled)
+    stored, read = in_fp8(original_names(transformer_folder, transformer_kind), scaled)
     save_file(stored, eight_bit)
     save_file(read, full)
-    of_fp8, of_full = load(eight_bit, parts=[str(folder)]), load(full, parts=[str(folder)])
+    of_fp8, of_full = load(eight_bit, parts=[str(transformer_folder)]), load(full, parts=[str(transformer_folder)])
     for (name, ours), other in zip(
         of_fp8.denoiser.state_dict().items(), of_full.denoiser.state_dict().values(), strict=True
     ):
@@ -163,24 +160,24 @@ def test_fp8_is_read_in_the_precision_of_the_computation(folder: Path, kind: str
     assert of_fp8.fingerprint("transformer") != of_full.fingerprint("transformer")
 
 
-def test_quantised_files_are_refused(folder: Path, kind: str, tmp_path: Path) -> None:
-    tensors = original_names(folder, kind)
+def test_quantised_files_are_refused(transformer_folder: Path, transformer_kind: str, tmp_path: Path) -> None:
+    tensors = original_names(transformer_folder, transformer_kind)
     name = next(name for name in tensors if name.endswith("qkv.weight"))
     save_file({**tensors, f"{name}.absmax": torch.ones(3)}, tmp_path / "nf4.safetensors")
     with pytest.raises(LorasmithError, match=r"its weights are quantised .*bf16, fp16 or fp8"):
         open_base(tmp_path / "nf4.safetensors")
 
 
-def test_what_is_no_part_is_refused(folder: Path, kind: str, tmp_path: Path) -> None:
+def test_what_is_no_part_is_refused(transformer_folder: Path, transformer_kind: str, tmp_path: Path) -> None:
     file, lora = tmp_path / "model.safetensors", tmp_path / "lora.safetensors"
-    save_file(original_names(folder, kind), file)
+    save_file(original_names(transformer_folder, transformer_kind), file)
     save_file({"a.lora_down.weight": torch.ones(1)}, lora)
     with pytest.raises(LorasmithError, match=r"base_parts: .*lora.safetensors has no part that .*found: none"):
         open_base(file, parts=[str(lora)])
     with pytest.raises(LorasmithError, match=r"base_parts: .*t5x.safetensors: no such file"):
         open_base(file, parts=[str(tmp_path / "t5x.safetensors")])
     with pytest.raises(LorasmithError, match="is a diffusers folder, which has its text encoders"):
-        open_base(folder, parts=[str(file)])
+        open_base(transformer_folder, parts=[str(file)])
     with pytest.raises(LorasmithError, match="base_parts: tiny-sd is a model of sd1"):
         open_base("tiny-sd", parts=[str(file)])
 
@@ -194,7 +191,7 @@ def test_flux_with_other_inputs_is_named(tmp_path: Path) -> None:
 
 
 def test_a_flux_without_t5_is_refused(tmp_path: Path) -> None:
-    folder = write_flux(tmp_path / "flux")
-    shutil.rmtree(folder / "text_encoder_2")
+    transformer_folder = write_flux(tmp_path / "flux")
+    shutil.rmtree(transformer_folder / "text_encoder_2")
     with pytest.raises(LorasmithError, match="text_encoder_2: missing, so there is no T5 text encoder"):
-        open_base(folder).check_parts(every_name=False)
+        open_base(transformer_folder).check_parts(every_name=False)

@@ -16,12 +16,12 @@ from lorasmith.api import train
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.load import load, open_base
 from lorasmith.sampling.loras import load_lora
-from tests.transformer_bases import WRITERS, write_sd3
+from tests.transformer_bases import write_sd3
 
 
-@pytest.fixture(scope="module", params=WRITERS)
-def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return WRITERS[request.param](tmp_path_factory.mktemp(request.param))
+@pytest.fixture(scope="module")
+def base(transformer_folder: Path) -> Path:
+    return transformer_folder
 
 
 @pytest.fixture

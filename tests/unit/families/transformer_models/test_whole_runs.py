@@ -29,12 +29,11 @@ from lorasmith.training.config import load_config
 from lorasmith.training.memory_levels import EIGHT_BIT, LAST_EXACT, use_level
 from lorasmith.training.session import train as train_config
 from lorasmith.training.setup.build import build_run
-from tests.transformer_bases import WRITERS
 
 
-@pytest.fixture(scope="module", params=WRITERS)
-def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return WRITERS[request.param](tmp_path_factory.mktemp(request.param))
+@pytest.fixture(scope="module")
+def base(transformer_folder: Path) -> Path:
+    return transformer_folder
 
 
 @pytest.fixture(scope="module")

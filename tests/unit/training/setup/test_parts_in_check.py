@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import save_file
 
 import lorasmith
@@ -16,36 +15,22 @@ from lorasmith.families.load import open_base
 from lorasmith.training.config import load_config
 from lorasmith.training.setup.caption_reader import TokenReader
 from lorasmith.training.setup.check import check_lora_files
-from tests.transformer_bases import WRITERS, original_names
+from tests.transformer_bases import original_names, write_lora_of_block
 
 TEXT_LAYER = "lora_te1_text_model_encoder_layers_0_self_attn_q_proj"
 
 
-@pytest.fixture(scope="module", params=WRITERS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return WRITERS[kind](tmp_path_factory.mktemp(kind))
-
-
 @pytest.fixture
-def table(kind: str, folder: Path, pictures: Callable[..., Path], tmp_path: Path) -> dict[str, Any]:
+def table(
+    transformer_kind: str, transformer_folder: Path, pictures: Callable[..., Path], tmp_path: Path
+) -> dict[str, Any]:
     """A run on a transformer alone, whose other parts are in a folder of diffusers, that begins from a LoRA."""
     (tmp_path / "alone").mkdir()
-    save_file(original_names(folder, kind), tmp_path / "alone" / "base.safetensors")
-    tensors = {
-        f"{TEXT_LAYER}.lora_down.weight": torch.ones(2, 64),
-        f"{TEXT_LAYER}.lora_up.weight": torch.ones(64, 2),
-        f"{TEXT_LAYER}.alpha": torch.tensor(2.0),
-    }
-    version = "flux1" if kind == "flux" else "sd3"
-    save_file(tensors, tmp_path / "first.safetensors", {"ss_base_model_version": version})
+    save_file(original_names(transformer_folder, transformer_kind), tmp_path / "alone" / "base.safetensors")
+    write_lora_of_block(tmp_path / "first.safetensors", transformer_kind, text=True, block=False)
     return {
         "base": str(tmp_path / "alone" / "base.safetensors"),
-        "base_parts": [str(folder)],
+        "base_parts": [str(transformer_folder)],
         "output": str(tmp_path / "run"),
         "steps": 1,
         "merge": [str(tmp_path / "first.safetensors")],
