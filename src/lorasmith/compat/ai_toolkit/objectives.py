@@ -1,6 +1,6 @@
 """How ai-toolkit draws t and weighs the loss, as our `objective`.
 
-The original draws an index into a table of 1000 times that begins at the noise; ours is any number on the same path.
+The original draws an index into a table of 1000 times that begins at the noise.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lorasmith.compat.flow_schemes import shifted
 from lorasmith.core.errors import Problem
 
 LAST = 999
@@ -72,7 +73,7 @@ def flow_timesteps(values: Mapping[str, Any], problems: list[Problem]) -> dict[s
     if kind in ("sigmoid", "linear"):
         return plain
     if kind in SHIFTS:
-        return {"kind": "shifted", "of": plain, "shift": "model"}
+        return shifted(plain, "model")
     remedy = "use linear with a weighting of objective.weightings" if kind == "weighted" else "use sigmoid or linear"
     allowed = ", ".join(("sigmoid", "linear", *SHIFTS))
     problems.append(Problem("train.timestep_type", f'"{kind}" is not supported', allowed, remedy))

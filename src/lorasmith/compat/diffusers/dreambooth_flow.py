@@ -1,6 +1,6 @@
 """`train_dreambooth_lora_sd3.py` and `train_dreambooth_lora_flux.py`: LoRAs of Stable Diffusion 3 and Flux.
 
-Their t is one of the thousand of the base's scheduler, counted from the noise; ours is any number on the same path.
+Their t is one of the thousand of the base's scheduler, counted from the noise.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from lorasmith.compat.diffusers.options import (
     merged,
 )
 from lorasmith.compat.diffusers.shared import Table, Values
+from lorasmith.compat.flow_schemes import SCHEMES, read_scheme, scheme_options, shifted
 from lorasmith.compat.options import Option
 from lorasmith.core.errors import ConfigError, Problem
 
-SCHEMES = ("sigma_sqrt", "logit_normal", "mode", "cosmap")
 TOKEN = 16
 """The side in pixels of what these models take as one token."""
 BLOCKS = "transformer.transformer_blocks"
@@ -45,19 +45,6 @@ TEXT = "te*.self_attn.*_proj"
 
 FLOW = (
     Option(
-        "weighting_scheme",
-        "text",
-        "logit_normal",
-        to="objective.timesteps, objective.weightings",
-        choices=SCHEMES,
-        state="improved",
-        note="`logit_normal` and `mode` say how t is drawn, `sigma_sqrt` and `cosmap` weigh the loss; t is any number",
-    ),
-    Option("logit_mean", "float", 0.0, to="objective.timesteps.mean", note="of logit_normal; counted from the noise"),
-    Option("logit_std", "float", 1.0, to="objective.timesteps.std", note="of logit_normal"),
-    Option("mode_scale", "float", 1.29, to="objective.timesteps.scale", note="of mode"),
-    Option("max_sequence_length", "int", 77, to="text.t5_tokens"),
-    Option(
         "lora_layers",
         "text",
         to="adapter.layers",
@@ -68,10 +55,14 @@ FLOW = (
     ),
 )
 SD3_ONLY = (
+    *scheme_options("logit_normal", SCHEMES),
     Option("precondition_outputs", "int", 1, to="objective.weightings", note="1: the loss of x0"),
+    Option("max_sequence_length", "int", 77, to="text.t5_tokens"),
     Option("lora_blocks", "text", to="adapter.layers", note="numbers of blocks, separated by commas"),
 )
 FLUX_ONLY = (
+    *scheme_options("none", (*SCHEMES, "none")),
+    Option("max_sequence_length", "int", 512, to="text.t5_tokens"),
     Option("lora_alpha", "int", 4, to="adapter.alpha"),
     Option("guidance_scale", "float", 3.5, to="guidance"),
 )
@@ -129,23 +120,6 @@ class FlowScript(AdvancedScript):
         """Timesteps and weightings."""
 
 
-def density(values: Values) -> Table:
-    """The timestep sampler of `weighting_scheme`. The original counts from the noise, so its mean has the other sign;
-    the density of `mode` is symmetric."""
-    scheme = str(values["weighting_scheme"]).lower()
-    if scheme == "logit_normal":
-        return {"kind": "logit_normal", "mean": -values["logit_mean"] or 0.0, "std": values["logit_std"]}
-    if scheme == "mode":
-        return {"kind": "mode", "scale": values["mode_scale"]}
-    return {"kind": "uniform"}
-
-
-def scheme_weightings(values: Values) -> list[str]:
-    """The weighting that `weighting_scheme` stands for, if it is one."""
-    scheme = str(values["weighting_scheme"]).lower()
-    return [scheme] if scheme in ("sigma_sqrt", "cosmap") else []
-
-
 class TrainDreamboothLoraSd3(FlowScript):
     """`train_dreambooth_lora_sd3.py`."""
 
@@ -168,9 +142,9 @@ class TrainDreamboothLoraSd3(FlowScript):
 
     def flow(self, values: Values) -> Table:
         # the table of the base's scheduler is shifted
-        timesteps = {"kind": "shifted", "of": density(values), "shift": "model"}
-        preconditioned = ["x0"] if values["precondition_outputs"] else []
-        return {"timesteps": timesteps, "weightings": [*preconditioned, *scheme_weightings(values)]}
+        scheme = read_scheme(values)
+        timesteps = shifted(scheme.sampler(from_noise=True), "model")
+        return {"timesteps": timesteps, "weightings": scheme.weightings(of_x0=bool(values["precondition_outputs"]))}
 
 
 class TrainDreamboothLoraFlux(FlowScript):
@@ -179,10 +153,6 @@ class TrainDreamboothLoraFlux(FlowScript):
     name = "train_dreambooth_lora_flux"
     options = flow_options(
         FLUX_ONLY,
-        (
-            replace(FLOW[0], default="none", choices=(*SCHEMES, "none")),
-            Option("max_sequence_length", "int", 512, to="text.t5_tokens"),
-        ),
         (option for option in XL if option.name == "enable_npu_flash_attention"),
         output_dir="flux-dreambooth-lora",
     )
@@ -195,6 +165,7 @@ class TrainDreamboothLoraFlux(FlowScript):
         config["guidance"] = values["guidance_scale"]
 
     def flow(self, values: Values) -> Table:
-        table: dict[str, Any] = {"timesteps": density(values)}
-        weightings = scheme_weightings(values)
+        scheme = read_scheme(values)
+        table: dict[str, Any] = {"timesteps": scheme.sampler(from_noise=True)}
+        weightings = scheme.weightings(of_x0=False)
         return table | ({"weightings": weightings} if weightings else {})

@@ -1,35 +1,15 @@
-"""How sd-scripts draws t and weighs the loss of SD3 and Flux, as our `objective`.
-
-The original's t is a whole number of thousandths; ours is any number, which differs by less than one of them.
-"""
+"""How sd-scripts draws t and weighs the loss of SD3 and Flux, as our `objective`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from lorasmith.compat.flow_schemes import read_scheme, shifted
 from lorasmith.compat.kohya.objectives import LOSSES
 from lorasmith.core.errors import Problem
 
 X0_LOSS = "the loss is that of x0, as in the original; loss_type = l2 is the only one that can be converted then"
-WEIGHTING_SCHEMES = ("sigma_sqrt", "cosmap")
-
-
-def density(values: Mapping[str, Any], *, from_noise: bool) -> dict[str, Any]:
-    """The timestep sampler of `weighting_scheme`. `from_noise`: the original counts t from the noise, so that its mean
-    has the other sign (the density of `mode` is symmetric)."""
-    scheme = str(values["weighting_scheme"]).lower()
-    if scheme == "logit_normal":
-        mean = values["logit_mean"]
-        return {"kind": "logit_normal", "mean": -mean if from_noise and mean else mean, "std": values["logit_std"]}
-    if scheme == "mode":
-        return {"kind": "mode", "scale": values["mode_scale"]}
-    return {"kind": "uniform"}
-
-
-def shift(sampler: dict[str, Any], factor: float | str) -> dict[str, Any]:
-    """A sampler whose times are moved by a factor."""
-    return sampler if factor == 1 else {"kind": "shifted", "of": sampler, "shift": factor}
 
 
 def convert_loss(values: Mapping[str, Any], problems: list[Problem], *, of_x0: bool) -> Any:
@@ -49,39 +29,35 @@ def convert_loss(values: Mapping[str, Any], problems: list[Problem], *, of_x0: b
     return {"kind": loss, "c": values["huber_c"], "scale": values["huber_scale"], "schedule": schedule}
 
 
-def scheme_weightings(values: Mapping[str, Any]) -> list[str]:
-    """The weightings of a loss of x0."""
-    scheme = str(values["weighting_scheme"]).lower()
-    return ["x0", scheme] if scheme in WEIGHTING_SCHEMES else ["x0"]
-
-
 def sd3_objective(values: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
     """The objective of `sd3_train_network`: the loss of x0, with t from `weighting_scheme` and `training_shift`."""
     low, high = values["min_timestep"] or 0, values["max_timestep"]
     span = {"min": low, "max": 1000 if high is None else high}
-    sampler = density(values, from_noise=False)
+    scheme = read_scheme(values)
+    sampler = scheme.sampler(from_noise=False)
     if values["training_shift"] == 1:
         sampler |= span
     else:
-        sampler = shift(sampler, values["training_shift"]) | span
+        sampler = shifted(sampler, values["training_shift"]) | span
     loss = convert_loss(values, problems, of_x0=True)
-    return {"timesteps": sampler, "weightings": scheme_weightings(values)} | ({"loss": loss} if loss else {})
+    return {"timesteps": sampler, "weightings": scheme.weightings(of_x0=True)} | ({"loss": loss} if loss else {})
 
 
 def flux_objective(values: Mapping[str, Any], notes: list[str], problems: list[Problem]) -> dict[str, Any]:
     """The objective of `flux_train_network`."""
     table: dict[str, Any] = {"timesteps": flux_timesteps(values)}
+    scheme = read_scheme(values)
     prediction = str(values["model_prediction_type"]).lower()
     if prediction == "additive":
         found = 'found "additive", for which the original compares a sum with noise - x0'
         problems.append(Problem("model_prediction_type", found, "raw, sigma_scaled", "use raw"))
     if prediction == "sigma_scaled":
-        table["weightings"] = scheme_weightings(values)
+        table["weightings"] = scheme.weightings(of_x0=True)
         notes.append(
             "model_prediction_type = sigma_scaled: the loss is that of x0; the original, whose default this is, "
             "compares x0 with noise - x0 by mistake. model_prediction_type = raw is what its guide recommends"
         )
-    elif str(values["weighting_scheme"]).lower() in WEIGHTING_SCHEMES:
+    elif scheme.is_weighting:
         notes.append("weighting_scheme has no effect with model_prediction_type = raw, as in the original")
     loss = convert_loss(values, problems, of_x0=prediction == "sigma_scaled")
     if loss:
@@ -98,7 +74,7 @@ def flux_timesteps(values: Mapping[str, Any]) -> dict[str, Any]:
     if sampling == "uniform":
         return {"kind": "uniform"}
     if sampling == "sigma":
-        return shift(density(values, from_noise=True), values["discrete_flow_shift"])
+        return shifted(read_scheme(values).sampler(from_noise=True), values["discrete_flow_shift"])
     sigmoid = {"kind": "logit_normal", "std": values["sigmoid_scale"]}
     factors = {"sigmoid": 1, "shift": values["discrete_flow_shift"], "flux_shift": "flux"}
-    return shift(sigmoid, factors[sampling])
+    return shifted(sigmoid, factors[sampling])

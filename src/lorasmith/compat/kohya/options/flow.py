@@ -2,19 +2,15 @@
 
 from collections.abc import Iterable
 
+from lorasmith.compat.flow_schemes import SCHEMES, scheme_options
 from lorasmith.compat.kohya.options import OPTIONS as SHARED
 from lorasmith.compat.kohya.options.data import TEXT_CACHE
 from lorasmith.compat.options import Option
 
-SCHEMES = ("sigma_sqrt", "logit_normal", "mode", "cosmap", "none", "uniform")
 UNUSED = "this script of the original does not use it either"
 BROKEN = "it does nothing in the original either"
 PARTS = "not beside a diffusers folder, which has its own parts"
 SAVES_MEMORY = "it only saves memory; `memory` goes as far as the run needs (docs/performance.md)"
-SCHEME = (
-    "`logit_normal` and `mode` say how t is drawn, `sigma_sqrt` and `cosmap` weigh the loss; t is any number, not one "
-    "of 1000"
-)
 
 UNUSED_OPTIONS = (
     Option("v2", state="no_effect", note=UNUSED),
@@ -49,18 +45,7 @@ TRANSFORMER_OPTIONS = (
     Option("cache_text_encoder_outputs_to_disk", state="no_effect", note=TEXT_CACHE),
     Option("text_encoder_batch_size", "int", state="no_effect", note="captions are encoded one by one, once"),
     Option("disable_mmap_load_safetensors", state="no_effect", note="weights are read tensor by tensor"),
-    Option(
-        "weighting_scheme",
-        "text",
-        "uniform",
-        to="objective.timesteps, objective.weightings",
-        choices=SCHEMES,
-        state="improved",
-        note=SCHEME,
-    ),
-    Option("logit_mean", "float", 0.0, to="objective.timesteps.mean", note="of logit_normal"),
-    Option("logit_std", "float", 1.0, to="objective.timesteps.std", note="of logit_normal"),
-    Option("mode_scale", "float", 1.29, to="objective.timesteps.scale", note="of mode"),
+    *scheme_options("uniform", (*SCHEMES, "none", "uniform")),
     Option("blocks_to_swap", "int", state="no_effect", note=SAVES_MEMORY),
 )
 """What both scripts have beside the shared options."""
