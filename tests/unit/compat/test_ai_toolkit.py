@@ -137,6 +137,11 @@ def test_t_of_stable_diffusion_is_what_the_scheduler_has(convert: Convert) -> No
             {"linear_timesteps2": True},
             {"timesteps": {"kind": "uniform"}, "weightings": [{"kind": "bell", "half": True}]},
         ),
+        ({"timestep_type": "weighted"}, {"timesteps": {"kind": "uniform"}, "weightings": ["flex_curve"]}),
+        (
+            {"timestep_type": "weighted", "linear_timesteps2": True},
+            {"timesteps": {"kind": "uniform"}, "weightings": ["flex_curve"]},
+        ),
         ({"timestep_type": "shift"}, {"timesteps": {"kind": "shifted", "of": {"kind": "uniform"}, "shift": "model"}}),
         (
             {"content_or_style": "style"},
@@ -213,7 +218,7 @@ def test_layers_of_flux(convert: Convert, tmp_path: Path) -> None:
         ({"model": {"use_text_encoder_2": False}}, "both text encoders of SDXL"),
         ({"model": {"assistant_lora_path": "ostris/adapter"}}, r"no such file[\s\S]*download it"),
         ({"model": {"assistant_lora_path": "ostris/adapter"}}, r"model\.assistant_lora_path: ostris/adapter: no such"),
-        ({"train": {"timestep_type": "weighted"}}, r'"weighted" is not supported'),
+        ({"train": {"timestep_type": "next_sample"}}, r'"next_sample" is not supported'),
         ({"train": {"min_snr_gamma": 5}}, "the original stops at it"),
         ({"train": {"optimizer": "automagic"}}, r'"automagic" is not supported'),
         ({"train": {"loss_type": "wavelet"}}, "mse, mae, pseudo_huber"),

@@ -15,6 +15,7 @@ from lorasmith.diffusion.timesteps import TimestepSampler
 from lorasmith.diffusion.timesteps.quantile import Quantile
 from lorasmith.diffusion.timesteps.shifted import Shifted
 from lorasmith.diffusion.weightings.bell import Bell
+from lorasmith.diffusion.weightings.flex_curve import FlexCurve
 from lorasmith.diffusion.weightings.x0 import X0
 
 PATH = RectifiedFlow()
@@ -52,6 +53,18 @@ def test_the_bell_is_that_of_ai_toolkit(half: bool) -> None:
     at = torch.tensor([10, 250, 500, 600, 900])
     weights = Bell(half=half)(1 - at / 1000, PATH, Velocity())
     torch.testing.assert_close(weights, table[at], rtol=0, atol=5e-3)
+
+
+def test_the_flex_curve_is_within_21_thousandths_of_ai_toolkits_table() -> None:
+    """Values of its table at t = 1, 0.98, ... (index 0, 20, ...), and its mean."""
+    table = {1.0: 0.9057, 0.98: 1.1761, 0.9: 1.5068, 0.8: 1.4413, 0.7: 1.2636, 0.6: 1.0826, 0.5: 0.9254, 0.4: 0.8049}
+    table |= {0.3: 0.7312, 0.2: 0.7161, 0.1: 0.7162, 0.001: 0.4473}
+    weights = FlexCurve()(torch.tensor(list(table)), PATH, Velocity())
+    torch.testing.assert_close(weights, torch.tensor(list(table.values())), rtol=0.021, atol=0)
+    everywhere = FlexCurve()(torch.linspace(0, 1, 10001), PATH, Velocity())
+    assert float(everywhere.mean()) == pytest.approx(1, abs=1e-3)
+    with pytest.raises(LorasmithError, match="velocity only"):
+        FlexCurve().check(Epsilon())
 
 
 @pytest.mark.parametrize(("prefer", "power"), [("noise", 3), ("data", 3), ("none", 1)])

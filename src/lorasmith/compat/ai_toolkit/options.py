@@ -18,7 +18,10 @@ WITH_REFUSED = "belongs to a setting that is refused"
 SPECIAL = "is not supported; remove it"
 CONTROL = "control images are not trained here; remove it"
 VIDEO = "videos and sound are not trained here; remove it"
-FLOW_T = "`sigmoid`, `linear`, `shift`, `flux_shift` and `lumina2_shift`; the others are refused"
+FLOW_T = (
+    "`sigmoid`, `linear`, `weighted`, `shift`, `flux_shift` and `lumina2_shift`; the others are refused. `weighted` is "
+    "the weighting `flex_curve`, within 2.1 % of the original's table"
+)
 
 
 def keys(section: str, state: State, note: str, defaults: Mapping[str, Any]) -> tuple[Option, ...]:
