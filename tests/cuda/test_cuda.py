@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from lorasmith.adapters import AdapterConfig
+from lorasmith.core.registry import registered
 from lorasmith.training.config import load_config
 from lorasmith.training.session import train
 
@@ -142,7 +144,7 @@ def test_adamw_in_8_bits_follows_adamw_and_resumes(pictures: Callable[..., Path]
     assert losses(tmp_path / "small") == pytest.approx(small, rel=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora", "lokr", "oft", "boft", "ia3"])
+@pytest.mark.parametrize("kind", sorted(registered(AdapterConfig).keys() - {"full"}))
 def test_each_kind_trains_in_graphs(pictures: Callable[..., Path], tmp_path: Path, kind: str) -> None:
     images = pictures(6, (150, 140))
     changes: dict[str, Any] = {"device": "cuda", "steps": 8, "adapter": {"kind": kind}}

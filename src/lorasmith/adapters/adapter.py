@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +14,27 @@ from torch import Tensor, nn
 
 from lorasmith.adapters.base import Dropouts, LayerSpec
 from lorasmith.moved_modules import carry_old_members, new_member_name
+
+
+@dataclass(frozen=True)
+class Product:
+    """The change scale * up @ down of a weight: up (out, rank, ...), down (rank, in, ...), both float32 parameters.
+
+    `factor`: a further factor, a scalar on the device that may be another one in each step; None: 1.
+    """
+
+    up: Tensor
+    down: Tensor
+    scale: float
+    factor: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class SteppedPart:
+    """Parameters that some steps train and others do not. `active`: scalar on the device, 1 in the former, else 0."""
+
+    active: Tensor
+    parameters: list[nn.Parameter]
 
 
 class Adapter(nn.Module):
@@ -100,6 +122,11 @@ class Adapter(nn.Module):
         """
         return None
 
+    def products(self) -> list[Product]:
+        """The products whose sum is the change in this pass; [] if it is anything else."""
+        product = self.product_form()
+        return [] if product is None else [Product(*product)]
+
     def add_to(self, out: Tensor, x: Tensor, strength: float = 1.0) -> Tensor:
         """`out`, the layer's output for `x`, with the change added. Kinds that can add in one pass override this."""
         change = self.branch(x)
@@ -124,6 +151,15 @@ class Adapter(nn.Module):
     def begin_step(self, draw: float) -> None:
         """Called before each training step, with a number in [0, 1) that is the same for all layers of the step."""
 
+    def use_same_operations(self, shared: dict[Any, Any]) -> None:
+        """Run the same operations in each step from now on, as a CUDA graph requires: what `begin_step` changes must be
+        tensors that stay in their place. `shared`: what adapters of one set have in common, by keys of their own."""
+
+    def stepped_parts(self) -> list[SteppedPart]:
+        """After `use_same_operations`: the parameters that only some steps train. Their gradients are made zero in the
+        other steps, and the optimizer passes over them."""
+        return []
+
     def begin_pass(self, position: Tensor, shared: dict[Any, Tensor]) -> None:
         """Called before each pass of the denoiser, if `follows_noise`. `position`: (B,), how far each sample is on the
         path, from 0 (data) to 1 (noise). `shared`: what the adapters of one pass have computed, so that no two compute
@@ -135,7 +171,7 @@ class Adapter(nn.Module):
 
     @property
     def graph_safe(self) -> bool:
-        """Whether every step runs the same operations, which a CUDA graph requires."""
+        """Whether every step can run the same operations, which a CUDA graph requires; see `use_same_operations`."""
         return self.dropout.module == 0
 
     def up_parameters(self) -> list[nn.Parameter]:

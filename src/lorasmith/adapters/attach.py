@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lorasmith.adapters.adapter import SteppedPart
 from lorasmith.adapters.base import Adapter, AdapterConfig, LayerSpec
 from lorasmith.adapters.layer import Adapted, spec_of, tensor_of
 from lorasmith.adapters.norm import Norm
@@ -27,6 +28,8 @@ class AdapterSet:
         """`rates`: the factor of the learning rate of each layer."""
         self.adapters = dict(adapters)
         self.attached = False
+        self.stepped_parts: list[SteppedPart] = []
+        """After `use_same_operations`: parameters that only some steps train."""
         self._places = {name: places[name] for name in self.adapters}
         self._rates = dict(rates)
         self._strength: dict[str, float] = dict.fromkeys(self.components(), 1.0)
@@ -123,15 +126,26 @@ class AdapterSet:
 
     @property
     def graph_safe(self) -> bool:
-        """Whether every step runs the same operations, which a CUDA graph requires."""
+        """Whether every step can run the same operations, which a CUDA graph requires."""
         return all(adapter.graph_safe for adapter in self.adapters.values())
+
+    def use_same_operations(self) -> None:
+        """Run the same operations in each step from now on. The adapters are where they will be trained."""
+        shared: dict[Any, Any] = {}
+        parts: dict[int, SteppedPart] = {}
+        for adapter in self.adapters.values():
+            adapter.use_same_operations(shared)
+            for part in adapter.stepped_parts():
+                # one part for all layers that share its scalar
+                known = parts.setdefault(part.active.data_ptr(), SteppedPart(part.active, []))
+                known.parameters.extend(part.parameters)
+        self.stepped_parts = list(parts.values())
 
     def begin_step(self, seed: int, step: int) -> None:
         """Called before the passes of a step; what differs from step to step follows from the step's number."""
-        if not self.graph_safe:
-            draw = float(torch.rand((), generator=torch_generator(seed, "adapter", step)))
-            for adapter in self.adapters.values():
-                adapter.begin_step(draw)
+        draw = float(torch.rand((), generator=torch_generator(seed, "adapter", step)))
+        for adapter in self.adapters.values():
+            adapter.begin_step(draw)
 
     @property
     def follows_noise(self) -> bool:

@@ -5,17 +5,44 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lorasmith.adapters.base import Adapter, FileTensors, LayerSpec
+from lorasmith.adapters.adapter import Product, SteppedPart
+from lorasmith.adapters.base import Adapter, Dropouts, FileTensors, LayerSpec
 from lorasmith.adapters.factored import FactoredConfig, kaiming
 from lorasmith.adapters.factored_adapter import FactoredAdapter
 from lorasmith.adapters.lora import LoRA
 from lorasmith.adapters.lora_adapter import LoRAAdapter
+
+
+class DrawnBlock:
+    """The block that a step trains, in tensors on the device, for all layers with the same ranks.
+
+    `factors`: (blocks,), by what each block is multiplied in this step, 0 behind the drawn one; `active`: (blocks,), 1
+    for the drawn block, else 0. `block_of_rank`: (rank,).
+    """
+
+    def __init__(self, rank: int, unit: int, boost: float, device: torch.device) -> None:
+        self.block_of_rank = torch.arange(rank, device=device) // unit
+        count = -(-rank // unit)
+        self._active_by_draw = torch.eye(count, device=device)
+        used = torch.arange(1, count + 1, device=device).mul(unit).clamp(max=rank)
+        boosts = (rank / used) ** boost
+        self._factors_by_draw = self._active_by_draw.new_ones(count, count).tril() * boosts[:, None]
+        self.factors = self._factors_by_draw[-1].clone()
+        self.active = torch.ones(count, device=device)
+        self._block: int | None = None
+
+    def write(self, block: int) -> None:
+        """Make `block` the drawn one. The layers that share this object all call it."""
+        if block != self._block:
+            self._block = block
+            self.factors.copy_(self._factors_by_draw[block])
+            self.active.copy_(self._active_by_draw[block])
 
 
 class DyLoRAAdapter(LoRAAdapter):
@@ -43,13 +70,25 @@ class DyLoRAAdapter(LoRAAdapter):
         self.mid = self.start_up = None
         self.block: int | None = None
         """The block that this step trains; None: all."""
-
-    @property
-    def graph_safe(self) -> bool:
-        return False
+        self.unit = unit
+        self.drawn: DrawnBlock | None = None
+        """The same on the device, if all steps run the same operations."""
 
     def begin_step(self, draw: float) -> None:
         self.block = int(draw * len(self.ups))
+        if self.drawn is not None:
+            self.drawn.write(self.block)
+
+    def use_same_operations(self, shared: dict[Any, Any]) -> None:
+        device = self.ups[0].device
+        ranks = (self._rank, self.unit, self.boost, device)
+        self.drawn = shared.setdefault(("dylora", *ranks), DrawnBlock(*ranks))
+
+    def stepped_parts(self) -> list[SteppedPart]:
+        if self.drawn is None:
+            return []
+        pairs = zip(self.drawn.active, self.downs, self.ups, strict=True)
+        return [SteppedPart(active, [down, up]) for active, down, up in pairs]
 
     @property
     def up(self) -> Tensor:  # type: ignore[override]
@@ -69,12 +108,26 @@ class DyLoRAAdapter(LoRAAdapter):
         """The factors of this step: up (out, b, ...), with its boost, and down (b, in, ...)."""
         if self.block is None or not self.training:
             return self.factor_pair()
+        if self.drawn is not None:
+            # all blocks get a gradient here; those of the blocks that are not trained become zero later
+            up, down = self.factor_pair()
+            factors = self.drawn.factors[self.drawn.block_of_rank]
+            return up * factors.view(-1, *[1] * len(self.layer.kernel)), down
         # the blocks before this step's are there, but get no gradient
         up_blocks = [up.detach() for up in list(self.ups)[: self.block]]
         down_blocks = [down.detach() for down in list(self.downs)[: self.block]]
         up = torch.cat([*up_blocks, self.ups[self.block]], 1)
         down = torch.cat([*down_blocks, self.downs[self.block]])
         return up * (self._rank / down.shape[0]) ** self.boost, down
+
+    def product_form(self) -> tuple[Tensor, Tensor, float] | None:
+        return None  # there are several
+
+    def products(self) -> list[Product]:
+        if self.scalar is not None or not self.training or self.drawn is None or self.dropout != Dropouts():
+            return []
+        blocks = zip(self.ups, self.downs, self.drawn.factors, strict=True)
+        return [Product(up, down, self.scale, factor) for up, down, factor in blocks]
 
     def scaled_factors(self, dtype: torch.dtype, strength: float = 1.0) -> tuple[Tensor, Tensor]:
         up, down = self.step_factors()

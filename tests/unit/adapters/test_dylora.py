@@ -15,6 +15,7 @@ from lorasmith.adapters.attach import AdapterSet
 from lorasmith.adapters.base import AdapterConfig, LayerSpec
 from lorasmith.adapters.dylora import DyLoRA, DyLoRAAdapter
 from lorasmith.adapters.lora import LoRA
+from lorasmith.training.step.gradients import clear_untrained, step_if_finite, unscale_and_clip
 
 SHAPES = {"linear": (10, 12), "conv": (10, 12, 3, 3)}
 
@@ -87,13 +88,51 @@ def test_the_block_follows_from_seed_and_step() -> None:
 
 
 def test_what_differs_between_steps_is_no_cuda_graph() -> None:
-    """Which ranks, and whether an adapter sits out, is decided before the kernels are find_launch."""
+    """Whether an adapter sits out is decided before the kernels are launched; which ranks, on the device."""
     owner: Any = nn.Module()
     owner.a = nn.Linear(4, 4)
     for config, steady in ((LoRA(), True), (LoRA(dropout=0.5), True), (LoRA(module_dropout=0.5), False)):
         given = config.model_copy(update={"layers": "*"})
         assert AdapterSet.create(given, {"unet.a": (owner, "a")}, {}, seed=1).graph_safe is steady
-    assert not AdapterSet.create(DyLoRA(layers="*"), {"unet.a": (owner, "a")}, {}, seed=1).graph_safe
+    assert AdapterSet.create(DyLoRA(layers="*"), {"unet.a": (owner, "a")}, {}, seed=1).graph_safe
+
+
+def trained(config: DyLoRA, *, same_operations: bool) -> dict[str, Tensor]:
+    """The adapters of a linear layer and a convolution after some steps, with gradients that are clipped."""
+    torch.manual_seed(4)
+    owner: Any = nn.Module()
+    owner.a, owner.b = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 5)
+    owner.requires_grad_(False)
+    places = {"unet.a": (owner, "a"), "unet.b": (owner, "b")}
+    adapters = AdapterSet.create(config.model_copy(update={"layers": "*"}), places, {}, seed=5)
+    adapters.attach().train()
+    if same_operations:
+        adapters.use_same_operations()
+    optimizer = torch.optim.AdamW(adapters.parameters(), lr=0.05, weight_decay=0.1, fused=True)
+    draws = torch.Generator().manual_seed(7)
+    for step in range(12):
+        adapters.begin_step(0, step)
+        x = torch.randn(4, 3, 5, 5, generator=draws)
+        loss = (owner.b(owner.a(x).movedim(1, -1)) - 1).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        clear_untrained(adapters.stepped_parts)
+        unscale_and_clip(adapters.parameters(), torch.ones(()), 0.1)
+        # one step whose gradients are not finite, which moves nothing
+        step_if_finite(optimizer, torch.tensor(step != 5), adapters.stepped_parts)
+    return adapters.state_dict()
+
+
+@pytest.mark.parametrize("settings", [{}, {"unit": 2, "boost": 1.0}, {"unit": 4, "scalar": True}])
+def test_steps_of_the_same_operations_train_what_others_do(settings: dict[str, Any]) -> None:
+    """With the drawn block on the device, as in a CUDA graph, blocks that are not drawn keep their weights and their
+    averages in the optimizer."""
+    config = DyLoRA(rank=6, alpha=3.0, **settings)
+    expected = trained(config, same_operations=False)
+    found = trained(config, same_operations=True)
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
 def test_a_plain_lora_goes_on_in_blocks() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lorasmith.families.ops import group_norm, kernels
-from tests.unit.families.fused_ops import Example, largest_error
+from tests.unit.families.fused_ops import SETTINGS, Example, largest_error
 
 
 def plain(example: Example, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
@@ -23,6 +23,13 @@ def test_outputs_and_gradients_equal_those_of_the_plain_operations(
     layers: str, linear_projection: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     example = Example("cpu", torch.float32, layers, linear_projection=linear_projection)
+    expected = plain(example, monkeypatch)
+    assert largest_error(example.results(fused=True), expected) < 3e-5
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SETTINGS if kind != "lora"])
+def test_other_kinds_equal_the_plain_operations(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = Example("cpu", torch.float32, "all linear", linear_projection=True, kind=kind)
     expected = plain(example, monkeypatch)
     assert largest_error(example.results(fused=True), expected) < 3e-5
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from lorasmith.adapters.adapter import Product
 from lorasmith.families.ops import stacked_layers
 from lorasmith.families.ops.linear_form import LinearForm
 from lorasmith.families.ops.stacked_layers import FactorTable, _adjacent, one_refresh, stack
@@ -54,7 +55,7 @@ def test_a_pass_of_the_base_does_not_make_the_table_of_factors_anew(monkeypatch:
 
     monkeypatch.setattr(stacked_layers, "FactorTable", Counted)
     network, layer, x = nn.Module(), nn.Linear(8, 8).requires_grad_(False), torch.randn(2, 8)
-    with_adapter = LinearForm(layer, layer.weight, layer.bias, torch.zeros(8, 4), torch.randn(4, 8))
+    with_adapter = LinearForm(layer, layer.weight, layer.bias, (Product(torch.zeros(8, 4), torch.randn(4, 8), 1.0),))
     without = LinearForm(layer, layer.weight, layer.bias)
 
     def one_pass(form: LinearForm) -> None:
@@ -77,7 +78,7 @@ def test_weights_that_were_moved_are_freed() -> None:
     """The table of factors kept the first of them: 1.1 GiB on SDXL."""
     up, down = torch.zeros(8, 4), torch.randn(4, 8)
     layers = [nn.Linear(8, 8).requires_grad_(False) for _ in range(2)]
-    forms = [LinearForm(layer, layer.weight, layer.bias, up, down) for layer in layers]
+    forms = [LinearForm(layer, layer.weight, layer.bias, (Product(up, down, 1.0),)) for layer in layers]
     held = forms[0].weight.untyped_storage()._cdata
     made = stack(forms)
     del forms

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lorasmith.adapters.adapter import Product
 from lorasmith.adapters.layer import Adapted
 
 
 @dataclass(frozen=True)
 class LinearForm:
-    """A layer whose output is x @ (weight + scale * up @ down)^T + bias, with a frozen weight and bias.
+    """A layer whose output is x @ (weight + sum of products)^T + bias, with a frozen weight and bias.
 
-    `layer`: the frozen module; `weight`: (out, in); `bias`: (out,). `up` (out, rank) and `down` (rank, in) are the
-    float32 parameters of an adapter; both are None without one.
+    `layer`: the frozen module; `weight`: (out, in); `bias`: (out,). `products`: of an adapter, with factors (out, rank)
+    and (rank, in); none without one.
     """
 
     layer: nn.Module
     weight: Tensor
     bias: Tensor | None
-    up: Tensor | None = None
-    down: Tensor | None = None
-    scale: float = 1.0
+    products: tuple[Product, ...] = ()
 
     @property
     def rank(self) -> int:
         """The rank of the change; 0 without an adapter."""
-        return 0 if self.down is None else self.down.shape[0]
+        return sum(product.down.shape[0] for product in self.products)
 
     def renewed(self) -> LinearForm:
         """The same with the weight that the layer has now."""
@@ -58,11 +58,16 @@ def linear_form(layer: nn.Module) -> LinearForm | None:
     if len(active) > 1:
         return None
     adapter, strength = active[0]
-    product = adapter.product_form()
-    if product is None:
-        return None
-    up, down, scale = product
-    return LinearForm(base, form.weight, form.bias, up.flatten(1), down.flatten(1), scale * strength)
+    products = _as_matrices(adapter.products(), strength)
+    return replace(form, products=products) if products else None
+
+
+def _as_matrices(products: Sequence[Product], strength: float) -> tuple[Product, ...]:
+    """Products of matrices, with a strength."""
+    return tuple(
+        replace(product, up=product.up.flatten(1), down=product.down.flatten(1), scale=product.scale * strength)
+        for product in products
+    )
 
 
 def _is_pointwise(layer: Any) -> bool:

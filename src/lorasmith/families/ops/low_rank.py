@@ -15,8 +15,8 @@ from torch import Tensor
 from lorasmith.families.ops import layer_norm
 from lorasmith.families.ops.stacked_layers import LinearForm, StackedLayers
 
-Factors = tuple[Tensor | None, ...]
-"""up and down of each layer, one after the other."""
+Factors = tuple[Tensor, ...]
+"""up and down of each product of each layer, one after the other."""
 
 
 def project(stack: StackedLayers, forms: Sequence[LinearForm], x: Tensor) -> tuple[Tensor, ...]:
@@ -32,15 +32,13 @@ def add_norm_project(
 
 
 def _factors(forms: Sequence[LinearForm]) -> Factors:
-    factors: list[Tensor | None] = []
-    for form in forms:
-        factors += [form.up, form.down]
-    return tuple(factors)
+    products = [product for form in forms for product in form.products]
+    return tuple(factor for product in products for factor in (product.up, product.down))
 
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, stack: StackedLayers, *factors: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, stack: StackedLayers, *factors: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         stack.refresh()
         flat = x.reshape(-1, stack.width)
@@ -63,7 +61,7 @@ class _Project(torch.autograd.Function):
         flat, hidden = ctx.saved_tensors
         flat_grads = _flat_grads(grads)
         if all(grad is None for grad in flat_grads):
-            return (None, None, *[None] * (2 * len(grads)))
+            return (None, None, *_no_gradients(stack))
 
         # The gradients of x and of down x. That of x is contiguous, as attention's backward pass wants it.
         dx = hidden_grad = None
@@ -103,7 +101,7 @@ class _AddNormProject(torch.autograd.Function):
         stack: StackedLayers = ctx.stack
         total, stats = ctx.saved_tensors
         flat_grads = _flat_grads(grads)
-        nothing = [None] * (2 * len(grads))
+        nothing = _no_gradients(stack)
         if all(grad is None for grad in flat_grads):
             return (residual, residual if ctx.has_branch else None, None, None, *nothing)
 
@@ -161,21 +159,34 @@ def _factor_grads(
     hidden: Tensor,
     hidden_grad: Tensor | None,
 ) -> list[Tensor | None]:
-    """The gradients of up (out, rank) and down (rank, in) of each layer, in float32.
+    """The gradients of up (out, rank) and down (rank, in) of each product of each layer, in float32.
 
     `x`: (rows, in), the layers' input; `hidden`: (rows, room), down x; `hidden_grad`: its gradient.
     """
     if hidden_grad is None:
-        return [None] * (2 * len(grads))
+        return _no_gradients(stack)
     down_grads = _product_in_float32(hidden_grad.T, x)
     result: list[Tensor | None] = []
-    for grad, ranks, scale in zip(grads, stack.rank_columns(), stack.scales, strict=True):
-        if grad is None or ranks.start == ranks.stop:
-            result += [None, None]
-            continue
-        up_grad = _product_in_float32(grad.T, hidden[:, ranks])
-        result += [up_grad if scale == 1 else up_grad.mul_(scale), down_grads[ranks]]
+    for grad, ranks, products in zip(grads, stack.rank_columns(), stack.products, strict=True):
+        if grad is None:
+            result += [None, None] * len(products)
+        elif len(products) == 1:
+            up_grad, scale = _product_in_float32(grad.T, hidden[:, ranks]), products[0].scale
+            if products[0].factor is not None:
+                scale = scale * products[0].factor
+            is_one = isinstance(scale, float) and scale == 1
+            result += [up_grad if is_one else up_grad.mul_(scale), down_grads[ranks]]
+        elif products:
+            # ranks in rows, so that those of one product are one piece of memory
+            up_grads = _product_in_float32(hidden[:, ranks].T, grad).mul_(stack.rank_scales[ranks])
+            counts = [product.down.shape[0] for product in products]
+            for rows, down_grad in zip(up_grads.split(counts), down_grads[ranks].split(counts), strict=True):
+                result += [rows.T, down_grad]
     return result
+
+
+def _no_gradients(stack: StackedLayers) -> list[Tensor | None]:
+    return [None, None] * sum(len(products) for products in stack.products)
 
 
 def _product_in_float32(a: Tensor, b: Tensor) -> Tensor:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from lorasmith.adapters.adapter import Product
 from lorasmith.families.ops import kernels
 from lorasmith.families.ops.linear_form import LinearForm, linear_form
 
@@ -61,8 +63,10 @@ def _key_of(forms: Sequence[LinearForm]) -> Key:
     """What must stay for a `StackedLayers` to stay valid: where weights and factors are, and the scales."""
     key: list[Any] = []
     for form in forms:
-        key += [form.weight.data_ptr(), form.weight.shape, form.rank, form.scale]
-        key += [0 if factor is None else factor.data_ptr() for factor in (form.up, form.down, form.bias)]
+        key += [form.weight.data_ptr(), form.weight.shape, 0 if form.bias is None else form.bias.data_ptr()]
+        for product in form.products:
+            key += [product.up.data_ptr(), product.down.data_ptr(), product.down.shape[0], product.scale]
+            key.append(0 if product.factor is None else product.factor.data_ptr())
     return tuple(key)
 
 
@@ -70,14 +74,15 @@ class StackedLayers:
     """Layers with the same input. `outputs` and `ranks` of each; `room`: columns beside the weights.
 
     `extended`: (sum of outputs, in + room), weights and scaled up factors; `downs`: (room, in). Both are in the
-    layers' dtype; `refresh` writes the adapters' factors, which are float32, into them.
+    layers' dtype; `refresh` writes the adapters' factors, which are float32, into them. `rank_scales`: (room, 1), by
+    what it has multiplied each column of up.
     """
 
     def __init__(self, forms: Sequence[LinearForm]) -> None:
         self.width = forms[0].weight.shape[1]
         self.outputs = [form.weight.shape[0] for form in forms]
         self.ranks = [form.rank for form in forms]
-        self.scales = [form.scale for form in forms]
+        self.products = [form.products for form in forms]
         self.room = -(-sum(self.ranks) // ALIGNMENT) * ALIGNMENT
         self.bias = self._stacked_bias(forms)
 
@@ -90,7 +95,8 @@ class StackedLayers:
             self.extended = like.new_zeros(sum(self.outputs), self.width + self.room)
             self._move_weights(forms)
         self.downs = like.new_zeros(self.room, self.width)
-        self.factors = FactorTable(self._factor_entries(forms), like)
+        self.rank_scales = like.new_zeros(self.room, 1, dtype=torch.float32)
+        self.factors = FactorTable(self._factor_entries(), like)
 
     def _stacked_bias(self, forms: Sequence[LinearForm]) -> Tensor | None:
         biases = [form.bias for form in forms]
@@ -113,16 +119,16 @@ class StackedLayers:
             place.copy_(form.weight.detach())
             layer.weight.data = place.view(place.shape + layer.weight.shape[2:])
 
-    def _factor_entries(self, forms: Sequence[LinearForm]) -> list[tuple[list[int], float]]:
-        entries: list[tuple[list[int], float]] = []
-        for form, rows, ranks in zip(forms, self.rows(), self.rank_columns(), strict=True):
-            if form.down is None or form.up is None:
-                continue
-            down_target = self.downs[ranks]
-            up_target = self.extended[rows, self.width + ranks.start :]
-            addresses = [tensor.data_ptr() for tensor in (form.down, form.up, down_target, up_target)]
-            sizes = [form.rank, self.width, form.weight.shape[0], self.extended.stride(0)]
-            entries.append(([*addresses, *sizes], form.scale))
+    def _factor_entries(self) -> list[FactorEntry]:
+        entries: list[FactorEntry] = []
+        for products, rows, ranks in zip(self.products, self.rows(), self.rank_columns(), strict=True):
+            start = ranks.start
+            for product in products:
+                rank = product.down.shape[0]
+                own = slice(start, start + rank)
+                targets = (self.downs[own], self.extended[rows, self.width + start :], self.rank_scales[own])
+                entries.append(FactorEntry(product, targets))
+                start += rank
         return entries
 
     def rows(self) -> list[slice]:
@@ -169,17 +175,35 @@ def _adjacent(weights: Sequence[Tensor]) -> Tensor | None:
     return first.detach().as_strided((rows, first.shape[1]), first.stride())
 
 
+@dataclass(frozen=True)
+class FactorEntry:
+    """A product, and where its down, its scaled up and its scale go."""
+
+    product: Product
+    targets: tuple[Tensor, Tensor, Tensor]
+
+    def numbers(self, one: Tensor) -> list[int]:
+        """Addresses and sizes, as the kernel reads them. `one`: the factor of products that have none."""
+        product, (_, up_target, _) = self.product, self.targets
+        factor = one if product.factor is None else product.factor
+        addresses = [tensor.data_ptr() for tensor in (product.down, product.up, factor, *self.targets)]
+        return [*addresses, *product.down.shape, product.up.shape[0], up_target.stride(0)]
+
+
 class FactorTable:
     """Where the factors of adapters are, and where they go; the addresses do not change, so CUDA graphs may hold it."""
 
-    def __init__(self, entries: Sequence[tuple[list[int], float]], like: Tensor) -> None:
+    def __init__(self, entries: Sequence[FactorEntry], like: Tensor) -> None:
         self.entries = list(entries)
         # Only its dtype matters. `like` itself may be a weight, which this table would keep after it was moved.
         self._like = like.new_empty(1)
-        rows = [row for row, _ in entries]
+        self._one = torch.ones((), device=like.device)
+        rows = [entry.numbers(self._one) for entry in entries]
         self._table = torch.tensor(rows, dtype=torch.int64, device=like.device)
-        self._scales = torch.tensor([scale for _, scale in entries], dtype=torch.float32, device=like.device)
-        largest = max((rank * max(width, outputs) for *_, rank, width, outputs, _ in rows), default=0)
+        scales = [entry.product.scale for entry in entries]
+        self._scales = torch.tensor(scales, dtype=torch.float32, device=like.device)
+        largest = max((entry.product.down.numel() for entry in entries), default=0)
+        largest = max([largest, *(entry.product.up.numel() for entry in entries)])
         self._grid = (len(rows), -(-largest // BLOCK))
 
     def write(self) -> None:

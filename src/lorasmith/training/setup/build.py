@@ -243,6 +243,7 @@ def assemble(
     groups = parameter_groups(config, trained)
     captured = adapters.graph_safe and can_capture_steps(config, family, dataset, ranks.count)
     if captured:
+        adapters.use_same_operations()
         # A captured step reads its learning rates from the device.
         for group in groups:
             group["lr"] = torch.tensor(group["lr"], device=family.device)

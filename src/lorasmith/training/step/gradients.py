@@ -4,11 +4,14 @@
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from lorasmith.adapters.adapter import SteppedPart
 
 GROWTH_INTERVAL = 1000
 """The scale is doubled after this many good steps in a row."""
@@ -70,18 +73,61 @@ def unscale_and_clip(parameters: Sequence[nn.Parameter], scale: Tensor, max_norm
     return norm
 
 
-def step_if_finite(optimizer: torch.optim.Optimizer, finite: torch.Tensor) -> None:
+@torch.no_grad()
+def clear_untrained(parts: Sequence[SteppedPart]) -> None:
+    """Make the gradients of the parameters zero that this step does not train."""
+    for part in parts:
+        grads = [p.grad for p in part.parameters if p.grad is not None]
+        if grads:
+            torch._foreach_mul_(grads, part.active)
+
+
+def step_if_finite(optimizer: torch.optim.Optimizer, finite: torch.Tensor, parts: Sequence[SteppedPart] = ()) -> None:
     """One optimizer step, left out if `finite` (scalar bool tensor) is false.
 
     Fused optimizers of torch decide on the device, through the attributes that torch's own GradScaler sets. For others
-    the decision is read back, which waits for the device.
+    the decision is read back, which waits for the device. `parts`, only for fused optimizers: parameters that some
+    steps do not train; the optimizer passes over them in these steps, as over parameters without a gradient.
     """
     decides_on_device = getattr(optimizer, "_step_supports_amp_scaling", False) and optimizer.defaults.get("fused")
-    if decides_on_device:
-        fused: Any = optimizer
-        fused.grad_scale = None
-        fused.found_inf = 1.0 - finite.float()
-        fused.step()
-        del fused.grad_scale, fused.found_inf
-    elif bool(finite):
-        optimizer.step()
+    if not decides_on_device:
+        if bool(finite):
+            optimizer.step()
+        return
+    if not parts:
+        _fused_step(optimizer, finite.float())
+        return
+
+    every_step = _outside(optimizer, parts)
+    if every_step:
+        with _only(optimizer, every_step):
+            _fused_step(optimizer, finite.float())
+    for part in parts:
+        with _only(optimizer, part.parameters):
+            _fused_step(optimizer, finite.float() * part.active)
+
+
+def _outside(optimizer: torch.optim.Optimizer, parts: Sequence[SteppedPart]) -> list[nn.Parameter]:
+    """The parameters of an optimizer that are in no part."""
+    inside = {id(p) for part in parts for p in part.parameters}
+    return [p for group in optimizer.param_groups for p in group["params"] if id(p) not in inside]
+
+
+def _fused_step(fused: Any, active: Tensor) -> None:
+    """One step of a fused optimizer, left out if `active` (scalar) is 0."""
+    fused.grad_scale = None
+    fused.found_inf = 1.0 - active
+    fused.step()
+    del fused.grad_scale, fused.found_inf
+
+
+@contextmanager
+def _only(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> Generator[None]:
+    """Inside the block the optimizer has these parameters alone."""
+    chosen = {id(p) for p in parameters}
+    groups = optimizer.param_groups
+    optimizer.param_groups = [group | {"params": [p for p in group["params"] if id(p) in chosen]} for group in groups]
+    try:
+        yield
+    finally:
+        optimizer.param_groups = groups

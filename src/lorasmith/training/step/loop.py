@@ -20,7 +20,7 @@ from lorasmith.core.out_of_memory import is_out_of_memory
 from lorasmith.core.rng import StepRng, restored_global_generators
 from lorasmith.data.dataset import Batch, BatchPlan
 from lorasmith.training.step.batches import cut_to_size, micro_batches, one_batch_each, rank_share
-from lorasmith.training.step.gradients import all_finite, step_if_finite, unscale_and_clip
+from lorasmith.training.step.gradients import all_finite, clear_untrained, step_if_finite, unscale_and_clip
 from lorasmith.training.step.metrics import StepOutcome, StepRecord
 
 if TYPE_CHECKING:
@@ -213,10 +213,11 @@ def update_weights(run: Run, loss: Tensor, loss_terms: dict[str, Tensor]) -> Ste
         loss_terms = dict(zip(loss_terms, means, strict=True))
 
     # A step with a loss or gradient that is not finite is left out. The device decides that, so nothing is read back.
+    clear_untrained(run.adapters.stepped_parts)
     grad_norm = unscale_and_clip(run.parameters, run.loss_scale.value, run.gradient_clip)
     finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
     run.memory.updating = True
-    step_if_finite(run.optimizer, finite)
+    step_if_finite(run.optimizer, finite, run.adapters.stepped_parts)
 
     # Constraints on the weights that hold after each step.
     run.adapters.limit_norms()
