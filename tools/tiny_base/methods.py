@@ -5,8 +5,9 @@ of three seeds, all from the demo's recipe. After a run the judge looks at pictu
 and the latter are compared with the base's at the same seeds. The loss on pictures that were not trained on, at fixed
 noise, is taken every 25 steps.
 
-A run is a line in `rows-*.jsonl`, and is not made again. `--shard i/n` makes the runs i, i + n, ... ; several processes
-can work in one folder. `--table` prints the results, `--costs` measures the CPU time of a step of each method.
+A run is a line in `rows-*.jsonl`, and is not made again. Several processes can work in one folder: each run is claimed
+by a file in `claims/`, which stays if the process is killed (remove the folder before the next start). `--table` prints
+the results, `--costs` measures the CPU time of a step of each method.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ class Eye:
 
 def run(method: Method, concept: str, seed: int, eye: Eye, keep: bool = False) -> dict[str, Any]:
     """Train, judge, and remove the files unless `keep`."""
-    output = eye.work / "runs" / f"{method.name} {concept} {seed}".replace(" ", "-").replace(":", "").replace(",", "")
+    output = eye.work / "runs" / name_of(method, concept, seed)
     table = config(method, concept, seed, eye.work, output)
     table["device"] = str(eye.family.device)
     result = lorasmith.train(table, overwrite=True, progress=Progress())
@@ -174,6 +175,21 @@ def jobs(names: list[str], seeds: list[int] | None = None) -> Iterator[tuple[Met
         for seed in range(method.seeds) if seeds is None else seeds:
             for concept in method.concepts:
                 yield method, concept, seed
+
+
+def name_of(method: Method, concept: str, seed: int) -> str:
+    """The name of a run's files."""
+    return f"{method.name} {concept} {seed}".replace(" ", "-").replace(":", "").replace(",", "")
+
+
+def claim(work: Path, method: Method, concept: str, seed: int) -> bool:
+    """Whether this process is the one that makes the run."""
+    (work / "claims").mkdir(exist_ok=True)
+    try:
+        (work / "claims" / name_of(method, concept, seed)).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def read_rows(work: Path) -> list[dict[str, Any]]:
@@ -211,7 +227,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--work", type=Path, default=Path("runs/methods"))
     parser.add_argument("--only", nargs="+", choices=list(METHODS), metavar="METHOD", default=list(METHODS))
-    parser.add_argument("--shard", default="0/1", metavar="I/N")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--prepare", action="store_true", help="only draw the pictures to train on")
     parser.add_argument("--seeds", type=int, nargs="+", help="these alone, instead of those of each method")
@@ -233,14 +248,13 @@ def main() -> None:
     if options.costs:
         costs(options.only, eye)
         return
-    shard, shards = map(int, options.shard.split("/"))
     made = {(row["method"], row["concept"], row["seed"]) for row in read_rows(options.work)}
     started = time.monotonic()
-    for number, (method, concept, seed) in enumerate(jobs(options.only, options.seeds)):
-        if number % shards != shard or (method.name, concept, seed) in made:
+    for method, concept, seed in jobs(options.only, options.seeds):
+        if (method.name, concept, seed) in made or not claim(options.work, method, concept, seed):
             continue
-        row = run(method, concept, seed, eye, options.keep)
-        with (options.work / f"rows-{shard}.jsonl").open("a") as file:
+        row = run(method, concept, seed, eye, options.keep) | {"device": eye.family.device.type}
+        with (options.work / f"rows-{os.getpid()}.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         short = {key: row[key] for key in ("likeness", "found", "others", "drift", "train_seconds")}
         print(f"{time.monotonic() - started:6.1f} s  {method.name} | {concept} | {seed}: {short}", flush=True)
