@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lorasmith.cli import console
-from lorasmith.cli.options import Device, Json, Overwrite
+from lorasmith.cli.options import BasePart, Device, Json, Overwrite
 
 if TYPE_CHECKING:
     from lorasmith.fusion import FuseReport
+    from lorasmith.fusion.options import FuseOptions
 
 Missed = dict[str, dict[str, list[float]]]
 """By method and part of the model, for each concept the share that is missed."""
@@ -62,7 +64,11 @@ def fuse_command(
     size: Annotated[
         int | None, typer.Option("--size", help="Size of these pictures in pixels. Default: that of the base model.")
     ] = None,
+    base_part: BasePart = None,
     device: Device = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say how much memory it will take and in how many passes.")
+    ] = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -74,25 +80,35 @@ def fuse_command(
     """
     from lorasmith import api
 
-    report = api.fuse(
-        files,
-        base,
-        output,
-        method=method,
-        rank=rank,
-        prompts=prompt,
-        preserve=preserve,
-        ridge=read_ridge(ridge),
-        steps=steps,
-        seeds=seeds,
-        size=size,
-        device=device,
-        overwrite=overwrite,
-        progress=console.make_progress(),
-    )
+    settings: FuseOptions = {
+        "method": method,
+        "rank": rank,
+        "prompts": prompt,
+        "preserve": preserve,
+        "ridge": read_ridge(ridge),
+        "steps": steps,
+        "seeds": seeds,
+        "size": size,
+        "base_parts": base_part or (),
+        "device": device,
+    }
+    if dry_run:
+        print_plan(files, base, settings, json=json)
+        return
+    report = api.fuse(files, base, output, overwrite=overwrite, progress=console.make_progress(), **settings)
     print_report(report)
     if json:
         console.print_json(report.plain())
+
+
+def print_plan(files: list[str], base: str, settings: FuseOptions, *, json: bool) -> None:
+    """Print what a fusion will take, on stderr; with `json` on stdout, too."""
+    from lorasmith.fusion.options import plan
+
+    found = plan(files, base, settings)
+    console.say("\n".join(found.lines()))
+    if json:
+        console.print_json(asdict(found))
 
 
 def read_ridge(text: str) -> float | Literal["auto"]:

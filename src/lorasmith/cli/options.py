@@ -47,6 +47,14 @@ BaseOfLora = Annotated[
         "--base", help="The base model; needed if the file does not tell its family, or if its weights are used."
     ),
 ]
+BasePart = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--base-part",
+        metavar="FILE",
+        help="A file or folder with parts that a single file of Flux or SD3 lacks (text encoders, VAE); repeatable.",
+    ),
+]
 Dtype = Annotated[
     str | None,
     typer.Option("--dtype", metavar="fp32|fp16|bf16", help="Dtype of the new file. Default: that of the input file."),

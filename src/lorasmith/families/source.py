@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
+
+import torch
 
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.network_shape import NetworkShape
 from lorasmith.families.reader import TensorRef
 from lorasmith.moved_modules import renamed
+
+LARGE = 100_000_000
+"""Denoisers with more weights than this are loaded in bfloat16 by default."""
 
 
 def __getattr__(name: str) -> Any:
@@ -129,6 +135,19 @@ class Source(ABC):
     @abstractmethod
     def parameters(self) -> int:
         """The number of weights of the denoiser."""
+
+    @property
+    def default_dtype(self) -> torch.dtype:
+        """The dtype that the model is loaded in where none is asked for: bfloat16 if it is of full size, else
+        float32."""
+        return torch.bfloat16 if self.parameters > LARGE else torch.float32
+
+    def count_weights(self) -> int:
+        """The number of weights of the denoiser and of all text encoders that are there."""
+        encoders = (*self.text_components, *self.frozen_text_encoders)
+        present = [part for part in encoders if not self.missing_reason(part)]
+        refs = [ref for part in (self.denoiser_component, *present) for ref in self.raw(part).values()]
+        return sum(math.prod(ref.shape) for ref in refs)
 
     @abstractmethod
     def layers(self) -> tuple[LayerSpec, ...]:

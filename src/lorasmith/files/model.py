@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.families.file_names import FamilyFileNames, FileNames, file_names_of
 from lorasmith.families.place import Place
 from lorasmith.families.reader import Reader, TensorRef
-from lorasmith.families.resolve import find
+from lorasmith.families.resolve import find, with_parts
 from lorasmith.families.source import Source
 from lorasmith.moved_modules import renamed
 
@@ -41,9 +41,10 @@ class ModelLayers:
         return cls._of(family, kind, family.published_layers(kind, widths), None)
 
     @classmethod
-    def from_base(cls, base: str | Path) -> ModelLayers:
-        """The layers of a base model on disk, by its configs. Raises LorasmithError if there is no such model."""
-        return cls.from_source(find(base))
+    def from_base(cls, base: str | Path, parts: Sequence[str] = ()) -> ModelLayers:
+        """The layers of a base model on disk, by its configs. `parts`: files and folders with parts that a single file
+        of Flux or SD3 lacks. Raises LorasmithError if there is no such model, or no part at one of them."""
+        return cls.from_source(with_parts(find(base), parts))
 
     @classmethod
     def from_source(cls, source: Source) -> ModelLayers:

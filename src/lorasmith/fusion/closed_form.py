@@ -68,7 +68,7 @@ def solve_ridge(target: Tensor, gram: Tensor, ridge: float) -> Tensor:
 
 def add_ridge(gram: Tensor, ridge: float) -> Tensor:
     """gram + l I in float64; `ridge` is l as a share of the mean diagonal of `gram`."""
-    gram = gram.double().clone()
+    gram = gram.to(torch.float64, copy=True)
     gram.diagonal().add_(ridge * gram.diagonal().mean())
     return gram
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from lorasmith.core.dtypes import dtype_of
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.families.load import load, open_base
+from lorasmith.families.source import Source
 from lorasmith.files.lora import (
     DecodedLora,
     OutputFile,
@@ -22,6 +24,7 @@ from lorasmith.files.lora import (
     lora_tensors,
     network_metadata,
     rank_counts,
+    read,
     updated_metadata,
 )
 from lorasmith.files.lowrank import Truncation, TruncationErrors, svd_of_product
@@ -31,6 +34,7 @@ from lorasmith.formats.rewrite import LayerTensors
 from lorasmith.formats.write import write
 from lorasmith.fusion.concepts import ConceptUse, read_concepts
 from lorasmith.fusion.fuse import METHODS, FuseSettings, FusionResult, fuse
+from lorasmith.fusion.memory_plan import FusionPlan, make_plan
 from lorasmith.sampling.loras import vocabulary_of
 
 
@@ -74,18 +78,16 @@ def fuse_files(
     Raises LorasmithError for mistakes of the user, before anything is computed.
     """
     settings = settings or FuseSettings()
-    if settings.method not in METHODS:
-        raise LorasmithError(f'method "{settings.method}" does not exist; choose one of {", ".join(METHODS)}')
     # Everything that the user can get wrong is checked before the model is loaded.
     output.check()
-    for use in uses:
-        if not use.path.is_file():
-            raise LorasmithError(f"{use.path}: no such file")
     truncation = None if settings.rank is None else Truncation(rank=settings.rank)
-    check_base(base)
+    plan = plan_files(base, uses, settings)
+    for line in plan.lines() if plan.passes > 1 else []:
+        (progress or Progress()).say(line)
 
-    family = load(base, dtype=dtype_of(settings.precision), device=pick_device(settings.device))
-    model = ModelLayers.from_base(base)
+    dtype, device = dtype_of(settings.precision), pick_device(settings.device)
+    family = load(base, dtype=dtype, device=device, parts=settings.base_parts)
+    model = ModelLayers.from_base(base, settings.base_parts)
     concepts = read_concepts(family, model, uses)
     result = fuse(family, concepts, settings, progress)
     layers, error = lora_layers(model, result, truncation)
@@ -117,14 +119,34 @@ def fuse_files(
     )
 
 
-def check_base(base: str | Path) -> None:
+def plan_files(base: str | Path, uses: Sequence[ConceptUse], settings: FuseSettings) -> FusionPlan:
+    """The memory that fusing these files will take, from the headers of the base.
+
+    Raises LorasmithError for a wrong method, a missing file, a base without all parts, and sums that cannot fit.
+    """
+    if settings.method not in METHODS:
+        raise LorasmithError(f'method "{settings.method}" does not exist; choose one of {", ".join(METHODS)}')
+    for use in uses:
+        if not use.path.is_file():
+            raise LorasmithError(f"{use.path}: no such file")
+    source = open_base(base, parts=settings.base_parts)
+    check_base(source)
+    model = ModelLayers.from_source(source)
+    layers = dict.fromkeys(name for use in uses for name in read(use.path, model).layers)
+    widths = {name: math.prod(model.layers[name].shape[1:]) for name in layers}
+    dtype = dtype_of(settings.precision) or source.default_dtype
+    return make_plan(widths, source.count_weights() * dtype.itemsize, pick_device(settings.device))
+
+
+def check_base(source: Source) -> None:
     """Raise LorasmithError, before any weights are loaded, unless pictures can be drawn with a base."""
     try:
-        open_base(base).check_parts(every_name=False)
+        source.check_parts(every_name=False)
     except LorasmithError as error:
         raise LorasmithError(
             f"fusing draws pictures with the base, which needs all of its parts: {error}\n"
-            "  Put files with the other parts beside the base, or name a diffusers folder with --base"
+            "  Put files with the other parts beside the base, name them with --base-part, or name a diffusers folder "
+            "with --base"
         ) from None
 
 

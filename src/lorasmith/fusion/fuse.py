@@ -7,7 +7,7 @@ Each stage collects the inputs that the stages before it produce, so that errors
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -23,6 +23,7 @@ from lorasmith.families.stable_diffusion.conditioning import CONTEXT
 from lorasmith.fusion.closed_form import Factors, LayerRegression, OutputErrors, concatenate_factors
 from lorasmith.fusion.concepts import LoadedConcept
 from lorasmith.fusion.inputs import GramMatrices, attached_changes
+from lorasmith.fusion.memory_plan import FreeMemory, plan_passes
 from lorasmith.fusion.prompts import HELD_OUT
 from lorasmith.fusion.prompts import PROMPTS as TEXTS
 from lorasmith.fusion.ridge_choice import DEFAULT_RIDGE, choose_ridge
@@ -68,6 +69,8 @@ class FuseSettings:
     method: str = "gradient"
     rank: int | None = None
     """Rank of the result; None: the sum of all ranks, which is exact."""
+    base_parts: tuple[str, ...] = ()
+    """Files and folders with the parts that a single file of Flux or SD3 lacks."""
     device: str = "auto"
     precision: str | None = None
     """`fp32`, `bf16`, `fp16`; None: that of the base."""
@@ -96,10 +99,11 @@ def fuse(
     listener = progress or Progress()
     result = FusionResult()
     with known_tokens(family, concepts):
+        # Parts of the model are loaded when they are first used; what is free is known afterwards.
+        family.encode_text([concepts[0].name])
         for stage, layers in layers_by_stage(family, concepts).items():
             if layers:
-                listener.say(f"fusing {len(layers)} layers: {stage}")
-                fuse_stage(family, concepts, stage, layers, settings, result)
+                fuse_stage(family, concepts, StageLayers.of(stage, layers, concepts), settings, result, listener)
     result.seconds = time.monotonic() - started
     result.peak_gib = peak_memory(family.device) / 2**30
     return result
@@ -136,6 +140,20 @@ def known_tokens(family: Family, concepts: Sequence[LoadedConcept]) -> Iterator[
         family.learn(before)
 
 
+@dataclass(frozen=True)
+class StageLayers:
+    """The layers of a stage, and the lengths of their input vectors."""
+
+    stage: str
+    layers: list[str]
+    widths: Mapping[str, int]
+
+    @classmethod
+    def of(cls, stage: str, layers: list[str], concepts: Sequence[LoadedConcept]) -> StageLayers:
+        widths = {name: down.shape[1] for concept in concepts for name, (_, down) in concept.changes.items()}
+        return cls(stage, layers, {name: widths[name] for name in layers})
+
+
 @dataclass
 class StageInputs:
     """What is known of a stage's inputs: a regression for each layer, and for each concept a sketch for each layer, of
@@ -149,40 +167,58 @@ class StageInputs:
 def fuse_stage(
     family: Family,
     concepts: Sequence[LoadedConcept],
-    stage: str,
-    layers: list[str],
+    stage: StageLayers,
     settings: FuseSettings,
     result: FusionResult,
+    listener: Progress,
 ) -> None:
-    """Collect the inputs of a stage's layers for each concept, and add the fused changes to the result."""
-    widths: dict[str, int] = {}
-    for concept in concepts:
-        for name, (_, down) in concept.changes.items():
-            widths[name] = down.shape[1]
-    inputs = StageInputs({name: LayerRegression() for name in layers})
+    """Add the fused changes of a stage to the result, in as many passes as the sums of their inputs need."""
+    passes = plan_passes(stage.layers, stage.widths, FreeMemory.on(family.device))
+    in_passes = f", in {len(passes)} passes (the sums do not fit into the memory at once)" if len(passes) > 1 else ""
+    listener.say(f"fusing {len(stage.layers)} layers: {stage.stage}{in_passes}")
 
-    # The stages before this one are fused already: their effect on these inputs belongs to the result.
-    with attached_changes(family, result.layers, ()):
+    # The stages before this one are fused already: their effect on these inputs belongs to the result. Passes of one
+    # stage see the same model, so that they find what one pass would.
+    before = dict(result.layers)
+    errors = StageErrors()
+    for chosen in passes:
+        inputs = collect_stage(family, concepts, stage, chosen, settings, before)
+        solve_pass(stage.stage, inputs, settings, result, errors)
+    errors.report(stage.stage, result)
+
+
+def collect_stage(
+    family: Family,
+    concepts: Sequence[LoadedConcept],
+    stage: StageLayers,
+    chosen: list[str],
+    settings: FuseSettings,
+    before: dict[str, Factors],
+) -> StageInputs:
+    """The inputs of some of a stage's layers, `chosen`, for each concept. `before`: the changes of earlier stages."""
+    widths = stage.widths
+    inputs = StageInputs({name: LayerRegression() for name in chosen})
+    with attached_changes(family, before, ()):
         for concept in concepts:
-            with attached_changes(family, changes_during(stage, concept, layers), layers):
-                fit = collect_inputs(family, stage, fitted_prompts(stage, concept, settings), layers, settings)
+            with attached_changes(family, changes_during(stage.stage, concept, stage.layers), stage.layers):
+                prompts = fitted_prompts(stage.stage, concept, settings)
+                fit = collect_inputs(family, stage.stage, prompts, chosen, settings)
                 # Inputs are too many to keep: the sums are enough to solve, the sketches to measure the result.
-                inputs.sketches.append({name: fit.sketch(name, widths[name]) for name in layers})
-                for name in layers:
+                inputs.sketches.append({name: fit.sketch(name, widths[name]) for name in chosen})
+                for name in chosen:
                     inputs.regressions[name].add_concept(concept.changes.get(name), fit.pop(name, widths[name]))
                 if settings.held_out:
-                    rest = collect_held_out(family, stage, concept, layers, settings)
-                    inputs.held_out.append({name: rest.sketch(name, widths[name]) for name in layers})
+                    rest = collect_held_out(family, stage.stage, concept, chosen, settings)
+                    inputs.held_out.append({name: rest.sketch(name, widths[name]) for name in chosen})
 
         # The base's own inputs, without any concept: there the result is to do nothing.
         if settings.preserve:
             preserved = [(text, 0) for text in settings.preserve]
-            with attached_changes(family, {}, layers):
-                grams = collect_inputs(family, stage, preserved, layers, settings)
-            for name in layers:
+            with attached_changes(family, {}, stage.layers):
+                grams = collect_inputs(family, stage.stage, preserved, chosen, settings)
+            for name in chosen:
                 inputs.regressions[name].add_preserved(grams.pop(name, widths[name]))
-
-    solve_stage(stage, inputs, settings, result)
+    return inputs
 
 
 def fitted_prompts(stage: str, concept: LoadedConcept, settings: FuseSettings) -> list[Prompt]:
@@ -201,7 +237,7 @@ def collect_held_out(
         patterns = patterns[:HELD_OUT_PICTURES]
         settings = replace(settings, steps=max(1, settings.steps // 2), seeds=1)
     prompts = [fill_in(text, concept.name) for text in patterns]
-    return collect_inputs(family, stage, prompts, layers, settings)
+    return collect_inputs(family, stage, prompts, layers, settings, GramMatrices(sketches_only=True))
 
 
 def changes_during(stage: str, concept: LoadedConcept, layers: list[str]) -> dict[str, Factors]:
@@ -212,15 +248,33 @@ def changes_during(stage: str, concept: LoadedConcept, layers: list[str]) -> dic
     return {name: concept.changes[name] for name in layers if name in concept.changes}
 
 
-def solve_stage(stage: str, inputs: StageInputs, settings: FuseSettings, result: FusionResult) -> None:
-    """Add the changes of a stage's layers to the result, and what each method misses of each concept. The regressions
-    are emptied, so that memory is freed layer by layer."""
+@dataclass
+class StageErrors:
+    """What each method misses of each concept in a stage, on inputs of the fit and on others."""
+
+    fitted: OutputErrors = field(default_factory=OutputErrors)
+    held_out: OutputErrors = field(default_factory=OutputErrors)
+
+    def report(self, stage: str, result: FusionResult) -> None:
+        """Add the shares to the result."""
+        for method in METHODS:
+            result.missed.setdefault(method, {})[stage] = self.fitted.shares(method)
+            held_out = self.held_out.shares(method)
+            if held_out:
+                result.held_out.setdefault(method, {})[stage] = held_out
+
+
+def solve_pass(
+    stage: str, inputs: StageInputs, settings: FuseSettings, result: FusionResult, errors: StageErrors
+) -> None:
+    """Add the changes of a pass's layers to the result, and what each method misses to the errors of the stage. The
+    regressions are emptied, so that memory is freed layer by layer."""
     ridge = settings.ridge
     if ridge == "auto":
-        ridge = choose_ridge(inputs.regressions, inputs.held_out)
+        # Layers of a pass are spread over the model, so that the first pass chooses for all.
+        ridge = result.ridge[stage] if stage in result.ridge else choose_ridge(inputs.regressions, inputs.held_out)
     result.ridge[stage] = ridge
 
-    fitted, held_out = OutputErrors(), OutputErrors()
     for name in list(inputs.regressions):
         regression = inputs.regressions.pop(name)
         fused = {
@@ -231,13 +285,8 @@ def solve_stage(stage: str, inputs: StageInputs, settings: FuseSettings, result:
         result.layers[name] = fused[settings.method]
         # All methods are measured, so that a user sees what the chosen one is worth.
         for method, factors in fused.items():
-            fitted.add(method, factors, regression.changes, [sketch[name] for sketch in inputs.sketches])
-            held_out.add(method, factors, regression.changes, [sketch[name] for sketch in inputs.held_out])
-
-    for method in METHODS:
-        result.missed.setdefault(method, {})[stage] = fitted.shares(method)
-        if inputs.held_out:
-            result.held_out.setdefault(method, {})[stage] = held_out.shares(method)
+            errors.fitted.add(method, factors, regression.changes, [sketch[name] for sketch in inputs.sketches])
+            errors.held_out.add(method, factors, regression.changes, [sketch[name] for sketch in inputs.held_out])
 
 
 def fill_in(text: str, name: str) -> Prompt:
@@ -246,10 +295,15 @@ def fill_in(text: str, name: str) -> Prompt:
 
 
 def collect_inputs(
-    family: Family, stage: str, prompts: Sequence[Prompt], layers: list[str], settings: FuseSettings
+    family: Family,
+    stage: str,
+    prompts: Sequence[Prompt],
+    layers: list[str],
+    settings: FuseSettings,
+    grams: GramMatrices | None = None,
 ) -> GramMatrices:
-    """The inputs of a stage's layers while the model encodes or draws these prompts."""
-    grams = GramMatrices()
+    """The inputs of a stage's layers while the model encodes or draws these prompts, added to `grams` if given."""
+    grams = grams or GramMatrices()
     texts = [text for text, _ in prompts]
     if stage == PICTURE:
         with grams.collecting(family, layers):

@@ -32,7 +32,9 @@ class GramMatrices:
     than rows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, sketches_only: bool = False) -> None:
+        """`sketches_only`: keep no Gram matrices, which take most of the memory."""
+        self._sketches_only = sketches_only
         self._sums: dict[str, Tensor] = {}
         self._sketches: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
@@ -41,12 +43,14 @@ class GramMatrices:
         """Add inputs of a layer, (rows, n)."""
         inputs = inputs.detach().float()
         # Sums are kept on the device of the layer, in float32 whatever the model's precision is.
-        if name not in self._sums:
-            width = inputs.shape[1]
-            self._sums[name] = torch.zeros(width, width, device=inputs.device)
+        width = inputs.shape[1]
+        if name not in self._sketches:
             self._sketches[name] = torch.zeros(SKETCH_ROWS, width, device=inputs.device)
             self._counts[name] = 0
-        self._sums[name].addmm_(inputs.T, inputs)
+        if not self._sketches_only:
+            if name not in self._sums:
+                self._sums[name] = torch.zeros(width, width, device=inputs.device)
+            self._sums[name].addmm_(inputs.T, inputs)
 
         # The inputs go to the rows of the sketch in turn; the signs follow from their position.
         start, count = self._counts[name], len(inputs)

@@ -10,6 +10,8 @@ from lorasmith.core.progress import Progress
 from lorasmith.families.resolve import find
 from lorasmith.files.lora import OutputFile
 from lorasmith.fusion import ConceptUse, FuseReport, FuseSettings, fuse_files, read_list
+from lorasmith.fusion.files import plan_files
+from lorasmith.fusion.memory_plan import FusionPlan
 from lorasmith.fusion.refit import RefitSettings
 from lorasmith.fusion.refit_files import RefitReport, refit_file
 
@@ -29,6 +31,7 @@ class FuseOptions(TypedDict, total=False):
     steps: int
     seeds: int
     size: int | None
+    base_parts: Sequence[str]
     device: str
     precision: str | None
 
@@ -58,16 +61,30 @@ def fuse(
     progress: Progress | None,
 ) -> FuseReport:
     """See `lorasmith.fuse`."""
+    uses, values = read_uses(files), fuse_settings(base, settings)
+    return fuse_files(base, uses, output, values, progress=progress)
+
+
+def plan(files: Sequence[Path | str], base: Path | str, settings: Mapping[str, Any]) -> FusionPlan:
+    """The memory that `fuse` will take; nothing is loaded."""
+    return plan_files(base, read_uses(files), fuse_settings(base, settings))
+
+
+def read_uses(files: Sequence[Path | str]) -> list[ConceptUse]:
+    """The files with their strengths and names, or those of a list."""
     if len(files) == 1 and str(files[0]).endswith(".json"):
-        uses = read_list(Path(files[0]))
-    else:
-        uses = [ConceptUse.read(str(file)) for file in files]
+        return read_list(Path(files[0]))
+    return [ConceptUse.read(str(file)) for file in files]
+
+
+def fuse_settings(base: Path | str, settings: Mapping[str, Any]) -> FuseSettings:
+    """The settings that are given, with defaults that depend on the base."""
     values = without_none(settings)
-    for key in ("prompts", "preserve"):
+    for key in ("prompts", "preserve", "base_parts"):
         if key in values:
             values[key] = tuple(values[key])
     values.setdefault("size", native_size(base))
-    return fuse_files(base, uses, output, FuseSettings(**values), progress=progress)
+    return FuseSettings(**values)
 
 
 def refit(

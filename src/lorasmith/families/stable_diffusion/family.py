@@ -28,9 +28,6 @@ from lorasmith.families.stable_diffusion.steering import with_regions
 from lorasmith.families.stable_diffusion.unet import TransformerBlock, UNet
 from lorasmith.families.streaming import BlockStream
 
-LARGE = 100_000_000
-"""UNets with more weights than this are loaded in bfloat16 by default."""
-
 
 class StableDiffusion(ClipFamily):
     """A base model. The UNet is loaded at once, the other parts when they are first used."""
@@ -45,7 +42,7 @@ class StableDiffusion(ClipFamily):
 
     def __init__(self, source: StableDiffusionSource, dtype: torch.dtype | None, device: torch.device | str) -> None:
         """`dtype` None: bfloat16 for a UNet of full size, else float32."""
-        super().__init__(source, dtype or (torch.bfloat16 if source.parameters > LARGE else torch.float32), device)
+        super().__init__(source, dtype or source.default_dtype, device)
         self.path = read_schedule(source).to(self.device)
         self.prediction = prediction_of_kind(source.prediction)
         self.latent_scale = float(source.config("vae").get("scaling_factor", 0.18215))

@@ -28,8 +28,6 @@ from lorasmith.families.streaming import BlockStream, stream_calls
 from lorasmith.families.transformer_models import t5
 from lorasmith.families.transformer_models.source import DENOISER, LATENT_CHANNELS, T5, TransformerSource
 
-LARGE = 100_000_000
-"""Transformers with more weights than this are loaded in bfloat16 by default."""
 ROOM = 0.85
 """The share of the free memory that weights may take when they are loaded."""
 
@@ -46,7 +44,7 @@ class TransformerFamily(ClipFamily):
 
     def __init__(self, source: TransformerSource, dtype: torch.dtype | None, device: torch.device | str) -> None:
         """`dtype` None: bfloat16 for a transformer of full size, else float32."""
-        super().__init__(source, dtype or (torch.bfloat16 if source.parameters > LARGE else torch.float32), device)
+        super().__init__(source, dtype or source.default_dtype, device)
         self.path = read_path(source)
         self.prediction = Velocity()
         config = source.config("vae")

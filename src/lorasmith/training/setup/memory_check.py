@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 import torch
 
 from lorasmith.core.config import Problem
+from lorasmith.core.dtypes import dtype_of
 from lorasmith.core.free_memory import free_memory
 from lorasmith.data.dataset import Dataset
 from lorasmith.families.source import Source
-from lorasmith.families.stable_diffusion.family import LARGE
 from lorasmith.training.config import TrainConfig
 from lorasmith.training.memory_levels import LEVELS
 from lorasmith.training.setup.memory_estimate import largest_shape, last_level, least_level, need
@@ -50,8 +50,8 @@ def forecast_memory(
     network = base.network_shape
     if network is None:
         return None
-    in_float32 = config.precision == "fp32" or (config.precision == "auto" and base.parameters <= LARGE)
-    shape = largest_shape(dataset, 4 if in_float32 else 2)
+    dtype = dtype_of(config.precision) or base.default_dtype
+    shape = largest_shape(dataset, dtype.itemsize)
     totals = [need(network, base.parameters, trained, shape, level).total / GIB for level in range(len(LEVELS))]
     free = free_memory(device) / GIB
     level = least_level(config)
