@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from lorasmith.adapters.adapter import batch_key_of
 from lorasmith.adapters.attach import AdapterSet
 from lorasmith.adapters.base import Adapter, AdapterConfig, LayerSpec, kind_of
 from lorasmith.adapters.layer import spec_of
@@ -49,7 +51,7 @@ def configs() -> list[AdapterConfig]:
                 settings = {"rank": 3, "alpha": 2.0} | settings
             if "block_size" in cls.model_fields:
                 settings = {"block_size": 4} | settings
-            found.append(cls(layers=("*",), **settings))
+            found.append(cls.model_validate({"layers": ("*",)} | settings))
     return found
 
 
@@ -177,6 +179,43 @@ def test_gradients_are_those_of_the_merged_weight(config: AdapterConfig, layer: 
     expected = torch.autograd.grad((merged - 1).square().sum(), parameters)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize(("config", "layer"), [case for case in CASES if case.values[1] in ("linear", "tall")])
+def test_changes_of_several_layers_at_once_are_those_of_each(config: AdapterConfig, layer: str) -> None:
+    """In float64, with the gradients of all parameters."""
+    sets = [prepared(config, layer)[1] for _ in range(3)]
+    for seed, adapters in enumerate(sets):
+        disturb(adapters, seed)
+    several = [only(adapters).double() for adapters in sets]
+    if batch_key_of(several[0]) is None:
+        pytest.skip("computes one change at a time")
+    bases = [torch.randn(several[0].layer.shape, dtype=torch.float64) for _ in sets]
+    weight = torch.randn(several[0].layer.shape, dtype=torch.float64)
+
+    expected = [in_float64(adapter.delta, base) for adapter, base in zip(several, bases, strict=True)]
+    expected_gradients = [
+        torch.autograd.grad((delta * weight).sum(), list(adapter.parameters()))
+        for adapter, delta in zip(several, expected, strict=True)
+    ]
+    names = [name for name, _ in several[0].named_parameters()]
+    parameters = {
+        name: torch.stack([adapter.get_parameter(name).detach() for adapter in several]).requires_grad_()
+        for name in names
+    }
+    found = in_float64(lambda _: several[0].deltas(parameters, bases), bases[0])
+    torch.testing.assert_close(found, torch.stack(expected))
+    gradients = torch.autograd.grad((found * weight).sum(), list(parameters.values()))
+    for index, name in enumerate(names):
+        of_layers = torch.stack([layer_gradients[index] for layer_gradients in expected_gradients])
+        torch.testing.assert_close(gradients[index], of_layers, msg=name)
+
+
+def in_float64(compute: Callable[[Tensor], Tensor], base: Tensor) -> Tensor:
+    """What is computed of a weight, without the casts to float32 in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "float", Tensor.double)
+        return compute(base)
 
 
 @pytest.mark.parametrize(("config", "layer"), CASES)

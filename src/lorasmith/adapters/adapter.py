@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -126,6 +127,18 @@ class Adapter(nn.Module):
         """The products whose sum is the change in this pass; [] if it is anything else."""
         product = self.product_form()
         return [] if product is None else [Product(*product)]
+
+    def batch_key(self) -> Hashable | None:
+        """What adapters must have in common, beside their class and the shapes of their weights and parameters, so that
+        `deltas` computes the changes of all at once; None: it does not, in this pass."""
+        return None
+
+    def deltas(self, parameters: Mapping[str, Tensor], bases: Sequence[Tensor]) -> Tensor:
+        """The changes of several linear layers like this one, (layers, out, in) in float32.
+
+        `parameters`: those of all adapters, by name, with the layers as the first dimension; `bases`: the weights.
+        """
+        raise NotImplementedError(f"{type(self).__name__} computes one change at a time")
 
     def add_to(self, out: Tensor, x: Tensor, strength: float = 1.0) -> Tensor:
         """`out`, the layer's output for `x`, with the change added. Kinds that can add in one pass override this."""
@@ -256,6 +269,11 @@ class Adapter(nn.Module):
         if self.alpha is not None:
             saved["alpha"] = torch.tensor(float(self.alpha))
         return saved
+
+
+def batch_key_of(adapter: Adapter) -> Hashable | None:
+    """`batch_key`, if the adapter's class has `deltas` of its own; one that inherits it may compute another change."""
+    return adapter.batch_key() if "deltas" in vars(type(adapter)) else None
 
 
 def run_layer(layer: LayerSpec, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

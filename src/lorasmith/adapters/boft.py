@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lorasmith.adapters.base import AdapterConfig, FileTensors, LayerSpec
+from lorasmith.adapters.cayley import rotation_change
 from lorasmith.adapters.oft import RotationAdapter, rescale_fits
 
 
@@ -23,21 +25,32 @@ class BOFTAdapter(RotationAdapter):
     """
 
     def rotate(self, weight: Tensor) -> Tensor:
-        half = self.blocks.shape[-1] // 2
-        changes = self.rotation_changes()
-        # P of the first stage: outputs that stand `half` apart become neighbours
-        weight = weight.unflatten(0, (-1, 2, half)).transpose(1, 2).flatten(0, 2)
-        for stage, change in enumerate(changes):
-            stride = 2**stage * half
-            blocks = weight.unflatten(0, (-1, 2 * half))
-            rotated = (blocks + torch.einsum("kmn,kn...->km...", change, blocks)).flatten(0, 1)
-            if stage + 1 < len(changes):
-                # P^T of this stage and P of the next in one copy: outputs (a, b, c, d) of it are (a, d, c, b) there
-                weight = rotated.unflatten(0, (-1, 2, stride, 2)).transpose(1, 3).flatten(0, 3)
-            else:
-                # P^T: every output back to its place
-                weight = rotated.unflatten(0, (-1, stride, 2)).transpose(1, 2).flatten(0, 2)
-        return weight
+        rotated = rotated_in_stages(weight.flatten(1)[None], self.rotation_changes()[None])
+        return rotated.view(weight.shape)
+
+    def deltas(self, parameters: Mapping[str, Tensor], bases: Sequence[Tensor]) -> Tensor:
+        blocks = parameters["blocks"]
+        weights = torch.stack(list(bases)).float()
+        return rotated_in_stages(weights, rotation_change(blocks - blocks.mT)) - weights
+
+
+def rotated_in_stages(weights: Tensor, changes: Tensor) -> Tensor:
+    """The weights of layers, (layers, out, in), rotated. `changes`: R - I, (layers, stages, count, size, size)."""
+    half = changes.shape[-1] // 2
+    last = changes.shape[1] - 1
+    # P of the first stage: outputs that stand `half` apart become neighbours
+    weights = weights.unflatten(1, (-1, 2, half)).transpose(2, 3).flatten(1, 3)
+    for stage, change in enumerate(changes.unbind(1)):
+        stride = 2**stage * half
+        blocks = weights.unflatten(1, (-1, 2 * half))
+        rotated = (blocks + change @ blocks).flatten(1, 2)
+        if stage < last:
+            # P^T of this stage and P of the next in one copy: outputs (a, b, c, d) of it are (a, d, c, b) there
+            weights = rotated.unflatten(1, (-1, 2, stride, 2)).transpose(2, 4).flatten(1, 4)
+        else:
+            # P^T: every output back to its place
+            weights = rotated.unflatten(1, (-1, stride, 2)).transpose(2, 3).flatten(1, 3)
+    return weights
 
 
 class BOFT(AdapterConfig):

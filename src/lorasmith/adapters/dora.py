@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Literal, Self
 
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from lorasmith.adapters.adapter import batch_key_of
 from lorasmith.adapters.base import Adapter, AdapterConfig, FileTensors, LayerSpec, kind_of, run_layer
 from lorasmith.adapters.loha import LoHa
 from lorasmith.adapters.lokr import LoKr
@@ -75,6 +77,19 @@ class DoRAAdapter(Adapter):
         if self.axis == "output":
             return small * out + scale * self.inner.branch(x)
         return run_layer(self.layer, small * x, base.to(x.dtype), None) + self.inner.branch(scale * x)
+
+    def batch_key(self) -> Hashable | None:
+        # its dropouts act on the inner change
+        inner = None if self.drops_entries else batch_key_of(self.inner)
+        return None if inner is None else (type(self.inner), inner, self.axis)
+
+    def deltas(self, parameters: Mapping[str, Tensor], bases: Sequence[Tensor]) -> Tensor:
+        inner = {name.removeprefix("inner."): parameter for name, parameter in parameters.items()}
+        weights = torch.stack(list(bases)).float()
+        changed = weights + self.inner.deltas(inner, bases)
+        outputs_or_inputs = 1 if self.axis == "input" else 2
+        norm = changed.detach().square().sum(outputs_or_inputs, keepdim=True).sqrt().clamp(min=1e-12)
+        return changed * (parameters["magnitude"] / norm) - weights
 
     @property
     def alpha(self) -> float | None:

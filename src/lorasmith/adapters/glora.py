@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -41,6 +41,14 @@ class GLoRAAdapter(FactoredAdapter):
         inside = torch.einsum("oi...,ir,rj->oj...", base.float(), self.a1, self.a2)
         beside = (self.b1 @ self.b2).view(self.layer.shape)
         return self.gain * (inside + beside)
+
+    def batch_key(self) -> Hashable | None:
+        return None if self.scalar is not None or self.drops_entries else self.scale
+
+    def deltas(self, parameters: Mapping[str, Tensor], bases: Sequence[Tensor]) -> Tensor:
+        # W a1 a2 + b1 b2 is one product of twice the rank
+        left = torch.cat([torch.stack(list(bases)).float() @ parameters["a1"], parameters["b1"]], 2)
+        return (self.scale * left) @ torch.cat([parameters["a2"], parameters["b2"]], 1)
 
     def shrink(self, ratio: Tensor) -> None:
         # the change is a sum of two products, so one factor of each takes the whole ratio

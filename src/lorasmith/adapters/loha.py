@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -51,6 +51,15 @@ class LoHaAdapter(FactoredAdapter):
         first = multiply(self.t1, self.w1_a, self.w1_b)
         second = multiply(self.t2, self.w2_a, self.w2_b)
         return self.gain * (first * second).reshape(self.layer.shape)
+
+    def batch_key(self) -> Hashable | None:
+        is_plain = self.t1 is None and self.t2 is None and self.scalar is None
+        return self.scale if is_plain and not self.drops_entries else None
+
+    def deltas(self, parameters: Mapping[str, Tensor], bases: Sequence[Tensor]) -> Tensor:
+        # the scale is a factor of the smallest matrix
+        first = (parameters["w1_a"] * self.scale) @ parameters["w1_b"]
+        return first * (parameters["w2_a"] @ parameters["w2_b"])
 
 
 class LoHa(FactoredConfig):

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -68,6 +68,18 @@ class LoKrAdapter(FactoredAdapter):
     def delta(self, base: Tensor | None = None) -> Tensor:
         w1, w2 = self.factor_pair()
         return torch.einsum("lm,kn...->lkmn...", w1, w2).reshape(self.layer.shape)
+
+    def batch_key(self) -> Hashable | None:
+        is_plain = self.t2 is None and self.scalar is None
+        return self.scale if is_plain and not self.drops_entries else None
+
+    def deltas(self, parameters: Mapping[str, Tensor], bases: Sequence[Tensor]) -> Tensor:
+        w1, w2 = (
+            parameters[name] if name in parameters else parameters[f"{name}_a"] @ parameters[f"{name}_b"]
+            for name in ("w1", "w2")
+        )
+        change = torch.einsum("zlm,zkn->zlkmn", self.scale * w1, w2)
+        return change.reshape(len(w1), *self.layer.shape)
 
     def branch(self, x: Tensor) -> Tensor:
         w1, w2 = (w.to(x.dtype) for w in self.factor_pair())

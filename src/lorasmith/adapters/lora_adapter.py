@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -93,6 +94,13 @@ class LoRAAdapter(FactoredAdapter):
         if isinstance(self.gain, Tensor) or self.gain * strength != 1:
             up = up * (self.gain * strength)
         return up.to(dtype), down.to(dtype)
+
+    def batch_key(self) -> Hashable | None:
+        is_plain = self.mid is None and self.start_up is None and self.scalar is None
+        return self.scale if is_plain and not self.drops_entries else None
+
+    def deltas(self, parameters: Mapping[str, Tensor], bases: Sequence[Tensor]) -> Tensor:
+        return (self.scale * parameters["up"]) @ parameters["down"]
 
     def factor_pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
         if self.mid is not None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -65,6 +66,10 @@ class RotationAdapter(Adapter):
             rotated = rotated * self.rescale
         return rotated - base
 
+    def batch_key(self) -> Hashable | None:
+        is_plain = self.bound == 0 and self.rescale is None
+        return "plain" if is_plain and not self.drops_entries else None
+
     def changes_output(self, positions: int) -> bool:
         # the output has fewer numbers than the weight
         return positions < math.prod(self.layer.shape[1:]) and not self.drops_entries
@@ -111,6 +116,14 @@ class OFTAdapter(RotationAdapter):
             scale = self.rescale.view(len(changes), 1, -1)
             changes = changes * scale + one * (scale - 1)
         return self._outputs_last(self._rotated_by(changes.to(out.dtype), self._outputs_first(out)))
+
+    def deltas(self, parameters: Mapping[str, Tensor], bases: Sequence[Tensor]) -> Tensor:
+        blocks = parameters["blocks"]
+        changes = rotation_change(blocks - blocks.mT)
+        weights = torch.stack(list(bases)).float()
+        # blocks of outputs of all layers, (layers, count, size, in)
+        rows = weights.unflatten(1, changes.shape[1:3])
+        return (changes.mT @ rows).view_as(weights)
 
     def _rotated_by(self, changes: Tensor, outputs: Tensor) -> Tensor:
         """C^T times each block of `outputs`, (out, ...). `changes` C: (count, size, size)."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lorasmith.families.ops import group_norm, kernels
-from tests.unit.families.fused_ops import SETTINGS, Example, largest_error
+from tests.unit.families.fused_ops import SETTINGS, AttentionExample, Example, largest_error
 
 
 def plain(example: Example, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
@@ -27,11 +27,15 @@ def test_outputs_and_gradients_equal_those_of_the_plain_operations(
     assert largest_error(example.results(fused=True), expected) < 3e-5
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SETTINGS if kind != "lora"])
-def test_other_kinds_equal_the_plain_operations(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    example = Example("cpu", torch.float32, "all linear", linear_projection=True, kind=kind)
-    expected = plain(example, monkeypatch)
-    assert largest_error(example.results(fused=True), expected) < 3e-5
+@pytest.mark.parametrize("kind", sorted(SETTINGS))
+def test_every_kind_equals_the_plain_operations(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the first pass, which knows no batches yet, in the next, and in one whose layers run for themselves."""
+    example = AttentionExample(kind, "cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "INTERPRETED", False)
+        expected = example.results()
+    for one_pass in (True, True, False):
+        assert largest_error(example.results(one_pass=one_pass), expected) < 3e-5
 
 
 def test_group_norm_over_chunks_of_pixels_equals_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:

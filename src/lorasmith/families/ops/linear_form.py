@@ -9,22 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorasmith.adapters.adapter import Product
+from lorasmith.adapters.adapter import Adapter, Product, batch_key_of
 from lorasmith.adapters.layer import Adapted
 
 
 @dataclass(frozen=True)
 class LinearForm:
-    """A layer whose output is x @ (weight + sum of products)^T + bias, with a frozen weight and bias.
+    """A layer whose output is x @ (weight + sum of products + change)^T + bias, with a frozen weight and bias.
 
     `layer`: the frozen module; `weight`: (out, in); `bias`: (out,). `products`: of an adapter, with factors (out, rank)
-    and (rank, in); none without one.
+    and (rank, in); none without one. `change`: an adapter whose whole change is a further weight.
     """
 
     layer: nn.Module
     weight: Tensor
     bias: Tensor | None
     products: tuple[Product, ...] = ()
+    change: Adapter | None = None
 
     @property
     def rank(self) -> int:
@@ -57,9 +58,16 @@ def linear_form(layer: nn.Module) -> LinearForm | None:
         return form
     if len(active) > 1:
         return None
-    adapter, strength = active[0]
+    return _with_adapter(form, *active[0])
+
+
+def _with_adapter(form: LinearForm, adapter: Adapter, strength: float) -> LinearForm | None:
+    """The form of a layer with its adapter; None if the adapter's change has no such form."""
     products = _as_matrices(adapter.products(), strength)
-    return replace(form, products=products) if products else None
+    if products:
+        return replace(form, products=products)
+    is_batched = strength == 1 and adapter.layer.kind == "linear" and batch_key_of(adapter) is not None
+    return replace(form, change=adapter) if is_batched else None
 
 
 def _as_matrices(products: Sequence[Product], strength: float) -> tuple[Product, ...]:

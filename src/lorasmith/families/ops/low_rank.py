@@ -15,32 +15,31 @@ from torch import Tensor
 from lorasmith.families.ops import layer_norm
 from lorasmith.families.ops.stacked_layers import LinearForm, StackedLayers
 
-Factors = tuple[Tensor, ...]
-"""up and down of each product of each layer, one after the other."""
-
 
 def project(stack: StackedLayers, forms: Sequence[LinearForm], x: Tensor) -> tuple[Tensor, ...]:
     """The outputs of layers with the input x, (..., in)."""
-    return _Project.apply(x, stack, *_factors(forms))  # type: ignore[return-value]
+    return _Project.apply(x, stack, *_trained(stack, forms))  # type: ignore[return-value]
 
 
 def add_norm_project(
     norm: Any, stack: StackedLayers, forms: Sequence[LinearForm], x: Tensor, branch: Tensor | None
 ) -> tuple[Tensor, ...]:
     """x + branch, and the outputs of layers with its LayerNorm as input."""
-    return _AddNormProject.apply(x, branch, norm, stack, *_factors(forms))  # type: ignore[return-value]
+    return _AddNormProject.apply(x, branch, norm, stack, *_trained(stack, forms))  # type: ignore[return-value]
 
 
-def _factors(forms: Sequence[LinearForm]) -> Factors:
+def _trained(stack: StackedLayers, forms: Sequence[LinearForm]) -> tuple[Tensor | None, ...]:
+    """What the outputs depend on beside the input: the changes of the layers' weights (None where there is none), and
+    up and down of each product of each layer. Both are also in `stack`, where the kernels read them."""
+    stack.refresh()
     products = [product for form in forms for product in form.products]
-    return tuple(factor for product in products for factor in (product.up, product.down))
+    return (*stack.compute_changes(), *(factor for product in products for factor in (product.up, product.down)))
 
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, stack: StackedLayers, *factors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, stack: StackedLayers, *trained: Tensor | None) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        stack.refresh()
         flat = x.reshape(-1, stack.width)
         weight = stack.extended[:, : stack.width]
         out = _linear(flat, weight, stack.bias)
@@ -48,8 +47,10 @@ class _Project(torch.autograd.Function):
         if stack.room:
             hidden = torch.mm(flat, stack.downs.T)
             out.addmm_(hidden, stack.extended[:, stack.width :].T)
+        if stack.changes is not None:
+            out.addmm_(flat, stack.changes.T)
         ctx.stack, ctx.shape = stack, x.shape
-        ctx.save_for_backward(flat if stack.room else None, hidden)
+        ctx.save_for_backward(flat if stack.is_adapted else None, hidden)
         return tuple(part.view(*x.shape[:-1], -1) for part in out.split(stack.outputs, 1))
 
     @staticmethod
@@ -67,12 +68,17 @@ class _Project(torch.autograd.Function):
         dx = hidden_grad = None
         if ctx.needs_input_grad[0]:
             dx = _times_weights(flat_grads, stack.extended[:, : stack.width], stack)
+            if stack.changes is not None:
+                dx = _times_weights(flat_grads, stack.changes, stack, dx)
         if stack.room:
             hidden_grad = _times_weights(flat_grads, stack.extended[:, stack.width :], stack)
         if dx is not None and hidden_grad is not None:
             dx.addmm_(hidden_grad, stack.downs)
-        factor_grads = _factor_grads(stack, flat_grads, flat, hidden, hidden_grad)
-        return (None if dx is None else dx.view(ctx.shape), None, *factor_grads)
+        trained_grads = [
+            *_change_grads(stack, flat_grads, flat),
+            *_factor_grads(stack, flat_grads, flat, hidden, hidden_grad),
+        ]
+        return (None if dx is None else dx.view(ctx.shape), None, *trained_grads)
 
 
 class _AddNormProject(torch.autograd.Function):
@@ -81,13 +87,14 @@ class _AddNormProject(torch.autograd.Function):
         ctx: Any, x: Tensor, branch: Tensor | None, norm: Any, stack: StackedLayers, *factors: Tensor | None
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        stack.refresh()
         x = x.contiguous()
         extended_input = _empty_input(x, stack)
         total, stats = layer_norm.launch_forward(x, branch, norm.weight, norm.bias, norm.eps, extended_input)
         if stack.room:
             _write_hidden(extended_input, stack)
         out = _linear(extended_input, stack.extended, stack.bias)
+        if stack.changes is not None:
+            out.addmm_(extended_input[:, : stack.width], stack.changes.T)
         ctx.stack, ctx.norm, ctx.has_branch = stack, norm, branch is not None
         ctx.save_for_backward(total, stats)
         parts = tuple(part.view(*x.shape[:-1], -1) for part in out.split(stack.outputs, 1))
@@ -101,24 +108,30 @@ class _AddNormProject(torch.autograd.Function):
         stack: StackedLayers = ctx.stack
         total, stats = ctx.saved_tensors
         flat_grads = _flat_grads(grads)
-        nothing = _no_gradients(stack)
+        trained_grads = _no_gradients(stack)
         if all(grad is None for grad in flat_grads):
-            return (residual, residual if ctx.has_branch else None, None, None, *nothing)
+            return (residual, residual if ctx.has_branch else None, None, None, *trained_grads)
 
         # The gradients of the norm's output and of down x stand side by side, as their inputs did.
         extended_grad = _times_weights(flat_grads, stack.extended, stack)
-        factor_grads: Sequence[Tensor | None] = nothing
-        if stack.room:
+        input_grad = extended_grad[:, : stack.width]
+        if stack.changes is not None:
+            _times_weights(flat_grads, stack.changes, stack, input_grad)
+        if stack.is_adapted:
             # The norm's output is computed again: that is one pass, and it need not be stored.
             extended_input = _empty_input(total, stack)
             layer_norm.launch_forward(total, None, ctx.norm.weight, ctx.norm.bias, ctx.norm.eps, extended_input)
-            _write_hidden(extended_input, stack)
-            flat, hidden = extended_input[:, : stack.width], extended_input[:, stack.width :]
-            hidden_grad = extended_grad[:, stack.width :]
-            extended_grad[:, : stack.width].addmm_(hidden_grad, stack.downs)
-            factor_grads = _factor_grads(stack, flat_grads, flat, hidden, hidden_grad)
+            flat, hidden, hidden_grad = extended_input[:, : stack.width], None, None
+            if stack.room:
+                _write_hidden(extended_input, stack)
+                hidden, hidden_grad = extended_input[:, stack.width :], extended_grad[:, stack.width :]
+                input_grad.addmm_(hidden_grad, stack.downs)
+            trained_grads = [
+                *_change_grads(stack, flat_grads, flat),
+                *_factor_grads(stack, flat_grads, flat, hidden, hidden_grad),
+            ]
         dx = layer_norm.launch_backward(extended_grad, total, ctx.norm.weight, stats, residual)
-        return (dx, dx if ctx.has_branch else None, None, None, *factor_grads)
+        return (dx, dx if ctx.has_branch else None, None, None, *trained_grads)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -138,9 +151,13 @@ def _flat_grads(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
     return [None if grad is None else grad.reshape(-1, grad.shape[-1]) for grad in grads]
 
 
-def _times_weights(grads: Sequence[Tensor | None], weights: Tensor, stack: StackedLayers) -> Tensor:
-    """The sum of the products of the layers' gradients, of which one is not None, with their rows of `weights`."""
-    total: Tensor | None = None
+def _times_weights(
+    grads: Sequence[Tensor | None], weights: Tensor, stack: StackedLayers, total: Tensor | None = None
+) -> Tensor:
+    """The sum of the products of the layers' gradients, of which one is not None, with their rows of `weights`.
+
+    `total`: where it is added to what is there.
+    """
     for grad, rows in zip(grads, stack.rows(), strict=True):
         if grad is not None:
             total = _add_product(total, grad, weights[rows])
@@ -156,15 +173,15 @@ def _factor_grads(
     stack: StackedLayers,
     grads: Sequence[Tensor | None],
     x: Tensor,
-    hidden: Tensor,
+    hidden: Tensor | None,
     hidden_grad: Tensor | None,
 ) -> list[Tensor | None]:
     """The gradients of up (out, rank) and down (rank, in) of each product of each layer, in float32.
 
     `x`: (rows, in), the layers' input; `hidden`: (rows, room), down x; `hidden_grad`: its gradient.
     """
-    if hidden_grad is None:
-        return _no_gradients(stack)
+    if hidden is None or hidden_grad is None:
+        return [None, None] * stack.product_count
     down_grads = _product_in_float32(hidden_grad.T, x)
     result: list[Tensor | None] = []
     for grad, ranks, products in zip(grads, stack.rank_columns(), stack.products, strict=True):
@@ -185,8 +202,17 @@ def _factor_grads(
     return result
 
 
+def _change_grads(stack: StackedLayers, grads: Sequence[Tensor | None], x: Tensor) -> list[Tensor | None]:
+    """The gradient of each layer's change of its weight, (out, in), in float32 or bf16. `x`: (rows, in)."""
+    # fp16 would overflow in a sum over all rows
+    multiply = _product_in_float32 if x.dtype == torch.float16 else torch.mm
+    pairs = zip(grads, stack.change_entries, strict=True)
+    return [None if grad is None or entry is None else multiply(grad.T, x) for grad, entry in pairs]
+
+
 def _no_gradients(stack: StackedLayers) -> list[Tensor | None]:
-    return [None, None] * sum(len(products) for products in stack.products)
+    """None for all that `_trained` returns."""
+    return [None] * (len(stack.outputs) + 2 * stack.product_count)
 
 
 def _product_in_float32(a: Tensor, b: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lorasmith.adapters.adapter import Product
 from lorasmith.families.ops import kernels
 from lorasmith.families.ops.linear_form import LinearForm, linear_form
+from lorasmith.families.ops.weight_changes import ChangeBatch, ChangeEntry, batches_of
 
 ALIGNMENT = 8
 """Columns are added in this multiple, for the tensor cores."""
@@ -64,6 +65,7 @@ def _key_of(forms: Sequence[LinearForm]) -> Key:
     key: list[Any] = []
     for form in forms:
         key += [form.weight.data_ptr(), form.weight.shape, 0 if form.bias is None else form.bias.data_ptr()]
+        key.append(None if form.change is None else id(form.change))
         for product in form.products:
             key += [product.up.data_ptr(), product.down.data_ptr(), product.down.shape[0], product.scale]
             key.append(0 if product.factor is None else product.factor.data_ptr())
@@ -97,6 +99,10 @@ class StackedLayers:
         self.downs = like.new_zeros(self.room, self.width)
         self.rank_scales = like.new_zeros(self.room, 1, dtype=torch.float32)
         self.factors = FactorTable(self._factor_entries(), like)
+        self.changes: Tensor | None = None
+        if any(form.change is not None for form in forms):
+            self.changes = like.new_zeros(sum(self.outputs), self.width)
+        self.change_entries = self._change_entries(forms)
 
     def _stacked_bias(self, forms: Sequence[LinearForm]) -> Tensor | None:
         biases = [form.bias for form in forms]
@@ -131,6 +137,35 @@ class StackedLayers:
                 start += rank
         return entries
 
+    def _change_entries(self, forms: Sequence[LinearForm]) -> list[ChangeEntry | None]:
+        entries: list[ChangeEntry | None] = []
+        for form, rows in zip(forms, self.rows(), strict=True):
+            if form.change is None or self.changes is None:
+                entries.append(None)
+            else:
+                weight = self.extended[rows, : self.width]
+                entries.append(ChangeEntry(form.change, weight, self.changes[rows]))
+        return entries
+
+    def compute_changes(self) -> list[Tensor | None]:
+        """The change of each layer's weight, as a function of its adapter's parameters; None if there is none. Also
+        written into `changes`."""
+        if self.changes is None:
+            return [None] * len(self.outputs)
+        if _Pass.current is None:
+            return [None if entry is None else ChangeBatch([entry]).compute()[0] for entry in self.change_entries]
+        return [None if entry is None else _Pass.current.change(entry) for entry in self.change_entries]
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether one of the layers has an adapter."""
+        return self.room > 0 or self.changes is not None
+
+    @property
+    def product_count(self) -> int:
+        """The number of products of all layers."""
+        return sum(len(products) for products in self.products)
+
     def rows(self) -> list[slice]:
         """The rows of each layer in `extended`."""
         return _slices(self.outputs)
@@ -141,13 +176,12 @@ class StackedLayers:
 
     def refresh(self) -> None:
         """Write the adapters' factors, which each training step changes, into `extended` and `downs`."""
-        if not self.room:
-            return
-        if _Pass.current is not None:
+        if _Pass.current is not None and self.is_adapted:
             _Pass.current.used.append(self)
             if self in _Pass.current.fresh:
                 return
-        self.factors.write()
+        if self.room:
+            self.factors.write()
 
 
 def _slices(sizes: Sequence[int]) -> list[slice]:
@@ -214,32 +248,53 @@ class FactorTable:
 
 
 class _Pass:
-    """One forward pass of a network: the stacks that it uses, and those whose factors were written at its start."""
+    """One forward pass of a network: the stacks that it uses, and those whose factors were written at its start.
+
+    `batches`: of the changes that the last pass used. All changes of a batch are computed when one of them is used.
+    """
 
     current: _Pass | None = None
 
-    def __init__(self, fresh: Sequence[StackedLayers]) -> None:
+    def __init__(self, fresh: Sequence[StackedLayers], batches: Sequence[ChangeBatch]) -> None:
         self.fresh = set(fresh)
         self.used: list[StackedLayers] = []
+        self._batches = {entry: batch for batch in batches for entry in batch.entries}
+        self._changes: dict[ChangeEntry, Tensor] = {}
+
+    def change(self, entry: ChangeEntry) -> Tensor:
+        """The change of an entry."""
+        if entry not in self._changes:
+            batch = self._batches.get(entry) or ChangeBatch([entry])
+            self._changes.update(zip(batch.entries, batch.compute(), strict=True))
+        return self._changes[entry]
 
 
-_TABLES: WeakKeyDictionary[nn.Module, tuple[list[StackedLayers], FactorTable | None]] = WeakKeyDictionary()
-"""The stacks of the last pass of a network, and the table of all their factors."""
+@dataclass(frozen=True)
+class _LastPass:
+    """The stacks of the last pass of a network, the table of all their factors, and the batches of their changes."""
+
+    stacks: list[StackedLayers]
+    table: FactorTable | None
+    batches: list[ChangeBatch]
+
+
+_LAST_PASSES: WeakKeyDictionary[nn.Module, _LastPass] = WeakKeyDictionary()
 
 
 @contextmanager
 def one_refresh(network: nn.Module, x: Tensor) -> Generator[None, None, None]:
-    """During a forward pass of a network: write the factors of all layers of its last pass in one launch.
+    """During a forward pass of a network: write the factors of all layers of its last pass in one launch, and compute
+    changes of weights in batches.
 
-    Layers that the last pass did not have write theirs one by one.
+    Layers that the last pass did not have do it one by one.
     """
     if not kernels.usable(x) or _Pass.current is not None:
         yield
         return
-    stacks, table = _TABLES.get(network, ([], None))
-    if table is not None:
-        table.write()
-    _Pass.current = _Pass(stacks)
+    last = _LAST_PASSES.get(network, _LastPass([], None, []))
+    if last.table is not None:
+        last.table.write()
+    _Pass.current = _Pass(last.stacks, last.batches)
     try:
         yield
         used = _Pass.current.used
@@ -247,6 +302,8 @@ def one_refresh(network: nn.Module, x: Tensor) -> Generator[None, None, None]:
         _Pass.current = None
     # a pass of the base, without adapters, writes nothing and leaves the table to the next pass with them: a table that
     # is made anew waits for the device, which no CUDA graph may
-    if used and used != stacks:
-        entries = [entry for stacked in used for entry in stacked.factors.entries]
-        _TABLES[network] = used, FactorTable(entries, used[0].extended) if entries else None
+    if used and used != last.stacks:
+        factors = [entry for stacked in used for entry in stacked.factors.entries]
+        changes = [entry for stacked in used for entry in stacked.change_entries if entry is not None]
+        table = FactorTable(factors, used[0].extended) if factors else None
+        _LAST_PASSES[network] = _LastPass(used, table, batches_of(changes))
