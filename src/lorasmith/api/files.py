@@ -17,13 +17,19 @@ if TYPE_CHECKING:
     from lorasmith.fusion.refit_files import RefitReport
 
 
-def inspect(file: Path | str, *, plot: Path | str | None = None, base: Path | str | None = None) -> dict[str, Any]:
+def inspect(
+    file: Path | str,
+    *,
+    plot: Path | str | None = None,
+    base: Path | str | None = None,
+    base_parts: Sequence[str] = (),
+) -> dict[str, Any]:
     """The contents of a LoRA file as plain data: kind, rank, layers, trigger words, and how it was trained. Of the
     folder of a run: whether it trained, its best weights, and what is wrong with it.
 
     `plot`: also write a bar chart of the change of each block of a file into this picture. `base`: also say what is
-    left of the change where that base model is stored in fp16 or fp8. Raises LorasmithError if the file cannot be read,
-    is not a LoRA or does not fit the base, or if the folder holds no run.
+    left of the change where that base model is stored in fp16 or fp8; `base_parts` as in `convert`. Raises
+    LorasmithError if the file cannot be read, is not a LoRA or does not fit the base, or if the folder holds no run.
 
     >>> contents = lorasmith.inspect("mia.safetensors")
     >>> contents["kind"], contents["rank"], contents["trigger"]
@@ -42,7 +48,7 @@ def inspect(file: Path | str, *, plot: Path | str | None = None, base: Path | st
     if base is not None:
         from lorasmith.sampling.rounding import rounding_of
 
-        contents |= rounding_of(Path(file), str(base))
+        contents |= rounding_of(Path(file), str(base), base_parts)
     return contents
 
 
@@ -62,6 +68,7 @@ def convert(
     to: str,
     *,
     base: Path | str | None = None,
+    base_parts: Sequence[str] = (),
     rank: int | None = None,
     words: Sequence[Path | str] = (),
     **saving: Unpack[SaveOptions],
@@ -69,6 +76,7 @@ def convert(
     """Write a LoRA in the format `kohya`, `peft`, `portable`, `lycoris`, `diff`, `bundle` or `mixofshow`.
 
     `base`: the base model; needed if the file does not tell its family, or if its change depends on the base's weights.
+    `base_parts`: files and folders with the text encoders that a single file of Flux or SD3 lacks.
     `rank`: the rank of the LoRA that approximates layers without an exact form in the format. `words`: embedding files
     for a bundle. Raises LorasmithError if the format cannot hold the LoRA.
 
@@ -80,7 +88,7 @@ def convert(
 
     embeddings = [Path(word) for word in words]
     target = _output(saving, Path(file), to, find_format(to).suffix)
-    return convert_file(Path(file), to, target, base=base, rank=rank, token_files=embeddings)
+    return convert_file(Path(file), to, target, base=base, base_parts=base_parts, rank=rank, token_files=embeddings)
 
 
 def resize(
@@ -91,13 +99,14 @@ def resize(
     frobenius: float | None = None,
     per_layer: bool = False,
     base: Path | str | None = None,
+    base_parts: Sequence[str] = (),
     **saving: Unpack[SaveOptions],
 ) -> FileReport:
     """Write the best approximation of a LoRA with lower ranks; the report has the error.
 
     `rank`: the new rank. `energy`, `frobenius`: keep this fraction, 0..1, of the squared norm or of the norm of each
-    change; `rank` is then the highest rank. `per_layer`: choose the rank of each layer separately. `base` as in
-    `convert`. Raises LorasmithError if none or several of them are given that exclude each other.
+    change; `rank` is then the highest rank. `per_layer`: choose the rank of each layer separately. `base` and
+    `base_parts` as in `convert`. Raises LorasmithError if none or several of them are given that exclude each other.
 
     >>> smaller = lorasmith.resize("mia.safetensors", rank=2, base="tiny-sd")
     >>> smaller.file.name, list(smaller.ranks)
@@ -107,7 +116,7 @@ def resize(
     from lorasmith.files.resize import resize as resize_file
 
     cut = Truncation(rank, energy, frobenius, per_layer)
-    return resize_file(Path(file), cut, _output(saving, Path(file), "resized"), base=base)
+    return resize_file(Path(file), cut, _output(saving, Path(file), "resized"), base=base, base_parts=base_parts)
 
 
 def extract(
@@ -116,11 +125,13 @@ def extract(
     *,
     rank: int | None = None,
     energy: float | None = None,
+    base_parts: Sequence[str] = (),
     progress: Progress | None = None,
     **saving: Unpack[SaveOptions],
 ) -> FileReport:
     """Write the difference of two checkpoints as the best LoRA of a rank, or with a fraction of the squared norm
-    (`energy`, 0..1). Raises LorasmithError if the checkpoints do not have the same architecture.
+    (`energy`, 0..1). `base_parts`: files and folders with the text encoders that a base in a single file of Flux or SD3
+    lacks. Raises LorasmithError if the checkpoints do not have the same architecture.
 
     >>> merged = lorasmith.merge("tiny-sd", ["mia.safetensors"], "merged")
     >>> lorasmith.extract("merged", "tiny-sd", rank=4, output="extracted.safetensors").file.name
@@ -129,11 +140,21 @@ def extract(
     from lorasmith.files.extract import extract as extract_file
     from lorasmith.files.lowrank import Truncation
 
-    return extract_file(tuned, base, Truncation(rank, energy), _output(saving, Path(tuned), "lora"), progress=progress)
+    cut, output = Truncation(rank, energy), _output(saving, Path(tuned), "lora")
+    return extract_file(tuned, base, cut, output, base_parts=base_parts, progress=progress)
 
 
-def merge(base: Path | str, loras: Sequence[Path | str], output: Path | str, *, overwrite: bool = False) -> FileReport:
+def merge(
+    base: Path | str,
+    loras: Sequence[Path | str],
+    output: Path | str,
+    *,
+    base_parts: Sequence[str] = (),
+    overwrite: bool = False,
+) -> FileReport:
     """Write a base model, in its own layout, with LoRAs merged into its weights (`"garp.safetensors:0.8"`).
+
+    `base_parts` as in `convert`. Text encoders in files of their own are read, not written; the report says so.
 
     >>> lorasmith.merge("tiny-sd", ["mia.safetensors:0.8"], "merged").file.name
     'merged'
@@ -141,7 +162,8 @@ def merge(base: Path | str, loras: Sequence[Path | str], output: Path | str, *, 
     from lorasmith.files.lora import LoraInput
     from lorasmith.files.merge import merge as merge_files
 
-    return merge_files(base, [LoraInput.parse(lora) for lora in loras], Path(output), overwrite=overwrite)
+    inputs = [LoraInput.parse(lora) for lora in loras]
+    return merge_files(base, inputs, Path(output), base_parts=base_parts, overwrite=overwrite)
 
 
 def combine(
@@ -149,11 +171,13 @@ def combine(
     output: Path | str,
     *,
     base: Path | str | None = None,
+    base_parts: Sequence[str] = (),
     rank: int | None = None,
     dtype: str | None = None,
     overwrite: bool = False,
 ) -> FileReport:
-    """Write the weighted sum of LoRAs (`"garp.safetensors:0.7"`): exactly, or approximated by a LoRA of `rank`.
+    """Write the weighted sum of LoRAs (`"garp.safetensors:0.7"`): exactly, or approximated by a LoRA of `rank`. `base`
+    and `base_parts` as in `convert`.
 
     >>> loras = ["mia.safetensors:0.7", "rex.safetensors:0.5"]
     >>> both = lorasmith.combine(loras, "both.safetensors", base="tiny-sd")
@@ -164,7 +188,8 @@ def combine(
     from lorasmith.files.lora import LoraInput
 
     target = _output({"output": output, "dtype": dtype, "overwrite": overwrite}, Path(output), "")
-    return combine_files([LoraInput.parse(lora) for lora in loras], target, base=base, rank=rank)
+    inputs = [LoraInput.parse(lora) for lora in loras]
+    return combine_files(inputs, target, base=base, base_parts=base_parts, rank=rank)
 
 
 def fuse(

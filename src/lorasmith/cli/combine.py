@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lorasmith.cli.file_report import print_report
-from lorasmith.cli.options import BaseOfLora, Dtype, Json, Overwrite, WeightedLoras
+from lorasmith.cli.options import BaseOfLora, BasePart, Dtype, Json, Overwrite, WeightedLoras
 
 
 def combine_command(
@@ -18,6 +18,7 @@ def combine_command(
         int | None, typer.Option("--rank", help="Approximate the sum by a LoRA of this rank. Default: the exact sum.")
     ] = None,
     base: BaseOfLora = None,
+    base_part: BasePart = None,
     dtype: Dtype = None,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -29,4 +30,7 @@ def combine_command(
     """
     from lorasmith import api
 
-    print_report(api.combine(files, output, rank=rank, base=base, dtype=dtype, overwrite=overwrite), json)
+    report = api.combine(
+        files, output, base=base, base_parts=base_part or (), rank=rank, dtype=dtype, overwrite=overwrite
+    )
+    print_report(report, json)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lorasmith.cli.file_report import print_report
-from lorasmith.cli.options import BaseOfLora, Dtype, Json, LoraFile, NewFile, Overwrite, Plugins
+from lorasmith.cli.options import BaseOfLora, BasePart, Dtype, Json, LoraFile, NewFile, Overwrite, Plugins
 
 
 def convert_command(
@@ -23,6 +23,7 @@ def convert_command(
     ],
     output: NewFile = None,
     base: BaseOfLora = None,
+    base_part: BasePart = None,
     rank: Annotated[
         int | None,
         typer.Option("--rank", help="Approximate layers that the format cannot hold exactly by LoRA of this rank."),
@@ -50,6 +51,14 @@ def convert_command(
     from lorasmith import api
 
     report = api.convert(
-        file, to, base=base, rank=rank, words=word or (), output=output, dtype=dtype, overwrite=overwrite
+        file,
+        to,
+        base=base,
+        base_parts=base_part or (),
+        rank=rank,
+        words=word or (),
+        output=output,
+        dtype=dtype,
+        overwrite=overwrite,
     )
     print_report(report, json)

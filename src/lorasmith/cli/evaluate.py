@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorasmith.cli import console
-from lorasmith.cli.options import Json, Plugins
+from lorasmith.cli.options import BasePart, Json, Plugins
 from lorasmith.cli.sample import parse_size, parse_strengths
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def evaluate_command(
     strengths: Strengths = None,
     steps: Steps = None,
     size: Size = None,
+    base_part: BasePart = None,
     option: OtherSettings = None,
     plugin: Plugins = None,
     json: Json = False,
@@ -113,6 +114,7 @@ def evaluate_command(
         "width": width,
         "height": height,
         "trigger": trigger,
+        "base_parts": base_part,
         "class_word": class_word,
         "held_out": held_out,
         "class_images": class_images,

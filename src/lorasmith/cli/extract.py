@@ -9,7 +9,7 @@ import typer
 
 from lorasmith.cli import console
 from lorasmith.cli.file_report import print_report
-from lorasmith.cli.options import Dtype, Json, Overwrite
+from lorasmith.cli.options import BasePart, Dtype, Json, Overwrite
 
 
 def extract_command(
@@ -25,6 +25,7 @@ def extract_command(
         Path | None,
         typer.Option("--output", "-o", help="The new file. Default: TUNED-lora.safetensors in the current folder."),
     ] = None,
+    base_part: BasePart = None,
     dtype: Dtype = None,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -41,6 +42,7 @@ def extract_command(
         base,
         rank=rank,
         energy=energy,
+        base_parts=base_part or (),
         output=output or Path(f"{Path(tuned).stem}-lora.safetensors"),
         dtype=dtype,
         overwrite=overwrite,

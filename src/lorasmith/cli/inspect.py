@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from lorasmith.cli import console
-from lorasmith.cli.options import Json, Plugins
+from lorasmith.cli.options import BasePart, Json, Plugins
 
 MAX_CHARACTERS = 300
 """Longer values are cut."""
@@ -45,6 +45,7 @@ def inspect_command(
             help="Also say what is left of the change where this base model is stored in fp16 or fp8.",
         ),
     ] = None,
+    base_part: BasePart = None,
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
@@ -55,7 +56,7 @@ def inspect_command(
     """
     from lorasmith import api
 
-    contents = api.inspect(file, plot=plot, base=base)
+    contents = api.inspect(file, plot=plot, base=base, base_parts=base_part or ())
     if json:
         console.print_json(contents)
     else:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lorasmith.cli.file_report import print_report
-from lorasmith.cli.options import Json, Overwrite, Plugins, WeightedLoras
+from lorasmith.cli.options import BasePart, Json, Overwrite, Plugins, WeightedLoras
 
 
 def merge_command(
@@ -19,6 +19,7 @@ def merge_command(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The new folder or file, in the layout of the base model.")
     ],
+    base_part: BasePart = None,
     overwrite: Overwrite = False,
     plugin: Plugins = None,
     json: Json = False,
@@ -29,4 +30,5 @@ def merge_command(
     """
     from lorasmith import api
 
-    print_report(api.merge(base, files, output, overwrite=overwrite), json)
+    report = api.merge(base, files, output, base_parts=base_part or (), overwrite=overwrite)
+    print_report(report, json)

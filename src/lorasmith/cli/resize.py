@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lorasmith.cli.file_report import print_report
-from lorasmith.cli.options import BaseOfLora, Dtype, Json, LoraFile, NewFile, Overwrite
+from lorasmith.cli.options import BaseOfLora, BasePart, Dtype, Json, LoraFile, NewFile, Overwrite
 
 
 def resize_command(
@@ -27,6 +27,7 @@ def resize_command(
     ] = False,
     output: NewFile = None,
     base: BaseOfLora = None,
+    base_part: BasePart = None,
     dtype: Dtype = None,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -44,6 +45,7 @@ def resize_command(
         frobenius=frobenius,
         per_layer=per_layer,
         base=base,
+        base_parts=base_part or (),
         output=output,
         dtype=dtype,
         overwrite=overwrite,

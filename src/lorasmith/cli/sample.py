@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorasmith.cli import console
-from lorasmith.cli.options import Json, Plugins
+from lorasmith.cli.options import BasePart, Json, Plugins
 from lorasmith.core.errors import LorasmithError
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def sample_command(
     regions: RegionsFile = None,
     control: Controls = None,
     condition: Conditions = None,
+    base_part: BasePart = None,
     option: OtherSettings = None,
     plugin: Plugins = None,
     json: Json = False,
@@ -121,6 +122,7 @@ def sample_command(
         "width": width,
         "height": height,
         "strengths": None if strengths is None else parse_strengths(strengths),
+        "base_parts": base_part,
         "embeddings": embedding,
         "conditions": None if condition is None else parse_conditions(condition),
     }

@@ -31,7 +31,12 @@ from lorasmith.formats.rewrite import LayerTensors, to_diff
 
 
 def combine(
-    inputs: Sequence[LoraInput], output: OutputFile, *, base: str | Path | None = None, rank: int | None = None
+    inputs: Sequence[LoraInput],
+    output: OutputFile,
+    *,
+    base: str | Path | None = None,
+    base_parts: Sequence[str] = (),
+    rank: int | None = None,
 ) -> FileReport:
     """Write the sum of `strength * change` of several files: exactly, with the sum of their ranks, or with `rank` as
     the best LoRA of that rank.
@@ -41,7 +46,7 @@ def combine(
     output.check()
     if len(inputs) < 2:
         raise LorasmithError("combine needs two or more files, each with its strength: a.safetensors:0.7")
-    model = None if base is None else ModelLayers.from_base(base)
+    model = None if base is None else ModelLayers.from_base(base, base_parts)
     loras = [read(lora_input.path, model) for lora_input in inputs]
     _check_same_family(loras)
     errors = TruncationErrors()

@@ -46,19 +46,20 @@ def convert(
     output: OutputFile,
     *,
     base: str | Path | None = None,
+    base_parts: Sequence[str] = (),
     rank: int | None = None,
     token_files: Sequence[Path] = (),
 ) -> FileReport:
     """Write the LoRA at `path` in the format `to`.
 
     `base`: the model that it is for, needed where its family is unknown or where the change depends on the base
-    weights; `rank`: replace what has no exact form as LoRA by the best LoRA of this rank; `token_files`: embedding
-    files to add to a bundle, beside the new tokens of the file. Raises LorasmithError if the format cannot hold the
-    file.
+    weights; `base_parts`: as in `ModelLayers.from_base`; `rank`: replace what has no exact form as LoRA by the best
+    LoRA of this rank; `token_files`: embedding files to add to a bundle, beside the new tokens of the file. Raises
+    LorasmithError if the format cannot hold the file.
     """
     target_format = find_format(to)
     output.check(target_format.suffix)
-    lora = read(path, None if base is None else ModelLayers.from_base(base))
+    lora = read(path, None if base is None else ModelLayers.from_base(base, base_parts))
     errors = TruncationErrors()
     notes = list(lora.notes)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lorasmith.adapters.attach import select_layers
-from lorasmith.core.component_names import is_text_encoder
+from lorasmith.core.component_names import component_of, is_text_encoder
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
 from lorasmith.families.file_names import variant_of
@@ -31,18 +31,19 @@ def extract(
     truncation: Truncation,
     output: OutputFile,
     *,
+    base_parts: Sequence[str] = (),
     layers: Sequence[str] = (ALL_LAYERS,),
     progress: Progress | None = None,
 ) -> FileReport:
     """Write the best LoRA of `tuned - base`, over the linears and convolutions that differ. With an energy, each layer
     gets the rank that it needs. `layers`: presets or patterns of layer names.
 
-    T5 is not compared: it is stored in several precisions, and trained by few. Two tensors are in memory at a time, in
-    float32. Raises LorasmithError if the two models are of different families
-    or sizes, or do not differ.
+    `base_parts`: as in `ModelLayers.from_base`; a text encoder is compared if both models have it. T5 is not compared:
+    it is stored in several precisions, and trained by few. Two tensors are in memory at a time, in float32. Raises
+    LorasmithError if the two models are of different families or sizes, or do not differ.
     """
     output.check()
-    model = ModelLayers.from_base(base)
+    model = ModelLayers.from_base(base, base_parts)
     dtype = output.dtype or torch.float16
     errors = TruncationErrors()
     changed: dict[str, LayerTensors] = {}
@@ -75,17 +76,28 @@ def extract(
 
 
 def _with_shared_text_encoders(tuned: ModelLayers, base: ModelLayers) -> tuple[ModelLayers, ModelLayers, list[str]]:
-    """Both models without T5, and without the text encoders that only one of them has, with a note of these: a file can
-    be the denoiser alone."""
+    """Both models without T5, and without the text encoders and layers of text encoders that only one of them has, with
+    a note of these: a file can be the denoiser alone, and SD3's CLIP-L has a projection in some layouts only."""
     tuned, base = (_without_components(model, (T5,)) for model in (tuned, base))
     components = [components_of(model.layers) for model in (tuned, base)]
-    lacking = sorted(set(components[0]) ^ set(components[1]))
-    if not lacking or not all(is_text_encoder(name) for name in lacking):
-        return tuned, base, []
-    shared = [_without_components(model, lacking) for model in (tuned, base)]
-    without = next(model for model, found in zip((tuned, base), components, strict=True) if lacking[0] not in found)
-    note = f"text encoders that only one of the two models has are not compared: {', '.join(lacking)} ({without} lacks"
-    return shared[0], shared[1], [f"{note} {lacking[0]})"]
+    encoders = sorted(name for name in set(components[0]) ^ set(components[1]) if is_text_encoder(name))
+    tuned, base = (_without_components(model, encoders) for model in (tuned, base))
+    layers = sorted(name for name in tuned.layers.keys() ^ base.layers.keys() if is_text_encoder(component_of(name)))
+    tuned, base = (_without_layers(model, layers) for model in (tuned, base))
+    notes: list[str] = []
+    if encoders:
+        without = tuned if encoders[0] not in components[0] else base
+        lacking = f"{', '.join(encoders)} ({without} lacks {encoders[0]})"
+        notes.append(f"text encoders that only one of the two models has are not compared: {lacking}")
+    if layers:
+        notes.append(
+            f"layers of text encoders that only one of the two models has are not compared: {', '.join(layers)}"
+        )
+    return tuned, base, notes
+
+
+def _without_layers(model: ModelLayers, names: Sequence[str]) -> ModelLayers:
+    return replace(model, layers={name: spec for name, spec in model.layers.items() if name not in names})
 
 
 def _without_components(model: ModelLayers, components: Sequence[str]) -> ModelLayers:

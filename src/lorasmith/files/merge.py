@@ -48,13 +48,21 @@ class ParameterChange:
     apply: Callable[[Tensor], None]
 
 
-def merge(base: str | Path, inputs: Sequence[LoraInput], output: Path, *, overwrite: bool = False) -> FileReport:
+def merge(
+    base: str | Path,
+    inputs: Sequence[LoraInput],
+    output: Path,
+    *,
+    base_parts: Sequence[str] = (),
+    overwrite: bool = False,
+) -> FileReport:
     """Write the base with the LoRAs merged, each at its strength and in their order, in the base's own layout (a
     diffusers folder or one original file), names and dtypes.
 
+    `base_parts`: as in `ModelLayers.from_base`; their files are read, and a note says what is not merged into them.
     Raises LorasmithError if a file does not fit the base, or if a merged weight does not fit into its dtype.
     """
-    model = ModelLayers.from_base(base)
+    model = ModelLayers.from_base(base, base_parts)
     assert model.source is not None
     source = model.source.path
     _check_output(output, source, overwrite)

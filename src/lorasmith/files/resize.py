@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lorasmith.core.errors import LorasmithError
@@ -24,14 +25,22 @@ from lorasmith.files.model import ModelLayers
 from lorasmith.formats.rewrite import LayerTensors, alpha_of
 
 
-def resize(path: Path, truncation: Truncation, output: OutputFile, *, base: str | Path | None = None) -> FileReport:
+def resize(
+    path: Path,
+    truncation: Truncation,
+    output: OutputFile,
+    *,
+    base: str | Path | None = None,
+    base_parts: Sequence[str] = (),
+) -> FileReport:
     """Write the LoRA at `path` with the ranks of `truncation`; each layer's alpha / rank stays.
 
     LoHa, LoKr, Tucker LoRA and full differences become LoRA; norms are unchanged. `base` is needed only if the family
-    is unknown. Raises LorasmithError for DoRA, OFT and others whose change depends on the base weights.
+    is unknown; `base_parts`: as in `ModelLayers.from_base`. Raises LorasmithError for DoRA, OFT and others whose change
+    depends on the base weights.
     """
     output.check()
-    original = read(path, None if base is None else ModelLayers.from_base(base))
+    original = read(path, None if base is None else ModelLayers.from_base(base, base_parts))
     # a peft file stays one, all others become kohya's
     form = format_of(original)
     lora = by_modules(original) if form == "kohya" else original

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from lorasmith.sampling.loras import load_lora
 
 
 @torch.no_grad()
-def rounding_of(file: Path, base: str) -> dict[str, Any]:
+def rounding_of(file: Path, base: str, base_parts: Sequence[str] = ()) -> dict[str, Any]:
     """Rows for `inspect`, and `findings` where much is lost. Raises LorasmithError if the file does not fit the
     base."""
-    adapters = load_lora(load(base, device="cpu", dtype=torch.float32), file)
+    adapters = load_lora(load(base, device="cpu", dtype=torch.float32, parts=base_parts), file)
     losses = {kind: RoundingLoss() for kind in STORED}
     for name, adapter in adapters.adapters.items():
         weight = adapters.weight_of(name).float()

@@ -116,7 +116,7 @@ class TransformerFile(TransformerSource):
         if len(files) > 1:
             raise LorasmithError(
                 f"{self.path}: several files have a {part_title(part)} for it: {', '.join(files)}. "
-                "Say which with base_parts (--set base_parts=FILE)"
+                f"Say which with base_parts, {_ON_COMMAND_LINE}"
             )
         return candidates[0]
 
@@ -160,7 +160,7 @@ class TransformerFile(TransformerSource):
             title = part_title(part)
             raise LorasmithError(
                 f"{self.path}: it has no {title}, and there is no file with one beside it. Name a file or a diffusers "
-                f'folder that has it: base_parts = ["{_EXAMPLES[part]}"], on the command line --set base_parts=FILE'
+                f'folder that has it: base_parts = ["{_EXAMPLES[part]}"], {_ON_COMMAND_LINE}'
             )
         return found
 
@@ -223,6 +223,7 @@ class TransformerFile(TransformerSource):
         return folder if stored.config is not None and folder.is_dir() else None
 
 
+_ON_COMMAND_LINE = "on the command line --base-part FILE (of train: base_parts=FILE)"
 _EXAMPLES = {
     "te1": "clip_l.safetensors",
     "te2": "clip_g.safetensors",
