@@ -140,6 +140,10 @@ class Adapter(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} computes one change at a time")
 
+    def factors_of(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+        """up (layers, out, rank) and down (layers, rank, in) whose products `deltas` would return, if there are such."""
+        return None
+
     def add_to(self, out: Tensor, x: Tensor, strength: float = 1.0) -> Tensor:
         """`out`, the layer's output for `x`, with the change added. Kinds that can add in one pass override this."""
         change = self.branch(x)

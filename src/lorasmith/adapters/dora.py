@@ -84,12 +84,20 @@ class DoRAAdapter(Adapter):
         return None if inner is None else (type(self.inner), inner, self.axis)
 
     def deltas(self, parameters: Mapping[str, Tensor], bases: Sequence[Tensor]) -> Tensor:
-        inner = {name.removeprefix("inner."): parameter for name, parameter in parameters.items()}
         weights = torch.stack(list(bases)).float()
-        changed = weights + self.inner.deltas(inner, bases)
-        outputs_or_inputs = 1 if self.axis == "input" else 2
-        norm = changed.detach().square().sum(outputs_or_inputs, keepdim=True).sqrt().clamp(min=1e-12)
-        return changed * (parameters["magnitude"] / norm) - weights
+        summed = 1 if self.axis == "input" else 2
+        inner = {name.removeprefix("inner."): parameter for name, parameter in parameters.items()}
+        factors = self.inner.factors_of(inner)
+        if factors is None:
+            inner_change = self.inner.deltas(inner, bases)
+            norm = torch.linalg.vector_norm((weights + inner_change).detach(), dim=summed, keepdim=True)
+            scale = parameters["magnitude"] / norm.clamp(min=1e-12)
+            return weights * (scale - 1) + inner_change * scale
+        up, down = factors
+        scale = parameters["magnitude"] / norms_with_factors(weights, up.detach(), down.detach(), summed)
+        # c (W + up down) - W, with the scale c in the smaller of the two factors' sides
+        up, down = (up, down * scale) if self.axis == "input" else (up * scale, down)
+        return torch.baddbmm(weights * (scale - 1), up, down)
 
     @property
     def alpha(self) -> float | None:
@@ -169,6 +177,21 @@ def norms(weight: Tensor, axis: Axis) -> Tensor:
     # on CPUs faster than `vector_norm`, which walks down the columns
     norm = weight.square().sum(dim=other_dims, keepdim=True).sqrt()
     return norm.clamp(min=1e-12)
+
+
+def norms_with_factors(weights: Tensor, up: Tensor, down: Tensor, summed: int) -> Tensor:
+    """The norms of W + up down of several layers, over outputs (`summed` 1) or inputs (2), without that matrix.
+
+    |W + U D|^2 = |W|^2 + 2 <W, U D> + |U D|^2, where the last two terms need products with the factors only.
+    """
+    squares = torch.linalg.vector_norm(weights, dim=summed, keepdim=True).square()
+    if summed == 1:
+        both = 2 * (up.mT @ weights) + (up.mT @ up) @ down
+        squares = squares + (both * down).sum(1, keepdim=True)
+    else:
+        both = 2 * (weights @ down.mT) + up @ (down @ down.mT)
+        squares = squares + (both * up).sum(2, keepdim=True)
+    return squares.clamp(min=1e-24).sqrt()
 
 
 def axis_of(layer: LayerSpec, magnitude: Tensor) -> Axis | None:

@@ -100,7 +100,11 @@ class LoRAAdapter(FactoredAdapter):
         return self.scale if is_plain and not self.drops_entries else None
 
     def deltas(self, parameters: Mapping[str, Tensor], bases: Sequence[Tensor]) -> Tensor:
-        return (self.scale * parameters["up"]) @ parameters["down"]
+        up, down = self.factors_of(parameters)
+        return up @ down
+
+    def factors_of(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return self.scale * parameters["up"], parameters["down"]
 
     def factor_pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
         if self.mid is not None:

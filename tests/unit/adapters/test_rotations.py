@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lorasmith.adapters.base import LayerSpec
-from lorasmith.adapters.boft import BOFT
+from lorasmith.adapters.boft import BOFT, rotated_by_halves, rotated_in_stages
 from lorasmith.adapters.cayley import inverse, rotation_change
 from lorasmith.adapters.layer import Adapted, spec_of
 from lorasmith.adapters.oft import OFT, RotationAdapter
@@ -121,3 +121,13 @@ def test_outputs_are_turned_as_the_weight_is(kind: type[OFT] | type[BOFT], layer
             adapted.add(adapter)
         expected = torch.func.functional_call(layer, {"weight": adapted.changed_weight()}, (x,))
         torch.testing.assert_close(adapted(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("outputs", "size", "stages"), [(80, 10, 4), (80, 10, 3), (48, 6, 2), (16, 16, 1), (64, 4, 5)])
+def test_stages_in_two_halves_are_the_stages_one_after_the_other(outputs: int, size: int, stages: int) -> None:
+    """Also where a file has fewer stages than could mix all outputs."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(3, outputs, 7, generator=generator, dtype=torch.float64)
+    blocks = torch.randn(3, stages, outputs // size, size, size, generator=generator, dtype=torch.float64)
+    changes = rotation_change(blocks - blocks.mT)
+    torch.testing.assert_close(rotated_by_halves(weights, changes), rotated_in_stages(weights, changes))
