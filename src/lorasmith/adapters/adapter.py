@@ -141,7 +141,7 @@ class Adapter(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} computes one change at a time")
 
     def factors_of(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
-        """up (layers, out, rank) and down (layers, rank, in) whose products `deltas` would return, if there are such."""
+        """up (layers, out, rank) and down (layers, rank, in) with `deltas` as their products; None: it has none."""
         return None
 
     def add_to(self, out: Tensor, x: Tensor, strength: float = 1.0) -> Tensor:
