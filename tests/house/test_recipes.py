@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from lorasmith.core.embedded_bases import EMBEDDED_BASES
 from lorasmith.core.recipes import FOLDER, read_recipe, recipe_names
-from lorasmith.families.resolve import EMBEDDED_BASES
 from lorasmith.training.config import load_config
 from tools.recipes import RECIPES as RECIPES_BY_ANSWERS
 from tools.recipes import Recipe, text_of

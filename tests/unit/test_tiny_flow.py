@@ -12,12 +12,13 @@ from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from safetensors.torch import load_file
 
 import lorasmith
+from lorasmith.core.embedded_bases import EMBEDDED_BASES
 from lorasmith.core.package import assets
 from lorasmith.core.recipes import FOLDER
 from lorasmith.diffusion.rectified_flow import RectifiedFlow
 from lorasmith.evaluation.judge import Judge
 from lorasmith.families.load import load
-from lorasmith.families.resolve import EMBEDDED_BASES, identify
+from lorasmith.families.resolve import identify
 from lorasmith.sampling.loras import load_lora
 from lorasmith.sampling.request import Request
 from lorasmith.sampling.sample import sample

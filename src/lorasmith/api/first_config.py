@@ -45,7 +45,7 @@ class NewConfig:
     text: str
     answers: Answers
     forecast: Forecast | None
-    """None for the embedded base."""
+    """None for an embedded base."""
     notes: tuple[str, ...]
     """What was assumed."""
 
@@ -85,7 +85,7 @@ def make_config(
 def complete(answers: Answers, header: Sequence[str] = ()) -> NewConfig:
     """The config of answers whose base is known, with the largest batch that fits."""
     forecast = None
-    if not answers.tiny:
+    if answers.short_run is None:
         forecast = forecast_of(answers)
         answers = replace(answers, batch=forecast.batch)
     notes: list[str] = []

@@ -11,11 +11,32 @@ from dataclasses import dataclass
 
 from lorasmith.core.config import inline
 
-TINY = "tiny-sd"
 FEWEST_TO_HOLD_OUT = 10
 """With fewer images none is held out for the validation loss."""
 LITTLE_MEMORY = 10.0
 """GiB. Below, only the UNet is trained, so that encoded captions can be cached and the text encoder freed."""
+
+
+@dataclass(frozen=True)
+class ShortRun:
+    """What differs in a run on a base that comes with the package: it is small, and learns within minutes."""
+
+    steps: int
+    lr: str
+    text_lr: str
+    """Empty: the text encoders are not trained."""
+    every: int
+    """Steps between previews, and between exports."""
+    cfg: float
+    resolution: int = 128
+    batch: int = 8
+
+
+SHORT_RUNS = {
+    "tiny-sd": ShortRun(160, "1.2e-3", "1.2e-3", 50, 5.0),
+    "tiny-flow": ShortRun(300, "2.4e-3", "", 100, 4.0),
+}
+"""By the name of an embedded base."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +106,9 @@ class Answers:
     """Whether the trigger becomes new tokens, trained first (pivotal tuning)."""
 
     @property
-    def tiny(self) -> bool:
-        """Whether it is the embedded base, whose runs are short."""
-        return self.base == TINY
+    def short_run(self) -> ShortRun | None:
+        """What differs on an embedded base; None for others."""
+        return SHORT_RUNS.get(self.base)
 
     @property
     def is_small_base(self) -> bool:
@@ -102,8 +123,11 @@ class Answers:
     @property
     def trains_text(self) -> bool:
         """Whether the text encoder is trained too."""
-        small = not self.tiny and (self.memory < LITTLE_MEMORY or not self.is_small_base)
-        return SUBJECTS[self.subject].text_lr > 0 and not small and not self.layerwise
+        if self.short_run is not None:
+            affordable = bool(self.short_run.text_lr)
+        else:
+            affordable = self.memory >= LITTLE_MEMORY and self.is_small_base
+        return SUBJECTS[self.subject].text_lr > 0 and affordable and not self.layerwise
 
     @property
     def captions_change(self) -> bool:
@@ -131,9 +155,9 @@ def recipe(answers: Answers, header: Sequence[str] = ()) -> str:
         f"output = {inline(answers.output)}",
         f"trigger = {inline([answers.trigger] if answers.trigger else [])}",
     ]
-    lines += (
-        ["steps = 160"] if answers.tiny else [f"views_per_image = {subject.views}      # how often each image is seen"]
-    )
+    short_run = answers.short_run
+    views = f"views_per_image = {subject.views}      # how often each image is seen"
+    lines.append(views if short_run is None else f"steps = {short_run.steps}")
     if answers.pure_noise:
         lines += [
             "zero_terminal_snr = true    # v-prediction models of SDXL start at pure noise; false for one that does not"
@@ -150,7 +174,7 @@ def recipe(answers: Answers, header: Sequence[str] = ()) -> str:
 def data_lines(answers: Answers) -> list[str]:
     """The table `data`."""
     lines = ["", "[data]", f"images = {inline(answers.images)}"]
-    lines.append(f"resolution = {128 if answers.tiny else answers.resolution}")
+    lines.append(f"resolution = {answers.resolution if answers.short_run is None else answers.short_run.resolution}")
     lines.append(f"batch_size = {answers.images_per_step}")
     transforms = []
     if answers.subject == "object":
@@ -164,7 +188,7 @@ def data_lines(answers: Answers) -> list[str]:
         transforms.append(f'{{ kind = "replace", words = {{ {inline(answers.trigger)} = {inline(" ".join(new))} }} }}')
     if transforms:
         lines.append(f"transforms = [{', '.join(transforms)}]")
-    if answers.count >= FEWEST_TO_HOLD_OUT and not answers.tiny:
+    if answers.count >= FEWEST_TO_HOLD_OUT and answers.short_run is None:
         lines.append("validation.split = 0.1     # held out, to see overfitting")
     return lines
 
@@ -194,8 +218,8 @@ def concept_lines(answers: Answers) -> list[str]:
 
 def usual_batch(answers: Answers) -> int:
     """Images in a step, by the memory of the card."""
-    if answers.tiny:
-        return 8
+    if answers.short_run is not None:
+        return answers.short_run.batch
     if answers.memory < LITTLE_MEMORY:
         return 1
     return 2 if answers.memory < 20 else 4
@@ -203,8 +227,9 @@ def usual_batch(answers: Answers) -> int:
 
 def rate_lines(answers: Answers) -> list[str]:
     """Learning rates."""
-    if answers.tiny:
-        return ["lr = 1.2e-3", *(["text_lr = 1.2e-3"] if answers.trains_text else [])]
+    if answers.short_run is not None:
+        run = answers.short_run
+        return [f"lr = {run.lr}", *([f"text_lr = {run.text_lr}"] if answers.trains_text else [])]
     if answers.trains_text:
         return ["lr = 1e-4", f"text_lr = {short(SUBJECTS[answers.subject].text_lr)}"]
     # the UNet must do alone what both do elsewhere; SDXL's is large enough at the lower rate
@@ -231,8 +256,9 @@ def output_lines(answers: Answers) -> list[str]:
     prompts = TAG_PROMPTS[answers.subject] if answers.tags else SUBJECTS[answers.subject].prompts
     name = " ".join(new_tokens(answers)) if answers.layerwise and answers.trigger else answers.trigger or "it"
     written = [f"  {inline(prompt.format(name))}," for prompt in prompts]
-    if answers.tiny:
-        often, guidance, dtype = "every_steps = 50", ["cfg = 5.0"], []
+    run = answers.short_run
+    if run is not None:
+        often, guidance, dtype = f"every_steps = {run.every}", [f"cfg = {run.cfg}"], []
     else:
         often, guidance, dtype = "every_epochs = 10", [], ['dtype = "fp16"']
     lines = ["", "[preview]", often, *guidance, "prompts = [", *written, "]"]

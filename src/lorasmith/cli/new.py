@@ -13,6 +13,7 @@ import typer
 
 from lorasmith.cli import console
 from lorasmith.cli.options import Json, Overwrite
+from lorasmith.core.embedded_bases import DEFAULT_BASE, EMBEDDED_BASES
 from lorasmith.core.errors import LorasmithError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 WHAT = ("character", "object", "style", "concept")
 """The subjects of `api.recipe`, which is imported only when the command runs."""
-TINY = "tiny-sd"
 USUAL_MEMORY = 12.0
 USUAL_SUBJECT = "character"
 
@@ -29,7 +29,10 @@ def new_command(
     config: Annotated[
         Path | None, typer.Argument(metavar="CONFIG.toml", help="The new file. Default: named after the trigger.")
     ] = None,
-    base: Annotated[str | None, typer.Option("--base", help="The base model: a file, a folder, or a hub id.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", help=f"The base model: {', '.join(EMBEDDED_BASES)}, a file, a folder, or a hub id."),
+    ] = None,
     images: Annotated[Path | None, typer.Option("--images", help="The folder of the training images.")] = None,
     trigger: Annotated[
         str | None, typer.Option("--trigger", help='The word that stands for it; "" for a LoRA without one.')
@@ -66,7 +69,7 @@ class Given:
     def asked(self) -> Given:
         """All of them: the person at the terminal is asked for the others."""
         return Given(
-            self.base or ask("Base model (file, folder or hub id)", TINY),
+            self.base or ask(f"Base model ({', '.join(EMBEDDED_BASES)}, file, folder or hub id)", DEFAULT_BASE),
             self.images or ask("Folder of the images", None, folder_of),
             ask("Trigger word (Enter for none)", "") if self.trigger is None else self.trigger,
             self.subject or ask(f"What is it ({', '.join(WHAT)})", USUAL_SUBJECT, subject_of),

@@ -10,20 +10,16 @@ from pathlib import Path
 
 import torch
 
+from lorasmith.core.embedded_bases import EMBEDDED_BASES, folder_of
 from lorasmith.core.errors import LorasmithError, did_you_mean
-from lorasmith.core.package import assets
 from lorasmith.families.fingerprint import file_hash, part_hash
 from lorasmith.families.registry import loader_of, loaders, open_source
 from lorasmith.families.source import Source
 from lorasmith.families.weight_files import PICKLE_SUFFIXES, pickle_advice
 
-EMBEDDED = "tiny-sd"
-"""The embedded base that is meant where none is named."""
-EMBEDDED_BASES = (EMBEDDED, "tiny-flow")
-"""Names of the bases that are part of the package: a Stable Diffusion 1.x, and an SD3."""
 _CONFIGS = ["model_index.json", "*/config.json", "scheduler/*.json", "tokenizer*/*", "*/*.index.json"]
 _HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
-_BASES = "A base model is tiny-sd, tiny-flow, a diffusers folder, an original-layout .safetensors"
+_BASES = f"A base model is {', '.join(EMBEDDED_BASES)}, a diffusers folder, an original-layout .safetensors"
 _PARTS = "Parts of a base are in .safetensors files, in a folder of such, in a diffusers folder"
 _VAES = "A VAE is a diffusers folder that is one or contains one, a .safetensors"
 _VAE_WEIGHTS = "diffusion_pytorch_model"
@@ -130,7 +126,7 @@ def _local_path(name: str, what: str) -> Path | None:
     """The folder or file that `name` means on this machine, or None. Raises LorasmithError for a pickle."""
     path = Path(name).expanduser()
     if name in EMBEDDED_BASES and not path.exists():
-        embedded = assets() / name
+        embedded = folder_of(name)
         if not embedded.is_dir():
             raise LorasmithError(f"the embedded base {name} is not part of this installation; reinstall lorasmith")
         return embedded

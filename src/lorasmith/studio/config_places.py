@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.core.config import read_table
+from lorasmith.core.embedded_bases import EMBEDDED_BASES
 from lorasmith.core.embedded_images import EMBEDDED_SOURCES
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.store import write_text
@@ -123,6 +124,12 @@ def find_configs(root: Path) -> Iterator[Path]:
                 continue
             if "base" in table and "data" in table:
                 yield path
+
+
+def bases_below(roots: Iterable[Path]) -> list[str]:
+    """The bases that can be chosen: those that come with the package, and those below the roots."""
+    found = (as_text(path) for root in roots for path in find_bases(root))
+    return list(dict.fromkeys((*EMBEDDED_BASES, *found)))
 
 
 def find_bases(root: Path) -> Iterator[Path]:

@@ -19,6 +19,7 @@ from typing import Any
 from PIL import Image
 
 from lorasmith.core.config import read_table
+from lorasmith.core.embedded_bases import DEFAULT_BASE
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.registry import registered
 from lorasmith.core.store import write_text, write_with
@@ -302,7 +303,7 @@ def check_config(config: Path) -> dict[str, Any]:
 def check_data(settings: dict[str, Any]) -> dict[str, Any]:
     """The remarks of `lorasmith check` on the data of some settings: `remarks`, `errors`, and files not used."""
     # the tiny base is part of the package; of a base, remarks on data need the tokenizer only, which is the same
-    table = {**settings, "base": "tiny-sd"}
+    table = {**settings, "base": DEFAULT_BASE}
     if isinstance(table.get("data"), dict):
         table["data"] = {**table["data"], "skip_bad_images": True}
     with CHECKING, tempfile.TemporaryDirectory(prefix="lorasmith-studio-") as temporary:

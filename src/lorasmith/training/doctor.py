@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from lorasmith.core.devices import available_backends, can_compute, device_name, memory_of, pick_device
+from lorasmith.core.embedded_bases import DEFAULT_BASE, EMBEDDED_BASES, folder_of
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.package import VERSION, assets
 from lorasmith.core.progress import Progress
@@ -79,11 +80,20 @@ def diagnose(device: str = "auto", *, self_test: bool = True, progress: Progress
 
 
 def software() -> Iterator[Finding]:
-    """Versions, and for what torch was built."""
+    """Versions, for what torch was built, and the bases that come with the package."""
     yield Finding(
         "lorasmith", f"{VERSION}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     )
     yield Finding("torch", f"{torch.__version__}, built for {build_of_torch()}")
+    yield find_embedded_bases()
+
+
+def find_embedded_bases() -> Finding:
+    """The base models that come with the package."""
+    missing = [name for name in EMBEDDED_BASES if not (folder_of(name) / "model_index.json").is_file()]
+    if missing:
+        return Finding("embedded bases", f"{', '.join(missing)} missing", "problem", "reinstall lorasmith")
+    return Finding("embedded bases", ", ".join(EMBEDDED_BASES))
 
 
 def build_of_torch() -> str:
@@ -255,7 +265,7 @@ def train_briefly(device: str, progress: Progress) -> tuple[float, float]:
     """Mean loss and seconds of the steps of a run in a temporary folder, which leaves nothing behind."""
     with tempfile.TemporaryDirectory(prefix="lorasmith-doctor-", ignore_cleanup_errors=True) as folder:
         table = {
-            "base": "tiny-sd",
+            "base": DEFAULT_BASE,
             "output": f"{folder}/run",
             "name": "self-test",
             "steps": SELF_TEST_STEPS,

@@ -38,6 +38,20 @@ def test_flags_alone_write_a_config_that_check_accepts(work: Path) -> None:
     assert api.check("mia.toml").ok
 
 
+def test_each_embedded_base_gets_a_run_that_fits_it(work: Path) -> None:
+    """The rates, lengths and guidance are those of the recipes that are measured."""
+    for base, recipe in (("tiny-sd", "garp"), ("tiny-flow", "garp-flow")):
+        run(base=base, config=Path(f"{base}.toml"))
+        ours, measured = api.read_config(work / f"{base}.toml"), api.read_config(recipe)
+        assert (ours.steps, ours.optimizer.lr) == (measured.steps, measured.optimizer.lr), base
+        assert (ours.data.batch_size, ours.data.resolution) == (measured.data.batch_size, 128), base
+        assert ours.preview is not None
+        assert measured.preview is not None
+        assert ours.preview.cfg == measured.preview.cfg, base
+        assert "Memory forecast" not in (work / f"{base}.toml").read_text(), base
+        assert api.check(f"{base}.toml").ok, base
+
+
 def test_the_config_is_named_after_the_folder_where_there_is_no_trigger(work: Path) -> None:
     run(trigger="")
     assert tomllib.loads((work / "photos.toml").read_text())["trigger"] == []

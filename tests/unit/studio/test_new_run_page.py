@@ -48,9 +48,17 @@ def client(tmp_path: Path, open_studio: Open, monkeypatch: pytest.MonkeyPatch) -
     return open_studio(tmp_path)
 
 
+def test_the_first_base_of_the_user_is_proposed(client: TestClient, tmp_path: Path) -> None:
+    (tmp_path / "my-model").mkdir()
+    (tmp_path / "my-model/model_index.json").write_text("{}")
+    choices = client.get("/api/new_run/choices").json()
+    assert (choices["bases"], choices["base"]) == (["tiny-sd", "tiny-flow", "my-model"], "my-model")
+
+
 def test_a_config_from_answers_is_changed_from_both_sides(client: TestClient, tmp_path: Path) -> None:
     choices = client.get("/api/new_run/choices").json()
-    assert (choices["bases"], choices["images"], choices["runs"]) == (["tiny-sd"], {"photos": 1}, "runs")
+    assert (choices["bases"], choices["base"]) == (["tiny-sd", "tiny-flow"], "tiny-sd")
+    assert (choices["images"], choices["runs"]) == ({"photos": 1}, "runs")
     body = {"base": "tiny-sd", "images": "photos", "trigger": "mia", "output": "runs/mia", "memory": 8}
     made = client.post("/api/new_run/recipe", json=body).json()
     assert made["values"]["trigger"] == ["mia"]

@@ -133,7 +133,14 @@ def test_a_token_is_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"name": "hub token", "value": "present", "level": "ok", "advice": ""} in report["findings"]
     assert "hf_secret" not in json.dumps(report)
     names = [finding["name"] for finding in report["findings"]]
-    assert {"lorasmith", "torch", "cpu", "cache", "wandb"} <= set(names)
+    assert {"lorasmith", "torch", "embedded bases", "cpu", "cache", "wandb"} <= set(names)
+
+
+def test_a_missing_embedded_base_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert doctor.find_embedded_bases() == Finding("embedded bases", "tiny-sd, tiny-flow")
+    monkeypatch.setattr(doctor, "folder_of", lambda name: tmp_path if name == "tiny-flow" else doctor.assets() / name)
+    finding = doctor.find_embedded_bases()
+    assert (finding.value, finding.level) == ("tiny-flow missing", "problem")
 
 
 @pytest.mark.parametrize(("level", "code"), [("note", 0), ("problem", 1)])

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lorasmith.api.recipe import TINY
 from lorasmith.core.errors import LorasmithError
-from lorasmith.studio.config_places import SMALLEST_MODEL, as_text, check_tags, checked_base, files_below, find_bases
+from lorasmith.studio.config_places import SMALLEST_MODEL, bases_below, check_tags, checked_base, files_below
 from lorasmith.studio.page import Call, Page, get, post
 from lorasmith.studio.process import run_json
 
@@ -33,8 +32,7 @@ def choices(call: Call) -> dict[str, Any]:
     """The LoRA files below the folders, newest first, and the bases."""
     roots = list(call.roots.folders.values())
     found = sorted({path for root in roots for path in loras_below(root, call)}, key=changed, reverse=True)
-    bases = [TINY, *(as_text(path) for root in roots for path in find_bases(root))]
-    return {"files": [call.roots.name_of(path) for path in found[:MOST_FILES]], "bases": list(dict.fromkeys(bases))}
+    return {"files": [call.roots.name_of(path) for path in found[:MOST_FILES]], "bases": bases_below(roots)}
 
 
 def loras_below(root: Path, call: Call) -> Iterator[Path]:

@@ -6,8 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lorasmith.api.recipe import SUBJECTS, TINY
+from lorasmith.api.recipe import SUBJECTS
 from lorasmith.core.config import inline, override
+from lorasmith.core.embedded_bases import DEFAULT_BASE, EMBEDDED_BASES
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.lock import find_holder
 from lorasmith.studio import config_places as places
@@ -29,11 +30,13 @@ NOT_SWEPT = ("output", "start", "base", "vae", "base_parts", "plugins", "data", 
 def choices(call: Call) -> dict[str, Any]:
     """What can be chosen: bases, folders of images, configs, and where runs go."""
     roots = call.roots.folders.values()
-    bases = [TINY, *(places.as_text(path) for root in roots for path in places.find_bases(root))]
     configs = [call.roots.name_of(path) for root in roots for path in places.find_configs(root)]
     first = next(iter(roots))
+    bases = places.bases_below(roots)
+    of_the_user = [name for name in bases if name not in EMBEDDED_BASES]
     return {
-        "bases": list(dict.fromkeys(bases))[:MOST_NAMES],
+        "bases": bases[:MOST_NAMES],
+        "base": next(iter(of_the_user), DEFAULT_BASE),
         "images": places.image_folders(call.roots),
         "configs": configs[:MOST_NAMES],
         "runs": places.as_text(first if first.name == "runs" else first / "runs"),
@@ -45,7 +48,7 @@ def make_recipe(call: Call) -> dict[str, Any]:
     """A config from the answers, made as `lorasmith new` makes it."""
     memory = call.body.get("memory")
     answers: dict[str, Any] = {
-        "base": call.text("base", TINY),
+        "base": call.text("base", DEFAULT_BASE),
         "images": call.text("images", ""),
         "output": call.text("output"),
         "trigger": call.text("trigger", "").strip(),

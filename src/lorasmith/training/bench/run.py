@@ -14,11 +14,11 @@ import torch
 from lorasmith.adapters import AdapterConfig
 from lorasmith.core.cache_folder import cache_folder
 from lorasmith.core.devices import device_name, pick_device
+from lorasmith.core.embedded_bases import DEFAULT_BASE, EMBEDDED_BASES
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.package import VERSION
 from lorasmith.core.progress import Progress
 from lorasmith.core.registry import registered
-from lorasmith.families.resolve import EMBEDDED, EMBEDDED_BASES
 from lorasmith.training.bench.contenders import OURS, contender_of
 from lorasmith.training.bench.measure import Case, Figures, Turns, measure_group
 from lorasmith.training.bench.workload import PRECISIONS, Workload, make_base, make_images, native_resolution
@@ -139,7 +139,7 @@ def run_bench(options: BenchOptions, progress: Progress) -> BenchResult:
     Raises LorasmithError for options that cannot be measured, before anything is.
     """
     device = pick_device(options.device)
-    base = options.base if options.base != "auto" else ("sd1" if device.type == "cuda" else EMBEDDED)
+    base = options.base if options.base != "auto" else ("sd1" if device.type == "cuda" else DEFAULT_BASE)
     common = common_settings(options, base, device, progress)
     groups = [list_cases(options, {**common, "batch": batch}) for batch in options.batches]
     for case in itertools.chain(*groups):

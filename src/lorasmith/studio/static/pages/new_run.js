@@ -40,7 +40,7 @@ export async function render(root, parameters, signal) {
 
   function questions() {
     const list = (id, values) => h("datalist", { id }, values.map((value) => h("option", { value })));
-    const base = h("input", { list: "bases", value: choices.bases[1] ?? choices.bases[0], required: true });
+    const base = h("input", { list: "bases", value: choices.base, required: true });
     const images = h("input", { list: "image-folders", value: Object.keys(choices.images)[0] ?? "", required: true });
     const trigger = h("input", { placeholder: "such as mia", autocomplete: "off" });
     const name = h("input", { placeholder: "as the trigger", autocomplete: "off" });
