@@ -50,14 +50,16 @@ class Subject:
     """Learning rate of the text encoder of SD 1.x and 2.x. SDXL's are not trained."""
     prompts: tuple[str, ...]
     """For previews. The last one is without the trigger: it should stay as the base draws it."""
+    unnamed: str = ""
+    """Stands in these prompts for a trigger, if there is none. Empty: nothing does."""
 
 
 SUBJECTS = {
     "character": Subject(
-        16, 100, 5e-5, ("a photo of {}", "a photo of {}, on a beach", "a painting of {}", "a photo of a woman")
+        16, 100, 5e-5, ("a photo of {}", "a photo of {}, on a beach", "a painting of {}", "a photo of a woman"), "a man"
     ),
     "object": Subject(
-        8, 100, 5e-5, ("a photo of {}", "a photo of {}, on a table", "a drawing of {}", "a photo of a chair")
+        8, 100, 5e-5, ("a photo of {}", "a photo of {}, on a table", "a drawing of {}", "a photo of a chair"), "a cup"
     ),
     # a style is not bound to a word as firmly as a character
     "style": Subject(
@@ -251,11 +253,20 @@ def objective_lines(answers: Answers) -> list[str]:
     return ["", "[objective]", 'weightings = [{ kind = "min_snr", gamma = 5.0 }]']
 
 
+def named(prompts: Sequence[str], name: str) -> list[str]:
+    """Prompts with a name in their places. Without one the places are left out, and prompts that then say the same."""
+    if name:
+        return [prompt.format(name) for prompt in prompts]
+    kept = [", ".join(part for part in prompt.split(", ") if part != "{}") for prompt in prompts]
+    return list(dict.fromkeys(kept))
+
+
 def output_lines(answers: Answers) -> list[str]:
     """The tables `preview` and `export`."""
     prompts = TAG_PROMPTS[answers.subject] if answers.tags else SUBJECTS[answers.subject].prompts
-    name = " ".join(new_tokens(answers)) if answers.layerwise and answers.trigger else answers.trigger or "it"
-    written = [f"  {inline(prompt.format(name))}," for prompt in prompts]
+    name = " ".join(new_tokens(answers)) if answers.layerwise and answers.trigger else answers.trigger
+    unnamed = "" if answers.tags else SUBJECTS[answers.subject].unnamed
+    written = [f"  {inline(prompt)}," for prompt in named(prompts, name or unnamed)]
     run = answers.short_run
     if run is not None:
         often, guidance, dtype = f"every_steps = {run.every}", [f"cfg = {run.cfg}"], []

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 WHAT = ("character", "object", "style", "concept")
 """The subjects of `api.recipe`, which is imported only when the command runs."""
 USUAL_MEMORY = 12.0
+MEMORY_QUESTION = "Memory of the GPU in GiB (Enter if there is none)"
 USUAL_SUBJECT = "character"
+HUB_IDS = (
+    "Stable Diffusion 1.5 is stable-diffusion-v1-5/stable-diffusion-v1-5 there, and SDXL is "
+    "stabilityai/stable-diffusion-xl-base-1.0."
+)
 
 
 def new_command(
@@ -69,11 +74,12 @@ class Given:
     def asked(self) -> Given:
         """All of them: the person at the terminal is asked for the others."""
         return Given(
-            self.base or ask(f"Base model ({', '.join(EMBEDDED_BASES)}, file, folder or hub id)", DEFAULT_BASE),
+            self.base
+            or ask(f"Base model ({', '.join(EMBEDDED_BASES)}, file, folder or hub id)", DEFAULT_BASE, base_of),
             self.images or ask("Folder of the images", None, folder_of),
             ask("Trigger word (Enter for none)", "") if self.trigger is None else self.trigger,
             self.subject or ask(f"What is it ({', '.join(WHAT)})", USUAL_SUBJECT, subject_of),
-            self.memory if self.memory is not None else ask("Memory of the GPU in GiB", card_memory(), memory_of),
+            self.memory if self.memory is not None else ask(MEMORY_QUESTION, card_memory(), memory_of),
         )
 
     def assumed(self) -> Given:
@@ -128,11 +134,27 @@ def ask(question: str, default: Any, read: Callable[[str], Any] = str) -> Any:
         raise LorasmithError("stopped; nothing is written") from None
 
 
+def base_of(text: str) -> str:
+    """A base model that is on this machine, or may be on the hub."""
+    from lorasmith.families.resolve import local_base
+
+    name = text.strip()
+    try:
+        local_base(name)
+    except LorasmithError as error:
+        raise typer.BadParameter(f"{error} {HUB_IDS}") from None
+    return name
+
+
 def folder_of(text: str) -> Path:
-    """An existing folder."""
+    """A folder with images."""
+    from lorasmith.api.first_config import count_images
+
     folder = Path(text.strip()).expanduser()
-    if not folder.is_dir():
-        raise typer.BadParameter(f"{folder} is not a folder")
+    try:
+        count_images(folder)
+    except LorasmithError as error:
+        raise typer.BadParameter(str(error)) from None
     return folder
 
 

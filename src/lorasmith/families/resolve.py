@@ -79,20 +79,28 @@ def find(source: str | Path, family: str | None = None) -> Source:
     if family is not None:
         loader_of(family)  # a misspelled family is reported before anything is fetched
     name = str(source)
-    local = _local_path(name, _BASES)
+    local = local_base(source)
     if local is not None:
         return open_source(name, local, family)
-
-    # Not on this machine. A path in its own right and anything that does not look like a hub id is a mistake.
-    path = Path(name).expanduser()
-    if isinstance(source, Path) or path.suffix == ".safetensors" or not re.fullmatch(_HUB_ID, name):
-        raise LorasmithError(f"{name}: {_not_found(path, _BASES)}")
     stems: list[str] = []
     denoisers: list[str] = []
     for loader in loaders():
         stems += [f"{folder}/{stem}" for folder, stem in loader.hub_weights.items()]
         denoisers.append(f"{next(iter(loader.hub_weights))}/*.safetensors")
     return open_source(name, _from_hub(name, stems, _CONFIGS, denoisers), family)
+
+
+def local_base(source: str | Path) -> Path | None:
+    """The folder or file of a base model on this machine; None for a hub id. Raises LorasmithError if it is neither, or
+    a pickle."""
+    name = str(source)
+    local = _local_path(name, _BASES)
+    path = Path(name).expanduser()
+    # a path in its own right and anything that does not look like a hub id is a mistake
+    is_hub_id = isinstance(source, str) and path.suffix != ".safetensors" and re.fullmatch(_HUB_ID, name)
+    if local is None and not is_hub_id:
+        raise LorasmithError(f"{name}: {_not_found(path, _BASES)}")
+    return local
 
 
 def with_vae(base: Source, name: str) -> Source:

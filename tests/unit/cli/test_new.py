@@ -57,6 +57,18 @@ def test_the_config_is_named_after_the_folder_where_there_is_no_trigger(work: Pa
     assert tomllib.loads((work / "photos.toml").read_text())["trigger"] == []
 
 
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_previews_without_a_trigger_have_no_gap(work: Path, subject: str) -> None:
+    run(trigger="", subject=subject)
+    prompts = tomllib.loads((work / "photos.toml").read_text())["preview"]["prompts"]
+    assert len(prompts) >= 2
+    for prompt in prompts:
+        assert "{}" not in prompt
+        assert not prompt.endswith((",", ", it", " of "))
+        assert " it" not in prompt
+        assert ", ," not in prompt
+
+
 def test_odd_triggers_give_usable_names(work: Path) -> None:
     run(trigger="<my dog/1>")
     table = tomllib.loads((work / "my-dog-1.toml").read_text())
@@ -121,11 +133,15 @@ def test_what_is_given_is_not_asked(work: Path, monkeypatch: pytest.MonkeyPatch)
         (new.subject_of, "pet", " Style ", "style"),
         (new.memory_of, "much", "8 GB", 8.0),
         (new.folder_of, "missing", "photos", Path("photos")),
+        (new.folder_of, "empty", "photos", Path("photos")),
+        (new.base_of, "sd15", " tiny-sd ", "tiny-sd"),
+        (new.base_of, "model.safetensors", "owner/name", "owner/name"),
     ],
 )
 def test_a_wrong_answer_is_refused_so_that_the_question_comes_again(
     work: Path, read: Callable[[str], Any], wrong: str, right: str, value: Any
 ) -> None:
+    (work / "empty").mkdir()
     with pytest.raises(typer.BadParameter):
         read(wrong)
     assert read(right) == value
