@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from lorasmith.families.ops import group_norm, kernels
+from lorasmith.families.stable_diffusion.unet import TransformerBlock
 from tests.unit.families.fused_ops import SETTINGS, AttentionExample, Example, largest_error
 
 
@@ -36,6 +39,31 @@ def test_every_kind_equals_the_plain_operations(kind: str, monkeypatch: pytest.M
         expected = example.results()
     for one_pass in (True, True, False):
         assert largest_error(example.results(one_pass=one_pass), expected) < 3e-5
+
+
+def test_lean_saves_compute_the_feed_forward_part_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers, and less is kept."""
+    example = Example("cpu", torch.float32, "all linear", linear_projection=True)
+    expected = plain(example, monkeypatch)
+    _, kept = kept_numbers(lambda: example.results(fused=True))
+    for block in example.unet.modules():
+        if isinstance(block, TransformerBlock):
+            block.recompute_feed_forward = True
+    found, kept_lean = kept_numbers(lambda: example.results(fused=True))
+    assert largest_error(found, expected) < 3e-5
+    assert kept_lean < 0.85 * kept
+
+
+def kept_numbers(compute: Callable[[], list[torch.Tensor]]) -> tuple[list[torch.Tensor], int]:
+    """What is computed, and how many numbers autograd keeps for it."""
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        return compute(), sum(sizes.values())
 
 
 def test_group_norm_over_chunks_of_pixels_equals_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,13 @@ over what is to be added (`branch`), so that the addition and both gradients nee
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lorasmith.families.ops import (
     frozen_conv,
@@ -113,6 +114,17 @@ def project(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, ...]:
 def linear(layer: nn.Module, x: Tensor) -> Tensor:
     """A linear layer."""
     return project([layer], x)[0]
+
+
+def can_recompute(layers: Sequence[nn.Module], x: Tensor) -> bool:
+    """Whether `recomputed` may be used for operations with these layers: they are fused, so that nothing is drawn."""
+    fused = ENABLED and all(stacked_layers.forms_of([layer], x) is not None for layer in layers)
+    return fused and torch.is_grad_enabled()
+
+
+def recomputed(operation: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """operation(*inputs), of which the backward pass keeps the inputs only and computes the rest again."""
+    return checkpoint(operation, *inputs, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]
 
 
 def from_image(layer: nn.Module, x: Tensor, *, is_linear: bool) -> Tensor:

@@ -43,7 +43,7 @@ class _Project(torch.autograd.Function):
         flat = x.reshape(-1, stack.width)
         weight = stack.extended[:, : stack.width]
         out = _linear(flat, weight, stack.bias)
-        hidden = flat.new_empty(0)
+        hidden = None
         if stack.room:
             hidden = torch.mm(flat, stack.downs.T)
             out.addmm_(hidden, stack.extended[:, stack.width :].T)

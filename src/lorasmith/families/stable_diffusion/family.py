@@ -71,11 +71,20 @@ class StableDiffusion(ClipFamily):
 
     def checkpoint_gradients(self, on: bool) -> None:
         self.unet.checkpointing = on
+        self._choose_recomputed_parts()
 
     def keep_less(self) -> None:
-        for block in blocks_of(self.unet):
-            if isinstance(block, TransformerBlock):
-                block.lean = True
+        for block in self._transformer_blocks():
+            block.lean = True
+        self._choose_recomputed_parts()
+
+    def _choose_recomputed_parts(self) -> None:
+        # what a whole block computes again need not be computed a third time
+        for block in self._transformer_blocks():
+            block.recompute_feed_forward = block.lean and not self.unet.checkpointing
+
+    def _transformer_blocks(self) -> list[TransformerBlock]:
+        return [block for block in blocks_of(self.unet) if isinstance(block, TransformerBlock)]
 
     def stream_weights(self) -> None:
         if self.unet.stream is None:

@@ -335,14 +335,16 @@ class TransformerBlock(nn.Module):
     """Self-attention, attention to the text, feed-forward; each on a normalised input, beside the identity.
 
     `order`: the position of its cross-attention among all, in the order in which they run. `lean`: whether to keep less
-    for the backward pass. `map_recorder` and `regions`
-    are set while maps are recorded (`attention_maps.py`) or regions drawn (`steering.py`).
+    for the backward pass; `recompute_feed_forward`: whether to compute the feed-forward part again there, where its
+    operations are fused. `map_recorder` and `regions` are set while maps are recorded (`attention_maps.py`) or regions
+    drawn (`steering.py`).
     """
 
     def __init__(self, channels: int, heads: int, context: int, order: int) -> None:
         super().__init__()
         self.heads, self.order = heads, order
         self.lean = False
+        self.recompute_feed_forward = False
         self.map_recorder: CrossAttentionMaps | None = None
         self.regions: Regions | None = None
         self.norm1 = nn.LayerNorm(channels)
@@ -371,7 +373,11 @@ class TransformerBlock(nn.Module):
             attended = self.regions.apply(attended, q, attend, cross_attention, self.order)
         branch = ops.linear(cross_attention.to_out[0], attended)
 
-        # Feed-forward.
+        if self.recompute_feed_forward and ops.can_recompute([self.ff.net[0].proj, self.ff.net[2]], x):
+            return ops.recomputed(self._feed_forward, x, branch)
+        return self._feed_forward(x, branch)
+
+    def _feed_forward(self, x: Tensor, branch: Tensor) -> Tensor:
         x, gates = ops.add_ln_project(self.norm3, [self.ff.net[0].proj], x, branch)
         return x + ops.linear(self.ff.net[2], ops.gated(gates, lean=self.lean))
 
