@@ -79,7 +79,7 @@ class Given:
             self.images or ask("Folder of the images", None, folder_of),
             ask("Trigger word (Enter for none)", "") if self.trigger is None else self.trigger,
             self.subject or ask(f"What is it ({', '.join(WHAT)})", USUAL_SUBJECT, subject_of),
-            self.memory if self.memory is not None else ask(MEMORY_QUESTION, card_memory(), memory_of),
+            self.memory if self.memory is not None else ask(MEMORY_QUESTION, f"{card_memory():g}", memory_of),
         )
 
     def assumed(self) -> Given:
@@ -125,9 +125,9 @@ def print_result(config: Path, made: NewConfig) -> None:
     console.show(f"    lorasmith train {config}")
 
 
-def ask(question: str, default: Any, read: Callable[[str], Any] = str) -> Any:
-    """The answer of the person at the terminal; asked again while `read` refuses it. Raises LorasmithError if the input
-    ends."""
+def ask(question: str, default: str | None, read: Callable[[str], Any] = str) -> Any:
+    """The answer of the person at the terminal; asked again while `read` refuses it. `read` also gets the default,
+    where the answer is empty. Raises LorasmithError if the input ends."""
     try:
         return typer.prompt(question, default=default, value_proc=read, err=True)
     except typer.Abort:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tomllib
 from collections.abc import Callable, Iterator
@@ -110,6 +111,16 @@ def test_five_questions_are_asked_in_order(work: Path, monkeypatch: pytest.Monke
     new.new_command()
     assert asked == ["Base", "Folder", "Trigger", "What", "Memory"]
     assert tomllib.loads((work / "bob.toml").read_text())["adapter"]["rank"] == 32
+
+
+def test_an_empty_answer_means_the_default_that_is_shown(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keys of a person at a terminal, with nothing between them and the command replaced."""
+    keys = io.StringIO("\nphotos\nmia\n\n\n")
+    monkeypatch.setattr(keys, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", keys)
+    monkeypatch.setattr(new, "card_memory", lambda: 12.0)
+    new.new_command()
+    assert tomllib.loads((work / "mia.toml").read_text())["base"] == "tiny-sd"
 
 
 def test_what_can_be_answered_is_what_there_are_recipes_for() -> None:
