@@ -3,9 +3,10 @@
     python -m tools.check_container --folder build/container [--torch cpu] [--copy FILE ...] [--pip-torch]
 
 Needs root, `debootstrap` and `chroot`. Debian's packages take the place of the Python image, which cannot be fetched
-without a registry; layers, volumes and published ports are Docker's and are not tested. `--copy`: files of this machine
-that the network needs in the root (resolv.conf is always copied). `--pip-torch`: torch comes from pip's own index,
-where that of PyTorch cannot be reached.
+without a registry; layers, volumes and published ports are Docker's and are not tested. The bare Debian is kept in the
+folder, so that a second run does not fetch it again; each run begins with a new copy of it. `--copy`: files of this
+machine that the network needs in the root (resolv.conf is always copied). `--pip-torch`: torch comes from pip's own
+index, where that of PyTorch cannot be reached.
 
 Afterwards the program is started in it as the image would: `--version`, `doctor --no-test`, `recipes`, and a short run.
 """
@@ -19,6 +20,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,10 +74,16 @@ def read_dockerfile(text: str) -> list[Stage]:
     return stages
 
 
-def make_root(root: Path, mirror: str, copies: list[Path]) -> None:
-    """A bare Debian with Python, in place of the image."""
-    if not (root / "usr/bin/python3").exists():
-        run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(root), mirror)
+def make_root(folder: Path, mirror: str, copies: list[Path]) -> Path:
+    """A bare Debian with Python, in place of the image: `folder`/root, a new copy of `folder`/bare."""
+    bare, root = folder / "bare", folder / "root"
+    if not (bare / "usr/bin/python3").exists():
+        run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(bare), mirror)
+    # the steps are not made to be carried out twice in one root: `useradd` fails if the user exists
+    if (root / "proc").is_mount():
+        run("umount", str(root / "proc"))
+    run("rm", "-rf", "--one-file-system", str(root))
+    run("cp", "-aT", "--reflink=auto", str(bare), str(root))
     # the Python image lets pip install into the system
     for marker in root.glob("usr/lib/python3*/EXTERNALLY-MANAGED"):
         marker.unlink()
@@ -83,6 +92,17 @@ def make_root(root: Path, mirror: str, copies: list[Path]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         # a link in the root may lead out of it, so that it is replaced and not written through
         run("cp", "-aT", "--remove-destination", str(path), str(target))
+    return root
+
+
+@contextmanager
+def mounted_proc(root: Path) -> Iterator[None]:
+    """With /proc in the root, which every container has: psutil reads the memory there, torch the processor."""
+    run("mount", "-t", "proc", "proc", str(root / "proc"))
+    try:
+        yield
+    finally:
+        run("umount", str(root / "proc"))
 
 
 def carry_out(stage: Stage, place: Place, others: dict[str, Path], pip_torch: bool) -> None:
@@ -158,23 +178,28 @@ def main() -> None:
     if missing:
         sys.exit(f"NOT BUILT: {' and '.join(missing)} not found. The Dockerfile is checked by its tests alone.")
 
-    others: dict[str, Path] = {}
-    root = options.folder.resolve() / "root"
-    make_root(root, options.mirror, options.copy)
-    variables = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/tmp", "TORCH": options.torch}
-    place = Place(root, variables)
-    for stage in read_dockerfile((ROOT / "Dockerfile").read_text(encoding="utf-8")):
-        # both stages have the same image, so one root serves both
-        place = Place(root, dict(variables))
-        carry_out(stage, place, others, options.pip_torch)
-        others[stage.name] = root
-    place.variables["HF_HUB_OFFLINE"] = "1"
-    for command in (["--version"], ["doctor", "--no-test"], ["recipes"], ["train", "garp", "steps=2", "--overwrite"]):
-        place.run([*place.entry, *command])
+    root = make_root(options.folder.resolve(), options.mirror, options.copy)
+    with mounted_proc(root):
+        build_and_start(root, options.torch, options.pip_torch)
     print("Every step of the Dockerfile worked in a bare Debian root.")
     print("NOT TESTED: the image of Docker itself, its layers, volumes and ports; a GPU.")
     if options.pip_torch:
         print("NOT TESTED: the choice of torch's build by uv (--torch-backend); torch came from pip's index.")
+
+
+def build_and_start(root: Path, torch: str, pip_torch: bool) -> None:
+    """Carry out all stages, then start the program as the image would. Ends the program at what fails."""
+    others: dict[str, Path] = {}
+    variables = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/tmp", "TORCH": torch}
+    place = Place(root, variables)
+    for stage in read_dockerfile((ROOT / "Dockerfile").read_text(encoding="utf-8")):
+        # both stages have the same image, so one root serves both
+        place = Place(root, dict(variables))
+        carry_out(stage, place, others, pip_torch)
+        others[stage.name] = root
+    place.variables["HF_HUB_OFFLINE"] = "1"
+    for command in (["--version"], ["doctor", "--no-test"], ["recipes"], ["train", "garp", "steps=2", "--overwrite"]):
+        place.run([*place.entry, *command])
 
 
 if __name__ == "__main__":

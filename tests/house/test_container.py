@@ -8,9 +8,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from lorasmith.studio.app import USUAL_PORT
+from tools import check_container
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -65,3 +67,25 @@ def test_the_build_gets_what_the_wheel_is_made_of_and_no_more() -> None:
     assert "*" in lines
     assert {"src", "pyproject.toml", "constraints.txt", "LICENSE", PROJECT["readme"]} <= kept
     assert all((ROOT / name).exists() for name in kept)
+
+
+def test_the_check_without_docker_begins_with_a_new_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`useradd` of the Dockerfile fails in a root that has the user from an earlier run."""
+    (tmp_path / "bare/usr/bin").mkdir(parents=True)
+    (tmp_path / "bare/usr/bin/python3").touch()
+    (tmp_path / "root/home/lorasmith").mkdir(parents=True)
+    done: list[str] = []
+    monkeypatch.setattr(check_container, "run", lambda *command: done.append(command[0]))
+    root = check_container.make_root(tmp_path, "http://mirror.invalid", [])
+    assert (root, done[:2]) == (tmp_path / "root", ["rm", "cp"])
+
+
+def test_the_check_without_docker_takes_proc_away_after_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mounted /proc would be in the way of deleting the root."""
+    done: list[str] = []
+    monkeypatch.setattr(check_container, "run", lambda *command: done.append(command[0]))
+    with pytest.raises(SystemExit), check_container.mounted_proc(tmp_path):
+        raise SystemExit("exit code 1")
+    assert done == ["mount", "umount"]
