@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -210,7 +212,7 @@ def add_residuals(
     for active in controls:
         if active.control.start <= step_fraction < active.control.end:
             residuals.append(active.residuals(x, t, conditioning, window))
-    return steer(conditioning, residuals=_add(residuals)) if residuals else conditioning
+    return steer(conditioning, residuals=reduce(add, residuals)) if residuals else conditioning
 
 
 class ControlModels:
@@ -284,21 +286,6 @@ def _multiply(residuals: Residuals, weights: Tensor) -> Residuals:
     middle = None if residuals.middle is None else scale(residuals.middle)
     levels = [scale(x) for x in residuals.levels]
     return Residuals(skips, middle, levels)
-
-
-def _add(parts: Sequence[Residuals]) -> Residuals:
-    """The sum of the residuals of several controls."""
-    skips = _add_lists([part.skips for part in parts])
-    levels = _add_lists([part.levels for part in parts])
-    middles = [part.middle for part in parts if part.middle is not None]
-    middle = torch.stack(torch.broadcast_tensors(*middles)).sum(0) if middles else None
-    return Residuals(skips, middle, levels)
-
-
-def _add_lists(lists: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """The sums of tensors at equal positions; empty lists are left out. Batches of 1 are broadcast."""
-    filled = [tensors for tensors in lists if tensors]
-    return [torch.stack(torch.broadcast_tensors(*tensors)).sum(0) for tensors in zip(*filled, strict=True)]
 
 
 def _join(values: Sequence[Any] | dict[str, Any]) -> str:

@@ -332,3 +332,12 @@ def test_added_tensors_do_not_take_controls_away() -> None:
     changed = steered.with_tokens(torch.ones(1, 1, 5))
     assert isinstance(changed, SteeredConditioning)
     assert changed.residuals is steered.residuals
+
+
+def test_a_condition_adds_its_residuals_to_those_of_a_control() -> None:
+    level, middle = torch.full((1, 2, 4, 4), 2.0), torch.ones(1)
+    control = steer(Conditioning({"context": torch.zeros(1, 7, 5)}), residuals=Residuals(middle=middle, levels=[level]))
+    both = steer(control, residuals=Residuals(levels=[level])).residuals
+    assert both is not None
+    assert both.levels[0].eq(4).all()
+    assert both.middle is middle

@@ -1,4 +1,4 @@
-"""The names of Stable Diffusion's conditioning tensors, and what only sampling adds to them."""
+"""The names of Stable Diffusion's conditioning tensors, and what is added to them for one pass of the network."""
 
 from __future__ import annotations
 
@@ -31,20 +31,23 @@ def text_conditioning(
 
 @dataclass(frozen=True)
 class SteeredConditioning(Conditioning):
-    """A conditioning with regions and residuals, for sampling only. `rows`, `to` and `concat` leave both out."""
+    """A conditioning with regions and residuals, for one pass of the network or for the pictures that are drawn
+    together. `rows`, `to` and `concat` leave both out."""
 
     regions: Regions | None = None
     """Prompts for parts of the picture."""
     residuals: Residuals | None = None
-    """What ControlNets and T2I-Adapters add inside the UNet."""
+    """What ControlNets, T2I-Adapters and conditions add inside the UNet."""
 
 
 def steer(
     conditioning: Conditioning, *, regions: Regions | None = None, residuals: Residuals | None = None
 ) -> SteeredConditioning:
-    """`conditioning` with regions or residuals added; those that it has already stay."""
+    """`conditioning` with regions or residuals added. New residuals are added to those that it has already."""
     if not isinstance(conditioning, SteeredConditioning):
         conditioning = SteeredConditioning(conditioning.tensors)
+    if residuals is not None and conditioning.residuals is not None:
+        residuals = conditioning.residuals + residuals
     return replace(
         conditioning,
         regions=regions or conditioning.regions,

@@ -1,5 +1,5 @@
-"""What sampling may add to the UNet's prediction: prompts for parts of the picture, and the residuals of a ControlNet
-(arXiv 2302.05543) or a T2I-Adapter (arXiv 2302.08453)."""
+"""What may be added to the UNet's prediction: prompts for parts of the picture, and the residuals of a ControlNet
+(arXiv 2302.05543), of a T2I-Adapter (arXiv 2302.08453) or of a condition."""
 
 from __future__ import annotations
 
@@ -29,6 +29,22 @@ class Residuals:
     """Added after the middle block."""
     levels: Sequence[Tensor] = ()
     """One for each level on the way down, before its skip, as a T2I-Adapter gives them."""
+
+    def __add__(self, other: Residuals) -> Residuals:
+        """The sum at each place; what only one of them has stays."""
+        middles = [middle for middle in (self.middle, other.middle) if middle is not None]
+        return Residuals(
+            _add_lists(self.skips, other.skips),
+            sum(middles[1:], middles[0]) if middles else None,
+            _add_lists(self.levels, other.levels),
+        )
+
+
+def _add_lists(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
+    """The sums of tensors at equal positions; an empty list adds nothing. Batches of 1 are broadcast."""
+    if not first or not second:
+        return list(first or second)
+    return [a + b for a, b in zip(first, second, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -158,12 +158,12 @@ class UNet(nn.Module):
                     x = transformer(x, contexts, run)
                 skips.append(x)
             if residual is not None and before_downsampling:
-                x = x + residual
+                x = x + residual.to(x.dtype)
                 skips[-1] = x
             if level.downsamplers is not None:
                 x = level.downsamplers[0](x)
                 if residual is not None and not before_downsampling:
-                    x = x + residual
+                    x = x + residual.to(x.dtype)
                 skips.append(x)
         return x, skips
 
