@@ -124,7 +124,8 @@ class Previews(Hook):
             run.progress.say(f"no previews at step {run.state.step}: {error}")
             run.events.write("preview_skipped", run.state.step, reason=str(error))
             return
-        self._draw(run, requests)
+        if requests:
+            self._draw(run, requests)
 
     def requests(self, run: Run) -> list[Request]:
         """What is drawn: each prompt `count` times. Settings in a prompt's own line override those of the hook."""

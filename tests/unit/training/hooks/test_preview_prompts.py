@@ -41,3 +41,13 @@ def test_a_file_that_is_spoilt_later_does_not_end_the_run(table: dict, tmp_path:
     second = base.stat().st_mtime_ns
     hook.act(run)
     assert base.stat().st_mtime_ns == second
+
+
+def test_previews_without_prompts_do_not_end_the_run(table: dict, tmp_path: Path) -> None:
+    table["preview"]["prompts"] = []
+    run = build_run(load_config(table))
+    hook = run.config.preview
+    assert hook is not None
+    hook.start(run)
+    hook.act(run)
+    assert not (tmp_path / "run/previews").exists()
