@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,36 @@ def test_a_condition_is_resumed_bit_for_bit_and_steers_the_pictures(
         assert answer.code == 0, answer.err
         drawn.append(Image.open(out / "00000-0.png").tobytes())
     assert drawn[0] != drawn[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sd2", "sdxl"])
+def test_the_layout_fits_the_levels_of_other_unets(
+    environment: dict[str, str], program: Program, random_base: Callable[..., Path], tmp_path: Path, kind: str
+) -> None:
+    out = tmp_path / "out"
+    # 72 pixels: the levels have sides of 9, 5, 3 and 2
+    small = ["views_per_image=4", "data.part=[0, 4]", "data.resolution=72", "log.tensorboard=false"]
+    small += [
+        "preview.prompts=[]",
+        "device=cpu",
+        "precision=bf16",
+        f"output={out.as_posix()}",
+        f"base={random_base(kind).as_posix()}",
+    ]
+    answer = program("train", "examples/layout.toml", *small, "--yes", cwd=ROOT, env=environment)
+    assert answer.code == 0, answer.err
+    encoder = load_file(out / "out.conditions.safetensors")
+    assert any(bool(encoder[f"layout.last.{level}.weight"].any()) for level in range(2))
+
+
+def test_the_layout_is_refused_for_a_base_without_a_unet(
+    environment: dict[str, str], program: Program, tmp_path: Path
+) -> None:
+    command = ["train", "examples/layout.toml", "base=tiny-flow", f"output={(tmp_path / 'out').as_posix()}"]
+    answer = program(*command, "objective.weightings=[]", "optimizer.text_lr=0", cwd=ROOT, env=environment)
+    assert answer.code == 1
+    assert "this sd3 base has no UNet" in answer.err
 
 
 @pytest.mark.slow

@@ -25,7 +25,8 @@ class ConditionEncoder(nn.Module, ABC):
 
         `picture`: (B, 3, H / scale, W / scale) float32 in 0..1, for images of H x W pixels. `x_t`: (B, C, H / 8, W / 8)
         float32. `t`: (B,). With guidance, the batch holds the prompts and then the negative prompts, all with their
-        pictures. `conditioning.with_tokens` adds tokens to the text; `x_t + ...` adds to the latents.
+        pictures. `steer(conditioning, residuals=...)` adds inside a UNet (`families/stable_diffusion`),
+        `conditioning.with_tokens` adds tokens to the text, `x_t + ...` adds to the latents.
         """
 
     def __call__(self, *args: Any) -> tuple[Tensor, Conditioning]:
