@@ -6,11 +6,13 @@ are written by hand.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lorasmith.api.first_config import complete
 from lorasmith.api.recipe import SUBJECTS, Answers, short
 from lorasmith.core.recipes import FOLDER
+from lorasmith.families.flux.source import FluxSource
+from lorasmith.families.sd3.source import SD3Source
 
 SD1, SD2, SDXL = "v1-5-pruned-emaonly.safetensors", "v2-1_768-ema-pruned.safetensors", "sd_xl_base_1.0.safetensors"
 NOT_MEASURED = "Evidence: not measured on this base."
@@ -47,8 +49,12 @@ def sdxl(subject: str, memory: float, base: str = SDXL, prediction: str = "epsil
 
 def flow(memory: float, kind: str) -> Answers:
     """A character on Flux.1 dev or SD 3.5 medium."""
-    base = {"flux": "flux1-dev.safetensors", "sd3": "sd3.5_medium.safetensors"}[kind]
-    return Answers(base, IMAGES, "runs/mia", "mia", "character", memory, COUNT, 1024, kind=kind, prediction="velocity")
+    base, timesteps = {
+        "flux": ("flux1-dev.safetensors", FluxSource.timesteps),
+        "sd3": ("sd3.5_medium.safetensors", SD3Source.timesteps),
+    }[kind]
+    answers = Answers(base, IMAGES, "runs/mia", "mia", "character", memory, COUNT, 1024, kind=kind)
+    return replace(answers, prediction="velocity", timesteps=timesteps)
 
 
 CAPTIONS = "Each picture 01.png has its caption beside it in 01.txt, for example: a photo of mia, smiling, in a garden."

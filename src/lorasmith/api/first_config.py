@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from lorasmith.api.published_models import published_model
 from lorasmith.api.recipe import SUBJECTS, Answers, recipe
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.data.listing import images_in
+from lorasmith.families.published_models import published_model
 from lorasmith.families.resolve import find
 from lorasmith.training.memory_levels import CHECKPOINTING, LAST_EXACT, LEVELS
 from lorasmith.training.setup.memory_estimate import StepShape, need
@@ -77,6 +77,7 @@ def make_config(
         resolution=source.native_size,
         kind=source.kind,
         prediction=source.prediction,
+        timesteps=source.timesteps,
         tags=source.kind == "sdxl" and any(name in lower for name in TAG_NAMES),
     )
     return complete(answers)

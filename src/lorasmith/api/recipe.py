@@ -70,8 +70,6 @@ SUBJECTS = {
     ),
 }
 """`concept`: a pose, an action, a piece of clothing: what the captions put beside a subject."""
-TIMESTEPS = {"sd3": "logit_normal", "flux": "shifted"}
-"""How timesteps are chosen on bases of flow matching."""
 TAG_PROMPTS = {
     "character": ("1girl, {}, portrait", "1girl, {}, beach, full body", "1girl, {}, night, city", "1girl, portrait"),
     "object": ("{}, on table", "1girl, holding {}", "{}, outdoors", "1girl, portrait"),
@@ -100,6 +98,8 @@ class Answers:
     kind: str = "sd1"
     """The family of the base: `sd1`, `sd2`, `sdxl`, `sd3`, `flux`."""
     prediction: str = "epsilon"
+    timesteps: str = "uniform"
+    """The timestep sampler of a base of flow matching."""
     tags: bool = False
     """Whether captions are lists of tags, as anime bases read them."""
     batch: int | None = None
@@ -120,7 +120,7 @@ class Answers:
     @property
     def flows(self) -> bool:
         """Whether the base was trained by flow matching."""
-        return self.kind in TIMESTEPS
+        return self.prediction == "velocity"
 
     @property
     def trains_text(self) -> bool:
@@ -246,7 +246,7 @@ def short(rate: float) -> str:
 def objective_lines(answers: Answers) -> list[str]:
     """The weights over t."""
     if answers.flows:
-        return ["", "[objective]", f"timesteps = {{ kind = {inline(TIMESTEPS[answers.kind])} }}"]
+        return ["", "[objective]", f"timesteps = {{ kind = {inline(answers.timesteps)} }}"]
     if answers.pure_noise:
         # min-SNR and debiased give pure noise no weight, or all of it
         return ["", "# no weighting: the loss of v-prediction also trains pure noise, which min-SNR leaves out"]

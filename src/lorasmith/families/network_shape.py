@@ -7,14 +7,14 @@ from typing import Protocol
 
 
 @dataclass(frozen=True)
-class KeptBlock:
-    """How many numbers autograd keeps of one block and one image for the backward pass."""
+class BlockActivations:
+    """How many activations autograd saves of one block and one image for the backward pass."""
 
-    entering: int
-    """Numbers that enter the block: what is kept of it when it is computed again."""
-    inside: float
+    inputs: int
+    """Those that enter the block: what is saved when it is computed again (gradient checkpointing)."""
+    all: float
     lean: float
-    """The same as `inside` with lean saves."""
+    """The same as `all` with lean saves."""
 
 
 class NetworkShape(Protocol):
@@ -25,6 +25,6 @@ class NetworkShape(Protocol):
         """What the estimate of weights and activations is multiplied by, for what is not counted."""
         ...
 
-    def kept_blocks(self, width: int, height: int) -> list[KeptBlock]:
+    def block_activations(self, width: int, height: int) -> list[BlockActivations]:
         """The blocks in the order in which they run, for latents of this size."""
         ...

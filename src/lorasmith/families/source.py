@@ -43,6 +43,8 @@ class Source(ABC):
     """The CLIP text encoders whose pooled text is projected."""
     frozen_text_encoders: ClassVar[tuple[str, ...]] = ()
     """Text encoders that are never trained here, though LoRA files may change them."""
+    timesteps: ClassVar[str] = "uniform"
+    """The timestep sampler that a first config of this family has."""
     default_cfg: ClassVar[float | None] = None
     """See `DiffusionModel.default_cfg`."""
     layer_presets: ClassVar[Mapping[str, tuple[str, ...]]]

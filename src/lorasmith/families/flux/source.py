@@ -21,8 +21,8 @@ from lorasmith.families.transformer_models.source import DENOISER, LATENT_CHANNE
 PACKED_CHANNELS = 4 * LATENT_CHANNELS
 """Inputs of the transformer: 2 x 2 latents of 16 channels."""
 _SIGNS = ("img_in.weight", "txt_in.weight", "vector_in.in_layer.weight", "double_blocks.0.img_mod.lin.weight")
-DOUBLE_KEEPS, SINGLE_KEEPS = 20.3, 19.2
-"""What autograd keeps of the two kinds of blocks (`TransformerShape`)."""
+DOUBLE_SAVES, SINGLE_SAVES = 20.3, 19.2
+"""What autograd saves of the two kinds of blocks (`TransformerShape`)."""
 TEXT_TOKENS = 512
 
 
@@ -34,7 +34,7 @@ def shape_of_config(config: Mapping[str, Any]) -> TransformerShape:
 
 def shape_of_sizes(width: int, double_blocks: int, single_blocks: int) -> TransformerShape:
     """The sizes of a transformer of Flux by its width and its numbers of blocks."""
-    blocks = (DOUBLE_KEEPS,) * double_blocks + (SINGLE_KEEPS,) * single_blocks
+    blocks = (DOUBLE_SAVES,) * double_blocks + (SINGLE_SAVES,) * single_blocks
     return TransformerShape(width, 2, TEXT_TOKENS, blocks)
 
 
@@ -44,6 +44,7 @@ class FluxSource(TransformerSource):
     kind = "flux"
     projected_text: ClassVar[tuple[str, ...]] = ()
     needs_t5: ClassVar[bool] = True
+    timesteps: ClassVar[str] = "shifted"
     default_cfg: ClassVar[float | None] = 1.0
     layer_presets: ClassVar[Mapping[str, tuple[str, ...]]] = preset_patterns(
         ["transformer_blocks", "single_transformer_blocks"]

@@ -22,8 +22,8 @@ from lorasmith.families.transformer_models.source import DENOISER, LATENT_CHANNE
 HEAD = 64
 """The width of an attention head where the file does not show it."""
 _SIGNS = ("x_embedder.proj.weight", "pos_embed", "joint_blocks.0.x_block.attn.qkv.weight")
-BLOCK_KEEPS, DUAL_KEEPS = 23.4, 11.2
-"""What autograd keeps of a block, and of its second attention (`TransformerShape`)."""
+BLOCK_SAVES, DUAL_SAVES = 23.4, 11.2
+"""What autograd saves of a block, and of its second attention (`TransformerShape`)."""
 TEXT_TOKENS = 77 + 256
 
 
@@ -37,7 +37,7 @@ def shape_of_config(config: Mapping[str, Any]) -> TransformerShape:
 def shape_of_sizes(width: int, blocks: int, dual: int, patch: int) -> TransformerShape:
     """The sizes of a transformer of SD3. `dual`: how many blocks attend to the image a second time; `patch`: the side
     of a token in latents."""
-    return TransformerShape(width, patch, TEXT_TOKENS, (BLOCK_KEEPS,) * blocks, dual, DUAL_KEEPS)
+    return TransformerShape(width, patch, TEXT_TOKENS, (BLOCK_SAVES,) * blocks, dual, DUAL_SAVES)
 
 
 class SD3Source(TransformerSource):
@@ -46,6 +46,7 @@ class SD3Source(TransformerSource):
     kind = "sd3"
     projected_text: ClassVar[tuple[str, ...]] = ("te1", "te2")
     needs_t5: ClassVar[bool] = False
+    timesteps: ClassVar[str] = "logit_normal"
     default_cfg: ClassVar[float | None] = 4.5
     layer_presets: ClassVar[Mapping[str, tuple[str, ...]]] = preset_patterns(["transformer_blocks"])
     folders: ClassVar[Mapping[str, tuple[str, str]]] = {

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorasmith.core.errors import LorasmithError
-from lorasmith.families.network_shape import KeptBlock
-from lorasmith.families.stable_diffusion.kept_numbers import MARGIN, kept_blocks
+from lorasmith.families.network_shape import BlockActivations
+from lorasmith.families.stable_diffusion.unet_activations import MARGIN, block_activations
 
 _FIXED: dict[str, tuple[Any, ...]] = {  # settings that are the same in all models of the family
     "act_fn": ("silu",),
@@ -67,9 +67,9 @@ class UNetConfig:
         """See `NetworkShape`."""
         return MARGIN
 
-    def kept_blocks(self, width: int, height: int) -> list[KeptBlock]:
+    def block_activations(self, width: int, height: int) -> list[BlockActivations]:
         """See `NetworkShape`."""
-        return kept_blocks(self, width, height)
+        return block_activations(self, width, height)
 
     @classmethod
     def from_diffusers(cls, config: Mapping[str, Any], where: str = "unet/config.json") -> UNetConfig:

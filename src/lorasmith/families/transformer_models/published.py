@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.families.stable_diffusion.layer_names import text_layers
@@ -67,3 +67,8 @@ def clip_layers(component: str, config: Mapping[str, int], *, projected: bool) -
     yield from (spec for spec in text_layers(component, config) if spec.name != projection)
     if projected:
         yield LayerSpec(projection, "linear", (config["projection_dim"], config["hidden_size"]))
+
+
+def of_denoiser(specs: Iterable[LayerSpec]) -> tuple[LayerSpec, ...]:
+    """The layers of the transformer, which a first run trains alone."""
+    return tuple(spec for spec in specs if spec.component == DENOISER)

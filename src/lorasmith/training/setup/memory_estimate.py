@@ -1,7 +1,7 @@
 """How much memory a step needs at each memory level, from the shape of the network, before anything is loaded.
 
-The activations that autograd keeps are counted block by block; each family says what a block keeps (`NetworkShape`).
-Adapters on more layers than the attentions keep more, so the estimate has a margin.
+The activations that autograd saves are counted block by block; each family says what a block saves (`NetworkShape`).
+Adapters on more layers than the attentions save more, so the estimate has a margin.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class StepShape:
 
 
 def activations(network: NetworkShape, shape: StepShape, level: int) -> int:
-    """Bytes that autograd keeps for the backward pass of one micro-batch."""
-    blocks = network.kept_blocks(shape.width, shape.height)
-    inside = [block.lean if level >= LEAN else block.inside for block in blocks]
-    # When blocks are computed again, only their inputs are kept, and the inside of one of them.
-    numbers = sum(block.entering for block in blocks) + max(inside) if level >= CHECKPOINTING else sum(inside)
+    """Bytes that autograd saves for the backward pass of one micro-batch."""
+    blocks = network.block_activations(shape.width, shape.height)
+    saved = [block.lean if level >= LEAN else block.all for block in blocks]
+    # When blocks are computed again, only their inputs are saved, and all of one of them.
+    numbers = sum(block.inputs for block in blocks) + max(saved) if level >= CHECKPOINTING else sum(saved)
     return int(numbers * shape.images * shape.item)
 
 

@@ -82,7 +82,7 @@ def test_flux(level: int, monkeypatch: pytest.MonkeyPatch) -> None:
     counted = kept_bytes(FluxNetwork, FLUX, inputs, level == CHECKPOINTING)
     estimate = activations(flux.shape_of_config(FLUX), StepShape(SIDE, SIDE, 1, 2), level)
     if level == CHECKPOINTING:  # the inside of one block comes in addition while it is computed again
-        estimate -= int(max(flux.DOUBLE_KEEPS, flux.SINGLE_KEEPS) * (SIDE * SIDE // 4 + 512) * 3072 * 2)
+        estimate -= int(max(flux.DOUBLE_SAVES, flux.SINGLE_SAVES) * (SIDE * SIDE // 4 + 512) * 3072 * 2)
     assert abs(estimate / counted - 1) < (0.15 if level else 0.1)
 
 

@@ -10,8 +10,8 @@ from diffusers.models.transformers.transformer_flux import FluxTransformer2DMode
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 
 from lorasmith.adapters.layer import spec_of
-from lorasmith.api.published_models import published_model
 from lorasmith.families.flux import source as flux_source
+from lorasmith.families.published_models import published_model
 from lorasmith.families.sd3 import source as sd3_source
 from lorasmith.files.model import ModelLayers
 
