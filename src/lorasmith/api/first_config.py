@@ -11,8 +11,10 @@ from pathlib import Path
 from lorasmith.api.recipe import SUBJECTS, Answers, recipe
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.data.listing import images_in
-from lorasmith.families.published_models import published_model
+from lorasmith.families.file_names import file_names_of
+from lorasmith.families.published_models import PublishedModel, published_model
 from lorasmith.families.resolve import find
+from lorasmith.families.source import Source
 from lorasmith.training.memory_levels import CHECKPOINTING, LAST_EXACT, LEVELS
 from lorasmith.training.setup.memory_estimate import StepShape, need
 
@@ -80,14 +82,24 @@ def make_config(
         timesteps=source.timesteps,
         tags=source.kind == "sdxl" and any(name in lower for name in TAG_NAMES),
     )
-    return complete(answers)
+    return complete(answers, model=model_of(source))
 
 
-def complete(answers: Answers, header: Sequence[str] = ()) -> NewConfig:
-    """The config of answers whose base is known, with the largest batch that fits."""
+def model_of(source: Source) -> PublishedModel:
+    """The sizes of a base: its own, where its family can tell them, since models of a family differ."""
+    published, network = published_model(source.kind), source.network_shape
+    if network is None:
+        return published
+    layers = file_names_of(source.kind).layers_of(source)
+    return replace(published, network=network, parameters=source.parameters, layers=layers)
+
+
+def complete(answers: Answers, header: Sequence[str] = (), model: PublishedModel | None = None) -> NewConfig:
+    """The config of answers whose base is known, with the largest batch that fits. `model`: its sizes; None: those of
+    the published model of its family."""
     forecast = None
     if answers.short_run is None:
-        forecast = forecast_of(answers)
+        forecast = forecast_of(answers, model or published_model(answers.kind))
         answers = replace(answers, batch=forecast.batch)
     notes: list[str] = []
     if answers.tags:
@@ -102,7 +114,7 @@ def complete(answers: Answers, header: Sequence[str] = ()) -> NewConfig:
     return NewConfig(recipe(answers, lines), answers, forecast, tuple(notes))
 
 
-def forecast_of(answers: Answers) -> Forecast:
+def forecast_of(answers: Answers, model: PublishedModel) -> Forecast:
     """The largest batch at the lowest memory level that fits the card, by the formula of `lorasmith check`.
 
     Levels are preferred to small batches up to checkpointing, but a batch of 4 is not worth the time that it costs.
@@ -112,24 +124,23 @@ def forecast_of(answers: Answers) -> Forecast:
     if answers.flows:  # where weights are copied for each step, more images share the copies
         choices[-1:] = [(4, LAST_EXACT), (2, LAST_EXACT), (1, LAST_EXACT)]
     for batch, level in choices:
-        gib = step_gib(answers, batch, level)
+        gib = step_gib(answers, model, batch, level)
         if gib <= usable:
             return Forecast(batch, level, gib)
-    return Forecast(1, LAST_EXACT, step_gib(answers, 1, LAST_EXACT))
+    return Forecast(1, LAST_EXACT, step_gib(answers, model, 1, LAST_EXACT))
 
 
-def step_gib(answers: Answers, batch: int, level: int) -> float:
+def step_gib(answers: Answers, model: PublishedModel, batch: int, level: int) -> float:
     """What a step of `batch` images needs at a memory level."""
     side = answers.resolution // 8
     shape = StepShape(side, side, batch, 2)
-    model = published_model(answers.kind)
     text = 2 * model.text_parameters if answers.trains_text or answers.captions_change else 0
-    return (need(model.network, model.parameters, trained_weights(answers), shape, level).total + text) / GIB
+    trained = trained_weights(answers, model)
+    return (need(model.network, model.parameters, trained, shape, level).total + text) / GIB
 
 
-def trained_weights(answers: Answers) -> int:
+def trained_weights(answers: Answers, model: PublishedModel) -> int:
     """The number of weights of the LoRA."""
-    model = published_model(answers.kind)
     patterns = model.presets["attention-mlp"]
     rank = SUBJECTS[answers.subject].rank
     total = 0

@@ -15,6 +15,8 @@ from lorasmith.api.first_config import complete, make_config, step_gib
 from lorasmith.api.recipe import LITTLE_MEMORY, SUBJECTS, TAG_PROMPTS, Answers, recipe
 from lorasmith.core.errors import LorasmithError
 from lorasmith.diffusion.weightings.min_snr import MinSnr
+from lorasmith.families.published_models import published_model
+from tests.transformer_bases import write_sd3
 
 BASES = {
     "tiny": Answers("tiny-sd", "photos", "runs/mia"),
@@ -74,8 +76,8 @@ def test_a_larger_card_never_gets_smaller_steps_or_a_higher_level() -> None:
 
 
 def test_the_forecast_grows_with_the_batch_and_falls_with_the_level() -> None:
-    by_batch = [step_gib(BASES["sdxl"], batch, 0) for batch in (1, 2, 4)]
-    by_level = [step_gib(BASES["sdxl"], 1, level) for level in (0, 1, 2, 3)]
+    by_batch = [step_gib(BASES["sdxl"], published_model("sdxl"), batch, 0) for batch in (1, 2, 4)]
+    by_level = [step_gib(BASES["sdxl"], published_model("sdxl"), 1, level) for level in (0, 1, 2, 3)]
     assert by_batch == sorted(by_batch)
     assert by_level == sorted(by_level, reverse=True)
 
@@ -93,6 +95,14 @@ def test_the_base_is_identified_and_the_images_are_counted(photos: Path) -> None
     made = make_config("tiny-sd", str(photos), "runs/x", "mia")
     assert (made.answers.kind, made.answers.resolution, made.answers.count) == ("sd1", 128, 12)
     assert made.forecast is None
+
+
+def test_the_forecast_is_that_of_the_base_and_not_of_the_published_model(photos: Path, tmp_path: Path) -> None:
+    """A small SD3 needs next to nothing; SD3.5 medium, the published model of its family, needs gigabytes."""
+    small = make_config(str(write_sd3(tmp_path / "small")), str(photos), "runs/x", "mia")
+    assert small.forecast is not None
+    assert (small.answers.kind, small.forecast.level, small.forecast.batch) == ("sd3", 0, 4)
+    assert small.forecast.gib < 1
 
 
 @pytest.mark.parametrize(
