@@ -172,15 +172,16 @@ def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
 def _factor_grads(
     stack: StackedLayers,
     grads: Sequence[Tensor | None],
-    x: Tensor,
+    x: Tensor | None,
     hidden: Tensor | None,
     hidden_grad: Tensor | None,
 ) -> list[Tensor | None]:
     """The gradients of up (out, rank) and down (rank, in) of each product of each layer, in float32.
 
-    `x`: (rows, in), the layers' input; `hidden`: (rows, room), down x; `hidden_grad`: its gradient.
+    `x`: (rows, in), the layers' input; `hidden`: (rows, room), down x; `hidden_grad`: its gradient. All three are None
+    without products.
     """
-    if hidden is None or hidden_grad is None:
+    if x is None or hidden is None or hidden_grad is None:
         return [None, None] * stack.product_count
     down_grads = _product_in_float32(hidden_grad.T, x)
     result: list[Tensor | None] = []
@@ -202,8 +203,13 @@ def _factor_grads(
     return result
 
 
-def _change_grads(stack: StackedLayers, grads: Sequence[Tensor | None], x: Tensor) -> list[Tensor | None]:
-    """The gradient of each layer's change of its weight, (out, in), in float32 or bf16. `x`: (rows, in)."""
+def _change_grads(stack: StackedLayers, grads: Sequence[Tensor | None], x: Tensor | None) -> list[Tensor | None]:
+    """The gradient of each layer's change of its weight, (out, in), in float32 or bf16.
+
+    `x`: (rows, in); None if no layer has an adapter.
+    """
+    if x is None:
+        return [None] * len(stack.outputs)
     # fp16 would overflow in a sum over all rows
     multiply = _product_in_float32 if x.dtype == torch.float16 else torch.mm
     pairs = zip(grads, stack.change_entries, strict=True)
