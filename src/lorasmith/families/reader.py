@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from lorasmith.core.dtypes import SAFETENSORS_DTYPES, dtype_name
 from lorasmith.core.errors import LorasmithError, did_you_mean
 
+_COMMON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _STAGING_BYTES = 8 << 20
 
 
@@ -154,16 +155,18 @@ class Reader:
             return torch.empty(ref.shape, dtype=dtype, device=device)
         file = self._open(ref.path)
         file.seek(ref.offset)
-        out = torch.empty(ref.shape, dtype=dtype)
+        # A GPU converts faster than a CPU can read.
+        convert_on_device = torch.device(device).type != "cpu" and ref.scale is None and ref.dtype in _COMMON_DTYPES
+        out = torch.empty(ref.shape, dtype=ref.dtype if convert_on_device else dtype)
         if ref.scale is not None:
             self._convert_scaled(file, out.view(len(out), -1), ref, ref.scale)
-        elif dtype == ref.dtype:
+        elif out.dtype == ref.dtype:
             self._fill(file, out.view(-1).view(torch.uint8), ref)
         else:
             self._convert(file, out.view(-1), ref)
         if ref.halves_swapped:
             out = out.roll(len(out) // 2, 0)
-        out = out.to(device)
+        out = out.to(device).to(dtype)
         return out.T.contiguous() if ref.transposed else out
 
     def _open(self, path: Path) -> BinaryIO:

@@ -37,6 +37,14 @@ def test_values_are_those_of_the_file(
             assert torch.equal(found.float(), expected.float())
 
 
+def test_a_device_other_than_the_cpu_gets_the_wanted_dtype(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(3, 2, dtype=torch.float16)}, tmp_path / "a.safetensors")
+    refs, _ = reader.read_header(tmp_path / "a.safetensors")
+    with reader.Reader() as read:
+        found = read.read(refs["a"], torch.bfloat16, "meta")
+    assert (found.dtype, found.shape, found.device.type) == (torch.bfloat16, (3, 2), "meta")
+
+
 def test_rows_views_and_transposes(tmp_path: Path) -> None:
     value = torch.randn(6, 4)
     save_file({"a": value}, tmp_path / "x.safetensors")
