@@ -85,10 +85,10 @@ class AttentionExample:
         torch.manual_seed(0)
         self.network: Any = nn.Module()
         self.network.norm = nn.LayerNorm(16)
-        for name in ("q", "k", "v", "out", "second"):
+        for name in ("q", "k", "v", "out", "second", "bare"):
             self.network.add_module(name, nn.Linear(16, 16, bias=name == "out"))
         self.network.requires_grad_(False).to(device)
-        self.adapters = adapters_on(self.network, kind, ("*",))
+        self.adapters = adapters_on(self.network, kind, ("*", "!*.bare"))
         self.x = torch.randn(2, 3, 16).to(device).requires_grad_()
         self.weight = torch.randn(2, 3, 16).to(device)
 
@@ -100,6 +100,7 @@ class AttentionExample:
             total, q, k, v = ops.add_ln_project(network.norm, [network.q, network.k, network.v], self.x)
             branch = ops.linear(network.out, q * k + v)
             total, second = ops.add_ln_project(network.norm, [network.second], total, branch)
+            second = ops.linear(network.bare, second)
         trained = [self.x, *self.adapters.parameters()]
         gradients = torch.autograd.grad(((total + second) * self.weight).sum(), trained, allow_unused=True)
         return [second.detach(), *[gradient for gradient in gradients if gradient is not None]]
