@@ -74,10 +74,7 @@ class _Project(torch.autograd.Function):
             hidden_grad = _times_weights(flat_grads, stack.extended[:, stack.width :], stack)
         if dx is not None and hidden_grad is not None:
             dx.addmm_(hidden_grad, stack.downs)
-        trained_grads = [
-            *_change_grads(stack, flat_grads, flat),
-            *_factor_grads(stack, flat_grads, flat, hidden, hidden_grad),
-        ]
+        trained_grads = _trained_grads(stack, flat_grads, flat, hidden, hidden_grad)
         return (None if dx is None else dx.view(ctx.shape), None, *trained_grads)
 
 
@@ -126,10 +123,7 @@ class _AddNormProject(torch.autograd.Function):
                 _write_hidden(extended_input, stack)
                 hidden, hidden_grad = extended_input[:, stack.width :], extended_grad[:, stack.width :]
                 input_grad.addmm_(hidden_grad, stack.downs)
-            trained_grads = [
-                *_change_grads(stack, flat_grads, flat),
-                *_factor_grads(stack, flat_grads, flat, hidden, hidden_grad),
-            ]
+            trained_grads = _trained_grads(stack, flat_grads, flat, hidden, hidden_grad)
         dx = layer_norm.launch_backward(extended_grad, total, ctx.norm.weight, stats, residual)
         return (dx, dx if ctx.has_branch else None, None, None, *trained_grads)
 
@@ -172,16 +166,16 @@ def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
 def _factor_grads(
     stack: StackedLayers,
     grads: Sequence[Tensor | None],
-    x: Tensor | None,
+    x: Tensor,
     hidden: Tensor | None,
     hidden_grad: Tensor | None,
 ) -> list[Tensor | None]:
     """The gradients of up (out, rank) and down (rank, in) of each product of each layer, in float32.
 
-    `x`: (rows, in), the layers' input; `hidden`: (rows, room), down x; `hidden_grad`: its gradient. All three are None
+    `x`: (rows, in), the layers' input; `hidden`: (rows, room), down x; `hidden_grad`: its gradient. Both are None
     without products.
     """
-    if x is None or hidden is None or hidden_grad is None:
+    if hidden is None or hidden_grad is None:
         return [None, None] * stack.product_count
     down_grads = _product_in_float32(hidden_grad.T, x)
     result: list[Tensor | None] = []
@@ -203,13 +197,21 @@ def _factor_grads(
     return result
 
 
-def _change_grads(stack: StackedLayers, grads: Sequence[Tensor | None], x: Tensor | None) -> list[Tensor | None]:
-    """The gradient of each layer's change of its weight, (out, in), in float32 or bf16.
-
-    `x`: (rows, in); None if no layer has an adapter.
-    """
+def _trained_grads(
+    stack: StackedLayers,
+    grads: Sequence[Tensor | None],
+    x: Tensor | None,
+    hidden: Tensor | None,
+    hidden_grad: Tensor | None,
+) -> list[Tensor | None]:
+    """The gradients of all that `_trained` returns. `x` is None if no layer has an adapter."""
     if x is None:
-        return [None] * len(stack.outputs)
+        return _no_gradients(stack)
+    return [*_change_grads(stack, grads, x), *_factor_grads(stack, grads, x, hidden, hidden_grad)]
+
+
+def _change_grads(stack: StackedLayers, grads: Sequence[Tensor | None], x: Tensor) -> list[Tensor | None]:
+    """The gradient of each layer's change of its weight, (out, in), in float32 or bf16. `x`: (rows, in)."""
     # fp16 would overflow in a sum over all rows
     multiply = _product_in_float32 if x.dtype == torch.float16 else torch.mm
     pairs = zip(grads, stack.change_entries, strict=True)
