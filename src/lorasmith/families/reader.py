@@ -130,6 +130,11 @@ def _ref(path: Path, name: str, entry: dict[str, Any], data_start: int) -> Tenso
     return ref
 
 
+def _is_converted_on(device: torch.device, ref: TensorRef) -> bool:
+    """Whether a tensor is converted on its device: a GPU converts faster than a CPU can read."""
+    return device.type != "cpu" and ref.scale is None and ref.dtype in _COMMON_DTYPES
+
+
 class Reader:
     """Reads tensors. Holds the open files and the staging buffer. Use as a context manager."""
 
@@ -155,9 +160,7 @@ class Reader:
             return torch.empty(ref.shape, dtype=dtype, device=device)
         file = self._open(ref.path)
         file.seek(ref.offset)
-        # A GPU converts faster than a CPU can read.
-        convert_on_device = torch.device(device).type != "cpu" and ref.scale is None and ref.dtype in _COMMON_DTYPES
-        out = torch.empty(ref.shape, dtype=ref.dtype if convert_on_device else dtype)
+        out = torch.empty(ref.shape, dtype=ref.dtype if _is_converted_on(torch.device(device), ref) else dtype)
         if ref.scale is not None:
             self._convert_scaled(file, out.view(len(out), -1), ref, ref.scale)
         elif out.dtype == ref.dtype:
