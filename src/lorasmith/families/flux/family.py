@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lorasmith.families.base import Conditioning
+from lorasmith.families.flux.network import AttentionWithoutCudnn
 from lorasmith.families.flux.source import FluxSource
 from lorasmith.families.stable_diffusion import text as clip_text
 from lorasmith.families.stable_diffusion.conditioning import CONTEXT, POOLED
@@ -30,6 +31,8 @@ class Flux(TransformerFamily):
 
     def __init__(self, source: FluxSource, dtype: torch.dtype | None, device: torch.device | str) -> None:
         super().__init__(source, dtype, device)
+        network: Any = self.denoiser
+        network.set_attn_processor(AttentionWithoutCudnn())
         self._distilled = source.is_distilled
 
     def set_guidance(self, guidance: float) -> None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+from diffusers.models.transformers.transformer_flux import FluxAttnProcessor, FluxTransformer2DModel
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+ATTENTION_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Without cuDNN's, which torch prefers on GPUs since the H100: with torch 2.11, its backward pass reads outside of its
+memory in these blocks (an illegal memory access on an H200)."""
 
 
 class FluxNetwork(FluxTransformer2DModel):
@@ -28,6 +35,15 @@ class FluxNetwork(FluxTransformer2DModel):
             return_dict=False,
         )[0]
         return unpack(output, height, width)
+
+
+class AttentionWithoutCudnn(FluxAttnProcessor):
+    """diffusers' attention of a block, on the `ATTENTION_BACKENDS` alone. It is part of the block, so that it also
+    holds where gradient checkpointing computes a block again."""
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        with sdpa_kernel(ATTENTION_BACKENDS):
+            return super().__call__(*inputs, **named)
 
 
 def pack(x: Tensor) -> Tensor:
