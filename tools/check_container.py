@@ -8,7 +8,8 @@ folder, so that a second run does not fetch it again; each run begins with a new
 machine that the network needs in the root (resolv.conf is always copied). `--pip-torch`: torch comes from pip's own
 index, where that of PyTorch cannot be reached.
 
-Afterwards the program is started in it as the image would: `--version`, `doctor --no-test`, `recipes`, and a short run.
+Afterwards the program is started in it as the image would: `--version`, `doctor --no-test`, `recipes`, a short run, and
+the studio, which must answer on its port.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ import json
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +32,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = "ca-certificates,python3,python3-venv,python3-pip,python-is-python3"
+STUDIO_SECONDS = 120
 TORCH_BACKEND = re.compile(r'--torch-backend "?\$TORCH"?')
 
 
@@ -48,14 +54,19 @@ class Place:
     folder: str = "/"
     user: str = "0"
     entry: list[str] = field(default_factory=list)
+    arguments: list[str] = field(default_factory=list)
 
-    def run(self, command: list[str]) -> None:
-        """Run a command in the root. Ends the program if it fails."""
-        script = f"cd {shlex.quote(self.folder)} && {shlex.join(command)}"
+    def in_root(self, command: list[str]) -> list[str]:
+        """The command of this machine that runs `command` in the root."""
+        script = f"cd {shlex.quote(self.folder)} && exec {shlex.join(command)}"
         settings = [f"{name}={value}" for name, value in self.variables.items()]
         user = [] if self.user == "0" else [f"--userspec={self.user}:{self.user}"]
         print(f"$ {shlex.join(command)[:160]}", flush=True)
-        done = subprocess.run(["chroot", *user, self.root, "/usr/bin/env", "-i", *settings, "/bin/sh", "-c", script])
+        return ["chroot", *user, str(self.root), "/usr/bin/env", "-i", *settings, "/bin/sh", "-c", script]
+
+    def run(self, command: list[str]) -> None:
+        """Run a command in the root. Ends the program if it fails."""
+        done = subprocess.run(self.in_root(command))
         if done.returncode:
             sys.exit(f"exit code {done.returncode}")
 
@@ -112,7 +123,7 @@ def carry_out(stage: Stage, place: Place, others: dict[str, Path], pip_torch: bo
             place.run(["/bin/sh", "-c", with_pip(rest) if pip_torch else rest])
         elif instruction == "COPY":
             copy(rest, place, others)
-        elif instruction not in ("VOLUME", "EXPOSE", "CMD"):
+        elif instruction not in ("VOLUME", "EXPOSE"):
             set_value(instruction, rest, place)
 
 
@@ -130,6 +141,8 @@ def set_value(instruction: str, rest: str, place: Place) -> None:
         place.user = rest
     elif instruction == "ENTRYPOINT":
         place.entry = json.loads(rest)
+    elif instruction == "CMD":
+        place.arguments = json.loads(rest)
     else:
         sys.exit(f"the instruction {instruction} of the Dockerfile is not known here")
 
@@ -200,6 +213,38 @@ def build_and_start(root: Path, torch: str, pip_torch: bool) -> None:
     place.variables["HF_HUB_OFFLINE"] = "1"
     for command in (["--version"], ["doctor", "--no-test"], ["recipes"], ["train", "garp", "steps=2", "--overwrite"]):
         place.run([*place.entry, *command])
+    check_studio(place)
+
+
+def check_studio(place: Place) -> None:
+    """Start what the image starts without arguments, until it answers. Ends the program if it does not."""
+    port = place.arguments[place.arguments.index("--port") + 1]
+    address = f"http://127.0.0.1:{port}/"
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", int(port))) == 0:
+            sys.exit(f"port {port} of this machine is in use, so that the studio cannot be checked; stop what uses it")
+    child = subprocess.Popen(place.in_root([*place.entry, *place.arguments]))
+    try:
+        until = time.monotonic() + STUDIO_SECONDS
+        while (status := status_of(address)) is None and child.poll() is None and time.monotonic() < until:
+            time.sleep(1)
+    finally:
+        child.terminate()
+        child.wait()
+    if status is None:
+        sys.exit(f"the studio did not answer on {address} within {STUDIO_SECONDS} seconds")
+    print(f"{address} answers with status {status}")
+
+
+def status_of(address: str) -> int | None:
+    """The status of an answer, such as 403 where a token is missing; None without an answer."""
+    try:
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
 
 
 if __name__ == "__main__":

@@ -89,3 +89,13 @@ def test_the_check_without_docker_takes_proc_away_after_a_failure(
     with pytest.raises(SystemExit), check_container.mounted_proc(tmp_path):
         raise SystemExit("exit code 1")
     assert done == ["mount", "umount"]
+
+
+def test_the_check_without_docker_knows_every_instruction_and_starts_what_the_image_starts(tmp_path: Path) -> None:
+    place = check_container.Place(tmp_path, {})
+    for stage in check_container.read_dockerfile(DOCKERFILE):
+        stage.steps = [step for step in stage.steps if step[0] not in ("RUN", "COPY")]
+        check_container.carry_out(stage, place, {}, pip_torch=False)
+    assert (place.user, place.folder) == (last("USER"), last("WORKDIR"))
+    assert [*place.entry, *place.arguments] == [*json.loads(last("ENTRYPOINT")), *json.loads(last("CMD"))]
+    assert place.variables["LORASMITH_CACHE"] == "/cache/lorasmith"
