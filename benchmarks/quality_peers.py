@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +28,7 @@ from PIL import Image
 
 from benchmarks.peers import code as peer_code
 from benchmarks.peers.judging import Prompts, draw, measure
-from benchmarks.peers.pool import Pool, Row, Task, read_rows
+from benchmarks.peers.pool import Limits, Pool, Row, Task, read_rows
 from benchmarks.peers.recipes import LRS, PEERS, RANKS, Case, start, write_data
 from benchmarks.peers.table import NUMBERS, differences_table, mean_of, means_table, of_setting, search_table
 from lorasmith.evaluation.judge import Judge
@@ -87,7 +89,7 @@ def read_pictures(folder: Path) -> torch.Tensor:
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def draw_base(settings: Settings) -> dict[str, Any]:
+def draw_base(settings: Settings, _on_cpu: bool) -> dict[str, Any]:
     """The pictures of the other things without a LoRA; what the judge finds in all of them."""
     family, eye = load("tiny-sd", device=device_of(settings)), Judge.load()
     requests, names = Prompts("garp", settings.rounds).of("garp")
@@ -99,14 +101,34 @@ def draw_base(settings: Settings) -> dict[str, Any]:
     return {"likeness": right[:half], "others": right[half:], "drift_features": zeros, "drift_pixels": zeros}
 
 
-def train_and_judge(case: Case, settings: Settings) -> dict[str, Any]:
+def train(case: Case, settings: Settings) -> None:
+    torch.set_num_threads(1)
+    start(PEERS[case.peer].job(case, settings.code, settings.work, settings.steps))
+
+
+def train_on_cpu(case: Case, settings: Settings) -> None:
+    """Train in a process that sees no GPU: the scripts take one wherever they find it."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    child = multiprocessing.get_context("spawn").Process(target=train, args=(case, settings))
+    child.start()
+    del os.environ["CUDA_VISIBLE_DEVICES"]
+    if seen is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = seen
+    child.join()
+    if child.exitcode != 0:
+        raise RuntimeError(f"the training ended with exit code {child.exitcode}")
+
+
+def train_and_judge(case: Case, settings: Settings, on_cpu: bool) -> dict[str, Any]:
     """Train one case and judge its file."""
     started = time.perf_counter()
-    job = PEERS[case.peer].job(case, settings.code, settings.work, settings.steps)
-    start(job)
+    (train_on_cpu if on_cpu else train)(case, settings)
     seconds = time.perf_counter() - started
+    job = PEERS[case.peer].job(case, settings.code, settings.work, settings.steps)
     picture = settings.work / f"{case.name}.png" if case.setting != "trial" else None
-    return judged(job.files, job.prompt, settings, picture) | {"seconds": round(seconds, 1)}
+    found = judged(job.files, job.prompt, settings, picture)
+    return found | {"seconds": round(seconds, 1), "on_cpu": on_cpu}
 
 
 # Many trainings
@@ -180,6 +202,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=2, help="of 48 pictures for each training")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument(
+        "--cpu-jobs", type=int, default=0, help="further trainings at once that use the CPU beside a GPU"
+    )
     parser.add_argument("--minutes", type=float, default=math.inf, help="end after this time; what is done is kept")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--only-defaults", action="store_true", help="one run of each program, to try the set-up")
@@ -200,7 +225,8 @@ def main() -> None:
     write_data(options.work)
     settings = Settings(options.work, code, options.steps, options.rounds, options.device)
 
-    pool = Pool(options.jobs, options.work / "logs", options.to, options.minutes, print_row)
+    limits = Limits(options.jobs, options.cpu_jobs, options.minutes)
+    pool = Pool(limits, options.work / "logs", options.to, print_row)
     if not (options.work / "base.pt").exists():
         # drawn again where only the rows of an earlier call are left
         pool.rows = [row for row in pool.rows if row["name"] != "base"]

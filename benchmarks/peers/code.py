@@ -62,6 +62,10 @@ PATCHES = (
         "{'16': [], '8': [], '4': [], '2': []}", "the sizes of attention maps belong to 512 pixels",
     ),
     Patch(
+        "Mix-of-Show/mixofshow/pipelines/trainer_edlora.py", "text = text[0]  #", "text = text[0].tolist()  #",
+        "on a GPU, each of 20,000 comparisons of token numbers a step waits for the GPU",
+    ),
+    Patch(
         "Mix-of-Show/mixofshow/data/pil_transform.py", "random.randint(0, 512 -", "random.randint(0, self.size -",
         "the transform has 512 pixels as a constant",
     ),

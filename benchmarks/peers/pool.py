@@ -8,8 +8,9 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,18 +22,19 @@ LOG_TAIL = 1500
 class Task:
     """A piece of work: its name, facts for its row, and what it does."""
 
-    def __init__(self, name: str, facts: Row, work: Callable[[], Row]) -> None:
+    def __init__(self, name: str, facts: Row, work: Callable[[bool], Row]) -> None:
+        """`work` is told whether it is to train on the CPU."""
         self.name, self.facts, self.work = name, facts, work
 
 
-def in_child(work: Callable[[], Row], answer: Path, log: Path) -> None:
+def in_child(work: Callable[[bool], Row], on_cpu: bool, answer: Path, log: Path) -> None:
     """Run `work` with its output in `log`, and write what it returns, or how it failed."""
     torch.set_num_threads(1)
     with log.open("w") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
         try:
-            result = work()
+            result = work(on_cpu)
         except BaseException as error:  # a script may also end with SystemExit
             traceback.print_exc()
             result = {"error": f"{type(error).__name__}: {error}"}
@@ -52,16 +54,36 @@ def read_rows(file: Path) -> list[Row]:
     return rows
 
 
+class Running(NamedTuple):
+    """A task that is being done."""
+
+    child: Any
+    task: Task
+    on_cpu: bool
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is run at once, and for how long."""
+
+    jobs: int
+    """Processes that train where a GPU is, if there is one."""
+    cpu_jobs: int
+    """Further processes, which train on the CPU beside them."""
+    minutes: float
+    """When to end, with what is running then."""
+
+
 class Pool:
     """Runs tasks, and adds a row to a file when one is done."""
 
-    def __init__(self, jobs: int, folder: Path, to: Path, minutes: float, added: Callable[[Row], None]) -> None:
-        """`minutes`: when to end, with what is running then. `added` is called with each new row."""
-        self.jobs, self.folder, self.to, self.added = jobs, folder, to, added
+    def __init__(self, limits: Limits, folder: Path, to: Path, added: Callable[[Row], None]) -> None:
+        """`added` is called with each new row."""
+        self.limits, self.folder, self.to, self.added = limits, folder, to, added
         folder.mkdir(parents=True, exist_ok=True)
         self.rows = read_rows(to)
-        self._end = time.monotonic() + 60 * minutes
-        self._running: dict[str, tuple[Any, Task]] = {}
+        self._end = time.monotonic() + 60 * limits.minutes
+        self._running: dict[str, Running] = {}
 
     def run(self, wanted: Callable[[], Sequence[Task]]) -> None:
         """Run tasks until all that are wanted have a row. What is wanted may depend on the rows so far."""
@@ -70,29 +92,35 @@ class Pool:
             waiting = [task for task in wanted() if task.name not in known]
             if not waiting and not self._running:
                 return
-            for task in waiting[: self.jobs - len(self._running)]:
-                self._start(task)
+            for task, on_cpu in zip(waiting, self._free_places(), strict=False):
+                self._start(task, on_cpu)
             self._wait_for_one()
-        for name, (child, _) in self._running.items():
-            child.terminate()
+        for name, running in self._running.items():
+            running.child.terminate()
             print(name, "was cut off", flush=True)
 
-    def _start(self, task: Task) -> None:
+    def _free_places(self) -> list[bool]:
+        """For each task that can be started: whether it is to train on the CPU."""
+        on_cpu = sum(running.on_cpu for running in self._running.values())
+        others = len(self._running) - on_cpu
+        return [False] * (self.limits.jobs - others) + [True] * (self.limits.cpu_jobs - on_cpu)
+
+    def _start(self, task: Task, on_cpu: bool) -> None:
         answer = self._answer(task)
         answer.unlink(missing_ok=True)
         # a forked process could not use a GPU that an import has asked for
         context = multiprocessing.get_context("spawn")
-        child = context.Process(target=in_child, args=(task.work, answer, self._log(task)))
+        child = context.Process(target=in_child, args=(task.work, on_cpu, answer, self._log(task)))
         child.start()
-        self._running[task.name] = (child, task)
+        self._running[task.name] = Running(child, task, on_cpu)
 
     def _wait_for_one(self) -> None:
         """Until a process has ended, or time is up."""
         while time.monotonic() < self._end:
-            ended = [name for name, (child, _) in self._running.items() if not child.is_alive()]
+            ended = [name for name, running in self._running.items() if not running.child.is_alive()]
             for name in ended:
-                child, task = self._running.pop(name)
-                self._add(task, child.exitcode)
+                running = self._running.pop(name)
+                self._add(running.task, running.child.exitcode)
             if ended:
                 return
             time.sleep(0.2)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.peers.pool import Pool, Task, read_rows
+from benchmarks.peers.pool import Limits, Pool, Task, read_rows
 from benchmarks.peers.recipes import Case
 from benchmarks.peers.table import differences_table, means_table
 from benchmarks.quality_peers import best_of, trials, wanted
@@ -47,11 +47,11 @@ def test_defaults_come_first_and_winners_last_with_each_seed() -> None:
     assert settings == ["default"] * 9 + ["trial"] * 12 + ["best"] * 3
 
 
-def number(value: int) -> dict[str, Any]:
-    return {"value": value}
+def number(value: int, on_cpu: bool) -> dict[str, Any]:
+    return {"value": value, "on_cpu": on_cpu}
 
 
-def fail() -> dict[str, Any]:
+def fail(on_cpu: bool) -> dict[str, Any]:
     raise ValueError("not this one")
 
 
@@ -64,16 +64,16 @@ def test_rows_of_an_earlier_call_are_not_made_again(tmp_path: Path) -> None:
 
 def test_a_failed_piece_of_work_leaves_a_row_with_its_log(tmp_path: Path) -> None:
     to = tmp_path / "rows.jsonl"
-    pool = Pool(2, tmp_path / "logs", to, 5, lambda row: None)
+    pool = Pool(Limits(1, 1, 5), tmp_path / "logs", to, lambda row: None)
     pool.run(lambda: [Task("good", {"peer": "x"}, partial(number, 3)), Task("bad", {"peer": "x"}, fail)])
     rows = {row["name"]: row for row in map(json.loads, to.read_text().splitlines())}
-    assert rows["good"] == {"name": "good", "peer": "x", "value": 3}
+    assert rows["good"] == {"name": "good", "peer": "x", "value": 3, "on_cpu": False}
     assert rows["bad"]["error"] == "ValueError: not this one"
     assert "in fail" in rows["bad"]["log"]
 
 
 def test_no_work_is_begun_when_time_is_up(tmp_path: Path) -> None:
-    pool = Pool(2, tmp_path / "logs", tmp_path / "rows.jsonl", 0, lambda row: pytest.fail("work was done"))
+    pool = Pool(Limits(2, 0, 0), tmp_path / "logs", tmp_path / "rows.jsonl", lambda row: pytest.fail("work was done"))
     pool.run(lambda: [Task("late", {}, fail)])
     assert pool.rows == []
 
