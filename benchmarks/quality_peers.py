@@ -37,6 +37,9 @@ from lorasmith.imaging.grid import grid
 from lorasmith.imaging.png import to_image
 from lorasmith.sampling.loras import Loras, LoraUse
 
+BASE_FILE = "base.pt"
+WAIT = 300
+"""Seconds that a process waits for the pictures of the base."""
 BASE = Case("no LoRA", "base", 0)
 SEEDS = (1, 2, 3)
 SEARCH_SEED = 100
@@ -69,7 +72,7 @@ def judged(files: Sequence[Path], word: str, settings: Settings, picture: Path |
     """The numbers of a LoRA of garp; a row of its pictures as `picture`."""
     prompts = Prompts("garp", settings.rounds)
     family, eye = load("tiny-sd", device=device_of(settings)), Judge.load()
-    base: torch.Tensor = torch.load(settings.work / "base.pt")
+    base = base_pictures(settings)
     training = read_pictures(settings.work / "data" / "instance")
     numbers, pixels = measure(Loras(family), eye, [LoraUse(file) for file in files], prompts, word, base, training)
     if picture is not None:
@@ -95,10 +98,20 @@ def draw_base(settings: Settings, _on_cpu: bool) -> dict[str, Any]:
     requests, names = Prompts("garp", settings.rounds).of("garp")
     pixels = draw(family, requests)
     half = len(requests) // 2
-    torch.save(pixels[half:].clone(), settings.work / "base.pt")
+    building = settings.work / "base.pt.building"
+    torch.save(pixels[half:].clone(), building)
+    building.rename(settings.work / BASE_FILE)
     right = [int(seen == name) for seen, name in zip(eye.concept(pixels).names, names, strict=True)]
     zeros = [0.0] * half
     return {"likeness": right[:half], "others": right[half:], "drift_features": zeros, "drift_pixels": zeros}
+
+
+def base_pictures(settings: Settings) -> torch.Tensor:
+    """What `draw_base` leaves, which another process may still be at."""
+    file, end = settings.work / BASE_FILE, time.monotonic() + WAIT
+    while not file.exists() and time.monotonic() < end:
+        time.sleep(0.5)
+    return torch.load(file)
 
 
 def train(case: Case, settings: Settings) -> None:
@@ -227,14 +240,15 @@ def main() -> None:
 
     limits = Limits(options.jobs, options.cpu_jobs, options.minutes)
     pool = Pool(limits, options.work / "logs", options.to, print_row)
-    if not (options.work / "base.pt").exists():
+    if not (options.work / BASE_FILE).exists():
         # drawn again where only the rows of an earlier call are left
         pool.rows = [row for row in pool.rows if row["name"] != "base"]
-        pool.run(lambda: [Task("base", asdict(BASE), partial(draw_base, settings))])
+    base = Task("base", asdict(BASE), partial(draw_base, settings))
     if options.only_defaults:
-        pool.run(lambda: [task_of(Case(peer, "default", SEEDS[0]), settings) for peer in options.peers])
+        firsts = [Case(peer, "default", SEEDS[0]) for peer in options.peers]
+        pool.run(lambda: [base, *(task_of(case, settings) for case in firsts)])
     else:
-        pool.run(lambda: [task_of(case, settings) for case in wanted(pool.rows, options.peers)])
+        pool.run(lambda: [base, *(task_of(case, settings) for case in wanted(pool.rows, options.peers))])
     print_tables(pool.rows)
     picture = pictures(pool.rows, settings, options.peers)
     if picture is not None:
