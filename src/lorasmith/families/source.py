@@ -12,6 +12,7 @@ import torch
 
 from lorasmith.adapters.base import LayerSpec
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.latent_grid import DOWNSCALE
 from lorasmith.families.network_shape import NetworkShape
 from lorasmith.families.reader import TensorRef
 from lorasmith.moved_modules import renamed
@@ -43,6 +44,8 @@ class Source(ABC):
     """The CLIP text encoders whose pooled text is projected."""
     frozen_text_encoders: ClassVar[tuple[str, ...]] = ()
     """Text encoders that are never trained here, though LoRA files may change them."""
+    side_step: ClassVar[int] = DOWNSCALE
+    """Sides of images are multiples of this many pixels."""
     timesteps: ClassVar[str] = "uniform"
     """The timestep sampler that a first config of this family has."""
     default_cfg: ClassVar[float | None] = None

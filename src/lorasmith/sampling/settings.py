@@ -140,7 +140,21 @@ def build_requests(prompts: Sequence[str] | Path, settings: SampleSettings, base
     shared["regions"] = settings.regions
     shared["controls"] = settings.controls
     shared["conditions"] = settings.conditions
-    return [_build_request({**shared, **line}) for line in lines]
+    requests = [_build_request({**shared, **line}) for line in lines]
+    for request in requests:
+        check_sides(request, base)
+    return requests
+
+
+def check_sides(request: Request, base: Source) -> None:
+    """Raise LorasmithError if a side of the picture is none that the base takes."""
+    for name, side in (("width", request.width), ("height", request.height)):
+        if side % base.side_step:
+            lower = side // base.side_step * base.side_step
+            raise LorasmithError(
+                f"{request.prompt!r}: {name} is {side}; {base.kind} models take multiples of {base.side_step} pixels, "
+                f"such as {lower or base.side_step} or {lower + base.side_step}"
+            )
 
 
 def _build_request(values: dict[str, Any]) -> Request:

@@ -18,6 +18,7 @@ from lorasmith.core.component_names import is_text_encoder
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.latent_grid import DOWNSCALE
 from lorasmith.core.text_files import read_json_table
+from lorasmith.diffusion.rectified_flow import PATCH
 from lorasmith.families.folder_parts import read_part_config, read_part_headers, read_scheduler_config
 from lorasmith.families.reader import TensorRef, check_keys
 from lorasmith.families.registry import NotRecognisedError
@@ -37,6 +38,7 @@ class TransformerSource(Source):
 
     denoiser_component: ClassVar[str] = DENOISER
     frozen_text_encoders: ClassVar[tuple[str, ...]] = (T5,)
+    side_step: ClassVar[int] = PATCH * DOWNSCALE
     folders: ClassVar[Mapping[str, tuple[str, str]]]
     """Text encoder, T5 included, to its folder and that of its tokenizer in the diffusers layout."""
     needs_t5: ClassVar[bool]

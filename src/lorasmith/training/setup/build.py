@@ -46,6 +46,7 @@ from lorasmith.training.setup.merge_into_base import merge_into_base
 from lorasmith.training.setup.parameter_groups import Trained, parameter_groups
 from lorasmith.training.setup.remarks import build_dataset, find_remarks, report_remarks
 from lorasmith.training.setup.setting_remarks import find_setting_remarks, fit_to_base, report_setting_remarks
+from lorasmith.training.setup.sides import check_sides
 from lorasmith.training.step.cuda_graph import CudaGraphs
 from lorasmith.training.step.distributed import Ranks
 from lorasmith.training.step.ema import Ema
@@ -87,6 +88,7 @@ def build_run(
     remarks: list[Remark] = []
     length = run_length(config, dataset)
     dataset.steps = length.steps
+    check_sides(config, base, dataset)
     if resume_point is None:
         remarks = find_remarks(config, dataset, near_duplicates=False)
         report_remarks(remarks, progress, accept=accept_remarks)

@@ -41,6 +41,7 @@ from lorasmith.training.setup.setting_remarks import (
     find_setting_remarks,
     with_base_defaults,
 )
+from lorasmith.training.setup.sides import check_sides
 from lorasmith.training.step.loop import remaining_steps, train_step
 
 MEASURED_STEPS = 2
@@ -71,6 +72,8 @@ def check(config: TrainConfig, *, measure: bool, progress: Progress, pictures: P
         with errors_into(result, "adapter"):
             result.warnings += find_setting_remarks(config, base, result.length["steps"])
         if dataset is not None and result.device:
+            with errors_into(result, "data"):
+                check_sides(config, base, dataset)
             with errors_into(result, "memory"):
                 check_memory(config, base, dataset, result)
     check_output(config, result)
