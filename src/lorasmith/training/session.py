@@ -61,11 +61,21 @@ def train(
     user can repair; the checkpoints and exports made so far stay.
     """
     try:
-        return _train(config, progress, resume, overwrite, accept_remarks)
-    finally:
-        # A run and its hooks name each other, so its model would stay on a GPU beside that of the next run.
-        if available_backends():
-            free_unused()
+        result = _train(config, progress, resume, overwrite, accept_remarks)
+    except (LorasmithError, KeyboardInterrupt):
+        _free_devices()
+        raise
+    # After any other error a GPU may not be usable any more. Using it again could end the process before the error is
+    # reported.
+    _free_devices()
+    return result
+
+
+def _free_devices() -> None:
+    """Give back the memory of the run: it and its hooks name each other, so its model would stay on a GPU beside that
+    of the next run."""
+    if available_backends():
+        free_unused()
 
 
 def _train(
