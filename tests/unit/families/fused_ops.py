@@ -92,11 +92,11 @@ class AttentionExample:
         self.x = torch.randn(2, 3, 16).to(device).requires_grad_()
         self.weight = torch.randn(2, 3, 16).to(device)
 
-    def results(self, *, one_pass: bool = True) -> list[Tensor]:
+    def results(self, *, one_pass: bool = True, changes: bool = True) -> list[Tensor]:
         """The output and the gradients of the input and of all parameters. `one_pass`: whether the layers know that
-        they belong to one network."""
+        they belong to one network; `changes`: whether there is memory for changes of whole weights."""
         network = self.network
-        with ops.one_refresh(network, self.x) if one_pass else nullcontext():
+        with ops.one_refresh(network, self.x, changes=changes) if one_pass else nullcontext():
             total, q, k, v = ops.add_ln_project(network.norm, [network.q, network.k, network.v], self.x)
             branch = ops.linear(network.out, q * k + v)
             total, second = ops.add_ln_project(network.norm, [network.second], total, branch)

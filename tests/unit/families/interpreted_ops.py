@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from lorasmith.families.ops import group_norm, kernels
+from lorasmith.families.ops import group_norm, kernels, stacked_layers
 from lorasmith.families.stable_diffusion.unet import TransformerBlock
 from tests.unit.families.fused_ops import SETTINGS, AttentionExample, Example, largest_error
 
@@ -32,13 +34,26 @@ def test_outputs_and_gradients_equal_those_of_the_plain_operations(
 
 @pytest.mark.parametrize("kind", sorted(SETTINGS))
 def test_every_kind_equals_the_plain_operations(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the first pass, which knows no batches yet, in the next, and in one whose layers run for themselves."""
+    """In the first pass, which knows no batches yet, in the next, and where layers do not know of the others."""
     example = AttentionExample(kind, "cpu")
     with monkeypatch.context() as patch:
         patch.setattr(kernels, "INTERPRETED", False)
         expected = example.results()
     for one_pass in (True, True, False):
         assert largest_error(example.results(one_pass=one_pass), expected) < 3e-5
+
+
+def test_changes_of_one_shape_are_one_batch_and_are_freed_where_memory_is_short() -> None:
+    """They are as large as the weights, which gradient checkpointing has no room for."""
+    example = AttentionExample("loha", "cpu")
+    expected = example.results()
+    last = stacked_layers._LAST_PASSES[example.network]
+    assert [len(batch.entries) for batch in last.batches] == [5]
+    target = weakref.ref(last.batches[0].entries[0])
+    del last
+    assert largest_error(example.results(changes=False), expected) < 3e-5
+    gc.collect()
+    assert target() is None
 
 
 def test_lean_saves_compute_the_feed_forward_part_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,8 @@ def forms_of(layers: Sequence[nn.Module], x: Tensor) -> list[LinearForm] | None:
         form = linear_form(layer)
         if form is None or form.weight.dtype != x.dtype or form.weight.device != x.device:
             return None
+        if form.change is not None and not _Pass.takes_changes():
+            return None
         forms.append(form)
     return forms
 
@@ -150,11 +152,10 @@ class StackedLayers:
     def compute_changes(self) -> list[Tensor | None]:
         """The change of each layer's weight, as a function of its adapter's parameters; None if there is none. Also
         written into `changes`."""
-        if self.changes is None:
+        current = _Pass.current
+        if current is None or self.changes is None:
             return [None] * len(self.outputs)
-        if _Pass.current is None:
-            return [None if entry is None else ChangeBatch([entry]).compute()[0] for entry in self.change_entries]
-        return [None if entry is None else _Pass.current.change(entry) for entry in self.change_entries]
+        return [None if entry is None else current.change(entry) for entry in self.change_entries]
 
     @property
     def is_adapted(self) -> bool:
@@ -255,11 +256,17 @@ class _Pass:
 
     current: _Pass | None = None
 
-    def __init__(self, fresh: Sequence[StackedLayers], batches: Sequence[ChangeBatch]) -> None:
+    def __init__(self, fresh: Sequence[StackedLayers], batches: Sequence[ChangeBatch], *, changes: bool) -> None:
         self.fresh = set(fresh)
+        self.has_changes = changes
         self.used: list[StackedLayers] = []
         self._batches = {entry: batch for batch in batches for entry in batch.entries}
         self._changes: dict[ChangeEntry, Tensor] = {}
+
+    @classmethod
+    def takes_changes(cls) -> bool:
+        """Whether layers may have changes of their weights as a whole now."""
+        return cls.current is not None and cls.current.has_changes
 
     def change(self, entry: ChangeEntry) -> Tensor:
         """The change of an entry."""
@@ -277,24 +284,35 @@ class _LastPass:
     table: FactorTable | None
     batches: list[ChangeBatch]
 
+    @classmethod
+    def of(cls, used: list[StackedLayers]) -> _LastPass:
+        """A pass with these stacks, of which there is at least one."""
+        factors = [entry for stacked in used for entry in stacked.factors.entries]
+        changes = [entry for stacked in used for entry in stacked.change_entries if entry is not None]
+        table = FactorTable(factors, used[0].extended) if factors else None
+        return cls(used, table, batches_of(changes))
+
 
 _LAST_PASSES: WeakKeyDictionary[nn.Module, _LastPass] = WeakKeyDictionary()
 
 
 @contextmanager
-def one_refresh(network: nn.Module, x: Tensor) -> Generator[None, None, None]:
+def one_refresh(network: nn.Module, x: Tensor, *, changes: bool = True) -> Generator[None, None, None]:
     """During a forward pass of a network: write the factors of all layers of its last pass in one launch, and compute
     changes of weights in batches.
 
-    Layers that the last pass did not have do it one by one.
+    Layers that the last pass did not have do it one by one. `changes`: whether there is memory for the changes of all
+    layers, which are as large as their weights; without it, such layers run one by one.
     """
     if not kernels.usable(x) or _Pass.current is not None:
         yield
         return
+    if not changes:
+        _forget_changes(network)
     last = _LAST_PASSES.get(network, _LastPass([], None, []))
     if last.table is not None:
         last.table.write()
-    _Pass.current = _Pass(last.stacks, last.batches)
+    _Pass.current = _Pass(last.stacks, last.batches, changes=changes)
     try:
         yield
         used = _Pass.current.used
@@ -303,7 +321,15 @@ def one_refresh(network: nn.Module, x: Tensor) -> Generator[None, None, None]:
     # a pass of the base, without adapters, writes nothing and leaves the table to the next pass with them: a table that
     # is made anew waits for the device, which no CUDA graph may
     if used and used != last.stacks:
-        factors = [entry for stacked in used for entry in stacked.factors.entries]
-        changes = [entry for stacked in used for entry in stacked.change_entries if entry is not None]
-        table = FactorTable(factors, used[0].extended) if factors else None
-        _LAST_PASSES[network] = _LastPass(used, table, batches_of(changes))
+        _LAST_PASSES[network] = _LastPass.of(used)
+
+
+def _forget_changes(network: nn.Module) -> None:
+    """Free the changes of all layers of the last pass, if there are any."""
+    last = _LAST_PASSES.get(network)
+    if last is None or not last.batches:
+        return
+    del _LAST_PASSES[network]
+    for stacks in _STACKS.values():
+        for key in [key for key, stacked in stacks.items() if stacked.changes is not None and stacked in last.stacks]:
+            del stacks[key]

@@ -102,7 +102,7 @@ class UNet(nn.Module):
         of ControlNets and T2I-Adapters, if there are any.
         """
         x = x.to(self.dtype, memory_format=torch.channels_last) if x.is_cuda else x.to(self.dtype)
-        with ops.one_refresh(self, x):
+        with ops.one_refresh(self, x, changes=not self.checkpointing):
             emb = F.silu(self._embed(t, x, pooled, time_ids))
             return self._predict(x, emb, self._contexts(context), residuals or Residuals())
 
