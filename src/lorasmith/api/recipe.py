@@ -77,6 +77,13 @@ TAG_PROMPTS = {
     "concept": ("1girl, {}", "1boy, {}, outdoors", "1girl, {}, night", "1girl, portrait"),
 }
 """The same for bases that read tags."""
+SHORT_PROMPTS = {
+    "character": ("a photo of {}", "a photo of {}, on a beach", "a photo of {}, at night", "a photo of a lion"),
+    "object": ("a photo of {}", "a photo of {}, on a beach", "a photo of {}, at night", "a photo of a car"),
+    "style": ("a photo of a house, {}", "a photo of a lion, {}", "a photo of a car, {}", "a photo of a house"),
+    "concept": ("a photo of a dog, {}", "a photo of a lion, {}", "a photo of a cat, {}", "a photo of a dog"),
+}
+"""The same for the embedded bases, of things that they draw."""
 
 
 @dataclass(frozen=True)
@@ -263,11 +270,13 @@ def named(prompts: Sequence[str], name: str) -> list[str]:
 
 def output_lines(answers: Answers) -> list[str]:
     """The tables `preview` and `export`."""
+    run = answers.short_run
     prompts = TAG_PROMPTS[answers.subject] if answers.tags else SUBJECTS[answers.subject].prompts
+    if run is not None:
+        prompts = SHORT_PROMPTS[answers.subject]
     name = " ".join(new_tokens(answers)) if answers.layerwise and answers.trigger else answers.trigger
     unnamed = "" if answers.tags else SUBJECTS[answers.subject].unnamed
     written = [f"  {inline(prompt)}," for prompt in named(prompts, name or unnamed)]
-    run = answers.short_run
     if run is not None:
         often, guidance, dtype = f"every_steps = {run.every}", [f"cfg = {run.cfg}"], []
     else:

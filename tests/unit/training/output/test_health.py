@@ -15,7 +15,7 @@ from lorasmith.adapters.lora_adapter import LoRAAdapter
 from lorasmith.diffusion.schedule import NoiseSchedule
 from lorasmith.diffusion.timesteps.uniform import Uniform
 from lorasmith.training.config import load_config
-from lorasmith.training.output.report.health import Health, health_of
+from lorasmith.training.output.report.health import Health, answer, health_of
 from lorasmith.training.output.report.phrases import phrases_with_trigger
 from lorasmith.training.output.report.record import Record, read
 from lorasmith.training.output.training_facts import timesteps_seen
@@ -128,6 +128,17 @@ def test_clipping_changes_that_are_too_small_and_rates_of_zero_are_found(tmp_pat
     assert "learning rate of unet was 0" in texts(health, "serious")
     assert "unet moved by 1.0e-06" in texts(health, "warning")
     assert "te moved by 0.90" in texts(health, "warning")
+
+
+def test_the_question_whether_it_trained_is_answered(tmp_path: Path) -> None:
+    def answered(**facts: Any) -> str:
+        return answer(health_of(record_of(tmp_path, {"event": "facts", **facts})))
+
+    trained = {"adapters": 2, "trained": 2, "change": {"unet": 0.0229, "te": 0.025}}
+    assert answered(**trained).startswith("Yes. The weights moved: the UNet by 2.29%, the text encoder by 2.50%")
+    assert answered(**trained | {"change": {"unet": 1e-6}}).startswith("Hardly.")
+    assert answered(**trained | {"trained": 1, "untrained": ["a"]}).startswith("Not all of it")
+    assert answered() == ""
 
 
 def test_damaged_records_are_read_as_far_as_they_go(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ class Health:
 
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
     findings: list[Finding] = field(default_factory=list[Finding])
+    changes: dict[str, float] = field(default_factory=dict[str, float])
+    """|dW| / |W| of each component."""
 
     def add(self, severity: Literal["serious", "warning", "note"], text: str) -> None:
         self.findings.append(Finding(severity, text))
@@ -75,6 +77,7 @@ def add_adapters(health: Health, facts: Event) -> None:
 def add_changes(health: Health, facts: Event) -> None:
     """How far the weights moved, of each component and each block."""
     components = numbers_of(facts.get("change"))
+    health.changes = components
     if components:
         health.facts["change of the weights, |dW| / |W|"] = shown(components)
     blocks = numbers_of(facts.get("change_by_block"))
@@ -213,11 +216,28 @@ def shown(values: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.3g}" for name, value in values.items())
 
 
+COMPONENT_TITLES = {"unet": "the UNet", "te": "the text encoder"}
+
+
+def answer(health: Health) -> str:
+    """Whether it trained, in a sentence. Empty for a run whose files do not say how far the weights moved."""
+    if not health.changes:
+        return ""
+    severities = {finding.severity for finding in health.findings}
+    if "serious" in severities:
+        return "Not all of it: see the lines in red."
+    moved = ", ".join(f"{COMPONENT_TITLES.get(name, name)} by {value:.2%}" for name, value in health.changes.items())
+    ending = " See the remarks below." if "warning" in severities else ""
+    said = "Hardly" if min(health.changes.values()) < SMALLEST_CHANGE else "Yes"
+    return f"{said}. The weights moved: {moved} of their size.{ending} Whether the LoRA is good, only pictures can say."
+
+
 def health_section(record: Record) -> str:
-    """The facts as a table, below the findings; those that are serious in red."""
+    """The answer, the findings (those that are serious in red), and the facts as a table."""
     health = health_of(record)
     if not health.facts:
         return ""
+    said = f"<p>{escape(text)}</p>" if (text := answer(health)) else ""
     items = [f'<li class="{finding.severity}">{escape(finding.text)}</li>' for finding in health.findings]
     findings = f'<ul class="findings">{"".join(items)}</ul>' if items else ""
-    return f"<h2>Did it train?</h2>{findings}{card('', table(health.facts))}"
+    return f"<h2>Did it train?</h2>{said}{findings}{card('', table(health.facts))}"
