@@ -91,6 +91,8 @@ COMPARED = [
     Method("rank 64, alpha 16", lora(rank=64, alpha=16.0)),
     Method("mixed ranks, 20 up, 10 down, 4 mid", lora(overrides=RANKS_BY_BLOCK)),
     Method("up blocks only", on("unet.up_blocks.*attentions*")),
+    Method("preserve, up blocks only", on("unet.up_blocks.*attentions*"), preserve=True, cost=1.35, against="preserve"),
+    Method("preserve, P2", weighted("p2"), preserve=True, cost=1.35, against="preserve"),
     Method("down and middle blocks only", on("unet.down_blocks.*attentions*", "unet.mid_block.*attentions*")),
     Method("cross-attention only", on("unet.*attn2*")),
     Method("self-attention only", on("unet.*attn1*")),
