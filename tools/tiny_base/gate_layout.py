@@ -2,8 +2,8 @@
 
 Trains examples/layout.toml, draws garp with six layouts on four backgrounds, each with the layout and without, and
 finds in the pictures where the subject is. Two numbers: the mean overlap (intersection over union) of its box with that
-of the layout, and the share of pictures that are where the layout says (`is_placed`). `--sheet FILE` draws the pictures
-of the first seed with their boxes; `--lora FILE` measures a LoRA that is trained already.
+of the layout, and the share of pictures that are where the layout says (`is_placed`). `--pictures FILE` draws the
+pictures of the first seed with their boxes; `--lora FILE` measures a LoRA that is trained already.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from lorasmith.core.registry import load_plugins
 from lorasmith.evaluation.judge import Judge
 from lorasmith.families.base import Family
 from lorasmith.families.load import load
+from lorasmith.imaging.grid import grid
+from lorasmith.imaging.png import save_image, to_image
 from lorasmith.sampling.loras import Loras, LoraUse
 from lorasmith.sampling.request import Request
 from lorasmith.sampling.sample import sample
@@ -139,7 +141,7 @@ def score(pixels: Tensor, drawn: list[Case], eye: Judge) -> dict[str, float]:
     }
 
 
-def measure(file: Path, sheet: Path | None = None) -> dict[str, dict[str, float]]:
+def measure(file: Path, pictures: Path | None = None) -> dict[str, dict[str, float]]:
     """The scores of garp with and without layouts, and of other things with them."""
     load_plugins(["layout"])
     family, eye = load("tiny-sd"), Judge.load()
@@ -153,8 +155,8 @@ def measure(file: Path, sheet: Path | None = None) -> dict[str, dict[str, float]
         steered = draw(family, garp, Path(folder))
         free = draw(family, garp, None)
         things = draw(family, others, Path(folder))
-    if sheet is not None:
-        draw_sheet([steered, free, things], sheet)
+    if pictures is not None:
+        save_image(picture_grid(steered, free, things), pictures)
     return {
         "garp with layout": score(steered, garp, eye),
         "garp without": score(free, garp, eye),
@@ -162,19 +164,24 @@ def measure(file: Path, sheet: Path | None = None) -> dict[str, dict[str, float]
     }
 
 
-def draw_sheet(groups: list[Tensor], path: Path) -> None:
-    """A column for each layout, whose box is drawn; the first two rows are of garp with the layout, the third is garp
-    without, the fourth another thing with it."""
-    rows = [(groups[0], 0), (groups[0], 1), (groups[1], 1), (groups[2], 2)]
-    step = SIZE + 4
-    whole = Image.new("RGB", (step * len(BOXES) - 4, step * len(rows) - 4), "white")
-    for row, (pixels, background) in enumerate(rows):
-        for column, box in enumerate(BOXES.values()):
-            values = (pixels[column * len(BACKGROUNDS) + background] + 1) * 127.5
-            picture = Image.fromarray(values.round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
-            ImageDraw.Draw(picture).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline="white")
-            whole.paste(picture, (column * step, row * step))
-    whole.save(path, optimize=True)
+def picture_grid(steered: Tensor, free: Tensor, things: Tensor) -> Image.Image:
+    """A column for each layout, whose box is drawn: garp with it on two backgrounds, garp without, another thing with
+    it. The three groups are (n, 3, SIZE, SIZE) in -1..1, in the order of `cases`."""
+    # the index is that of the background
+    rows = [(steered, 0), (steered, 1), (free, 1), (things, 2)]
+    labels = ["garp with layout", "garp with layout", "garp without", "other thing with layout"]
+    pictures = [
+        [with_box(group[column * len(BACKGROUNDS) + index], box) for column, box in enumerate(BOXES.values())]
+        for group, index in rows
+    ]
+    return grid(pictures, row_labels=labels, column_labels=list(BOXES))
+
+
+def with_box(pixels: Tensor, box: Box) -> Image.Image:
+    """A picture with the outline of a box."""
+    picture = to_image(pixels)
+    ImageDraw.Draw(picture).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline="white")
+    return picture
 
 
 def train(seed: int, output: Path) -> dict[str, Any]:
@@ -200,14 +207,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--lora", type=Path)
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "gate-layout", help="the folder of the runs")
-    parser.add_argument("--sheet", type=Path)
+    parser.add_argument("--pictures", type=Path, help="a PNG with the pictures of the first seed and their boxes")
     parser.add_argument("--to", type=Path)
     options = parser.parse_args()
     sys.path.insert(0, str(EXAMPLES))
     found: dict[str, Any] = {}
     for seed in options.seeds:
         file = options.lora or Path(train(seed, options.output.resolve() / str(seed))["file"])
-        found[f"seed {seed}"] = measure(file, options.sheet if seed == options.seeds[0] else None)
+        found[f"seed {seed}"] = measure(file, options.pictures if seed == options.seeds[0] else None)
         print(json.dumps({seed: found[f"seed {seed}"]}), flush=True)
     if options.to is not None:
         options.to.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
