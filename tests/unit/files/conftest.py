@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lorasmith.adapters.attach import AdapterSet
 from lorasmith.adapters.base import AdapterConfig
@@ -17,6 +18,7 @@ from lorasmith.files.lora import OutputFile
 from lorasmith.formats.base import Format
 from lorasmith.formats.kohya import Lycoris
 from lorasmith.formats.write import write
+from tests.transformer_bases import original_names
 
 torch.set_num_threads(1)
 
@@ -74,3 +76,12 @@ def make(families: Callable[..., StableDiffusion], tmp_path: Path) -> Callable[.
 def out(tmp_path: Path) -> Callable[..., OutputFile]:
     """A place to write to."""
     return lambda name="out.safetensors", **more: OutputFile(tmp_path / name, **more)
+
+
+@pytest.fixture
+def alone(transformer_kind: str, transformer_folder: Path, tmp_path: Path) -> Path:
+    """The transformer in a file of its own, with no other part beside it."""
+    (tmp_path / "alone").mkdir()
+    file = tmp_path / "alone" / f"{transformer_kind}.safetensors"
+    save_file(original_names(transformer_folder, transformer_kind), file)
+    return file

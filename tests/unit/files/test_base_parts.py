@@ -13,16 +13,7 @@ from typer.testing import CliRunner
 import lorasmith
 from lorasmith.cli.main import app
 from lorasmith.core.errors import LorasmithError
-from tests.transformer_bases import original_names, text_tensors, write_lora_of_block
-
-
-@pytest.fixture
-def alone(transformer_kind: str, transformer_folder: Path, tmp_path: Path) -> Path:
-    """The transformer in a file of its own, with no other part beside it."""
-    (tmp_path / "alone").mkdir()
-    file = tmp_path / "alone" / f"{transformer_kind}.safetensors"
-    save_file(original_names(transformer_folder, transformer_kind), file)
-    return file
+from tests.transformer_bases import text_tensors, write_lora_of_block
 
 
 @pytest.fixture

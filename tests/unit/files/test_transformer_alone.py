@@ -22,15 +22,6 @@ from lorasmith.files.resize import resize
 from tests.transformer_bases import QKV, original_names, text_tensors, whole_checkpoint, write_lora_of_block
 
 
-@pytest.fixture
-def alone(transformer_kind: str, transformer_folder: Path, tmp_path: Path) -> Path:
-    """The transformer in a file of its own, with no other part beside it."""
-    (tmp_path / "alone").mkdir()
-    file = tmp_path / "alone" / f"{transformer_kind}.safetensors"
-    save_file(original_names(transformer_folder, transformer_kind), file)
-    return file
-
-
 def same_tensors(first: Path, second: Path) -> bool:
     ours, others = load_file(first), load_file(second)
     return ours.keys() == others.keys() and all(torch.equal(ours[key], others[key]) for key in ours)
