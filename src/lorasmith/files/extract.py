@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lorasmith.adapters.attach import select_layers
+from lorasmith.adapters.base import LayerSpec
 from lorasmith.core.component_names import component_of, is_text_encoder
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.progress import Progress
@@ -78,12 +79,12 @@ def extract(
 def _with_shared_text_encoders(tuned: ModelLayers, base: ModelLayers) -> tuple[ModelLayers, ModelLayers, list[str]]:
     """Both models without T5, and without the text encoders and layers of text encoders that only one of them has, with
     a note of these: a file can be the denoiser alone, and SD3's CLIP-L has a projection in some layouts only."""
-    tuned, base = (_without_components(model, (T5,)) for model in (tuned, base))
+    tuned, base = (_filter_layers(model, lambda layer: layer.component != T5) for model in (tuned, base))
     components = [components_of(model.layers) for model in (tuned, base)]
     encoders = sorted(name for name in set(components[0]) ^ set(components[1]) if is_text_encoder(name))
-    tuned, base = (_without_components(model, encoders) for model in (tuned, base))
+    tuned, base = (_filter_layers(model, lambda layer: layer.component not in encoders) for model in (tuned, base))
     layers = sorted(name for name in tuned.layers.keys() ^ base.layers.keys() if is_text_encoder(component_of(name)))
-    tuned, base = (_without_layers(model, layers) for model in (tuned, base))
+    tuned, base = (_filter_layers(model, lambda layer: layer.name not in layers) for model in (tuned, base))
     notes: list[str] = []
     if encoders:
         without = tuned if encoders[0] not in components[0] else base
@@ -96,13 +97,8 @@ def _with_shared_text_encoders(tuned: ModelLayers, base: ModelLayers) -> tuple[M
     return tuned, base, notes
 
 
-def _without_layers(model: ModelLayers, names: Sequence[str]) -> ModelLayers:
-    return replace(model, layers={name: spec for name, spec in model.layers.items() if name not in names})
-
-
-def _without_components(model: ModelLayers, components: Sequence[str]) -> ModelLayers:
-    layers = {name: spec for name, spec in model.layers.items() if spec.component not in components}
-    return replace(model, layers=layers)
+def _filter_layers(model: ModelLayers, keep: Callable[[LayerSpec], bool]) -> ModelLayers:
+    return replace(model, layers={name: spec for name, spec in model.layers.items() if keep(spec)})
 
 
 def _select_layers(model: ModelLayers, patterns: Sequence[str]) -> list[str]:
