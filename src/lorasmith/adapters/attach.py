@@ -143,9 +143,11 @@ class AdapterSet:
 
     def begin_step(self, seed: int, step: int) -> None:
         """Called before the passes of a step; what differs from step to step follows from the step's number."""
-        draw = float(torch.rand((), generator=torch_generator(seed, "adapter", step)))
-        for adapter in self.adapters.values():
-            adapter.begin_step(draw)
+        stepped = [adapter for adapter in self.adapters.values() if type(adapter).begin_step is not Adapter.begin_step]
+        if stepped:
+            draw = float(torch.rand((), generator=torch_generator(seed, "adapter", step)))
+            for adapter in stepped:
+                adapter.begin_step(draw)
 
     @property
     def follows_noise(self) -> bool:

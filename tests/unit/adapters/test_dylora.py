@@ -87,6 +87,24 @@ def test_the_block_follows_from_seed_and_step() -> None:
     assert min(counts.values()) > 70
 
 
+def test_adapters_without_a_block_draw_no_number_in_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner: Any = nn.Module()
+    owner.a = nn.Linear(4, 4)
+    draws: list[tuple[object, ...]] = []
+
+    def generator(*key: object) -> torch.Generator:
+        draws.append(key)
+        return torch.Generator().manual_seed(0)
+
+    for config, count in ((LoRA(layers="*"), 0), (DyLoRA(layers="*"), 1)):
+        adapters = AdapterSet.create(config, {"unet.a": (owner, "a")}, {}, seed=1)
+        draws.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr("lorasmith.adapters.attach.torch_generator", generator)
+            adapters.begin_step(0, 1)
+        assert len(draws) == count, config.kind
+
+
 def test_what_differs_between_steps_is_no_cuda_graph() -> None:
     """Whether an adapter sits out is decided before the kernels are launched; which ranks, on the device."""
     owner: Any = nn.Module()
