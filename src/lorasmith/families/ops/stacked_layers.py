@@ -235,10 +235,10 @@ class FactorTable:
         self._one = torch.ones((), device=like.device)
         rows = [entry.numbers(self._one) for entry in entries]
         self._table = torch.tensor(rows, dtype=torch.int64, device=like.device)
-        scales = [entry.product.scale for entry in entries]
+        products = [entry.product for entry in entries]
+        scales = [product.scale for product in products]
         self._scales = torch.tensor(scales, dtype=torch.float32, device=like.device)
-        largest = max((entry.product.down.numel() for entry in entries), default=0)
-        largest = max([largest, *(entry.product.up.numel() for entry in entries)])
+        largest = max((factor.numel() for product in products for factor in (product.down, product.up)), default=0)
         self._grid = (len(rows), -(-largest // BLOCK))
 
     def write(self) -> None:

@@ -3,8 +3,6 @@
 import triton
 import triton.language as tl
 
-COLUMNS = 10
-
 
 @triton.jit
 def refresh(table_at, scales_at, like_at, block: tl.constexpr):
