@@ -31,7 +31,7 @@ BEGIN, END = "<!-- step trace -->", "<!-- end of step trace -->"
 NETWORKS = ("families/", "adapters/")
 """Folders of the networks: the model families with their layers and operations, and the adapters on the layers."""
 STANDS_FOR_TORCH = "core/deferred_torch.py"
-"""Not listed, as torch itself is not: it passes on what is asked of torch."""
+"""Not listed, as torch itself is not: it passes accesses on to torch."""
 
 Lines = dict[str, set[int]]
 """Executed lines by file, relative to `src/lorasmith`."""

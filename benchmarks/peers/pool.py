@@ -23,7 +23,7 @@ class Task:
     """A piece of work: its name, facts for its row, and what it does."""
 
     def __init__(self, name: str, facts: Row, work: Callable[[bool], Row]) -> None:
-        """`work` is told whether it is to train on the CPU."""
+        """`work` gets whether it is to train on the CPU."""
         self.name, self.facts, self.work = name, facts, work
 
 
@@ -108,7 +108,7 @@ class Pool:
     def _start(self, task: Task, on_cpu: bool) -> None:
         answer = self._answer(task)
         answer.unlink(missing_ok=True)
-        # a forked process could not use a GPU that an import has asked for
+        # a forked process could not use a GPU that an import has initialised
         context = multiprocessing.get_context("spawn")
         child = context.Process(target=in_child, args=(task.work, on_cpu, answer, self._log(task)))
         child.start()

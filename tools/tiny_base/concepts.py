@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Concept:
-    """One thing that can be asked for. `colour` is the drawn colour's word, or empty if the colour must not change."""
+    """One thing that a prompt can name. `colour` is the drawn colour's word, or empty if the colour must not change."""
 
     file: str
     name: str

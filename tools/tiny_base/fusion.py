@@ -101,19 +101,19 @@ class Case:
 
 def found(family: Family, judge: Judge, lora: Trained) -> float:
     """The share of pictures that show what a name means."""
-    asked = [(f"a photo of {lora.name}, {where}", seed) for where in PLACES for seed in range(SEEDS)]
-    return share(family, judge, asked, [lora.means] * len(asked))
+    prompts = [(f"a photo of {lora.name}, {where}", seed) for where in PLACES for seed in range(SEEDS)]
+    return share(family, judge, prompts, [lora.means] * len(prompts))
 
 
 def found_others(family: Family, judge: Judge) -> float:
     """The share of pictures of other things that show them."""
-    asked = [(f"a photo of a {name}, {where}", seed) for seed, where in enumerate(PLACES) for name in OTHERS[::2]]
-    return share(family, judge, asked, [name for _ in PLACES for name in OTHERS[::2]])
+    prompts = [(f"a photo of a {name}, {where}", seed) for seed, where in enumerate(PLACES) for name in OTHERS[::2]]
+    return share(family, judge, prompts, [name for _ in PLACES for name in OTHERS[::2]])
 
 
-def share(family: Family, judge: Judge, asked: Sequence[tuple[str, int]], meant: Sequence[str]) -> float:
+def share(family: Family, judge: Judge, prompts: Sequence[tuple[str, int]], meant: Sequence[str]) -> float:
     """The share of pictures of these prompts and seeds in which the judge sees what is meant."""
-    drawn = sample(family, [picture_of(prompt, seed) for prompt, seed in asked], batch_size=8)
+    drawn = sample(family, [picture_of(prompt, seed) for prompt, seed in prompts], batch_size=8)
     seen = judge.concept(torch.stack([picture.pixels for picture in drawn])).names
     return sum(one == other for one, other in zip(seen, meant, strict=True)) / len(meant)
 

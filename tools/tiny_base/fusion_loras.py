@@ -73,11 +73,11 @@ def pictures(family: Family, name: str, folder: Path) -> Path:
     folder = folder / name
     if folder.exists():
         return folder
-    asked = [(where, seed) for where in BACKGROUNDS for seed in (101, 102)]
-    requests = [picture_of(f"a photo of a {MEANS[name]}, on {where}", seed) for where, seed in asked]
+    places = [(where, seed) for where in BACKGROUNDS for seed in (101, 102)]
+    requests = [picture_of(f"a photo of a {MEANS[name]}, on {where}", seed) for where, seed in places]
     drawn = sample(family, requests, batch_size=8)
     folder.mkdir(parents=True)
-    for index, (picture, (where, _)) in enumerate(zip(drawn, asked, strict=True)):
+    for index, (picture, (where, _)) in enumerate(zip(drawn, places, strict=True)):
         to_image(picture.pixels).save(folder / f"{index:02}.png")
         (folder / f"{index:02}.txt").write_text(f"a photo of {name}, on {where}\n", "utf-8")
     return folder

@@ -36,8 +36,8 @@ def missed_on(
             with attached_changes(family, before, ()):
                 for concept in concepts:
                     with attached_changes(family, changes_during(stage, concept, layers), layers):
-                        asked = [fill_in(prompt, concept.name) for prompt in prompts]
-                        grams = collect_inputs(family, stage, asked, layers, settings)
+                        texts = [fill_in(prompt, concept.name) for prompt in prompts]
+                        grams = collect_inputs(family, stage, texts, layers, settings)
                     pairs = [
                         _errors(fused[layer], concept.changes.get(layer), grams.pop(layer, fused[layer][1].shape[1]))
                         for layer in layers

@@ -54,8 +54,8 @@ def score(family: Family, eye: Judge, rounds: int = 1, word: str = "garp", cfg: 
     for seed in range(half):
         prompt, name, where = other_thing(seed)
         cases.append((prompt, seed, name, PLACES[where]))
-    asked = [picture_of(prompt, seed, cfg) for prompt, seed, _, _ in cases]
-    pixels = torch.stack([picture.pixels for picture in sample(family, asked, batch_size=8)])
+    requests = [picture_of(prompt, seed, cfg) for prompt, seed, _, _ in cases]
+    pixels = torch.stack([picture.pixels for picture in sample(family, requests, batch_size=8)])
     seen, places = eye.concept(pixels).names, eye.background(pixels).names
     right = [a == name for a, (_, _, name, _) in zip(seen, cases, strict=True)]
     placed = [a == place for a, (_, _, _, place) in zip(places, cases, strict=True)]

@@ -1,7 +1,7 @@
 """What the tiny base can do, measured: `python -m tools.tiny_base.gates --base FOLDER --pictures DIR --to gates.json`.
 
 Gates: `vae` (PSNR on pictures that no training saw), `judge` (right names on fresh composites), `base` (the judge finds
-what a prompt asked for in sampled pictures), `speed` (seconds for one picture on one thread). The gate of a LoRA is
+what a prompt names in sampled pictures), `speed` (seconds for one picture on one thread). The gate of a LoRA is
 gate_lora.py.
 """
 
@@ -50,18 +50,18 @@ def judge(base: Path, pictures: Path) -> dict[str, Any]:
 
 
 def requests() -> tuple[list[Request], list[str], list[str]]:
-    """Each concept with each seed, over all backgrounds in turn; what is asked for."""
+    """Each concept with each seed, over all backgrounds in turn; with the names of both."""
     wanted = [name for name in backgrounds.NAMES if name != "gradient"]
-    asked, concepts, places = [], [], []
+    pictures, concepts, places = [], [], []
     for i, concept in enumerate(CONCEPTS):
         for seed in range(SEEDS):
             place = wanted[(i * SEEDS + seed * 7) % len(wanted)]
             where = captions.place(backgrounds.NAMES.index(place), (0, 0), _First())
             prompt = f"a photo of {captions.with_article(concept.name)}, {where}"
-            asked.append(Request(prompt, seed=seed, steps=20, cfg=5.0, width=128, height=128))
+            pictures.append(Request(prompt, seed=seed, steps=20, cfg=5.0, width=128, height=128))
             concepts.append(concept.name)
             places.append(place)
-    return asked, concepts, places
+    return pictures, concepts, places
 
 
 def flow_request(request: Request) -> Request:
@@ -77,11 +77,11 @@ class _First:
 
 
 def sampled(base: Path, pictures: Path) -> dict[str, Any]:
-    """Shares of sampled pictures (20 steps, guidance 5, four seeds a concept) that show what was asked; at least
+    """Shares of sampled pictures (20 steps, guidance 5, four seeds a concept) that show what was requested; at least
     0.8."""
     family = load(base)
-    asked, concepts, places = requests()
-    drawn = sample(family, asked, batch_size=16)
+    wanted, concepts, places = requests()
+    drawn = sample(family, wanted, batch_size=16)
     pixels = torch.stack([picture.pixels for picture in drawn])
     eye = Judge.load(base / "judge")
     seen, where = eye.concept(pixels), eye.background(pixels)

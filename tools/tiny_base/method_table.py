@@ -89,12 +89,12 @@ def print_steps(methods: dict[str, list[Row]]) -> None:
     print("\n| method | runs that reach it | steps, of the default's 150 |")
     print("|---|---|---|")
     for name, found in methods.items():
-        asked = [row for row in found if (row["concept"], row["seed"]) in goals]
-        steps = [steps_to(row, goals[row["concept"], row["seed"]]) for row in asked]
+        compared = [row for row in found if (row["concept"], row["seed"]) in goals]
+        steps = [steps_to(row, goals[row["concept"], row["seed"]]) for row in compared]
         reached = [step for step in steps if step is not None]
         if len(reached) > 1:
             interval = student_interval(reached)
             half = (interval.high - interval.low) / 2
-            print(f"| {name} | {len(reached)} of {len(asked)} | {interval.mean:.0f} ± {half:.0f} |")
-        elif asked:
-            print(f"| {name} | {len(reached)} of {len(asked)} | |")
+            print(f"| {name} | {len(reached)} of {len(compared)} | {interval.mean:.0f} ± {half:.0f} |")
+        elif compared:
+            print(f"| {name} | {len(reached)} of {len(compared)} | |")

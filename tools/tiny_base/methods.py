@@ -69,9 +69,9 @@ def prepare(family: Family, work: Path, concepts: Collection[str] = tuple(MEANS)
             shutil.copytree(GARP, work / "pictures" / name, dirs_exist_ok=True)
             continue
         for folder, seeds in ((work / "pictures" / name, (101, 102)), (held_out, HELD_OUT_SEEDS)):
-            asked = [(where, seed) for where in BACKGROUNDS for seed in seeds][: 12 if seeds[0] == 101 else 6]
-            drawn = sample(family, [picture_of(f"a photo of a {meaning}, on {where}", seed) for where, seed in asked])
-            for index, (picture, (where, _)) in enumerate(zip(drawn, asked, strict=True)):
+            places = [(where, seed) for where in BACKGROUNDS for seed in seeds][: 12 if seeds[0] == 101 else 6]
+            drawn = sample(family, [picture_of(f"a photo of a {meaning}, on {where}", seed) for where, seed in places])
+            for index, (picture, (where, _)) in enumerate(zip(drawn, places, strict=True)):
                 to_image(picture.pixels).save(folder / f"{index:02}.png")
                 (folder / f"{index:02}.txt").write_text(f"a photo of {name}, on {where}\n", "utf-8")
 

@@ -44,8 +44,8 @@ def collapsed(exact: Path) -> Path:
 
 def drawn(family: Family, prompts: Sequence[tuple[str, int]]) -> torch.Tensor:
     """(n, 3, 128, 128) in -1..1."""
-    asked = [picture_of(prompt, seed) for prompt, seed in prompts]
-    return torch.stack([picture.pixels for picture in sample(family, asked, batch_size=8)])
+    requests = [picture_of(prompt, seed) for prompt, seed in prompts]
+    return torch.stack([picture.pixels for picture in sample(family, requests, batch_size=8)])
 
 
 def measured(family: Family, eye: Judge, files: dict[str, Path], count: int) -> dict[str, dict[str, float]]:

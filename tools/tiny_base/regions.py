@@ -37,7 +37,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def asked(left: str, right: str, place: str, whole: str, seeds: int) -> list[Request]:
+def requests_of(left: str, right: str, place: str, whole: str, seeds: int) -> list[Request]:
     """Pictures with a name in each half."""
     regions = [
         Region(prompt=f"a photo of {called(name)}, on {place}", box=box) for name, box in ((left, LEFT), (right, RIGHT))
@@ -79,7 +79,7 @@ def main() -> None:
                 if name in result:
                     continue
                 requests = [
-                    replace(r, **changes) for r in asked(left, right, options.place, options.whole, options.seeds)
+                    replace(r, **changes) for r in requests_of(left, right, options.place, options.whole, options.seeds)
                 ]
                 result[name] = halves(family, eye, requests, (means.get(left, left), means.get(right, right)))
                 print(name, json.dumps(result[name]), flush=True)

@@ -111,11 +111,11 @@ def draw(data: Data, batch: int, scale: float, g: Generator) -> tuple[Tensor, Te
 
 
 def judged(family: Family, judge: Judge, count: int, to: Path) -> dict[str, float]:
-    """The shares of pictures that show the concept and the background that was asked for; the pictures as a grid."""
-    asked, concepts, places = gates.requests()
-    stride = max(1, len(asked) // count)
-    chosen = list(range(0, len(asked), stride))[:count]
-    drawn = sample(family, [gates.flow_request(asked[i]) for i in chosen], batch_size=64)
+    """The shares of pictures that show the concept and the background of the prompt; the pictures as a grid."""
+    requests, concepts, places = gates.requests()
+    stride = max(1, len(requests) // count)
+    chosen = list(range(0, len(requests), stride))[:count]
+    drawn = sample(family, [gates.flow_request(requests[i]) for i in chosen], batch_size=64)
     pixels = torch.stack([picture.pixels for picture in drawn])
     rows = [[to_image(p) for p in pixels[i : i + 16]] for i in range(0, len(pixels), 16)]
     grid(rows).save(to)

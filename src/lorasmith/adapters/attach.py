@@ -151,7 +151,7 @@ class AdapterSet:
 
     @property
     def follows_noise(self) -> bool:
-        """Whether an adapter must be told the noise of each pass."""
+        """Whether an adapter needs the noise of each pass."""
         return any(adapter.follows_noise for adapter in self.adapters.values())
 
     def begin_pass(self, position: Tensor) -> None:

@@ -21,9 +21,7 @@ def caption_command(
     threshold: Annotated[
         float | None, typer.Option("--threshold", help="For tags: the lowest probability, 0..1; default 0.35.")
     ] = None,
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", help="For models that follow instructions: what they are asked.")
-    ] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="The instruction, for models that follow one.")] = None,
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", help="The longest caption in the model's tokens; default 60.")
     ] = None,

@@ -53,11 +53,11 @@ def new_command(
 ) -> None:
     """Write a first config: base, images, trigger, what it is, and the memory of the GPU.
 
-    Asks for what is not given as an option. Where nobody can be asked, base, images and trigger must be given; it is
+    Asks for what is not given as an option. Where there is no terminal, base, images and trigger must be given; it is
     then a character, and 12 GiB. The config says why each number is there, and how much memory a step will need.
     """
     given = Given(base, images, trigger, subject, memory)
-    answers = given.asked() if sys.stdin.isatty() and not json else given.assumed()
+    answers = given.completed() if sys.stdin.isatty() and not json else given.assumed()
     write(answers, config, output, overwrite, json)
 
 
@@ -71,8 +71,8 @@ class Given:
     subject: str | None = None
     memory: float | None = None
 
-    def asked(self) -> Given:
-        """All of them: the person at the terminal is asked for the others."""
+    def completed(self) -> Given:
+        """All of them: the person at the terminal answers for the others."""
         return Given(
             self.base
             or ask(f"Base model ({', '.join(EMBEDDED_BASES)}, file, folder or hub id)", DEFAULT_BASE, base_of),
@@ -126,8 +126,8 @@ def print_result(config: Path, made: NewConfig) -> None:
 
 
 def ask(question: str, default: str | None, read: Callable[[str], Any] = str) -> Any:
-    """The answer of the person at the terminal; asked again while `read` refuses it. `read` also gets the default,
-    where the answer is empty. Raises LorasmithError if the input ends."""
+    """The answer of the person at the terminal; the question is repeated while `read` refuses it. `read` also gets the
+    default, where the answer is empty. Raises LorasmithError if the input ends."""
     try:
         return typer.prompt(question, default=default, value_proc=read, err=True)
     except typer.Abort:

@@ -60,7 +60,7 @@ class Conversion:
         self.config["data"].setdefault("empty_captions", True)
 
         # Their batch size is that of each process: one step has the batches of all processes. Ours is shared by the
-        # processes, so the step is told to have as many batches.
+        # processes, so the step gets as many batches.
         ranks = find_launch().count
         if ranks > 1:
             self.config["accumulation"] = ranks * self.config.get("accumulation", 1)

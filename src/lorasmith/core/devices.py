@@ -1,4 +1,4 @@
-"""The devices of this machine. A device is asked for what it can do, through the parts that all of torch's backends
+"""The devices of this machine. What a device can do is queried through the parts that all of torch's backends
 share; no code depends on a maker's name.
 
 torch's ROCm build answers under `cuda`, so AMD's devices take the same path as NVIDIA's.

@@ -1,4 +1,4 @@
-"""Whether the hub of models can be reached: asked once and briefly, where its client would try for half a minute."""
+"""Whether the hub of models can be reached: tried once and briefly, where its client would try for half a minute."""
 
 from __future__ import annotations
 

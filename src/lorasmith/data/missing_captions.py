@@ -1,4 +1,4 @@
-"""Images without a caption: the trigger is their caption, unless the empty text is asked for."""
+"""Images without a caption: the trigger is their caption, unless the empty text is chosen."""
 
 from __future__ import annotations
 

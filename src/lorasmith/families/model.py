@@ -126,7 +126,7 @@ class DiffusionModel(ABC):
         return feature in self.features
 
     def require(self, feature: Feature, option: str) -> None:
-        """Raise LorasmithError, naming the option that asked for it, if `feature` is not supported."""
+        """Raise LorasmithError, naming the option that needs it, if `feature` is not supported."""
         if not self.supports(feature):
             raise LorasmithError(f"{option}: {self.kind} models do not support {feature}")
 

@@ -16,7 +16,7 @@ from lorasmith.families.source import Source
 
 
 class NotRecognisedError(LorasmithError):
-    """A folder or file is not a base model of the family that was asked. Without a message, nothing suggests that it
+    """A folder or file is not a base model of this family. Without a message, nothing suggests that it
     might be one."""
 
 

@@ -143,7 +143,7 @@ class Source(ABC):
 
     @property
     def default_dtype(self) -> torch.dtype:
-        """The dtype that the model is loaded in where none is asked for: bfloat16 if it is of full size, else
+        """The dtype that the model is loaded in where none is given: bfloat16 if it is of full size, else
         float32."""
         return torch.bfloat16 if self.parameters > LARGE else torch.float32
 

@@ -1,7 +1,7 @@
 """Layers of T5 in LoRA files of Flux and SD3: other trainers change it, Lorasmith does not.
 
 Tools on files keep them. Where a file is put on a base, to draw, to begin a run or to be merged for one, they are left
-out, and the user is told.
+out, with a note.
 """
 
 from __future__ import annotations

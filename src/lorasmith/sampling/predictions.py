@@ -43,7 +43,7 @@ class GuidedPrediction:
         for region, texts in zip(self.request.regions, region_texts, strict=True):
             box = region.relative_box(width, height)
             rows, columns = cells(box, *latent_size)
-            # a region's picture has the size of its crop, which SDXL is told
+            # a region's picture has the size of its crop, which SDXL is conditioned on
             size = ((rows.stop - rows.start) * family.downscale, (columns.stop - columns.start) * family.downscale)
             conditioning = encode_prompts(family, texts, self.request, size)
             self.region_boxes.append((box, region.weight))
@@ -91,7 +91,7 @@ def encode_prompts(
     """Encode the texts of a batch: first all prompts, then, with guidance, all negative prompts.
 
     `texts`: for each request a prompt, or a pair of prompt and negative prompt. `size`: height and width in pixels,
-    which SDXL is told as the size of an uncropped original.
+    on which SDXL is conditioned as the size of an uncropped original.
     """
     # (request, role) becomes (role, request), so that `chunk(2)` separates positive from negative predictions
     batch = [text for same_role in zip(*texts, strict=True) for text in same_role]

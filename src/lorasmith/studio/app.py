@@ -81,7 +81,7 @@ async def static_file(request: Request) -> Response:
     path = (STATIC / request.path_params["path"]).resolve()
     if not path.is_relative_to(STATIC) or not path.is_file():
         return problem("there is no such file", 404)
-    # asked for each time, but only sent if it has changed: an update of Lorasmith must not mix with old files
+    # requested each time, but only sent if it has changed: an update of Lorasmith must not mix with old files
     return FileResponse(path, media_type=static_type(path), headers={"Cache-Control": "no-cache"})
 
 

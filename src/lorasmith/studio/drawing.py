@@ -73,7 +73,7 @@ class Reports(Progress):
 
 
 class Drawer:
-    """A base model that stays loaded until another one is asked for."""
+    """A base model that stays loaded until another one is requested."""
 
     def __init__(self) -> None:
         self._key: tuple[object, ...] = ()

@@ -173,7 +173,7 @@ def picture(path: Path) -> Response:
     media_type = PICTURES.get(path.suffix.lower())
     if media_type is None or not path.is_file():
         raise LorasmithError(f"{path.name}: is not a picture")
-    # the address of a picture has its time in it, so that it need not be asked for again
+    # the address of a picture has its time in it, so that it need not be requested again
     return FileResponse(path, media_type=media_type, headers={"Cache-Control": "private, max-age=3600"})
 
 

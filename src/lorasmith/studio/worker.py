@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def read_requests(lines: Iterable[str], put: Callable[[dict[str, Any] | None], None]) -> None:
-    """Pass on each request, and None at the end of the input; a request under way is told when it shall stop."""
+    """Pass on each request, and None at the end of the input; a request under way is notified when it shall stop."""
     for line in lines:
         request = json.loads(line)
         if request["method"] == CANCEL:

@@ -31,7 +31,7 @@ class Worker:
         self._timer: threading.Timer | None = None
         self._lock = threading.Lock()
         self.progress: dict[str, Any] = {}
-        """What the request under way has last told: `done`, `total`, `note`, and `files` that are written."""
+        """What the request under way has reported last: `done`, `total`, `note`, and `files` that are written."""
 
     @property
     def is_running(self) -> bool:
@@ -76,7 +76,7 @@ class Worker:
         process = self._process
         if process is not None and process.poll() is None:
             process.kill()
-            # until it is gone, it looks as if it could be asked
+            # until it is gone, it looks as if it could take requests
             process.wait()
 
     def _answer(self, method: str, seconds: float) -> dict[str, Any]:

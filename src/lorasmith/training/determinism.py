@@ -1,7 +1,7 @@
 """`deterministic = true`: the same machine gives the same bits.
 
 On a CPU with a fixed number of threads that is so anyway. On a GPU some kernels add in whatever order their threads
-come (cuDNN's attention backward is the usual culprit), so two runs of one recipe drift apart; here torch is told to use
+come (cuDNN's attention backward is the usual culprit), so two runs of one recipe drift apart; here torch is set to use
 none of them.
 """
 

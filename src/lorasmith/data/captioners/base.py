@@ -21,7 +21,7 @@ class Captioner(Component, root="captioner"):
     threshold: float = Field(default=0.35, gt=0, lt=1)
     """Of a tagging model: the lowest probability of a tag that is written."""
     prompt: str = "Describe this image in one sentence."
-    """Of a captioning model that follows instructions: what it is asked."""
+    """Of a captioning model that follows instructions: the instruction."""
     max_tokens: int = Field(default=60, ge=1)
     """Of a captioning model: the largest number of tokens of a caption."""
 

@@ -35,9 +35,9 @@ class TransformersCaptioner(Captioner):
             output = model.generate(**inputs, max_new_tokens=self.max_tokens, do_sample=False)[0]
 
         # some models repeat the instruction in front of their answer
-        asked = inputs.get("input_ids")
-        if asked is not None and output[: asked.shape[1]].tolist() == asked[0].tolist():
-            output = output[asked.shape[1] :]
+        instruction = inputs.get("input_ids")
+        if instruction is not None and output[: instruction.shape[1]].tolist() == instruction[0].tolist():
+            output = output[instruction.shape[1] :]
         text = processor.decode(output, skip_special_tokens=True)
         return " ".join(text.split())
 

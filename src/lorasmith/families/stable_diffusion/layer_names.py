@@ -51,7 +51,7 @@ def layers_of(config: UNetConfig, text_configs: Mapping[str, Mapping[str, Any]])
 
 @lru_cache(maxsize=16)
 def unet_layers(config: UNetConfig) -> tuple[LayerSpec, ...]:
-    """The layers of a UNet. They are asked for several times in a run, and building even an empty UNet takes time."""
+    """The layers of a UNet. They are needed several times in a run, and building even an empty UNet takes time."""
     with torch.device("meta"):
         unet = UNet(config)
     specs = (spec_of(f"unet.{path}", module) for path, module in unet.named_modules())

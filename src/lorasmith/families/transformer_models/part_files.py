@@ -110,7 +110,7 @@ def _parts_alone(file: Path) -> dict[str, StoredPart]:
     try:
         tensors, _ = read_header(file)
         return {} if has_denoiser(tensors) else parts_in(tensors, file)
-    except LorasmithError:  # another model's file, which is not asked for
+    except LorasmithError:  # another model's file, which is not needed
         return {}
 
 

@@ -141,7 +141,7 @@ class TransformerSource(Source):
 
     @cached_property
     def _known_layers(self) -> dict[str, tuple[LayerSpec, ...]]:
-        """By component, those that were asked for."""
+        """By component, those that were listed already."""
         return {}
 
 

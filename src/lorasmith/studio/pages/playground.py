@@ -34,7 +34,7 @@ SETTINGS = ("negative", "seed", "steps", "cfg", "sampler", "width", "height", "c
 ARTIST = Worker()
 """Keeps a model loaded."""
 MEMORY_UNIT = 16 << 20
-"""Bytes to which memory is rounded, so that the page is not told of each small change."""
+"""Bytes to which memory is rounded, so that the page is not updated for each small change."""
 
 
 def choices(call: Call) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The page of one run: curves, previews, files and log as they are written, and what the run can be asked for."""
+"""The page of one run: curves, previews, files and log as they are written, and the requests that the run takes."""
 
 from __future__ import annotations
 

@@ -147,13 +147,13 @@ def why(rows: list[dict[str, Any]], best: Any, ties: list[Any]) -> str:
 
 
 def praise(chosen: dict[str, Any], others: list[dict[str, Any]], ties: list[Any]) -> str:
-    """Why a run is the best: its held-out loss, that of the next one, and the runs that cannot be told from it."""
+    """Why a run is the best: its held-out loss, that of the next one, and the runs that it does not differ from."""
     step = "" if chosen["best_step"] is None else f" at step {chosen['best_step']}"
     text = f"{chosen['run']} has the lowest held-out loss of its best weights: {held_out(chosen):.4f}{step}."
     if others:
         text += f" The next one, {others[0]['run']}, has {held_out(others[0]):.4f}."
     if ties:
-        text += f" By these held-out images it cannot be told from: {', '.join(map(str, ties))}."
+        text += f" These held-out images show no difference from: {', '.join(map(str, ties))}."
     return text
 
 

@@ -1,4 +1,4 @@
-"""A process that makes the steps of one contender, when it is told to.
+"""A process that makes the steps of one contender, on request.
 
 Each contender has a process of its own, so that its memory, its caches and its CPU time are its own, and one contender
 after the other can make a few steps. Orders come as lines of JSON on standard input, answers go out as lines of JSON.

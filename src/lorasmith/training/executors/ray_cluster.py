@@ -154,7 +154,7 @@ def describe(error: BaseException) -> str:
 
 def import_ray() -> Any:
     """The package `ray`. Raises LorasmithError if it is not installed."""
-    # Ray reports the start of a cluster to its makers unless it is told not to
+    # Ray reports the start of a cluster to its makers unless that is switched off
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         return import_module("ray")

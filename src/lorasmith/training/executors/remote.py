@@ -38,8 +38,8 @@ PASSED_ON = ("LORASMITH_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "PYTHONPATH")
 SECONDS_UNTIL_SEEN = 15.0
 """How long a file of a node may take to be seen here."""
 
-SECONDS_UNTIL_TOLD = 20.0
-"""How long a task may wait to begin before that is told."""
+SECONDS_UNTIL_REPORT = 20.0
+"""How long a task may wait to begin before that is reported."""
 
 
 class RemoteExecutor(Executor):
@@ -93,7 +93,7 @@ class RemoteHandle:
 
     def __init__(self, folder: Path, token: str, job: EngineJob, engine: str) -> None:
         self.folder, self.token, self.job, self.engine = folder, token, job, engine
-        self._told: Any = None
+        self._reported: Any = None
         self._given_at = time.monotonic()
         self._ended_at: float | None = None
 
@@ -110,7 +110,7 @@ class RemoteHandle:
         if code is not None:
             return Ended(code)
         if requested_stop(self.folder) and not self.has_started:
-            # another program may have asked for it
+            # another program may have requested it
             self.job.cancel(at_once=False)
         ended = self.job.poll()
         if ended is None:
@@ -133,14 +133,14 @@ class RemoteHandle:
     def news(self) -> str:
         started = read_json(self.folder / STARTED) or {}
         if started.get("token") != self.token:
-            if self._told is not None or time.monotonic() < self._given_at + SECONDS_UNTIL_TOLD:
+            if self._reported is not None or time.monotonic() < self._given_at + SECONDS_UNTIL_REPORT:
                 return ""
-            self._told = "waits"
+            self._reported = "waits"
             return f"waits for {self.job.waits_for()}"
         now = started.get("host"), started.get("attempt")
-        if now == self._told:
+        if now == self._reported:
             return ""
-        self._told = now
+        self._reported = now
         return f"runs on {now[0]}" if now[1] == 1 else f"continues on {now[0]}, attempt {now[1]}"
 
 

@@ -132,7 +132,7 @@ class SharedTask:
 
 
 def requested_stop(folder: Path) -> str:
-    """`step` or `now` if somebody has asked the task to end; else empty."""
+    """`step` or `now` if somebody has requested that the task ends; else empty."""
     try:
         return (folder / STOP).read_text(encoding="utf-8").strip() or AT_STEP
     except OSError:

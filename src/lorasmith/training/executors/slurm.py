@@ -141,8 +141,8 @@ class SlurmSession(RemoteSession):
 class SlurmJob:
     """A job of SLURM, or with `is_slurm` false a process in place of one."""
 
-    asked_at: ClassVar[float] = 0.0
-    """When SLURM's accounting was asked last, for all jobs."""
+    queried_at: ClassVar[float] = 0.0
+    """When SLURM's accounting was queried last, for all jobs."""
 
     def __init__(self, job: Any, is_slurm: bool) -> None:
         self.job, self.is_slurm = job, is_slurm
@@ -169,12 +169,12 @@ class SlurmJob:
         return f"the SLURM job {self.job.job_id}"
 
     def state(self) -> str:
-        """The state in SLURM's accounting, which is asked from time to time."""
+        """The state in SLURM's accounting, which is queried from time to time."""
         if not self.is_slurm:
             return str(self.job.state)
         watcher = self.job.watcher
-        if time.monotonic() >= SlurmJob.asked_at + ASK_INTERVAL:
-            SlurmJob.asked_at = time.monotonic()
+        if time.monotonic() >= SlurmJob.queried_at + ASK_INTERVAL:
+            SlurmJob.queried_at = time.monotonic()
             watcher.update()
         return str(watcher.get_state(self.job.job_id, mode="cache"))
 

@@ -1,6 +1,6 @@
 """Runs a command that ends with the process that started it: `python tied.py PARENT COMMAND`.
 
-A node of a cluster that is cut off or told to end kills the engine's process, not what that has started. Linux then
+A node of a cluster that is cut off or shut down kills the engine's process, not what that has started. Linux then
 sends SIGTERM here, which a run takes as a wish to save a checkpoint and end.
 """
 

@@ -24,7 +24,7 @@ class BestExport(Hook):
     """Decides at exports which weights of the run are the best, and keeps them as a file of their own.
 
     By likeness, where the hook `scores` measures it: the latest weights whose likeness is not lower than the highest
-    one. By the loss on held-out images, where that is asked for: the latest weights whose loss is not worse than the
+    one. By the loss on held-out images, with `by = "loss"`: the latest weights whose loss is not worse than the
     lowest one, at exports and at validations in between. Lower and worse mean that the 90 % interval of the paired
     differences (the same prompts and seeds, or images, noise and timesteps) excludes 0. The reason is in the report
     and in the file's metadata. Where the evidence is weak, it says so.
@@ -70,7 +70,7 @@ class BestExport(Hook):
         choice = self.judge(run) if scores is None else judge_by_likeness(run, scores)
         if choice is None:
             return
-        # without a rule that was asked for, the loss is only a remark on the last weights
+        # if no rule was chosen, the loss is only a remark on the last weights
         is_remark = scores is None and self.by != "loss"
         file = self._keep(run, choice) if self.file and not is_remark else None
         remark = {"remark": True} if is_remark else {}

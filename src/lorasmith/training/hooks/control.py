@@ -1,4 +1,4 @@
-"""Does what a run is asked for while it is under way: stop, preview, export or checkpoint now."""
+"""Carries out requests to a run that is under way: stop, preview, export or checkpoint now."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Control(Hook):
         for request in take_requests(run.folder):
             refusal = self.answer(run, request)
             run.events.write("control", run.state.step, request=request, refused=refusal)
-            run.progress.say(f"step {run.state.step}: asked for {request}" + (f": {refusal}" if refusal else ""))
+            run.progress.say(f"step {run.state.step}: request to {request}" + (f": {refusal}" if refusal else ""))
 
     def answer(self, run: Run, request: str) -> str:
-        """Do what is asked for; returns why it cannot be done, or an empty string."""
+        """Carry out a request; returns why it cannot be done, or an empty string."""
         if request == STOP:
             run.stopping = True
             return ""

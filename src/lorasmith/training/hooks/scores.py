@@ -92,7 +92,7 @@ class Scores(Hook):
         super().start(run)
 
     def due(self, run: Run) -> bool:
-        # `[best]` may have asked for the numbers of this step already
+        # `[best]` may have computed the numbers of this step already
         return not self.has_acted(run) and (self._export_is_new or super().due(run))
 
     def finish(self, run: Run) -> None:

@@ -30,12 +30,12 @@ def send_request(run: Path, name: str) -> None:
 
 
 def take_requests(run: Path) -> list[str]:
-    """What the run is asked for, in the order of `REQUESTS` but `stop` last; the requests are then deleted."""
+    """The requests to the run, in the order of `REQUESTS` but `stop` last; their files are then deleted."""
     folder = run / FOLDER
     try:
         names = os.listdir(folder)
     except OSError:
-        return []  # nothing was ever asked for
+        return []  # there was never a request
     requests = [name for name in (*REQUESTS[1:], STOP) if name in names]
     for name in requests:
         with contextlib.suppress(OSError):

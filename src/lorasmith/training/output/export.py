@@ -144,7 +144,7 @@ def facts_of(run: Run) -> Facts:
 def shareable_config(config: TrainConfig) -> str:
     """The config as TOML, without the folders of the user's machine, since exported files are published."""
     settings = settings_without_folders(config)
-    # a relative folder looks like a hub id, so only here it can be told that it is one
+    # a relative folder looks like a hub id, so only here it is known to be one
     if config.export.metadata != "full":
         for key in ("base", "vae"):
             if settings[key] and Path(settings[key]).exists():

@@ -71,6 +71,6 @@ def image_hashes(records: Sequence[ImageRecord]) -> list[list[str]]:
 
 
 def content_hash(record: ImageRecord) -> str:
-    """The hash of an image with its captions, mask and settings. Captions cannot be told from it without the image."""
+    """The hash of an image with captions, mask and settings. Captions cannot be guessed from it without the image."""
     text = json.dumps(record.training_content(), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]

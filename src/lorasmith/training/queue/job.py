@@ -98,7 +98,7 @@ class Job:
     def is_alive(self, unknown_to: str = "") -> bool:
         """Whether the process of the job runs, here or elsewhere, or waits for its turn on a cluster.
 
-        `unknown_to`: an engine that was asked for the job, and does not know it any more.
+        `unknown_to`: an engine that was queried for the job, and does not know it any more.
         """
         if not self.status.get("on"):
             is_elsewhere = self.status.get("machine", this_machine()) != this_machine()

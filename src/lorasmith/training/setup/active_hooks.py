@@ -21,7 +21,7 @@ def active_hooks(config: TrainConfig, ranks: Ranks) -> tuple[Hook, ...]:
     optional = [hook for hook in (config.validation, config.preview) if hook is not None]
     # weights are judged when their losses are measured and their exports written
     best = () if config.best is None else (config.best,)
-    # what a run is asked for comes after what is due anyway
+    # requests come after what is due anyway
     return (
         config.log,
         *optional,

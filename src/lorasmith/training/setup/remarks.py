@@ -1,4 +1,4 @@
-"""Remarks on the data of a run: found for `check`, and told in short before a training."""
+"""Remarks on the data of a run: found for `check`, and printed in short before a training."""
 
 from __future__ import annotations
 

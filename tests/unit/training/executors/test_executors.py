@@ -182,7 +182,7 @@ def test_what_a_task_waits_for_and_its_node_are_told_once(tmp_path: Path, monkey
     token = prepare(task)
     handle = RemoteHandle(task.folder, token, FakeJob(), "fake")
     assert handle.news() == ""
-    monkeypatch.setattr(remote, "SECONDS_UNTIL_TOLD", 0.0)
+    monkeypatch.setattr(remote, "SECONDS_UNTIL_REPORT", 0.0)
     assert [handle.news(), handle.news()] == ["waits for a free GPU", ""]
     for attempt, text in ((1, "runs on gpu03"), (2, "continues on gpu03, attempt 2")):
         started = {"host": "gpu03", "attempt": attempt, "token": token}

@@ -60,13 +60,13 @@ export async function render(root, parameters, signal) {
 
   async function draw(event) {
     event.preventDefault();
-    const asked = body();
+    const request = body();
     busy(true);
     problem.hidden = true;
     fill(drawn);
     try {
-      const result = await post("playground/draw", asked, signal);
-      for (const [i, file] of result.files.entries()) settings.set(file, { ...asked, seed: (asked.seed ?? 0) + i, count: 1 });
+      const result = await post("playground/draw", request, signal);
+      for (const [i, file] of result.files.entries()) settings.set(file, { ...request, seed: (request.seed ?? 0) + i, count: 1 });
       fill(drawn, result.files.map(picture));
       note.textContent = [`${result.seconds} s`, ...result.notes].join(" · ");
     } catch (error) {

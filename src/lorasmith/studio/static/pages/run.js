@@ -1,4 +1,4 @@
-// One run: how it goes, what it draws, what it has written, and what it can be asked for.
+// One run: how it goes, what it draws, what it has written, and the requests that it takes.
 import { get, listen, post, url } from "../api.js";
 import { lineChart } from "../chart.js";
 import { attempt, bytes, duration, fill, h, number, openDialog, toast, useStyle } from "../dom.js";
@@ -45,7 +45,7 @@ export async function render(root, { run }, signal) {
   show(details);
   parts.charts.update(curves.charts);
 
-  // Curves are asked for less often than the numbers change; what changes meanwhile is asked for afterwards.
+  // Curves are requested less often than the numbers change; what changes meanwhile is requested afterwards.
   let asking = false;
   let changed = false;
   const refreshCurves = async () => {
