@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -99,6 +100,7 @@ def find_setting_remarks(config: TrainConfig, base: Source, steps: int) -> list[
         *device_remarks(config),
         *prediction_remarks(config, base),
         *resolution_remarks(config, base),
+        *layer_remarks(config, base),
         *rank_remarks(config, base),
         *warmup_remarks(config, steps),
         *rate_remarks(config),
@@ -176,6 +178,46 @@ def rank_remarks(config: TrainConfig, base: Source) -> Iterator[Problem]:
             f"most the rank {beyond[0].largest}"
         )
         yield Problem("adapter.rank", found, remedy=f"{smallest} or less makes a smaller file that can do the same")
+
+
+def layer_remarks(config: TrainConfig, base: Source) -> Iterator[Problem]:
+    """Patterns of `adapter.layers` that fit nothing beside others that do, and a text encoder without adapters."""
+    if config.start is not None:  # the layers are those of the file
+        return
+    chosen = adapted_layers(config, base)
+    if not chosen:
+        return
+    specs = list(base.layers())
+    layers = config.adapter.layers
+    for entry in (layers,) if isinstance(layers, str) else layers:
+        if entry in base.layer_presets:
+            continue
+        fitting = [spec for spec in specs if fnmatchcase(spec.name, entry.removeprefix("!"))]
+        trained = [spec for spec in fitting if config.optimizer.rate(spec.component) > 0]
+        if trained or (fitting and entry.startswith("!")):
+            continue
+        if fitting:
+            found = f'"{entry}" fits only layers of {fitting[0].component}, whose learning rate is 0'
+            yield Problem("adapter.layers", found, remedy="set optimizer.text_lr, or leave the pattern out")
+        else:
+            found = f'"{entry}" fits no layer of the base'
+            yield Problem(
+                "adapter.layers", found, remedy=f"names of layers are such as {', '.join(examples_of(specs))}"
+            )
+
+    if config.optimizer.text_lr > 0 and all(spec.component == base.denoiser_component for spec in chosen):
+        found = f"{config.optimizer.text_lr:g} trains nothing: adapter.layers chooses no layer of a text encoder"
+        yield Problem(
+            "optimizer.text_lr", found, remedy='add a pattern such as "te*" to adapter.layers, or set it to 0'
+        )
+
+
+def examples_of(specs: Sequence[LayerSpec]) -> list[str]:
+    """The name of the first layer of each component."""
+    first: dict[str, str] = {}
+    for spec in specs:
+        first.setdefault(spec.component, spec.name)
+    return list(first.values())
 
 
 def warmup_remarks(config: TrainConfig, steps: int) -> Iterator[Problem]:

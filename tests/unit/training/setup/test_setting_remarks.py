@@ -114,6 +114,28 @@ def test_learning_rates_that_destroy_the_weights(overrides: list[str], keys: set
     assert {p.where for p in lorasmith.check(table, overrides=overrides).warnings} == keys
 
 
+@pytest.mark.parametrize(
+    ("layers", "text_lr", "expected"),
+    [
+        (["unet.up_blocks.*", "te.*"], 1e-4, {}),
+        (["attention", "unet.up_blocks.*"], 0.0, {}),
+        (["unet.*", "!te.*"], 0.0, {}),
+        (["unet.*", "text_encoder.*"], 0.0, {"adapter.layers": '"text_encoder.*" fits no layer of the base'}),
+        (["unet.*", "!*.proj_inn"], 0.0, {"adapter.layers": '"!*.proj_inn" fits no layer of the base'}),
+        (["unet.*", "te.*"], 0.0, {"adapter.layers": '"te.*" fits only layers of te, whose learning rate is 0'}),
+        (["unet.up_blocks.*"], 1e-4, {"optimizer.text_lr": "chooses no layer of a text encoder"}),
+    ],
+)
+def test_patterns_that_choose_nothing_beside_others_that_do(
+    layers: list[str], text_lr: float, expected: dict[str, str], table: dict[str, Any]
+) -> None:
+    table["adapter"]["layers"] = layers
+    table["optimizer"] = {"text_lr": text_lr}
+    found = {p.where: p.found for p in lorasmith.check(table).warnings}
+    assert list(found) == list(expected)
+    assert all(part in found[key] for key, part in expected.items())
+
+
 def test_a_rank_beyond_some_layers_gets_a_remark(table: dict[str, Any]) -> None:
     found = [p.found for p in lorasmith.check(table, overrides=["adapter.rank=40"]).warnings]
     assert len(found) == 1
