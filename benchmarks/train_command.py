@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ IMAGES = 32
 WARM_UP = 200
 """Steps before those that are timed: compilation, the capture of a graph, the clocks of the GPU."""
 POLL_S = 0.01
+LAUNCH = [sys.executable, "-m", "lorasmith"]
 
 
 def main() -> None:
@@ -66,8 +68,10 @@ def main() -> None:
     options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
-def command(workload: Workload, work: Path, steps: int) -> dict[str, float]:
-    """Wall time of a training command, and of one of its steps after the warm-up (0 if there are no such steps)."""
+def command(workload: Workload, work: Path, steps: int, launch: Sequence[str] = LAUNCH) -> dict[str, float]:
+    """Wall time of a training command, and of one of its steps after the warm-up (0 if there are no such steps).
+
+    `launch`: what starts the program."""
     output = work / "run"
     shutil.rmtree(output, ignore_errors=True)
     config = {
@@ -87,7 +91,7 @@ def command(workload: Workload, work: Path, steps: int) -> dict[str, float]:
     file = work / "config.json"
     file.write_text(json.dumps(config), encoding="utf-8")
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "lorasmith", "train", str(file), "--yes"])
+    process = subprocess.Popen([*launch, "train", str(file), "--yes"])
     appeared = steps_as_they_appear(process, output / "events.jsonl")
     wall = time.perf_counter() - started
     if process.returncode:

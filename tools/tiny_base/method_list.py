@@ -146,6 +146,7 @@ def token(lr: float, vectors: int = 2) -> list[dict[str, Any]]:
 
 
 CONSTANT = {"kind": "constant"}
+UP_AND_TEXT = lora(layers=["unet.up_blocks.*attentions*", "te.*"])
 TEXT_SIDE = [
     text_side("UNet only"),
     text_side("encoder at 1/4", LR / 4),
@@ -157,6 +158,13 @@ TEXT_SIDE = [
     text_side("UNet only, no preserve", preserve=False),
     text_side("UNet only, constant rate", lr_schedule=CONSTANT),
     text_side("encoder at full rate, constant rate", LR, lr_schedule=CONSTANT),
+    text_side("up blocks and encoder, 160 steps", LR, steps=160, **UP_AND_TEXT),
+    text_side("encoder at full rate, P2, 160 steps", LR, steps=160, **weighted("p2")),
+    text_side("encoder at full rate, mixed ranks, 160 steps", LR, steps=160, **lora(overrides=RANKS_BY_BLOCK)),
+    text_side("both at 1.33 times the rate, 120 steps", 1.33 * LR, steps=120, optimizer={"lr": 1.33 * LR}),
+    text_side("both at twice the rate, 120 steps", 2 * LR, steps=120, optimizer={"lr": 2 * LR}),
+    text_side("encoder at full rate, batch 6, 160 steps", LR, steps=160, data={"batch_size": 6}),
+    text_side("encoder at full rate, batch 4, 200 steps", LR, data={"batch_size": 4}),
 ]
 METHODS = {
     method.name: method
