@@ -2,9 +2,10 @@
 
     python benchmarks/train_command.py --base sd1 --batch 1 --out train_command.json
 
-Three figures: the wall time of a command that makes one step, cold (images are encoded) and warm; the time of a step in
-a run with its usual hooks, by the times at which its steps appear in `events.jsonl`; and the time of the bare step, as
-`lorasmith bench` makes it, on the same machine, before and after the run.
+Four figures: the wall time of a command that makes one step, cold (images are encoded) and warm; the time from the
+start of the warm one until its step is in the log; the time of a step in a run with its usual hooks, by the times at
+which its steps appear in `events.jsonl`; and the time of the bare step, as `lorasmith bench` makes it, on the same
+machine, before and after the run.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def main() -> None:
     shutil.rmtree(workload.cache, ignore_errors=True)
     figures: dict[str, Any] = {"base": options.base, "resolution": resolution, "batch": options.batch}
     figures["cold_command_s"] = command(workload, options.work, 1)["wall_s"]
-    figures["warm_command_s"] = command(workload, options.work, 1)["wall_s"]
+    warm = command(workload, options.work, 1)
+    figures |= {"warm_command_s": warm["wall_s"], "warm_first_step_s": warm["first_step_s"]}
     bare = [bare_step(workload, options.steps)]
     long = command(workload, options.work, WARM_UP + options.steps)
     bare.append(bare_step(workload, options.steps))
@@ -69,7 +71,8 @@ def main() -> None:
 
 
 def command(workload: Workload, work: Path, steps: int, launch: Sequence[str] = LAUNCH) -> dict[str, float]:
-    """Wall time of a training command, and of one of its steps after the warm-up (0 if there are no such steps).
+    """Wall time of a training command, the time until a step of it is in the log, and that of one of its steps after
+    the warm-up (0 if there are no such steps).
 
     `launch`: what starts the program."""
     output = work / "run"
@@ -101,7 +104,7 @@ def command(workload: Workload, work: Path, steps: int, launch: Sequence[str] = 
     if len(timed) > 1:
         (first, begin), (last, end) = timed[0], timed[-1]
         step_s = (end - begin) / (last - first)
-    return {"wall_s": round(wall, 2), "step_s": step_s}
+    return {"wall_s": round(wall, 2), "first_step_s": round(appeared[0][1] - started, 2), "step_s": step_s}
 
 
 def steps_as_they_appear(process: subprocess.Popen[bytes], events: Path) -> list[tuple[int, float]]:

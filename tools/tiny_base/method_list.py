@@ -60,7 +60,7 @@ def on(*patterns: str) -> dict[str, Any]:
     return lora(layers=list(patterns))
 
 
-ATTENTION = "unet.*attentions*"
+WITH_TEXT = {"optimizer": {"text_lr": LR}}
 RANKS_BY_BLOCK = [
     {"layers": "unet.up_blocks.*", "rank": 20},
     {"layers": "unet.mid_block.*", "rank": 4},
@@ -107,6 +107,13 @@ COMPARED = [
         against=NO_OTHERS,
     ),
     Method("text encoder at half the rate", {"optimizer": {"text_lr": LR / 2}}, cost=1.3),
+    Method("preserve, text encoder", WITH_TEXT, preserve=True, against="preserve"),
+    Method(
+        "preserve, text encoder, up blocks only",
+        merged(WITH_TEXT, on("unet.up_blocks.*attentions*", "te.*")),
+        preserve=True,
+        against="preserve",
+    ),
 ]
 
 
@@ -147,6 +154,13 @@ def token(lr: float, vectors: int = 2) -> list[dict[str, Any]]:
 
 CONSTANT = {"kind": "constant"}
 UP_AND_TEXT = lora(layers=["unet.up_blocks.*attentions*", "te.*"])
+
+
+def faster(factor: float) -> dict[str, Any]:
+    """The up blocks and the text encoder, with a multiple of the UNet's rate."""
+    return UP_AND_TEXT | {"optimizer": {"lr": factor * LR}}
+
+
 TEXT_SIDE = [
     text_side("UNet only"),
     text_side("encoder at 1/4", LR / 4),
@@ -159,6 +173,9 @@ TEXT_SIDE = [
     text_side("UNet only, constant rate", lr_schedule=CONSTANT),
     text_side("encoder at full rate, constant rate", LR, lr_schedule=CONSTANT),
     text_side("up blocks and encoder, 160 steps", LR, steps=160, **UP_AND_TEXT),
+    text_side("up blocks and encoder, 120 steps, 1.33 times the rate", 1.33 * LR, steps=120, **faster(1.33)),
+    text_side("up blocks and encoder, 100 steps, 1.6 times the rate", 1.6 * LR, steps=100, **faster(1.6)),
+    text_side("up blocks and encoder, P2, 160 steps", LR, steps=160, **UP_AND_TEXT, **weighted("p2")),
     text_side("encoder at full rate, P2, 160 steps", LR, steps=160, **weighted("p2")),
     text_side("encoder at full rate, mixed ranks, 160 steps", LR, steps=160, **lora(overrides=RANKS_BY_BLOCK)),
     text_side("both at 1.33 times the rate, 120 steps", 1.33 * LR, steps=120, optimizer={"lr": 1.33 * LR}),

@@ -33,13 +33,30 @@ class Events:
         self._listeners: list[Listener] = []
         self._unwritten: list[str] = []
         """Lines that could not be written yet, because the disk is full."""
+        self._held: list[tuple[str, int, dict[str, Any]]] = []
+        """Events that `hold` was given: kind, step, fields."""
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with each further event, after the event has been written."""
         self._listeners.append(listener)
 
     def write(self, event: str, step: int, **fields: Any) -> None:
-        """Write one event. Numbers that are not finite are written as null."""
+        """Write one event, after those that are held. Numbers that are not finite are written as null."""
+        self.write_held()
+        self._write(event, step, fields)
+
+    def hold(self, event: str, step: int, **fields: Any) -> None:
+        """Write an event later: with `write_held`, before the next event, or at the end."""
+        self._held.append((event, step, fields))
+
+    def write_held(self) -> None:
+        """Write the events that are held."""
+        held, self._held = self._held, []
+        for event, step, fields in held:
+            self._write(event, step, fields)
+
+    def _write(self, event: str, step: int, fields: dict[str, Any]) -> None:
+        """Write one event, and call the listeners."""
         values = {name: _for_json(value) for name, value in fields.items()}
         line = json.dumps({"event": event, "step": step, **values})
         self._append(line + "\n")
@@ -77,6 +94,7 @@ class Events:
 
     def of(self, event: str) -> list[dict[str, Any]]:
         """All events of one kind so far, in order, including those from before the run was resumed."""
+        self.write_held()
         if not self.path.is_file():
             return []
         # only lines with this text are parsed, since most lines are steps; a line without "}" was cut off by a kill
@@ -114,6 +132,7 @@ class Events:
         write_text(self.path, "".join(line + "\n" for line in remaining))
 
     def close(self) -> None:
+        self.write_held()
         if self._writer is not None:
             with suppress(OSError):
                 self._writer.close()
@@ -133,6 +152,8 @@ class NoEvents(Events):
     """For ranks other than the first: writes nothing."""
 
     def write(self, event: str, step: int, **fields: Any) -> None: ...
+
+    def hold(self, event: str, step: int, **fields: Any) -> None: ...
 
     def rewind(self, step: int) -> None: ...
 

@@ -182,34 +182,33 @@ def rank_remarks(config: TrainConfig, base: Source) -> Iterator[Problem]:
 
 def layer_remarks(config: TrainConfig, base: Source) -> Iterator[Problem]:
     """Patterns of `adapter.layers` that fit nothing beside others that do, and a text encoder without adapters."""
-    if config.start is not None:  # the layers are those of the file
+    chosen = [] if config.start is not None else adapted_layers(config, base)
+    if not chosen:  # the layers are those of a file, or only new tokens are trained
         return
-    chosen = adapted_layers(config, base)
-    if not chosen:
-        return
-    specs = list(base.layers())
     layers = config.adapter.layers
     for entry in (layers,) if isinstance(layers, str) else layers:
-        if entry in base.layer_presets:
-            continue
-        fitting = [spec for spec in specs if fnmatchcase(spec.name, entry.removeprefix("!"))]
-        trained = [spec for spec in fitting if config.optimizer.rate(spec.component) > 0]
-        if trained or (fitting and entry.startswith("!")):
-            continue
-        if fitting:
-            found = f'"{entry}" fits only layers of {fitting[0].component}, whose learning rate is 0'
-            yield Problem("adapter.layers", found, remedy="set optimizer.text_lr, or leave the pattern out")
-        else:
-            found = f'"{entry}" fits no layer of the base'
-            yield Problem(
-                "adapter.layers", found, remedy=f"names of layers are such as {', '.join(examples_of(specs))}"
-            )
+        if entry not in base.layer_presets:
+            yield from pattern_remarks(entry, config, base)
 
     if config.optimizer.text_lr > 0 and all(spec.component == base.denoiser_component for spec in chosen):
         found = f"{config.optimizer.text_lr:g} trains nothing: adapter.layers chooses no layer of a text encoder"
         yield Problem(
             "optimizer.text_lr", found, remedy='add a pattern such as "te*" to adapter.layers, or set it to 0'
         )
+
+
+def pattern_remarks(pattern: str, config: TrainConfig, base: Source) -> Iterator[Problem]:
+    """A pattern that fits no layer, or no layer that is trained."""
+    specs = list(base.layers())
+    fitting = [spec for spec in specs if fnmatchcase(spec.name, pattern.removeprefix("!"))]
+    if not fitting:
+        found = f'"{pattern}" fits no layer of the base'
+        yield Problem("adapter.layers", found, remedy=f"names of layers are such as {', '.join(examples_of(specs))}")
+        return
+    trained = any(config.optimizer.rate(spec.component) > 0 for spec in fitting)
+    if not trained and not pattern.startswith("!"):
+        found = f'"{pattern}" fits only layers of {fitting[0].component}, whose learning rate is 0'
+        yield Problem("adapter.layers", found, remedy="set optimizer.text_lr, or leave the pattern out")
 
 
 def examples_of(specs: Sequence[LayerSpec]) -> list[str]:

@@ -120,8 +120,13 @@ class CudaGraphs:
         torch.cuda.synchronize()
         # The thread of NCCL may query its events meanwhile, which would spoil a capture that watches all threads.
         mode = "global" if self.run.ranks.count == 1 else "thread_local"
-        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode=mode):
-            outcome = step(batch, rng)
+        try:
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode=mode):
+                outcome = step(batch, rng)
+        except BaseException:
+            # or what was allocated for the graph stays in its memory pool, where nothing else can use it
+            graph.reset()
+            raise
         self.pool = graph.pool()
         return CapturedStep(graph, batch, rng, outcome)
 
