@@ -136,7 +136,7 @@ def ask(question: str, default: str | None, read: Callable[[str], Any] = str) ->
 
 def base_of(text: str) -> str:
     """A base model that is on this machine, or may be on the hub."""
-    from lorasmith.families.resolve import local_base
+    from lorasmith.families.model_paths import local_base
 
     name = text.strip()
     try:

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from lorasmith.core.embedded_bases import EMBEDDED_BASES, folder_of
-from lorasmith.core.errors import LorasmithError, did_you_mean
+from lorasmith.core.errors import LorasmithError
 from lorasmith.families.fingerprint import file_hash, part_hash
+from lorasmith.families.model_paths import local_base, local_part, local_vae
 from lorasmith.families.registry import loader_of, loaders, open_source
 from lorasmith.families.source import Source
-from lorasmith.families.weight_files import PICKLE_SUFFIXES, pickle_advice
 
 _CONFIGS = ["model_index.json", "*/config.json", "scheduler/*.json", "tokenizer*/*", "*/*.index.json"]
-_HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
-_BASES = f"A base model is {', '.join(EMBEDDED_BASES)}, a diffusers folder, an original-layout .safetensors"
-_PARTS = "Parts of a base are in .safetensors files, in a folder of such, in a diffusers folder"
-_VAES = "A VAE is a diffusers folder that is one or contains one, a .safetensors"
 _VAE_WEIGHTS = "diffusion_pytorch_model"
 
 
@@ -90,27 +84,11 @@ def find(source: str | Path, family: str | None = None) -> Source:
     return open_source(name, _from_hub(name, stems, _CONFIGS, denoisers), family)
 
 
-def local_base(source: str | Path) -> Path | None:
-    """The folder or file of a base model on this machine; None for a hub id. Raises LorasmithError if it is neither, or
-    a pickle."""
-    name = str(source)
-    local = _local_path(name, _BASES)
-    path = Path(name).expanduser()
-    # a path in its own right and anything that does not look like a hub id is a mistake
-    is_hub_id = isinstance(source, str) and path.suffix != ".safetensors" and re.fullmatch(_HUB_ID, name)
-    if local is None and not is_hub_id:
-        raise LorasmithError(f"{name}: {_not_found(path, _BASES)}")
-    return local
-
-
 def with_vae(base: Source, name: str) -> Source:
     """`base` with the VAE that `name` names: a diffusers folder that is one or contains one, a hub id of such, or a
     `.safetensors` in the original layout. Raises LorasmithError if there is none or it is a pickle."""
-    path = _local_path(name, _VAES)
+    path = local_vae(name)
     if path is None:
-        missing = Path(name).expanduser()
-        if missing.suffix == ".safetensors" or not re.fullmatch(_HUB_ID, name):
-            raise LorasmithError(f"{name}: {_not_found(missing, _VAES)}")
         stems = (f"vae/{_VAE_WEIGHTS}", _VAE_WEIGHTS)
         path = _from_hub(name, stems, ["config.json", "vae/config.json"], ["**/*.safetensors"])
     return loader_of(base.kind).replace_vae(base, path)
@@ -123,32 +101,11 @@ def with_parts(base: Source, names: Sequence[str]) -> Source:
         return base
     paths: list[Path] = []
     for name in names:
-        path = _local_path(name, _PARTS)
-        if path is None:
-            raise LorasmithError(f"base_parts: {name}: {_not_found(Path(name).expanduser(), _PARTS)}")
-        paths.append(path)
+        try:
+            paths.append(local_part(name))
+        except LorasmithError as error:
+            raise LorasmithError(f"base_parts: {error}") from None
     return loader_of(base.kind).with_parts(base, paths)
-
-
-def _local_path(name: str, what: str) -> Path | None:
-    """The folder or file that `name` means on this machine, or None. Raises LorasmithError for a pickle."""
-    path = Path(name).expanduser()
-    if name in EMBEDDED_BASES and not path.exists():
-        embedded = folder_of(name)
-        if not embedded.is_dir():
-            raise LorasmithError(f"the embedded base {name} is not part of this installation; reinstall lorasmith")
-        return embedded
-    if path.is_dir():
-        return path
-    if path.suffix.lower() in PICKLE_SUFFIXES:
-        raise LorasmithError(f"{name} {pickle_advice(path) if path.is_file() else _not_found(path, what)}")
-    return path if path.exists() else None
-
-
-def _not_found(path: Path, what: str) -> str:
-    neighbours = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    hint = did_you_mean(path.name, neighbours)
-    return f"no such file or folder. {what}, or a hub id like owner/name.{' ' + hint if hint else ''}"
 
 
 def _from_hub(name: str, stems: Iterable[str], configs: Sequence[str], signs: Sequence[str]) -> Path:
