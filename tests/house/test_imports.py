@@ -58,17 +58,23 @@ WRONG = {
     "loss": '[objective]\nloss = "mse"\nmask_mean = "mid"',
     "hook": "[export]\nkeep = 0",
     "contradiction": "[optimizer]\nunet_lr = 0",
+    "missing files beside an unknown key": 'vae = "gone.safetensors"\nstart = "gone.safetensors"\nstepz = 3',
 }
 """Mistakes, each in a config that is right otherwise, except for the missing key."""
 
 
-@pytest.mark.parametrize(("command", "mistake"), [*(("check", mistake) for mistake in WRONG), ("train", "unknown key")])
+MISSING = {"missing files": 'vae = "gone.safetensors"\nstart = "gone.safetensors"'}
+"""What `train` refuses before anything else. `check` goes on, to find what else is wrong."""
+CASES = [*(("check", name) for name in WRONG), ("train", "unknown key"), *(("train", name) for name in MISSING)]
+
+
+@pytest.mark.parametrize(("command", "mistake"), CASES)
 def test_a_wrong_config_is_answered_without_torch(command: str, mistake: str, tmp_path: Path) -> None:
     file = tmp_path / "wrong.toml"
     right = ['base = "tiny-sd"', 'data.images = "lorasmith:garp"']
     if mistake != "missing key":
         right.append('output = "run"')
-    file.write_text("\n".join([*right, WRONG[mistake], ""]))
+    file.write_text("\n".join([*right, (WRONG | MISSING)[mistake], ""]))
     script = "\n".join(
         [
             WITHOUT_TORCH,

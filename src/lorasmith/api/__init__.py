@@ -108,6 +108,11 @@ def train(
         settings = reopen(folder, overrides, output=None if output is None else Path(output), trust=trust)
     else:
         settings = read_config(config, overrides, output)
+    from lorasmith.training.config import missing_files_of
+
+    missing = missing_files_of(settings)
+    if missing:
+        raise ConfigError(missing, "" if config is None or isinstance(config, dict) else str(config))
     # What trains takes long to import, so a config that is wrong is answered before.
     from lorasmith.training import session
 

@@ -10,6 +10,8 @@ from lorasmith.core.registry import Config
 
 RANDOM_INIT = re.compile(r"<rand-(\d*\.?\d+)>")
 """An `init` entry for random vectors with this standard deviation."""
+EMBEDDING_SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt")
+"""An `init` that ends in one of these is a file."""
 DEFAULT_INIT = "<rand-0.017>"
 
 

@@ -110,6 +110,9 @@ def list_images(subset: SubsetConfig, key: str) -> tuple[ListedImages, list[Prob
     if not source.exists():
         problems.append(Problem(f"{key}.images", f'"{source}" does not exist', remedy="correct the path"))
         return ListedImages(), problems
+    if subset.metadata is not None and not subset.metadata.expanduser().is_file():
+        problems.append(Problem(f"{key}.metadata", f"{subset.metadata}: no such file", remedy="correct the path"))
+        return ListedImages(), problems
 
     images: list[ScannedImage] = []
     try:

@@ -16,8 +16,7 @@ from lorasmith.adapters import AdapterConfig
 from lorasmith.adapters.lora import LoRA
 from lorasmith.concepts import Concept
 from lorasmith.conditions import Condition
-from lorasmith.core.config import exists, override, read_table, to_toml, validate
-from lorasmith.core.embedded_images import EMBEDDED
+from lorasmith.core.config import override, read_table, to_toml, validate
 from lorasmith.core.errors import ConfigError, LorasmithError, Problem
 from lorasmith.core.file_names import FORBIDDEN, name_fault
 from lorasmith.core.recipes import config_file
@@ -31,6 +30,7 @@ from lorasmith.training.hooks.log import Log
 from lorasmith.training.hooks.preview import Previews
 from lorasmith.training.hooks.validate import Validation
 from lorasmith.training.memory_levels import LEVELS
+from lorasmith.training.missing_files import missing_files
 from lorasmith.training.step.lr_schedules import Constant, LrSchedule
 from lorasmith.training.step.objectives import Objective
 from lorasmith.training.step.objectives.denoising import Denoising
@@ -230,7 +230,8 @@ class TrainConfig(Config):
 def load_config(source: Path | dict[str, Any], overrides: list[str] | tuple[str, ...] = ()) -> TrainConfig:
     """Read and check a TOML or JSON file, a recipe by its name, or a table, with `key=value` overrides.
 
-    Relative paths start at the current directory. Raises ConfigError with all problems.
+    Relative paths start at the current directory. Raises ConfigError with all problems, missing files among them. If
+    files are missing and nothing else is wrong, the config is returned: `missing_files_of` finds them.
     """
     if isinstance(source, dict):
         table, name = dict(source), "the config"
@@ -246,37 +247,21 @@ def load_config(source: Path | dict[str, Any], overrides: list[str] | tuple[str,
     try:
         config = validate(TrainConfig, table, name)
     except ConfigError as error:
-        raise ConfigError([*error.problems, *missing_images(table)], name) from None
+        raise ConfigError([*error.problems, *missing_files(table)], name) from None
     problems = find_contradictions(config)
     if problems:
-        raise ConfigError(problems, name)
+        raise ConfigError([*problems, *missing_files(table)], name)
     return config
 
 
-def missing_images(table: dict[str, Any]) -> list[Problem]:
-    """A problem for each source of images that does not exist, of a table that is no valid config.
-
-    Set-up finds them by itself in a valid config. Here they are reported beside the other problems, so that the user
-    can correct all at once.
-    """
-    data = table.get("data")
-    if not isinstance(data, dict):
-        return []
-    sources = {"data.images": data.get("images")}
-    subsets = data.get("subsets")
-    for index, subset in enumerate(subsets if isinstance(subsets, list | tuple) else ()):
-        if isinstance(subset, dict):
-            sources[f"data.subsets.{index}.images"] = subset.get("images")
-    return [
-        Problem(key, f'"{source}" does not exist', remedy="correct the path")
-        for key, source in sources.items()
-        if isinstance(source, str) and source and not is_found(source)
-    ]
-
-
-def is_found(source: str) -> bool:
-    """Whether images exist. Names of images of the package are judged by the field itself."""
-    return source.startswith(EMBEDDED) or exists(Path(source).expanduser())
+def missing_files_of(config: TrainConfig) -> list[Problem]:
+    """A problem for each file or folder that a valid config names and that does not exist. A single subset has the keys
+    of `data`, as in problems of its images."""
+    table = config.model_dump(mode="python")
+    if len(config.data.subsets) == 1:
+        table["data"] |= config.data.subsets[0].model_dump(mode="python")
+        table["data"]["subsets"] = ()
+    return missing_files(table)
 
 
 def has_scores(hooks: Any) -> bool:

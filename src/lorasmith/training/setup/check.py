@@ -27,7 +27,7 @@ from lorasmith.files.lora import LoraInput, read
 from lorasmith.files.model import ModelLayers
 from lorasmith.formats.read import load as load_file
 from lorasmith.formats.t5_layers import refuse_t5
-from lorasmith.training.config import TrainConfig
+from lorasmith.training.config import TrainConfig, missing_files_of
 from lorasmith.training.determinism import deterministic_algorithms
 from lorasmith.training.run import Run
 from lorasmith.training.setup.build import build_run, run_length
@@ -77,6 +77,7 @@ def check(config: TrainConfig, *, measure: bool, progress: Progress, pictures: P
             with errors_into(result, "memory"):
                 check_memory(config, base, dataset, result)
     check_output(config, result)
+    check_files(config, result)
 
     # Only a config without errors can be tried.
     if pictures is not None and result.ok:
@@ -164,15 +165,18 @@ def trained_layers(config: TrainConfig, base: Source) -> Iterator[tuple[LayerSpe
 
 def check_lora_files(config: TrainConfig, base: Source) -> None:
     """Raises ConfigError unless the LoRA files that the run begins from exist and fit the base."""
-    files = [("merge", LoraInput.parse(written).path) for written in config.merge]
+    problems: list[Problem] = []
+    files: list[tuple[str, Path]] = []
+    for written in config.merge:
+        try:
+            files.append(("merge", LoraInput.parse(written).path))
+        except LorasmithError as error:
+            problems.append(Problem("merge", str(error)))
     if config.start is not None:
         files.append(("start", config.start))
 
-    if not files:
-        return
-
-    model = ModelLayers.from_source(base)
-    problems: list[Problem] = []
+    # the layers are listed only if there is a file to compare them with
+    model = ModelLayers.from_source(base) if files else None
     for key, path in files:
         try:
             read(path, model)
@@ -263,6 +267,11 @@ def check_output(config: TrainConfig, result: CheckResult) -> None:
         config.export.claim(config.file_name, overwrite=False)
     except LorasmithError as error:
         result.warnings.append(Problem("export.folder", str(error).partition(": ")[2]))
+
+
+def check_files(config: TrainConfig, result: CheckResult) -> None:
+    """Errors of missing files that no other check has come to, such as LoRA files beside a base that does not exist."""
+    result.errors += [problem for problem in missing_files_of(config) if problem not in result.errors]
 
 
 def measure_steps(config: TrainConfig, progress: Progress) -> StepMeasurement:

@@ -8,13 +8,11 @@ from pathlib import Path
 from torch import Tensor
 
 from lorasmith.concepts import Concept
+from lorasmith.concepts.config import EMBEDDING_SUFFIXES
 from lorasmith.concepts.initial_embeddings import VectorLookup
 from lorasmith.core.errors import LorasmithError
 from lorasmith.families.base import Family
 from lorasmith.formats import embeddings
-
-SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt")
-"""An `init` that ends in one of these is a file."""
 
 
 def initial_vectors(concepts: Sequence[Concept], family: Family, layers: int) -> VectorLookup:
@@ -26,7 +24,7 @@ def initial_vectors(concepts: Sequence[Concept], family: Family, layers: int) ->
     files: dict[str, Mapping[str, Tensor]] = {}
     for concept in concepts:
         for init in concept.init:
-            if Path(init).suffix.lower() in SUFFIXES:
+            if Path(init).suffix.lower() in EMBEDDING_SUFFIXES:
                 files[init] = read_embedding_file(init, concept, family, layers)
 
     def vectors_of(init: str) -> Mapping[str, Tensor]:
