@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
+from lorasmith.core.devices import free_unused
 from lorasmith.core.out_of_memory import is_out_of_memory
 from lorasmith.core.rng import StepRng
 from lorasmith.data.dataset import Batch, BatchPlan
@@ -115,20 +117,38 @@ class CudaGraphs:
         with torch.no_grad():
             self.run.objective(self.run.family, batch, rng)
 
+        # Checkpointed passes hold each other until they are collected, and with them the nodes that add up gradients.
+        # Such nodes belong to the stream of earlier steps, and a capture may not wait for another stream.
+        free_unused()
         graph = torch.cuda.CUDAGraph()
+        pool = self.pool or torch.cuda.graph_pool_handle()
         self.run.optimizer.zero_grad(set_to_none=True)
         torch.cuda.synchronize()
         # The thread of NCCL may query its events meanwhile, which would spoil a capture that watches all threads.
         mode = "global" if self.run.ranks.count == 1 else "thread_local"
         try:
-            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode=mode):
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode=mode):
                 outcome = step(batch, rng)
         except BaseException:
-            # or what was allocated for the graph stays in its memory pool, where nothing else can use it
-            graph.reset()
+            release_pool_of_failed_capture(pool)
             raise
-        self.pool = graph.pool()
+        self.pool = pool
         return CapturedStep(graph, batch, rng, outcome)
+
+
+def release_pool_of_failed_capture(pool: Any) -> None:
+    """Let the allocator free memory again.
+
+    If CUDA cannot end a capture, torch goes on to allocate for it: nothing is freed any more, in this pool or another
+    one (torch 2.11, `CUDAGraph::capture_end`). There is no public function for it.
+    """
+    internals: Any = import_module("torch._C")
+    index = torch.cuda.current_device()
+    try:
+        internals._cuda_endAllocateToPool(index, pool)
+        internals._cuda_releasePool(index, pool)
+    except (AttributeError, RuntimeError):  # another version of torch, or the capture had ended
+        return
 
 
 def tensors_of(record: Any) -> dict[str, Tensor]:
