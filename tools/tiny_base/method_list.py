@@ -176,6 +176,13 @@ TEXT_SIDE = [
     text_side("up blocks and encoder, 120 steps, 1.33 times the rate", 1.33 * LR, steps=120, **faster(1.33)),
     text_side("up blocks and encoder, 100 steps, 1.6 times the rate", 1.6 * LR, steps=100, **faster(1.6)),
     text_side("up blocks and encoder, P2, 160 steps", LR, steps=160, **UP_AND_TEXT, **weighted("p2")),
+    text_side(
+        "up blocks and encoder, P2, 100 steps, 1.6 times the rate",
+        1.6 * LR,
+        steps=100,
+        **faster(1.6),
+        **weighted("p2"),
+    ),
     text_side("encoder at full rate, P2, 160 steps", LR, steps=160, **weighted("p2")),
     text_side("encoder at full rate, mixed ranks, 160 steps", LR, steps=160, **lora(overrides=RANKS_BY_BLOCK)),
     text_side("both at 1.33 times the rate, 120 steps", 1.33 * LR, steps=120, optimizer={"lr": 1.33 * LR}),
