@@ -1,4 +1,4 @@
-# make demo: a LoRA in one to three minutes, with nothing but Python 3.11 or newer.  make test, make check: for developers.
+# make demo: a LoRA in one to two minutes, with nothing but Python 3.11 or newer.  make test, make check: for developers.
 PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tools.tiny_base.recipe import STEPS
+from tools.tiny_base.recipe import LR, STEPS
 
-LR = 1.2e-3
 DEFAULT = "default"
 NO_OTHERS = "no pictures of other things"
 """The default without regularisation images: what `dco` must be compared with."""

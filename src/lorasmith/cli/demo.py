@@ -32,7 +32,7 @@ def demo_command(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Train a LoRA of a small character in one to three minutes, and draw a before/after picture. Needs no network.
+    """Train a LoRA of a small character in one to two minutes, and draw a before/after picture. Needs no network.
 
     An earlier demo in the same folder is renamed.
     """
