@@ -23,7 +23,7 @@ from lorasmith.families.base import Family
 from lorasmith.families.load import load
 from lorasmith.files.model import ModelLayers
 from lorasmith.fusion import ConceptUse, FuseSettings
-from lorasmith.fusion.concepts import LoadedConcept, read_concepts
+from lorasmith.fusion.concepts import ConceptFile, LoadedConcept, concepts_of
 from lorasmith.fusion.fuse import FusionResult, fuse, known_tokens
 from lorasmith.fusion.inputs import attached_changes
 from lorasmith.sampling.loras import Loras, LoraUse
@@ -65,7 +65,8 @@ class Case:
         """Train what is not there yet."""
         loras = [trained(family, name, sort, seed, work) for name in MEANS]
         uses = [ConceptUse(lora.file, lora.name) for lora in loras]
-        return cls(family, loras, read_concepts(family, ModelLayers.from_base("tiny-sd"), uses))
+        model = ModelLayers.from_base("tiny-sd")
+        return cls(family, loras, concepts_of(family, [ConceptFile.read(use, model) for use in uses]))
 
     def measure(self, way: str, judge: Judge | None) -> dict[str, Any]:
         """Fuse in one of `WAYS`. Errors by stage and concept, and what the judge found in pictures."""

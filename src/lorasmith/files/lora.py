@@ -150,7 +150,11 @@ def read(path: Path, model: ModelLayers | None = None) -> DecodedLora:
 
     Raises LorasmithError if the family is unknown, or if tensors belong to no layer of the model or do not fit it.
     """
-    file = load(path)
+    return decode(load(path), model)
+
+
+def decode(file: LoraFile, model: ModelLayers | None = None) -> DecodedLora:
+    """`read` for a file that is loaded already."""
     model = _model_for(file, model)
     layers, unknown_keys = kohya.decode_modules(file.tensors, model)
     if unknown_keys or not layers:
@@ -169,8 +173,8 @@ def read(path: Path, model: ModelLayers | None = None) -> DecodedLora:
     for token, parts in file.bundled_embeddings.items():
         for part, tensor in parts.items():
             bundled[f"{BUNDLE_PREFIX}{token}.{part}"] = tensor
-    tokens = tuple(file.token_embeddings)
-    return DecodedLora(path, model, layers, dict(file.metadata), file.spelling, dtype, bundled, tokens, tuple(notes))
+    tokens, metadata = tuple(file.token_embeddings), dict(file.metadata)
+    return DecodedLora(file.path, model, layers, metadata, file.spelling, dtype, bundled, tokens, tuple(notes))
 
 
 def _unknown_layers(file: LoraFile, model: ModelLayers, unknown_keys: Sequence[str]) -> LorasmithError:

@@ -17,10 +17,11 @@ from lorasmith.core.errors import ConfigError, LorasmithError, Problem, did_you_
 from lorasmith.core.file_strength import split_strength
 from lorasmith.core.text_files import read_text
 from lorasmith.families.base import Family
-from lorasmith.files.lora import DecodedLora, lora_factors, read, restore_adapter
+from lorasmith.files.lora import DecodedLora, decode, lora_factors, restore_adapter
 from lorasmith.files.lowrank import MatrixSvd
 from lorasmith.files.model import ModelLayers
 from lorasmith.formats import token_embeddings
+from lorasmith.formats.lora_file import LoraFile
 from lorasmith.formats.read import load
 from lorasmith.formats.rewrite import to_plain_lora
 from lorasmith.formats.t5_layers import t5_layers_in
@@ -49,6 +50,21 @@ class ConceptUse:
         file, _, name = text.partition("=")
         path, strength = split_strength(file)
         return cls(path, name.strip() or None, strength, strength)
+
+
+@dataclass(frozen=True)
+class ConceptFile:
+    """A LoRA file that was read, as it is and by the layers of the base, and how it is used."""
+
+    use: ConceptUse
+    file: LoraFile
+    lora: DecodedLora
+
+    @classmethod
+    def read(cls, use: ConceptUse, model: ModelLayers) -> ConceptFile:
+        """Raises LorasmithError if the file is damaged or missing, or does not fit the base."""
+        file = load(use.path)
+        return cls(use, file, decode(file, model))
 
 
 @dataclass(frozen=True)
@@ -110,12 +126,12 @@ def _read_list_entry(entry: dict[str, Any], where: str, folder: Path, problems: 
     return ConceptUse(file, entry.get("concept_name"), strengths["unet_alpha"], strengths["text_encoder_alpha"])
 
 
-def read_concepts(family: Family, model: ModelLayers, uses: Sequence[ConceptUse]) -> list[LoadedConcept]:
-    """The files of all concepts. Raises LorasmithError for a file that cannot be fused, and if two concepts have the
+def concepts_of(family: Family, files: Sequence[ConceptFile]) -> list[LoadedConcept]:
+    """The concepts of all files. Raises LorasmithError for a file that cannot be fused, and if two concepts have the
     same word with different vectors."""
-    if len(uses) < 2:
+    if len(files) < 2:
         raise LorasmithError("fusing needs two files or more")
-    concepts = [read_concept(family, model, use) for use in uses]
+    concepts = [concept_of(family, file) for file in files]
     first_with: dict[str, LoadedConcept] = {}
     # Two files may know the same word, such as parts of one training, if they mean the same by it.
     for concept in concepts:
@@ -143,10 +159,10 @@ def check_names(named: Sequence[tuple[str, Path]]) -> None:
             )
 
 
-def read_concept(family: Family, model: ModelLayers, use: ConceptUse) -> LoadedConcept:
+def concept_of(family: Family, concept_file: ConceptFile) -> LoadedConcept:
     """The concept of one file. Raises LorasmithError if its name in prompts is unknown, or if it changes anything but
     the weights of linear layers and convolutions."""
-    file = load(use.path)
+    use, file, lora = concept_file.use, concept_file.file, concept_file.lora
     if t5_layers_in(file):
         raise LorasmithError(f"{use.path}: it changes T5, which cannot be fused; fuse files without layers of T5")
     tokens = new_tokens_of(file, family, None)
@@ -159,7 +175,6 @@ def read_concept(family: Family, model: ModelLayers, use: ConceptUse) -> LoadedC
             f"{use.path}: the file does not say what prompts call its concept; give it as {use.path.name}=NAME"
         )
 
-    lora = read(use.path, model)
     modules = family.named_layers(components_of(lora.layers), norms=True)
     changes: dict[str, Factors] = {}
     for layer in lora.layers:

@@ -24,7 +24,6 @@ from lorasmith.files.lora import (
     lora_tensors,
     network_metadata,
     rank_counts,
-    read,
     updated_metadata,
 )
 from lorasmith.files.lowrank import Truncation, TruncationErrors, svd_of_product
@@ -32,7 +31,7 @@ from lorasmith.files.model import ModelLayers
 from lorasmith.formats import embeddings, token_embeddings
 from lorasmith.formats.rewrite import LayerTensors
 from lorasmith.formats.write import write
-from lorasmith.fusion.concepts import ConceptUse, read_concepts
+from lorasmith.fusion.concepts import ConceptFile, ConceptUse, concepts_of
 from lorasmith.fusion.fuse import METHODS, FuseSettings, FusionResult, fuse
 from lorasmith.fusion.memory_plan import FusionPlan, make_plan
 from lorasmith.sampling.loras import vocabulary_of
@@ -81,16 +80,16 @@ def fuse_files(
     # Everything that the user can get wrong is checked before the model is loaded.
     output.check()
     truncation = None if settings.rank is None else Truncation(rank=settings.rank)
-    plan = plan_files(base, uses, settings)
+    source, files = read_files(base, uses, settings)
+    plan = make_plan_for(source, files, settings)
     for line in plan.lines() if plan.passes > 1 else []:
         (progress or Progress()).say(line)
 
     dtype, device = dtype_of(settings.precision), pick_device(settings.device)
     family = load(base, dtype=dtype, device=device, parts=settings.base_parts)
-    model = ModelLayers.from_base(base, settings.base_parts)
-    concepts = read_concepts(family, model, uses)
+    concepts = concepts_of(family, files)
     result = fuse(family, concepts, settings, progress)
-    layers, error = lora_layers(model, result, truncation)
+    layers, error = lora_layers(concepts[0].lora.model, result, truncation)
 
     # The first file's metadata stay, except for what holds for that file alone.
     lora: DecodedLora = replace(concepts[0].lora, layers=layers)
@@ -124,6 +123,14 @@ def plan_files(base: str | Path, uses: Sequence[ConceptUse], settings: FuseSetti
 
     Raises LorasmithError for a wrong method, a missing file, a base without all parts, and sums that cannot fit.
     """
+    return make_plan_for(*read_files(base, uses, settings), settings)
+
+
+def read_files(
+    base: str | Path, uses: Sequence[ConceptUse], settings: FuseSettings
+) -> tuple[Source, list[ConceptFile]]:
+    """The opened base, and the LoRA files. Raises LorasmithError for a wrong method, a missing file, and a base without
+    all parts."""
     if settings.method not in METHODS:
         raise LorasmithError(f'method "{settings.method}" does not exist; choose one of {", ".join(METHODS)}')
     for use in uses:
@@ -132,8 +139,12 @@ def plan_files(base: str | Path, uses: Sequence[ConceptUse], settings: FuseSetti
     source = open_base(base, parts=settings.base_parts)
     check_base(source)
     model = ModelLayers.from_source(source)
-    layers = dict.fromkeys(name for use in uses for name in read(use.path, model).layers)
-    widths = {name: math.prod(model.layers[name].shape[1:]) for name in layers}
+    return source, [ConceptFile.read(use, model) for use in uses]
+
+
+def make_plan_for(source: Source, files: Sequence[ConceptFile], settings: FuseSettings) -> FusionPlan:
+    """The memory that fusing takes, by the layers of the files. Raises LorasmithError for sums that cannot fit."""
+    widths = {name: math.prod(file.lora.model.layers[name].shape[1:]) for file in files for name in file.lora.layers}
     dtype = dtype_of(settings.precision) or source.default_dtype
     return make_plan(widths, source.count_weights() * dtype.itemsize, pick_device(settings.device))
 

@@ -12,6 +12,7 @@ import lorasmith
 from lorasmith.core.errors import LorasmithError
 from lorasmith.files.lora import read
 from lorasmith.files.model import ModelLayers
+from lorasmith.formats.read_tensors import read_tensors
 from lorasmith.fusion import files as fusion_files
 from tests.transformer_bases import original_names, write_lora_of_block
 
@@ -36,6 +37,20 @@ def test_a_fused_file_misses_less_of_each_concept_than_a_sum(
     model = ModelLayers.from_base(transformer_folder)
     # an attention of a text encoder gets zeros for its other projections, which A1111 needs
     assert read(report.file, model).layers.keys() >= read(Path(files[0].partition("=")[0]), model).layers.keys()
+
+
+def test_each_file_is_read_once(
+    transformer_folder: Path, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths: list[str] = []
+
+    def counted(path: Path, *rest: Any) -> Any:
+        paths.append(path.name)
+        return read_tensors(path, *rest)
+
+    monkeypatch.setattr("lorasmith.formats.read.read_tensors", counted)
+    lorasmith.fuse(files, transformer_folder, tmp_path / "fused.safetensors", steps=1, size=64)
+    assert paths == ["garp.safetensors", "zork.safetensors"]
 
 
 def test_a_base_without_text_encoders_is_refused_before_it_is_loaded(
