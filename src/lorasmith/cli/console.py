@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bars
 
+Advance = Callable[[int, float | None, str], None]
+"""Takes the units done since the last call, the seconds that they took (None: all since the last call), and a note."""
 PLAIN_WIDTH = 160
 """Columns of tables where the output is not a terminal."""
 SECONDS_BETWEEN_LINES = 10.0
@@ -112,6 +114,17 @@ class RichProgress(Progress):
     @contextmanager
     def track(self, description: str, total: int) -> Iterator[Callable[[int, str], None]]:
         """A bar below those of tasks that are still open."""
+        with self._track(description, total) as advance:
+            yield lambda units, note: advance(units, None, note)
+
+    @contextmanager
+    def track_timed(self, description: str, total: int) -> Iterator[Callable[[int, float, str], None]]:
+        """The same, with the rate of the seconds that are given; the remaining time includes the time between."""
+        with self._track(description, total) as advance:
+            yield advance
+
+    @contextmanager
+    def _track(self, description: str, total: int) -> Iterator[Advance]:
         is_outermost = self._bars is None
         if self._bars is None:
             # The outermost task owns the display; nested tasks add bars to it.
@@ -121,8 +134,8 @@ class RichProgress(Progress):
         task = bars.add_task(description, total=total, note="")
         rate = Rate()
 
-        def advance(units: int, note: str) -> None:
-            text = rate.add(units)
+        def advance(units: int, seconds: float | None, note: str) -> None:
+            text = rate.add(units, seconds)
             bars.update(task, advance=units, note=f"{text}, {note}" if note else text)
 
         try:
@@ -170,6 +183,17 @@ class LineProgress(Progress):
 
     @contextmanager
     def track(self, description: str, total: int) -> Iterator[Callable[[int, str], None]]:
+        with self._track(description, total) as advance:
+            yield lambda units, note: advance(units, None, note)
+
+    @contextmanager
+    def track_timed(self, description: str, total: int) -> Iterator[Callable[[int, float, str], None]]:
+        """The same, with the rate of the seconds that are given; the remaining time includes the time between."""
+        with self._track(description, total) as advance:
+            yield advance
+
+    @contextmanager
+    def _track(self, description: str, total: int) -> Iterator[Advance]:
         rate = Rate()
         started = last_printed = time.monotonic()
         done = 0
@@ -184,10 +208,10 @@ class LineProgress(Progress):
                 parts.append(f"{format_duration(remaining)} left")
             self.say(", ".join(parts))
 
-        def advance(units: int, note: str) -> None:
+        def advance(units: int, seconds: float | None, note: str) -> None:
             nonlocal done, last_printed, details
             done += units
-            details = [text for text in (rate.add(units), note) if text]
+            details = [text for text in (rate.add(units, seconds), note) if text]
             if time.monotonic() - last_printed >= self._every:
                 last_printed = time.monotonic()
                 print_line()
@@ -207,20 +231,24 @@ class Rate:
     are those that were done before."""
 
     def __init__(self) -> None:
-        self._started: float | None = None
+        self._last: float | None = None
+        self._seconds = 0.0
         self.count = 0
 
-    def add(self, units: int) -> str:
-        """Count units and return the rate: `3.2/s`, or `2.1 s each` if it is below 1; empty while it is not known."""
-        now = time.monotonic()
-        if self._started is None:
-            self._started = now
+    def add(self, units: int, seconds: float | None = None) -> str:
+        """Count units and return the rate: `3.2/s`, or `2.1 s each` if it is below 1; empty while it is not known.
+
+        `seconds`: the time that these units took; None: all time since the last call.
+        """
+        last, now = self._last, time.monotonic()
+        self._last = now
+        if last is None:
             return ""
         self.count += units
-        elapsed = now - self._started
-        if elapsed <= 0 or not self.count:
+        self._seconds += now - last if seconds is None else seconds
+        if self._seconds <= 0 or not self.count:
             return ""
-        rate = self.count / elapsed
+        rate = self.count / self._seconds
         return f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
 
 

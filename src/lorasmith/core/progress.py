@@ -29,6 +29,13 @@ class Progress:
         """A task of `total` units. The function that it gives takes the units done since the last call and a note."""
         yield lambda units, note: None
 
+    @contextmanager
+    def track_timed(self, description: str, total: int) -> Generator[Callable[[int, float, str], None], None, None]:
+        """A task that has other work between its units, such as the previews between training steps. The function that
+        it gives also takes the seconds that the units took, for the rate. By default as `track`, without them."""
+        with self.track(description, total) as advance:
+            yield lambda units, seconds, note: advance(units, note)
+
     def say(self, text: str) -> None:
         """One line that a person should read: what happens now, or a warning."""
 

@@ -40,6 +40,29 @@ def test_a_quiet_line_progress_still_ends_with_a_line() -> None:
     assert out.getvalue().count("\n") == 1
 
 
+def test_work_between_units_counts_for_the_remaining_time_and_not_for_the_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    out = io.StringIO()
+    with console.LineProgress(out, every=0.0).track_timed("training", 4) as advance:
+        advance(0, 0.0, "")
+        for _ in range(2):
+            # a step of two seconds, and a preview of eight
+            now += 10
+            advance(1, 2.0, "loss 0.1")
+    assert "training 2/4, 2.0 s each, loss 0.1, 0:20, 0:20 left" in out.getvalue()
+
+
+def test_bars_take_the_seconds_of_units_too() -> None:
+    out = Terminal()
+    with console.make_progress(out).track_timed("training", 2) as advance:
+        advance(0, 0.0, "")
+        advance(2, 5.0, "loss 0.1")
+    assert "2.5 s each, loss 0.1" in out.getvalue()
+
+
 def test_bars_nest_and_show_what_is_said() -> None:
     out = Terminal()
     progress = console.make_progress(out)

@@ -37,8 +37,9 @@ def fit(run: Run) -> None:
     for hook in run.hooks:
         hook.start(run)
 
-    with run.progress.track("training", run.length.steps) as advance:
-        advance(run.state.step, "")
+    with run.progress.track_timed("training", run.length.steps) as advance:
+        reported = run.state.seconds
+        advance(run.state.step, 0.0, "")
         for epoch, plans in remaining_steps(run):
             # Only steps count as training time, not what the hooks do between them.
             started = time.monotonic()
@@ -48,7 +49,9 @@ def fit(run: Run) -> None:
 
             for hook in run.hooks:
                 hook.after_step(run)
-            advance(1, progress_note(run))
+            # Hooks add the time that a GPU takes for steps that were launched before.
+            advance(1, run.state.seconds - reported, progress_note(run))
+            reported = run.state.seconds
 
             # A signal may reach one rank only, but all ranks must leave after the same step. After the last step there
             # is nothing left to stop: the run writes its files.
