@@ -15,6 +15,7 @@ from lorasmith.adapters.lora_adapter import LoRAAdapter
 from lorasmith.diffusion.schedule import NoiseSchedule
 from lorasmith.diffusion.timesteps.uniform import Uniform
 from lorasmith.training.config import load_config
+from lorasmith.training.output.report.explanations import explanation_of
 from lorasmith.training.output.report.health import Health, answer, health_of
 from lorasmith.training.output.report.phrases import phrases_with_trigger
 from lorasmith.training.output.report.record import Record, read
@@ -54,7 +55,11 @@ def test_a_run_that_trains_says_so(config: dict[str, Any]) -> None:
     assert facts["clipped steps"].startswith("0 of 4")
     assert facts["the trigger is read as"].startswith("garp2: ")
     assert not [finding for finding in facts["findings"] if finding["severity"] == "serious"]
-    assert "Did it train?" in (folder / "report.html").read_text("utf-8")
+    page = (folder / "report.html").read_text("utf-8")
+    assert "Did it train?" in page
+    unexplained = [label for label in health_of(record).facts if not explanation_of(label)]
+    assert unexplained == []
+    assert "How strongly a step pulls at the weights." in page
 
 
 def test_the_change_of_a_weight_is_that_of_the_file(config: dict[str, Any]) -> None:

@@ -15,8 +15,10 @@ from PIL import Image
 from lorasmith.core.errors import LorasmithError
 from lorasmith.training.output.report import write_report
 from lorasmith.training.output.report.axes import Line, thin_out, x_axis, y_axis
+from lorasmith.training.output.report.page import equal_joined
 from lorasmith.training.output.report.pictures import select_evenly
-from lorasmith.training.output.report.record import read, smooth
+from lorasmith.training.output.report.record import Point, read, smooth
+from lorasmith.training.output.report.tables import table
 
 
 def step(number: int, loss: float | None = None) -> dict:
@@ -152,6 +154,17 @@ def test_axes_hold_their_points_and_start_and_end_on_ticks() -> None:
     assert y.ticks[0] == pytest.approx(y.low)
     assert y.ticks[-1] == pytest.approx(y.high)
     assert (x.low, x.high) == (1, 700)
+
+
+def test_equal_lines_are_one_line_with_both_names() -> None:
+    low: list[Point] = [(1, 1.0)]
+    high: list[Point] = [(1, 2.0)]
+    assert equal_joined({"unet": low, "te": list(low), "words": high}) == {"unet, te": low, "words": high}
+
+
+def test_an_explanation_stands_once_for_neighbours_of_one_meaning() -> None:
+    html = table({"in fp16": 1, "in fp8": 2, "other": 3}, lambda name: "bits" if name.startswith("in") else "")
+    assert html.count('<p class="note">bits</p>') == 1
 
 
 def test_thinned_previews_keep_the_first_and_the_last() -> None:

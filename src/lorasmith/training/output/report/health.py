@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from lorasmith.core.rounding_text import describe as describe_rounding
 from lorasmith.core.rounding_text import warning as rounding_warning
+from lorasmith.training.output.report.explanations import explanation_of
 from lorasmith.training.output.report.phrases import phrases_with_trigger
 from lorasmith.training.output.report.record import Event, Record
 from lorasmith.training.output.report.tables import card, table
@@ -213,7 +214,8 @@ def numbers_of(values: Any) -> dict[str, float]:
 
 
 def shown(values: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+    """`unet: 5.19%, te: 4.65%`."""
+    return ", ".join(f"{name}: {100 * value:.3g}%" for name, value in values.items())
 
 
 COMPONENT_TITLES = {"unet": "the UNet", "te": "the text encoder"}
@@ -240,4 +242,4 @@ def health_section(record: Record) -> str:
     said = f"<p>{escape(text)}</p>" if (text := answer(health)) else ""
     items = [f'<li class="{finding.severity}">{escape(finding.text)}</li>' for finding in health.findings]
     findings = f'<ul class="findings">{"".join(items)}</ul>' if items else ""
-    return f"<h2>Did it train?</h2>{said}{findings}{card('', table(health.facts))}"
+    return f"<h2>Did it train?</h2>{said}{findings}{card('', table(health.facts, explanation_of))}"

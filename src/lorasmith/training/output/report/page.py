@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from lorasmith.core.package import assets
 from lorasmith.training.output.report.axes import Line
 from lorasmith.training.output.report.data import data_section
+from lorasmith.training.output.report.explanations import CHARTS, HELD_OUT
 from lorasmith.training.output.report.health import health_section
 from lorasmith.training.output.report.notes import warnings
 from lorasmith.training.output.report.pictures import attention_pictures, how_previews_are_drawn, previews
@@ -144,22 +145,36 @@ def images_of_step(what: str, step: int, urls: Iterable[str]) -> str:
 
 def curve_section(record: Record) -> str:
     """Loss, its terms, learning rates, gradient norm and validation over the steps."""
-    validation_note = "Validation images are never trained on." if record.of("validation") else ""
     loss_terms = {name: smooth(points) for name, points in record.loss_terms().items()}
     norms = record.points("step", "grad_norm")
     norm_lines = [Line("each step", norms, "raw"), Line("mean", smooth(norms))]
+    loss_note = f"{CHARTS['Loss']} {HELD_OUT}" if record.of("validation") else CHARTS["Loss"]
     charts = [
-        chart("Loss", loss_lines(record), note=validation_note),
-        chart(
-            "Terms of the loss",
-            styled_lines(loss_terms),
-            note="Their sum is the loss. Moving averages over about a twentieth of the steps.",
-        ),
-        chart("Learning rate", styled_lines(record.learning_rates()), from_zero=True),
-        chart("Gradient norm, before clipping", norm_lines),
-        chart("Validation loss by timestep", validation_lines(record)),
+        chart("Loss", loss_lines(record), note=loss_note),
+        explained("Terms of the loss", styled_lines(loss_terms)),
+        explained("Learning rate", styled_lines(equal_joined(record.learning_rates())), from_zero=True),
+        explained("Gradient norm, before clipping", norm_lines),
+        explained("Validation loss by timestep", validation_lines(record)),
     ]
     return f'<h2>Curves</h2><div class="charts">{"".join(charts)}</div>' if any(charts) else ""
+
+
+def explained(title: str, lines: Sequence[Line], *, from_zero: bool = False) -> str:
+    """A chart with what its title means."""
+    return chart(title, lines, note=CHARTS[title], from_zero=from_zero)
+
+
+def equal_joined(points_by_name: Mapping[str, list[Point]]) -> dict[str, list[Point]]:
+    """Lines that are one and the same as one, with all their names: `unet, te`. Else the last one hides the others."""
+    names: list[list[str]] = []
+    lines: list[list[Point]] = []
+    for name, points in points_by_name.items():
+        if points in lines:
+            names[lines.index(points)].append(name)
+        else:
+            names.append([name])
+            lines.append(points)
+    return {", ".join(group): points for group, points in zip(names, lines, strict=True)}
 
 
 def styled_lines(points_by_name: Mapping[str, list[Point]]) -> list[Line]:

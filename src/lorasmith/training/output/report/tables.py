@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
 
@@ -13,13 +13,19 @@ MOST_ENTRIES = 12
 EMPTY = (None, "", [], {}, ())
 
 
-def table(values: Mapping[str, Any]) -> str:
-    """A table with a row for each name and value. Empty values are left out."""
+def table(values: Mapping[str, Any], explain: Callable[[str], str] | None = None) -> str:
+    """A table with a row for each name and value. Empty values are left out. `explain`: the text below a value, from
+    its name; may be empty."""
     rows = []
+    last_text = ""
     for name, value in values.items():
         if value not in EMPTY:
             heading = escape(str(name).replace("_", " "))
-            rows.append(f"<tr><th>{heading}</th><td>{format_value(value)}</td></tr>")
+            text = explain(str(name)) if explain is not None else ""
+            # neighbours of one meaning are explained once
+            note = f'<p class="note">{escape(text)}</p>' if text and text != last_text else ""
+            last_text = text
+            rows.append(f"<tr><th>{heading}</th><td>{format_value(value)}{note}</td></tr>")
     return f"<table>{''.join(rows)}</table>" if rows else ""
 
 
