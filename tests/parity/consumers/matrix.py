@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import tempfile
 import warnings
@@ -173,15 +174,28 @@ def judged(found: Weights, wanted: Weights) -> str:
     return "no" if not right else "partly" if missing else "yes"
 
 
+@cache
+def loaded_pipeline() -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    pipe: Any = StableDiffusionPipeline.from_pretrained(find("tiny-sd").path, local_files_only=True)
+    return pipe.to(torch.float32)
+
+
+def new_pipeline() -> Any:
+    """A pipeline with models of its own, which a LoRA may change."""
+    pipe = loaded_pipeline()
+    changed = {name: copy.deepcopy(pipe.components[name]) for name in ("unet", "text_encoder")}
+    return type(pipe)(**pipe.components | changed, requires_safety_checker=False)
+
+
 def by_diffusers(path: Path) -> Weights:
     """Stock diffusers, for real."""
-    from diffusers import StableDiffusionPipeline
     from diffusers.utils import logging as diffusers_logging
 
     diffusers_logging.set_verbosity_error()
     logging.getLogger("peft").setLevel(logging.ERROR)
-    pipe: Any = StableDiffusionPipeline.from_pretrained(find("tiny-sd").path, local_files_only=True)
-    pipe.to(torch.float32)
+    pipe = new_pipeline()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -199,6 +213,7 @@ def by_diffusers(path: Path) -> Weights:
     return found
 
 
+@cache
 def cells(row: str, form: str) -> dict[str, Cell] | str:
     """Reader to cell; or why the format cannot hold the kind."""
     adapters = adapters_of(row)

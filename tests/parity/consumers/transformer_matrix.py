@@ -6,6 +6,7 @@ Forge's and ComfyUI's rules are re-stated from their code (`model_lora_keys_unet
 
 from __future__ import annotations
 
+import copy
 import logging
 import tempfile
 import warnings
@@ -153,7 +154,7 @@ def by_diffusers(family: str, path: Path) -> dict[str, Tensor]:
 
     diffusers_logging.set_verbosity_error()
     logging.getLogger("peft").setLevel(logging.ERROR)
-    pipe = pipeline(family)
+    pipe = new_pipeline(family)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -171,6 +172,14 @@ def by_diffusers(family: str, path: Path) -> dict[str, Tensor]:
     return found
 
 
+def new_pipeline(family: str) -> Any:
+    """A pipeline with models of its own, which a LoRA may change."""
+    pipe = pipeline(family)
+    changed = {name: copy.deepcopy(pipe.components[name]) for name in ("transformer", "text_encoder")}
+    return type(pipe)(**pipe.components | changed)
+
+
+@cache
 def pipeline(family: str) -> Any:
     from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
     from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
