@@ -32,7 +32,11 @@ BASES = {
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_every_config_is_valid_and_fits(base: str, subject: str) -> None:
-    for memory, count, trigger, layerwise in itertools.product((6, 8, 12, 24), (3, 30), ("mia", ""), (False, True)):
+    # an orthogonal array: every two values of two answers come together in one of the eight
+    for (i, memory), many in itertools.product(enumerate((6, 8, 12, 24)), (False, True)):
+        count = 30 if many else 3
+        trigger = "mia" if many == bool(i & 1) else ""
+        layerwise = many != bool(i & 2)
         answers = replace(
             BASES[base], subject=subject, memory=memory, count=count, trigger=trigger, layerwise=layerwise
         )

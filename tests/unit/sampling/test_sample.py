@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +32,21 @@ def usable(name: str) -> bool:
 
 
 NAMES = [name for name in samplers.SAMPLERS if usable(name)]
+SCHEDULES = {False: NoiseSchedule.scaled_linear(), True: NoiseSchedule.scaled_linear().zero_terminal_snr()}
+"""By whether they end in pure noise."""
+
+
+@cache
+def made_scheduler(name: str, terminal: bool) -> Any:
+    """Some schedulers of diffusers take a second to make, for the table of all their timesteps."""
+    return samplers.make_scheduler(name, SCHEDULES[terminal], "v_prediction")
+
+
+def new_scheduler(name: str, terminal: bool, steps: int) -> Any:
+    """A scheduler that no other test has used, set to a number of steps."""
+    scheduler = copy.deepcopy(made_scheduler(name, terminal))
+    samplers.set_timesteps(scheduler, steps)
+    return scheduler
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,11 +67,9 @@ def test_every_sampler_draws_the_same_alone_and_in_company(family: Family, name:
 @pytest.mark.parametrize("terminal", [False, True])
 def test_every_sampler_ends_at_x0_of_a_perfect_network(name: str, terminal: bool) -> None:
     """With a network that knows x0, each sampler must find it, from pure noise too."""
-    schedule = NoiseSchedule.scaled_linear()
-    schedule = schedule.zero_terminal_snr() if terminal else schedule
+    schedule = SCHEDULES[terminal]
     x0 = torch.linspace(-2, 2, 64).view(1, 4, 4, 4)
-    scheduler = samplers.make_scheduler(name, schedule, "v_prediction")
-    samplers.set_timesteps(scheduler, 25)
+    scheduler = new_scheduler(name, terminal, 25)
     x = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         at = torch.tensor([float(t)]).clamp(0, 999)
@@ -69,12 +85,8 @@ def test_every_sampler_ends_at_x0_of_a_perfect_network(name: str, terminal: bool
 @pytest.mark.parametrize("steps", [1, 2, 30])
 @pytest.mark.parametrize("name", NAMES)
 def test_any_number_of_steps(name: str, steps: int) -> None:
-    for schedule in (
-        NoiseSchedule.scaled_linear(),
-        NoiseSchedule.scaled_linear().zero_terminal_snr(),
-    ):
-        scheduler = samplers.make_scheduler(name, schedule, "v_prediction")
-        samplers.set_timesteps(scheduler, steps)
+    for terminal in SCHEDULES:
+        scheduler = new_scheduler(name, terminal, steps)
         x = torch.ones(1, 4, 4, 4) * scheduler.init_noise_sigma
         for t in scheduler.timesteps:
             x = scheduler.step(scheduler.scale_model_input(x, t) * 0.5, t, x, return_dict=False)[0]
@@ -90,7 +102,7 @@ def test_names_of_other_tools() -> None:
         samplers.find("eular")
 
 
-@pytest.mark.parametrize("kind", ["sd2", "sdxl"])
+@pytest.mark.parametrize("kind", [pytest.param("sd2", marks=pytest.mark.slow), "sdxl"])
 def test_other_families(loaded: Callable[[str], Family], kind: str) -> None:
     family = loaded(kind)
     first, again = sample(family, [BASE, BASE])
