@@ -16,7 +16,7 @@ TOLERANCE = 1e-4
 """Relative. Rounding between CPUs moves these losses by less than 1e-5; the smallest change of a formula, by 1e-3."""
 
 
-EVERYWHERE = ("lora", "dora", "text encoder", "new tokens and terms", "convolutions", "v_prediction", "scaled_adamw")
+EVERYWHERE = ("lora", "text encoder", "new tokens and terms", "convolutions", "v_prediction")
 """Cases whose numbers depend on the family's layers, texts or kind of prediction. The others compute the same of what
 any family gives them: they run with one family by default, with all in the slow tests."""
 

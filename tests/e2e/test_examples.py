@@ -84,6 +84,7 @@ def test_a_config_trains_with_its_kind(trained: dict[str, Any], name: str) -> No
     assert Path(trained[name]["file"]).is_file()
 
 
+@pytest.mark.slow
 def test_the_encoder_of_the_condition_is_beside_an_ordinary_lora(trained: dict[str, Any]) -> None:
     file = Path(trained["layout"]["file"])
     encoder = load_file(file.with_name("layout.conditions.safetensors"))
@@ -151,6 +152,7 @@ def test_the_layout_fits_the_levels_of_other_unets(
     assert any(bool(encoder[f"layout.last.{level}.weight"].any()) for level in range(2))
 
 
+@pytest.mark.slow
 def test_the_layout_is_refused_for_a_base_without_a_unet(
     environment: dict[str, str], program: Program, tmp_path: Path
 ) -> None:

@@ -92,6 +92,7 @@ def test_fusing_keeps_more_of_each_than_averaging(two: list[Path], base: Path, t
     assert {t.shape[0] for name, t in load_file(small).items() if name.endswith("lora_down.weight")} == {1}
 
 
+@pytest.mark.slow
 def test_a_concept_alone_is_almost_its_own_lora(two: list[Path], base: Path, tmp_path: Path, here: Program) -> None:
     """With itself twice at half the strength nothing has to give way."""
     halves = [f"{two[0]}:0.5=garp", f"{two[0]}:0.5=garp"]

@@ -106,6 +106,7 @@ def test_old_files_and_states_go(folder: Path, here: Program) -> None:
     assert names(folder) == files | states | {"x", "x-000077.safetensors"}
 
 
+@pytest.mark.slow
 def test_files_stand_there_when_a_run_is_killed(folder: Path, here: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     original = loop.train_step
 
@@ -179,6 +180,7 @@ def test_the_data_are_shown_in_place_of_training(folder: Path, here: Program) ->
     assert_clear(here(*TRAIN, "--max_train_steps=3", "--debug_dataset"), "bad.png")
 
 
+@pytest.mark.slow
 def test_hub_and_tracker(folder: Path, here: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a hub that is a folder: files go up as they are made, and a run goes on from there, elsewhere."""
     logged: list[dict[str, Any]] = []

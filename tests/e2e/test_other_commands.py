@@ -22,6 +22,7 @@ def lora(here: Program, config: Config, tmp_path: Path) -> Path:
     return tmp_path / "run/garp.safetensors"
 
 
+@pytest.mark.slow
 def test_a_lora_changes_the_pictures_and_strength_0_does_not(
     here: Program, base: str, lora: Path, tmp_path: Path
 ) -> None:

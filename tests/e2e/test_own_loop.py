@@ -16,6 +16,7 @@ PAGE = (ROOT / "docs/own-loop.md").read_text(encoding="utf-8")
 PLAIN = ["objective.weightings=[]", "data.subsets.1.preserve=false", "data.batch_size=2", "data.resolution=64"]
 
 
+@pytest.mark.slow
 def test_the_loop_of_the_page_is_short_and_gives_the_losses_of_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

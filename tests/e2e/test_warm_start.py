@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from answers import Program
 
 MODEL_LIBRARIES = {"diffusers", "transformers", "tokenizers", "accelerate", "peft", "bitsandbytes"}
 
 
+@pytest.mark.slow
 def test_a_warm_start_imports_neither_diffusers_nor_transformers(
     here: Program, config: Callable[..., Path], tmp_path: Path
 ) -> None:

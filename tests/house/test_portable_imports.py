@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 IMPORT_ALL = """
 import builtins, importlib, pkgutil, warnings
@@ -37,6 +39,7 @@ print(len(failed), *failed, sep="\\n")
 """
 
 
+@pytest.mark.slow
 def test_every_module_is_imported_without_posix_modules() -> None:
     run = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.returncode == 0, run.stderr[-2000:]

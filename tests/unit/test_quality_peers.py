@@ -62,6 +62,7 @@ def test_rows_of_an_earlier_call_are_not_made_again(tmp_path: Path) -> None:
     assert [row["name"] for row in read_rows(to)] == ["a"]
 
 
+@pytest.mark.slow
 def test_a_failed_piece_of_work_leaves_a_row_with_its_log(tmp_path: Path) -> None:
     to = tmp_path / "rows.jsonl"
     pool = Pool(Limits(1, 1, 5), tmp_path / "logs", to, lambda row: None)

@@ -187,6 +187,7 @@ def learned(config: AdapterConfig, target: Tensor, steps: int) -> tuple[Tensor, 
     return words["lora_up.weight"] * (float(words["alpha"]) / down.shape[0]), down
 
 
+@pytest.mark.slow
 def test_every_prefix_of_ranks_was_trained() -> None:
     """Cut to its first b ranks, the change is nearly the best of rank b there is (Eckart-Young); a plain LoRA's first
     ranks, trained as long on the same task, are far from it."""

@@ -169,7 +169,7 @@ def test_the_base_gets_no_conditions(config: Any, closing: list[Run]) -> None:
     assert not torch.allclose(trained, as_base, atol=1e-4)
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("ema", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
 def test_a_resumed_run_has_the_same_encoders_bit_for_bit(config: Any, tmp_path: Path, ema: float) -> None:
     every = {"checkpoint": {"every_steps": 2}, "ema": ema}
     whole = train(config("whole", **every))

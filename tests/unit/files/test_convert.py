@@ -30,7 +30,7 @@ TO = ("kohya", "peft", "portable", "lycoris", "diff")
 
 
 @pytest.mark.parametrize("to", TO)
-@pytest.mark.parametrize("kind", ["sd1", "sd2", pytest.param("sdxl", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["sd1", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sd2", "sdxl"))])
 def test_lora_keeps_its_change_in_every_format(to, kind, make, bases, families, out) -> None:
     path, _ = make(LORA, kind)
     report = convert(path, to, out(), base=bases(kind))

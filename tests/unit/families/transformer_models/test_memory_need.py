@@ -86,6 +86,7 @@ def test_flux(level: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert abs(estimate / counted - 1) < (0.15 if level else 0.1)
 
 
+@pytest.mark.slow
 def test_sd35_medium(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.Module, "to", lambda self, *given, **named: self)
     counted = kept_bytes(MMDiT, SD35_MEDIUM, [(1, sd3.TEXT_TOKENS, 4096), (1, 2048)], checkpoint=False)

@@ -44,6 +44,7 @@ def workload(**changes: Any) -> Workload:
     return Workload(**(COMMON | settings | changes))
 
 
+@pytest.mark.slow
 def test_operations_grow_with_the_batch_and_the_pixels() -> None:
     one = flops_of_step(workload())
     assert flops_of_step(workload(batch=3)) == 3 * one

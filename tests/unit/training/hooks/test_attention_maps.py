@@ -71,7 +71,7 @@ def weights(run: Run) -> dict[str, Tensor]:
     return file
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_training_does_not_notice_them(build: Any, checkpointing: bool) -> None:
     files = []
     for hook in ({"every_steps": 1, "at_start": True, "images": 2}, None):

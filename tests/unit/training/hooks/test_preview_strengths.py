@@ -53,6 +53,7 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path)).astype(int)
 
 
+@pytest.mark.slow
 def test_strengths_and_seeds_are_those_of_the_exported_file(table: dict[str, Any], tmp_path: Path) -> None:
     asked = {"prompts": ["a <g>", "a house --d 9"], "count": 2, "strengths": [0, 1, [0.5, 1.5]], **DRAWN}
     run = trained(table | {"preview": asked})

@@ -69,6 +69,7 @@ def test_fp16_is_refused_where_the_run_computes_in_bf16(run: Run, monkeypatch: p
     check_rounding(run, "fp8")
 
 
+@pytest.mark.slow
 def test_a_preview_has_a_row_on_the_rounded_base_and_the_run_says_what_rounds_away(tmp_path: Path) -> None:
     drawn = {"prompts": ["a photo of garp"], "steps": 2, "width": 64, "height": 64, "rounded": "fp8"}
     train(load_config(table(tmp_path, preview=drawn)))

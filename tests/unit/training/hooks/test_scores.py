@@ -44,6 +44,7 @@ def config(tmp_path: Path, random_base: Callable[..., Path], pictures: Callable[
     }
 
 
+@pytest.mark.slow
 def test_each_export_is_measured(config: dict[str, Any]) -> None:
     # the rate is so small that the run changes nothing that a picture or a loss could show
     config["optimizer"] = {"lr": 1e-30}

@@ -31,6 +31,7 @@ def table(images: Path, output: Path, **changes: Any) -> dict[str, Any]:
     return settings | changes
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_a_file(pictures: Callable[..., Path], tmp_path: Path) -> None:
     """With hardly any rate it ends where it began; layers and kind are the file's."""
     images = pictures(3)

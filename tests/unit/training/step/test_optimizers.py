@@ -104,6 +104,7 @@ def test_looking_at_schedule_free_weights_changes_nothing(name: str) -> None:
     assert torch.equal(weight.detach(), before)
 
 
+@pytest.mark.slow
 def test_a_schedule_free_run_exports_the_averaged_weights(pictures: Any, tmp_path: Path) -> None:
     table = {
         "base": "tiny-sd",
