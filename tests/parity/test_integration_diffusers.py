@@ -73,8 +73,20 @@ def theirs(pipe: Any) -> Tensor:
     return drawn[0] * 2 - 1
 
 
-@pytest.mark.parametrize("layerwise", [False, True])
-@pytest.mark.parametrize("config", [LoRA(rank=2), LoKr(rank=2), DoRA(rank=2)], ids=lambda c: c.kind)
+@pytest.mark.parametrize(
+    ("config", "layerwise"),
+    [
+        pytest.param(config, layerwise, id=f"{config.kind}-{layerwise}", marks=() if by_default else pytest.mark.slow)
+        for config, layerwise, by_default in (
+            (LoRA(rank=2), False, True),
+            (LoRA(rank=2), True, True),
+            (LoKr(rank=2), False, True),
+            (LoKr(rank=2), True, False),
+            (DoRA(rank=2), False, False),
+            (DoRA(rank=2), True, True),
+        )
+    ],
+)
 def test_it_draws_the_same_and_goes_off(config: AdapterConfig, layerwise: bool, pipe: Any, tmp_path: Path) -> None:
     path = made_file(tmp_path / "f.safetensors", config, layerwise)
     before = theirs(pipe)

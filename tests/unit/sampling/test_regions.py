@@ -28,7 +28,7 @@ def pixels(family: Family, *requests: Request) -> list[torch.Tensor]:
     return [picture.pixels for picture in sample(family, requests)]
 
 
-@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("kind", ["sd1", pytest.param("sd2", marks=pytest.mark.slow), "sdxl"])
 def test_one_region_over_all_is_the_picture_of_its_text(loaded: Callable[[str], Family], kind: str) -> None:
     family = loaded(kind)
     whole = replace(WIDE, regions=(Region(prompt="a cat"),))
