@@ -1,15 +1,15 @@
 """Which slow tests belong to one share of them: `pytest -m slow --share 2/3` runs the second third of the files.
 
-A file belongs to the share that its path gives, so that it stays there when other files come or go: a program that runs
-each of N shares in turn leaves no slow test out for longer than N turns. Slow tests that docs/guarantees.md names
-belong to every share.
+The shares take about equally long: tests/slow_seconds.toml has the seconds of each file. A file that the table names
+stays in its share until the table changes, so a program that runs each of N shares in turn leaves none of its slow
+tests out for longer than N turns. Slow tests that docs/guarantees.md names belong to every share.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-import zlib
+import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+SECONDS_OF_OTHER_FILES = 20.0
+"""What a file with slow tests is taken to need if the table does not name it."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Share:
 
     def has(self, path: str, test: str) -> bool:
         """Whether it has a slow test: `path` is that of its file from the root, `test` is the name of the function."""
-        return (path, test) in promised() or zlib.crc32(path.encode()) % self.count == self.number - 1
+        return (path, test) in promised() or share_of_files(self.count).get(path, 1) == self.number
 
 
 @cache
@@ -47,6 +49,36 @@ def promised() -> frozenset[tuple[str, str]]:
     """The file and the function of each test that docs/guarantees.md names."""
     page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
     return frozenset(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page))
+
+
+@cache
+def seconds() -> dict[str, float]:
+    """The measured seconds of the slow tests of each file in tests/slow_seconds.toml, without promised tests."""
+    return tomllib.loads((ROOT / "tests" / "slow_seconds.toml").read_text(encoding="utf-8"))
+
+
+@cache
+def slow_files() -> tuple[str, ...]:
+    """The files of tests that have the marker `slow` in their text, in alphabetical order."""
+    files = sorted(path for path in (ROOT / "tests").rglob("test_*.py") if "mark.slow" in path.read_text("utf-8"))
+    return tuple(path.relative_to(ROOT).as_posix() for path in files)
+
+
+@cache
+def share_of_files(count: int) -> dict[str, int]:
+    """The number of the share, from 1 to `count`, of each file with slow tests.
+
+    The longest file comes first, and each goes to the share with the fewest seconds so far. Files that the table does
+    not name come last, so that a new file moves no other file that has been measured.
+    """
+    measured = seconds()
+    totals = [0.0] * count
+    shares: dict[str, int] = {}
+    for path in sorted(slow_files(), key=lambda path: (path not in measured, -measured.get(path, 0.0), path)):
+        lightest = totals.index(min(totals))
+        totals[lightest] += measured.get(path, SECONDS_OF_OTHER_FILES)
+        shares[path] = lightest + 1
+    return shares
 
 
 def take_share(config: pytest.Config, items: list[pytest.Item], share: Share) -> None:
