@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
+import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +16,6 @@ from lorasmith.cli import console
 from lorasmith.cli.options import Json
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.package import assets
-from lorasmith.core.progress import Progress
 from lorasmith.core.recipes import FOLDER
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def demo_command(
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Training steps; with fewer it ends sooner and learns less.")
     ] = None,
-    json: Json = False,
+    json_output: Json = False,
 ) -> None:
     """Train a LoRA of a small character in one to two minutes, and draw a before/after picture. Needs no network.
 
@@ -44,41 +45,42 @@ def demo_command(
         raise LorasmithError("the example images are not part of this installation; reinstall lorasmith")
     progress = console.make_progress()
     progress.say("training a LoRA of garp, a small character, on the embedded base model tiny-sd")
-    overrides = [] if steps is None else [f"steps={steps}"]
-    result = api.train(FOLDER / "garp.toml", overrides=overrides, output=output, overwrite=True, progress=progress)
+    recipe = tomllib.loads((FOLDER / "garp.toml").read_text("utf-8"))
+    prompts: list[str] = recipe["preview"]["prompts"]
+    length = recipe["steps"] if steps is None else steps
+    result = api.train(
+        FOLDER / "garp.toml",
+        overrides=[f"steps={length}", *preview_settings(prompts, length)],
+        output=output,
+        overwrite=True,
+        progress=progress,
+    )
     if not result.finished or result.file is None:
         raise typer.Exit(130)
 
-    config = api.read_config(result.folder / "config.toml")
-    preview: Any = config.preview  # the recipe has previews, whose prompts the picture shows too
-    prompts = [str(prompt) for prompt in preview.prompts]
     picture = result.folder / PICTURE_NAME
-    draw_before_after(config.base, result.file, prompts, progress).save(picture)
+    before_and_after(result.folder / "previews", prompts, length).save(picture)
     seconds = time.monotonic() - started
-    if json:
+    if json_output:
         console.print_json({"picture": picture, "file": result.file, "report": result.report, "seconds": seconds})
     console.say(next_steps(result.file, picture, seconds))
 
 
-def draw_before_after(base: str, lora: Path, prompts: list[str], progress: Progress) -> Image.Image:
-    """A grid of the same prompts and seeds: above with the base model, below with the LoRA too."""
-    from lorasmith.families.load import load
-    from lorasmith.imaging.grid import grid
-    from lorasmith.imaging.png import to_image
-    from lorasmith.sampling.loras import load_lora
-    from lorasmith.sampling.request import Request
-    from lorasmith.sampling.sample import sample
+def preview_settings(prompts: list[str], steps: int) -> list[str]:
+    """Overrides of the config: one preview, after the last step, with a seed for each prompt."""
+    lines = [f"{prompt} --d {seed}" for prompt, seed in zip(prompts, SEEDS, strict=True)]
+    return [f"preview.prompts={json.dumps(lines)}", f"preview.every_steps={steps}"]
 
-    family = load(base)
-    requests = []
-    for prompt, seed in zip(prompts, SEEDS, strict=False):
-        requests.append(Request(prompt, seed=seed, cfg=5.0, width=128, height=128))
-    # The same requests with and without adapters; noise depends on the seed alone.
-    before = sample(family, requests, progress=progress)
-    adapters = load_lora(family, lora)
-    after = sample(family, requests, progress=progress)
-    adapters.detach()
-    rows = [[to_image(picture.pixels) for picture in pictures] for pictures in (before, after)]
+
+def before_and_after(previews: Path, prompts: list[str], step: int) -> Image.Image:
+    """A grid of the previews of a run after `step`: above those of the base model, below those with the LoRA."""
+    from PIL import Image
+
+    from lorasmith.imaging.grid import grid
+
+    rows: list[list[Image.Image]] = []
+    for folder in (previews / "base", previews / f"step-{step:08d}"):
+        rows.append([Image.open(folder / f"{i:02d}.png").convert("RGB") for i in range(len(prompts))])
     return grid(rows, row_labels=["before", "after"], column_labels=prompts)
 
 
