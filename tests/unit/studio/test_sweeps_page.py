@@ -48,8 +48,8 @@ def test_the_best_run_is_shown_with_the_reason(tmp_path: Path, open_studio: Open
         ("<b>", "finished", {}),
     ]
     assert shown["why"] == (
-        "rank-8 has the lowest held-out loss of its best weights: 0.1000. The next one, rank-4, has 0.2000. By these "
-        "held-out images it cannot be told from: rank-4."
+        "rank-8 has the lowest held-out loss of its best weights: 0.1000. The next one, rank-4, has 0.2000. These "
+        "held-out images show no difference from: rank-4."
     )
     charts = client.get("/api/sweeps/curves", params={"sweep": f"{root}/s"}).json()["charts"]
     assert [(chart["title"], [line["name"] for line in chart["lines"]]) for chart in charts] == [

@@ -43,20 +43,6 @@ class Events:
     def write(self, event: str, step: int, **fields: Any) -> None:
         """Write one event, after those that are held. Numbers that are not finite are written as null."""
         self.write_held()
-        self._write(event, step, fields)
-
-    def hold(self, event: str, step: int, **fields: Any) -> None:
-        """Write an event later: with `write_held`, before the next event, or at the end."""
-        self._held.append((event, step, fields))
-
-    def write_held(self) -> None:
-        """Write the events that are held."""
-        held, self._held = self._held, []
-        for event, step, fields in held:
-            self._write(event, step, fields)
-
-    def _write(self, event: str, step: int, fields: dict[str, Any]) -> None:
-        """Write one event, and call the listeners."""
         values = {name: _for_json(value) for name, value in fields.items()}
         line = json.dumps({"event": event, "step": step, **values})
         self._append(line + "\n")
@@ -69,6 +55,16 @@ class Events:
                 self._tensorboard_folder = None
         for listener in self._listeners:
             listener(event, step, fields)
+
+    def hold(self, event: str, step: int, **fields: Any) -> None:
+        """Write an event later: with `write_held`, before the next event, or at the end."""
+        self._held.append((event, step, fields))
+
+    def write_held(self) -> None:
+        """Write the events that are held."""
+        held, self._held = self._held, []
+        for event, step, fields in held:
+            self.write(event, step, **fields)
 
     def _append(self, line: str) -> None:
         """Append a line to the file. Lines that cannot be written wait in memory for the next one."""
