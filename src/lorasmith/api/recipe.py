@@ -35,7 +35,7 @@ class ShortRun:
 
 
 SHORT_RUNS = {
-    "tiny-sd": ShortRun(120, "1.6e-3", "1.6e-3", 40, 5.0, layers=("unet.up_blocks.*attentions*", "te.*")),
+    "tiny-sd": ShortRun(120, "1.6e-3", "1.6e-3", 40, 3.5, layers=("unet.up_blocks.*attentions*", "te.*")),
     "tiny-flow": ShortRun(300, "2.4e-3", "", 100, 4.0),
 }
 """By the name of an embedded base."""
