@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -104,16 +104,15 @@ def make_progress(stream: TextIO | None = None) -> Progress:
     return RichProgress(rich_console(target)) if target.isatty() else LineProgress(target)
 
 
-class RichProgress(Progress):
-    """A bar for each task with the units done, the rate, a note and the remaining time."""
+class RatedProgress(Progress):
+    """Progress with the rate of each task, from all the time of the task or from that of its units alone."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bars: Bars | None = None
+    def _track(self, description: str, total: int) -> AbstractContextManager[Advance]:
+        """Show a task of `total` units."""
+        raise NotImplementedError
 
     @contextmanager
     def track(self, description: str, total: int) -> Iterator[Callable[[int, str], None]]:
-        """A bar below those of tasks that are still open."""
         with self._track(description, total) as advance:
             yield lambda units, note: advance(units, None, note)
 
@@ -123,8 +122,17 @@ class RichProgress(Progress):
         with self._track(description, total) as advance:
             yield advance
 
+
+class RichProgress(RatedProgress):
+    """A bar for each task with the units done, the rate, a note and the remaining time."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars: Bars | None = None
+
     @contextmanager
     def _track(self, description: str, total: int) -> Iterator[Advance]:
+        """A bar below those of tasks that are still open."""
         is_outermost = self._bars is None
         if self._bars is None:
             # The outermost task owns the display; nested tasks add bars to it.
@@ -174,23 +182,12 @@ def _make_bars(console: Console) -> Bars:
     )
 
 
-class LineProgress(Progress):
+class LineProgress(RatedProgress):
     """A line for each task at most every `every` seconds, and one at its end."""
 
     def __init__(self, stream: TextIO, every: float = SECONDS_BETWEEN_LINES) -> None:
         self._stream = stream
         self._every = every
-
-    @contextmanager
-    def track(self, description: str, total: int) -> Iterator[Callable[[int, str], None]]:
-        with self._track(description, total) as advance:
-            yield lambda units, note: advance(units, None, note)
-
-    @contextmanager
-    def track_timed(self, description: str, total: int) -> Iterator[Callable[[int, float, str], None]]:
-        """The same, with the rate of the seconds that are given; the remaining time includes the time between."""
-        with self._track(description, total) as advance:
-            yield advance
 
     @contextmanager
     def _track(self, description: str, total: int) -> Iterator[Advance]:

@@ -37,6 +37,13 @@ def add_step(run: Any, loss: float = 0.5) -> None:
     run.metrics.add(StepRecord(run.state.step, 0, outcome, ("a.png",), {"unet": 1e-3}, 0.0, run.state.step))
 
 
+def make_steps(run: Any, log: Log, count: int) -> None:
+    """The run makes steps, and the log acts after each."""
+    for _ in range(count):
+        add_step(run)
+        log.after_step(run)
+
+
 def written(run: Any) -> list[tuple[str, int]]:
     if not run.events.path.exists():
         return []
@@ -46,9 +53,7 @@ def written(run: Any) -> list[tuple[str, int]]:
 
 def test_on_a_gpu_steps_are_written_while_the_next_one_is_computed(tmp_path: Path) -> None:
     run, log = run_on("cuda", tmp_path, steps=25), Log()
-    for _ in range(10):
-        add_step(run)
-        log.after_step(run)
+    make_steps(run, log, 10)
     assert written(run) == []
     add_step(run)
     log.after_step(run)
@@ -57,27 +62,21 @@ def test_on_a_gpu_steps_are_written_while_the_next_one_is_computed(tmp_path: Pat
 
 def test_no_step_is_missing_at_the_end(tmp_path: Path) -> None:
     run, log = run_on("cuda", tmp_path, steps=23), Log()
-    for _ in range(23):
-        add_step(run)
-        log.after_step(run)
+    make_steps(run, log, 23)
     log.finish(run)
     assert written(run) == [("step", number) for number in range(1, 24)]
 
 
 def test_an_event_of_another_hook_comes_after_the_steps_before_it(tmp_path: Path) -> None:
     run, log = run_on("cuda", tmp_path, steps=50), Log()
-    for _ in range(10):
-        add_step(run)
-        log.after_step(run)
+    make_steps(run, log, 10)
     run.events.write("validation", 10, loss=0.1)
     assert written(run) == [*[("step", number) for number in range(1, 11)], ("validation", 10)]
 
 
 def test_a_checkpoint_finds_all_steps_in_the_log(tmp_path: Path) -> None:
     run, log = run_on("cuda", tmp_path, steps=50), Log()
-    for _ in range(13):
-        add_step(run)
-        log.after_step(run)
+    make_steps(run, log, 13)
     log.act(run)
     assert written(run) == [("step", number) for number in range(1, 14)]
 
