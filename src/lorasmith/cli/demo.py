@@ -63,7 +63,7 @@ def demo_command(
     seconds = time.monotonic() - started
     if json_output:
         console.print_json({"picture": picture, "file": result.file, "report": result.report, "seconds": seconds})
-    console.say(next_steps(result.file, picture, seconds))
+    console.say(next_steps(result.file, picture, seconds, recipe["preview"]["cfg"]))
 
 
 def preview_settings(prompts: list[str], steps: int) -> list[str]:
@@ -96,15 +96,15 @@ def command_name() -> str:
     return str(beside_python.relative_to(here) if beside_python.is_relative_to(here) else beside_python)
 
 
-def next_steps(lora: Path, picture: Path, seconds: float) -> str:
-    """The closing message: where the files are, and commands to copy."""
+def next_steps(lora: Path, picture: Path, seconds: float, cfg: float) -> str:
+    """The closing message: where the files are, and commands to copy. `cfg`: the guidance scale of the previews."""
     program = command_name()
     hint = "" if program == "lorasmith" else "\nThe short name works after: source .venv/bin/activate"
     return f"""
 Done in {console.format_duration(seconds)}.
 
 Generate pictures with the LoRA:
-    {program} sample --base tiny-sd --lora {lora} --prompt "a photo of garp, on a beach" --output pictures
+    {program} sample --base tiny-sd --lora {lora} --prompt "a photo of garp, on a beach" --cfg {cfg:g} --output pictures
 Show what is in the LoRA file, and how the training went:
     {program} inspect {lora}
     {lora.parent / "report.html"}

@@ -1,7 +1,8 @@
-"""The images that come with the package, and their names in a config."""
+"""The images and masks that come with the package, and their names in a config."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from lorasmith.core.package import assets
@@ -11,15 +12,34 @@ EMBEDDED = "lorasmith:"
 EMBEDDED_IMAGES = ("garp", "others")
 EMBEDDED_SOURCES = tuple(f"{EMBEDDED}{name}" for name in EMBEDDED_IMAGES)
 """What a config writes for them."""
+EMBEDDED_MASKS = ("garp/masks",)
 
 
 def embedded_images(value: Any) -> Any:
     """The folder in the package for `lorasmith:garp` or `lorasmith:others`; any other value as it is. Raises ValueError
     for an unknown name."""
+    return _embedded(value, EMBEDDED_IMAGES, "images")
+
+
+def embedded_masks(value: Any) -> Any:
+    """The folder in the package for `lorasmith:garp/masks`; any other value as it is. Raises ValueError for an unknown
+    name."""
+    return _embedded(value, EMBEDDED_MASKS, "masks")
+
+
+def _embedded(value: Any, names: tuple[str, ...], kind: str) -> Any:
     if not isinstance(value, str) or not value.startswith(EMBEDDED):
         return value
     name = value.removeprefix(EMBEDDED)
-    if name not in EMBEDDED_IMAGES:
-        known = " and ".join(EMBEDDED_SOURCES)
-        raise ValueError(f'no images "{name}" come with Lorasmith; there are {known}')
+    if name not in names:
+        known = " and ".join(f"{EMBEDDED}{known}" for known in names)
+        raise ValueError(f'no {kind} "{name}" come with Lorasmith; there are {known}')
     return assets() / name
+
+
+def name_in_config(folder: Path) -> str:
+    """What a config writes for `folder`: a name that begins with `lorasmith:` if the folder is part of the package, so
+    that the config is right on every machine; else the path."""
+    if folder.is_relative_to(assets()):
+        return EMBEDDED + folder.relative_to(assets()).as_posix()
+    return str(folder)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from lorasmith.core.embedded_images import embedded_images
+from lorasmith.core.embedded_images import embedded_images, embedded_masks
 from lorasmith.core.latent_grid import DOWNSCALE, MAX_SIDE
 from lorasmith.core.registry import Config
 from lorasmith.data.transforms import Transform
@@ -16,6 +16,7 @@ from lorasmith.data.transforms import Transform
 DEFAULT_RESOLUTION = 512
 """Where it is not known what the base was made for."""
 ImagePath = Annotated[Path, BeforeValidator(embedded_images)]
+MaskPath = Annotated[Path, BeforeValidator(embedded_masks)]
 """A path, or the name of images that come with the package."""
 
 
@@ -92,9 +93,9 @@ class SubsetConfig(Config):
     """Whether `validation.split` may hold out some of these images; switch it off for regularisation images."""
     loss_weight: float = Field(default=1.0, ge=0)
     """Factor of the loss of these images; below 1 for regularisation images."""
-    masks: Path | Literal["alpha"] | None = None
+    masks: MaskPath | Literal["alpha"] | None = None
     """Where the loss counts: a folder with masks that have the names of the images, or `alpha`, the alpha channels of
-    the images."""
+    the images. `lorasmith:garp/masks` come with the package."""
     masks_for_all: bool = True
     """If on, an image without a mask in the folder is an error; if off, it is trained whole."""
     masks_weigh: bool = True

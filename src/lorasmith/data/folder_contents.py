@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lorasmith.core.embedded_images import name_in_config
 from lorasmith.data.captions import find_caption_file
 from lorasmith.data.config import NO_CAPTION_FILES, SubsetConfig, sides_of
 from lorasmith.data.image_suffixes import SUFFIXES
@@ -273,7 +274,8 @@ def remark_on_folders(
         if not pictures:
             continue
         if path.name.lower() in MASK_FOLDERS and not stems.isdisjoint(picture.stem for picture in pictures):
-            contents.remark("mask", f'the masks in {path.name} are not used; set {key}.masks = "{path}"')
+            name = name_in_config(path)
+            contents.remark("mask", f'the masks in {path.name} are not used; set {key}.masks = "{name}"')
         elif class_folder is None:
             others.append(path)
         elif int(class_folder[1]) > 0:

@@ -87,8 +87,9 @@ def missing_folder(key: str, folder: str) -> Problem | None:
 
 
 def missing_masks(key: str, masks: str) -> Problem | None:
-    """A folder of masks that does not exist. `alpha` is no folder: it means the alpha channels of the images."""
-    return None if masks == "alpha" else missing_folder(key, masks)
+    """A folder of masks that does not exist. `alpha` is no folder: it means the alpha channels of the images. Names of
+    masks of the package are judged by the field itself."""
+    return None if masks == "alpha" or masks.startswith(EMBEDDED) else missing_folder(key, masks)
 
 
 def missing_metadata(key: str, file: str) -> Problem | None:

@@ -25,13 +25,13 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_a_name_that_the_shell_finds_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: f"bin/{name}")
     assert command_name() == "lorasmith"
-    assert "activate" not in next_steps(Path("a.safetensors"), Path("a.png"), 1)
+    assert "activate" not in next_steps(Path("a.safetensors"), Path("a.png"), 1, 3.5)
 
 
 def test_else_the_path_beside_python(environment: Path) -> None:
     (environment / "lorasmith").touch()
     assert command_name() == ".venv/bin/lorasmith"
-    message = next_steps(Path("a.safetensors"), Path("a.png"), 1)
+    message = next_steps(Path("a.safetensors"), Path("a.png"), 1, 3.5)
     assert ".venv/bin/lorasmith sample" in message
     assert "source .venv/bin/activate" in message
 

@@ -105,6 +105,10 @@ def test_hub_ids_words_and_alpha_masks_are_no_missing_files(table: dict[str, Any
     assert missing_files(given) == []
 
 
+def test_the_masks_of_the_package_are_no_missing_folder(table: dict[str, Any]) -> None:
+    assert missing_files({"data": {"images": "lorasmith:garp", "masks": "lorasmith:garp/masks"}}) == []
+
+
 def test_values_of_wrong_types_do_not_stop_the_search(table: dict[str, Any]) -> None:
     given = {"base": 3, "merge": {"a": 1}, "concepts": "x", "preview": [], "data": {"subsets": [3, None]}, "vae": None}
     assert missing_files(given | {"start": "gone"})[0].where == "start"
