@@ -6,12 +6,13 @@ import gc
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.slow_share import Share, take_share
+from tests.slow_share import Share, mark_slow_cases, take_share
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,9 +25,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    help = "run this share of the files of slow tests, like 2/3, and those that docs/guarantees.md names"
+    help = "run this share of the files of slow tests, like 2/4, and those that docs/guarantees.md names"
     # As text, which pytest-xdist can hand to its workers.
     parser.addoption("--share", type=lambda text: str(Share.read(text)), metavar="NUMBER/COUNT", help=help)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
+    """Give parametrised tests with the marker `slow_except` their marker `slow`."""
+    found = yield
+    if isinstance(found, list):
+        mark_slow_cases([item for item in found if isinstance(item, pytest.Function)])
+    return found
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -36,9 +46,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Modules stay until the end, so the garbage collector need not look through them again and again."""
+    """Modules stay until the end, so the garbage collector need not look through them again and again. Models and runs
+    make so many objects that it would start hundreds of times in one training."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 @pytest.fixture(autouse=True, scope="session")

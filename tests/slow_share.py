@@ -1,4 +1,8 @@
-"""Which slow tests belong to one share of them: `pytest -m slow --share 2/3` runs the second third of the files.
+"""Which tests are slow, and which of these belong to one share: `pytest -m slow --share 2/4` runs the second quarter of
+the files with slow tests.
+
+A test with the marker `slow` is slow. Of a parametrised test with the marker `slow_except`, every case is slow except
+those whose ids the marker has: `@pytest.mark.slow_except("sd1")`. Patterns work too: `slow_except("* linear")`.
 
 The shares take about equally long: tests/slow_seconds.toml has the seconds of each file. A file that the table names
 stays in its share until the table changes, so a program that runs each of N shares in turn leaves none of its slow
@@ -11,6 +15,7 @@ import argparse
 import re
 import tomllib
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
@@ -30,10 +35,10 @@ class Share:
 
     @classmethod
     def read(cls, text: str) -> Share:
-        """Read `2/3`. Raises argparse.ArgumentTypeError for anything that is no share."""
+        """Read `2/4`. Raises argparse.ArgumentTypeError for anything that is no share."""
         found = re.fullmatch(r"(\d+)/(\d+)", text)
         if found is None or not 1 <= int(found[1]) <= int(found[2]):
-            raise argparse.ArgumentTypeError(f"{text!r} is no share; give a number from 1 on and a count, like 2/3")
+            raise argparse.ArgumentTypeError(f"{text!r} is no share; give a number from 1 on and a count, like 2/4")
         return cls(int(found[1]), int(found[2]))
 
     def __str__(self) -> str:
@@ -79,6 +84,25 @@ def share_of_files(count: int) -> dict[str, int]:
         totals[lightest] += measured.get(path, SECONDS_OF_OTHER_FILES)
         shares[path] = lightest + 1
     return shares
+
+
+def mark_slow_cases(cases: list[pytest.Function]) -> None:
+    """Add the marker `slow` to the cases of one parametrised test that its marker `slow_except` does not have.
+
+    Raises ValueError if the marker has a pattern that fits no case.
+    """
+    marker = cases[0].get_closest_marker("slow_except") if cases else None
+    if marker is None:
+        return
+    ids = {case: case.callspec.id for case in cases}
+    if unused := [pattern for pattern in marker.args if not any(fnmatchcase(id, pattern) for id in ids.values())]:
+        names = ", ".join(sorted(ids.values()))
+        raise ValueError(
+            f"{cases[0].originalname}: slow_except has {unused}, which no case is called; there are: {names}"
+        )
+    for case, id in ids.items():
+        if not any(fnmatchcase(id, pattern) for pattern in marker.args):
+            case.add_marker("slow")
 
 
 def take_share(config: pytest.Config, items: list[pytest.Item], share: Share) -> None:

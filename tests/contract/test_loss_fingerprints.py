@@ -16,16 +16,20 @@ TOLERANCE = 1e-4
 """Relative. Rounding between CPUs moves these losses by less than 1e-5; the smallest change of a formula, by 1e-3."""
 
 
-EVERYWHERE = ("lora", "text encoder", "new tokens and terms", "convolutions", "v_prediction")
-"""Cases whose numbers depend on the family's layers, texts or kind of prediction. The others compute the same of what
-any family gives them: they run with one family by default, with all in the slow tests."""
+EVERYWHERE = ("new tokens and terms", "convolutions")
+"""Cases that run by default with every family: together they train every layer of it that adapters take, and its texts.
+All others compute the same of what any family gives them, and run with one family by default, with all in the slow
+tests."""
+
+
+def is_default(case: fingerprints.Case) -> bool:
+    """Whether a case is none of those that can hardly fail alone."""
+    name = case.name.removeprefix(f"{case.family} ")
+    return case.family == fingerprints.FAMILIES[0] or name in EVERYWHERE
 
 
 def parameter_of(name: str) -> Any:
-    """The parameter of a case, which is slow if it is one of a further family that can hardly fail alone."""
-    case = CASES[name]
-    default = case.family == fingerprints.FAMILIES[0] or name.removeprefix(f"{case.family} ") in EVERYWHERE
-    return name if default else pytest.param(name, marks=pytest.mark.slow)
+    return name if is_default(CASES[name]) else pytest.param(name, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")

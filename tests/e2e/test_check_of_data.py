@@ -50,6 +50,7 @@ def test_a_trigger_that_no_caption_has_stops_a_training(here: Program, base: str
     assert here("train", config, "--yes").code == 0
 
 
+@pytest.mark.slow
 def test_missing_captions(here: Program, base: str, folder: Path) -> None:
     (folder / "images" / "1.txt").unlink()
     config = write(folder, base)

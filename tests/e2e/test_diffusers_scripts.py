@@ -92,6 +92,7 @@ def test_dreambooth_with_class_pictures_and_text_encoder(folder: Path, here: Pro
     assert len(list((folder / "class").glob("*.png"))) == 4
 
 
+@pytest.mark.slow_except("jsonl")
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
 def test_text_to_image_from_an_imagefolder(form: str, folder: Path, here: Program) -> None:
     names = sorted(p.name for p in (folder / "garp").iterdir())
@@ -132,6 +133,7 @@ def shards(folder: Path) -> list[str]:
     return captions
 
 
+@pytest.mark.slow_except("*train_data_dir*")
 @pytest.mark.parametrize("option", ["--train_data_dir=data", "--dataset_name=data"])
 def test_text_to_image_from_parquet_shards(option: str, folder: Path, here: Program) -> None:
     """They are streamed into a folder of pictures, once."""
@@ -150,6 +152,7 @@ def test_text_to_image_from_parquet_shards(option: str, folder: Path, here: Prog
         assert Image.open(made / row["file_name"]).tobytes() == Image.open(source).convert("RGB").tobytes()
 
 
+@pytest.mark.slow
 def test_pivotal_tuning(folder: Path, here: Program) -> None:
     arguments = ["--instance_data_dir=garp", "--instance_prompt=a photo of TOK robot", "--output_dir=out", "--rank=2"]
     arguments += [

@@ -100,6 +100,7 @@ def test_a_file_that_cannot_be_written_is_reported_and_written_at_the_end() -> N
         failing.finish(run)
 
 
+@pytest.mark.slow_except("4")
 @pytest.mark.parametrize("step", [3, 4])
 def test_a_signal_near_the_end(pictures: Callable[..., Path], tmp_path: Path, step: int) -> None:
     """After the last step the run is finished; before it, it is stopped, and says so."""
@@ -121,6 +122,7 @@ def test_a_signal_near_the_end(pictures: Callable[..., Path], tmp_path: Path, st
     assert [e["step"] for e in events(run) if e["event"] == "step"] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [True, False])
 def test_the_advice_after_a_full_disk_names_a_checkpoint_only_if_there_is_one(
     pictures: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool

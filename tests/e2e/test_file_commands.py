@@ -50,6 +50,7 @@ def arguments(command: str, file: Path, output: Path) -> list[str]:
     }[command]
 
 
+@pytest.mark.slow
 def test_one_after_the_other(here: Program, lora: Path, tmp_path: Path) -> None:
     """A LoRA is merged, extracted again, resized, combined, converted: what comes out is still that LoRA."""
     merged, again = tmp_path / "merged", tmp_path / "again.safetensors"

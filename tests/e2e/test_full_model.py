@@ -45,6 +45,7 @@ def changes(file: Path) -> dict[str, torch.Tensor]:
     return {name: found[key] for name, key in keys.items()}
 
 
+@pytest.mark.slow
 def test_one_file_in_the_original_layout(folder: Path, here: Program) -> None:
     answer = here("as", "train_db", *TRAIN, "--save_model_as=safetensors", "--stop_text_encoder_training=1")
     assert answer.code == 0, answer.err
@@ -76,6 +77,7 @@ def test_a_folder_opens_in_stock_diffusers(folder: Path, here: Program) -> None:
         assert not torch.equal(after[name], before[name])
 
 
+@pytest.mark.slow
 def test_it_resumes_bit_for_bit(folder: Path, here: Program) -> None:
     table = (
         'base = "tiny-sd"\nsteps = 2\nseed = 1\nadapter = {kind = "full", layers = "*", bias = true, norms = true}\n'

@@ -140,6 +140,7 @@ def test_the_command_of_mix_of_show(two: list[Path], tmp_path: Path, here: Progr
     assert sum(name.startswith("lorasmith.word") for name in exact) == 4
 
 
+@pytest.mark.slow
 def test_mistakes_are_told(two: list[Path], base: Path, tmp_path: Path, here: Program) -> None:
     fuse = ("fuse", "--base", base, "-o", tmp_path / "f.safetensors")
     assert "two files or more" in here(*fuse, two[0]).err

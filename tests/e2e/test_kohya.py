@@ -89,6 +89,7 @@ def modules_of(file: Path) -> dict[str, dict[str, tuple[int, ...]]]:
     return found
 
 
+@pytest.mark.slow_except("*colab*")
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in NAMES], ids=NAMES
 )
@@ -151,6 +152,7 @@ def test_numbers_are_the_configs(folder: Path, here: Program) -> None:
     assert metadata["ss_lr_scheduler"] == "cosine_with_restarts"
 
 
+@pytest.mark.slow
 def test_a_run_again_and_resumed(folder: Path, here: Program) -> None:
     """The same name again moves the first run aside; resume goes on."""
     command = ("as", "train_network", "--config_file=minimal.toml", "--network_train_unet_only")

@@ -156,6 +156,7 @@ def test_a_run_begins_in_the_middle(folder: Path, here: Program) -> None:
     assert_clear(late, "first_epoch: step 9 is not within the run, which has 8 steps")
 
 
+@pytest.mark.slow
 def test_pictures_stand_where_the_original_has_them(folder: Path, here: Program) -> None:
     (folder / "p.txt").write_text("garp --w 64 --h 64 --s 2 --d 5\na dog --w 64 --h 64 --s 2\n")
     more = ["--sample_prompts=p.txt", "--sample_every_n_epochs=1", "--sample_at_first", "--max_train_steps=3"]

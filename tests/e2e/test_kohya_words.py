@@ -53,6 +53,7 @@ def test_the_word_of_training_is_in_stock_diffusers(folder: Path, here: Program)
     assert 0 < (there[0] - own).abs().max() < 0.1
 
 
+@pytest.mark.slow
 def test_files_of_steps_and_epochs(folder: Path, here: Program) -> None:
     """Three pictures twice are six steps an epoch; a state goes on, and the word ends the same."""
     more = ["--max_train_steps=8", "--save_every_n_epochs=1", "--save_every_n_steps=2", "--save_last_n_steps=2"]
@@ -71,6 +72,7 @@ def test_files_of_steps_and_epochs(folder: Path, here: Program) -> None:
     assert torch.equal(torch.load(folder / "out/garp.pt", weights_only=True)["emb_params"], whole)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_file(folder: Path, here: Program) -> None:
     assert here("as", "train_textual_inversion", "--config_file=ti.toml", "--save_model_as=safetensors").code == 0
     first = load_file(folder / "out/garp.safetensors")["emb_params"]

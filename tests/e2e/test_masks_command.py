@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from answers import Program
 
 
+@pytest.mark.slow
 def test_masks_are_made_and_trained_with(
     config: Callable[..., Path], pictures: Callable[..., Path], here: Program
 ) -> None:

@@ -101,6 +101,7 @@ def test_a_finite_gradient_with_an_absurd_step_spoils_no_checkpoint(
     assert [path.name for path in checkpoint.checkpoints_in(run.folder)] == ["step-00000002"]
 
 
+@pytest.mark.slow
 def test_a_state_file_of_another_shape_is_left_out(pictures: Callable[..., Path], tmp_path: Path) -> None:
     """The checkpoint before is taken."""
     train(load_config(settings(pictures(3), tmp_path / "run", steps=3)))

@@ -42,6 +42,7 @@ def test_a_lora_changes_the_pictures_and_strength_0_does_not(
     assert ImageChops.difference(plain, full).getbbox() is not None
 
 
+@pytest.mark.slow
 def test_inspect_shows_how_it_was_made(here: Program, lora: Path) -> None:
     answer = here("inspect", lora, "--json")
     assert answer.code == 0, answer.err

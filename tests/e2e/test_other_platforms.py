@@ -39,6 +39,7 @@ def cp1252_console(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, 
     return run
 
 
+@pytest.mark.slow
 def test_commands_print_on_a_console_without_unicode(
     cp1252_console: Callable[..., tuple[int, str]], config: Callable[..., Path], pictures: Callable[..., Path]
 ) -> None:

@@ -83,6 +83,7 @@ def test_a_changed_picture_and_a_changed_caption_are_named(made: tuple[Path, Pat
     ]
 
 
+@pytest.mark.slow
 def test_a_file_of_the_middle_of_a_run(made: tuple[Path, Path], tmp_path: Path) -> None:
     file, images = made
     middle = file.with_name("garp-000002.safetensors")
@@ -116,6 +117,7 @@ def test_a_file_that_was_changed_after_training(made: tuple[Path, Path]) -> None
     assert "resized" in difference
 
 
+@pytest.mark.slow
 def test_what_the_file_cannot_tell_must_be_given(pictures: Callable[..., Path], tmp_path: Path) -> None:
     images = pictures(2)
     for caption in images.glob("*.txt"):

@@ -118,6 +118,7 @@ def test_what_changes_in_the_course_of_a_run_goes_on_after_a_stop(
     assert_equal(weights(whole), weights(stopped))
 
 
+@pytest.mark.slow
 def test_previews_and_validation_do_not_move_training(pictures: Callable[..., Path], tmp_path: Path) -> None:
     images = pictures(5)
     plain, watched = tmp_path / "plain", tmp_path / "watched"

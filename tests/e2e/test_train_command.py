@@ -29,6 +29,7 @@ timesteps = [500]
 """
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_it_promises(here: Program, config: Config, tmp_path: Path) -> None:
     path = config()
     path.write_text(path.read_text().replace("batch_size = 2", "batch_size = 2\nvalidation.split = 0.3"))

@@ -40,6 +40,7 @@ def settings(images: Path, output: Path, **changes: Any) -> dict[str, Any]:
     return table | changes
 
 
+@pytest.mark.slow
 def test_phases_move_each_part_in_its_time_alone(pictures: Callable[..., Path], tmp_path: Path) -> None:
     config = load_config(settings(pictures(4), tmp_path / "run", phases={"words": [0, 0.5], "unet": [0.5, 1]}))
     run = build_run(config)
@@ -100,6 +101,7 @@ def test_words_alone(pictures: Callable[..., Path], tmp_path: Path, here: Progra
     assert sampled[0] != sampled[1]  # in the exact file the word is <g1>, as it was trained
 
 
+@pytest.mark.slow
 def test_the_lora_finds_its_words_beside_it(pictures: Callable[..., Path], tmp_path: Path, here: Program) -> None:
     from PIL import Image, ImageChops
 
@@ -149,6 +151,7 @@ def test_words_that_are_not_trained_leave_the_cache_alone(pictures: Callable[...
     assert all("words" not in load_file(path) for path in (tmp_path / "cache").rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_bundle_beside(pictures: Callable[..., Path], tmp_path: Path, here: Program) -> None:
     """The words inside the LoRA, called as their embedding files are, mean what these mean."""
     config = tmp_path / "c.json"

@@ -102,6 +102,7 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+@pytest.mark.slow
 def test_the_reference_is_current() -> None:
     """Asked in a process of its own: other tests define kinds."""
     command = [sys.executable, "-m", "tools.docs", "--check"]

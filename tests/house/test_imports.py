@@ -21,6 +21,7 @@ def modules_after(code: str) -> set[str]:
     return {name for name in loaded if name in HEAVY}
 
 
+@pytest.mark.slow_except("lorasmith", "train")
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: " ".join(c) or "lorasmith")
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     arguments = ["lorasmith", *command, "--help"]
@@ -68,6 +69,7 @@ MISSING = {"missing files": 'vae = "gone.safetensors"\nstart = "gone.safetensors
 CASES = [*(("check", name) for name in WRONG), ("train", "unknown key"), *(("train", name) for name in MISSING)]
 
 
+@pytest.mark.slow_except("check-adapter", "check-unknown*", "train-*")
 @pytest.mark.parametrize(("command", "mistake"), CASES)
 def test_a_wrong_config_is_answered_without_torch(command: str, mistake: str, tmp_path: Path) -> None:
     file = tmp_path / "wrong.toml"

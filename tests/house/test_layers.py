@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,7 +49,8 @@ def imported_by_name(call: ast.Call) -> str | None:
 
     `import_module(name)` says nothing: the registry imports the folder that an extension point is in.
     """
-    if ast.unparse(call.func).split(".")[-1] not in ("import_module", "__import__") or not call.args:
+    called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if called not in ("import_module", "__import__") or not call.args:
         return None
     name = call.args[0]
     parts = name.values if isinstance(name, ast.JoinedStr) else [name]
@@ -55,19 +58,28 @@ def imported_by_name(call: ast.Call) -> str | None:
     return str(start).rstrip(".") if str(start).startswith("lorasmith.") else None
 
 
+def is_for_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+@cache
+def importing_nodes(path: Path) -> list[ast.Import | ast.ImportFrom | ast.Call]:
+    """Imports and calls, wherever in a file, other than for type checking alone."""
+    found: list[ast.Import | ast.ImportFrom | ast.Call] = []
+    left: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom | ast.Call):
+            found.append(node)
+        if not is_for_type_checking(node):
+            left += ast.iter_child_nodes(node)
+    return found
+
+
 def imported(path: Path) -> set[str]:
-    """Modules of Lorasmith that a file imports, wherever in it, other than for type checking alone."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    unreal = {
-        id(node)
-        for branch in ast.walk(tree)
-        if isinstance(branch, ast.If) and ast.unparse(branch.test).endswith("TYPE_CHECKING")
-        for node in ast.walk(branch)
-    }
+    """Modules of Lorasmith that a file imports, other than for type checking alone."""
     found: set[str] = set()
-    for node in ast.walk(tree):
-        if id(node) in unreal:
-            continue
+    for node in importing_nodes(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -78,23 +90,44 @@ def imported(path: Path) -> set[str]:
     return {name.removeprefix("lorasmith.") for name in found if name.startswith("lorasmith.")}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
-def test_imports_go_down(path: Path) -> None:
+def wrong_imports(path: Path) -> list[str]:
+    """What a file imports from above, or from a neighbour."""
     own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-    for module in imported(path):
+    found: list[str] = []
+    for module in sorted(imported(path)):
         other = module.split(".")[0]
         if other == own:
             continue
-        assert layer_of(other) <= layer_of(own), f"{own} is below {other}, so it must not import {module}"
-        if layer_of(other) == layer_of(own):
-            allowed = (own, other) in NEIGHBOURS and module == f"{other}.base"
-            assert allowed, f"{own} and {other} are neighbours; {own} must not import {module}"
+        if layer_of(other) > layer_of(own):
+            found.append(f"{own} is below {other}, so it must not import {module}")
+        elif layer_of(other) == layer_of(own) and not ((own, other) in NEIGHBOURS and module == f"{other}.base"):
+            found.append(f"{own} and {other} are neighbours; {own} must not import {module}")
+    return found
+
+
+def test_imports_go_down() -> None:
+    found = [f"{path.relative_to(SOURCE)}: {wrong}" for path in FILES for wrong in wrong_imports(path)]
+    assert not found, "\n".join(found)
+
+
+def test_imports_that_do_not_go_down_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.SOURCE", tmp_path)
+    file = tmp_path / "data" / "file.py"
+    file.parent.mkdir()
+    file.write_text(
+        "import lorasmith.core.store\nimport lorasmith.data.cache\nimport lorasmith.families.base\n"
+        "import lorasmith.families.load\nimport lorasmith.training\n"
+    )
+    assert wrong_imports(file) == [
+        "data and families are neighbours; data must not import families.load",
+        "data is below training, so it must not import training",
+    ]
 
 
 def test_relative_imports_are_not_used() -> None:
-    for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            assert not (isinstance(node, ast.ImportFrom) and node.level), path
+    start = re.compile(r"^\s*from\s+\.", re.MULTILINE)
+    relative = [path for path in FILES if start.search(path.read_text(encoding="utf-8"))]
+    assert relative == []
 
 
 def test_every_part_has_a_layer() -> None:

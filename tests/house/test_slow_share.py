@@ -10,10 +10,25 @@ from typing import Any
 import pytest
 
 from tests import slow_share
-from tests.slow_share import SECONDS_OF_OTHER_FILES, Share, promised, seconds, share_of_files, slow_files, take_share
+from tests.slow_share import (
+    SECONDS_OF_OTHER_FILES,
+    Share,
+    mark_slow_cases,
+    promised,
+    seconds,
+    share_of_files,
+    slow_files,
+    take_share,
+)
 
 ROOT = Path(__file__).parents[2]
-SHARES = [Share.read(f"{number}/3") for number in (1, 2, 3)]
+COUNT = 4
+"""As .ci/run has it."""
+SHARES = [Share(number, COUNT) for number in range(1, COUNT + 1)]
+
+
+def test_ci_runs_these_shares() -> None:
+    assert f"% {COUNT} + 1))/{COUNT}" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
 def test_every_file_is_in_exactly_one_share() -> None:
@@ -29,17 +44,17 @@ def test_the_table_of_seconds_names_only_files_with_slow_tests() -> None:
 
 
 def test_shares_take_about_equally_long() -> None:
-    totals: dict[int, float] = dict.fromkeys((1, 2, 3), 0.0)
-    for path, number in share_of_files(3).items():
+    totals: dict[int, float] = dict.fromkeys(range(1, COUNT + 1), 0.0)
+    for path, number in share_of_files(COUNT).items():
         totals[number] += seconds().get(path, SECONDS_OF_OTHER_FILES)
     assert max(totals.values()) < 1.1 * min(totals.values())
 
 
 def test_a_new_slow_file_moves_no_measured_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = share_of_files(3)
+    before = share_of_files(COUNT)
     files = ("tests/a/test_new.py", *slow_files(), "tests/z/test_new.py")
     monkeypatch.setattr(slow_share, "slow_files", lambda: files)
-    after = share_of_files.__wrapped__(3)
+    after = share_of_files.__wrapped__(COUNT)
     assert set(after) - set(before) == {"tests/a/test_new.py", "tests/z/test_new.py"}
     assert {path: after[path] for path in seconds()} == {path: before[path] for path in seconds()}
 
@@ -49,9 +64,9 @@ def test_promised_tests_are_in_every_share() -> None:
     assert all(share.has(path, name) for share in SHARES for path, name in promised())
 
 
-@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/3", "-1/3", "1/0", ""])
+@pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/4", "-1/4", "1/0", ""])
 def test_what_is_no_share_is_refused(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="like 2/3"):
+    with pytest.raises(argparse.ArgumentTypeError, match="like 2/4"):
         Share.read(text)
 
 
@@ -68,3 +83,37 @@ def test_only_slow_tests_of_other_shares_are_left_out(request: pytest.FixtureReq
     kept = list(items)
     take_share(request.config, kept, share)
     assert kept == items[:3]
+
+
+class Case:
+    """A case of a parametrised test with the marker `slow_except`."""
+
+    originalname = "test_of_families"
+
+    def __init__(self, id: str, *patterns: str) -> None:
+        self.callspec = SimpleNamespace(id=id)
+        self.added: list[str] = []
+        marker = SimpleNamespace(args=patterns)
+        self.get_closest_marker = {"slow_except": marker}.get
+        self.add_marker = self.added.append
+
+
+def marked(ids: list[str], *patterns: str) -> dict[str, bool]:
+    """Whether each id is slow after `slow_except(*patterns)`."""
+    cases: list[Any] = [Case(id, *patterns) for id in ids]
+    mark_slow_cases(cases)
+    return {case.callspec.id: case.added == ["slow"] for case in cases}
+
+
+def test_all_cases_are_slow_but_those_of_the_marker() -> None:
+    assert marked(["sd1", "sd2", "sdxl"], "sd1") == {"sd1": False, "sd2": True, "sdxl": True}
+    assert marked(["lora linear", "lora conv", "dora linear"], "* linear") == {
+        "lora linear": False,
+        "lora conv": True,
+        "dora linear": False,
+    }
+
+
+def test_an_exception_that_is_no_case_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"test_of_families: slow_except has \['sd3'\].*there are: sd1, sd2"):
+        marked(["sd1", "sd2"], "sd1", "sd3")

@@ -21,6 +21,7 @@ def rows_of(text: str) -> list[tuple[str, int]]:
     return [(name, int(count)) for name, count in re.findall(r"\[([\w/]+\.py)\]\([^)]*\)(?: \||\s)\s*(\d+)", text)]
 
 
+@pytest.mark.slow
 def test_the_page_lists_what_a_step_executes(trace: step_trace.StepTrace) -> None:
     """Counts may differ a little: versions of Python number the lines of long expressions differently."""
     page = step_trace.TARGET.read_text(encoding="utf-8")

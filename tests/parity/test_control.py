@@ -37,6 +37,7 @@ def shapes(unet: Any, known: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
     return [torch.randn_like(s) for s in skips], torch.randn_like(middle)
 
 
+@pytest.mark.slow_except("sd1")
 @pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
 def test_residuals_stand_where_diffusers_has_them(kind: str) -> None:
     torch.manual_seed(1)
@@ -124,6 +125,7 @@ def their_latents(asked: Request) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_controlnet_draws_as_in_diffusers(tiny_bases: Callable[[str], Path], controlnet: Path, picture: Path) -> None:
     from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionControlNetPipeline
 
@@ -162,6 +164,7 @@ def test_an_adapter_draws_as_in_diffusers(tiny_bases: Callable[[str], Path], ada
     torch.testing.assert_close(ours, drawn * 2 - 1, atol=2e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_areas_have_weights_of_their_own(tiny_bases: Callable[[str], Path], adapter: Path, picture: Path) -> None:
     family = load(tiny_bases("sd1"))
     everywhere = Control(model=str(adapter), image=picture, weight=0.6)
@@ -172,6 +175,7 @@ def test_areas_have_weights_of_their_own(tiny_bases: Callable[[str], Path], adap
     assert (one - half).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_two_controls_add_up(tiny_bases: Callable[[str], Path], adapter: Path, controlnet: Path, picture: Path) -> None:
     family = load(tiny_bases("sd1"))
     half = Control(model=str(adapter), image=picture, weight=0.4)

@@ -46,6 +46,7 @@ def pipeline(folder: Path) -> Any:
     )
 
 
+@pytest.mark.slow_except("dev")
 def test_texts(folder: Path, family: Family) -> None:
     ours = family.encode_text(TEXTS)
     with torch.no_grad():
@@ -64,6 +65,7 @@ def test_packing_and_positions() -> None:
     torch.testing.assert_close(image_positions(4, 6, torch.device("cpu")), expected)
 
 
+@pytest.mark.slow_except("dev")
 def test_outputs_and_gradients_of_adapters(folder: Path, family: Family) -> None:
     theirs: Any = FluxTransformer2DModel.from_pretrained(folder / "transformer")
     conditioning = family.encode_text(TEXTS)
@@ -87,6 +89,7 @@ def test_outputs_and_gradients_of_adapters(folder: Path, family: Family) -> None
     assert_equal_gradients(pairs)
 
 
+@pytest.mark.slow_except("dev-3.5")
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
 def test_pictures(folder: Path, family: Family, guidance: float) -> None:
     """Latents of a whole drawing, from the same noise and with the shift of the picture's size."""

@@ -119,6 +119,7 @@ def marks(name: str) -> list[pytest.MarkDecorator]:
     return [] if name in ("mixed alphas", "convolutions", "lokr", "peft") else [pytest.mark.slow]
 
 
+@pytest.mark.slow_except("sd1-mixed*")
 @pytest.mark.parametrize(("config", "form"), [pytest.param(c, f, id=n, marks=marks(n)) for n, c, f in FORMS])
 @pytest.mark.parametrize("kind", ["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_the_pipeline_answers_as_our_adapters(

@@ -57,6 +57,7 @@ def check(folder: Path, path: Path, expected: Tensor) -> None:
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.2", "conv1", "proj_in"]
 
 
+@pytest.mark.slow_except("{}-bare")
 @pytest.mark.parametrize("metadata", [True, False], ids=["metadata", "bare"])
 @pytest.mark.parametrize(
     "settings", [{}, {"use_dora": True}, pytest.param({"use_rslora": True}, marks=pytest.mark.slow)], ids=str
@@ -96,6 +97,7 @@ def test_the_examples_older_names(tiny_bases: Bases, tmp_path: Path) -> None:
     check(folder, path, answers(None, unet))
 
 
+@pytest.mark.slow_except("lokr*")
 @pytest.mark.parametrize(
     ("algo", "options"),
     [

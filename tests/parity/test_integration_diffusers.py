@@ -73,6 +73,7 @@ def theirs(pipe: Any) -> Tensor:
     return drawn[0] * 2 - 1
 
 
+@pytest.mark.slow_except("lora-False")
 @pytest.mark.parametrize(
     ("config", "layerwise"),
     [

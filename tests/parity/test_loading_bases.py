@@ -54,6 +54,7 @@ def pipeline(folder: Path, kind: str) -> Any:
     )
 
 
+@pytest.mark.slow_except("sd1", "sdxl")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_single_file_gives_what_the_folder_gives(kind: str, tiny_bases: Bases) -> None:
     folder = tiny_bases(kind)
@@ -70,6 +71,7 @@ def test_the_single_file_gives_what_the_folder_gives(kind: str, tiny_bases: Base
     assert torch.equal(one["context"], other["context"])
 
 
+@pytest.mark.slow_except("sd1", "sdxl")
 @pytest.mark.parametrize("kind", KINDS)
 def test_parts_equal_diffusers(kind: str, tiny_bases: Bases) -> None:
     folder = tiny_bases(kind)
@@ -131,6 +133,7 @@ def test_a_missing_or_unknown_text_weight_is_an_error_that_names_it(tiny_bases: 
         _ = load(folder).text_encoders
 
 
+@pytest.mark.slow_except("sd1")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_single_file_without_a_weight_is_an_error_that_names_it(kind: str, tiny_bases: Bases, tmp_path: Path) -> None:
     path = tmp_path / "cut.safetensors"
@@ -269,6 +272,7 @@ def test_peak_memory_of_loading_is_the_weights_as_loaded(tmp_path: Path, stored:
     shutil.rmtree(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_loaded_unet_imports_neither_diffusers_nor_transformers(tiny_bases: Bases) -> None:
     code = (
         "import sys; from lorasmith.families.load import load, identify; f = load(sys.argv[1]); "
@@ -290,6 +294,7 @@ def test_a_single_file_without_text_model_in_its_names(tiny_bases: Bases, tmp_pa
     assert torch.equal(load(path).encode_text(["a fox"])["context"], expected)
 
 
+@pytest.mark.slow_except("sd1")
 @pytest.mark.parametrize("kind", KINDS)
 def test_long_and_weighted_texts(kind: str, tiny_bases: Bases) -> None:
     family = load(tiny_bases(kind))

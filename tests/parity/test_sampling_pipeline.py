@@ -59,6 +59,7 @@ def theirs(made: Any, request: Request) -> Tensor:
     return drawn.images[0] * 2 - 1
 
 
+@pytest.mark.slow_except("ddim-*")
 @pytest.mark.parametrize(
     ("name", "scheduler", "options"),
     [
@@ -81,6 +82,7 @@ def test_epsilon(tiny_bases: Callable[[str], Path], name: str, scheduler: str, o
     assert float(expected.std()) > 0.02
 
 
+@pytest.mark.slow
 def test_clip_skip(tiny_bases: Callable[[str], Path]) -> None:
     from diffusers import EulerDiscreteScheduler
 
@@ -90,6 +92,7 @@ def test_clip_skip(tiny_bases: Callable[[str], Path]) -> None:
     torch.testing.assert_close(sample(load(folder), [request])[0].pixels.clamp(-1, 1), expected, atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow_except("True-ddim")
 @pytest.mark.parametrize("name", ["ddim", "euler"])
 @pytest.mark.parametrize("terminal", [False, True])
 def test_v_prediction(tiny_bases: Callable[[str], Path], name: str, terminal: bool) -> None:

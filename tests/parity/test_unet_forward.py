@@ -132,6 +132,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow_except("sd1-True")
 @pytest.mark.parametrize(("kind", "checkpointing"), CASES)
 def test_lora_gradients_equal_peft(kind: str, checkpointing: bool) -> None:
     model = peer(kind)

@@ -52,6 +52,7 @@ def test_every_old_name_leads_to_a_value(module: str) -> None:
             assert getattr(import_module(f"lorasmith.{module}"), old) is not None
 
 
+@pytest.mark.slow
 def test_a_plugin_with_old_paths_loads_and_is_told_the_new_ones(tmp_path: Path) -> None:
     plugin = tmp_path / "old_plugin.py"
     plugin.write_text(OLD_PLUGIN, encoding="utf-8")

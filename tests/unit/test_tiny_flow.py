@@ -71,6 +71,7 @@ def test_it_draws_a_picture_of_what_was_asked_for() -> None:
     assert judge.background(picture.pixels[None]).names == ["grass"]
 
 
+@pytest.mark.slow
 def test_two_steps_export_a_lora_and_resume_bit_for_bit(tmp_path: Path) -> None:
     """The second step is done again from the checkpoint of the first."""
     folder = tmp_path / "run"

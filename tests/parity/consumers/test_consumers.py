@@ -17,6 +17,7 @@ from lorasmith.formats.lora_file import LoraFile
 from lorasmith.formats.survey import Survey
 
 
+@pytest.mark.slow_except("*-kohya", "*-portable")
 @pytest.mark.parametrize(("row", "form"), CASES)
 def test_readers_do_what_we_say(row: str, form: str) -> None:
     found = cells(row, form)

@@ -32,6 +32,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("bases")
 
 
+@pytest.mark.slow_except("*-sd1", "*-sdxl")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("row", rows())
 def test_we_say_what_the_programs_did(row: str, family: str, bases: Path, tmp_path: Path) -> None:

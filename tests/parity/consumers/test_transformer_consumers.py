@@ -6,6 +6,7 @@ import pytest
 from transformer_matrix import CASES, TRANSFORMER_READERS, cells
 
 
+@pytest.mark.slow_except("Flux-*")
 @pytest.mark.parametrize(("family", "row", "form"), CASES)
 def test_readers_of_transformers_do_what_we_say(family: str, row: str, form: str) -> None:
     found = cells(family, row, form)

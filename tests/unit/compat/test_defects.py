@@ -160,6 +160,7 @@ def full_size(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Family]:
     return lambda: SD1(Published(), torch.float16, "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("args", "unet"), [([], 192), (["conv_dim=4"], 278)])
 def test_weights_that_are_merged_do_not_change_what_is_trained(
     convert: Convert, full_size: Callable[[], Family], tmp_path: Path, args: list[str], unet: int
@@ -191,6 +192,7 @@ def test_weights_that_are_merged_do_not_change_what_is_trained(
     assert parts == {"unet": unet, "te": 72}
 
 
+@pytest.mark.slow
 def test_parts_that_rest_have_no_gradients(convert: Convert) -> None:
     """A part with the rate 0 has no share in the norm of gradients, and none are kept in it. The squares of the norms
     of each part alone add up to that of both, by which the original clips even where one part rests."""

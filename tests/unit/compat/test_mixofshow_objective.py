@@ -96,6 +96,7 @@ def attention_term(kept: dict[str, list[Any]], mask: np.ndarray, positions: tupl
     return total
 
 
+@pytest.mark.slow_except("True-True")
 @pytest.mark.parametrize("masked_loss", [True, False])
 @pytest.mark.parametrize("full", [True, False])
 def test_every_term_and_their_ratio_are_the_originals(tmp_path: Path, full: bool, masked_loss: bool) -> None:

@@ -152,6 +152,7 @@ def test_encoders_are_trained_and_their_pictures_are_those_of_the_batch(config: 
     assert all(float(picture.std()) > 0.01 for picture in hint.seen)
 
 
+@pytest.mark.slow
 def test_the_base_gets_no_conditions(config: Any, closing: list[Run]) -> None:
     run = build_run(config())
     closing.append(run)
@@ -169,6 +170,7 @@ def test_the_base_gets_no_conditions(config: Any, closing: list[Run]) -> None:
     assert not torch.allclose(trained, as_base, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
 def test_a_resumed_run_has_the_same_encoders_bit_for_bit(config: Any, tmp_path: Path, ema: float) -> None:
     every = {"checkpoint": {"every_steps": 2}, "ema": ema}
@@ -186,6 +188,7 @@ def test_a_resumed_run_has_the_same_encoders_bit_for_bit(config: Any, tmp_path: 
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_other_conditions_is_refused(config: Any, tmp_path: Path) -> None:
     train(config(checkpoint={"every_steps": 2}))
     (tmp_path / "run/checkpoints/step-00000004").rename(tmp_path / "later")
@@ -194,6 +197,7 @@ def test_a_checkpoint_with_other_conditions_is_refused(config: Any, tmp_path: Pa
         train(config(conditions=other), resume=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_lora_file_is_an_ordinary_one_and_the_encoders_are_beside_it(config: Any, tmp_path: Path) -> None:
     result = train(config(export={"every_steps": 2}))
     assert result.file is not None
@@ -232,6 +236,7 @@ def test_pictures_depend_on_the_condition_and_a_missing_one_is_said(
     assert family.input_changes == ()
 
 
+@pytest.mark.slow
 def test_both_halves_of_guidance_get_the_picture(config: Any, closing: list[Run], tmp_path: Path) -> None:
     run = build_run(config())
     closing.append(run)
@@ -244,6 +249,7 @@ def test_both_halves_of_guidance_get_the_picture(config: Any, closing: list[Run]
     assert picture[0].mean((1, 2)).tolist() == [1, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_file_at_strength_0_brings_no_conditions(config: Any, loaded: Callable[[str], Family]) -> None:
     result = train(config())
     assert result.file is not None
@@ -253,6 +259,7 @@ def test_a_file_at_strength_0_brings_no_conditions(config: Any, loaded: Callable
     assert loras.condition_names([LoraUse(result.file)]) == ("hint", "mood")
 
 
+@pytest.mark.slow
 def test_a_file_of_conditions_that_does_not_fit_is_named(
     config: Any, loaded: Callable[[str], Family], tmp_path: Path
 ) -> None:
@@ -271,6 +278,7 @@ def test_a_file_of_conditions_that_does_not_fit_is_named(
         load_conditions(loaded("sd1"), path)
 
 
+@pytest.mark.slow
 def test_previews_take_pictures_of_conditions_from_their_lines(config: Any, tmp_path: Path) -> None:
     path = red(tmp_path)
     prompts = [f"a cat --cn hint={path}", "a cat"]
@@ -294,6 +302,7 @@ def test_files_of_prompts_name_pictures_of_conditions(tmp_path: Path) -> None:
         Request("a cat", conditions={"hint": tmp_path / "no.png"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sdxl", "sd2"])
 def test_further_tokens_go_to_every_family_of_stable_diffusion(config: Any, kind: str) -> None:
     result = train(config(kind=kind, steps=2))

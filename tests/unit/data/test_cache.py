@@ -91,6 +91,7 @@ SETTINGS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(chosen=SETTINGS, kind=st.sampled_from(["sd1", "sdxl"]), std=st.booleans())
 def test_a_shared_cache_gives_what_an_empty_one_gives(
@@ -224,6 +225,7 @@ def test_tensors_come_back_bit_for_bit(tmp_path: Path, dtype: torch.dtype) -> No
     assert TensorCache(tmp_path, "y").get("abcd") is None
 
 
+@pytest.mark.slow
 def test_the_cached_path_imports_no_model_library(folder: Path, dataset: Build, tmp_path: Path) -> None:
     fill(dataset(folder))
     code = f"""

@@ -50,6 +50,7 @@ def test_the_losses_of_a_lora_that_changes_nothing_are_those_of_the_base(
         assert (interval.mean, interval.low, interval.high) == (0.0, 0.0, 0.0), name
 
 
+@pytest.mark.slow
 def test_a_lora_that_destroys_the_base_drifts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -24,6 +24,7 @@ def total(parts) -> dict:
     return found
 
 
+@pytest.mark.slow_except("*-sd1")
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 @pytest.mark.parametrize(
     "other", [LoRA(rank=2, alpha=1, layers=MORE), LoHa(rank=2, layers=MORE), Full(layers=MORE)], ids=lambda c: c.kind

@@ -29,6 +29,7 @@ LINEAR = ("unet.mid_block.*to_*", "unet.mid_block.*conv1", "te.*q_proj")
 TO = ("kohya", "peft", "portable", "lycoris", "diff")
 
 
+@pytest.mark.slow_except("*peft", "*diff")
 @pytest.mark.parametrize("to", TO)
 @pytest.mark.parametrize("kind", ["sd1", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sd2", "sdxl"))])
 def test_lora_keeps_its_change_in_every_format(to, kind, make, bases, families, out) -> None:
@@ -38,6 +39,7 @@ def test_lora_keeps_its_change_in_every_format(to, kind, make, bases, families, 
     same(deltas(families(kind), report.file), deltas(families(kind), path))
 
 
+@pytest.mark.slow_except("kohya")
 @pytest.mark.parametrize("to", ["kohya", "portable", "lycoris"])
 def test_back_from_peft(to, make, bases, families, out) -> None:
     path, _ = make(LORA)
@@ -114,6 +116,7 @@ def test_metadata_stay_and_say_what_was_done(make, bases, out) -> None:
     assert "kohya" in second
 
 
+@pytest.mark.slow
 def test_new_words_go_along_where_they_can(make, bases, out, tmp_path: Path) -> None:
     path, _ = make(LORA)
     new = {"bundle_emb.garp.clip_l": torch.randn(2, 32)}

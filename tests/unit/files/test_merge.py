@@ -33,6 +33,7 @@ def weights(family) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.slow_except("sd1-*")
 @pytest.mark.parametrize(
     ("kind", "layout", "config"),
     [(kind, layout, LoRA(rank=2, layers=LAYERS)) for kind in ("sd1", "sd2", "sdxl") for layout in ("folder", "single")]

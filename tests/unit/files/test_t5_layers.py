@@ -65,6 +65,7 @@ class Said(Progress):
         self.lines.append(text)
 
 
+@pytest.mark.slow_except("flux-*")
 @pytest.mark.parametrize("spelling", ["sd-scripts", "diffusers", "ComfyUI"])
 def test_convert_keeps_the_layers_of_t5(
     transformer_kind: str, transformer_folder: Path, spelling: str, tmp_path: Path
@@ -80,6 +81,7 @@ def test_convert_keeps_the_layers_of_t5(
         )
 
 
+@pytest.mark.slow_except("flux*")
 def test_merge_changes_t5_in_a_folder_and_in_a_single_file(
     transformer_kind: str, transformer_folder: Path, tmp_path: Path
 ) -> None:

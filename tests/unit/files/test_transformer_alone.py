@@ -27,12 +27,14 @@ def same_tensors(first: Path, second: Path) -> bool:
     return ours.keys() == others.keys() and all(torch.equal(ours[key], others[key]) for key in ours)
 
 
+@pytest.mark.slow_except("flux*")
 def test_the_layers_are_those_of_the_transformer(transformer_kind: str, transformer_folder: Path, alone: Path) -> None:
     ours = ModelLayers.from_base(alone)
     whole = ModelLayers.from_base(transformer_folder)
     assert ours.layers == {name: spec for name, spec in whole.layers.items() if name.startswith("transformer.")}
 
 
+@pytest.mark.slow_except("sd3*")
 def test_tools_write_what_they_write_with_a_whole_base(
     transformer_kind: str, transformer_folder: Path, alone: Path, tmp_path: Path
 ) -> None:
@@ -51,6 +53,7 @@ def test_tools_write_what_they_write_with_a_whole_base(
         assert same_tensors(ours, other), ours.name
 
 
+@pytest.mark.slow_except("flux*")
 def test_merge_and_extract_give_what_a_whole_base_gives(
     transformer_kind: str, transformer_folder: Path, alone: Path, tmp_path: Path
 ) -> None:

@@ -76,6 +76,7 @@ KINDS = [LoRA(rank=2, layers=LAYERS), LoHa(rank=2, layers=LAYERS), LoKr(rank=2, 
 KINDS += [DoRA(rank=2, axis="output", layers=LAYERS), OFT(block_size=8, layers=LAYERS)]
 
 
+@pytest.mark.slow_except("flux-*")
 @pytest.mark.parametrize("config", KINDS, ids=lambda config: config.kind)
 def test_a_merged_base_is_the_base_with_its_changes(config: Any, base: Path, tmp_path: Path) -> None:
     changes = make(base, tmp_path / "a.safetensors", config)
@@ -118,6 +119,7 @@ def test_a_resized_file_has_the_rank_that_was_asked_for(base: Path, tmp_path: Pa
     assert all(torch.allclose(found[layer], change, atol=1e-5) for layer, change in wanted.items())
 
 
+@pytest.mark.slow_except("flux*")
 def test_files_are_added_up(base: Path, tmp_path: Path) -> None:
     paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     first, second = (make(base, path, LoRA(rank=2, layers=LAYERS), seed) for seed, path in enumerate(paths))
@@ -130,6 +132,7 @@ def test_files_are_added_up(base: Path, tmp_path: Path) -> None:
             assert torch.allclose(found[layer], 0.5 * change + second[layer], atol=1e-5), layer
 
 
+@pytest.mark.slow_except("flux*")
 def test_every_format_holds_the_same_changes(base: Path, tmp_path: Path) -> None:
     changes = make(base, tmp_path / "a.safetensors", LoRA(rank=2, alpha=1, layers=LAYERS))
     for form in ("kohya", "lycoris", "portable", "peft"):

@@ -36,6 +36,7 @@ def theirs(path: Path, leaf: str = ".lora_{}", text: str = "text_model.") -> dic
     return params
 
 
+@pytest.mark.slow_except(".lora_{}-")
 @pytest.mark.parametrize(("leaf", "text"), [(".lora_{}", "text_model."), (".lora_{}", ""), ("_lora.{}", "text_model.")])
 def test_it_gives_the_products_and_words_that_they_have(leaf: str, text: str, tmp_path: Path) -> None:
     params = theirs(tmp_path / "edlora.pth", leaf, text)
@@ -113,6 +114,7 @@ def test_layers_that_its_code_passes_over_are_refused(layer: str) -> None:
         MixOfShow().encode({layer: tensors}, family, {layer: (4, 4)})
 
 
+@pytest.mark.slow
 def test_it_draws(tmp_path: Path) -> None:
     """Also by a tag in a prompt. The hash that goes into the picture is that of the whole file, as in A1111."""
     theirs(tmp_path / "edlora.pth")

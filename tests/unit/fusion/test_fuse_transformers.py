@@ -27,6 +27,7 @@ def files(transformer_kind: str, tmp_path: Path) -> list[str]:
     return named
 
 
+@pytest.mark.slow_except("flux*")
 def test_a_fused_file_misses_less_of_each_concept_than_a_sum(
     transformer_kind: str, transformer_folder: Path, files: list[str], tmp_path: Path
 ) -> None:
@@ -39,6 +40,7 @@ def test_a_fused_file_misses_less_of_each_concept_than_a_sum(
     assert read(report.file, model).layers.keys() >= read(Path(files[0].partition("=")[0]), model).layers.keys()
 
 
+@pytest.mark.slow
 def test_each_file_is_read_once(
     transformer_folder: Path, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,7 @@ def files(transformer_kind: str, tmp_path: Path) -> list[str]:
     return [f"{tmp_path / name}.safetensors={name}" for name in ("garp", "zork")]
 
 
+@pytest.mark.slow
 def test_several_passes_give_what_one_pass_gives(
     transformer_folder: Path, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,7 @@ def test_it_solves_the_least_squares_problem(family: Any, tmp_path: Path) -> Non
     torch.testing.assert_close((up @ down).double(), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_words_that_are_alike_in_all_layers_need_nothing(family: Any, tmp_path: Path) -> None:
     path = made(family, tmp_path / "f.safetensors", 0.2)
     alike = {
@@ -122,6 +123,7 @@ def test_words_that_are_alike_in_all_layers_need_nothing(family: Any, tmp_path: 
     assert all(abs(c - 1) < 1e-5 for values in found.cosines.values() for c in values)
 
 
+@pytest.mark.slow
 def test_the_files_do_what_the_report_says(family: Any, tmp_path: Path) -> None:
     """Loaded as a program without layers loads them: a LoRA, and an embedding for each word."""
     path = made(family, tmp_path / "f.exact.safetensors", 0.2)

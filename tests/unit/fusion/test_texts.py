@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import pytest
 import torch
 
 from lorasmith.adapters.attach import module_at
@@ -54,6 +55,7 @@ def missed(texts: tuple[str, ...], ridge: float | Literal["auto"]) -> float:
     return (error / size) ** 0.5
 
 
+@pytest.mark.slow
 def test_many_texts_serve_unseen_prompts_better() -> None:
     few, many = missed((), 1e-2), missed(FuseSettings().texts, 1e-2)
     assert many < 0.95 * few

@@ -28,6 +28,7 @@ def pixels(family: Family, *requests: Request) -> list[torch.Tensor]:
     return [picture.pixels for picture in sample(family, requests)]
 
 
+@pytest.mark.slow_except("sd1")
 @pytest.mark.parametrize("kind", ["sd1", pytest.param("sd2", marks=pytest.mark.slow), "sdxl"])
 def test_one_region_over_all_is_the_picture_of_its_text(loaded: Callable[[str], Family], kind: str) -> None:
     family = loaded(kind)
@@ -53,11 +54,13 @@ def test_regions_change_the_picture_and_their_order_does_not_count(family: Famil
     assert (one - turned).abs().max() > 0.01
 
 
+@pytest.mark.slow
 def test_a_region_of_weight_0_does_nothing(family: Family) -> None:
     plain, weak = pixels(family, WIDE, replace(WIDE, regions=(CAT.model_copy(update={"weight": 0.0}),)))
     torch.testing.assert_close(plain, weak, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_regions_in_a_batch_are_those_alone(family: Family) -> None:
     requests = [replace(WIDE, regions=(CAT, DOG), seed=seed, apart=0.4) for seed in (1, 2)]
     requests.append(replace(WIDE, regions=(CAT.model_copy(update={"prompt": "a long cat"}), DOG), apart=0.4))
@@ -140,6 +143,7 @@ def test_files_of_regions(tmp_path: Path) -> None:
         read_regions(toml)
 
 
+@pytest.mark.slow
 def test_a_scene_into_a_folder(
     bases: Callable[[str], Path], family: Family, tmp_path: Path, write_lora: Callable[..., Path]
 ) -> None:

@@ -79,6 +79,7 @@ def test_short_hash_is_what_files_say_of_themselves(family: Family, write_lora: 
         assert file.metadata()["sshs_model_hash"].startswith(short_hash(lora))
 
 
+@pytest.mark.slow
 def test_a_tag_does_what_the_option_does(sd1: Path, family: Family, write_lora: Write, tmp_path: Path) -> None:
     lora = write_lora(family)
     write_lora(family, "other", seed=5)
@@ -192,6 +193,7 @@ def test_settings_are_checked() -> None:
     assert 'did you mean "steps"' in str(caught.value)
 
 
+@pytest.mark.slow
 def test_v_prediction_and_zero_terminal_snr(sd1: Path, tmp_path: Path) -> None:
     files = [
         sample_to_folder(sd1, ["a"], tmp_path / str(i), settings=fast(**options)).files[0]

@@ -49,6 +49,7 @@ def new_scheduler(name: str, terminal: bool, steps: int) -> Any:
     return scheduler
 
 
+@pytest.mark.slow_except("ddim", "heun", "euler_a", "dpm++_2m*")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_sampler_draws_the_same_alone_and_in_company(family: Family, name: str) -> None:
     requests = [replace(BASE, sampler=name, seed=seed, prompt=p) for seed, p in ((3, "a cat"), (4, "a (dog:1.4)"))]

@@ -55,6 +55,7 @@ def test_the_first_base_of_the_user_is_proposed(client: TestClient, tmp_path: Pa
     assert (choices["bases"], choices["base"]) == (["tiny-sd", "tiny-flow", "my-model"], "my-model")
 
 
+@pytest.mark.slow
 def test_a_config_from_answers_is_changed_from_both_sides(client: TestClient, tmp_path: Path) -> None:
     choices = client.get("/api/new_run/choices").json()
     assert (choices["bases"], choices["base"]) == (["tiny-sd", "tiny-flow"], "tiny-sd")

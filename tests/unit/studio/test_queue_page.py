@@ -42,6 +42,7 @@ def test_the_queue_is_shown_and_changed(tmp_path: Path, open_studio: Open) -> No
     assert client.get("/api/queue/configs").json()["configs"] == [f"{tmp_path.name}/{name}.toml" for name in "ab"]
 
 
+@pytest.mark.slow
 def test_rows_and_folders_that_lead_out_of_the_folders_of_the_studio_add_nothing(
     tmp_path: Path, open_studio: Open, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

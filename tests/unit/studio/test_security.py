@@ -195,6 +195,7 @@ def test_the_server_imports_no_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_a_studio_ends_at_once_although_pages_are_open(tmp_path: Path) -> None:
     """Its address works, and an open stream of events does not hold it up."""
     import http.client

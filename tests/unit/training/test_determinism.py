@@ -87,6 +87,7 @@ def test_an_operation_without_a_deterministic_form_is_a_mistake_of_the_config(er
         raise RuntimeError("other")
 
 
+@pytest.mark.slow
 def test_a_run_is_deterministic_from_its_first_operation_on(
     pictures: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

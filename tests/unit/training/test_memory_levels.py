@@ -48,6 +48,7 @@ def one_pass(family: Family, adapters: AdapterSet, size: int = 8) -> tuple[torch
     return out.detach(), [p.grad for p in adapters.parameters() if p.grad is not None]
 
 
+@pytest.mark.slow_except("2")
 @pytest.mark.parametrize("level", range(1, LAST_EXACT + 1))
 def test_exact_levels_change_no_number(random_base: Callable[..., Path], level: int) -> None:
     expected, gradients = one_pass(*adapted(random_base(), 0))
@@ -100,6 +101,7 @@ def kept_bytes(family: Family, adapters: AdapterSet, size: int) -> int:
     return sum(storages.values())
 
 
+@pytest.mark.slow_except("1")
 @pytest.mark.parametrize("level", [0, 1])
 def test_the_estimate_is_near_what_a_pass_keeps(random_base: Callable[..., Path], level: int) -> None:
     family, adapters = adapted(random_base(), level)
@@ -134,6 +136,7 @@ class TestSetting:
         lines = [json.loads(line) for line in (output / "events.jsonl").read_text().splitlines()]
         return [line["loss"] for line in lines if line["event"] == "step"], said
 
+    @pytest.mark.slow
     def test_every_level_trains_the_same(self, pictures: Callable[..., Path], tmp_path: Path) -> None:
         images = pictures(2)
         losses = [self.run(images, tmp_path / f"{level}", memory=level)[0] for level in range(len(LEVELS))]
@@ -143,6 +146,7 @@ class TestSetting:
         first, last = (load_file(tmp_path / f"{level}" / f"{level}.safetensors") for level in (0, LAST_EXACT))
         assert all(torch.equal(first[name], last[name]) for name in first)
 
+    @pytest.mark.slow
     def test_auto_takes_the_lowest_level_that_fits(
         self, pictures: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -41,6 +41,7 @@ def with_channels(base: Path, target: Path, channels: int) -> Path:
     return target
 
 
+@pytest.mark.slow_except("*-sd1")
 @pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
 @pytest.mark.parametrize("every_name", [True, False])
 def test_a_complete_base_has_no_fault(kind: str, every_name: bool, bases: Bases) -> None:
@@ -48,6 +49,7 @@ def test_a_complete_base_has_no_fault(kind: str, every_name: bool, bases: Bases)
         open_base(path).check_parts(every_name=every_name)
 
 
+@pytest.mark.slow_except("cond*")
 @pytest.mark.parametrize(
     ("prefix", "message"),
     [

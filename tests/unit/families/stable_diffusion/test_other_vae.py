@@ -52,6 +52,7 @@ def test_the_file_is_in_the_original_layout(other: dict[str, Path]) -> None:
     assert all(torch.equal(found[name].view_as(t), t) for name, t in expected.items())
 
 
+@pytest.mark.slow_except("folder", "prefixed")
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_that_vae(form: str, other: dict[str, Path]) -> None:
     from diffusers import AutoencoderKL

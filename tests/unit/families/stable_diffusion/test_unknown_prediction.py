@@ -34,6 +34,7 @@ def silent_file(
     return target
 
 
+@pytest.mark.slow_except("0.5-*", "nan-*")
 @pytest.mark.parametrize(
     ("bias", "prediction", "origin"),
     [
@@ -56,6 +57,7 @@ def test_the_unet_is_asked_once(
     assert open_base(path).prediction == prediction
 
 
+@pytest.mark.slow_except(".yaml-*")
 @pytest.mark.parametrize(
     ("text", "prediction"),
     [
@@ -72,6 +74,7 @@ def test_a_yaml_file_beside_it_counts(text: str, prediction: str, suffix: str, b
     assert load(path).prediction.name == prediction
 
 
+@pytest.mark.slow_except("*model:?3*", "*title*")
 @pytest.mark.parametrize("text", ["", "- 1\n", "model: 3\n", "model: {params: [\n", "title: my model\n", "a: *b\n"])
 def test_another_yaml_file_is_passed_over(text: str, bases: Bases, tmp_path: Path) -> None:
     path = silent_file(bases, tmp_path / "model.safetensors", bias=0.5)

@@ -75,6 +75,7 @@ def kept_bytes(model: type[nn.Module], config: dict[str, Any], inputs: list[tupl
         return sum(storage.nbytes() for storage in storages.values())
 
 
+@pytest.mark.slow_except("2")
 @pytest.mark.parametrize("level", [0, CHECKPOINTING])
 def test_flux(level: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.Module, "to", lambda self, *given, **named: self)  # fake weights cannot be replaced

@@ -53,6 +53,7 @@ def drop_projection(folder: Path, place: Path) -> Path:
     return copy
 
 
+@pytest.mark.slow_except("flux*")
 def test_a_whole_checkpoint_is_the_folder(
     transformer_folder: Path, transformer_kind: str, tokenizer: Path, tmp_path: Path
 ) -> None:
@@ -71,6 +72,7 @@ def test_a_whole_checkpoint_is_the_folder(
         torch.testing.assert_close(ours, other, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow_except("flux*")
 def test_parts_in_files_of_their_own(
     transformer_folder: Path, transformer_kind: str, tokenizer: Path, tmp_path: Path
 ) -> None:
@@ -93,6 +95,7 @@ def test_parts_in_files_of_their_own(
             torch.testing.assert_close(ours, other, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow_except("flux*")
 def test_parts_of_a_diffusers_folder(transformer_folder: Path, transformer_kind: str, tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     save_file(original_names(transformer_folder, transformer_kind), file)
@@ -102,6 +105,7 @@ def test_parts_of_a_diffusers_folder(transformer_folder: Path, transformer_kind:
         torch.testing.assert_close(ours, other, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow_except("sd3*")
 def test_parts_beside_the_file_are_found_and_two_of_a_kind_are_refused(
     transformer_folder: Path, transformer_kind: str, tokenizer: Path, tmp_path: Path
 ) -> None:

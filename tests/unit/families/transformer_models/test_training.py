@@ -47,6 +47,7 @@ def config(base: Path, images: Path, out: Path, **changes: Any) -> dict[str, Any
     }
 
 
+@pytest.mark.slow_except("flux-lora")
 @pytest.mark.parametrize("kind", ["lora", "lokr", "oft"])
 def test_adapters_train_and_their_files_change_the_model(base: Path, images: Path, tmp_path: Path, kind: str) -> None:
     optimizer = {"lr": 1e-2, "text_lr": 1e-2}
@@ -87,6 +88,7 @@ def test_layer_names_round_trip(base: Path) -> None:
     assert [family.from_kohya(family.kohya_name(name)) for name in names] == names
 
 
+@pytest.mark.slow_except("flux*")
 def test_texts_are_cached_and_their_models_freed(base: Path) -> None:
     family = load(base)
     before = family.fingerprint("text")
@@ -121,6 +123,7 @@ def test_a_lora_for_a_transformer_on_another_base_is_called_what_it_is(stem: str
         load_lora(load("tiny-sd"), file)
 
 
+@pytest.mark.slow_except("sd3*")
 def test_peft_names_are_read(base: Path, images: Path, tmp_path: Path) -> None:
     """The names of diffusers' scripts: `transformer.transformer_blocks...lora_A.weight`."""
     train(config(base, images, tmp_path / "run", export={"format": "peft"}))

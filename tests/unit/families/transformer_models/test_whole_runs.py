@@ -76,6 +76,7 @@ def family(base: Path) -> Family:
     return load(base)
 
 
+@pytest.mark.slow_except("flux-*")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_adapter_changes_the_output_and_gets_gradients(family: Family, kind: str) -> None:
     adapter = registered(AdapterConfig)[kind].model_validate(adapter_table(kind))
@@ -119,6 +120,7 @@ def test_the_file_of_every_kind_of_adapter_is_read_again(base: Path, images: Pat
     assert after.isfinite().all()
 
 
+@pytest.mark.slow_except("flux*")
 def test_blocks_can_be_chosen_by_number(base: Path, images: Path, tmp_path: Path) -> None:
     adapter = {"kind": "lora", "rank": 2, "layers": ["transformer.transformer_blocks.[1,3].attn.to_q"]}
     train(config(base, images, tmp_path / "run", adapter=adapter))
@@ -128,6 +130,7 @@ def test_blocks_can_be_chosen_by_number(base: Path, images: Path, tmp_path: Path
     assert "_blocks_1_" in stems.pop()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_weights(base: Path, images: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "steps": 4,
@@ -147,6 +150,7 @@ def test_a_resumed_run_ends_with_the_same_weights(base: Path, images: Path, tmp_
         assert torch.equal(found[name], value), name
 
 
+@pytest.mark.slow_except("flux*")
 def test_new_tokens_are_trained_on_clip(base: Path, images: Path, tmp_path: Path) -> None:
     optimizer = {"lr": 0.0, "text_lr": 0.0}
     concepts = [{"words": ["garp"], "lr": 1e-2}]
@@ -161,6 +165,7 @@ def test_new_tokens_are_trained_on_clip(base: Path, images: Path, tmp_path: Path
         assert vectors.isfinite().all()
 
 
+@pytest.mark.slow_except("sd3*")
 def test_validation_previews_and_ema_in_one_run(base: Path, images: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "ema": 0.9,
@@ -176,6 +181,7 @@ def test_validation_previews_and_ema_in_one_run(base: Path, images: Path, tmp_pa
     assert any("preview" in str(path) for path in pictures), pictures
 
 
+@pytest.mark.slow_except("flux*")
 def test_t5_is_freed_after_its_texts_are_cached_and_not_loaded_when_they_are(
     base: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

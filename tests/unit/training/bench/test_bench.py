@@ -60,6 +60,7 @@ def test_operations_of_the_real_networks_are_those_that_were_counted_by_hand(tmp
     assert flops_of_step(workload(base=base, resolution=512, adapter=adapter)) == pytest.approx(1.7245e12, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_worker_builds_our_step_and_counts_it(tmp_path: Path) -> None:
     images = make_images(tmp_path, 64, 2)
     table = vars(workload(images=images, cache=str(tmp_path / "cache"), base=make_base("tiny-sd", tmp_path)))

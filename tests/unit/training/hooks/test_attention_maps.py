@@ -71,6 +71,7 @@ def weights(run: Run) -> dict[str, Tensor]:
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_training_does_not_notice_them(build: Any, checkpointing: bool) -> None:
     files = []
@@ -173,6 +174,7 @@ def test_each_word_is_measured_by_the_mask_of_its_concept(build: Any, tmp_path: 
     hook.act(run)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_drawn_is_said_before_training(build: Any) -> None:
     run = build({"words": ["zebra"]})
     with pytest.raises(LorasmithError, match=r'none of the 6 captions contains any of "zebra"; .* a prompt'):

@@ -73,6 +73,7 @@ def test_a_run_that_overfits_keeps_the_weights_from_before(
     assert "These are the best weights" in (result.folder / "report.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_a_run_that_improves_to_its_end_keeps_its_last_weights(
     config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +88,7 @@ def test_a_run_that_improves_to_its_end_keeps_its_last_weights(
         assert all((file.get_tensor(name) == tensor).all() for name, tensor in kept.items())
 
 
+@pytest.mark.slow
 def test_an_export_between_two_validations_is_judged(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     set_losses(monkeypatch, dict.fromkeys(range(7), 0.2))
     config |= {"validation": {"every_epochs": 99}, "best": {"most": 1, "file": False, "by": "loss"}}
@@ -98,6 +100,7 @@ def test_an_export_between_two_validations_is_judged(config: dict[str, Any], mon
     assert record.of("best")[-1]["best_step"] == 6
 
 
+@pytest.mark.slow
 def test_a_resumed_run_judges_what_it_judged_before(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     set_losses(monkeypatch, {0: 0.2, 1: 0.18, 2: 0.15, 3: 0.14, 4: 0.16, 5: 0.17, 6: 0.19})
     train(load_config(config | {"steps": 4}), accept_remarks=True)
@@ -108,6 +111,7 @@ def test_a_resumed_run_judges_what_it_judged_before(config: dict[str, Any], monk
     assert events[-1]["file"] == "run-best.safetensors"
 
 
+@pytest.mark.slow
 def test_unless_asked_for_the_held_out_loss_replaces_no_weights(
     config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +132,7 @@ def test_unless_asked_for_the_held_out_loss_replaces_no_weights(
     assert inspect_run(result.folder)["held-out loss"].startswith("step 3: loss ")
 
 
+@pytest.mark.slow
 def test_the_weights_of_the_highest_likeness_are_kept_where_it_is_measured(
     config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

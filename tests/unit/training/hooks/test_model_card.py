@@ -94,6 +94,7 @@ def test_the_page_of_somebody_else_is_kept(
     assert "| steps | 2 |" in page.read_text()
 
 
+@pytest.mark.slow_except("sd1*")
 @pytest.mark.parametrize(("kind", "names"), [("sd1", ["clip_l"]), ("sdxl", ["clip_g", "clip_l"])])
 def test_all_new_tokens_in_one_file(
     kind: str, names: list[str], bases: Callable[[str], Path], pictures: Callable[..., Path], tmp_path: Path

@@ -69,6 +69,7 @@ def test_files_of_one_row(pictures: Callable[..., Path], tmp_path: Path) -> None
     assert files(tmp_path / "few") == ["a-000004.safetensors", "a-000006.safetensors", "a.safetensors"]
 
 
+@pytest.mark.slow
 def test_words_are_pruned_too(pictures: Callable[..., Path], tmp_path: Path) -> None:
     words = [{"words": ["<a>"], "lr": 1e-3}]
     train(load_config(table(pictures(3), tmp_path / "run", concepts=words, export={"every_steps": 2, "keep": 1})))
@@ -123,6 +124,7 @@ def test_events_of_one_kind(tmp_path: Path) -> None:
     assert told == [("export", 2), ("step", 3), ("export", 4)]
 
 
+@pytest.mark.slow
 def test_a_state_of_a_run_that_another_one_has_replaced(pictures: Callable[..., Path], tmp_path: Path) -> None:
     """The other run is moved aside, not gone on with; settings are those of the state."""
     images, run = pictures(3), tmp_path / "run"

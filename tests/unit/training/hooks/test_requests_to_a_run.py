@@ -69,6 +69,7 @@ def test_a_run_stops_with_a_checkpoint_when_it_is_asked_to(config: dict, monkeyp
     assert train(load_config(config), resume=result.folder).steps == 6
 
 
+@pytest.mark.slow
 def test_a_run_without_prompts_says_why_it_draws_nothing(config: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     ask_after(monkeypatch, 2, "preview")
     result = train(load_config(config), accept_remarks=True)
@@ -77,6 +78,7 @@ def test_a_run_without_prompts_says_why_it_draws_nothing(config: dict, monkeypat
     assert "no [preview]" in events[0]["refused"]
 
 
+@pytest.mark.slow
 def test_the_report_is_written_while_the_run_is_under_way(config: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """After each preview at once. It holds the data, and what is under way does not fail with it."""
     written: list[str] = []

@@ -58,6 +58,7 @@ def test_patience_ends_a_run_that_overfits(config: dict[str, Any], monkeypatch: 
     assert (again.finished, again.steps) == (True, 6)
 
 
+@pytest.mark.slow
 def test_patience_lets_a_run_go_on_that_improves(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     set_held_out_losses(monkeypatch, lowest_at=99)
     config["data"]["validation"] = {"split": 0.5}
@@ -70,6 +71,7 @@ def test_patience_without_held_out_images_is_an_error(config: dict[str, Any]) ->
         train(load_config(config | {"hooks": ["patience"]}), accept_remarks=True)
 
 
+@pytest.mark.slow_except("True-9")
 @pytest.mark.parametrize(("stop", "steps"), [(True, 9), (False, 12)])
 def test_dvar_ends_a_run_whose_fixed_loss_is_flat(
     config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, stop: bool, steps: int

@@ -115,6 +115,7 @@ def test_the_model_card_is_uploaded_with_its_pictures(
     assert list(hub.sent) == [f"me/garp/model/loras/{name}" for name in names]
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_uploaded_when_the_session_ends(
     pictures: Callable[..., Path], tmp_path: Path, hub: type[FakeApi], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +230,7 @@ def test_numbers_and_pictures_are_sent(pictures: Callable[..., Path], tmp_path: 
     assert json.loads((run / "wandb.json").read_text())["id"] == "abc"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_there(pictures: Callable[..., Path], tmp_path: Path, tracker: FakeTracker) -> None:
     settings = table(pictures(3), tmp_path / "run", {"kind": "wandb"})
     train(load_config(settings))

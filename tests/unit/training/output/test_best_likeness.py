@@ -38,6 +38,7 @@ def test_of_a_run_that_still_improves_the_last_weights_are_picked(seed: int) -> 
     assert pick(lambda step: step / 1000, seed=seed).best.step == 600
 
 
+@pytest.mark.slow
 def test_of_a_run_that_is_noise_the_last_weights_are_kept() -> None:
     picked = [pick(lambda step: 0.0, noise=0.05, seed=seed).best.step for seed in range(20)]
     # the highest of six is a draw, so that now and then the last one seems lower

@@ -62,6 +62,7 @@ def test_a_run_that_trains_says_so(config: dict[str, Any]) -> None:
     assert "How strongly a step pulls at the weights." in page
 
 
+@pytest.mark.slow
 def test_the_change_of_a_weight_is_that_of_the_file(config: dict[str, Any]) -> None:
     folder = train(load_config(config), accept_remarks=True).folder
     change = read(folder).of("facts")[-1]["change"]["unet"]

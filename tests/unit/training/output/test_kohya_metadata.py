@@ -81,6 +81,7 @@ def metadata(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         return {key.removeprefix("ss_"): value for key, value in opened.metadata().items() if key.startswith("ss_")}
 
 
+@pytest.mark.slow
 def test_every_field_is_there(metadata: dict[str, str]) -> None:
     assert set(OF_THE_ORIGINAL.split()) - metadata.keys() == set()
 

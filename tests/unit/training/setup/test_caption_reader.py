@@ -65,6 +65,7 @@ def test_words_that_are_shuffled_are_cut_off_sometimes(table: dict[str, Any]) ->
     assert "sometimes" in found[0].text
 
 
+@pytest.mark.slow_except("\\\\(")
 @pytest.mark.parametrize("brackets", [r"\(", r"\)", r"\[", r"\]"])
 def test_escaped_brackets(table: dict[str, Any], brackets: str) -> None:
     (found,) = remarks(table, f"mia {brackets}x")
@@ -74,6 +75,7 @@ def test_escaped_brackets(table: dict[str, Any], brackets: str) -> None:
     assert remarks(table, "mia (x) [y]") == []
 
 
+@pytest.mark.slow
 def test_emphasis_is_not_counted(table: dict[str, Any]) -> None:
     weighted = "mia, " + ", ".join(["(cat:1.2)"] * 36)
     assert remarks(table, weighted, "text.weighted=true") == []

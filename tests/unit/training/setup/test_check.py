@@ -36,6 +36,7 @@ def table(base: str, pictures: Callable[..., Path], tmp_path: Path) -> dict[str,
     }
 
 
+@pytest.mark.slow
 def test_it_says_what_the_run_then_is(table: dict[str, Any], tmp_path: Path) -> None:
     found = lorasmith.check(table)
     assert found.ok
@@ -119,6 +120,7 @@ def test_remarks_on_images_come_even_where_another_cannot_be_read(table: dict[st
     assert found.data["images"] == 6
 
 
+@pytest.mark.slow_except("model.*")
 @pytest.mark.parametrize("missing", ["first_stage_model.", "cond_stage_model.", "model.diffusion_model.middle_block.2"])
 def test_an_incomplete_base_is_an_error_as_in_training(missing: str, table: dict[str, Any], tmp_path: Path) -> None:
     base = Path(f"{table['base']}.safetensors")
@@ -151,6 +153,7 @@ def test_the_name_of_the_output_folder_is_checked_too(table: dict[str, Any], tmp
     assert lorasmith.check(table | {"output": odd, "name": "mia"}).errors == []
 
 
+@pytest.mark.slow_except("file", "read-only")
 @pytest.mark.parametrize("kind", ["file", "below a file", "dangling link", "long", "read-only"])
 def test_an_output_that_cannot_be_made_is_an_error(
     kind: str, table: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

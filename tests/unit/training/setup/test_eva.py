@@ -64,6 +64,7 @@ def test_patches_are_what_a_convolution_multiplies() -> None:
     assert torch.allclose(weight_inputs(spec, x) @ weight.flatten(1).T, wanted, atol=1e-4)
 
 
+@pytest.mark.slow_except("lora")
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_it_starts_as_the_base_with_orthonormal_rows_and_the_same_each_time(
     kind: str, pictures: Callable[..., Path], tmp_path: Path
@@ -106,6 +107,7 @@ def test_it_spans_the_leading_inputs_that_the_base_sees(pictures: Callable[..., 
         assert (down[0] @ directions[0]).abs() >= 0.99, name
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_start(pictures: Callable[..., Path], tmp_path: Path) -> None:
     """Bit for bit; the directions are looked for at step 0 only."""
     table: dict[str, Any] = {

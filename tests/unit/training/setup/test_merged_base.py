@@ -59,6 +59,7 @@ def loras(float32_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return found
 
 
+@pytest.mark.slow_except("full")
 @pytest.mark.parametrize("kind", ["lora", "dora", "full"])
 def test_a_merged_base_is_the_one_that_merge_writes(
     kind: str, float32_base: Path, loras: dict[str, Path], tmp_path: Path
@@ -80,6 +81,7 @@ def test_a_merged_base_is_the_one_that_merge_writes(
     assert all("attn2.to_k" in name or "mid_block" in name for name in moved)
 
 
+@pytest.mark.slow
 def test_training_is_that_on_the_merged_base(
     float32_base: Path, loras: dict[str, Path], pictures: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -105,6 +107,7 @@ def test_training_is_that_on_the_merged_base(
     assert apart(written, without) > 0.1
 
 
+@pytest.mark.slow
 def test_texts_of_a_merged_encoder_have_caches_of_their_own(loras: dict[str, Path]) -> None:
     """By file and strength; a file without text layers leaves them; latents are the same."""
     prints: dict[str, dict[str, str]] = {}
@@ -122,6 +125,7 @@ def test_texts_of_a_merged_encoder_have_caches_of_their_own(loras: dict[str, Pat
     assert len({p["vae"] for p in prints.values()}) == 1
 
 
+@pytest.mark.slow
 def test_conditions_of_a_run_are_the_merged_encoders(
     loras: dict[str, Path], pictures: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -187,6 +191,7 @@ def test_a_file_that_cannot_be_merged_is_found_before(
         build_run(load_config(given))
 
 
+@pytest.mark.slow
 def test_a_whole_model_holds_what_was_merged(
     float32_base: Path, loras: dict[str, Path], pictures: Callable[..., Path], tmp_path: Path
 ) -> None:

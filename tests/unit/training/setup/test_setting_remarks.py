@@ -65,6 +65,7 @@ def test_the_resolution_is_what_the_base_was_made_for(table: dict[str, Any], tmp
     assert load_config(tmp_path / "run" / "config.toml").data.resolution == 64
 
 
+@pytest.mark.slow_except("72-*")
 @pytest.mark.parametrize(("resolution", "factor"), [(32, "0.5"), (128, "2"), ([128, 32], None), (72, None)])
 def test_another_resolution_gets_a_remark(resolution: Any, factor: str | None, table: dict[str, Any]) -> None:
     table["data"]["resolution"] = resolution
@@ -90,6 +91,7 @@ def test_settings_that_fit_get_no_remark(table: dict[str, Any]) -> None:
     assert said_in_training(table) == []
 
 
+@pytest.mark.slow_except("9-0", "10-1")
 @pytest.mark.parametrize(("warmup", "remarks"), [(1000, 1), (10, 1), (9, 0), (0.5, 0), (0, 0)])
 def test_a_warmup_as_long_as_the_run(warmup: float, remarks: int, table: dict[str, Any]) -> None:
     overrides = [f"lr_schedule.warmup={warmup}"]
@@ -100,6 +102,7 @@ def test_a_warmup_as_long_as_the_run(warmup: float, remarks: int, table: dict[st
         assert len(said_in_training(table, *overrides)) == 1
 
 
+@pytest.mark.slow_except("overrides0-*", "overrides4-*")
 @pytest.mark.parametrize(
     ("overrides", "keys"),
     [
@@ -114,6 +117,7 @@ def test_learning_rates_that_destroy_the_weights(overrides: list[str], keys: set
     assert {p.where for p in lorasmith.check(table, overrides=overrides).warnings} == keys
 
 
+@pytest.mark.slow_except("layers5-*", "layers0-*")
 @pytest.mark.parametrize(
     ("layers", "text_lr", "expected"),
     [
@@ -142,6 +146,7 @@ def test_a_rank_beyond_some_layers_gets_a_remark(table: dict[str, Any]) -> None:
     assert "at most the rank 32" in found[0]
 
 
+@pytest.mark.slow_except("lora")
 @pytest.mark.parametrize("kind", ["lora", "loha", "dora", "dylora"])
 def test_a_rank_beyond_all_layers_is_refused(kind: str, table: dict[str, Any], tmp_path: Path) -> None:
     table["adapter"] = {"kind": kind, "rank": 8000}

@@ -70,6 +70,7 @@ def test_latents_follow_the_vae(table: dict[str, Any], other: Path, tmp_path: Pa
     assert not torch.allclose(means[0], means[1], rtol=0.01, atol=0.01)
 
 
+@pytest.mark.slow
 def test_previews_are_decoded_with_it(table: dict[str, Any], other: Path, tmp_path: Path) -> None:
     pictures = []
     for name, vae in (("own", ""), ("moved", str(other))):
@@ -82,6 +83,7 @@ def test_previews_are_decoded_with_it(table: dict[str, Any], other: Path, tmp_pa
     assert np.abs(pictures[0] - pictures[1]).mean() > 5
 
 
+@pytest.mark.slow
 def test_the_file_names_it(table: dict[str, Any], other: Path, tmp_path: Path) -> None:
     """In kohya's words; where it lies on this machine stays here."""
     file = tmp_path / "vae.safetensors"
@@ -97,6 +99,7 @@ def test_the_file_names_it(table: dict[str, Any], other: Path, tmp_path: Path) -
     assert "ss_vae_name" not in metadata(train(load_config(table | {"output": str(tmp_path / "own")})).file)
 
 
+@pytest.mark.slow_except("single_file")
 @pytest.mark.parametrize("model", ["layout", "single_file"])
 def test_a_whole_model_has_it(table: dict[str, Any], other: Path, tmp_path: Path, model: str) -> None:
     train(load_config(table | {"vae": str(other), "export": {"model": model}}))
@@ -106,6 +109,7 @@ def test_a_whole_model_has_it(table: dict[str, Any], other: Path, tmp_path: Path
     assert made.latent_scale == pytest.approx(load("tiny-sd").latent_scale)
 
 
+@pytest.mark.slow
 def test_a_base_of_one_file_keeps_its_own(table: dict[str, Any], other: Path, tmp_path: Path) -> None:
     from lorasmith.core.progress import Progress
     from lorasmith.families.stable_diffusion.source import Folder

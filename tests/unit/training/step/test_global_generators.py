@@ -6,6 +6,7 @@ import ast
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
 from lorasmith.core.rng import restored_global_generators
@@ -49,6 +50,7 @@ def test_the_generator_is_put_back_after_an_error() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_only_micro_batches_and_new_modules_seed_the_global_generators() -> None:
     calls: set[tuple[str, str]] = set()
     for path in SOURCE.rglob("*.py"):

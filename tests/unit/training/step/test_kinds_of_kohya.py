@@ -34,6 +34,7 @@ def table(pictures: Callable[..., Path], tmp_path: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_dylora_in_a_run(table: dict[str, Any], tmp_path: Path) -> None:
     """A step moves one block; the file is an ordinary LoRA; a run that goes on has the draws of one that never
     stopped, and one that starts from the file goes on in blocks."""
@@ -83,6 +84,7 @@ def test_dylora_in_a_run(table: dict[str, Any], tmp_path: Path) -> None:
     further.adapters.detach()
 
 
+@pytest.mark.slow_except("lokr")
 @pytest.mark.parametrize("kind", ["lokr", "dora", "dylora", "lora"])
 def test_norms_beside_a_kind_in_one_file(kind: str, table: dict[str, Any]) -> None:
     """All of both is trained, and the file gives the same model again."""

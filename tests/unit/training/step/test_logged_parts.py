@@ -50,6 +50,7 @@ def cut(plan: BatchPlan, *sizes: int) -> list[BatchPlan]:
     return [BatchPlan(plan.views[end - size : end], plan.bucket) for end, size in zip(ends, sizes, strict=True)]
 
 
+@pytest.mark.slow
 def test_micro_batches_of_any_size_log_the_same(run: Run) -> None:
     (plan,) = run.dataset.epoch(0)
     run.optimizer.param_groups[:] = [g | {"lr": 0.0, "weight_decay": 0.0} for g in run.optimizer.param_groups]

@@ -88,6 +88,7 @@ def test_a_step_is_made_in_smaller_parts_and_is_the_same_step(pictures: Callable
     assert "batch stays 5" in notes[-1]
 
 
+@pytest.mark.slow
 def test_accumulated_micro_batches_are_not_counted_twice(pictures: Callable[..., Path], tmp_path: Path) -> None:
     images = pictures(7)
     data = {"images": str(images), "resolution": 64, "batch_size": 3}
@@ -97,6 +98,7 @@ def test_accumulated_micro_batches_are_not_counted_twice(pictures: Callable[...,
     assert_same_training(whole, parted)
 
 
+@pytest.mark.slow
 def test_with_one_image_blocks_are_recomputed(pictures: Callable[..., Path], tmp_path: Path) -> None:
     images = pictures(4)
     whole = train_on(images, tmp_path / "whole")
@@ -118,6 +120,7 @@ class Hopeless(Denoising):
         return super().__call__(family, batch, rng)
 
 
+@pytest.mark.slow
 def test_when_nothing_helps_the_weights_are_kept(pictures: Callable[..., Path], tmp_path: Path) -> None:
     images = pictures(4)
     with pytest.raises(LorasmithError, match="memory does not suffice for step 3") as caught:

@@ -60,6 +60,7 @@ def test_only_the_time_in_steps_is_reported_and_none_of_previews(table: dict[str
     assert 0 < reported <= result.seconds + 1e-6
 
 
+@pytest.mark.slow
 def test_a_listener_without_timed_tasks_still_gets_the_steps(table: dict[str, object]) -> None:
     progress = Units()
     train(load_config(table), progress, accept_remarks=True)
