@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 from tools.tiny_base import backgrounds
-from tools.tiny_base.concepts import CONCEPTS
+from tools.tiny_base.concepts import ALL_CONCEPTS
 from tools.tiny_base.sprites import Bank
 
 PLURAL = {
@@ -21,7 +23,27 @@ PLURAL = {
     "coffee",
     "beer",
     "fire",
+    "garlic",
+    "chocolate",
+    "bread",
+    "pancakes",
+    "popcorn",
+    "headphones",
+    "piano keys",
+    "scales",
+    "luggage",
+    "yarn",
+    "dice",
 }
+
+
+T = TypeVar("T")
+
+
+class Chooser(Protocol):
+    """What chooses one of several phrases: `random.Random`, or a stand-in."""
+
+    def choice(self, seq: Sequence[T], /) -> T: ...
 
 
 def with_article(phrase: str) -> str:
@@ -31,7 +53,7 @@ def with_article(phrase: str) -> str:
     return ("an " if phrase[0] in "aeio" or phrase.startswith(("umbrella",)) else "a ") + phrase
 
 
-def place(kind: int, second: tuple[int, int], rng: random.Random) -> str:
+def place(kind: int, second: tuple[int, int], rng: Chooser) -> str:
     """`on a red background`, `in the snow`, ...: the words for background class `kind`."""
     name = backgrounds.NAMES[kind]
     if name == "gradient":
@@ -45,7 +67,7 @@ def place(kind: int, second: tuple[int, int], rng: random.Random) -> str:
 def thing(bank: Bank, sprite: int, rng: random.Random) -> str:
     """The name of a sprite with its article, now and then another name, with the colour word where it is not as
     drawn."""
-    concept = CONCEPTS[int(bank.concept[sprite])]
+    concept = ALL_CONCEPTS[int(bank.concept[sprite])]
     name = rng.choice(concept.synonyms) if concept.synonyms and rng.random() < 0.3 else concept.name
     if bank.turned[sprite] or (concept.colour and rng.random() < 0.3):
         word = bank.words[sprite]

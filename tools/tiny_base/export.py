@@ -7,7 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from tools.tiny_base import models, store, tokenizer
@@ -65,6 +65,20 @@ def export(out: Path, folder: Path) -> int:
     if size > LIMIT:
         raise ValueError(f"{folder} has {size} bytes, at most {LIMIT} are allowed")
     return size
+
+
+def unpack(folder: Path, out: Path) -> None:
+    """The inverse of `export`: the weights of the base in `folder` as files in `out` that training goes on from. The
+    optimizers start anew."""
+    out.mkdir(parents=True, exist_ok=True)
+    vae = AutoencoderKL.from_pretrained(folder / "vae")
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet")
+    text = models.text_encoder()
+    models.load_text_state(text, load_file(folder / "text_encoder" / "model.safetensors"))
+    store.save(out / "vae.ema.safetensors", {"vae": vae})
+    store.save(out / "unet.raw.safetensors", {"unet": unet, "text": text})
+    counts = {"steps": 0, "images": 0, "seconds": 0.0}
+    (out / "unet.json").write_text(json.dumps(counts | {"scale": vae.config["scaling_factor"]}))
 
 
 def main() -> None:

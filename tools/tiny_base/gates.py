@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKL
@@ -69,11 +69,14 @@ def flow_request(request: Request) -> Request:
     return replace(request, sampler="euler", cfg=4.0)
 
 
+T = TypeVar("T")
+
+
 class _First:
     """A stand-in for a random generator that takes the first of several phrases."""
 
-    def choice(self, options: Any) -> Any:
-        return options[0]
+    def choice(self, seq: Sequence[T], /) -> T:
+        return seq[0]
 
 
 def sampled(base: Path, pictures: Path) -> dict[str, Any]:

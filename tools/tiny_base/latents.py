@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from tools.tiny_base import captions, render, sprites, tokenizer
+from tools.tiny_base.concepts import ALL_CONCEPTS
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,9 @@ class Latents:
 
 
 def make(pictures: Path, vae: nn.Module, folder: Path, n: int, seed: int, device: str) -> Latents:
-    """`n` composites of `seed`, encoded by `vae`; the tokenizer is written to `folder` if it is not there."""
-    bank = sprites.training_bank(pictures, device)
+    """`n` composites of `seed`, of all concepts, encoded by `vae`; the tokenizer is written to `folder` if it is not
+    there."""
+    bank = sprites.training_bank(pictures, device, ALL_CONCEPTS)
     g, rng = Generator(device).manual_seed(seed), random.Random(seed)
     means, stds, rows, known = [], [], [], {}
     with torch.no_grad():

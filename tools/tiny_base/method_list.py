@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tools.tiny_base.recipe import LR, STEPS
+from tools.tiny_base.recipe import LR, STEPS, garp_recipe, unet_recipe
 
 DEFAULT = "default"
 NO_OTHERS = "no pictures of other things"
@@ -33,6 +33,12 @@ class Method:
     concepts: tuple[str, ...] = ("garp", "blib", "quop")
     rounds: int = 1
     """How many pictures are judged: 24 of the concept and 24 of other things in each round."""
+    start: Callable[[], dict[str, Any]] = unet_recipe
+    """The config that is changed."""
+    masks: bool = False
+    """Whether the loss counts on the subject alone (garp has masks)."""
+    cfg: float = 5.0
+    """The guidance scale of the judged pictures."""
 
 
 def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,6 +195,59 @@ TEXT_SIDE = [
     text_side("encoder at full rate, batch 6, 160 steps", LR, steps=160, data={"batch_size": 6}),
     text_side("encoder at full rate, batch 4, 200 steps", LR, data={"batch_size": 4}),
 ]
+
+
+def of_demo(name: str, masks: bool = False, **changes: Any) -> Method:
+    """The demo's recipe with `changes`, judged at the guidance scale of its previews: garp alone, five seeds."""
+    return Method(
+        f"garp: {name}",
+        changes,
+        preserve=True,
+        against="garp: as it is",
+        seeds=5,
+        concepts=("garp",),
+        rounds=2,
+        start=garp_recipe,
+        masks=masks,
+        cfg=3.5,
+    )
+
+
+def both_rates(lr: float) -> dict[str, Any]:
+    """The learning rate of the UNet and of the text encoder."""
+    return {"optimizer": {"lr": lr, "text_lr": lr}}
+
+
+MIN_SNR: dict[str, Any] = {"objective": {"weightings": [{"kind": "min_snr", "gamma": 5.0}]}}
+UP_BLOCKS = "unet.up_blocks.*"
+DEMO = [
+    of_demo("as it is"),
+    of_demo("min-SNR", **MIN_SNR),
+    of_demo("100 steps at 1.9e-3", steps=100, **both_rates(1.9e-3)),
+    of_demo("100 steps, rank 32", steps=100, adapter={"rank": 32}),
+    of_demo("min-SNR, masks", masks=True, **MIN_SNR),
+    of_demo("min-SNR, masks, 160 steps at 1.2e-3", masks=True, steps=160, **MIN_SNR, **both_rates(1.2e-3)),
+    of_demo("min-SNR, 200 steps at 1.2e-3", steps=200, **MIN_SNR, **both_rates(1.2e-3)),
+    of_demo("min-SNR, 160 steps at 1.2e-3", steps=160, **MIN_SNR, **both_rates(1.2e-3)),
+    of_demo("min-SNR, 80 steps at 2.4e-3", steps=80, **MIN_SNR, **both_rates(2.4e-3)),
+    of_demo("min-SNR, 80 steps", steps=80, **MIN_SNR),
+    of_demo("min-SNR, 2.2e-3", **MIN_SNR, **both_rates(2.2e-3)),
+    of_demo("min-SNR, rank 32", adapter={"rank": 32}, **MIN_SNR),
+    of_demo("min-SNR, rank 8", adapter={"rank": 8}, **MIN_SNR),
+    of_demo("min-SNR, convolutions", adapter={"layers": [UP_BLOCKS, "te.*"], "conv_rank": 8}, **MIN_SNR),
+    of_demo(
+        "min-SNR, all blocks, 1.2e-3", adapter={"layers": ["unet.*attentions*", "te.*"]}, **MIN_SNR, **both_rates(LR)
+    ),
+    of_demo("min-SNR, garp three times", repeats=3, **MIN_SNR),
+    of_demo("min-SNR, garp four times", repeats=4, **MIN_SNR),
+    of_demo("min-SNR, text encoder at half the rate", optimizer={"text_lr": 0.8e-3}, **MIN_SNR),
+    of_demo("min-SNR, EMA 0.95", ema=0.95, **MIN_SNR),
+    of_demo(
+        "min-SNR, stratified",
+        objective={"timesteps": "stratified", "weightings": [{"kind": "min_snr", "gamma": 5.0}]},
+    ),
+    of_demo("no weighting", objective={"weightings": []}),
+]
 METHODS = {
     method.name: method
     for method in [
@@ -199,6 +258,7 @@ METHODS = {
         *COMPARED[18:],
         *CANDIDATES[8:],
         *TEXT_SIDE,
+        *DEMO,
     ]
 }
 """All, by name, in the order in which they are run: the most important ones first, since a run on a lent machine may be

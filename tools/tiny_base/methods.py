@@ -39,7 +39,6 @@ from lorasmith.sampling.sample import sample
 from tools.tiny_base.gate_lora import PLACES, other_thing, picture_of
 from tools.tiny_base.method_list import METHODS, Method, merged
 from tools.tiny_base.method_table import print_tables
-from tools.tiny_base.recipe import unet_recipe
 
 MEANS = {"garp": "garp", "blib": "lion", "quop": "house"}
 """The concepts, by their trigger, and what the judge calls them. Two are things that the base knows by another name."""
@@ -89,10 +88,12 @@ def on_new_backgrounds(folder: Path) -> None:
 
 def config(method: Method, concept: str, seed: int, work: Path, output: Path) -> dict[str, Any]:
     """The recipe with what the method changes."""
-    table = unet_recipe()
+    table = method.start()
     changes = dict(method.changes)
     subset, others = table["data"]["subsets"]
     subset |= {"images": str(work / "pictures" / concept), "repeats": changes.pop("repeats", 2)}
+    if method.masks:
+        subset["masks"] = str(work / "pictures" / concept / "masks")
     others["preserve"] = method.preserve
     table["data"]["subsets"] = [subset, others] if method.others else [subset]
     table["data"]["validation"] = {"images": str(work / "held-out" / concept)}
@@ -106,30 +107,32 @@ class Eye:
 
     def __init__(self, family: Family, work: Path) -> None:
         self.family, self.judge, self.work = family, Judge.load().to(family.device), work
-        self._of_base: dict[int, Tensor] = {}
+        self._of_base: dict[tuple[int, float], Tensor] = {}
 
     def pictures(self, requests: list[Request]) -> Tensor:
         """(n, 3, 128, 128) in -1..1."""
         return torch.stack([picture.pixels for picture in sample(self.family, requests, batch_size=BATCH)])
 
-    def of_others(self, rounds: int) -> tuple[list[Request], list[str]]:
+    def of_others(self, rounds: int, cfg: float = 5.0) -> tuple[list[Request], list[str]]:
         """Prompts of other things, without a trigger, and what they show."""
         things = [other_thing(seed) for seed in range(24 * rounds)]
-        return [picture_of(prompt, seed) for seed, (prompt, _, _) in enumerate(things)], [name for _, name, _ in things]
+        requests = [picture_of(prompt, seed, cfg) for seed, (prompt, _, _) in enumerate(things)]
+        return requests, [name for _, name, _ in things]
 
-    def base(self, rounds: int) -> Tensor:
+    def base(self, rounds: int, cfg: float = 5.0) -> Tensor:
         """The base's pictures of other things, drawn once."""
-        if rounds not in self._of_base:
-            self._of_base[rounds] = self.pictures(self.of_others(rounds)[0])
-        return self._of_base[rounds]
+        if (rounds, cfg) not in self._of_base:
+            self._of_base[rounds, cfg] = self.pictures(self.of_others(rounds, cfg)[0])
+        return self._of_base[rounds, cfg]
 
-    def score(self, file: Path, concept: str, rounds: int) -> dict[str, float]:
-        """Shares and probabilities of what the judge should see, and how far the other pictures moved."""
-        before = self.base(rounds)
+    def score(self, file: Path, concept: str, rounds: int, cfg: float = 5.0) -> dict[str, float]:
+        """Shares and probabilities of what the judge should see, and how far the other pictures moved. `cfg`: the
+        guidance scale of the pictures."""
+        before = self.base(rounds, cfg)
         seeds = range(SEEDS * rounds)
-        about = [picture_of(f"a photo of {concept}, {where}", seed) for where in PLACES for seed in seeds]
+        about = [picture_of(f"a photo of {concept}, {where}", seed, cfg) for where in PLACES for seed in seeds]
         places = [place for place in PLACES.values() for _ in seeds]
-        requests, names = self.of_others(rounds)
+        requests, names = self.of_others(rounds, cfg)
         with Loras(self.family).attached([LoraUse(file)]):
             pixels = self.pictures([*about, *requests])
         seen, where = self.judge.concept(pixels), self.judge.background(pixels[: len(about)])
@@ -154,7 +157,7 @@ def run(method: Method, concept: str, seed: int, eye: Eye, keep: bool = False) -
     losses = {e["step"]: e["loss"] for e in map(json.loads, lines) if e["event"] == "validation"}
     if result.file is None:
         raise SystemExit("stopped before the end of a run")
-    scores = eye.score(Path(result.file), concept, method.rounds)
+    scores = eye.score(Path(result.file), concept, method.rounds, method.cfg)
     if not keep:
         shutil.rmtree(output)
     return {

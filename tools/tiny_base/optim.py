@@ -56,13 +56,12 @@ class Muon(torch.optim.Optimizer):
         rate = group["lr"] * 0.2 * max(shape) ** 0.5
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(
-            parameters, [u.view(p.shape) for u, p in zip(updates, parameters, strict=True)], alpha=-rate
-        )
+        steps = updates * -rate  # the rate may be a tensor, so that a CUDA graph can hold the step
+        torch._foreach_add_(parameters, [u.view(p.shape) for u, p in zip(steps, parameters, strict=True)])
 
 
 class Pair:
-    """Both optimizers under one learning rate that `step` takes."""
+    """Both optimizers under one learning rate, which is a tensor on a GPU, so that a CUDA graph can hold `step`."""
 
     def __init__(self, modules: dict[str, nn.Module], weight_decay: float = 0.01) -> None:
         matrices, rest = [], []
@@ -73,14 +72,22 @@ class Pair:
         fused = rest[0].is_cuda
         self.both = [
             Muon(matrices, lr=0.0, weight_decay=weight_decay),
-            torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.95), weight_decay=0.0, fused=fused),
+            torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.95), weight_decay=0.0, fused=fused, capturable=fused),
         ]
+        self.lr: Tensor | float = torch.zeros((), device=rest[0].device) if fused else 0.0
 
-    def step(self, lr: float) -> None:
-        """One step at `lr`, then the gradients are dropped."""
+    def set_rate(self, lr: float) -> None:
+        """The learning rate of the next steps."""
+        if isinstance(self.lr, Tensor):
+            self.lr.fill_(lr)
+        else:
+            self.lr = lr
+
+    def step(self) -> None:
+        """One step, then the gradients are dropped."""
         for optimizer in self.both:
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = self.lr
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 

@@ -80,16 +80,17 @@ def _variants(concept: Concept, image: Image.Image) -> list[tuple[Image.Image, s
     return out
 
 
-def training_bank(pictures: Path, device: str = "cpu") -> Bank:
-    """All concepts with their colour variants; the drawn colour of a concept comes first."""
+def training_bank(pictures: Path, device: str = "cpu", concepts: tuple[Concept, ...] = CONCEPTS) -> Bank:
+    """`concepts` (those of the judge, or ALL_CONCEPTS) with their colour variants; the drawn colour of a concept comes
+    first."""
     pixels, index, words, turned = [], [], [], []
-    for i, concept in enumerate(CONCEPTS):
+    for i, concept in enumerate(concepts):
         for j, (image, word) in enumerate(_variants(concept, read(pictures / f"{concept.file}.webp"))):
             pixels.append(_pixels(image))
             index.append(i)
             words.append(word)
             turned.append(j > 0)
-    names = tuple(c.name for c in CONCEPTS)
+    names = tuple(c.name for c in concepts)
     return Bank(torch.stack(pixels).to(device), torch.tensor(index), tuple(words), tuple(turned), names)
 
 

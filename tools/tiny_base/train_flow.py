@@ -177,7 +177,8 @@ class Training:
                 loss = loss_of(*batch)
             loss.backward()
             nn.utils.clip_grad_norm_(self.average.live, 1.0)
-            optimizer.step(plan.lr * clock.factor(step))
+            optimizer.set_rate(plan.lr * clock.factor(step))
+            optimizer.step()
             self.average.update()
             step, since, total = step + 1, since + 1, total + loss.detach()
             if step in (3, 20) or step % 100 == 0:

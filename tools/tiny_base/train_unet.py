@@ -1,5 +1,5 @@
 """Trains UNet and text encoder together: `python -m tools.tiny_base.train_unet --out DIR --minutes 8`. Needs
-DIR/vae.ema.safetensors.
+DIR/vae.ema.safetensors. `--start FOLDER`: trains the base in that folder further.
 
 Resumes from DIR/unet.raw.safetensors. Min-SNR 5 (arXiv 2303.09556), epsilon prediction, SD's noise schedule, 10 % empty
 captions.
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
 
-from tools.tiny_base import latents, models, sprites, store
+from tools.tiny_base import export, latents, models, sprites, store
+from tools.tiny_base.captured import Captured
 from tools.tiny_base.optim import Average, Pair
 
 
@@ -64,13 +66,26 @@ def train(pictures: Path, out: Path, minutes: float, samples: int, batch: int, l
     data = latents.make(pictures, vae.to(device), out / "tokenizer", samples, 1000 + done["steps"], device)
     scale = done.setdefault("scale", data.scale)
     del vae
+    modules["unet"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer, average = Pair(modules), Average(modules, 0.999)
-    loss_of: nn.Module = Step(modules["unet"], modules["text"])
-    if device == "cuda":
-        loss_of = torch.compile(loss_of)  # type: ignore[assignment]
+    loss_of = Step(modules["unet"], modules["text"])
     parameters = [p for m in modules.values() for p in m.parameters()]
     table, g = alphas(device), Generator(device).manual_seed(done["steps"] + 7)
-    clock, step, total = store.Clock(minutes), 0, torch.zeros((), device=device)
+
+    def advance(*inputs: Tensor) -> Tensor:
+        # Without autocast's cache of weights: a CUDA graph must not use what was made outside of it.
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda", cache_enabled=False):
+            loss = loss_of(*inputs)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        return loss.detach()
+
+    step_of: Callable[..., Tensor] = advance
+    if device == "cuda":
+        z, ids, t, noise = draw(data, batch, scale, g)
+        step_of = Captured(advance, (z, ids, t, noise, table[t]))
+    clock, step, total = store.Clock(minutes, fall=0.6), 0, torch.zeros((), device=device)
 
     def finish(last: bool) -> None:
         store.save(out / "unet.raw.safetensors", modules)
@@ -85,16 +100,12 @@ def train(pictures: Path, out: Path, minutes: float, samples: int, batch: int, l
 
     while not clock.over:
         z, ids, t, noise = draw(data, batch, scale, g)
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss = loss_of(z, ids, t, noise, table[t])
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step(lr * clock.factor(step))
+        optimizer.set_rate(lr * clock.factor(step))
+        total += step_of(z, ids, t, noise, table[t])
         average.update()
         step += 1
-        total += loss.detach()
-        if step % 100 == 0 or step in (3, 20):
-            count = {3: 3, 20: 17, 100: 80}.get(step, 100)
+        if step % 200 == 0 or step in (3, 20):
+            count = {3: 3, 20: 17, 200: 180}.get(step, 200)
             print(f"unet: step {step} {clock.elapsed:.1f} s loss {total.item() / count:.4f}", flush=True)
             total.zero_()
         if clock.due():
@@ -111,7 +122,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=120_000)
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--start", type=Path, help="a finished base to train further, if DIR has no weights yet")
     a = parser.parse_args()
+    if a.start and not (a.out / "unet.raw.safetensors").exists():
+        export.unpack(a.start, a.out)
     train(a.pictures or sprites.fetch(a.out / "pictures"), a.out, a.minutes, a.samples, a.batch, a.lr)
 
 

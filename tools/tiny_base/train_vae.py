@@ -92,7 +92,8 @@ def train(vae: nn.Module, pictures: Path, out: Path, minutes: float, batch: int 
             loss = loss_of(x, noise)
         loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step(lr * clock.factor(step))
+        optimizer.set_rate(lr * clock.factor(step))
+        optimizer.step()
         average.update()
         step += 1
         if step % 500 == 0 or step in (5, 50):

@@ -17,6 +17,10 @@ LITTLE_MEMORY = 10.0
 """GiB. Below, only the UNet is trained, so that encoded captions can be cached and the text encoder freed."""
 
 
+MIN_SNR = '{ kind = "min_snr", gamma = 5.0 }'
+UP_BLOCKS_AND_TEXT = ("unet.up_blocks.*attentions*", "te.*")
+
+
 @dataclass(frozen=True)
 class ShortRun:
     """What differs in a run on a base that comes with the package: it is small, and learns within minutes."""
@@ -32,10 +36,12 @@ class ShortRun:
     batch: int = 8
     layers: tuple[str, ...] = ()
     """Of the adapters, where the text encoder is trained too. Empty: the usual ones."""
+    weighting: str = MIN_SNR
+    """Of the loss over t."""
 
 
 SHORT_RUNS = {
-    "tiny-sd": ShortRun(120, "1.6e-3", "1.6e-3", 40, 3.5, layers=("unet.up_blocks.*attentions*", "te.*")),
+    "tiny-sd": ShortRun(120, "1.6e-3", "1.6e-3", 40, 3.5, layers=UP_BLOCKS_AND_TEXT, weighting='{ kind = "p2" }'),
     "tiny-flow": ShortRun(300, "2.4e-3", "", 100, 4.0),
 }
 """By the name of an embedded base."""
@@ -261,7 +267,8 @@ def objective_lines(answers: Answers) -> list[str]:
     if answers.pure_noise:
         # min-SNR and debiased give pure noise no weight, or all of it
         return ["", "# no weighting: the loss of v-prediction also trains pure noise, which min-SNR leaves out"]
-    return ["", "[objective]", 'weightings = [{ kind = "min_snr", gamma = 5.0 }]']
+    weighting = answers.short_run.weighting if answers.short_run is not None else MIN_SNR
+    return ["", "[objective]", f"weightings = [{weighting}]"]
 
 
 def named(prompts: Sequence[str], name: str) -> list[str]:

@@ -37,9 +37,6 @@ def _embedded(value: Any, names: tuple[str, ...], kind: str) -> Any:
     return assets() / name
 
 
-def name_in_config(folder: Path) -> str:
-    """What a config writes for `folder`: a name that begins with `lorasmith:` if the folder is part of the package, so
-    that the config is right on every machine; else the path."""
-    if folder.is_relative_to(assets()):
-        return EMBEDDED + folder.relative_to(assets()).as_posix()
-    return str(folder)
+def is_embedded(folder: Path) -> bool:
+    """Whether `folder` is part of the package."""
+    return folder.is_relative_to(assets())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lorasmith.core.embedded_images import name_in_config
+from lorasmith.core.embedded_images import is_embedded
 from lorasmith.data.captions import find_caption_file
 from lorasmith.data.config import NO_CAPTION_FILES, SubsetConfig, sides_of
 from lorasmith.data.image_suffixes import SUFFIXES
@@ -271,11 +271,11 @@ def remark_on_folders(
     for path in folders_that_are_not_read(contents.folder, searched, subset):
         pictures = images_in(path, recursive=False)
         class_folder = CLASS_FOLDER.fullmatch(path.name)
-        if not pictures:
+        # what the package holds is there for whoever wants it; nobody forgot it
+        if not pictures or is_embedded(path):
             continue
         if path.name.lower() in MASK_FOLDERS and not stems.isdisjoint(picture.stem for picture in pictures):
-            name = name_in_config(path)
-            contents.remark("mask", f'the masks in {path.name} are not used; set {key}.masks = "{name}"')
+            contents.remark("mask", f'the masks in {path.name} are not used; set {key}.masks = "{path}"')
         elif class_folder is None:
             others.append(path)
         elif int(class_folder[1]) > 0:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lorasmith.core.embedded_images import embedded_images, embedded_masks, name_in_config
+from lorasmith.core.embedded_images import embedded_images, embedded_masks, is_embedded
 from lorasmith.core.package import assets
 from lorasmith.data.config import SubsetConfig
+from lorasmith.data.scan import scan
 
 
 def test_images_and_masks_of_the_package_are_found_by_name() -> None:
@@ -24,6 +25,10 @@ def test_an_unknown_name_is_refused_with_the_known_ones(read: object, known: str
         read("lorasmith:grap")
 
 
-def test_a_folder_of_the_package_has_a_name_that_is_right_on_every_machine(tmp_path: Path) -> None:
-    assert name_in_config(assets() / "garp" / "masks") == "lorasmith:garp/masks"
-    assert name_in_config(tmp_path / "masks") == str(tmp_path / "masks")
+def test_folders_of_the_package_are_told_from_others(tmp_path: Path) -> None:
+    assert is_embedded(assets() / "garp" / "masks")
+    assert not is_embedded(tmp_path / "masks")
+
+
+def test_the_images_of_the_package_cause_no_remark() -> None:
+    assert scan(SubsetConfig.model_validate({"images": "lorasmith:garp"}), "data", False).remarks == []
