@@ -60,8 +60,17 @@ def label(config: AdapterConfig) -> str:
     return " ".join([str(getattr(config, "kind", "")), *(f"{k}={v}" for k, v in settings.items())])
 
 
+LIKE_OTHERS = ("tall", "conv1x1", "strided")
+"""Layers on which variants of a kind run in the slow tests. By default these run on one matrix and one convolution."""
+
+
+def marks_of(config: AdapterConfig, layer: str) -> tuple[pytest.MarkDecorator, ...]:
+    is_variant = label(config) != getattr(config, "kind", "")
+    return (pytest.mark.slow,) if is_variant and layer in LIKE_OTHERS else ()
+
+
 CASES = [
-    pytest.param(config, layer, id=f"{label(config)} {layer}")
+    pytest.param(config, layer, id=f"{label(config)} {layer}", marks=marks_of(config, layer))
     for config in configs()
     for layer in LAYERS
     if config.build(spec_of("unet.x", LAYERS[layer][0]), LAYERS[layer][0].weight, torch.Generator())  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,14 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
+@cache
+def command_line() -> Any:
+    return typer.main.get_command(app)
+
+
 @pytest.mark.parametrize("line", sorted({line.strip() for _, line in commands()}))
 def test_commands_in_the_documents_exist(line: str) -> None:
-    group: Any = typer.main.get_command(app)
+    group = command_line()
     _, name, *arguments = shlex.split(line.split(";")[0])
     assert name in group.commands
     if name in ("as", "convert-config"):  # then come another program's own options
