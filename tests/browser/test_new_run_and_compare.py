@@ -41,9 +41,10 @@ def test_from_the_form_to_a_shipped_file(
     wait_until(lambda: "number" in wrong.inner_text())
     rate.fill("1e-3")
     wait_until(lambda: wrong.inner_text() == "")
-    page.get_by_label("Search all settings").fill("checkpoint.every_steps")
-    page.get_by_label("checkpoint.every_steps", exact=True).fill("10")
-    wait_until(lambda: "every_steps = 10\n" in page.get_by_label("The config as TOML").input_value())
+    fill_setting(page, "checkpoint.every_steps", "10")
+    # less to compute, and still long enough to be stopped under way
+    fill_setting(page, "data.batch_size", "4")
+    fill_setting(page, "preview.steps", "4")
     page.get_by_role("button", name="Start the run").click()
 
     # the loss moves and a preview comes, without a reload
@@ -86,6 +87,14 @@ def test_from_the_form_to_a_shipped_file(
         metadata = contents.metadata()
     assert metadata["modelspec.license"] == "CC0"
     assert metadata["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
+
+
+def fill_setting(page: Any, key: str, value: str) -> None:
+    """In the form of all settings; the config follows."""
+    page.get_by_label("Search all settings").fill(key)
+    page.get_by_label(key, exact=True).fill(value)
+    line = f"\n{key.rpartition('.')[2]} = {value}\n"
+    wait_until(lambda: line in page.get_by_label("The config as TOML").input_value())
 
 
 def edit_a_caption_and_paint_a_mask(page: Any, images: Path) -> None:

@@ -27,7 +27,8 @@ import importlib
 import pkgutil
 import traceback
 from collections.abc import Iterable, Mapping
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, Self, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, model_validator
@@ -219,12 +220,18 @@ def roots() -> dict[str, type[Component]]:
     return dict(_ROOTS)
 
 
+@cache
+def installed_plugins() -> tuple[EntryPoint, ...]:
+    """What installed packages offer. Found once in a process: it reads the metadata of every installed package."""
+    return tuple(entry_points(group="lorasmith.plugins"))
+
+
 def load_plugins(modules: Iterable[str] = ()) -> None:
     """Import third-party kinds: the entry-point group `lorasmith.plugins`, then the modules that a config names.
 
     Raises LorasmithError if one of these modules cannot be imported.
     """
-    for entry in entry_points(group="lorasmith.plugins"):
+    for entry in installed_plugins():
         entry.load()
     for module in modules:
         try:

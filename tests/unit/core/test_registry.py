@@ -1,13 +1,15 @@
 """Components: choosing by kind, problems all at once, one owner per kind."""
 
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
 from pydantic import Field, ValidationError
 
+from lorasmith.core import registry
 from lorasmith.core.config import validate
 from lorasmith.core.errors import ConfigError
-from lorasmith.core.registry import Component, Config, registered
+from lorasmith.core.registry import Component, Config, load_plugins, registered
 
 
 class Shape(Component, root="test shape"):
@@ -103,3 +105,22 @@ def test_a_table_without_kind_means_the_default_kind() -> None:
     assert Basket.model_validate({"fruit": {"sweet": 3}}).fruit == Apple(sweet=3)
     with pytest.raises(ValidationError, match="expected a name or a table with `kind`"):
         Basket.model_validate({"other": {"sweet": 3}})
+
+
+def test_plugins_of_installed_packages_are_loaded_and_searched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[str] = []
+    loaded: list[str] = []
+
+    def entry_points(group: str) -> list[SimpleNamespace]:
+        searched.append(group)
+        return [SimpleNamespace(load=lambda: loaded.append("plugin"))]
+
+    monkeypatch.setattr(registry, "entry_points", entry_points)
+    registry.installed_plugins.cache_clear()
+    try:
+        load_plugins()
+        load_plugins()
+    finally:
+        registry.installed_plugins.cache_clear()
+    assert searched == ["lorasmith.plugins"]
+    assert loaded == ["plugin", "plugin"]
