@@ -20,12 +20,15 @@ EVERYWHERE = ("new tokens and terms", "convolutions")
 """Cases that run by default with every family: together they train every layer of it that adapters take, and its texts.
 All others compute the same of what any family gives them, and run with one family by default, with all in the slow
 tests."""
+AS_LYCORIS = ("boft", "dylora", "full", "glora", "ia3", "loha", "lokr", "norm", "oft")
+"""Adapter kinds that run in the slow tests alone: tests/parity/test_adapters_lycoris.py compares their formulas with
+LyCORIS' by default."""
 
 
 def is_default(case: fingerprints.Case) -> bool:
     """Whether a case is none of those that can hardly fail alone."""
     name = case.name.removeprefix(f"{case.family} ")
-    return case.family == fingerprints.FAMILIES[0] or name in EVERYWHERE
+    return name in EVERYWHERE or (case.family == fingerprints.FAMILIES[0] and name not in AS_LYCORIS)
 
 
 def parameter_of(name: str) -> Any:
@@ -48,9 +51,10 @@ def test_the_first_losses_are_the_recorded_ones(name: str, workspace: Path) -> N
     assert fingerprints.difference(losses, RECORDED[name]) < TOLERANCE, f"{losses} instead of {RECORDED[name]}"
 
 
-def test_the_cases_of_every_family_are_among_those_that_are_recorded() -> None:
+def test_the_cases_that_are_named_here_are_recorded_with_every_family() -> None:
     """A name of `EVERYWHERE` that is renamed would leave the default tests."""
-    assert {f"{family} {name}" for family in fingerprints.FAMILIES for name in EVERYWHERE} <= CASES.keys()
+    names = (*EVERYWHERE, *AS_LYCORIS)
+    assert {f"{family} {name}" for family in fingerprints.FAMILIES for name in names} <= CASES.keys()
 
 
 def test_the_cases_of_one_family_have_different_losses() -> None:
