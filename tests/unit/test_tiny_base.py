@@ -12,12 +12,13 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.evaluation.judge import Judge
-from tools.tiny_base import backgrounds, captions, models, optim, render, sprites, store, tokenizer, train_vae
-from tools.tiny_base.concepts import CONCEPTS, HELD_OUT
+from tools.tiny_base import backgrounds, captions, export, models, optim, render, sprites, store, tokenizer, train_vae
+from tools.tiny_base.concepts import ALL_CONCEPTS, CONCEPTS, HELD_OUT
 
 ASSETS = Path(str(resources.files("lorasmith").joinpath("assets")))
 
@@ -117,7 +118,24 @@ def test_garp_has_masks_of_its_pictures(garp):
 
 
 def test_nothing_held_out_is_trained():
-    assert not set(HELD_OUT) & {c.file for c in CONCEPTS}
+    assert not set(HELD_OUT) & {c.file for c in ALL_CONCEPTS}
+
+
+def test_every_concept_has_one_name_and_one_picture():
+    assert len({c.name for c in ALL_CONCEPTS}) == len({c.file for c in ALL_CONCEPTS}) == len(ALL_CONCEPTS)
+
+
+def test_training_goes_on_from_the_shipped_weights(tmp_path: Path):
+    export.unpack(ASSETS / "tiny-sd", tmp_path)
+    unet, text, vae = models.unet(), models.text_encoder(), models.vae()
+    store.load(tmp_path / "unet.raw.safetensors", {"unet": unet, "text": text})
+    store.load(tmp_path / "vae.ema.safetensors", {"vae": vae})
+    own = {"unet": unet.state_dict(), "vae": vae.state_dict(), "text_encoder": models.text_state(text)}
+    for part, state in own.items():
+        (file,) = (ASSETS / "tiny-sd" / part).glob("*.safetensors")
+        shipped = load_file(file)
+        assert shipped.keys() == state.keys()
+        assert all(torch.equal(shipped[name].float(), state[name]) for name in shipped)
 
 
 def test_shipped_tokenizer_is_the_built_one(tmp_path: Path):

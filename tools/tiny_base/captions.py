@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from tools.tiny_base import backgrounds
 from tools.tiny_base.concepts import ALL_CONCEPTS
@@ -24,7 +24,6 @@ PLURAL = {
     "beer",
     "fire",
     "garlic",
-    "chocolate",
     "bread",
     "pancakes",
     "popcorn",
@@ -37,13 +36,10 @@ PLURAL = {
 }
 
 
-T = TypeVar("T")
-
-
 class Chooser(Protocol):
     """What chooses one of several phrases: `random.Random`, or a stand-in."""
 
-    def choice(self, seq: Sequence[T], /) -> T: ...
+    def choice(self, seq: Sequence[str], /) -> str: ...
 
 
 def with_article(phrase: str) -> str:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -69,13 +69,10 @@ def flow_request(request: Request) -> Request:
     return replace(request, sampler="euler", cfg=4.0)
 
 
-T = TypeVar("T")
-
-
 class _First:
     """A stand-in for a random generator that takes the first of several phrases."""
 
-    def choice(self, seq: Sequence[T], /) -> T:
+    def choice(self, seq: Sequence[str], /) -> str:
         return seq[0]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tools.tiny_base.recipe import LR, STEPS, garp_recipe, unet_recipe
+from tools.tiny_base.recipe import LR, MIN_SNR, STEPS, garp_recipe, unet_recipe
 
 DEFAULT = "default"
 NO_OTHERS = "no pictures of other things"
@@ -218,7 +218,6 @@ def both_rates(lr: float) -> dict[str, Any]:
     return {"optimizer": {"lr": lr, "text_lr": lr}}
 
 
-MIN_SNR: dict[str, Any] = {"objective": {"weightings": [{"kind": "min_snr", "gamma": 5.0}]}}
 UP_BLOCKS = "unet.up_blocks.*"
 DEMO = [
     of_demo("as it is"),
@@ -242,10 +241,7 @@ DEMO = [
     of_demo("min-SNR, garp four times", repeats=4, **MIN_SNR),
     of_demo("min-SNR, text encoder at half the rate", optimizer={"text_lr": 0.8e-3}, **MIN_SNR),
     of_demo("min-SNR, EMA 0.95", ema=0.95, **MIN_SNR),
-    of_demo(
-        "min-SNR, stratified",
-        objective={"timesteps": "stratified", "weightings": [{"kind": "min_snr", "gamma": 5.0}]},
-    ),
+    of_demo("min-SNR, stratified", **merged(MIN_SNR, {"objective": {"timesteps": "stratified"}})),
     of_demo("no weighting", objective={"weightings": []}),
 ]
 METHODS = {

@@ -113,19 +113,19 @@ class Eye:
         """(n, 3, 128, 128) in -1..1."""
         return torch.stack([picture.pixels for picture in sample(self.family, requests, batch_size=BATCH)])
 
-    def of_others(self, rounds: int, cfg: float = 5.0) -> tuple[list[Request], list[str]]:
+    def of_others(self, rounds: int, cfg: float) -> tuple[list[Request], list[str]]:
         """Prompts of other things, without a trigger, and what they show."""
         things = [other_thing(seed) for seed in range(24 * rounds)]
         requests = [picture_of(prompt, seed, cfg) for seed, (prompt, _, _) in enumerate(things)]
         return requests, [name for _, name, _ in things]
 
-    def base(self, rounds: int, cfg: float = 5.0) -> Tensor:
+    def base(self, rounds: int, cfg: float) -> Tensor:
         """The base's pictures of other things, drawn once."""
         if (rounds, cfg) not in self._of_base:
             self._of_base[rounds, cfg] = self.pictures(self.of_others(rounds, cfg)[0])
         return self._of_base[rounds, cfg]
 
-    def score(self, file: Path, concept: str, rounds: int, cfg: float = 5.0) -> dict[str, float]:
+    def score(self, file: Path, concept: str, rounds: int, cfg: float) -> dict[str, float]:
         """Shares and probabilities of what the judge should see, and how far the other pictures moved. `cfg`: the
         guidance scale of the pictures."""
         before = self.base(rounds, cfg)

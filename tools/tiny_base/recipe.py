@@ -9,6 +9,7 @@ from lorasmith.core.recipes import FOLDER as RECIPES
 
 STEPS = 200
 LR = 1.2e-3
+MIN_SNR: dict[str, Any] = {"objective": {"weightings": [{"kind": "min_snr", "gamma": 5.0}]}}
 
 
 def garp_recipe() -> dict[str, Any]:
@@ -24,5 +25,4 @@ def unet_recipe() -> dict[str, Any]:
     table = garp_recipe()
     table["optimizer"] = {"kind": "adamw", "lr": LR}
     table["adapter"].pop("layers", None)
-    table["objective"] = {"weightings": [{"kind": "min_snr", "gamma": 5.0}]}
-    return table | {"steps": STEPS}
+    return table | MIN_SNR | {"steps": STEPS}

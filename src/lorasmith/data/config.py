@@ -16,8 +16,9 @@ from lorasmith.data.transforms import Transform
 DEFAULT_RESOLUTION = 512
 """Where it is not known what the base was made for."""
 ImagePath = Annotated[Path, BeforeValidator(embedded_images)]
-MaskPath = Annotated[Path, BeforeValidator(embedded_masks)]
 """A path, or the name of images that come with the package."""
+MaskPath = Annotated[Path, BeforeValidator(embedded_masks)]
+"""A path, or the name of masks that come with the package."""
 
 
 class BucketConfig(Config):
