@@ -103,6 +103,19 @@ class SampleSettings(Config):
         return dtype_of(self.precision)
 
 
+def command_options(request: Request) -> list[str]:
+    """Options of `lorasmith sample` that draw as `request` does: guidance, sampler, steps and what else is set."""
+    # written even where it is the default, which depends on the family
+    options = ["--cfg", f"{request.cfg:g}"]
+    for name in ("negative", "steps", "sampler", "like", "clip_skip"):
+        value = getattr(request, name)
+        if value == SampleSettings.model_fields[name].default:
+            continue
+        has_own_option = name in ("negative", "steps", "sampler")
+        options += [f"--{name}", str(value)] if has_own_option else ["--set", f"{name}={value}"]
+    return options
+
+
 Settings = TypeVar("Settings", bound=SampleSettings)
 
 

@@ -162,6 +162,7 @@ class Previews(Hook):
         """Draw and save the pictures and their grids, and log them."""
         from lorasmith.imaging.png import save_image
         from lorasmith.sampling import programs
+        from lorasmith.sampling.settings import command_options
 
         step = run.state.step
         folder = run.folder / "previews" / f"step-{step:08d}"
@@ -183,6 +184,7 @@ class Previews(Hook):
             images=[run.relative_path(file) for file in files],
             prompts=[request.prompt for request in requests[:: self.count]],
             drawn=programs.describe(requests[0]),
+            options=command_options(requests[0]),
         )
         for i, grid in enumerate(grids):
             name = "preview" if len(grids) == 1 else f"preview/{i:02d}"

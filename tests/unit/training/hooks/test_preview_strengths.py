@@ -77,6 +77,8 @@ def test_strengths_and_seeds_are_those_of_the_exported_file(table: dict[str, Any
                 if (e := json.loads(line))["event"] == "preview")  # fmt: skip
     assert event["grids"] == [f"previews/step-00000002/grid-0{i}.png" for i in (0, 1)]
     assert event["prompts"] == ["a <g>", "a house"]
+    # for the command in the report
+    assert event["options"] == ["--cfg", "3", "--steps", "2"]
     with Image.open(folder / "grid-00.png") as grid:  # the base and three strengths, two seeds
         assert grid.height > 4 * 48
         assert grid.width > 2 * 64

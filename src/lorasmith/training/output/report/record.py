@@ -19,7 +19,7 @@ FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("file", "picture", "grid", "folder", "reason", "row", "id"), str),
     **dict.fromkeys(("loss", "base_loss", "grad_norm", "seconds", "samples", "epoch"), NUMBER),
     **dict.fromkeys(("lr", "by_t"), dict),
-    **dict.fromkeys(("images", "prompts", "grids"), list),
+    **dict.fromkeys(("images", "prompts", "grids", "options"), list),
 }
 """The types of fields, in events of all kinds. Fields that are not named may have any."""
 TEXT_LISTS = ("images", "prompts", "grids")

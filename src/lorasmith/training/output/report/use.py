@@ -18,7 +18,8 @@ def use_section(record: Record) -> str:
     prompt = f"a photo of {trigger}" if trigger else "your prompt"
     base = str(record.summary_value("base", "source") or "BASE")
     path = str(record.folder / file)
-    command = f"lorasmith sample --base {shlex.quote(base)} --lora {shlex.quote(path)} --prompt {shlex.quote(prompt)}"
+    words = ["lorasmith", "sample", "--base", base, "--lora", path, "--prompt", prompt]
+    command = shlex.join([*words, *preview_options(record), "--output", "pictures"])
 
     items = []
     items.append(f"<li>File: <b>{escape(file)}</b></li>")
@@ -32,9 +33,13 @@ def use_section(record: Record) -> str:
     a1111 = f"&lt;lora:{escape(name)}:1&gt;"
     items.append(f"<li>In AUTOMATIC1111 and Forge: copy it to models/Lora, prompt <code>{a1111}</code>.</li>")
     items.append("<li>In ComfyUI: copy it to models/loras, node Load LoRA.</li>")
-    return (
-        f'<h2>Use it like this</h2><ul class="use">{"".join(items)}</ul><pre>{escape(command)} --output pictures</pre>'
-    )
+    return f'<h2>Use it like this</h2><ul class="use">{"".join(items)}</ul><pre>{escape(command)}</pre>'
+
+
+def preview_options(record: Record) -> list[str]:
+    """Options of `lorasmith sample` with which it draws as the last previews were drawn; none without previews."""
+    events = record.of("preview")
+    return [str(option) for option in events[-1].get("options") or []] if events else []
 
 
 def label_of(best: Event) -> str:
