@@ -22,7 +22,7 @@ from tests.slow_share import (
 )
 
 ROOT = Path(__file__).parents[2]
-COUNT = 4
+COUNT = 5
 """As .ci/run has it."""
 SHARES = [Share(number, COUNT) for number in range(1, COUNT + 1)]
 
