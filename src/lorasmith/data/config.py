@@ -90,8 +90,9 @@ class SubsetConfig(Config):
     """The filter that resizes images; `auto`: by area when they shrink, else Lanczos."""
     preserve: bool = False
     """Train these images towards the output of the base model, so that the adapter does not change such images."""
-    hold_out: bool = True
-    """Whether `validation.split` may hold out some of these images; switch it off for regularisation images."""
+    hold_out: bool | None = None
+    """Whether `validation.split` may hold out some of these images; default: not with `preserve`. Switch it off for
+    other regularisation images."""
     loss_weight: float = Field(default=1.0, ge=0)
     """Factor of the loss of these images; below 1 for regularisation images."""
     masks: MaskPath | Literal["alpha"] | None = None
@@ -123,6 +124,11 @@ class SubsetConfig(Config):
         if size is not None and min(sides_of(size)) < 1:
             raise ValueError("the sides of a picture are at least 1")
         return size
+
+    @property
+    def may_be_held_out(self) -> bool:
+        """`hold_out`, or its default."""
+        return not self.preserve if self.hold_out is None else self.hold_out
 
     @field_validator("caption_extension")
     @classmethod

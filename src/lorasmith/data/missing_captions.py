@@ -30,7 +30,7 @@ def fill_missing_captions(
     if not missing or trains_on_empty_text(subset, config):
         return
 
-    shows_known_things = subset.preserve or not subset.hold_out
+    shows_known_things = subset.preserve or not subset.may_be_held_out
     if default_caption and not shows_known_things:
         text = f'{how_many(missing, scanned)} no caption; "{default_caption}" is used'
         scanned.remarks.append(Remark(subset.images, "no_caption", text, "warning"))

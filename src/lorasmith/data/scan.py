@@ -315,7 +315,7 @@ def _read_image_and_masks(image: ScannedImage) -> ImageRecord | Problem:
         resolution=None if subset.resolution is None else sides_of(subset.resolution),
         batch_size=subset.batch_size,
         buckets=subset.buckets,
-        hold_out=subset.hold_out,
+        hold_out=subset.may_be_held_out,
         masks_weigh=subset.masks_weigh,
         preserve=subset.preserve,
         resize=subset.resize,

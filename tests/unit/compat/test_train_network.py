@@ -422,7 +422,9 @@ def test_datasets_have_batches_and_buckets_of_their_own(convert: Convert, train_
 def test_images_that_are_to_stay_as_they_are(convert: Convert, train_dir: Path) -> None:
     start = '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "img/2_a"\n'
     (train_dir / "d.toml").write_text(f"{start}custom_attributes = {{ diff_output_preservation = true, other = 1 }}\n")
-    assert load_config(convert(dataset_config="d.toml").config).data.sources[0].preserve
+    source = load_config(convert(dataset_config="d.toml").config).data.sources[0]
+    assert source.preserve
+    assert source.may_be_held_out, "sd-scripts keeps only regularisation images from validation"
     (train_dir / "d.toml").write_text(f"{start}custom_attributes = 3\n")
     with pytest.raises(ConfigError, match="diff_output_preservation"):
         convert(dataset_config="d.toml")

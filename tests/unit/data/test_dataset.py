@@ -186,6 +186,23 @@ def test_validation_by_share(folder: Path, dataset: Build, tmp_path: Path) -> No
     assert seen == {str(r.path) for r in data.validation}
 
 
+@pytest.mark.parametrize(
+    ("settings", "held_out"),
+    [
+        ({}, True),
+        ({"hold_out": False}, False),
+        # their target is the base's output, so their loss says nothing of the subject
+        ({"preserve": True}, False),
+        ({"preserve": True, "hold_out": True}, True),
+    ],
+)
+def test_images_that_are_preserved_are_not_held_out(
+    folder: Path, dataset: Build, settings: dict[str, bool], held_out: bool
+) -> None:
+    data = dataset(folder, validation={"split": 0.5}, **settings)
+    assert bool(data.validation) == held_out
+
+
 def test_validation_images_are_never_trained_on(folder: Path, dataset: Build, tmp_path: Path) -> None:
     (tmp_path / "held").mkdir()
     shutil.copy(folder / "2.png", tmp_path / "held" / "again.png")

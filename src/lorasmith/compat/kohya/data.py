@@ -175,6 +175,8 @@ def convert_subset(
         table["hold_out"] = False
     if is_preserved(subset, problems):
         table["preserve"] = True
+        # there, only regularisation images are kept from validation
+        table["hold_out"] = not subset["is_reg"]
     table["masks"] = convert_masks(subset, bool(values["masked_loss"]), notes)
     # 0 is a value, also of loss_weight, and equal to False
     return {key: value for key, value in table.items() if not is_empty(value) or key in KEPT_IF_FALSE}

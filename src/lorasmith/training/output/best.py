@@ -70,8 +70,16 @@ class Choice:
 
     @property
     def no_better_than_start(self) -> bool:
-        """Whether the loss is not distinguishable from that before the first step, as far as this was measured."""
-        return self.start is not None and self.start.minus(self.best).low <= 0
+        """Whether the loss is not distinguishable from that before the first step, as far as this was measured.
+
+        The interval of a few images that improve by different amounts contains 0; if all of them improve, it is no
+        reason to say that nothing was learned.
+        """
+        if self.start is None or self.start.minus(self.best).low > 0:
+            return False
+        pairs = zip(self.start.by_image, self.best.by_image, strict=True)
+        improved = [before > after for before, after in pairs]
+        return len(improved) < 2 or not all(improved)
 
     @property
     def reason(self) -> str:

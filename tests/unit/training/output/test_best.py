@@ -82,6 +82,17 @@ def test_a_run_that_is_no_better_than_its_start_is_said_to_be() -> None:
     assert "start of the run" not in choose([better], start).reason
 
 
+@pytest.mark.parametrize("images", [2, 3, 4])
+def test_a_run_is_better_than_its_start_if_every_image_improves(images: int) -> None:
+    """By 0.5, 0.02 and less: Student's interval contains 0."""
+    start = HeldOutLoss(0, (0.7, 0.07, 0.06, 0.05)[:images])
+    end = HeldOutLoss(10, (0.2, 0.05, 0.05, 0.04)[:images])
+    assert start.minus(end).low < 0
+    assert not choose([end], start).no_better_than_start
+    one_is_worse = HeldOutLoss(10, (*end.by_image[:-1], start.by_image[-1] + 0.01))
+    assert choose([one_is_worse], start).no_better_than_start
+
+
 def test_losses_are_read_from_events_of_all_versions() -> None:
     events = [
         {"event": "validation", "step": 0, "loss": 0.2},

@@ -248,12 +248,20 @@ function logOf() {
   return { element, update };
 }
 
+/** A value of an event as text; tables in brackets. */
+function shown(value) {
+  if (typeof value === "number") return number(value);
+  if (Array.isArray(value)) return value.map(shown).join(", ");
+  if (value === null || typeof value !== "object") return String(value);
+  return `(${Object.entries(value).map(([name, inner]) => `${name} ${shown(inner)}`).join(", ")})`;
+}
+
 // An event as a line: step, kind, and its values without what has a place of its own on the page.
 function sentence({ event, step, ...fields }) {
   const skipped = ["images", "prompts", "grids", "by_t", "id"];
   const texts = Object.entries(fields)
     .filter(([name, value]) => !skipped.includes(name) && value !== "" && value !== null)
-    .map(([name, value]) => `${name} ${typeof value === "number" ? number(value) : Array.isArray(value) ? value.join(", ") : value}`);
+    .map(([name, value]) => `${name} ${shown(value)}`);
   return `${String(step ?? "").padStart(7)}  ${event}${texts.length ? `: ${texts.join(", ")}` : ""}`;
 }
 
