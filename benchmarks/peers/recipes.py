@@ -287,7 +287,7 @@ def lorasmith(case: Case, code: Path, work: Path, steps: int) -> Job:
 
 
 def lorasmith_recipe(case: Case, code: Path, work: Path, steps: int) -> Job:
-    """Our recipe for garp as it is: 160 steps, which are four fifths of the others' views."""
+    """Our recipe for garp as it is: 120 steps, which are three fifths of the others' views."""
     recipe = tomllib.loads((ASSETS / "recipes/garp.toml").read_text("utf-8"))
     del recipe["preview"], recipe["output"]
     table = recipe | {"name": "lora", "seed": case.seed, "steps": min(steps, recipe["steps"])}

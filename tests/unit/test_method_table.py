@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lorasmith.training.config import load_config
+from tools.tiny_base import gate_kinds
 from tools.tiny_base.method_list import METHODS, merged
 from tools.tiny_base.method_table import as_text, difference, last_loss, print_tables, steps_to
+from tools.tiny_base.methods import first_pictures
 
 
 def row(method: str, concept: str, seed: int, likeness: float, **changes: Any) -> dict[str, Any]:
@@ -56,3 +59,20 @@ def test_every_method_is_a_valid_config(method: Any) -> None:
     changes = {key: value for key, value in method.changes.items() if key != "repeats"}
     table = {"base": "tiny-sd", "output": "x", "data": {"images": "y"}, "objective": {"weightings": ["min_snr"]}}
     load_config(merged(table, changes))
+
+
+def test_fewer_pictures_are_repeated_for_the_same_number_of_views(tmp_path: Path) -> None:
+    for number in range(12):
+        (tmp_path / f"{number:02}.png").touch()
+        (tmp_path / f"{number:02}.txt").write_text(str(number))
+    folder, repeats = first_pictures(tmp_path, 1, tmp_path / "first", 2)
+    assert repeats == 24
+    assert sorted(file.name for file in folder.iterdir()) == ["00.png", "00.txt"]
+    assert first_pictures(tmp_path, 8, tmp_path / "more", 2)[1] == 3
+
+
+def test_kinds_are_shown_with_their_worst_and_best_seed() -> None:
+    facts = {"kind": "lora", "steps": 200, "lr": 0.0012, "parameters": 1000}
+    rows = [facts | {"garp": garp, "others": 1.0} for garp in (0.5, 1.0)]
+    line = "| lora | 200 | 0.0012 | 2 | 75 (50 - 100) | 100 (100 - 100) | 1,000 |"
+    assert gate_kinds.table_of(rows).splitlines()[2] == line

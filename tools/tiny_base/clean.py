@@ -24,6 +24,7 @@ from torch import Tensor
 
 from benchmarks.peers.judging import nearest_of
 from benchmarks.quality_peers import read_pictures
+from lorasmith.core.devices import pick_device
 from lorasmith.core.intervals import student_interval
 from lorasmith.families.load import load
 from lorasmith.files.lora import lora_factors, read
@@ -107,7 +108,7 @@ def one(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         config = folder / "config.json"
         config.write_text(json.dumps(table))
         shutil.copy(train(config, folder / "run")["file"], file)
-    eye, images = Eye(load("tiny-sd", device="cpu")), read_pictures(folder / "train")
+    eye, images = Eye(load("tiny-sd", device=pick_device(options.device))), read_pictures(folder / "train")
     found: dict[str, Any] = {"name": name, "seed": seed, "forms": {}, "taken": {}}
 
     def look(form: str, path: Path, strength: float = 1.0) -> None:
@@ -150,16 +151,18 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=Path("clean.json"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs=2, metavar=("NAME", "SEED"), help="this run alone; prints its result")
     options = parser.parse_args()
-    options.device, options.draws, options.steps = "cpu", 1, 0
+    options.draws, options.steps = 1, 0
     if options.only:
         print(RESULT + json.dumps(one(options.only[0], int(options.only[1]), options)), flush=True)
         return
     rows = read_rows(options.to)
     done = {(row["name"], row["seed"]) for row in rows}
     wanted = [(name, seed) for seed in range(options.seeds) for name in FILES if (name, seed) not in done]
-    run_jobs("tools.tiny_base.clean", wanted, ["--runs", options.runs], rows, options.to, options.jobs)
+    given = ["--runs", options.runs, "--device", options.device]
+    run_jobs("tools.tiny_base.clean", wanted, given, rows, options.to, options.jobs)
     print(table_of(rows))
 
 

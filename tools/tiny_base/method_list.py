@@ -13,6 +13,9 @@ DEFAULT = "default"
 NO_OTHERS = "no pictures of other things"
 """The default without regularisation images: what `dco` must be compared with."""
 
+ONE_PICTURE = "one picture"
+"""The default with a single picture of the concept: what T-LoRA is made for."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -39,6 +42,9 @@ class Method:
     """Whether the loss counts on the subject alone (garp has masks)."""
     cfg: float = 5.0
     """The guidance scale of the judged pictures."""
+    pictures: int | None = None
+    """How many pictures of the concept are trained on, the first ones; None: all. They are repeated so often that the
+    concept has the same share of the views."""
 
 
 def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,30 +125,8 @@ COMPARED = [
         preserve=True,
         against="preserve",
     ),
-]
-
-
-def demo(name: str, changes: Mapping[str, Any], **settings: Any) -> Method:
-    """A candidate for the demo's recipe: garp alone, five seeds, more pictures."""
-    return Method(f"demo: {name}", changes, against="demo: as it is", seeds=5, concepts=("garp",), rounds=3, **settings)
-
-
-FULL = lora(layers="full", conv_rank=8) | {"optimizer": {"lr": 1e-3}}
-FAST = FULL | {"optimizer": {"lr": 1.5e-3}}
-CANDIDATES = [
-    demo("as it is", {}),
-    demo("preserve", {}, preserve=True),
-    demo("preserve, convolutions", FAST, preserve=True),
-    demo("preserve, lr x 1.5", {"optimizer": {"lr": 1.5 * LR}}, preserve=True),
-    demo("preserve, 260 steps, garp three times", {"steps": 260, "repeats": 3}, preserve=True),
-    demo("preserve, 300 steps", {"steps": 300}, preserve=True),
-    demo("preserve, stratified", {"objective": {"timesteps": "stratified"}}, preserve=True),
-    demo("preserve, EMA 0.98, lr x 1.5", {"optimizer": {"lr": 1.5 * LR}, "ema": 0.98}, preserve=True),
-    demo("convolutions", FULL),
-    demo("300 steps", {"steps": 300}),
-    demo("300 steps, EMA 0.98", {"steps": 300, "ema": 0.98}),
-    demo("preserve, convolutions, 300 steps", FAST | {"steps": 300}, preserve=True),
-    demo("preserve, rank 32", lora(rank=32), preserve=True),
+    Method(ONE_PICTURE, pictures=1),
+    Method(f"{ONE_PICTURE}, T-LoRA", {"adapter": {"kind": "tlora", "rank": 16}}, pictures=1, against=ONE_PICTURE),
 ]
 
 
@@ -197,12 +181,12 @@ TEXT_SIDE = [
 ]
 
 
-def of_demo(name: str, masks: bool = False, **changes: Any) -> Method:
+def of_demo(name: str, masks: bool = False, preserve: bool = True, **changes: Any) -> Method:
     """The demo's recipe with `changes`, judged at the guidance scale of its previews: garp alone, five seeds."""
     return Method(
         f"garp: {name}",
         changes,
-        preserve=True,
+        preserve=preserve,
         against="garp: as it is",
         seeds=5,
         concepts=("garp",),
@@ -218,12 +202,24 @@ def both_rates(lr: float) -> dict[str, Any]:
     return {"optimizer": {"lr": lr, "text_lr": lr}}
 
 
-UP_BLOCKS = "unet.up_blocks.*"
+CONVOLUTIONS = {"layers": ["unet.up_blocks.*", "te.*"], "conv_rank": 8}
+RANK_32 = {"rank": 32}
 DEMO = [
     of_demo("as it is"),
     of_demo("min-SNR", **MIN_SNR),
     of_demo("100 steps at 1.9e-3", steps=100, **both_rates(1.9e-3)),
-    of_demo("100 steps, rank 32", steps=100, adapter={"rank": 32}),
+    of_demo("100 steps, rank 32", steps=100, adapter=RANK_32),
+    of_demo("100 steps at 1.9e-3, masks", masks=True, steps=100, **both_rates(1.9e-3)),
+    of_demo("100 steps, masks, rank 32", masks=True, steps=100, adapter=RANK_32),
+    of_demo("100 steps at 1.9e-3, garp three times, masks", masks=True, repeats=3, steps=100, **both_rates(1.9e-3)),
+    of_demo("120 steps, batch 6", data={"batch_size": 6}),
+    of_demo("130 steps, batch 6, masks", masks=True, steps=130, data={"batch_size": 6}),
+    of_demo("100 steps at 1.9e-3, convolutions", steps=100, adapter=CONVOLUTIONS, **both_rates(1.9e-3)),
+    of_demo("90 steps at 2.1e-3, masks, rank 32", masks=True, steps=90, adapter=RANK_32, **both_rates(2.1e-3)),
+    of_demo("120 steps, no preserve", preserve=False),
+    of_demo("110 steps at 1.75e-3", steps=110, **both_rates(1.75e-3)),
+    of_demo("120 steps, masks", masks=True),
+    of_demo("120 steps, rank 32", adapter=RANK_32),
     of_demo("min-SNR, masks", masks=True, **MIN_SNR),
     of_demo("min-SNR, masks, 160 steps at 1.2e-3", masks=True, steps=160, **MIN_SNR, **both_rates(1.2e-3)),
     of_demo("min-SNR, 200 steps at 1.2e-3", steps=200, **MIN_SNR, **both_rates(1.2e-3)),
@@ -231,9 +227,9 @@ DEMO = [
     of_demo("min-SNR, 80 steps at 2.4e-3", steps=80, **MIN_SNR, **both_rates(2.4e-3)),
     of_demo("min-SNR, 80 steps", steps=80, **MIN_SNR),
     of_demo("min-SNR, 2.2e-3", **MIN_SNR, **both_rates(2.2e-3)),
-    of_demo("min-SNR, rank 32", adapter={"rank": 32}, **MIN_SNR),
+    of_demo("min-SNR, rank 32", adapter=RANK_32, **MIN_SNR),
     of_demo("min-SNR, rank 8", adapter={"rank": 8}, **MIN_SNR),
-    of_demo("min-SNR, convolutions", adapter={"layers": [UP_BLOCKS, "te.*"], "conv_rank": 8}, **MIN_SNR),
+    of_demo("min-SNR, convolutions", adapter=CONVOLUTIONS, **MIN_SNR),
     of_demo(
         "min-SNR, all blocks, 1.2e-3", adapter={"layers": ["unet.*attentions*", "te.*"]}, **MIN_SNR, **both_rates(LR)
     ),
@@ -244,18 +240,5 @@ DEMO = [
     of_demo("min-SNR, stratified", **merged(MIN_SNR, {"objective": {"timesteps": "stratified"}})),
     of_demo("no weighting", objective={"weightings": []}),
 ]
-METHODS = {
-    method.name: method
-    for method in [
-        *COMPARED[:8],
-        *CANDIDATES[:3],
-        *COMPARED[8:18],
-        *CANDIDATES[3:8],
-        *COMPARED[18:],
-        *CANDIDATES[8:],
-        *TEXT_SIDE,
-        *DEMO,
-    ]
-}
-"""All, by name, in the order in which they are run: the most important ones first, since a run on a lent machine may be
-cut short."""
+METHODS = {method.name: method for method in [*DEMO, *COMPARED, *TEXT_SIDE]}
+"""All, by name, in the order in which they are run."""

@@ -91,15 +91,29 @@ def config(method: Method, concept: str, seed: int, work: Path, output: Path) ->
     table = method.start()
     changes = dict(method.changes)
     subset, others = table["data"]["subsets"]
-    subset |= {"images": str(work / "pictures" / concept), "repeats": changes.pop("repeats", 2)}
+    pictures, repeats = work / "pictures" / concept, changes.pop("repeats", 2)
+    if method.pictures is not None:
+        pictures, repeats = first_pictures(pictures, method.pictures, work / "first" / output.name, repeats)
+    subset |= {"images": str(pictures), "repeats": repeats}
     if method.masks:
-        subset["masks"] = str(work / "pictures" / concept / "masks")
+        subset["masks"] = str(pictures / "masks")
     others["preserve"] = method.preserve
     table["data"]["subsets"] = [subset, others] if method.others else [subset]
     table["data"]["validation"] = {"images": str(work / "held-out" / concept)}
     table["validation"] = {"every_steps": LOSS_EVERY, "every_epochs": None}
     table |= {"name": "lora", "trigger": [concept], "seed": seed, "output": str(output)}
     return merged(table, changes | {"log": {"tensorboard": False}})
+
+
+def first_pictures(folder: Path, count: int, to: Path, repeats: int) -> tuple[Path, int]:
+    """A folder with copies of the first `count` pictures of `folder` and their captions, and how often to repeat them,
+    for about as many views as all pictures with `repeats`."""
+    found = sorted(folder.glob("*.png"))
+    to.mkdir(parents=True, exist_ok=True)
+    for picture in found[:count]:
+        for file in (picture, picture.with_suffix(".txt")):
+            shutil.copy(file, to / file.name)
+    return to, round(repeats * len(found) / count)
 
 
 class Eye:

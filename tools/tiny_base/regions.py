@@ -26,6 +26,7 @@ from lorasmith.sampling.sample import sample
 
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
 PAIRS = (("cat", "house"), ("house", "cat"), ("dog", "car"), ("banana", "dog"))
+FUSED_PAIRS = (("garp", "blib"), ("blib", "garp"), ("quop", "garp"), ("blib", "quop"), ("quop", "blib"))
 FUSED = {"garp": "garp", "blib": "lion", "quop": "house"}
 WAYS: dict[str, dict[str, Any]] = {
     "one prompt, no regions": {"regions": ()},
@@ -88,7 +89,7 @@ def main() -> None:
     row("base", PAIRS, {})
     if options.lora is not None:
         with Loras(family).attached([LoraUse(options.lora)]):
-            row("fused", (("garp", "blib"), ("blib", "garp"), ("quop", "garp")), FUSED)
+            row("fused", FUSED_PAIRS, FUSED)
 
 
 if __name__ == "__main__":
