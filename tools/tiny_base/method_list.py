@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tools.tiny_base.recipe import LR, MIN_SNR, STEPS, garp_recipe, unet_recipe
+from tools.tiny_base.recipe import LR, MIN_SNR, STEPS, garp_recipe, recipe_of_29_november, unet_recipe
 
 DEFAULT = "default"
 NO_OTHERS = "no pictures of other things"
@@ -181,17 +181,28 @@ TEXT_SIDE = [
 ]
 
 
-def of_demo(name: str, masks: bool = False, preserve: bool = True, **changes: Any) -> Method:
-    """The demo's recipe with `changes`, judged at the guidance scale of its previews: garp alone, five seeds."""
+OF_29_NOVEMBER = "120 steps of 8, rank 16"
+"""The recipe of the demo on that day."""
+
+
+def of_demo(
+    name: str,
+    masks: bool = False,
+    preserve: bool = True,
+    start: Callable[[], dict[str, Any]] = recipe_of_29_november,
+    **changes: Any,
+) -> Method:
+    """The demo's recipe of 29 November 2026 with `changes`, judged at the guidance scale of its previews: garp alone,
+    five seeds."""
     return Method(
         f"garp: {name}",
         changes,
         preserve=preserve,
-        against="garp: as it is",
+        against=f"garp: {OF_29_NOVEMBER}",
         seeds=5,
         concepts=("garp",),
         rounds=2,
-        start=garp_recipe,
+        start=start,
         masks=masks,
         cfg=3.5,
     )
@@ -205,7 +216,9 @@ def both_rates(lr: float) -> dict[str, Any]:
 CONVOLUTIONS = {"layers": ["unet.up_blocks.*", "te.*"], "conv_rank": 8}
 RANK_32 = {"rank": 32}
 DEMO = [
-    of_demo("as it is"),
+    of_demo("as it is", start=garp_recipe),
+    of_demo(OF_29_NOVEMBER),
+    of_demo("120 steps, batch 6, rank 32", adapter=RANK_32, data={"batch_size": 6}),
     of_demo("min-SNR", **MIN_SNR),
     of_demo("100 steps at 1.9e-3", steps=100, **both_rates(1.9e-3)),
     of_demo("100 steps, rank 32", steps=100, adapter=RANK_32),

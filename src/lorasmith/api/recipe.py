@@ -38,11 +38,23 @@ class ShortRun:
     """Of the adapters, where the text encoder is trained too. Empty: the usual ones."""
     weighting: str = MIN_SNR
     """Of the loss over t."""
+    rank: int | None = None
+    """None: that of the subject."""
 
 
 SHORT_RUNS = {
-    "tiny-sd": ShortRun(120, "1.6e-3", "1.6e-3", 40, 3.5, layers=UP_BLOCKS_AND_TEXT, weighting='{ kind = "p2" }'),
-    "tiny-flow": ShortRun(300, "2.4e-3", "", 100, 4.0),
+    "tiny-sd": ShortRun(
+        steps=110,
+        lr="1.75e-3",
+        text_lr="1.75e-3",
+        every=40,
+        cfg=3.5,
+        batch=6,
+        layers=UP_BLOCKS_AND_TEXT,
+        weighting='{ kind = "p2" }',
+        rank=32,
+    ),
+    "tiny-flow": ShortRun(steps=300, lr="2.4e-3", text_lr="", every=100, cfg=4.0),
 }
 """By the name of an embedded base."""
 
@@ -181,7 +193,8 @@ def recipe(answers: Answers, header: Sequence[str] = ()) -> str:
         ]
     lines += data_lines(answers)
     lines += concept_lines(answers)
-    lines += ["", "[adapter]", 'kind = "lora"', f"rank = {subject.rank}       # alpha is the rank, so the scale is 1"]
+    rank = subject.rank if short_run is None or short_run.rank is None else short_run.rank
+    lines += ["", "[adapter]", 'kind = "lora"', f"rank = {rank}       # alpha is the rank, so the scale is 1"]
     if short_run is not None and short_run.layers and answers.trains_text:
         lines.append(f"layers = {inline(short_run.layers)}      # other things change less than with all layers")
     lines += ["", "[optimizer]", 'kind = "adamw"', *rate_lines(answers)]
