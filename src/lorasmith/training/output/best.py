@@ -13,9 +13,8 @@ from statistics import fmean
 from typing import Any
 
 from lorasmith.core.intervals import Interval, student_interval
+from lorasmith.core.quality import ENOUGH_IMAGES
 
-ENOUGH = 4
-"""With fewer held-out images than these, the choice is weak evidence."""
 CONFIDENCE_TEXT = "90 % interval"
 
 
@@ -66,7 +65,7 @@ class Choice:
     @property
     def weak(self) -> bool:
         """Whether too few images are held out for a choice that one can rely on."""
-        return self.images < ENOUGH
+        return self.images < ENOUGH_IMAGES
 
     @property
     def no_better_than_start(self) -> bool:
@@ -101,7 +100,7 @@ class Choice:
         if self.start is not None and self.no_better_than_start:
             parts.append(f"but not distinguishable from the start of the run, {self.start.mean:.4f}")
         if self.weak:
-            parts.append(f"weak evidence: hold {ENOUGH} images or more out")
+            parts.append(f"weak evidence: hold {ENOUGH_IMAGES} images or more out")
         return "; ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
@@ -131,7 +130,7 @@ def choose(measured: Sequence[HeldOutLoss], start: HeldOutLoss | None = None) ->
 
 def describe(difference: Interval) -> str:
     """A difference of two losses or likenesses with its interval, as far as it has one."""
-    if difference.high == float("inf"):
+    if not difference.has_ends:
         return f"{difference.mean:.4f}"
     return f"{difference.mean:.4f}, {CONFIDENCE_TEXT} {difference.low:.4f} to {difference.high:.4f}"
 
