@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import fmean
 from typing import Any
 
@@ -152,7 +153,7 @@ def losses_by_step(validations: Sequence[dict[str, Any]]) -> dict[int, HeldOutLo
 
 
 def numbers(values: Any) -> tuple[float, ...]:
-    """A list of an event as numbers; empty if one of them is not."""
-    if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
+    """A list of an event as numbers; empty if one of them is none, or is not finite."""
+    if not isinstance(values, list) or not all(isinstance(value, int | float) and isfinite(value) for value in values):
         return ()
     return tuple(float(value) for value in values)

@@ -56,6 +56,7 @@ def health_of(record: Record) -> Health:
     for event in record.of("converged"):
         criterion, reason = event.get("criterion"), event.get("reason")
         health.facts[f"converged, by {criterion}"] = f"at step {event.get('step')}: {reason}"
+    add_broken_weights(health, record)
     add_captions(health, record)
     return health
 
@@ -162,6 +163,21 @@ def gaps(counts: list[int]) -> Iterator[tuple[int, int]]:
         elif count > 0 and start is not None:
             yield start, part
             start = None
+
+
+def add_broken_weights(health: Health, record: Record) -> None:
+    """Since when the model predicts nothing that is a number."""
+    since: int | None = None
+    for event in record.of("validation"):
+        if event.get("loss") is not None:
+            since = None
+        elif since is None:
+            since = event["step"]
+    if since is not None:
+        text = (
+            f"The loss on held-out images is not a number since step {since:,}: the weights from then on are of no use."
+        )
+        health.add("serious", text)
 
 
 def add_captions(health: Health, record: Record) -> None:
