@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.lock import locked
 from lorasmith.training.output.best import HeldOutLoss, choose
 from lorasmith.training.output.report import write_report
 from lorasmith.training.output.report.axes import Line, thin_out, x_axis, y_axis
+from lorasmith.training.output.report.inspect_run import inspect_run
 from lorasmith.training.output.report.notes import warnings
 from lorasmith.training.output.report.page import equal_joined
 from lorasmith.training.output.report.pictures import select_evenly
@@ -135,6 +137,19 @@ def test_few_held_out_images_that_tell_nothing_apart_are_no_sign_of_a_bad_run(
     said = " ".join(warnings(read(run)))
     assert ("The loss on held-out images is not clearly lower than before the training" in said) == warned
     assert (said == "") == (not warned)
+
+
+def test_a_run_that_a_process_trains_now_is_not_to_be_continued(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [step(1), step(2)])
+    with locked(run, "output"):
+        assert inspect_run(run)["state"] == "under way"
+        text = write_report(run).read_text()
+        assert "under way" in text
+        assert "lorasmith train --resume" not in text
+        # the process that trains it says so when it stops
+        assert "lorasmith train --resume" in write_report(run, stopped=True).read_text()
+    assert inspect_run(run)["state"] == "not finished"
+    assert "lorasmith train --resume" in write_report(run).read_text()
 
 
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:

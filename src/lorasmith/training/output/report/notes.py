@@ -22,7 +22,7 @@ def warnings(record: Record) -> list[str]:
 
 
 def _not_finished(record: Record) -> list[str]:
-    if record.finished:
+    if record.finished or record.under_way:
         return []
     return [f"The run is not finished. Continue it with: lorasmith train --resume {record.folder}"]
 
