@@ -228,6 +228,11 @@ def finish(config: TrainConfig, run: Run) -> TrainResult:
 def resume_note(run: Run) -> str:
     """From where the run can be continued, and with which command."""
     steps = [checkpoint.step_of(path) for path in checkpoint.checkpoints_in(run.folder)]
+    if not steps and run.state.step == 0:
+        return (
+            "Nothing was trained. Start again with --overwrite, which moves what was written aside, or with the same "
+            f"settings: lorasmith train --resume {run.folder}"
+        )
     if not steps:
         return f"It has no checkpoint. Train from the start with: lorasmith train --resume {run.folder}"
     return f"Its last checkpoint is of step {steps[-1]}. Continue with: lorasmith train --resume {run.folder}"
