@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -140,7 +141,7 @@ def test_few_held_out_images_that_tell_nothing_apart_are_no_sign_of_a_bad_run(
 
 
 def test_a_run_that_a_process_trains_now_is_not_to_be_continued(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", [step(1), step(2)])
+    run = make_run(tmp_path / "my run", [step(1), step(2)])
     with locked(run, "output"):
         assert inspect_run(run)["state"] == "under way"
         text = write_report(run).read_text()
@@ -149,6 +150,8 @@ def test_a_run_that_a_process_trains_now_is_not_to_be_continued(tmp_path: Path) 
         # the process that trains it says so when it stops
         assert "lorasmith train --resume" in write_report(run, stopped=True).read_text()
     assert inspect_run(run)["state"] == "not finished"
+    # the command can be copied
+    assert shlex.split(warnings(read(run))[0])[-4:] == ["lorasmith", "train", "--resume", str(run)]
     assert "lorasmith train --resume" in write_report(run).read_text()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lorasmith.core.shell_words import shell_word
 from lorasmith.training.output.report.record import Record
 
 MOST_NAMES = 6
@@ -24,7 +25,7 @@ def warnings(record: Record) -> list[str]:
 def _not_finished(record: Record) -> list[str]:
     if record.finished or record.under_way:
         return []
-    return [f"The run is not finished. Continue it with: lorasmith train --resume {record.folder}"]
+    return [f"The run is not finished. Continue it with: lorasmith train --resume {shell_word(record.folder)}"]
 
 
 def _left_out_steps(record: Record) -> list[str]:
