@@ -190,8 +190,22 @@ def add_captions(health: Health, record: Record) -> None:
     if cut:
         health.add("warning", f"The captions of {len(cut):,} images are longer than what is read of them; see Data.")
 
+    add_missing_trigger(health, record, remarks)
     add_phrases(health, record, images)
     add_trigger_tokens(health, record)
+
+
+def add_missing_trigger(health: Health, record: Record, remarks: list[dict[str, Any]]) -> None:
+    """How many captions lack the trigger. The severities are those of `lorasmith check`."""
+    missing = [remark for remark in remarks if remark.get("kind") == "trigger"]
+    if not missing:
+        return
+    trigger = ", ".join(str(word) for word in record.summary_value("trigger") or [])
+    if any(remark.get("severity") == "serious" for remark in missing):
+        health.add("serious", f"No caption of {len(missing):,} images has the trigger {trigger}: it was not trained.")
+    else:
+        lack = "1 caption does" if len(missing) == 1 else f"{len(missing):,} captions do"
+        health.add("warning", f"{lack} not have the trigger {trigger}; see Data.")
 
 
 def add_phrases(health: Health, record: Record, images: list[dict[str, Any]]) -> None:
