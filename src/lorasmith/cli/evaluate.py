@@ -179,7 +179,8 @@ def print_numbers(evaluation: Evaluation) -> None:
         console.show("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
     for ranking in evaluation.rankings():
         ties = f"; not distinguishable from it: {', '.join(ranking.ties)}" if ranking.ties else ""
-        console.show(f"best by {NUMBERS[ranking.number].label}: {ranking.best}{ties}")
+        weak = f"; weak evidence: {NUMBERS[ranking.number].remedy}" if ranking.weak else ""
+        console.show(f"best by {NUMBERS[ranking.number].label}: {ranking.best}{ties}{weak}")
 
 
 def _format_interval(value: Interval | None) -> str:

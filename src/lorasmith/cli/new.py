@@ -15,6 +15,7 @@ from lorasmith.cli import console
 from lorasmith.cli.options import Json, Overwrite
 from lorasmith.core.embedded_bases import DEFAULT_BASE, EMBEDDED_BASES
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lorasmith.api.first_config import NewConfig
@@ -103,7 +104,7 @@ def write(answers: Given, config: Path | None, output: Path | None, overwrite: b
     config = config or Path(f"{name}.toml")
     if config.exists() and not overwrite:
         raise LorasmithError(f"{config}: exists already; name another file, or give --overwrite")
-    folder = output or Path("runs") / name
+    folder = output or Path("runs") / config.stem
     subject, memory = answers.subject or USUAL_SUBJECT, USUAL_MEMORY if answers.memory is None else answers.memory
     made = api.new_config(answers.base, answers.images, folder, answers.trigger or "", subject, memory)
     write_text(config, made.text)
@@ -121,8 +122,8 @@ def print_result(config: Path, made: NewConfig) -> None:
     if made.forecast is not None:
         console.say(f"memory: {made.forecast.text()}")
     console.show(f"{config} written. See what a run would do, then start it:")
-    console.show(f"    lorasmith check {config}")
-    console.show(f"    lorasmith train {config}")
+    console.show(f"    lorasmith check {shell_word(config)}")
+    console.show(f"    lorasmith train {shell_word(config)}")
 
 
 def ask(question: str, default: str | None, read: Callable[[str], Any] = str) -> Any:

@@ -149,6 +149,8 @@ def print_result(result: SweepResult) -> None:
 
 def print_ranking(result: SweepResult) -> None:
     """Print the best run, what it is the best by, and which runs are not distinguishable from it."""
+    from lorasmith.core import quality
+
     ranking = result.ranking
     if ranking.best is None:
         if ranking.by != "loss":
@@ -159,7 +161,8 @@ def print_ranking(result: SweepResult) -> None:
     if ranking.ties:
         console.say(f"         the difference is noise (its 90 % interval contains 0): {', '.join(ranking.ties)}")
     if ranking.weak:
-        console.say("         weak evidence: hold four images or more out")
+        remedy = "hold four images or more out" if ranking.by == "loss" else quality.NUMBERS[ranking.by].remedy
+        console.say(f"         weak evidence: {remedy}")
 
 
 def make_table(result: SweepResult) -> Table:
@@ -194,7 +197,7 @@ def behind(ranking: RunRanking, run: str) -> str:
         return "best"
     difference = ranking.behind.get(run)
     shown = "" if difference is None else f"{difference.mean:.4f}"
-    if difference is not None and difference.high != float("inf"):
+    if difference is not None and difference.has_ends:
         shown = f"{difference:.4f}"
     return f"{shown}, noise".lstrip(", ") if run in ranking.ties else shown
 
@@ -212,9 +215,12 @@ def sort_key(ranking: RunRanking, run: Mapping[str, Any]) -> tuple[bool, float]:
     return False, -interval["mean"] if quality.NUMBERS[ranking.by].higher_is_better else interval["mean"]
 
 
-def format_interval(interval: Mapping[str, float] | None) -> str:
+def format_interval(interval: Mapping[str, float | None] | None) -> str:
     """`0.812 (0.790 to 0.834)`, or nothing."""
-    return "" if interval is None else f"{interval['mean']:.3f} ({interval['low']:.3f} to {interval['high']:.3f})"
+    from lorasmith.core.quality import interval_from_json
+
+    own = interval_from_json(interval)
+    return "" if own is None else f"{own:.3f}"
 
 
 def _format_number(value: float | None, decimals: int) -> str:

@@ -27,11 +27,19 @@ class Interval:
     def __format__(self, spec: str) -> str:
         """`f"{interval:.2f}"`: each of its numbers with this format."""
         spec = spec or ".4f"
+        if not self.has_ends:
+            return f"{self.mean:{spec}} (one value)"
         return f"{self.mean:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
 
     def to_html(self) -> str:
         """The mean, with its interval in small print below it, for a cell of a table."""
-        return f"{self.mean:.3f}<br><small>{self.low:.3f} to {self.high:.3f}</small>"
+        ends = f"{self.low:.3f} to {self.high:.3f}" if self.has_ends else "one value"
+        return f"{self.mean:.3f}<br><small>{ends}</small>"
+
+    @property
+    def has_ends(self) -> bool:
+        """Whether there is an interval: a single value says nothing about its own error."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
 
 
 def student_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
@@ -72,24 +80,27 @@ def bootstrap_interval(
 
     Prompts are drawn with replacement, and within each drawn prompt its seeds: numbers of one prompt are alike, so that
     more seeds of few prompts must not look like more evidence. Rows may differ in length; NaN is left out. `less`: a
-    second, independent table, whose mean is subtracted. None if a table has no number.
+    second, independent table, whose mean is subtracted. None if a table has no number. A single number has an interval
+    without ends.
     """
     rows, others = known_rows(table), known_rows(less)
     if not rows or (less and not others):
         return None
+    mean = mean_of_rows(rows) - (mean_of_rows(others) if others else 0.0)
+    if any(sum(map(len, numbers)) == 1 for numbers in (rows, others)):
+        return Interval(mean, -math.inf, math.inf)
 
     # the same draws each time, so that a table is the same when it is computed again
     random = Random(0)
     means: list[float] = []
     for _ in range(RESAMPLES):
-        mean = resampled_mean(rows, random)
-        means.append(mean - resampled_mean(others, random) if others else mean)
+        drawn = resampled_mean(rows, random)
+        means.append(drawn - resampled_mean(others, random) if others else drawn)
     means.sort()
     tail = (1 - confidence) / 2
     low = means[math.floor(tail * (RESAMPLES - 1))]
     high = means[math.ceil((1 - tail) * (RESAMPLES - 1))]
-    mean = mean_of_rows(rows)
-    return Interval(mean - mean_of_rows(others) if others else mean, low, high)
+    return Interval(mean, low, high)
 
 
 def known_rows(table: Sequence[Sequence[float]]) -> list[list[float]]:

@@ -12,6 +12,11 @@ from typing import Any, cast
 
 from lorasmith.core.intervals import Interval, bootstrap_interval
 
+ENOUGH_IMAGES = 4
+"""With the losses of fewer images than these, a choice is weak evidence."""
+ENOUGH_PICTURES = 8
+"""With fewer pictures than these, a choice is weak evidence."""
+
 Rows = tuple[tuple[float, ...], ...]
 """Rows of prompts (or of images) and columns of seeds; NaN where nothing could be measured."""
 
@@ -25,6 +30,18 @@ class NumberKind:
     higher_is_better: bool
     signed: bool = False
     """Whether its target is 0 and both signs occur."""
+    of_losses: bool = False
+    """Whether it is measured by the losses of images, and not in pictures that are drawn."""
+
+    @property
+    def enough(self) -> int:
+        """The number of values below which a choice is weak evidence."""
+        return ENOUGH_IMAGES if self.of_losses else ENOUGH_PICTURES
+
+    @property
+    def remedy(self) -> str:
+        """What to do against weak evidence."""
+        return f"measure {self.enough} images or more" if self.of_losses else f"draw {self.enough} pictures or more"
 
 
 NUMBERS: dict[str, NumberKind] = {
@@ -39,6 +56,7 @@ NUMBERS: dict[str, NumberKind] = {
         "base's loss; above 0 the images themselves are remembered",
         False,
         signed=True,
+        of_losses=True,
     ),
     "drift_features": NumberKind(
         "drift, features",
@@ -51,6 +69,7 @@ NUMBERS: dict[str, NumberKind] = {
         "how much higher the loss of class images is than that of the base at the same noise, as a share of it",
         False,
         signed=True,
+        of_losses=True,
     ),
 }
 """In the order of tables. The four numbers are likeness, text, copying and drift; the last two are measured in two and
@@ -67,6 +86,12 @@ class Values:
     def interval(self) -> Interval | None:
         """The number with its bootstrap interval over rows and columns; None if nothing could be measured."""
         return bootstrap_interval(self.rows, less=self.less)
+
+    @property
+    def count(self) -> int:
+        """How many values were measured; of two tables, the smaller number."""
+        tables = [table for table in (self.rows, self.less) if table]
+        return min((sum(not math.isnan(value) for row in table for value in row) for table in tables), default=0)
 
     def minus(self, other: Values) -> Values | None:
         """The differences, value by value; None if the values are not those of the same prompts, images and seeds."""
@@ -106,11 +131,16 @@ def to_json(numbers: Mapping[str, Interval | None]) -> dict[str, dict[str, float
 
 
 def interval_from_json(content: object) -> Interval | None:
-    """An interval of a file; None if the content is none."""
+    """An interval of a file; None if the content is none. Ends that are None are infinite."""
     if not isinstance(content, dict):
         return None
     table = cast("dict[object, object]", content)
-    ends = [table.get(name) for name in ("mean", "low", "high")]
+    if not {"mean", "low", "high"} <= table.keys():
+        return None
+    ends = [table["mean"]]
+    ends += [
+        infinite if table[name] is None else table[name] for name, infinite in (("low", -math.inf), ("high", math.inf))
+    ]
     numbers = [float(end) for end in ends if isinstance(end, int | float)]
     return Interval(*numbers) if len(numbers) == 3 else None
 
@@ -170,6 +200,8 @@ class Ranking:
     """Their names, the best first; those that were not measured are left out."""
     ties: tuple[str, ...]
     """Those that are not distinguishable from the best one: the interval of the paired differences contains 0."""
+    weak: bool = False
+    """Whether the best one was measured in too few pictures, or images, for a ranking that one can rely on."""
 
     @property
     def best(self) -> str:
@@ -191,4 +223,4 @@ def rank(number: str, values: Mapping[str, Values]) -> Ranking | None:
         overlap = known[name].low <= known[best].high and known[name].high >= known[best].low
         if overlap if lead is None else lead.low <= 0:
             ties.append(name)
-    return Ranking(number, tuple(order), tuple(ties))
+    return Ranking(number, tuple(order), tuple(ties), weak=values[best].count < NUMBERS[number].enough)

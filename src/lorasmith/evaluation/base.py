@@ -42,6 +42,9 @@ class FeatureExtractor(ABC):
 class Scorer(Component, root="scorer"):
     """A model that maps pictures and texts to vectors, whose cosines are the scores."""
 
+    def ready(self) -> None:
+        """Called before a run loads anything. Raises LorasmithError if `load` would not find the model."""
+
     @abstractmethod
     def load(self, device: torch.device) -> FeatureExtractor:
         """Load the model. Raises LorasmithError if that is not possible."""

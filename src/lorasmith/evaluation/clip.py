@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lorasmith.evaluation.base import FeatureExtractor, Features, Scorer
-from lorasmith.evaluation.pretrained import load_pretrained
+from lorasmith.evaluation.pretrained import load_pretrained, require_model
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -31,6 +31,9 @@ class Clip(Scorer):
     @property
     def name(self) -> str:
         return f"CLIP, {self.model}"
+
+    def ready(self) -> None:
+        require_model("CLIP", self.model)
 
     def load(self, device: torch.device) -> FeatureExtractor:
         def read(local_files_only: bool) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from lorasmith.core.text_files import read_text
 from lorasmith.evaluation.base import FeatureExtractor, Features, Scorer
 from lorasmith.evaluation.clip import preprocess
-from lorasmith.evaluation.pretrained import load_pretrained
+from lorasmith.evaluation.pretrained import load_pretrained, require_model
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -39,6 +39,9 @@ class Dino(Scorer):
     @property
     def name(self) -> str:
         return f"DINO, {self.model}"
+
+    def ready(self) -> None:
+        require_model("DINO", self.model)
 
     def load(self, device: torch.device) -> FeatureExtractor:
         from transformers import AutoModel

@@ -30,12 +30,26 @@ def load_pretrained(what: str, name: str, load: Callable[[bool], T]) -> T:
             raise not_loaded(what, name, "", hub_error) from hub_error
 
 
-def not_loaded(what: str, name: str, reason: str, error: Exception) -> LorasmithError:
+def require_model(what: str, name: str) -> None:
+    """Raises LorasmithError if a model is neither a folder nor in the cache of the hub's client, and the hub cannot be
+    reached. Loads and fetches nothing."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        is_cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except ValueError:
+        # no hub id
+        is_cached = False
+    if not (Path(name).is_dir() or is_cached or hub_is_reachable()):
+        raise not_loaded(what, name, "the hub cannot be reached")
+
+
+def not_loaded(what: str, name: str, reason: str, error: Exception | None = None) -> LorasmithError:
     """The error for a model that is not there. `reason`: if empty, the first line of the library's."""
     reason = reason or str(error).strip().splitlines()[0]
     return LorasmithError(
         f"scorer.model: no {what} model can be loaded from {name}: it is not in a folder of this name or in the cache, "
-        f"and {reason}.\n    to do: run once with a connection, or give --model a folder with config.json, "
-        "model.safetensors and what else the model needs (CLIP: the tokenizer's files); for tiny-sd, --scorer judge "
-        "needs no model"
+        f"and {reason}.\n    to do: run once with a connection, or give --model (in a config: scorer.model) a folder "
+        "with config.json, model.safetensors and what else the model needs (CLIP: the tokenizer's files); for tiny-sd, "
+        "--scorer judge needs no model"
     )

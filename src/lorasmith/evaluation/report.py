@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from PIL import Image
 
 from lorasmith.core.package import assets
-from lorasmith.core.quality import NUMBERS
+from lorasmith.core.quality import NUMBERS, Ranking
 from lorasmith.evaluation.results import CandidateResult, Evaluation
 
 SHARED_STYLE = assets() / "report" / "page.css"
@@ -93,7 +94,8 @@ def _number_table(evaluation: Evaluation) -> str:
     names = evaluation.measured
     if not names:
         return ""
-    ties = {ranking.number: (ranking.best, *ranking.ties) for ranking in evaluation.rankings()}
+    rankings = evaluation.rankings()
+    ties = {ranking.number: (ranking.best, *ranking.ties) for ranking in rankings}
     heads = "".join(f'<th title="{escape(NUMBERS[name].meaning)}">{NUMBERS[name].label}</th>' for name in names)
     lines = [f"<tr><th></th>{heads}</tr>"]
     for row in evaluation.rows:
@@ -108,9 +110,16 @@ def _number_table(evaluation: Evaluation) -> str:
         "are better the higher they are, copying and drift the lower. Drift is measured against the base alone at the "
         "same seeds, on prompts without the concept and on class images, if there are any."
     )
-    if ties:
-        note += " Bold: the best LoRA, and those that paired differences do not tell from it."
-    return f'<table class="wide">{"".join(lines)}</table><p class="note">{note}</p>'
+    return f'<table class="wide">{"".join(lines)}</table><p class="note">{note}{_ranking_note(rankings)}</p>'
+
+
+def _ranking_note(rankings: Sequence[Ranking]) -> str:
+    """What bold numbers mean, and which of them are weak evidence; empty if nothing is ranked."""
+    if not rankings:
+        return ""
+    note = " Bold: the best LoRA, and those that paired differences do not tell from it."
+    weak = [NUMBERS[ranking.number] for ranking in rankings if ranking.weak]
+    return note + (f" Weak evidence: {', '.join(f'{n.label} ({n.remedy})' for n in weak)}." if weak else "")
 
 
 def _nearest_images(evaluation: Evaluation) -> str:

@@ -94,7 +94,11 @@ class Evaluation:
             "highest_among_training_images": _round(self.highest_training_similarity),
             "rows": [self._row_to_dict(row) for row in self.rows],
             "rankings": {
-                ranking.number: {"order": ranking.order, "not_distinguishable_from_the_first": ranking.ties}
+                ranking.number: {
+                    "order": ranking.order,
+                    "not_distinguishable_from_the_first": ranking.ties,
+                    "weak": ranking.weak,
+                }
                 for ranking in self.rankings()
             },
         }

@@ -17,6 +17,7 @@ from lorasmith.core.devices import available_backends, free_unused
 from lorasmith.core.errors import LorasmithError, WriteError
 from lorasmith.core.lock import locked
 from lorasmith.core.progress import Progress
+from lorasmith.core.shell_words import shell_word
 from lorasmith.core.store import remove_abandoned, remove_leftovers
 from lorasmith.training.config import TrainConfig, load_config
 from lorasmith.training.determinism import deterministic_algorithms
@@ -211,7 +212,7 @@ def finish(config: TrainConfig, run: Run) -> TrainResult:
             raise WriteError(f"{error}\nThe run is stopped after step {run.state.step}.") from error
         run.progress.say(
             f"stopped after step {run.state.step} of {run.length.steps}; nothing is lost. "
-            f"Continue with: lorasmith train --resume {run.folder}"
+            f"Continue with: lorasmith train --resume {shell_word(run.folder)}"
         )
     return TrainResult(
         folder=run.folder,
@@ -227,10 +228,16 @@ def finish(config: TrainConfig, run: Run) -> TrainResult:
 
 def resume_note(run: Run) -> str:
     """From where the run can be continued, and with which command."""
+    continuing = f"lorasmith train --resume {shell_word(run.folder)}"
     steps = [checkpoint.step_of(path) for path in checkpoint.checkpoints_in(run.folder)]
+    if not steps and run.state.step == 0:
+        return (
+            "Nothing was trained. Start again with --overwrite, which moves what was written aside, or with the same "
+            f"settings: {continuing}"
+        )
     if not steps:
-        return f"It has no checkpoint. Train from the start with: lorasmith train --resume {run.folder}"
-    return f"Its last checkpoint is of step {steps[-1]}. Continue with: lorasmith train --resume {run.folder}"
+        return f"It has no checkpoint. Train from the start with: {continuing}"
+    return f"Its last checkpoint is of step {steps[-1]}. Continue with: {continuing}"
 
 
 def describe_interruption(run: Run) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,6 +75,16 @@ def test_odd_triggers_give_usable_names(work: Path) -> None:
     run(trigger="<my dog/1>")
     table = tomllib.loads((work / "my-dog-1.toml").read_text())
     assert (table["trigger"], table["output"]) == (["<my dog/1>"], "runs/my-dog-1")
+
+
+def test_the_folder_of_the_run_is_named_as_the_config_and_the_commands_can_be_copied(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(config=Path("my dög.toml"), trigger="zwx")
+    table = tomllib.loads((work / "my dög.toml").read_text("utf-8"))
+    assert (table["trigger"], table["output"]) == (["zwx"], "runs/my dög")
+    command = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(command) == ["lorasmith", "train", "my dög.toml"]
 
 
 def test_without_a_terminal_all_that_is_missing_is_named_at_once(work: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from lorasmith.evaluation.results import CandidateResult, Evaluation
 from lorasmith.training.sweep import SweepResult
 from lorasmith.training.sweep.ranking import RunRanking
 
-LEVELS = (0.5, 0.6, 0.8, 0.7)
+LEVELS = (0.5, 0.6, 0.8, 0.7, 0.5, 0.6, 0.8, 0.7)
 """Prompts differ more from each other than LoRAs do."""
 
 
@@ -50,6 +51,24 @@ def test_evaluate_says_which_lora_is_the_best_and_what_is_noise(
     table = page[page.index("likeness</th>") :]
     assert table.count("<td><b>") == 2
     assert "Bold: the best LoRA" in table
+
+
+def test_evaluate_calls_a_ranking_by_one_picture_weak_and_takes_it_for_noise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def drawn_once(name: str, likeness: float) -> CandidateResult:
+        return replace(candidate(name, 0), values={"likeness": Values(((likeness,),))})
+
+    evaluation = Evaluation(tmp_path, "judge", [], None, [drawn_once("high", 0.8), drawn_once("low", 0.2)])
+    print_numbers(evaluation)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == (
+        "best by likeness: high; not distinguishable from it: low; weak evidence: draw 8 pictures or more"
+    )
+    assert "0.800 (one value)" in lines[-3]
+    assert evaluation.to_dict()["rows"][0]["intervals"]["likeness"] == {"mean": 0.8, "low": None, "high": None}
+    assert evaluation.to_dict()["rankings"]["likeness"]["weak"] is True
+    assert "Weak evidence: likeness (draw 8 pictures or more)." in build_report(evaluation)
 
 
 def run(name: str, loss: float | None, **more: Any) -> dict[str, Any]:
@@ -94,6 +113,17 @@ def test_a_sweep_that_is_ranked_by_a_number_shows_it(tmp_path: Path) -> None:
     lines = shown(result).splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["high", "low"]
     assert "0.800 (0.750 to 0.850)" in lines[1]
+
+
+def test_a_sweep_that_is_ranked_by_one_picture_says_that_this_is_weak(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers = {"likeness": {"mean": 0.6, "low": None, "high": None}}
+    ranking = RunRanking("likeness", "only", weak=True)
+    result = SweepResult(tmp_path, [run("only", 0.1, numbers=numbers)], ranking, {}, None, True)
+    assert "0.600 (one value)" in shown(result)
+    print_ranking(result)
+    assert "weak evidence: draw 8 pictures or more" in capsys.readouterr().err
 
 
 def test_of_one_image_there_is_no_interval(tmp_path: Path) -> None:

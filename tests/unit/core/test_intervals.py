@@ -31,6 +31,18 @@ def test_one_number_says_nothing_about_its_error() -> None:
     assert (interval.mean, interval.low, interval.high) == (2.0, -math.inf, math.inf)
 
 
+def test_a_bootstrap_of_one_number_has_no_ends() -> None:
+    interval = bootstrap_interval([[0.3, math.nan], [math.nan]])
+    assert interval is not None
+    assert (interval.mean, interval.low, interval.high) == (0.3, -math.inf, math.inf)
+    gap = bootstrap_interval([[0.5], [0.7]], less=[[0.2]])
+    assert gap is not None
+    assert gap.mean == pytest.approx(0.4)
+    assert not gap.has_ends
+    assert f"{interval:.3f}" == "0.300 (one value)"
+    assert interval.to_html() == "0.300<br><small>one value</small>"
+
+
 def test_more_seeds_of_the_same_prompts_are_not_more_evidence() -> None:
     few = bootstrap_interval([[0.1] * 2, [0.5] * 2, [0.9] * 2])
     many = bootstrap_interval([[0.1] * 50, [0.5] * 50, [0.9] * 50])

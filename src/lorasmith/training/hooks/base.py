@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -22,6 +22,9 @@ class Hook(Component, root="hook"):
     below say when. Hooks read the run and write files. They cannot influence training, because every random draw of
     training is seeded by its position in the run.
     """
+
+    needs_held_out: ClassVar[bool] = False
+    """Whether it does nothing without images that are held out."""
 
     every_steps: int | None = Field(default=None, ge=1)
     """Interval in optimizer steps at which the hook acts."""

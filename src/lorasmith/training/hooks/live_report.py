@@ -62,17 +62,17 @@ class LiveReport(Hook):
         """Write what has happened since the last report. The report of a finished run is written by the session."""
         self._join()
         if run.state.step < run.length.steps and run.folder.is_dir():
-            self._write(run)
+            self._write(run, stopped=True)
 
     def _join(self) -> None:
         if self._thread is not None:
             self._thread.join()
 
-    def _write(self, run: Run) -> None:
+    def _write(self, run: Run, stopped: bool = False) -> None:
         # the page draws with PIL only; imported here, since a run begins without it
         from lorasmith.training.output.report import write_report
 
         started = time.monotonic()
         with suppress(LorasmithError, OSError):
-            write_report(run.folder, self._pictures)
+            write_report(run.folder, self._pictures, stopped=stopped)
         self._pause = (time.monotonic() - started) / LARGEST_SHARE

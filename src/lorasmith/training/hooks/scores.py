@@ -69,11 +69,12 @@ class Scores(Hook):
     _base: Seen | None = PrivateAttr(None)
 
     def ready(self) -> None:
-        """Raises LorasmithError if the prompts cannot be read."""
+        """Raises LorasmithError if the prompts cannot be read, or the scorer's model is not there."""
         source = self.prompts if isinstance(self.prompts, str) else list(self.prompts)
         try:
             # read once, since a file that changes would make the numbers of two steps incomparable
             self._prompts = load_prompts(source)
+            self.scorer.ready()
         except LorasmithError as error:
             raise LorasmithError(f"hooks: scores: {error}") from None
 

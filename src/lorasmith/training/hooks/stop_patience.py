@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from lorasmith.core.errors import LorasmithError
 from lorasmith.training.hooks.stop_criterion import StopCriterion
-from lorasmith.training.hooks.validate import Validation
 from lorasmith.training.output.best import HeldOutLoss, choose, losses_by_step
 
 if TYPE_CHECKING:
@@ -24,15 +22,10 @@ class Patience(StopCriterion):
     """
 
     kind: Literal["patience"] = "patience"
+    needs_held_out: ClassVar[bool] = True
     every_steps: int | None = Field(default=1, ge=1)
     validations: int = Field(default=5, ge=1)
     """So many validations in a row must be worse."""
-
-    def start(self, run: Run) -> None:
-        """Raises LorasmithError before training if no image is held out."""
-        if not any(isinstance(hook, Validation) for hook in run.hooks) or not run.dataset.validation:
-            raise LorasmithError("hooks: patience needs held-out images; set data.validation.split = 0.1")
-        super().start(run)
 
     def reason_to_stop(self, run: Run) -> str:
         # a step without a validation has nothing new to say

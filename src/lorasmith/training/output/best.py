@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import fmean
 from typing import Any
 
 from lorasmith.core.intervals import Interval, student_interval
+from lorasmith.core.quality import ENOUGH_IMAGES
 
-ENOUGH = 4
-"""With fewer held-out images than these, the choice is weak evidence."""
 CONFIDENCE_TEXT = "90 % interval"
 
 
@@ -66,7 +66,7 @@ class Choice:
     @property
     def weak(self) -> bool:
         """Whether too few images are held out for a choice that one can rely on."""
-        return self.images < ENOUGH
+        return self.images < ENOUGH_IMAGES
 
     @property
     def no_better_than_start(self) -> bool:
@@ -101,7 +101,7 @@ class Choice:
         if self.start is not None and self.no_better_than_start:
             parts.append(f"but not distinguishable from the start of the run, {self.start.mean:.4f}")
         if self.weak:
-            parts.append(f"weak evidence: hold {ENOUGH} images or more out")
+            parts.append(f"weak evidence: hold {ENOUGH_IMAGES} images or more out")
         return "; ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def choose(measured: Sequence[HeldOutLoss], start: HeldOutLoss | None = None) ->
 
 def describe(difference: Interval) -> str:
     """A difference of two losses or likenesses with its interval, as far as it has one."""
-    if difference.high == float("inf"):
+    if not difference.has_ends:
         return f"{difference.mean:.4f}"
     return f"{difference.mean:.4f}, {CONFIDENCE_TEXT} {difference.low:.4f} to {difference.high:.4f}"
 
@@ -153,7 +153,7 @@ def losses_by_step(validations: Sequence[dict[str, Any]]) -> dict[int, HeldOutLo
 
 
 def numbers(values: Any) -> tuple[float, ...]:
-    """A list of an event as numbers; empty if one of them is not."""
-    if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
+    """A list of an event as numbers; empty if one of them is none, or is not finite."""
+    if not isinstance(values, list) or not all(isinstance(value, int | float) and isfinite(value) for value in values):
         return ()
     return tuple(float(value) for value in values)

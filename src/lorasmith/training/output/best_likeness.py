@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorasmith.core.intervals import Interval
-from lorasmith.core.quality import Values, advantage, interval_from_json, values_from_json
+from lorasmith.core.quality import ENOUGH_PICTURES, Values, advantage, interval_from_json, values_from_json
 from lorasmith.training.output.best import describe
 
 NUMBER = "likeness"
-ENOUGH_PICTURES = 8
-"""With fewer pictures than these, the choice is weak evidence."""
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,8 @@ def _for_json(value: Any) -> Any:
         return None
     if isinstance(value, dict):
         return {key: _for_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_for_json(inner) for inner in value]
     return str(value) if isinstance(value, Path) else value
 
 

@@ -14,6 +14,7 @@ from lorasmith.core.config import read_table
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.lock import NAME as LOCK
 from lorasmith.core.registry import Component, Config
+from lorasmith.core.shell_words import shell_word
 from lorasmith.core.store import write_text
 from lorasmith.training.config import TrainConfig, load_config
 from lorasmith.training.output.events import Events
@@ -36,8 +37,8 @@ def claim(folder: Path, overwrite: bool) -> str:
         return ""
     if not overwrite:
         raise LorasmithError(
-            f"output: {folder} already holds a run. Continue it with: lorasmith train --resume {folder}; or choose "
-            "another output; or give --overwrite, which moves the old run aside."
+            f"output: {folder} already holds a run. Continue it with: lorasmith train --resume {shell_word(folder)}; "
+            "or choose another output; or give --overwrite, which moves the old run aside."
         )
     # the old run is moved, never deleted: it may be hours of work. The folder itself stays, since it is locked.
     candidates = (folder.with_name(f"{folder.name}.old-{i}") for i in count(1))

@@ -35,7 +35,7 @@ from lorasmith.training.output.events import Events, NoEvents
 from lorasmith.training.output.folder import ResumePoint, claim, find_resume_point, write_config
 from lorasmith.training.output.summary import write_summary
 from lorasmith.training.run import Length, Run
-from lorasmith.training.setup.active_hooks import active_hooks
+from lorasmith.training.setup.active_hooks import active_hooks, check_held_out
 from lorasmith.training.setup.caches import fill_caches
 from lorasmith.training.setup.caption_reader import trigger_tokens
 from lorasmith.training.setup.eva import initialise_with_eva
@@ -85,6 +85,7 @@ def build_run(
     base, config = fit_to_base(config)
 
     dataset = build_dataset(config)
+    check_held_out(config, dataset)
     remarks: list[Remark] = []
     length = run_length(config, dataset)
     dataset.steps = length.steps

@@ -30,6 +30,7 @@ from lorasmith.formats.t5_layers import refuse_t5
 from lorasmith.training.config import TrainConfig, missing_files_of
 from lorasmith.training.determinism import deterministic_algorithms
 from lorasmith.training.run import Run
+from lorasmith.training.setup.active_hooks import check_held_out
 from lorasmith.training.setup.build import build_run, run_length
 from lorasmith.training.setup.check_result import CheckResult, StepMeasurement
 from lorasmith.training.setup.first_batches import draw_first_batches
@@ -76,6 +77,7 @@ def check(config: TrainConfig, *, measure: bool, progress: Progress, pictures: P
                 check_sides(config, base, dataset)
             with errors_into(result, "memory"):
                 check_memory(config, base, dataset, result)
+    check_hooks(config, dataset, result)
     check_output(config, result)
     check_files(config, result)
 
@@ -107,6 +109,16 @@ def errors_into(result: CheckResult, key: str) -> Iterator[None]:
             result.errors.append(Problem(named_key, message))
         else:
             result.errors.append(Problem(key, str(error)))
+
+
+def check_hooks(config: TrainConfig, dataset: Dataset | None, result: CheckResult) -> None:
+    """Find what hooks need and what is not there: packages, models, held-out images."""
+    for hook in config.hooks:
+        with errors_into(result, "hooks"):
+            hook.ready()
+    if dataset is not None:
+        with errors_into(result, "hooks"):
+            check_held_out(config, dataset)
 
 
 def check_base(config: TrainConfig, result: CheckResult) -> Source:

@@ -12,9 +12,9 @@ from typing import Any
 
 from lorasmith.core.errors import LorasmithError, did_you_mean
 from lorasmith.core.intervals import Interval
-from lorasmith.core.quality import NUMBERS, Numbers, Values, advantage, rank, values_from_json
+from lorasmith.core.quality import ENOUGH_IMAGES, NUMBERS, Numbers, Values, advantage, rank, values_from_json
 from lorasmith.training.config import HOOK_SCORES, TrainConfig, has_scores
-from lorasmith.training.output.best import ENOUGH, HeldOutLoss, choose, losses_by_step
+from lorasmith.training.output.best import HeldOutLoss, choose, losses_by_step
 from lorasmith.training.output.best_likeness import NUMBER as LIKENESS
 from lorasmith.training.output.report.record import Event, Record
 from lorasmith.training.output.report.scores import numbers_in
@@ -38,7 +38,7 @@ class RunRanking:
     """How far other runs are behind, by paired differences; only those that were measured on the same images, or
     prompts and seeds."""
     weak: bool = False
-    """Whether too few images are held out for a ranking that one can rely on."""
+    """Whether too few images are held out, or pictures drawn, for a ranking that one can rely on."""
 
 
 def check_rank_by(by: str, config: TrainConfig) -> None:
@@ -73,7 +73,7 @@ def rank_by_loss(jobs: Sequence[Job]) -> RunRanking:
         return RunRanking(LOSS, best)
     behind = behind_the_best(jobs, best_job, lowest)
     ties = [name for name, difference in behind.items() if difference.low <= 0]
-    return RunRanking(LOSS, best, ties, behind, weak=len(lowest.by_image) < ENOUGH)
+    return RunRanking(LOSS, best, ties, behind, weak=len(lowest.by_image) < ENOUGH_IMAGES)
 
 
 def behind_the_best(jobs: Sequence[Job], best_job: Job, lowest: HeldOutLoss) -> dict[str, Interval]:
@@ -100,7 +100,7 @@ def rank_by_number(jobs: Sequence[Job], by: str) -> RunRanking:
         return RunRanking(by)
     behind = {name: advantage(by, values[ranking.best], values[name]) for name in ranking.order[1:]}
     known = {name: interval for name, interval in behind.items() if interval is not None}
-    return RunRanking(by, ranking.best, list(ranking.ties), known)
+    return RunRanking(by, ranking.best, list(ranking.ties), known, weak=ranking.weak)
 
 
 def best_mean(record: Record | None) -> tuple[float | None, int | None]:

@@ -98,7 +98,7 @@ def table_of(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], ranking: Ru
     return text.getvalue()
 
 
-def interval_cells(interval: Mapping[str, float] | None) -> list[Any]:
+def interval_cells(interval: Mapping[str, float | None] | None) -> list[Any]:
     """Mean, low and high end; empty if a number was not measured."""
     return ["", "", ""] if interval is None else [interval["mean"], interval["low"], interval["high"]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,27 @@ def test_a_run_that_overfits_keeps_the_weights_from_before(
     assert used is not None
     assert used["file"] == "run-best.safetensors"
     assert "These are the best weights" in (result.folder / "report.html").read_text("utf-8")
+
+
+def test_a_loss_that_is_not_a_number_ends_no_run_and_is_never_the_best(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_losses(monkeypatch, {0: 0.2, 1: 0.18, 2: 0.15, 3: math.nan, 4: math.inf, 5: math.nan, 6: math.nan})
+    result = train(load_config(config), accept_remarks=True)
+    assert result.finished
+    best = read(result.folder).best
+    assert best is not None
+    assert best["best_step"] == 2
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} in events.jsonl is no JSON")
+
+    for line in (result.folder / "events.jsonl").read_text("utf-8").splitlines():
+        json.loads(line, parse_constant=refuse)
+    serious = [entry["text"] for entry in inspect_run(result.folder)["findings"] if entry["severity"] == "serious"]
+    assert serious == [
+        "The loss on held-out images is not a number since step 3: the weights from then on are of no use."
+    ]
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 
 from lorasmith.core.errors import LorasmithError
 from lorasmith.core.quality import values_from_json
+from lorasmith.evaluation.judge_scorer import TinyJudge
 from lorasmith.training.config import load_config
 from lorasmith.training.output.report.record import read
 from lorasmith.training.session import train
@@ -56,7 +57,8 @@ def test_each_export_is_measured(config: dict[str, Any]) -> None:
         "likeness", "text", "copying", "copying_loss", "drift_features", "drift_pixels", "drift_loss"
     }  # fmt: skip
     for name in ("copying_loss", "drift_features", "drift_pixels", "drift_loss"):
-        assert numbers[name] == {"mean": 0.0, "low": 0.0, "high": 0.0}, name
+        # of one picture or image there is no interval
+        assert numbers[name] == {"mean": 0.0, "low": None, "high": None}, name
     values = values_from_json(events[-1]["values"]["likeness"])
     assert values is not None
     # a prompt without the concept has no likeness
@@ -81,3 +83,14 @@ def test_the_class_word_is_needed(config: dict[str, Any]) -> None:
     config["hooks"] = [{key: value for key, value in SCORES.items() if key != "class_word"}]
     with pytest.raises(LorasmithError, match="class_word"):
         load_config(config)
+
+
+def test_what_fails_before_the_first_step_is_not_told_to_be_resumed_only(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(self: TinyJudge, device: object) -> None:
+        raise LorasmithError("scorer.model: its files are damaged")
+
+    monkeypatch.setattr(TinyJudge, "load", load)
+    with pytest.raises(LorasmithError, match=r"damaged\nNothing was trained. Start again with --overwrite"):
+        train(load_config(config), accept_remarks=True)

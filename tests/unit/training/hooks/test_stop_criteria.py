@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import lorasmith
 from lorasmith.core.errors import LorasmithError
 from lorasmith.training.config import load_config
 from lorasmith.training.hooks.stop_dvar import Dvar
@@ -69,6 +70,11 @@ def test_patience_lets_a_run_go_on_that_improves(config: dict[str, Any], monkeyp
 def test_patience_without_held_out_images_is_an_error(config: dict[str, Any]) -> None:
     with pytest.raises(LorasmithError, match="patience needs held-out images"):
         train(load_config(config | {"hooks": ["patience"]}), accept_remarks=True)
+    # nothing is in the way of the next try
+    assert not (Path(config["output"]) / "config.toml").exists()
+    assert [str(error) for error in lorasmith.check(config | {"hooks": ["patience"]}).errors] == [
+        "hooks: patience needs held-out images; set data.validation.split = 0.1"
+    ]
 
 
 @pytest.mark.slow_except("True-9")

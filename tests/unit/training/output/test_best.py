@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
@@ -99,6 +100,7 @@ def test_losses_are_read_from_events_of_all_versions() -> None:
         {"event": "validation", "step": 5, "loss": None, "by_image": [None, 0.1]},
         {"event": "validation", "step": 10, "by_image": [0.3, 0.1, 0.4]},
         {"event": "validation", "step": 20, "by_image": [0.3, 0.1], "by_t": {"100": 0.2}},
+        {"event": "validation", "step": 25, "by_image": [0.3, math.nan]},
         {"event": "validation", "step": 30, "by_image": [0.9, 0.9]},
         {"event": "validation", "step": 30, "by_image": [0.2, 0.1]},
     ]

@@ -55,6 +55,19 @@ def test_few_pictures_are_called_weak_evidence() -> None:
     assert "weak evidence: draw 8 pictures or more" in pick(lambda step: step / 1000, seeds=1).reason
 
 
+def test_of_one_picture_each_the_last_weights_are_kept_whatever_it_shows() -> None:
+    measured = [Likeness(step, Values(((likeness,),)), likeness) for step, likeness in ((10, 0.9), (20, 0.2))]
+    choice = choose_by_likeness(measured)
+    assert choice.best.step == 20
+    assert "not distinguishable from the highest, 0.9000 at step 10 (difference 0.7000)" in choice.reason
+
+
+def test_a_number_of_one_picture_is_read_back() -> None:
+    values = {"likeness": Values(((0.5,),))}
+    event = {"step": 3, "numbers": to_json(numbers_of(values)), "values": {"likeness": values["likeness"].to_json()}}
+    assert likeness_by_step([event])[3].mean == 0.5
+
+
 def test_events_without_likeness_are_left_out() -> None:
     values = {"likeness": Values(((0.5, 0.6),))}
     good = {"numbers": to_json(numbers_of(values)), "values": {"likeness": values["likeness"].to_json()}}

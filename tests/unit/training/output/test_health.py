@@ -30,7 +30,7 @@ def config(tmp_path: Path, random_base: Callable[..., Path], pictures: Callable[
         "base": str(random_base()),
         "output": str(tmp_path / "run"),
         "steps": 4,
-        "trigger": "garp2",
+        "trigger": "garp",
         "adapter": {"rank": 4, "alpha": 2},
         "data": {"images": str(pictures(4)), "resolution": 64, "cache_dir": str(tmp_path / "cache")},
         "log": {"tensorboard": False},
@@ -53,7 +53,7 @@ def test_a_run_that_trains_says_so(config: dict[str, Any]) -> None:
     assert facts["adapters that got a gradient"] == f"{count} of {count}"
     assert facts["effective learning rate"].endswith("x 0.5 (alpha / rank) = 5e-05")
     assert facts["clipped steps"].startswith("0 of 4")
-    assert facts["the trigger is read as"].startswith("garp2: ")
+    assert facts["the trigger is read as"].startswith("garp: ")
     assert not [finding for finding in facts["findings"] if finding["severity"] == "serious"]
     page = (folder / "report.html").read_text("utf-8")
     assert "Did it train?" in page
@@ -171,3 +171,24 @@ def test_a_trigger_with_digits_is_noted(tmp_path: Path) -> None:
     assert texts(health, "note") == (
         "The trigger mia7 has digits, each a token (mia + 7). Letters carry a new meaning better."
     )
+
+
+def test_a_trigger_that_no_caption_has_is_a_line_in_red(config: dict[str, Any]) -> None:
+    config |= {"trigger": "qqq", "steps": 1}
+    folder = train(load_config(config), accept_remarks=True).folder
+    assert texts(health_of(read(folder)), "serious") == (
+        "No caption of 4 images has the trigger qqq: it was not trained."
+    )
+
+
+def test_a_trigger_that_is_missing_in_some_captions_is_a_warning(tmp_path: Path) -> None:
+    remarks = [{"kind": "trigger", "severity": "warning", "file": "1.png", "text": "has none"}]
+    record = record_of(tmp_path, summary={"trigger": ["garp"]}, data={"images": [], "remarks": remarks})
+    assert texts(health_of(record), "warning") == "1 caption does not have the trigger garp; see Data."
+
+
+def test_a_trigger_is_not_found_in_longer_words() -> None:
+    captions = [f"mia at the miami pier, picture {n}" for n in "abcd"]
+    assert phrases_with_trigger(captions, ["mia"]) == {"miami pier": 1.0}
+    assert phrases_with_trigger(["miami pier"] * 4, ["mia"]) == {}
+    assert phrases_with_trigger(["小狗在草地 garden"] * 4, ["小狗"]) == {"在草地 garden": 1.0}

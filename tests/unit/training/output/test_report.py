@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -13,8 +14,12 @@ import pytest
 from PIL import Image
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.lock import locked
+from lorasmith.training.output.best import HeldOutLoss, choose
 from lorasmith.training.output.report import write_report
 from lorasmith.training.output.report.axes import Line, thin_out, x_axis, y_axis
+from lorasmith.training.output.report.inspect_run import inspect_run
+from lorasmith.training.output.report.notes import warnings
 from lorasmith.training.output.report.page import equal_joined
 from lorasmith.training.output.report.pictures import select_evenly
 from lorasmith.training.output.report.record import Point, read, smooth
@@ -118,6 +123,36 @@ def test_the_plot_shows_the_loss(full: Path) -> None:
 def test_a_run_with_little_in_it_has_a_report_too(tmp_path: Path, events: list[dict]) -> None:
     text = write_report(make_run(tmp_path / "run", events)).read_text()
     assert ("not finished" in text) == (events[-1]["event"] != "end")
+
+
+@pytest.mark.parametrize(("images", "warned"), [(3, False), (6, True)])
+def test_few_held_out_images_that_tell_nothing_apart_are_no_sign_of_a_bad_run(
+    tmp_path: Path, images: int, warned: bool
+) -> None:
+    def loss(at: int, gain: float) -> HeldOutLoss:
+        return HeldOutLoss(at, tuple(0.2 + 0.1 * i - gain * (-1) ** i for i in range(images)))
+
+    choice = choose([loss(10, 0.05)], start=loss(0, 0.0))
+    assert choice.no_better_than_start
+    run = make_run(tmp_path / "run", [{"event": "best", "step": 10, **choice.to_json()}, {"event": "end", "step": 10}])
+    said = " ".join(warnings(read(run)))
+    assert ("The loss on held-out images is not clearly lower than before the training" in said) == warned
+    assert (said == "") == (not warned)
+
+
+def test_a_run_that_a_process_trains_now_is_not_to_be_continued(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "my run", [step(1), step(2)])
+    with locked(run, "output"):
+        assert inspect_run(run)["state"] == "under way"
+        text = write_report(run).read_text()
+        assert "under way" in text
+        assert "lorasmith train --resume" not in text
+        # the process that trains it says so when it stops
+        assert "lorasmith train --resume" in write_report(run, stopped=True).read_text()
+    assert inspect_run(run)["state"] == "not finished"
+    # the command can be copied
+    assert shlex.split(warnings(read(run))[0])[-4:] == ["lorasmith", "train", "--resume", str(run)]
+    assert "lorasmith train --resume" in write_report(run).read_text()
 
 
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:

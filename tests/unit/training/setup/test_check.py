@@ -92,6 +92,20 @@ def test_validation_without_images_is_a_warning(table: dict[str, Any]) -> None:
     assert "validation" in [p.where for p in found.warnings]
 
 
+def test_a_scorer_that_is_not_there_is_found_before_anything_is_written(
+    table: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lorasmith.evaluation.pretrained.hub_is_reachable", lambda: False)
+    scorer = {"kind": "clip", "model": str(tmp_path / "none")}
+    table["hooks"] = [{"kind": "scores", "class_word": "dog", "scorer": scorer}]
+    (error,) = lorasmith.check(table).errors
+    assert error.where == "hooks"
+    assert "no CLIP model can be loaded" in error.found
+    with pytest.raises(LorasmithError, match="no CLIP model can be loaded"):
+        lorasmith.train(table)
+    assert not (Path(table["output"]) / "config.toml").exists()
+
+
 def test_a_run_in_the_way_is_a_warning(table: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.toml").touch()

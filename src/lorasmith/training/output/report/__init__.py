@@ -10,14 +10,15 @@ from lorasmith.training.output.report.plot import plot
 from lorasmith.training.output.report.record import PictureCache, read
 
 
-def write_report(folder: Path, pictures: PictureCache | None = None) -> Path:
+def write_report(folder: Path, pictures: PictureCache | None = None, *, stopped: bool = False) -> Path:
     """Write `report.html` and `loss.png` into a run folder; returns the path of the former.
 
     The folder must contain `events.jsonl`. `summary.json`, `config.toml` and previews are included if they exist.
     `pictures`: those of an earlier report of the same run, which are not encoded again; they are replaced by those of
-    this one. Raises LorasmithError if the folder holds no run.
+    this one. `stopped`: this process trained the run and makes no further step. Raises LorasmithError if the
+    folder holds no run.
     """
-    record = read(folder, {} if pictures is None else pictures)
+    record = read(folder, {} if pictures is None else pictures, stopped=stopped)
     write_with(folder / "loss.png", lambda path: plot(record).save(path, format="PNG"))
     target = folder / "report.html"
     write_text(target, page(record))

@@ -56,6 +56,7 @@ def health_of(record: Record) -> Health:
     for event in record.of("converged"):
         criterion, reason = event.get("criterion"), event.get("reason")
         health.facts[f"converged, by {criterion}"] = f"at step {event.get('step')}: {reason}"
+    add_broken_weights(health, record)
     add_captions(health, record)
     return health
 
@@ -164,6 +165,21 @@ def gaps(counts: list[int]) -> Iterator[tuple[int, int]]:
             start = None
 
 
+def add_broken_weights(health: Health, record: Record) -> None:
+    """Since when the model predicts nothing that is a number."""
+    since: int | None = None
+    for event in record.of("validation"):
+        if event.get("loss") is not None:
+            since = None
+        elif since is None:
+            since = event["step"]
+    if since is not None:
+        text = (
+            f"The loss on held-out images is not a number since step {since:,}: the weights from then on are of no use."
+        )
+        health.add("serious", text)
+
+
 def add_captions(health: Health, record: Record) -> None:
     """Captions that are cut off, what goes with the trigger, and how the trigger is read."""
     images = [image for image in record.data.get("images") or [] if isinstance(image, dict)]
@@ -174,8 +190,22 @@ def add_captions(health: Health, record: Record) -> None:
     if cut:
         health.add("warning", f"The captions of {len(cut):,} images are longer than what is read of them; see Data.")
 
+    add_missing_trigger(health, record, remarks)
     add_phrases(health, record, images)
     add_trigger_tokens(health, record)
+
+
+def add_missing_trigger(health: Health, record: Record, remarks: list[dict[str, Any]]) -> None:
+    """How many captions lack the trigger. The severities are those of `lorasmith check`."""
+    missing = [remark for remark in remarks if remark.get("kind") == "trigger"]
+    if not missing:
+        return
+    trigger = ", ".join(str(word) for word in record.summary_value("trigger") or [])
+    if any(remark.get("severity") == "serious" for remark in missing):
+        health.add("serious", f"No caption of {len(missing):,} images has the trigger {trigger}: it was not trained.")
+    else:
+        lack = "1 caption does" if len(missing) == 1 else f"{len(missing):,} captions do"
+        health.add("warning", f"{lack} not have the trigger {trigger}; see Data.")
 
 
 def add_phrases(health: Health, record: Record, images: list[dict[str, Any]]) -> None:

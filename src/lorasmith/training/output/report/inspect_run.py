@@ -24,7 +24,7 @@ def inspect_run(folder: Path) -> dict[str, Any]:
     return {
         "run": str(folder),
         "name": record.name,
-        "state": "finished" if record.finished else "not finished",
+        "state": "finished" if record.finished else "under way" if record.under_way else "not finished",
         "steps": record.steps,
         "base": record.summary_value("base", "source"),
         "adapter": record.summary_value("adapter", "kind"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lorasmith.core.shell_words import shell_word
 from lorasmith.training.output.report.record import Record
 
 MOST_NAMES = 6
@@ -22,9 +23,9 @@ def warnings(record: Record) -> list[str]:
 
 
 def _not_finished(record: Record) -> list[str]:
-    if record.finished:
+    if record.finished or record.under_way:
         return []
-    return [f"The run is not finished. Continue it with: lorasmith train --resume {record.folder}"]
+    return [f"The run is not finished. Continue it with: lorasmith train --resume {shell_word(record.folder)}"]
 
 
 def _left_out_steps(record: Record) -> list[str]:
@@ -69,8 +70,8 @@ def _overfitting(record: Record) -> list[str]:
 
 
 def _worse_than_best(judgement: dict[str, Any]) -> list[str]:
-    """What the last judgement of the weights says: that they are no longer the best, or that they are not better than
-    at the start. The events of a folder from somebody else may lack a field."""
+    """What the last judgement of the weights says: that they are no longer the best, or not clearly better than at the
+    start. The events of a folder from somebody else may lack a field."""
     best_step, last_step = judgement.get("best_step"), judgement.get("last_step")
     if not isinstance(best_step, int) or not isinstance(last_step, int):
         return []
@@ -85,8 +86,9 @@ def _worse_than_best(judgement: dict[str, Any]) -> list[str]:
         return [f"Pictures of earlier weights are more like the images: use those of step {best_step:,} ({reason})."]
     if best_step < last_step:
         return [f"The run is overfitted to its images: its best weights are those of step {best_step:,} ({reason})."]
-    if judgement.get("no_better_than_start"):
-        return [f"Held-out images are shown no better than before the training ({reason})."]
+    # of few images nothing is distinguishable, which does not mean that nothing was learned
+    if judgement.get("no_better_than_start") and not judgement.get("weak"):
+        return [f"The loss on held-out images is not clearly lower than before the training ({reason})."]
     return []
 
 

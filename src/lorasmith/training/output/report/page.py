@@ -64,7 +64,7 @@ def heading(record: Record) -> str:
     if record.finished:
         state = '<span class="done">finished</span>'
     else:
-        state = '<span class="open">not finished</span>'
+        state = f'<span class="open">{"under way" if record.under_way else "not finished"}</span>'
         planned = record.summary_value("length", "steps")
         if isinstance(planned, int):
             steps += f" of {planned:,}"

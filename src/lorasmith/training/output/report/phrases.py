@@ -36,7 +36,13 @@ def phrases_with_trigger(captions: Sequence[str], trigger: Sequence[str]) -> dic
 
 
 def contains_any(text: str, words: Sequence[str]) -> bool:
-    return any(word in text for word in words)
+    return any(re.search(trigger_pattern(word), text) for word in words)
+
+
+def trigger_pattern(word: str) -> str:
+    """Finds a trigger that is not a part of a longer word: `mia` is not in `miami`. Scripts without spaces between
+    words have no such ends, so that only letters of ASCII and digits count."""
+    return f"(?<![a-z0-9]){re.escape(word)}(?![a-z0-9])"
 
 
 def is_part_of_another(phrase: str, counts: Mapping[str, int]) -> bool:
@@ -50,7 +56,7 @@ def phrases_of(caption: str, trigger: Sequence[str]) -> Iterable[str]:
     of the frame, such as `a photo of`."""
     # longer triggers first: one may contain another
     for word in sorted(trigger, key=len, reverse=True):
-        caption = caption.replace(word, ",")
+        caption = re.sub(trigger_pattern(word), ",", caption)
     for part in re.split(r"[,.;:!?()\n]", caption):
         words = part.split()
         for start in range(len(words)):

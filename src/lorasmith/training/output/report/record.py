@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasmith.core.errors import LorasmithError
+from lorasmith.core.lock_holder import holder_in
 
 Point = tuple[float, float]
 """(step, value)"""
@@ -48,6 +49,8 @@ class Record:
     """Pictures of an earlier report, which need not be encoded again."""
     pictures: PictureCache = field(default_factory=dict)
     """Pictures of this report."""
+    under_way: bool = False
+    """Whether a process is training it now."""
 
     @property
     def name(self) -> str:
@@ -118,8 +121,9 @@ class Record:
         return value
 
 
-def read(folder: Path, pictures: PictureCache | None = None) -> Record:
-    """The record of a run folder. `pictures`: those of an earlier report.
+def read(folder: Path, pictures: PictureCache | None = None, *, stopped: bool = False) -> Record:
+    """The record of a run folder. `pictures`: those of an earlier report. `stopped`: the process that has locked the
+    folder, this one, makes no further step.
 
     Raises LorasmithError if the folder has no events.jsonl.
     """
@@ -132,7 +136,13 @@ def read(folder: Path, pictures: PictureCache | None = None) -> Record:
     summary = _read_table(folder / "summary.json")
     data = with_whole_paths(folder, _read_table(folder / "data.json"))
     return Record(
-        folder, events, summary, _read_text(folder / "config.toml"), data, {} if pictures is None else pictures
+        folder,
+        events,
+        summary,
+        _read_text(folder / "config.toml"),
+        data,
+        {} if pictures is None else pictures,
+        under_way=not stopped and holder_in(folder) is not None,
     )
 
 
