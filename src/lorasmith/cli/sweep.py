@@ -212,7 +212,7 @@ def sort_key(ranking: RunRanking, run: Mapping[str, Any]) -> tuple[bool, float]:
     interval = run["numbers"].get(ranking.by)
     if interval is None:
         return True, 0.0
-    return False, -interval["mean"] if quality.NUMBERS[ranking.by].higher_is_better else interval["mean"]
+    return False, quality.NUMBERS[ranking.by].distance(interval["mean"])
 
 
 def format_interval(interval: Mapping[str, float | None] | None) -> str:

@@ -33,6 +33,12 @@ class NumberKind:
     of_losses: bool = False
     """Whether it is measured by the losses of images, and not in pictures that are drawn."""
 
+    def distance(self, mean: float) -> float:
+        """The lower, the better: for sorting. Of a number whose target is 0, how far it is from it."""
+        if self.higher_is_better:
+            return -mean
+        return abs(mean) if self.signed else mean
+
     @property
     def enough(self) -> int:
         """The number of values below which a choice is weak evidence."""
@@ -98,6 +104,14 @@ class Values:
         if shape(self.rows) != shape(other.rows) or shape(self.less) != shape(other.less):
             return None
         return Values(difference(self.rows, other.rows), difference(self.less, other.less))
+
+    def scaled(self, factor: float) -> Values:
+        """All values, multiplied."""
+
+        def rows(table: Rows) -> Rows:
+            return tuple(tuple(factor * value for value in row) for row in table)
+
+        return Values(rows(self.rows), rows(self.less))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data; values that could not be measured are None."""
@@ -177,8 +191,17 @@ def advantage(kind: str, first: Values, second: Values) -> Interval | None:
     Above 0: better. If the interval contains 0, the difference is noise. None if they were not measured on the same
     prompts, images and seeds, or not at all.
     """
-    paired = first.minus(second) if NUMBERS[kind].higher_is_better else second.minus(first)
+    number = NUMBERS[kind]
+    if number.signed:
+        first, second = away_from_zero(first), away_from_zero(second)
+    paired = first.minus(second) if number.higher_is_better else second.minus(first)
     return None if paired is None else paired.interval()
+
+
+def away_from_zero(values: Values) -> Values:
+    """Values with the sign that makes their mean positive."""
+    interval = values.interval()
+    return values.scaled(-1.0) if interval is not None and interval.mean < 0 else values
 
 
 def shape(rows: Sequence[Sequence[float]]) -> list[int]:
@@ -214,7 +237,7 @@ def rank(number: str, values: Mapping[str, Values]) -> Ranking | None:
     known = {name: interval for name, interval in intervals.items() if interval is not None}
     if not known:
         return None
-    order = sorted(known, key=lambda name: known[name].mean, reverse=NUMBERS[number].higher_is_better)
+    order = sorted(known, key=lambda name: NUMBERS[number].distance(known[name].mean))
     best = order[0]
     ties: list[str] = []
     for name in order[1:]:

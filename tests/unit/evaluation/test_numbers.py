@@ -117,6 +117,23 @@ def test_loras_that_were_measured_on_other_prompts_are_compared_by_their_interva
     assert rank("likeness", {"nothing": likeness((math.nan,))}) is None
 
 
+def test_a_number_whose_target_is_0_is_best_nearest_to_0() -> None:
+    """A loss of class images that fell by half has drifted as well."""
+    moved = Values(((-0.5, -0.52), (-0.48, -0.5)))
+    still = Values(((0.0, 0.0), (0.0, 0.0)))
+    higher = Values(((0.2, 0.22), (0.18, 0.21)))
+    ranking = rank("drift_loss", {"moved": moved, "higher": higher, "still": still})
+    assert ranking is not None
+    assert ranking.order == ("still", "higher", "moved")
+    assert ranking.ties == ()
+    lead = advantage("drift_loss", higher, moved)
+    assert lead is not None
+    assert lead.mean == pytest.approx(0.2975)
+    mirrored = rank("drift_loss", {"below": moved, "above": moved.scaled(-1)})
+    assert mirrored is not None
+    assert len(mirrored.ties) == 1
+
+
 def test_values_survive_a_file() -> None:
     values = Values(((0.25, math.nan), (0.5,)), less=((0.125,),))
     read = values_from_json(values.to_json())
