@@ -83,6 +83,8 @@ def print_result(result: CheckResult) -> None:
         out.print("\nA run would not start. Correct the errors first.", style="bold red")
     elif result.serious:
         out.print("\nA run would stop at the serious remarks. Correct them, or give train --yes.", style="bold red")
+    elif result.output_is_taken:
+        out.print("\nA run would start with another output, or with train --resume or --overwrite.", style="yellow")
     else:
         out.print("\nA run would start.", style="green")
 

@@ -39,7 +39,7 @@ class StopCriterion(Hook):
             return
         may_stop = self.stop and run.ranks.count == 1
         run.events.write("converged", step, criterion=self._name, reason=reason, stops=may_stop)
-        outcome = "the run ends with the next step" if may_stop else "the rest changes little"
+        outcome = "the run ends with the next step" if may_stop else "the loss changes little from here on"
         if self.stop and not may_stop:
             outcome += "; stop it by hand, since only one process of several knows this"
         run.progress.say(f"converged at step {step} ({reason}); {outcome}")

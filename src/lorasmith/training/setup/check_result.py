@@ -58,6 +58,11 @@ class CheckResult:
         return not self.errors
 
     @property
+    def output_is_taken(self) -> bool:
+        """Whether an older run or export is in the way."""
+        return any(problem.where in ("output", "export.folder") for problem in self.warnings)
+
+    @property
     def serious(self) -> list[Remark]:
         """The remarks at which `train` stops, unless they are accepted."""
         return [remark for remark in self.images if remark.severity == "serious"]

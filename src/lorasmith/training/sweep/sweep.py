@@ -199,6 +199,7 @@ def sweep(settings: SweepSettings, progress: Progress | None = None) -> SweepRes
     if settings.rows is not None and settings.search is not None:
         raise LorasmithError("--rows lists the runs, and --search proposes them; give one of them")
     rows = read_rows(settings.rows) if settings.rows is not None else [{}]
+    refuse_output([*settings.overrides, *(f"{axis.key}=" for axis in axes), *row_overrides(rows[0])])
     # mistakes in the config are found here, before any run starts
     first_run = [*row_overrides(rows[0]), *example_overrides(axes, settings.out)]
     base = load_config(settings.config, [*settings.overrides, *first_run])
@@ -237,6 +238,15 @@ def make_pool(settings: SweepSettings, session: Session, progress: Progress) -> 
         # proposals depend on the results of earlier runs, so a batch system must not get all of them at once
         pool.most = settings.jobs or (RUNS_OF_A_SEARCH if executor.has_queue else None)
     return pool
+
+
+def refuse_output(assignments: Sequence[str]) -> None:
+    """Raises LorasmithError if one of the `key=value` assignments sets the folder of a run, which the sweep chooses."""
+    given = next((text for text in assignments if text.split("=", 1)[0].strip() == "output"), None)
+    if given is not None:
+        raise LorasmithError(
+            f"{given.rstrip('=')}: the runs of a sweep have folders below that of the sweep; choose it by --out FOLDER"
+        )
 
 
 def row_overrides(row: Values) -> list[str]:

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import lorasmith
+from lorasmith.cli.check import print_result
 from lorasmith.core.errors import ConfigError, LorasmithError
 from lorasmith.training.config import load_config
 from lorasmith.training.doctor import Finding
@@ -106,12 +107,16 @@ def test_a_scorer_that_is_not_there_is_found_before_anything_is_written(
     assert not (Path(table["output"]) / "config.toml").exists()
 
 
-def test_a_run_in_the_way_is_a_warning(table: dict[str, Any], tmp_path: Path) -> None:
+def test_a_run_in_the_way_is_a_warning(
+    table: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.toml").touch()
     found = lorasmith.check(table)
     assert found.ok
     assert [p.where for p in found.warnings if "already holds a run" in p.found] == ["output"]
+    print_result(found)
+    assert "A run would start with another output" in " ".join(capsys.readouterr().out.split())
 
 
 def test_measuring_makes_real_steps_and_leaves_nothing(table: dict[str, Any], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from lorasmith.core.errors import LorasmithError
 from lorasmith.training.config import load_config
 from lorasmith.training.sweep.axes import label, parse_axes
 from lorasmith.training.sweep.rows import read_rows
-from lorasmith.training.sweep.sweep import SweepSettings, make_plan
+from lorasmith.training.sweep.sweep import SweepSettings, make_plan, sweep
 
 CSV = "name,trigger,data.images\nmia,mia,photos/mia\nbob,bob,photos/bob\n"
 TOML = """
@@ -86,3 +86,15 @@ def test_rows_may_end_in_a_carriage_return_alone(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_bytes(b"name,adapter.rank\r\nmia,4\rbob,8\n")
     assert [row["name"] for row in read_rows(file)] == ["mia", "bob"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SweepSettings(CONFIG, ("steps=1,2",), Path("sweep"), overrides=("output=elsewhere",)),
+        SweepSettings(CONFIG, ("output=a,b",), Path("sweep")),
+    ],
+)
+def test_a_folder_for_the_runs_is_refused_instead_of_ignored(settings: SweepSettings) -> None:
+    with pytest.raises(LorasmithError, match=r"^output(=elsewhere)?: the runs of a sweep .* --out FOLDER"):
+        sweep(settings)
