@@ -79,14 +79,19 @@ def print_result(result: CheckResult) -> None:
         out.print(_table_of_rows(measured_rows(result.measured)))
     if result.pictures is not None:
         out.print(f"\nfirst batches: {result.pictures}")
+    text, style = verdict(result)
+    out.print(f"\n{text}", style=style)
+
+
+def verdict(result: CheckResult) -> tuple[str, str]:
+    """Whether a run would start, as a sentence, and its style."""
     if not result.ok:
-        out.print("\nA run would not start. Correct the errors first.", style="bold red")
-    elif result.serious:
-        out.print("\nA run would stop at the serious remarks. Correct them, or give train --yes.", style="bold red")
-    elif result.output_is_taken:
-        out.print("\nA run would start with another output, or with train --resume or --overwrite.", style="yellow")
-    else:
-        out.print("\nA run would start.", style="green")
+        return "A run would not start. Correct the errors first.", "bold red"
+    if result.serious:
+        return "A run would stop at the serious remarks. Correct them, or give train --yes.", "bold red"
+    if result.output_is_taken:
+        return "A run would start with another output, or with train --resume or --overwrite.", "yellow"
+    return "A run would start.", "green"
 
 
 def summary_rows(result: CheckResult) -> list[Row]:
