@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from lorasmith.adapters.adapter import Product
+from lorasmith.adapters.layer import Adapted, spec_of
+from lorasmith.adapters.lora_adapter import LoRAAdapter
 from lorasmith.families.ops import stacked_layers
-from lorasmith.families.ops.linear_form import LinearForm
-from lorasmith.families.ops.stacked_layers import FactorTable, _adjacent, one_refresh, stack
+from lorasmith.families.ops.linear_form import LinearForm, linear_form
+from lorasmith.families.ops.stacked_layers import FactorTable, StackedLayers, _adjacent, one_refresh, stack
 
 
 def test_weights_below_each_other_in_one_storage_are_one_matrix() -> None:
@@ -86,3 +88,21 @@ def test_weights_that_were_moved_are_freed() -> None:
     tensors = [o for o in gc.get_objects() if isinstance(o, torch.Tensor)]
     assert made.moved
     assert not [o for o in tensors if o.untyped_storage()._cdata == held]
+
+
+def test_the_factors_of_a_convolution_are_kept_without_their_autograd_graph() -> None:
+    """A graph that is kept from the first step holds its stream, and no later step can become a CUDA graph."""
+    layer = nn.Conv2d(8, 6, 1).requires_grad_(False)
+    spec = spec_of("proj_in", layer)
+    assert spec is not None
+    adapter = LoRAAdapter(spec, torch.randn(4, 8), torch.randn(6, 4), alpha=4.0)
+    adapted = Adapted(layer, spec)
+    adapted.add(adapter)
+    form = linear_form(adapted)
+    assert form is not None
+    assert form.products[0].up.grad_fn is not None, "a view of the parameter, through which it is trained"
+    stacked = StackedLayers([form])
+    (kept,) = stacked.products[0]
+    assert kept.up.grad_fn is None
+    assert kept.down.grad_fn is None
+    assert (kept.up.data_ptr(), kept.down.data_ptr()) == (adapter.up.data_ptr(), adapter.down.data_ptr())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -86,7 +86,7 @@ class StackedLayers:
         self.width = forms[0].weight.shape[1]
         self.outputs = [form.weight.shape[0] for form in forms]
         self.ranks = [form.rank for form in forms]
-        self.products = [form.products for form in forms]
+        self.products = [_without_graph(form.products) for form in forms]
         self.room = -(-sum(self.ranks) // ALIGNMENT) * ALIGNMENT
         self.bias = self._stacked_bias(forms)
 
@@ -183,6 +183,15 @@ class StackedLayers:
                 return
         if self.room:
             self.factors.write()
+
+
+def _without_graph(products: Sequence[Product]) -> tuple[Product, ...]:
+    """The same products without their autograd graph.
+
+    The factors of a 1x1 convolution are views of its parameters. A view that is kept from step to step keeps the node
+    that accumulates the gradient, and with it the stream of the first step, which ends the capture of a CUDA graph.
+    """
+    return tuple(replace(product, up=product.up.detach(), down=product.down.detach()) for product in products)
 
 
 def _slices(sizes: Sequence[int]) -> list[slice]:
