@@ -36,7 +36,7 @@ def run(**options: Any) -> None:
 def test_flags_alone_write_a_config_that_check_accepts(work: Path) -> None:
     run()
     config = api.read_config(work / "mia.toml")
-    assert (config.output.as_posix(), config.trigger, config.data.batch_size) == ("runs/mia", ("mia",), 8)
+    assert (config.output.as_posix(), config.trigger, config.data.batch_size) == ("runs/mia", ("mia",), 6)
     assert api.check("mia.toml").ok
 
 
