@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from lorasmith.core.intervals import Interval, bootstrap_interval
+from lorasmith.core.intervals import Interval, bootstrap_interval, known_rows, mean_of_rows
 
 ENOUGH_IMAGES = 4
 """With the losses of fewer images than these, a choice is weak evidence."""
@@ -200,8 +200,9 @@ def advantage(kind: str, first: Values, second: Values) -> Interval | None:
 
 def away_from_zero(values: Values) -> Values:
     """Values with the sign that makes their mean positive."""
-    interval = values.interval()
-    return values.scaled(-1.0) if interval is not None and interval.mean < 0 else values
+    rows, less = known_rows(values.rows), known_rows(values.less)
+    mean = (mean_of_rows(rows) if rows else 0.0) - (mean_of_rows(less) if less else 0.0)
+    return values.scaled(-1.0) if mean < 0 else values
 
 
 def shape(rows: Sequence[Sequence[float]]) -> list[int]:

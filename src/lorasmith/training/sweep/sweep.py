@@ -199,7 +199,7 @@ def sweep(settings: SweepSettings, progress: Progress | None = None) -> SweepRes
     if settings.rows is not None and settings.search is not None:
         raise LorasmithError("--rows lists the runs, and --search proposes them; give one of them")
     rows = read_rows(settings.rows) if settings.rows is not None else [{}]
-    refuse_output([*settings.overrides, *(f"{axis.key}=" for axis in axes), *row_overrides(rows[0])])
+    refuse_output(settings.overrides, axes, rows)
     # mistakes in the config are found here, before any run starts
     first_run = [*row_overrides(rows[0]), *example_overrides(axes, settings.out)]
     base = load_config(settings.config, [*settings.overrides, *first_run])
@@ -240,8 +240,10 @@ def make_pool(settings: SweepSettings, session: Session, progress: Progress) -> 
     return pool
 
 
-def refuse_output(assignments: Sequence[str]) -> None:
-    """Raises LorasmithError if one of the `key=value` assignments sets the folder of a run, which the sweep chooses."""
+def refuse_output(overrides: Sequence[str], axes: Sequence[Axis], rows: Sequence[Values]) -> None:
+    """Raises LorasmithError if an override, an axis or a row sets the folder of a run, which the sweep chooses."""
+    of_rows = [text for row in rows for text in row_overrides(row)]
+    assignments = [*overrides, *(f"{axis.key}=" for axis in axes), *of_rows]
     given = next((text for text in assignments if text.split("=", 1)[0].strip() == "output"), None)
     if given is not None:
         raise LorasmithError(

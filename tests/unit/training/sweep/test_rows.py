@@ -98,3 +98,10 @@ def test_rows_may_end_in_a_carriage_return_alone(tmp_path: Path) -> None:
 def test_a_folder_for_the_runs_is_refused_instead_of_ignored(settings: SweepSettings) -> None:
     with pytest.raises(LorasmithError, match=r"^output(=elsewhere)?: the runs of a sweep .* --out FOLDER"):
         sweep(settings)
+
+
+def test_a_folder_for_the_runs_is_refused_in_every_row_of_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('[[rows]]\nsteps = 1\n[[rows]]\nsteps = 2\noutput = "elsewhere"\n', encoding="utf-8")
+    with pytest.raises(LorasmithError, match="the runs of a sweep"):
+        sweep(SweepSettings(CONFIG, (), tmp_path / "sweep", rows=path))

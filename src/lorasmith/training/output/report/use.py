@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from html import escape
 
+from lorasmith.core.shell_words import shell_word
 from lorasmith.training.output.report.record import Event, Record
 
 
@@ -19,7 +19,7 @@ def use_section(record: Record) -> str:
     base = str(record.summary_value("base", "source") or "BASE")
     path = str(record.folder / file)
     words = ["lorasmith", "sample", "--base", base, "--lora", path, "--prompt", prompt]
-    command = shlex.join([*words, *preview_options(record), "--output", "pictures"])
+    command = " ".join(map(shell_word, [*words, *preview_options(record), "--output", "pictures"]))
 
     items = []
     items.append(f"<li>File: <b>{escape(file)}</b></li>")
